@@ -1,0 +1,190 @@
+"""Which backend runs: the choice by name, environment and array kind, and what a backend is."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from types import ModuleType
+from typing import Protocol
+
+import numpy as np
+
+from fastopt import arrays
+from fastopt.arrays import Array
+from fastopt.errors import BackendMismatchError, BackendUnavailableError
+from fastopt.parameters import Parameter
+from fastopt_kernels import Rule
+
+ARRAY_KIND = {"numpy": "numpy", "numba": "numpy", "cupy": "cupy"}
+"""The backends, each with the kind of arrays that it updates."""
+
+COMMON_SCALARS = ("grad_scale", "l2", "decay", "tiny_signed", "tiny_positive")
+"""What every update gets before its rule's own scalars, and every backend applies around a rule:
+
+grad <- grad_scale * grad;  grad <- grad + l2 * param;  param <- param - decay * param;  rule;
+state whose magnitude is below tiny_signed or tiny_positive becomes 0.
+"""
+
+
+class Driver(Protocol):
+    """Runs one rule over the parameters of one bucket, which it knows from its construction."""
+
+    def accepts(self, params: list[Array], grads: list[Array | None]) -> int | None:
+        """Look at a step's arrays the quick way, before anything is written.
+
+        Returns how many gradients are None if every array is as expected, and the driver then
+        holds these gradients. Returns None if the caller has to look itself and call ``hold``.
+        """
+
+    def hold(self, grads: Sequence[Array | None]) -> None:
+        """Take a step's gradients as flat arrays of the parameters' dtype."""
+
+    def update(self, table: Sequence[Sequence[float]], rows: Sequence[int] | None) -> None:
+        """Update every parameter whose gradient is not None.
+
+        ``table`` holds rows of scalars (the common ones, then the rule's); ``rows`` says which row
+        each parameter takes, None that all take the first.
+        """
+
+
+class Backend(Protocol):
+    """Makes drivers; knows where state lives."""
+
+    name: str
+    alignment: int
+    """The pieces of the state arena begin at multiples of this many elements."""
+
+    def state(self, slots: int, size: int, like: Array) -> Array:
+        """Return a zeroed arena of shape (slots, size): dtype and device of the given array."""
+
+    def driver(self, rule: Rule, parameters: Sequence[Parameter], arena: Array) -> Driver:
+        """Return the driver of some parameters, whose state is in the arena at their offsets."""
+
+
+_chosen: str | None = None
+_chosen_here: ContextVar[str | None] = ContextVar("fastopt_backend", default=None)
+
+
+def _normalised(name: str, source: str) -> str:
+    if not isinstance(name, str):
+        raise TypeError(f"{source} must be a string; got {name!r}")
+    plain = name.strip().lower() or "auto"
+    if plain != "auto" and plain not in ARRAY_KIND:
+        allowed = ", ".join(["auto", *ARRAY_KIND])
+        raise ValueError(f"{source} must be one of {allowed}; got {name!r}")
+    return plain
+
+
+def set_backend(name: str | None) -> None:
+    """Choose the backend of optimizers constructed from now on, in this process.
+
+    ``name`` is "auto", "numpy", "numba" or "cupy"; None gives the choice back to the environment
+    variable FASTOPT_BACKEND. Raises ValueError for another name.
+    """
+    global _chosen
+    _chosen = None if name is None else _normalised(name, "set_backend's name")
+
+
+@contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Choose the backend of optimizers constructed inside the ``with`` block, in this thread.
+
+    ``name`` is "auto", "numpy", "numba" or "cupy". Raises ValueError for another name.
+    """
+    token = _chosen_here.set(_normalised(name, "use_backend's name"))
+    try:
+        yield
+    finally:
+        _chosen_here.reset(token)
+
+
+def requested(backend: str | None = None) -> str:
+    """Return the name that is asked for now: argument, use_backend, set_backend, environment."""
+    if backend is not None:
+        return _normalised(backend, "backend")
+    if (here := _chosen_here.get()) is not None:
+        return here
+    if _chosen is not None:
+        return _chosen
+    return _normalised(os.environ.get("FASTOPT_BACKEND", "auto"), "FASTOPT_BACKEND")
+
+
+def load(name: str) -> Backend:
+    """Return a backend by name; BackendUnavailableError says why it cannot run here."""
+    try:
+        module = importlib.import_module(f"fastopt.backends.{name}_backend")
+        backend: Backend = module.backend()
+    except BackendUnavailableError:
+        raise
+    except Exception as error:  # a broken installation raises all sorts of things on import
+        remedy = {
+            "numba": "Install numba (pip install numba), or set FASTOPT_BACKEND=numpy.",
+            "cupy": "Install fastopt[cuda12] or fastopt[cuda13], or set FASTOPT_BACKEND=auto.",
+        }.get(name, "")
+        raise BackendUnavailableError(
+            f"backend {name!r} cannot run here: {type(error).__name__}: {error}. {remedy}"
+        ) from error
+    return backend
+
+
+def available_backends() -> dict[str, str | None]:
+    """Return every backend's name with None if it can run here, else with the reason."""
+    reasons: dict[str, str | None] = {}
+    for name in ARRAY_KIND:
+        try:
+            load(name)
+        except BackendUnavailableError as error:
+            reasons[name] = str(error)
+        else:
+            reasons[name] = None
+    return reasons
+
+
+def for_array(array: Array, path: str, asked: str) -> Backend:
+    """Return the backend that updates an array when ``asked`` (a name or "auto") is requested."""
+    kind = arrays.kind(array)
+    if asked == "auto":
+        return _first_available(["cupy"] if kind == "cupy" else ["numba", "numpy"])
+    backend = load(asked)
+    if kind != ARRAY_KIND[asked]:
+        raise BackendMismatchError(
+            f"backend {asked!r} updates {ARRAY_KIND[asked]} arrays; {path} is a {kind} array. "
+            f"Make it with fastopt.array_namespace(), or ask for backend='auto'."
+        )
+    return backend
+
+
+def _first_available(names: Sequence[str]) -> Backend:
+    for name in names[:-1]:
+        try:
+            return load(name)
+        except BackendUnavailableError:
+            continue
+    return load(names[-1])
+
+
+def array_namespace(*given: Array) -> ModuleType:
+    """Return the module (numpy or cupy) that the given arrays belong to.
+
+    Without arrays: the module that the requested backend works on; under "auto" cupy if it imports
+    and a device answers, else numpy. Raises BackendUnavailableError if a backend was asked for by
+    name and cannot run, BackendMismatchError for arrays of two kinds, TypeError for other things.
+    """
+    if not given:
+        asked = requested()
+        usable = load(asked) if asked != "auto" else _first_available(["cupy", "numpy"])
+        return np if ARRAY_KIND[usable.name] == "numpy" else sys.modules["cupy"]
+    kinds = {arrays.kind(array) for array in given}
+    if None in kinds:
+        names = ", ".join(type(array).__name__ for array in given)
+        raise TypeError(f"array_namespace takes numpy and cupy arrays; got {names}")
+    if len(kinds) > 1:
+        raise BackendMismatchError(
+            "array_namespace got numpy and cupy arrays together; convert one side "
+            "(cupy.asarray, cupy.asnumpy)"
+        )
+    return np if kinds == {"numpy"} else sys.modules["cupy"]

@@ -1,0 +1,149 @@
+"""What CPython and NumPy keep at the head of a list and of an array, read by compiled code.
+
+Asking an array for its address, dtype, shape and strides costs about a microsecond in Python; the
+update of a small array takes less. So the step's arrays are compared with what is expected in one
+compiled call that reads their headers: the fields of PyListObject and PyArrayObject, which C
+extensions read through inlined macros and which are therefore fixed. ``layout_is_known`` tries the
+reading on real arrays first; where it fails, every array is looked at in Python.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from fastopt import arrays
+from fastopt.arrays import Array
+from fastopt.parameters import Extents, Parameter
+
+_OBJECT = object.__basicsize__  # the reference count and the type, the last word
+_ITEMS = list.__basicsize__ - 16  # of a list: the address of its items, before `allocated`
+_TYPE, _DATA, _NDIM, _SHAPE, _STRIDES, _DTYPE, _FLAGS = (
+    _OBJECT + offset for offset in (-8, 0, 8, 16, 24, 40, 48)
+)
+_ALIGNED, _WRITEABLE = 0x100, 0x400  # NPY_ARRAY_ALIGNED, NPY_ARRAY_WRITEABLE
+_NEVER = -(2**62)  # a stride that no array has
+
+Word = Callable[[int], int]
+
+
+def build(word: Word, half: Word) -> Callable[..., int]:
+    """Return the comparison, to be compiled; ``word`` and ``half`` read 8 and 4 bytes of memory."""
+
+    def compare(
+        params: int,  # address of the list of parameters
+        grads: int,  # address of the list of gradients
+        none: int,  # address of None
+        array_type: int,  # address of numpy.ndarray
+        dtype: int,  # address of the gradients' dtype
+        param_objects: Any,  # of each parameter: its address as a Python object,
+        param_data: Any,  # ... the address of its first element,
+        dims: Any,  # ... where its axes begin in shape and strides (and one more)
+        shape: Any,
+        strides: Any,  # of a gradient whose elements stand in the order of the parameter's
+        nbytes: Any,
+        low: Any,  # the extents of all parameters, ordered
+        high: Any,
+        addresses: Any,  # out: where each gradient's elements are, 0 for None
+    ) -> int:
+        """Return the number of missing gradients, or -1 where an array is not as expected."""
+        missing = 0
+        param_items = word(params + _ITEMS)
+        grad_items = word(grads + _ITEMS)
+        for i in range(len(param_objects)):
+            first, axes = dims[i], dims[i + 1] - dims[i]
+            param = word(param_items + 8 * i)
+            if param != param_objects[i] or word(param + _DATA) != param_data[i]:
+                return -1
+            if half(param + _NDIM) != axes or not half(param + _FLAGS) & _WRITEABLE:
+                return -1
+            grad = word(grad_items + 8 * i)
+            absent = grad == none
+            if not absent and (word(grad + _TYPE) != array_type or word(grad + _DTYPE) != dtype):
+                return -1
+            if not absent and (half(grad + _NDIM) != axes or not half(grad + _FLAGS) & _ALIGNED):
+                return -1
+            for axis in range(axes):
+                length = shape[first + axis]
+                if word(word(param + _SHAPE) + 8 * axis) != length:
+                    return -1
+                if absent:
+                    continue
+                if word(word(grad + _SHAPE) + 8 * axis) != length:
+                    return -1
+                stride = word(word(grad + _STRIDES) + 8 * axis)
+                if stride != strides[first + axis] and length > 1:
+                    return -1
+            if absent:
+                missing += 1
+                addresses[i] = 0
+                continue
+            data = word(grad + _DATA)
+            before = np.searchsorted(low, data + nbytes[i]) - 1
+            if before >= 0 and high[before] > data:
+                return -1  # may share memory with a parameter
+            addresses[i] = data
+        return missing
+
+    return compare
+
+
+class HeaderCheck:
+    """The expectations of one bucket, and the compiled comparison with them."""
+
+    def __init__(self, compare: Callable[..., int], parameters: Sequence[Parameter]) -> None:
+        self._compare = compare
+        given = [p.leaf.array for p in parameters]
+        extents = Extents(parameters)
+        dims = np.cumsum([0, *[a.ndim for a in given]])
+        dtype = given[0].dtype
+        self._expected = (
+            id(None),
+            id(np.ndarray),
+            id(np.dtype(dtype.type)),  # the one object that NumPy uses for this dtype
+            _words(map(id, given)),
+            _words(map(arrays.address, given)),
+            dims.astype(np.intp),
+            _words(length for a in given for length in a.shape),
+            _words(stride for p in parameters for stride in _gradient_strides(p)),
+            _words(p.flat.nbytes for p in parameters),
+            extents.low,
+            extents.high,
+        )
+
+    def __call__(self, params: list[Any], grads: list[Any], addresses: Array) -> int | None:
+        """Return how many gradients are None; None if an array is not as expected."""
+        missing = self._compare(id(params), id(grads), *self._expected, addresses)
+        return None if missing < 0 else missing
+
+
+def _words(values: Any) -> Array:
+    return np.array([*values], np.intp)
+
+
+def _gradient_strides(parameter: Parameter) -> tuple[int, ...]:
+    """Return the strides of a gradient that can be read flat as it stands."""
+    layout = parameter.layout
+    if any(flip.step is not None for flip in layout.flips):
+        return (_NEVER,) * len(layout.shape)
+    return layout.unturn(parameter.flat).strides
+
+
+def layout_is_known(compare: Callable[..., int]) -> bool:
+    """Try the comparison on arrays that are as expected, and on some that are not."""
+    from fastopt.tree import Leaf
+
+    dtype = np.dtype(np.float32)
+    params = [np.zeros((2, 3), dtype), np.zeros((), dtype), np.zeros((4, 5), dtype, "F")]
+    parameters = [Parameter.of(Leaf("", "", "", param), 0) for param in params]
+    check = HeaderCheck(compare, parameters)
+    found = np.zeros(3, np.intp)
+    grads: list[Any] = [np.zeros_like(param) for param in params]
+    if check(params, grads, found) != 0 or found.tolist() != [*map(arrays.address, grads)]:
+        return False
+    if check(params, [grads[0], None, grads[2]], found) != 1 or found[1] != 0:
+        return False
+    wrong = [grads[0].T, grads[0][:, ::-1], grads[0].astype(float), np.float32(1), params[2]]
+    return all(check(params, [bad, *grads[1:]], found) is None for bad in wrong)

@@ -1,0 +1,1 @@
+"""The public optimizers, one file each."""

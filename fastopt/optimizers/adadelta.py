@@ -1,0 +1,78 @@
+"""Adadelta: steps in the parameter's own units, without a learning rate to tune."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from fastopt.groups import Options
+from fastopt.hyperparameters import FRACTION, POSITIVE
+from fastopt.optimizer import LearningRate, Optimizer
+from fastopt_kernels import Rule, adadelta
+
+
+class Adadelta(Optimizer):
+    """Adadelta: the root of averaged squared steps over that of averaged squared gradients.
+
+    ::
+
+        g <- grad + weight_decay * p
+        v <- rho * v + (1 - rho) * g^2                   v = 0 at first
+        d <- sqrt(u + eps) / sqrt(v + eps) * g           u = 0 at first
+        u <- rho * u + (1 - rho) * d^2
+        p <- p - lr * d
+
+    Args:
+        params: an array, a tree of arrays, or a list of parameter groups; updated in place.
+        lr: factor of every step, >= 0, without a unit; a number, or a function of the step number
+            (0 for the first step).
+        rho: share of the averages that is kept, in [0, 1).
+        eps: added inside both roots, > 0; with 0 the first step, and so all, would be zero.
+        weight_decay: coefficient of the L2 term, >= 0, or a function of the step number.
+        maximize: go up instead of down.
+        backend: "auto", "numpy", "numba" or "cupy"; None for what is set elsewhere.
+
+    Raises:
+        ValueError, TypeError: for hyperparameters out of range or of another type, and for arrays
+            that cannot be updated in place.
+        BackendUnavailableError, BackendMismatchError: if the backend asked for cannot run here, or
+            does not update such arrays.
+
+    Source: Zeiler, "ADADELTA: An Adaptive Learning Rate Method" (2012), algorithm 1, as PyTorch
+    2.13 computes it; optax agrees. keras has eps = 1e-7 and lr = 0.001 as defaults.
+    """
+
+    _checks = {"rho": FRACTION, "eps": POSITIVE}
+
+    def __init__(
+        self,
+        params: Any,
+        lr: LearningRate = 1.0,
+        *,
+        rho: float = 0.9,
+        eps: float = 1e-6,
+        weight_decay: LearningRate = 0.0,
+        maximize: bool = False,
+        backend: str | None = None,
+    ) -> None:
+        super().__init__(
+            params,
+            lr=lr,
+            rho=rho,
+            eps=eps,
+            weight_decay=weight_decay,
+            maximize=maximize,
+            backend=backend,
+        )
+
+    @staticmethod
+    def _rule(options: Options) -> Rule:
+        return adadelta.RULE
+
+    @staticmethod
+    def _scalars(options: Options, lr: float, t: int, guard: float) -> dict[str, float]:
+        return {"one_minus_rho": 1.0 - options["rho"], "eps": options["eps"], "lr": lr}
+
+    @staticmethod
+    def _floor(options: Options) -> float:
+        return math.sqrt(options["eps"])

@@ -1,0 +1,89 @@
+"""Adagrad: every parameter's steps shrink with the squared gradients it has seen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastopt.groups import Options
+from fastopt.hyperparameters import EPS, NONNEGATIVE
+from fastopt.optimizer import LearningRate, Optimizer
+from fastopt_kernels import Rule, adagrad
+
+
+class Adagrad(Optimizer):
+    """Adagrad: steps divided by the root of the sum of all squared gradients.
+
+    ::
+
+        g <- grad + weight_decay * p
+        s <- s + g^2                                     s = initial_accumulator_value at first
+        p <- p - lr / (1 + (t - 1) * lr_decay) * g / (sqrt(s) + eps)
+
+    Args:
+        params: an array, a tree of arrays, or a list of parameter groups; updated in place.
+        lr: learning rate, >= 0, in units of the parameter (a first step has about this length); a
+            number, or a function of the step number (0 for the first step).
+        lr_decay: how fast lr shrinks with a parameter's own step count t, >= 0, per step.
+        initial_accumulator_value: what s begins with, >= 0, in units of the squared gradient.
+        eps: added to the denominator, >= 0, in units of the gradient; 0 leaves only a guard that
+            makes 0/0 zero.
+        weight_decay: coefficient of the L2 term, >= 0, or a function of the step number.
+        maximize: go up instead of down.
+        backend: "auto", "numpy", "numba" or "cupy"; None for what is set elsewhere.
+
+    Raises:
+        ValueError, TypeError: for hyperparameters out of range or of another type, and for arrays
+            that cannot be updated in place.
+        BackendUnavailableError, BackendMismatchError: if the backend asked for cannot run here, or
+            does not update such arrays.
+
+    Source: Duchi, Hazan and Singer, "Adaptive Subgradient Methods" (JMLR 2011), figure 1, diagonal
+    form, as PyTorch 2.13 computes it (chainer agrees). optax and keras put eps inside the root and
+    begin with s = 0.1: their first step is 2.3 times shorter for gradients around 0.15.
+    """
+
+    _checks = {
+        "lr_decay": NONNEGATIVE,
+        "initial_accumulator_value": NONNEGATIVE,
+        "eps": EPS,
+    }
+
+    def __init__(
+        self,
+        params: Any,
+        lr: LearningRate = 1e-2,
+        *,
+        lr_decay: float = 0.0,
+        initial_accumulator_value: float = 0.0,
+        eps: float = 1e-10,
+        weight_decay: LearningRate = 0.0,
+        maximize: bool = False,
+        backend: str | None = None,
+    ) -> None:
+        super().__init__(
+            params,
+            lr=lr,
+            lr_decay=lr_decay,
+            initial_accumulator_value=initial_accumulator_value,
+            eps=eps,
+            weight_decay=weight_decay,
+            maximize=maximize,
+            backend=backend,
+        )
+
+    @staticmethod
+    def _rule(options: Options) -> Rule:
+        return adagrad.RULE
+
+    @staticmethod
+    def _scalars(options: Options, lr: float, t: int, guard: float) -> dict[str, float]:
+        step_size = lr / (1.0 + (t - 1) * options["lr_decay"])
+        return {"step_size": step_size, "eps": options["eps"] or guard}
+
+    @staticmethod
+    def _floor(options: Options) -> float:
+        return float(options["eps"])
+
+    @staticmethod
+    def _fill(options: Options) -> dict[str, float]:
+        return {"s": options["initial_accumulator_value"]}

@@ -1,0 +1,108 @@
+"""Adam, and the variants of it that differ in where eps and the corrections stand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastopt.groups import Options
+from fastopt.hyperparameters import EPS, FRACTION, Flag, Pair
+from fastopt.optimizer import LearningRate, Optimizer
+from fastopt.scalars import eps_floor, eps_places, one_minus_power
+from fastopt_kernels import Rule, adam, adam_amsgrad
+
+
+class Adam(Optimizer):
+    """Adam: the averaged gradient over the root of the averaged squared gradient.
+
+    ::
+
+        g  <- grad + weight_decay * p
+        m  <- beta1 * m + (1 - beta1) * g                m = 0 at first
+        v  <- beta2 * v + (1 - beta2) * g^2              v = 0 at first
+        vmax <- max(vmax, v)                             if amsgrad; it then stands for v below
+        c1 <- 1 - beta1^t,  c2 <- 1 - beta2^t            both 1 without bias_correction
+        p  <- p - lr * (m / c1) / (sqrt(v / c2) + eps)   or / sqrt(v / c2 + eps)
+
+    Args:
+        params: an array, a tree of arrays, or a list of parameter groups; updated in place.
+        lr: learning rate, >= 0, in units of the parameter (no step is much longer); a number,
+            or a function of the step number (0 for the first step).
+        betas: shares of the two averages that are kept, each in [0, 1).
+        eps: added to the denominator, >= 0, in units of the gradient (of its square if inside the
+            root); 0 leaves only a guard that makes 0/0 zero.
+        amsgrad: divide by the largest v so far.
+        eps_inside_sqrt: where eps stands.
+        bias_correction: divide the averages by c1 and c2; without it the first steps are
+            (1 - beta1) / sqrt(1 - beta2) times as long, 3.2 times by default.
+        weight_decay: coefficient of the L2 term, >= 0, or a function of the step number.
+        maximize: go up instead of down.
+        backend: "auto", "numpy", "numba" or "cupy"; None for what is set elsewhere.
+
+    Raises:
+        ValueError, TypeError: for hyperparameters out of range or of another type, and for arrays
+            that cannot be updated in place.
+        BackendUnavailableError, BackendMismatchError: if the backend asked for cannot run here, or
+            does not update such arrays.
+
+    Source: Kingma and Ba, "Adam: A Method for Stochastic Optimization" (ICLR 2015), algorithm 1;
+    AMSGrad: Reddi, Kale and Kumar, "On the Convergence of Adam and Beyond" (ICLR 2018), algorithm
+    2, with the maximum of the raw v as PyTorch 2.13 takes it (optax takes that of v / c2).
+    PyTorch and optax agree otherwise. keras, chainer, thinc and scikit-learn compute
+    lr * sqrt(c2) / c1 * m / (sqrt(v) + eps), in which eps weighs more in the first steps. Codes
+    that divide by 1 - beta instead of 1 - beta^t (ODL, Tike) go 61 % too far in ten steps.
+    """
+
+    _checks = {
+        "betas": Pair(FRACTION, FRACTION),
+        "eps": EPS,
+        "amsgrad": Flag(),
+        "eps_inside_sqrt": Flag(),
+        "bias_correction": Flag(),
+    }
+
+    def __init__(
+        self,
+        params: Any,
+        lr: LearningRate = 1e-3,
+        *,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        amsgrad: bool = False,
+        eps_inside_sqrt: bool = False,
+        bias_correction: bool = True,
+        weight_decay: LearningRate = 0.0,
+        maximize: bool = False,
+        backend: str | None = None,
+    ) -> None:
+        super().__init__(
+            params,
+            lr=lr,
+            betas=betas,
+            eps=eps,
+            amsgrad=amsgrad,
+            eps_inside_sqrt=eps_inside_sqrt,
+            bias_correction=bias_correction,
+            weight_decay=weight_decay,
+            maximize=maximize,
+            backend=backend,
+        )
+
+    @staticmethod
+    def _rule(options: Options) -> Rule:
+        return adam_amsgrad.RULE if options["amsgrad"] else adam.RULE
+
+    @staticmethod
+    def _scalars(options: Options, lr: float, t: int, guard: float) -> dict[str, float]:
+        beta1, beta2 = options["betas"]
+        corrected = options["bias_correction"]
+        eps_inside, eps_outside = eps_places(options, guard)
+        return {
+            "one_minus_beta1": 1.0 - beta1,
+            "one_minus_beta2": 1.0 - beta2,
+            "v_factor": 1.0 / one_minus_power(beta2, t) if corrected else 1.0,
+            "eps_inside": eps_inside,
+            "eps_outside": eps_outside,
+            "step_size": lr / one_minus_power(beta1, t) if corrected else lr,
+        }
+
+    _floor = staticmethod(eps_floor)

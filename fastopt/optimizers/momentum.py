@@ -1,0 +1,79 @@
+"""Descent along the exponentially weighted average of the gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastopt.groups import Options
+from fastopt.hyperparameters import FRACTION, Flag
+from fastopt.optimizer import LearningRate, Optimizer
+from fastopt.scalars import one_minus_power
+from fastopt_kernels import Rule, momentum
+
+
+class Momentum(Optimizer):
+    """Gradient descent along an exponentially weighted average of the gradients.
+
+    ::
+
+        g <- grad + weight_decay * p
+        v <- beta * v + (1 - beta) * g                   v = 0 at first
+        p <- p - lr * v                                  or v / (1 - beta^t) with bias_correction
+
+    The average forgets over about 1 / (1 - beta) steps. Components of the gradient that change
+    sign from step to step cancel in it; those that stay add up to their full size.
+
+    Args:
+        params: an array, a tree of arrays, or a list of parameter groups; updated in place.
+        lr: learning rate, >= 0, in units of the parameter squared per unit of the loss; a number,
+            or a function of the step number (0 for the first step).
+        beta: share of the average that is kept, in [0, 1).
+        bias_correction: divide by 1 - beta^t, so that the first steps are not too small.
+        weight_decay: coefficient of the L2 term, >= 0, or a function of the step number.
+        maximize: go up instead of down.
+        backend: "auto", "numpy", "numba" or "cupy"; None for what is set elsewhere.
+
+    Raises:
+        ValueError, TypeError: for hyperparameters out of range or of another type, and for arrays
+            that cannot be updated in place.
+        BackendUnavailableError, BackendMismatchError: if the backend asked for cannot run here, or
+            does not update such arrays.
+
+    Source: the form taught in Ng's "Improving Deep Neural Networks" (week 2) and used by HIPS
+    autograd's ``sgd``; with bias correction it is Adam's numerator (Kingma and Ba, 2015, algorithm
+    1). ``SGD(momentum=beta)`` adds the whole gradient instead of (1 - beta) of it: there the same
+    lr makes steps up to 1 / (1 - beta) times as long.
+    """
+
+    _checks = {"beta": FRACTION, "bias_correction": Flag()}
+
+    def __init__(
+        self,
+        params: Any,
+        lr: LearningRate = 1e-2,
+        *,
+        beta: float = 0.9,
+        bias_correction: bool = False,
+        weight_decay: LearningRate = 0.0,
+        maximize: bool = False,
+        backend: str | None = None,
+    ) -> None:
+        super().__init__(
+            params,
+            lr=lr,
+            beta=beta,
+            bias_correction=bias_correction,
+            weight_decay=weight_decay,
+            maximize=maximize,
+            backend=backend,
+        )
+
+    @staticmethod
+    def _rule(options: Options) -> Rule:
+        return momentum.RULE
+
+    @staticmethod
+    def _scalars(options: Options, lr: float, t: int, guard: float) -> dict[str, float]:
+        beta = options["beta"]
+        corrected = one_minus_power(beta, t) if options["bias_correction"] else 1.0
+        return {"one_minus_beta": 1.0 - beta, "step_size": lr / corrected}

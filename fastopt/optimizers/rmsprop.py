@@ -1,0 +1,126 @@
+"""RMSprop, in all the forms that are written down under this name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastopt.groups import Options
+from fastopt.hyperparameters import EPS, FRACTION, NONNEGATIVE, Flag
+from fastopt.optimizer import LearningRate, Optimizer
+from fastopt.scalars import eps_floor, eps_places, one_minus_power
+from fastopt_kernels import (
+    Rule,
+    rmsprop,
+    rmsprop_centered,
+    rmsprop_centered_momentum,
+    rmsprop_momentum,
+)
+
+_RULES = {
+    (False, False): rmsprop.RULE,
+    (True, False): rmsprop_centered.RULE,
+    (False, True): rmsprop_momentum.RULE,
+    (True, True): rmsprop_centered_momentum.RULE,
+}
+
+
+class RMSprop(Optimizer):
+    """RMSprop: the gradient over the root of the averaged squared gradient.
+
+    ::
+
+        g <- grad + weight_decay * p
+        v <- beta * v + (1 - beta) * g^2                 v = 0 at first
+        a <- beta * a + (1 - beta) * g                   if centered; a = 0 at first
+        c <- 1 - beta^t                                  with bias_correction, else 1
+        w <- v / c                                       or |v / c - (a / c)^2| if centered
+        d <- g / (sqrt(w) + eps)                         or g / sqrt(w + eps) if eps_inside_sqrt
+        buf <- momentum * buf + d                        buf = 0 at first
+        p <- p - lr * buf                                or lr * d without momentum
+
+    Args:
+        params: an array, a tree of arrays, or a list of parameter groups; updated in place.
+        lr: learning rate, >= 0, in units of the parameter (a step has about this length); a
+            number, or a function of the step number (0 for the first step).
+        beta: share of the averages that is kept, in [0, 1); PyTorch calls it alpha.
+        eps: added to the denominator, >= 0, in units of the gradient (of its square if inside the
+            root); 0 leaves only a guard that makes 0/0 zero.
+        momentum: share of the buffer of scaled gradients that is kept, >= 0; 0 keeps none.
+        centered: divide by the estimated standard deviation instead of the root mean square.
+        eps_inside_sqrt: where eps stands.
+        bias_correction: divide the averages by 1 - beta^t, so that the first steps are not
+            1 / sqrt(1 - beta) times too long.
+        weight_decay: coefficient of the L2 term, >= 0, or a function of the step number.
+        maximize: go up instead of down.
+        backend: "auto", "numpy", "numba" or "cupy"; None for what is set elsewhere.
+
+    Raises:
+        ValueError, TypeError: for hyperparameters out of range or of another type, and for arrays
+            that cannot be updated in place.
+        BackendUnavailableError, BackendMismatchError: if the backend asked for cannot run here, or
+            does not update such arrays.
+
+    Source: Hinton, Srivastava and Swersky, "Neural Networks for Machine Learning" (2012), lecture
+    6e; centred: Graves, "Generating Sequences With Recurrent Neural Networks" (2013), equations 38
+    to 41. The default is PyTorch 2.13's (its alpha is 0.99 by default, beta here is 0.9). optax's
+    default is eps_inside_sqrt=True, and keras' too; both put lr inside the momentum buffer, which
+    differs under a schedule. HIPS autograd begins with v = 1. The absolute value in the centred
+    form replaces the NaN that PyTorch gives where rounding makes the variance negative.
+    """
+
+    _checks = {
+        "beta": FRACTION,
+        "eps": EPS,
+        "momentum": NONNEGATIVE,
+        "centered": Flag(),
+        "eps_inside_sqrt": Flag(),
+        "bias_correction": Flag(),
+    }
+
+    def __init__(
+        self,
+        params: Any,
+        lr: LearningRate = 1e-2,
+        *,
+        beta: float = 0.9,
+        eps: float = 1e-8,
+        momentum: float = 0.0,
+        centered: bool = False,
+        eps_inside_sqrt: bool = False,
+        bias_correction: bool = False,
+        weight_decay: LearningRate = 0.0,
+        maximize: bool = False,
+        backend: str | None = None,
+    ) -> None:
+        super().__init__(
+            params,
+            lr=lr,
+            beta=beta,
+            eps=eps,
+            momentum=momentum,
+            centered=centered,
+            eps_inside_sqrt=eps_inside_sqrt,
+            bias_correction=bias_correction,
+            weight_decay=weight_decay,
+            maximize=maximize,
+            backend=backend,
+        )
+
+    @staticmethod
+    def _rule(options: Options) -> Rule:
+        return _RULES[options["centered"], options["momentum"] > 0]
+
+    @staticmethod
+    def _scalars(options: Options, lr: float, t: int, guard: float) -> dict[str, float]:
+        beta = options["beta"]
+        eps_inside, eps_outside = eps_places(options, guard)
+        return {
+            "one_minus_beta": 1.0 - beta,
+            "factor": 1.0 / one_minus_power(beta, t) if options["bias_correction"] else 1.0,
+            "momentum": options["momentum"],
+            "eps_inside": eps_inside,
+            "eps_outside": eps_outside,
+            "lr": lr,
+        }
+
+    _floor = staticmethod(eps_floor)

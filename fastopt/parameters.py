@@ -1,0 +1,139 @@
+"""One parameter as a backend sees it: flat, with a place in the state arena."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fastopt import arrays
+from fastopt.arrays import Array, Layout
+from fastopt.errors import BackendMismatchError
+from fastopt.tree import Leaf
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A leaf together with what a driver needs of it.
+
+    ``flat`` is the array's own memory where its elements stand one after another, otherwise a copy
+    that ``gather`` fills before an update and ``scatter`` writes back after it.
+    """
+
+    leaf: Leaf
+    layout: Layout
+    flat: Array
+    copied: bool
+    offset: int
+
+    @classmethod
+    def of(cls, leaf: Leaf, offset: int) -> Parameter:
+        """Lay out a leaf whose state begins at ``offset`` in its bucket's arena."""
+        layout = arrays.layout_of(leaf.array)
+        flat = arrays.flat_view(leaf.array, layout)
+        if flat is None:
+            return cls(leaf, layout, layout.turn(leaf.array).flatten(), True, offset)
+        return cls(leaf, layout, flat, False, offset)
+
+    def gather(self) -> None:
+        """Copy the array into ``flat``."""
+        self.layout.unturn(self.flat)[...] = self.leaf.array
+
+    def scatter(self) -> None:
+        """Copy ``flat`` into the array."""
+        self.leaf.array[...] = self.layout.unturn(self.flat)
+
+    def state_view(self, slot: Array) -> Array:
+        """Return the parameter's piece of one slot of the arena, in the parameter's shape."""
+        return self.layout.unturn(slot[self.offset : self.offset + self.flat.size])
+
+    def check_array(self, now: object) -> None:
+        """Raise if the user's tree no longer holds the array, or it cannot be updated any more."""
+        array = self.leaf.array
+        if now is not array:
+            raise ValueError(
+                f"{self.leaf.path} is no longer the array that the optimizer was given, so it "
+                "would not be trained. Write into it (params[...][...] = value), or construct a "
+                "new optimizer."
+            )
+        if array.shape != self.layout.shape:
+            raise ValueError(
+                f"{self.leaf.path} had shape {self.layout.shape} when the optimizer was made; "
+                f"got {array.shape}. Construct a new optimizer."
+            )
+        if not getattr(array.flags, "writeable", True):
+            raise ValueError(f"{self.leaf.path} has become read-only; parameters change in place")
+
+    def flat_gradient(self, grad: Any, path: str) -> Array | None:
+        """Return a checked gradient as a flat array of the parameter's dtype and order.
+
+        It is a view where the gradient stands in memory as the parameter does, else a copy.
+        """
+        if grad is None:
+            return None
+        if isinstance(grad, np.floating) and self.layout.shape == ():
+            grad = np.asarray(grad)  # NumPy's reductions return scalars for 0-d results
+        self._check_gradient(grad, path)
+        turned = self.layout.turn(grad)
+        if grad.dtype == self.flat.dtype and turned.flags.c_contiguous and turned.flags.aligned:
+            return turned.reshape(-1)
+        flat = turned.astype(self.flat.dtype, order="C").reshape(-1)
+        return flat
+
+    def _check_gradient(self, grad: Any, path: str) -> None:
+        array = self.leaf.array
+        kind, needed = arrays.kind(grad), arrays.kind(array)
+        if kind is None:
+            raise TypeError(
+                f"{path} must be a {needed} array like {self.leaf.path}; "
+                f"got {type(grad).__name__}. Use None for no gradient."
+            )
+        if kind != needed or arrays.device(grad) != arrays.device(array):
+            raise BackendMismatchError(
+                f"{path} must be on the same device as {self.leaf.path} "
+                f"({_place(array)}); got {_place(grad)}. Move it there before the step."
+            )
+        if grad.dtype.kind != "f" and grad.dtype.name != "bfloat16":
+            raise TypeError(
+                f"{path} must be of a real floating dtype; got {grad.dtype}. "
+                + ("Take its real part." if grad.dtype.kind == "c" else "Convert it with .astype.")
+            )
+        if grad.shape != self.layout.shape:
+            raise ValueError(
+                f"{path} must have the shape of {self.leaf.path}, {self.layout.shape}; "
+                f"got {grad.shape}. Gradients are not broadcast."
+            )
+
+
+def _place(array: Array) -> str:
+    number = arrays.device(array)
+    return "numpy, in host memory" if number is None else f"cupy, on device {number}"
+
+
+class Extents:
+    """Where all parameters lie in memory, to find a gradient that shares it with one of them."""
+
+    def __init__(self, parameters: Sequence[Parameter]) -> None:
+        self._parameters = sorted(
+            (p for p in parameters if p.flat.size), key=lambda p: arrays.extent(p.leaf.array)
+        )
+        bounds = [arrays.extent(p.leaf.array) for p in self._parameters]
+        self.low = np.array([low for low, _ in bounds], np.intp)
+        # The highest address of this parameter and of all before it: extents of strided ones nest.
+        high = np.array([high for _, high in bounds], np.intp)
+        self.high: Array = np.maximum.accumulate(high) if len(high) else high
+
+    def check_apart(self, grad: Array, path: str) -> None:
+        """Raise ValueError if a gradient shares memory with a parameter, which is written."""
+        low, high = arrays.extent(grad)
+        position = int(np.searchsorted(self.low, high)) - 1
+        while position >= 0 and self.high[position] > low:
+            leaf = self._parameters[position].leaf
+            if arrays.share_memory(grad, leaf.array):
+                raise ValueError(
+                    f"{path} shares memory with {leaf.path}, which the step writes; "
+                    "hand in a gradient with memory of its own"
+                )
+            position -= 1

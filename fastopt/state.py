@@ -1,0 +1,118 @@
+"""An optimizer's state as a dict, and back: by name, all or nothing, never cast."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastopt import arrays
+from fastopt.arrays import Array
+from fastopt.buckets import Bucket
+from fastopt.errors import CheckpointError
+from fastopt.version import __version__
+
+if TYPE_CHECKING:
+    from fastopt.optimizer import Optimizer
+
+
+def collect(optimizer: Optimizer) -> dict[str, Any]:
+    """Return the state_dict of an optimizer."""
+    entries = {}
+    for bucket in _buckets(optimizer):
+        for leaf, step, slots in bucket.state():
+            copies = {slot: arrays.on_host(array) for slot, array in slots.items()}
+            entries[leaf.name] = {"step": step, **copies}
+    return {
+        "fastopt": __version__,
+        "optimizer": type(optimizer).__name__,
+        "step_count": optimizer.step_count,
+        "groups": [
+            {name: None if callable(value) else value for name, value in group.options.items()}
+            for group in optimizer.param_groups
+        ],
+        "state": entries,
+    }
+
+
+def restore(optimizer: Optimizer, saved: Mapping[str, Any], strict: bool) -> None:
+    """Take over a state_dict: look at all of it first, then write."""
+    step_count, groups, entries = _parts(optimizer, saved)
+    changes = [
+        group.checked({name: value for name, value in given.items() if value is not None})
+        for group, given in zip(optimizer.param_groups, groups, strict=True)
+    ]
+    targets = {
+        leaf.name: (bucket, index, slots)
+        for bucket in _buckets(optimizer)
+        for index, (leaf, _, slots) in enumerate(bucket.state())
+    }
+    if strict and targets.keys() != entries.keys():
+        missing, extra = sorted(targets.keys() - entries), sorted(entries.keys() - targets)
+        raise CheckpointError(
+            f"the saved state lacks {missing} and has {extra} too many; state is matched by name "
+            "(strict=False takes what fits)"
+        )
+    for name in targets.keys() & entries.keys():
+        _check_entry(name, entries[name], targets[name][2])
+    # Everything fits: from here on nothing can fail.
+    for name in targets.keys() & entries.keys():
+        bucket, index, slots = targets[name]
+        for slot, view in slots.items():
+            view[...] = arrays.like(entries[name][slot], view)
+        bucket.set_step(index, int(entries[name]["step"]))
+    for group, checked in zip(optimizer.param_groups, changes, strict=True):
+        dict.update(group, checked)
+    optimizer._step_count = step_count
+
+
+def _parts(
+    optimizer: Optimizer, saved: Mapping[str, Any]
+) -> tuple[int, list[Any], Mapping[str, Any]]:
+    """Return step count, groups and entries of a state_dict that has the right outline."""
+    name = type(optimizer).__name__
+    if not isinstance(saved, Mapping) or "optimizer" not in saved:
+        raise CheckpointError(f"expected a state_dict of {name}; got {type(saved).__name__}")
+    if saved["optimizer"] != name:
+        raise CheckpointError(f"the state is of {saved['optimizer']}; this optimizer is {name}")
+    step_count, groups, entries = (saved.get(key) for key in ("step_count", "groups", "state"))
+    if step_count is None or not _is_count(step_count):
+        raise CheckpointError(f"step_count must be a whole number from 0 on; got {step_count!r}")
+    if not isinstance(groups, list) or len(groups) != len(optimizer.param_groups):
+        raise CheckpointError(
+            f"the optimizer has {len(optimizer.param_groups)} parameter groups; the state has "
+            f"{len(groups) if isinstance(groups, list) else groups!r}"
+        )
+    if not isinstance(entries, Mapping) or not all(isinstance(group, Mapping) for group in groups):
+        raise CheckpointError("groups must be dicts, and state a dict of the parameters' names")
+    return int(step_count), groups, entries
+
+
+def _check_entry(name: str, entry: Any, slots: Mapping[str, Array]) -> None:
+    """Raise CheckpointError unless an entry holds a step and exactly these slots."""
+    if not isinstance(entry, Mapping) or entry.keys() != {"step", *slots}:
+        got = sorted(entry) if isinstance(entry, Mapping) else type(entry).__name__
+        raise CheckpointError(f"{name}: expected step and {sorted(slots)}; got {got}")
+    if not _is_count(entry["step"]):
+        raise CheckpointError(f"{name}: step must be a whole number; got {entry['step']!r}")
+    for slot, view in slots.items():
+        got = entry[slot]
+        if not isinstance(got, np.ndarray) or got.shape != view.shape or got.dtype != view.dtype:
+            described = (
+                f"{got.dtype} {got.shape}" if isinstance(got, np.ndarray) else type(got).__name__
+            )
+            raise CheckpointError(
+                f"{name}.{slot}: expected {view.dtype} {view.shape}; got {described}. "
+                "State is never cast or reshaped."
+            )
+
+
+def _is_count(value: Any) -> bool:
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    return whole and value >= 0
+
+
+def _buckets(optimizer: Optimizer) -> Iterator[Bucket]:
+    for of_group in optimizer._buckets:
+        yield from of_group

@@ -1,0 +1,73 @@
+"""Adam: the averaged gradient over the root of the averaged squared gradient.
+
+m <- m + (1 - beta1) * (grad - m)
+v <- v + (1 - beta2) * (grad^2 - v)
+param <- param - step_size * m / (sqrt(v_factor * v + eps_inside) + eps_outside)
+
+The bias corrections are in step_size and v_factor.
+"""
+
+from __future__ import annotations
+
+from math import sqrt
+from typing import Any
+
+import numpy as np
+
+from fastopt_kernels.rule import Rule
+
+
+def _numpy(
+    param: Any,
+    grad: Any,
+    m: Any,
+    v: Any,
+    one_minus_beta1: float,
+    one_minus_beta2: float,
+    v_factor: float,
+    eps_inside: float,
+    eps_outside: float,
+    step_size: float,
+) -> None:
+    m += one_minus_beta1 * (grad - m)
+    v += one_minus_beta2 * (grad * grad - v)
+    param -= step_size * (m / (np.sqrt(v_factor * v + eps_inside) + eps_outside))
+
+
+def _numba(
+    param: Any,
+    grad: Any,
+    m: Any,
+    v: Any,
+    one_minus_beta1: Any,
+    one_minus_beta2: Any,
+    v_factor: Any,
+    eps_inside: Any,
+    eps_outside: Any,
+    step_size: Any,
+) -> tuple[Any, Any, Any]:
+    m = m + one_minus_beta1 * (grad - m)
+    v = v + one_minus_beta2 * (grad * grad - v)
+    return param - step_size * (m / (sqrt(v_factor * v + eps_inside) + eps_outside)), m, v
+
+
+RULE = Rule(
+    name="adam",
+    state=("m", "v"),
+    signed=("m",),
+    scalars=(
+        "one_minus_beta1",
+        "one_minus_beta2",
+        "v_factor",
+        "eps_inside",
+        "eps_outside",
+        "step_size",
+    ),
+    numpy=_numpy,
+    numba=_numba,
+    cupy="""
+        m = m + one_minus_beta1 * (grad - m);
+        v = v + one_minus_beta2 * (grad * grad - v);
+        param = param - step_size * (m / (sqrt(v_factor * v + eps_inside) + eps_outside));
+    """,
+)

@@ -1,0 +1,77 @@
+"""Adam that divides by the largest averaged squared gradient seen so far (AMSGrad).
+
+m and v as in Adam; vmax <- max(vmax, v), of the raw v, before its bias correction
+param <- param - step_size * m / (sqrt(v_factor * vmax + eps_inside) + eps_outside)
+"""
+
+from __future__ import annotations
+
+from math import sqrt
+from typing import Any
+
+import numpy as np
+
+from fastopt_kernels.rule import Rule
+
+
+def _numpy(
+    param: Any,
+    grad: Any,
+    m: Any,
+    v: Any,
+    vmax: Any,
+    one_minus_beta1: float,
+    one_minus_beta2: float,
+    v_factor: float,
+    eps_inside: float,
+    eps_outside: float,
+    step_size: float,
+) -> None:
+    m += one_minus_beta1 * (grad - m)
+    v += one_minus_beta2 * (grad * grad - v)
+    np.maximum(vmax, v, out=vmax)
+    param -= step_size * (m / (np.sqrt(v_factor * vmax + eps_inside) + eps_outside))
+
+
+def _numba(
+    param: Any,
+    grad: Any,
+    m: Any,
+    v: Any,
+    vmax: Any,
+    one_minus_beta1: Any,
+    one_minus_beta2: Any,
+    v_factor: Any,
+    eps_inside: Any,
+    eps_outside: Any,
+    step_size: Any,
+) -> tuple[Any, Any, Any, Any]:
+    m = m + one_minus_beta1 * (grad - m)
+    v = v + one_minus_beta2 * (grad * grad - v)
+    # NaN wins, as in np.maximum: a comparison with NaN is false, so v is taken unless it is less.
+    vmax = vmax if vmax >= v or vmax != vmax else v
+    param = param - step_size * (m / (sqrt(v_factor * vmax + eps_inside) + eps_outside))
+    return param, m, v, vmax
+
+
+RULE = Rule(
+    name="adam_amsgrad",
+    state=("m", "v", "vmax"),
+    signed=("m",),
+    scalars=(
+        "one_minus_beta1",
+        "one_minus_beta2",
+        "v_factor",
+        "eps_inside",
+        "eps_outside",
+        "step_size",
+    ),
+    numpy=_numpy,
+    numba=_numba,
+    cupy="""
+        m = m + one_minus_beta1 * (grad - m);
+        v = v + one_minus_beta2 * (grad * grad - v);
+        vmax = vmax >= v || vmax != vmax ? vmax : v;
+        param = param - step_size * (m / (sqrt(v_factor * vmax + eps_inside) + eps_outside));
+    """,
+)

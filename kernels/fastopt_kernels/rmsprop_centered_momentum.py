@@ -1,0 +1,80 @@
+"""Centred RMSprop whose scaled gradients are gathered in a momentum buffer.
+
+v <- v + (1 - beta) * (grad^2 - v)
+a <- a + (1 - beta) * (grad - a)
+buf <- momentum * buf + grad / (sqrt(|factor * v - (factor * a)^2| + eps_inside) + eps_outside)
+param <- param - lr * buf
+
+factor is 1 / (1 - beta^t) with bias correction, else 1.
+The absolute value keeps rounding, which can make the variance negative, from making NaN.
+"""
+
+from __future__ import annotations
+
+from math import sqrt
+from typing import Any
+
+import numpy as np
+
+from fastopt_kernels.rule import Rule
+
+
+def _numpy(
+    param: Any,
+    grad: Any,
+    v: Any,
+    a: Any,
+    buf: Any,
+    one_minus_beta: float,
+    factor: float,
+    momentum: float,
+    eps_inside: float,
+    eps_outside: float,
+    lr: float,
+) -> None:
+    v += one_minus_beta * (grad * grad - v)
+    a += one_minus_beta * (grad - a)
+    mean = factor * a
+    variance = np.abs(factor * v - mean * mean)
+    buf *= momentum
+    buf += grad / (np.sqrt(variance + eps_inside) + eps_outside)
+    param -= lr * buf
+
+
+def _numba(
+    param: Any,
+    grad: Any,
+    v: Any,
+    a: Any,
+    buf: Any,
+    one_minus_beta: Any,
+    factor: Any,
+    momentum: Any,
+    eps_inside: Any,
+    eps_outside: Any,
+    lr: Any,
+) -> tuple[Any, Any, Any, Any]:
+    v = v + one_minus_beta * (grad * grad - v)
+    a = a + one_minus_beta * (grad - a)
+    mean = factor * a
+    variance = abs(factor * v - mean * mean)
+    buf = momentum * buf + grad / (sqrt(variance + eps_inside) + eps_outside)
+    return param - lr * buf, v, a, buf
+
+
+RULE = Rule(
+    name="rmsprop_centered_momentum",
+    state=("v", "a", "buf"),
+    signed=("a", "buf"),
+    scalars=("one_minus_beta", "factor", "momentum", "eps_inside", "eps_outside", "lr"),
+    numpy=_numpy,
+    numba=_numba,
+    cupy="""
+        v = v + one_minus_beta * (grad * grad - v);
+        a = a + one_minus_beta * (grad - a);
+        const real mean = factor * a;
+        const real variance = fabs(factor * v - mean * mean);
+        buf = momentum * buf + grad / (sqrt(variance + eps_inside) + eps_outside);
+        param = param - lr * buf;
+    """,
+)

@@ -1,0 +1,67 @@
+"""RMSprop whose scaled gradients are gathered in a momentum buffer.
+
+v <- v + (1 - beta) * (grad^2 - v)
+buf <- momentum * buf + grad / (sqrt(factor * v + eps_inside) + eps_outside)
+param <- param - lr * buf
+
+factor is 1 / (1 - beta^t) with bias correction, else 1.
+"""
+
+from __future__ import annotations
+
+from math import sqrt
+from typing import Any
+
+import numpy as np
+
+from fastopt_kernels.rule import Rule
+
+
+def _numpy(
+    param: Any,
+    grad: Any,
+    v: Any,
+    buf: Any,
+    one_minus_beta: float,
+    factor: float,
+    momentum: float,
+    eps_inside: float,
+    eps_outside: float,
+    lr: float,
+) -> None:
+    v += one_minus_beta * (grad * grad - v)
+    buf *= momentum
+    buf += grad / (np.sqrt(factor * v + eps_inside) + eps_outside)
+    param -= lr * buf
+
+
+def _numba(
+    param: Any,
+    grad: Any,
+    v: Any,
+    buf: Any,
+    one_minus_beta: Any,
+    factor: Any,
+    momentum: Any,
+    eps_inside: Any,
+    eps_outside: Any,
+    lr: Any,
+) -> tuple[Any, Any, Any]:
+    v = v + one_minus_beta * (grad * grad - v)
+    buf = momentum * buf + grad / (sqrt(factor * v + eps_inside) + eps_outside)
+    return param - lr * buf, v, buf
+
+
+RULE = Rule(
+    name="rmsprop_momentum",
+    state=("v", "buf"),
+    signed=("buf",),
+    scalars=("one_minus_beta", "factor", "momentum", "eps_inside", "eps_outside", "lr"),
+    numpy=_numpy,
+    numba=_numba,
+    cupy="""
+        v = v + one_minus_beta * (grad * grad - v);
+        buf = momentum * buf + grad / (sqrt(factor * v + eps_inside) + eps_outside);
+        param = param - lr * buf;
+    """,
+)
