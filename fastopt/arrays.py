@@ -71,13 +71,13 @@ class Layout:
 
     def turn(self, array: Array) -> Array:
         """Return a view with the axes turned."""
-        return array[self.flips].transpose(self.axes)
+        return array[(..., *self.flips)].transpose(self.axes)  # [()] would copy a 0-d array
 
     def unturn(self, flat: Array) -> Array:
         """Return a flat array as a view in the parameter's own shape."""
         turned = flat.reshape(tuple(self.shape[axis] for axis in self.axes))
         inverse = tuple(sorted(range(len(self.axes)), key=self.axes.__getitem__))
-        return turned.transpose(inverse)[self.flips]
+        return turned.transpose(inverse)[(..., *self.flips)]
 
 
 def layout_of(array: Array) -> Layout:

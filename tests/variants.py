@@ -1,0 +1,72 @@
+"""Every optimizer in every variant: what the tests run over, and the backends they run on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from typing import Any
+
+import fastopt
+from fastopt.optimizer import Optimizer
+
+HAS_NUMBA = find_spec("numba") is not None
+CPU_BACKENDS = ("numpy", "numba") if HAS_NUMBA else ("numpy",)
+"""Where numba is installed it must run; where it is not, NumPy alone is the package."""
+
+if os.environ.get("FASTOPT_TEST_WITHOUT_NUMBA"):
+    assert not HAS_NUMBA, "this run was to be without numba, and it is installed"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """An optimizer's class with some hyperparameters."""
+
+    name: str
+    optimizer: Callable[..., Optimizer]
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __call__(self, params: Any, **more: Any) -> Optimizer:
+        return self.optimizer(params, **{**self.options, **more})
+
+    def __str__(self) -> str:
+        return self.name
+
+
+VARIANTS = [
+    Variant("sgd", fastopt.SGD, {"lr": 0.1}),
+    Variant("sgd_momentum", fastopt.SGD, {"lr": 0.05, "momentum": 0.9, "dampening": 0.25}),
+    Variant("sgd_nesterov", fastopt.SGD, {"lr": 0.05, "momentum": 0.8, "nesterov": True}),
+    Variant("momentum", fastopt.Momentum, {"lr": 0.1}),
+    Variant("momentum_corrected", fastopt.Momentum, {"bias_correction": True, "lr": 0.1}),
+    Variant("adagrad", fastopt.Adagrad, {"lr_decay": 0.1, "initial_accumulator_value": 0.1}),
+    Variant("rmsprop", fastopt.RMSprop),
+    Variant("rmsprop_eps_inside", fastopt.RMSprop, {"eps_inside_sqrt": True}),
+    Variant("rmsprop_eps_zero", fastopt.RMSprop, {"eps": 0.0}),
+    Variant("rmsprop_centered", fastopt.RMSprop, {"centered": True, "eps": 1e-3}),
+    Variant("rmsprop_momentum", fastopt.RMSprop, {"momentum": 0.9, "bias_correction": True}),
+    Variant(
+        "rmsprop_centered_momentum",
+        fastopt.RMSprop,
+        {"centered": True, "momentum": 0.5, "eps": 1e-3},
+    ),
+    Variant("adadelta", fastopt.Adadelta),
+    Variant("adam", fastopt.Adam),
+    Variant("adam_uncorrected", fastopt.Adam, {"bias_correction": False}),
+    Variant("adam_eps_inside", fastopt.Adam, {"eps_inside_sqrt": True, "betas": (0.8, 0.95)}),
+    Variant("adam_amsgrad", fastopt.Adam, {"amsgrad": True}),
+    Variant("adamw", fastopt.AdamW, {"weight_decay": 0.1}),
+    Variant("adamw_amsgrad", fastopt.AdamW, {"amsgrad": True}),
+]
+VARIANT_OF = {variant.name: variant for variant in VARIANTS}
+
+
+def public_optimizers() -> list[type[Optimizer]]:
+    """Return the optimizers that the package exports."""
+    named = (getattr(fastopt, name) for name in fastopt.__all__)
+    return [
+        item
+        for item in named
+        if isinstance(item, type) and issubclass(item, Optimizer) and item is not Optimizer
+    ]
