@@ -61,23 +61,25 @@ class Layout:
     """
 
     shape: tuple[int, ...]
-    flips: tuple[slice, ...]
+    flips: tuple[Any, ...]  # begins with an ellipsis: array[()] copies a 0-d array, array[...] not
     axes: tuple[int, ...]
 
     @property
-    def plain(self) -> bool:
-        """Whether nothing is turned: C order."""
-        return self.axes == tuple(range(len(self.axes))) and all(f.step is None for f in self.flips)
+    def flipped(self) -> bool:
+        """Whether any axis is reversed."""
+        return any(flip.step is not None for flip in self.flips[1:])
 
     def turn(self, array: Array) -> Array:
         """Return a view with the axes turned."""
-        return array[(..., *self.flips)].transpose(self.axes)  # [()] would copy a 0-d array
+        turned: Array = array[self.flips].transpose(self.axes)
+        return turned
 
     def unturn(self, flat: Array) -> Array:
         """Return a flat array as a view in the parameter's own shape."""
         turned = flat.reshape(tuple(self.shape[axis] for axis in self.axes))
         inverse = tuple(sorted(range(len(self.axes)), key=self.axes.__getitem__))
-        return turned.transpose(inverse)[(..., *self.flips)]
+        array: Array = turned.transpose(inverse)[self.flips]
+        return array
 
 
 def layout_of(array: Array) -> Layout:
@@ -87,7 +89,7 @@ def layout_of(array: Array) -> Layout:
     axes = tuple(sorted(range(array.ndim), key=lambda axis: -abs(strides[axis])))
     if array.flags.c_contiguous:  # also where axes of length 0 or 1 have odd strides
         axes, flips = tuple(range(array.ndim)), (slice(None),) * array.ndim
-    return Layout(array.shape, flips, axes)
+    return Layout(array.shape, (..., *flips), axes)
 
 
 def flat_view(array: Array, layout: Layout) -> Array | None:

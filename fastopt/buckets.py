@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from fastopt import arrays
 from fastopt.arrays import Array
 from fastopt.backends import Backend
@@ -43,8 +45,9 @@ class Bucket:
         self._driver = backend.driver(rule, self.parameters, self._arena)
         self._extents = Extents(self.parameters)
         self._copied = [(i, p) for i, p in enumerate(self.parameters) if p.copied]
-        self._even: int | None = 0  # the step count, while all parameters have the same one
-        self._steps = [0] * len(leaves)  # each one's step count, while they differ
+        self.steps = np.zeros(len(leaves), np.int64)
+        """How many steps each parameter has made."""
+        self._even = True  # whether they are all the same
         self._active: Sequence[int] | None = None  # parameters with a gradient; None: all
         self._table: list[Sequence[float]] = []
         self._rows: list[int] | None = None
@@ -75,62 +78,64 @@ class Bucket:
                 self._extents.check_apart(grad, path)
         self._driver.hold(flat)
 
+    @property
+    def at_once(self) -> bool:
+        """Whether ``step_at_once`` can do anything."""
+        return self._driver.at_once
+
+    def step_at_once(
+        self,
+        params: list[Any],
+        grads: list[Any],
+        scalars: Callable[[int], Sequence[float]],
+        clock: Array,
+    ) -> bool:
+        """Check, update and count in one compiled call, if all is as usual; else return False."""
+        if not self._even:
+            return False
+        row = scalars(self.steps.item(0) + 1)
+        return self._driver.step_at_once(params, grads, row, self.steps, clock)
+
     def plan(self, scalars: Callable[[int], Sequence[float]]) -> None:
         """Work out the coming step's scalars.
 
         ``scalars`` gives those of a parameter's t-th step (1 for its first); parameters that have
         missed gradients are at another step than the rest.
         """
-        if self._active is None and self._even is not None:
-            self._table, self._rows = [scalars(self._even + 1)], None
+        if self._active is None and self._even:
+            self._table, self._rows = [scalars(int(self.steps[0]) + 1)], None
             return
-        steps = self.steps
-        active = range(len(steps)) if self._active is None else self._active
         row_of: dict[int, int] = {}
-        self._rows = [0] * len(steps)
-        for i in active:
-            self._rows[i] = row_of.setdefault(steps[i], len(row_of))
+        self._rows = [0] * len(self.steps)
+        for i in self._members():
+            self._rows[i] = row_of.setdefault(int(self.steps[i]), len(row_of))
         self._table = [scalars(step + 1) for step in row_of]
+
+    def _members(self) -> Sequence[int]:
+        """Return the indices of the parameters that have a gradient."""
+        return range(len(self.steps)) if self._active is None else self._active
 
     def update(self) -> None:
         """Update the parameters that ``check`` saw a gradient for, by the scalars of ``plan``."""
         if not self._table:
             return
-        copied = [p for i, p in self._copied if self._active is None or i in self._active]
+        members = self._members()
+        copied = [parameter for i, parameter in self._copied if i in members]
         for parameter in copied:
             parameter.gather()
         self._driver.update(self._table, self._rows)
         for parameter in copied:
             parameter.scatter()
-        self._count()
-
-    def _count(self) -> None:
-        if self._rows is None and self._even is not None:
-            self._even += 1
-            return
-        steps = self.steps
-        for i in range(len(steps)) if self._active is None else self._active:
-            steps[i] += 1
-        self.steps = steps
-
-    @property
-    def steps(self) -> list[int]:
-        """How many steps each parameter has made."""
-        return list(self._steps) if self._even is None else [self._even] * len(self.parameters)
-
-    @steps.setter
-    def steps(self, steps: list[int]) -> None:
-        self._steps = steps
-        self._even = steps[0] if len(set(steps)) == 1 else None
+        self.steps[members] += 1
+        self._even = self._rows is None or bool((self.steps == self.steps[0]).all())
 
     def set_step(self, index: int, step: int) -> None:
         """Set one parameter's step count."""
-        steps = self.steps
-        steps[index] = step
-        self.steps = steps
+        self.steps[index] = step
+        self._even = bool((self.steps == self.steps[0]).all())
 
     def state(self) -> Iterator[tuple[Leaf, int, dict[str, Array]]]:
         """Yield each parameter's leaf, step count and state (views, in the parameter's shape)."""
-        for parameter, step in zip(self.parameters, self.steps, strict=True):
+        for parameter, step in zip(self.parameters, self.steps.tolist(), strict=True):
             views = map(parameter.state_view, self._arena)
             yield parameter.leaf, step, dict(zip(self.rule.state, views, strict=True))

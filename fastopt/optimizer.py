@@ -5,16 +5,16 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from itertools import groupby
 from typing import Any, ClassVar, NoReturn
 
-from fastopt import arrays, backends, groups, state
-from fastopt.buckets import Bucket
+import numpy as np
+
+from fastopt import arrays, backends, param_group, state
 from fastopt.errors import BackendMismatchError
-from fastopt.groups import Options, ParamGroup
+from fastopt.group import Group
 from fastopt.hyperparameters import FINITE, NONNEGATIVE, Check, Flag, Schedulable
 from fastopt.interrupts import Deferred
-from fastopt.precision import Tiny, tiny
+from fastopt.param_group import Options, ParamGroup
 from fastopt.tree import Leaf, Tree, check_apart
 from fastopt_kernels import Rule
 
@@ -33,29 +33,26 @@ class Optimizer(ABC):
     _decoupled: ClassVar[bool] = False
     """Whether weight decay acts on the parameter, or as an L2 term on the gradient."""
 
-    def __init__(self, params: Any, *, backend: str | None = None, **options: Any) -> None:
+    def __init__(self, params: Any, *, backend: str | None = None, **defaults: Any) -> None:
         self._lock = threading.Lock()
-        self._step_count = 0
-        self._backend = backends.requested(backend)
-        self._all_checks: dict[str, Check] = {
-            "lr": Schedulable(NONNEGATIVE),
-            **self._checks,
-            "weight_decay": Schedulable(NONNEGATIVE),
-            "maximize": Flag(),
-        }
-        self._grouped = groups.are_given(params)
-        self._trees: list[Tree] = []
-        self._buckets: list[list[Bucket]] = []
-        self.param_groups: list[ParamGroup] = []
-        for number, given in enumerate(groups.split(params)):
-            self._add_group(number, given, options)
-        leaves = [leaf for tree in self._trees for leaf in tree.leaves]
+        self._clock = np.zeros(1, np.int64)  # the step count, where compiled code can reach it
+        self._groups: list[Group] = []
+        self._grouped = param_group.are_given(params)
+        asked = backends.requested(backend)
+        parts = [
+            self._read_group(number, dict(given) if self._grouped else {"params": given}, defaults)
+            for number, given in enumerate(params if self._grouped else [params])
+        ]
+        leaves = [leaf for tree, _ in parts for leaf in tree.leaves]
         if not leaves:
             raise ValueError(f"{type(self).__name__} got no parameters; params holds no array")
         check_apart(leaves)
-        self._check_one_device(leaves)
-        for tree, group in zip(self._trees, self.param_groups, strict=True):
-            self._buckets.append(self._make_buckets(tree, group))
+        _check_one_kind(leaves, asked)
+        for number, (tree, options) in enumerate(parts):
+            root = f"grads[{number}]" if self._grouped else "grads"
+            self._groups.append(Group(type(self), tree, options, asked, root))
+        at_once = len(self._groups) == 1 and self._groups[0].at_once
+        self._only = self._groups[0] if at_once else None
 
     # What a subclass says -------------------------------------------------------------------
 
@@ -88,61 +85,46 @@ class Optimizer(ABC):
 
     # Construction ---------------------------------------------------------------------------
 
-    def _add_group(self, number: int, given: Options, defaults: Options) -> None:
+    def _read_group(
+        self, number: int, given: Options, defaults: Options
+    ) -> tuple[Tree, ParamGroup]:
+        """Check one group's arrays and hyperparameters."""
         root = f'params[{number}]["params"]' if self._grouped else "params"
         tree = Tree(given.pop("params"), root, f"{number}." if self._grouped else "")
-        dtypes = {leaf.array.dtype for leaf in tree.leaves}
 
         def review(options: Options) -> None:
             self._review(options)
-            eps = options.get("eps")
-            for dtype in dtypes:
-                if isinstance(eps, float) and eps > 0 and dtype.type(eps) == 0:
-                    raise ValueError(
-                        f"{type(self).__name__}: eps must not underflow to 0 in {dtype}; got {eps}"
-                    )
-            for bucket in self._buckets[number] if number < len(self._buckets) else ():
-                if self._rule(options) is not bucket.rule:
-                    raise ValueError(
-                        f"{type(self).__name__}: this change needs other state (rule "
-                        f"{self._rule(options).name}, not {bucket.rule.name}); "
-                        "construct a new optimizer"
-                    )
+            self._check_eps(options, tree)
+            if number < len(self._groups):
+                self._check_same_rule(options, self._groups[number])
 
-        params, options = tree.params, {**defaults, **given}
-        name = type(self).__name__
-        self.param_groups.append(ParamGroup(name, params, options, self._all_checks, review))
-        self._trees.append(tree)
+        checks = {
+            "lr": Schedulable(NONNEGATIVE),
+            **self._checks,
+            "weight_decay": Schedulable(NONNEGATIVE),
+            "maximize": Flag(),
+        }
+        options = ParamGroup(type(self).__name__, tree.params, checks, review)
+        options.update({**defaults, **given})
+        return tree, options
 
-    def _check_one_device(self, leaves: list[Leaf]) -> None:
-        """Under a backend asked for by name, all arrays must be where the first one is."""
-        if self._backend == "auto":
-            return
-        first = leaves[0]
-        for leaf in leaves:
-            backends.for_array(leaf.array, leaf.path, self._backend)
-            if arrays.device(leaf.array) != arrays.device(first.array):
-                raise BackendMismatchError(
-                    f"{first.path} and {leaf.path} are on different devices; under a backend "
-                    "asked for by name all parameters must be on one (or use backend='auto')"
+    def _check_eps(self, options: Options, tree: Tree) -> None:
+        eps = options.get("eps")
+        for leaf in tree.leaves:
+            dtype = leaf.array.dtype
+            if isinstance(eps, float) and eps > 0 and dtype.type(eps) == 0:
+                raise ValueError(
+                    f"{type(self).__name__}: eps must not underflow to 0 in {dtype}, the dtype of "
+                    f"{leaf.path}; got {eps}"
                 )
 
-    def _make_buckets(self, tree: Tree, group: ParamGroup) -> list[Bucket]:
-        """Sort a group's leaves by device and dtype, and make a bucket of each sort."""
-        rule, fill = self._rule(group), self._fill(group)
-
-        def sort(position: int) -> tuple[int, str]:
-            array = tree.leaves[position].array
-            number = arrays.device(array)
-            return (-1 if number is None else number, array.dtype.str)
-
-        made = []
-        for _, same in groupby(sorted(range(len(tree.leaves)), key=sort), sort):
-            positions = list(same)
-            leaves = [tree.leaves[position] for position in positions]
-            backend = backends.for_array(leaves[0].array, leaves[0].path, self._backend)
-            made.append(Bucket(backend, rule, leaves, positions, fill))
-        return made
+    def _check_same_rule(self, options: Options, group: Group) -> None:
+        wanted, used = self._rule(options), group.buckets[0].rule
+        if wanted is not used:
+            raise ValueError(
+                f"{type(self).__name__}: this change needs other state (rule {wanted.name}, not "
+                f"{used.name}); construct a new optimizer"
+            )
 
     # The step -------------------------------------------------------------------------------
 
@@ -164,77 +146,60 @@ class Optimizer(ABC):
                 "thread, or a lock around its steps"
             )
         try:
-            scale = FINITE("grad_scale", grad_scale)
-            self._check(grads)
-            self._plan(scale)
-            with Deferred():
-                for of_group in self._buckets:
-                    for bucket in of_group:
-                        bucket.update()
-                self._step_count += 1
+            if grad_scale != 1.0:
+                grad_scale = FINITE("grad_scale", grad_scale)
+            parts = self._split(grads)
+            only = self._only
+            if only is None or not only.step_at_once(parts[0], grad_scale, self._clock):
+                self._step_in_turn(parts, grad_scale)
         finally:
             self._lock.release()
 
-    def _check(self, grads: Any) -> None:
-        """Look at all arrays of the step, before anything is written."""
+    def _step_in_turn(self, parts: Any, grad_scale: float) -> None:
+        """Check everything, work out the scalars, then update bucket by bucket."""
+        for group, given in zip(self._groups, parts, strict=True):
+            group.check(given)
+        for group in self._groups:
+            group.plan(grad_scale, self._clock)
+        with Deferred():
+            for group in self._groups:
+                group.update()
+            self._clock += 1
+
+    def _split(self, grads: Any) -> Any:
+        """Return the gradients group by group."""
         if not self._grouped:
-            grads = (grads,)
-        elif not isinstance(grads, list | tuple) or len(grads) != len(self._trees):
+            return (grads,)
+        if not isinstance(grads, list | tuple) or len(grads) != len(self._groups):
+            size = f" of {len(grads)}" if isinstance(grads, list | tuple) else ""
             raise ValueError(
-                f"grads must be a list of {len(self._trees)} trees, one for each parameter group; "
-                f"got {type(grads).__name__}"
+                f"grads must be a list of {len(self._groups)} trees, one for each parameter "
+                f"group; got {type(grads).__name__}{size}"
             )
-        for number, (tree, given) in enumerate(zip(self._trees, grads, strict=True)):
-            root = f"grads[{number}]" if self._grouped else "grads"
-            now, leaves = tree.current(), tree.match(given, root)
-            for bucket in self._buckets[number]:
-                bucket.check(now, leaves, root)
-
-    def _plan(self, grad_scale: float) -> None:
-        """Work out the step's scalars, in float64 on the host."""
-        for group, of_group in zip(self.param_groups, self._buckets, strict=True):
-            lr, decay = self._value(group, "lr"), self._value(group, "weight_decay")
-            scale = -grad_scale if group["maximize"] else grad_scale
-            l2, decay = (0.0, lr * decay) if self._decoupled else (decay, 0.0)
-            for bucket in of_group:
-                small = tiny(bucket.dtype, self._floor(group))
-                common = (scale, l2, decay, small.signed, small.positive)
-                bucket.plan(self._row(group, lr, bucket.rule, small, common))
-
-    def _row(
-        self, group: Options, lr: float, rule: Rule, small: Tiny, common: tuple[float, ...]
-    ) -> Callable[[int], tuple[float, ...]]:
-        def scalars(t: int) -> tuple[float, ...]:
-            named = self._scalars(group, lr, t, small.guard)
-            return (*common, *[named[name] for name in rule.scalars])
-
-        return scalars
-
-    def _value(self, group: Options, name: str) -> float:
-        """Return a hyperparameter's value in the coming step, checked if a schedule gives it."""
-        value = group[name]
-        if not callable(value):
-            return float(value)
-        t = self._step_count
-        return NONNEGATIVE(f"{type(self).__name__}: {name} at step {t}", value(t))
+        return grads
 
     # What can be read and set ---------------------------------------------------------------
 
     @property
+    def param_groups(self) -> list[ParamGroup]:
+        """Of each group a dict with "params" and every hyperparameter, settable between steps."""
+        return [group.options for group in self._groups]
+
+    @property
     def step_count(self) -> int:
         """How many steps have been made."""
-        return self._step_count
+        return int(self._clock[0])
 
     @property
     def lr(self) -> float:
         """The learning rate of the next step, of the first group; setting it sets all groups'."""
-        return self._value(self.param_groups[0], "lr")
+        return self._groups[0].value("lr", self.step_count)
 
     @lr.setter
     def lr(self, value: LearningRate) -> None:
-        checked = self._all_checks["lr"](f"{type(self).__name__}: lr", value)
-        for group in self.param_groups:
-            group["lr"] = checked
+        checked = [group.options.checked({"lr": value}) for group in self._groups]
+        for group, change in zip(self._groups, checked, strict=True):
+            group.options.update(change)
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything the optimizer remembers, as a dict of plain values and NumPy arrays.
@@ -248,21 +213,21 @@ class Optimizer(ABC):
     def load_state_dict(self, saved: Mapping[str, Any], strict: bool = True) -> None:
         """Take over a ``state_dict``, by the parameters' names; nothing is ever cast.
 
-        With ``strict=False`` parameters that one side lacks keep the state they have. Raises
-        CheckpointError, and changes nothing, if it is another optimizer's, or damaged, or does not
-        fit by name, shape or dtype.
+        Hyperparameters are taken over too, except schedules, which stay. With ``strict=False``
+        parameters that one side lacks keep the state they have. Raises CheckpointError, and
+        changes nothing, if it is another optimizer's, or damaged, or does not fit by name, shape
+        or dtype.
         """
         state.restore(self, saved, strict)
 
     def __repr__(self) -> str:
-        options = ", ".join(f"{k}={v!r}" for k, v in self.param_groups[0].options.items())
-        leaves = [leaf.array for tree in self._trees for leaf in tree.leaves]
-        used = sorted({bucket.backend.name for some in self._buckets for bucket in some})
-        several = f"{len(self.param_groups)} groups, " if len(self.param_groups) > 1 else ""
+        options = ", ".join(f"{k}={v!r}" for k, v in self._groups[0].options.plain.items())
+        sizes = [leaf.array.size for group in self._groups for leaf in group.tree.leaves]
+        used = sorted({bucket.backend.name for group in self._groups for bucket in group.buckets})
+        several = f"{len(self._groups)} groups, " if len(self._groups) > 1 else ""
         return (
-            f"<{type(self).__name__}({options}): {several}{len(leaves)} arrays, "
-            f"{sum(array.size for array in leaves)} parameters, step {self._step_count}, "
-            f"on {' and '.join(used)}>"
+            f"<{type(self).__name__}({options}): {several}{len(sizes)} arrays, "
+            f"{sum(sizes)} parameters, step {self.step_count}, on {' and '.join(used)}>"
         )
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
@@ -270,3 +235,17 @@ class Optimizer(ABC):
             f"{type(self).__name__} cannot be pickled or copied: the copy would update arrays of "
             "its own, not the model's. Use state_dict and load_state_dict."
         )
+
+
+def _check_one_kind(leaves: list[Leaf], asked: str) -> None:
+    """Under a backend asked for by name, all arrays must be its kind and on one device."""
+    if asked == "auto":
+        return
+    first = leaves[0]
+    for leaf in leaves:
+        backends.for_array(leaf.array, leaf.path, asked)
+        if arrays.device(leaf.array) != arrays.device(first.array):
+            raise BackendMismatchError(
+                f"{first.path} and {leaf.path} are on different devices; under a backend asked "
+                "for by name all parameters must be on one (backend='auto' allows several)"
+            )

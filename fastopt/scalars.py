@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from fastopt.groups import Options
+from fastopt.param_group import Options
 
 
 def one_minus_power(beta: float, t: int) -> float:

@@ -29,7 +29,7 @@ def collect(optimizer: Optimizer) -> dict[str, Any]:
         "optimizer": type(optimizer).__name__,
         "step_count": optimizer.step_count,
         "groups": [
-            {name: None if callable(value) else value for name, value in group.options.items()}
+            {name: None if callable(value) else value for name, value in group.plain.items()}
             for group in optimizer.param_groups
         ],
         "state": entries,
@@ -63,8 +63,8 @@ def restore(optimizer: Optimizer, saved: Mapping[str, Any], strict: bool) -> Non
             view[...] = arrays.like(entries[name][slot], view)
         bucket.set_step(index, int(entries[name]["step"]))
     for group, checked in zip(optimizer.param_groups, changes, strict=True):
-        dict.update(group, checked)
-    optimizer._step_count = step_count
+        group.update(checked)
+    optimizer._clock[0] = step_count
 
 
 def _parts(
@@ -114,5 +114,5 @@ def _is_count(value: Any) -> bool:
 
 
 def _buckets(optimizer: Optimizer) -> Iterator[Bucket]:
-    for of_group in optimizer._buckets:
-        yield from of_group
+    for group in optimizer._groups:
+        yield from group.buckets

@@ -33,6 +33,22 @@ state whose magnitude is below tiny_signed or tiny_positive becomes 0.
 class Driver(Protocol):
     """Runs one rule over the parameters of one bucket, which it knows from its construction."""
 
+    at_once: bool
+    """Whether ``step_at_once`` can do anything."""
+
+    def step_at_once(
+        self,
+        params: list[Array],
+        grads: list[Array | None],
+        row: Sequence[float],
+        steps: Array,
+        clock: Array,
+    ) -> bool:
+        """Check, update, and add 1 to ``steps`` and ``clock`` in one call that nothing interrupts.
+
+        Returns False, with nothing changed, if any array is not as usual or a gradient is None.
+        """
+
     def accepts(self, params: list[Array], grads: list[Array | None]) -> int | None:
         """Look at a step's arrays the quick way, before anything is written.
 

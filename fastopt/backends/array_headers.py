@@ -35,38 +35,32 @@ def build(word: Word, half: Word) -> Callable[..., int]:
     def compare(
         params: int,  # address of the list of parameters
         grads: int,  # address of the list of gradients
-        none: int,  # address of None
-        array_type: int,  # address of numpy.ndarray
-        dtype: int,  # address of the gradients' dtype
-        param_objects: Any,  # of each parameter: its address as a Python object,
-        param_data: Any,  # ... the address of its first element,
-        dims: Any,  # ... where its axes begin in shape and strides (and one more)
-        shape: Any,
-        strides: Any,  # of a gradient whose elements stand in the order of the parameter's
-        nbytes: Any,
-        low: Any,  # the extents of all parameters, ordered
-        high: Any,
+        known: Any,  # a line per parameter, see HeaderCheck; the last line is of constants
+        axes: Any,  # a line per axis: length, and stride of a gradient in the parameter's order
+        extents: Any,  # where all parameters begin and end, ordered
         addresses: Any,  # out: where each gradient's elements are, 0 for None
     ) -> int:
         """Return the number of missing gradients, or -1 where an array is not as expected."""
+        none, array_type, dtype, _, _ = known[-1]
+        low, high = extents[0], extents[1]
         missing = 0
         param_items = word(params + _ITEMS)
         grad_items = word(grads + _ITEMS)
-        for i in range(len(param_objects)):
-            first, axes = dims[i], dims[i + 1] - dims[i]
+        for i in range(len(known) - 1):
+            this, data, nbytes, ndim, first = known[i]
             param = word(param_items + 8 * i)
-            if param != param_objects[i] or word(param + _DATA) != param_data[i]:
+            if param != this or word(param + _DATA) != data:
                 return -1
-            if half(param + _NDIM) != axes or not half(param + _FLAGS) & _WRITEABLE:
+            if half(param + _NDIM) != ndim or not half(param + _FLAGS) & _WRITEABLE:
                 return -1
             grad = word(grad_items + 8 * i)
             absent = grad == none
             if not absent and (word(grad + _TYPE) != array_type or word(grad + _DTYPE) != dtype):
                 return -1
-            if not absent and (half(grad + _NDIM) != axes or not half(grad + _FLAGS) & _ALIGNED):
+            if not absent and (half(grad + _NDIM) != ndim or not half(grad + _FLAGS) & _ALIGNED):
                 return -1
-            for axis in range(axes):
-                length = shape[first + axis]
+            for axis in range(ndim):
+                length, usual = axes[first + axis]
                 if word(word(param + _SHAPE) + 8 * axis) != length:
                     return -1
                 if absent:
@@ -74,14 +68,14 @@ def build(word: Word, half: Word) -> Callable[..., int]:
                 if word(word(grad + _SHAPE) + 8 * axis) != length:
                     return -1
                 stride = word(word(grad + _STRIDES) + 8 * axis)
-                if stride != strides[first + axis] and length > 1:
+                if stride != usual and length > 1:
                     return -1
             if absent:
                 missing += 1
                 addresses[i] = 0
                 continue
             data = word(grad + _DATA)
-            before = np.searchsorted(low, data + nbytes[i]) - 1
+            before = np.searchsorted(low, data + nbytes) - 1
             if before >= 0 and high[before] > data:
                 return -1  # may share memory with a parameter
             addresses[i] = data
@@ -91,42 +85,41 @@ def build(word: Word, half: Word) -> Callable[..., int]:
 
 
 class HeaderCheck:
-    """The expectations of one bucket, and the compiled comparison with them."""
+    """What the arrays of one bucket must look like, and the compiled comparison with it.
+
+    ``expected`` are the comparison's arguments: a line per parameter with its address as a Python
+    object, the address of its first element, its number of bytes, its number of axes and where
+    those begin in the second array; a last line with the addresses of None, of ndarray and of the
+    gradients' dtype (NumPy has one object of each of its own dtypes). Then the axes, the extents.
+    """
 
     def __init__(self, compare: Callable[..., int], parameters: Sequence[Parameter]) -> None:
         self._compare = compare
         given = [p.leaf.array for p in parameters]
+        first = np.cumsum([0, *[a.ndim for a in given[:-1]]])
+        known = [
+            (id(a), arrays.address(a), p.flat.nbytes, a.ndim, begin)
+            for a, p, begin in zip(given, parameters, first, strict=True)
+        ]
+        known.append((id(None), id(np.ndarray), id(np.dtype(given[0].dtype.type)), 0, 0))
+        axes = [axis for p in parameters for axis in zip(p.layout.shape, _strides(p), strict=True)]
         extents = Extents(parameters)
-        dims = np.cumsum([0, *[a.ndim for a in given]])
-        dtype = given[0].dtype
-        self._expected = (
-            id(None),
-            id(np.ndarray),
-            id(np.dtype(dtype.type)),  # the one object that NumPy uses for this dtype
-            _words(map(id, given)),
-            _words(map(arrays.address, given)),
-            dims.astype(np.intp),
-            _words(length for a in given for length in a.shape),
-            _words(stride for p in parameters for stride in _gradient_strides(p)),
-            _words(p.flat.nbytes for p in parameters),
-            extents.low,
-            extents.high,
+        self.expected = (
+            np.array(known, np.intp),
+            np.array(axes, np.intp).reshape(-1, 2),
+            np.array([extents.low, extents.high], np.intp),
         )
 
     def __call__(self, params: list[Any], grads: list[Any], addresses: Array) -> int | None:
         """Return how many gradients are None; None if an array is not as expected."""
-        missing = self._compare(id(params), id(grads), *self._expected, addresses)
+        missing = self._compare(id(params), id(grads), *self.expected, addresses)
         return None if missing < 0 else missing
 
 
-def _words(values: Any) -> Array:
-    return np.array([*values], np.intp)
-
-
-def _gradient_strides(parameter: Parameter) -> tuple[int, ...]:
+def _strides(parameter: Parameter) -> tuple[int, ...]:
     """Return the strides of a gradient that can be read flat as it stands."""
     layout = parameter.layout
-    if any(flip.step is not None for flip in layout.flips):
+    if layout.flipped:
         return (_NEVER,) * len(layout.shape)
     return layout.unturn(parameter.flat).strides
 

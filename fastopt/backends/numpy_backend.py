@@ -28,6 +28,19 @@ class _Span:
 class NumpyDriver:
     """Runs a rule's NumPy form. Small parameters are gathered, so that one call serves many."""
 
+    at_once = False
+
+    def step_at_once(
+        self,
+        params: list[Array],
+        grads: list[Array | None],
+        row: Sequence[float],
+        steps: Array,
+        clock: Array,
+    ) -> bool:
+        """Never possible: every step is many calls of NumPy."""
+        return False
+
     def __init__(self, rule: Rule, parameters: Sequence[Parameter], arena: Array) -> None:
         self._rule = rule
         self._params = [parameter.flat for parameter in parameters]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from fastopt.groups import Options
 from fastopt.hyperparameters import FRACTION, POSITIVE
 from fastopt.optimizer import LearningRate, Optimizer
+from fastopt.param_group import Options
 from fastopt_kernels import Rule, adadelta
 
 

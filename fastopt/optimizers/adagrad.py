@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastopt.groups import Options
 from fastopt.hyperparameters import EPS, NONNEGATIVE
 from fastopt.optimizer import LearningRate, Optimizer
+from fastopt.param_group import Options
 from fastopt_kernels import Rule, adagrad
 
 

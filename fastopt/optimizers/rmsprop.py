@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastopt.groups import Options
 from fastopt.hyperparameters import EPS, FRACTION, NONNEGATIVE, Flag
 from fastopt.optimizer import LearningRate, Optimizer
+from fastopt.param_group import Options
 from fastopt.scalars import eps_floor, eps_places, one_minus_power
 from fastopt_kernels import (
     Rule,

@@ -16,13 +16,13 @@ class ParamGroup(dict[str, Any]):
 
     ``checks`` belong to the hyperparameters by name, ``review`` sees the whole group: it raises for
     combinations that make no sense, and for changes that an optimizer in use cannot make.
+    ``revision`` grows with every change; ``scheduled`` says whether a value is a function.
     """
 
     def __init__(
         self,
         owner: str,
         params: Any,
-        options: Mapping[str, Any],
         checks: Mapping[str, Check],
         review: Callable[[Options], None],
     ) -> None:
@@ -30,13 +30,17 @@ class ParamGroup(dict[str, Any]):
         self._owner = owner
         self._checks = checks
         self._review = review
-        self._set(options)
+        self.revision = 0
+        self.scheduled = False
 
     def __setitem__(self, name: str, value: Any) -> None:
-        self._set({name: value})
+        self.update({name: value})
 
-    def _set(self, changes: Mapping[str, Any]) -> None:
-        super().update(self.checked(changes))
+    def update(self, *given: Any, **named: Any) -> None:
+        """Set several hyperparameters; none is set if one is refused."""
+        super().update(self.checked(dict(*given, **named)))
+        self.revision += 1
+        self.scheduled = any(callable(value) for value in self.plain.values())
 
     def checked(self, changes: Mapping[str, Any]) -> Options:
         """Return the changes in their plain form, if every one of them can be made."""
@@ -53,12 +57,8 @@ class ParamGroup(dict[str, Any]):
             raise TypeError(f"{self._owner} has no hyperparameter {name!r}; {hint}")
         return self._checks[name](f"{self._owner}: {name}", value)
 
-    def update(self, *given: Any, **named: Any) -> None:
-        """Set several hyperparameters; none is set if one is refused."""
-        self._set(dict(*given, **named))
-
     def __ior__(self, given: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> ParamGroup:  # type: ignore[override,misc]  # narrower than dict's on purpose
-        self._set(dict(given))
+        self.update(given)
         return self
 
     def setdefault(self, name: str, default: Any = None) -> Any:
@@ -74,22 +74,15 @@ class ParamGroup(dict[str, Any]):
     clear = _fixed
 
     @property
-    def options(self) -> Options:
-        """The hyperparameters alone."""
+    def plain(self) -> Options:
+        """The hyperparameters alone, as a dict of its own."""
         return {name: value for name, value in self.items() if name != "params"}
-
-
-def split(params: Any) -> list[Options]:
-    """Return the groups as plain dicts: those that were given, or one for a tree or an array."""
-    if isinstance(params, list) and params and all(_is_group(item) for item in params):
-        return [dict(item) for item in params]
-    return [{"params": params}]
 
 
 def are_given(params: Any) -> bool:
     """Return whether the parameters are a list of groups."""
-    return isinstance(params, list) and bool(params) and all(_is_group(item) for item in params)
-
-
-def _is_group(item: Any) -> bool:
-    return isinstance(item, dict) and "params" in item
+    return (
+        isinstance(params, list)
+        and bool(params)
+        and all(isinstance(item, dict) and "params" in item for item in params)
+    )

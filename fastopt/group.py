@@ -1,0 +1,126 @@
+"""One parameter group at work: its tree, its hyperparameters, its buckets, and a step's scalars."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import groupby
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any
+
+from fastopt import arrays, backends
+from fastopt.arrays import Array
+from fastopt.buckets import Bucket
+from fastopt.hyperparameters import NONNEGATIVE
+from fastopt.param_group import Options, ParamGroup
+from fastopt.precision import tiny
+from fastopt.tree import Tree
+
+if TYPE_CHECKING:
+    from fastopt.optimizer import Optimizer
+
+
+class Group:
+    """The parameters of one group, and what a step does with them."""
+
+    def __init__(
+        self, formula: type[Optimizer], tree: Tree, options: ParamGroup, asked: str, grads_root: str
+    ) -> None:
+        self.tree = tree
+        self.options = options
+        self._formula = formula
+        self._grads_root = grads_root
+        self.buckets = self._make_buckets(asked)
+        self._rows = [_Row(formula, bucket) for bucket in self.buckets]
+        self._prepared: tuple[int, float] | None = None
+
+    def _make_buckets(self, asked: str) -> list[Bucket]:
+        """Sort the leaves by device and dtype, and make a bucket of each sort."""
+        leaves, rule = self.tree.leaves, self._formula._rule(self.options)
+
+        def sort(position: int) -> tuple[int, str]:
+            device = arrays.device(leaves[position].array)
+            return (-1 if device is None else device, leaves[position].array.dtype.str)
+
+        made = []
+        for _, same in groupby(sorted(range(len(leaves)), key=sort), sort):
+            positions = list(same)
+            members = [leaves[position] for position in positions]
+            backend = backends.for_array(members[0].array, members[0].path, asked)
+            fill = self._formula._fill(self.options)
+            made.append(Bucket(backend, rule, members, positions, fill))
+        return made
+
+    def check(self, grads: Any) -> None:
+        """Look at all arrays of a step, before anything is written."""
+        now, given = self.tree.current(), self.tree.match(grads, self._grads_root)
+        for bucket in self.buckets:
+            bucket.check(now, given, self._grads_root)
+
+    @property
+    def at_once(self) -> bool:
+        """Whether ``step_at_once`` can do anything."""
+        return len(self.buckets) == 1 and self.buckets[0].at_once
+
+    def step_at_once(self, grads: Any, grad_scale: float, clock: Array) -> bool:
+        """Check, update and count in one compiled call, which nothing can interrupt.
+
+        Returns False, with nothing changed, if something in this step is not as usual.
+        """
+        now, given = self.tree.current(), self.tree.match(grads, self._grads_root)
+        self._prepare(grad_scale, clock)
+        return self.buckets[0].step_at_once(now, given, self._rows[0], clock)
+
+    def plan(self, grad_scale: float, clock: Array) -> None:
+        """Work out a step's scalars, in float64 on the host."""
+        self._prepare(grad_scale, clock)
+        for bucket, row in zip(self.buckets, self._rows, strict=True):
+            bucket.plan(row)
+
+    def _prepare(self, grad_scale: float, clock: Array) -> None:
+        # Without a schedule only the step count changes, unless the user sets something.
+        wanted = (self.options.revision, grad_scale)
+        if self._prepared != wanted:
+            lr, decay = (self.value(name, int(clock[0])) for name in ("lr", "weight_decay"))
+            for row in self._rows:
+                row.prepare(self.options, lr, decay, grad_scale)
+            self._prepared = None if self.options.scheduled else wanted
+
+    def value(self, name: str, step_count: int) -> float:
+        """Return a hyperparameter's value in a step, checked if a schedule gives it."""
+        value = self.options[name]
+        if not callable(value):
+            return float(value)
+        described = f"{self._formula.__name__}: {name} at step {step_count}"
+        return NONNEGATIVE(described, value(step_count))
+
+    def update(self) -> None:
+        """Make the step that was checked and planned."""
+        for bucket in self.buckets:
+            bucket.update()
+
+
+class _Row:
+    """The scalars of a bucket's update: those common to all rules, then the rule's own."""
+
+    def __init__(self, formula: type[Optimizer], bucket: Bucket) -> None:
+        self._formula = formula
+        self._dtype = bucket.dtype
+        self._pick = _picker(bucket.rule.scalars)
+
+    def prepare(self, options: Options, lr: float, weight_decay: float, scale: float) -> None:
+        """Fix everything but the step count."""
+        small = tiny(self._dtype, self._formula._floor(options))
+        l2, decay = (0.0, lr * weight_decay) if self._formula._decoupled else (weight_decay, 0.0)
+        scale = -scale if options["maximize"] else scale
+        self._common = (scale, l2, decay, small.signed, small.positive)
+        self._arguments = (options, lr, small.guard)
+
+    def __call__(self, t: int) -> tuple[float, ...]:
+        """Return the row of a parameter's t-th step (1 for the first)."""
+        options, lr, guard = self._arguments
+        return self._common + self._pick(self._formula._scalars(options, lr, t, guard))
+
+
+def _picker(names: tuple[str, ...]) -> Callable[[dict[str, float]], tuple[float, ...]]:
+    """Return what takes values out of a dict, in the order of the names."""
+    return itemgetter(*names) if len(names) > 1 else lambda values: (values[names[0]],)
