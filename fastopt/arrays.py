@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -43,6 +44,8 @@ def address(array: Array) -> int:
 def extent(array: Array) -> tuple[int, int]:
     """Return the first address that the array's elements touch, and the first one after them."""
     low = high = address(array)
+    if array.flags.c_contiguous:
+        return low, low + array.nbytes
     if array.size == 0:
         return low, low
     for length, stride in zip(array.shape, array.strides, strict=True):
@@ -131,6 +134,12 @@ def on_host(array: Array) -> Array:
 
 def like(values: Array, target: Array) -> Array:
     """Return a NumPy array where the target is: on its device, if that is one."""
-    if kind(target) == "cupy":
+    if kind(target) != "cupy":
+        return values
+    with on_device_of(target):
         return sys.modules["cupy"].asarray(values)  # type: ignore[no-any-return]
-    return values
+
+
+def on_device_of(array: Array) -> AbstractContextManager[Any]:
+    """Return a context for work on the array: CuPy works on its current device, not the array's."""
+    return array.device if kind(array) == "cupy" else nullcontext()  # type: ignore[return-value]  # cupy.cuda.Device

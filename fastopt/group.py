@@ -7,12 +7,14 @@ from itertools import groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from fastopt import arrays, backends
 from fastopt.arrays import Array
 from fastopt.buckets import Bucket
 from fastopt.hyperparameters import NONNEGATIVE
 from fastopt.param_group import Options, ParamGroup
-from fastopt.precision import tiny
+from fastopt.precision import FLUSH_EVERY, tiny
 from fastopt.tree import Tree
 
 if TYPE_CHECKING:
@@ -112,13 +114,18 @@ class _Row:
         small = tiny(self._dtype, self._formula._floor(options))
         l2, decay = (0.0, lr * weight_decay) if self._formula._decoupled else (weight_decay, 0.0)
         scale = -scale if options["maximize"] else scale
-        self._common = (scale, l2, decay, small.signed, small.positive)
+        # Rounded here, so that what is 0 in the dtype is left out by every backend alike.
+        common = np.array([scale, l2, decay, small.signed, small.positive])
+        with np.errstate(all="ignore"):
+            self._flushing = tuple(common.astype(self._dtype).tolist())
+        self._common = (*self._flushing[:3], 0.0, 0.0)
         self._arguments = (options, lr, small.guard)
 
     def __call__(self, t: int) -> tuple[float, ...]:
         """Return the row of a parameter's t-th step (1 for the first)."""
         options, lr, guard = self._arguments
-        return self._common + self._pick(self._formula._scalars(options, lr, t, guard))
+        common = self._common if t % FLUSH_EVERY else self._flushing
+        return common + self._pick(self._formula._scalars(options, lr, t, guard))
 
 
 def _picker(names: tuple[str, ...]) -> Callable[[dict[str, float]], tuple[float, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -124,12 +125,13 @@ class Extents:
         # The highest address of this parameter and of all before it: extents of strided ones nest.
         high = np.array([high for _, high in bounds], np.intp)
         self.high: Array = np.maximum.accumulate(high) if len(high) else high
+        self._lows, self._highs = self.low.tolist(), self.high.tolist()
 
     def check_apart(self, grad: Array, path: str) -> None:
         """Raise ValueError if a gradient shares memory with a parameter, which is written."""
         low, high = arrays.extent(grad)
-        position = int(np.searchsorted(self.low, high)) - 1
-        while position >= 0 and self.high[position] > low:
+        position = bisect_left(self._lows, high) - 1
+        while position >= 0 and self._highs[position] > low:
             leaf = self._parameters[position].leaf
             if arrays.share_memory(grad, leaf.array):
                 raise ValueError(

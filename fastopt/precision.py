@@ -10,7 +10,8 @@ far below where it could move a parameter. How far depends on the optimizer's sm
   floor changes nothing in float32 (floor * 2**-56 in float64).
 
 Where such a threshold is not itself a comfortable normal number, as with a tiny eps, nothing is
-flushed. In no dtype does the threshold exceed 2**-100 (float32) or 2**-900 (float64).
+flushed. In no dtype does the threshold exceed 2**-100 (float32) or 2**-900 (float64). It is so far
+above the denormal numbers that looking every few steps is enough.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+
+FLUSH_EVERY = 8
+"""State is flushed when a parameter's step count is a multiple of this, on every backend alike."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,16 @@ def one_minus_power(beta: float, t: int) -> float:
     return -math.expm1(t * math.log(beta)) if beta > 0.0 else 1.0
 
 
-def eps_places(options: Options, guard: float) -> tuple[float, float]:
-    """Return (eps inside the root, eps outside it); ``guard`` is outside if eps is 0."""
+def eps_scalars(options: Options, guard: float, c: float) -> dict[str, float]:
+    """Return where eps stands when the average of squares v is not divided by its correction c.
+
+    sqrt(v / c + inside) + outside = (sqrt(v + c * inside) + sqrt(c) * outside) / sqrt(c), which
+    saves a pass over v; the caller multiplies the step by sqrt(c). ``guard`` stands in for 0.
+    """
     eps: float = options["eps"]
-    return (eps, 0.0) if options["eps_inside_sqrt"] and eps else (0.0, eps or guard)
+    if options["eps_inside_sqrt"] and eps:
+        return {"eps_inside": c * eps, "eps_outside": 0.0}
+    return {"eps_inside": 0.0, "eps_outside": math.sqrt(c) * (eps or guard)}
 
 
 def eps_floor(options: Options) -> float:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from fastopt.hyperparameters import EPS, FRACTION, Flag, Pair
 from fastopt.optimizer import LearningRate, Optimizer
 from fastopt.param_group import Options
-from fastopt.scalars import eps_floor, eps_places, one_minus_power
+from fastopt.scalars import eps_floor, eps_scalars, one_minus_power
 from fastopt_kernels import Rule, adam, adam_amsgrad
 
 
@@ -94,15 +95,14 @@ class Adam(Optimizer):
     @staticmethod
     def _scalars(options: Options, lr: float, t: int, guard: float) -> dict[str, float]:
         beta1, beta2 = options["betas"]
-        corrected = options["bias_correction"]
-        eps_inside, eps_outside = eps_places(options, guard)
+        c1 = c2 = 1.0
+        if options["bias_correction"]:
+            c1, c2 = one_minus_power(beta1, t), one_minus_power(beta2, t)
         return {
             "one_minus_beta1": 1.0 - beta1,
             "one_minus_beta2": 1.0 - beta2,
-            "v_factor": 1.0 / one_minus_power(beta2, t) if corrected else 1.0,
-            "eps_inside": eps_inside,
-            "eps_outside": eps_outside,
-            "step_size": lr / one_minus_power(beta1, t) if corrected else lr,
+            **eps_scalars(options, guard, c2),
+            "step_size": lr * math.sqrt(c2) / c1,
         }
 
     _floor = staticmethod(eps_floor)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from fastopt.hyperparameters import EPS, FRACTION, NONNEGATIVE, Flag
 from fastopt.optimizer import LearningRate, Optimizer
 from fastopt.param_group import Options
-from fastopt.scalars import eps_floor, eps_places, one_minus_power
+from fastopt.scalars import eps_floor, eps_scalars, one_minus_power
 from fastopt_kernels import (
     Rule,
     rmsprop,
@@ -113,13 +114,14 @@ class RMSprop(Optimizer):
     @staticmethod
     def _scalars(options: Options, lr: float, t: int, guard: float) -> dict[str, float]:
         beta = options["beta"]
-        eps_inside, eps_outside = eps_places(options, guard)
+        c = one_minus_power(beta, t) if options["bias_correction"] else 1.0
         return {
             "one_minus_beta": 1.0 - beta,
-            "factor": 1.0 / one_minus_power(beta, t) if options["bias_correction"] else 1.0,
+            "factor": 1.0 / c,  # of a^2: v / c - (a / c)^2 = (v - a^2 / c) / c
             "momentum": options["momentum"],
-            "eps_inside": eps_inside,
-            "eps_outside": eps_outside,
+            "rescale": math.sqrt(c),
+            **eps_scalars(options, guard, c),
+            "step_size": lr * math.sqrt(c),
             "lr": lr,
         }
 

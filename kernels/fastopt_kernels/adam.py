@@ -2,9 +2,10 @@
 
 m <- m + (1 - beta1) * (grad - m)
 v <- v + (1 - beta2) * (grad^2 - v)
-param <- param - step_size * m / (sqrt(v_factor * v + eps_inside) + eps_outside)
+param <- param - step_size * m / (sqrt(v + eps_inside) + eps_outside)
 
-The bias corrections are in step_size and v_factor.
+The bias corrections are in the scalars: with c2 = 1 - beta2^t, sqrt(v / c2) + eps is
+(sqrt(v) + sqrt(c2) * eps) / sqrt(c2), so eps and the step are scaled and v is left as it is.
 """
 
 from __future__ import annotations
@@ -24,14 +25,13 @@ def _numpy(
     v: Any,
     one_minus_beta1: float,
     one_minus_beta2: float,
-    v_factor: float,
     eps_inside: float,
     eps_outside: float,
     step_size: float,
 ) -> None:
     m += one_minus_beta1 * (grad - m)
     v += one_minus_beta2 * (grad * grad - v)
-    param -= step_size * (m / (np.sqrt(v_factor * v + eps_inside) + eps_outside))
+    param -= step_size * (m / (np.sqrt(v + eps_inside) + eps_outside))
 
 
 def _numba(
@@ -41,14 +41,13 @@ def _numba(
     v: Any,
     one_minus_beta1: Any,
     one_minus_beta2: Any,
-    v_factor: Any,
     eps_inside: Any,
     eps_outside: Any,
     step_size: Any,
 ) -> tuple[Any, Any, Any]:
     m = m + one_minus_beta1 * (grad - m)
     v = v + one_minus_beta2 * (grad * grad - v)
-    return param - step_size * (m / (sqrt(v_factor * v + eps_inside) + eps_outside)), m, v
+    return param - step_size * (m / (sqrt(v + eps_inside) + eps_outside)), m, v
 
 
 RULE = Rule(
@@ -58,7 +57,6 @@ RULE = Rule(
     scalars=(
         "one_minus_beta1",
         "one_minus_beta2",
-        "v_factor",
         "eps_inside",
         "eps_outside",
         "step_size",
@@ -68,6 +66,6 @@ RULE = Rule(
     cupy="""
         m = m + one_minus_beta1 * (grad - m);
         v = v + one_minus_beta2 * (grad * grad - v);
-        param = param - step_size * (m / (sqrt(v_factor * v + eps_inside) + eps_outside));
+        param = param - step_size * (m / (sqrt(v + eps_inside) + eps_outside));
     """,
 )

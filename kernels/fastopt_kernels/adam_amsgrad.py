@@ -1,7 +1,7 @@
 """Adam that divides by the largest averaged squared gradient seen so far (AMSGrad).
 
 m and v as in Adam; vmax <- max(vmax, v), of the raw v, before its bias correction
-param <- param - step_size * m / (sqrt(v_factor * vmax + eps_inside) + eps_outside)
+param <- param - step_size * m / (sqrt(vmax + eps_inside) + eps_outside)
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ def _numpy(
     vmax: Any,
     one_minus_beta1: float,
     one_minus_beta2: float,
-    v_factor: float,
     eps_inside: float,
     eps_outside: float,
     step_size: float,
@@ -30,7 +29,7 @@ def _numpy(
     m += one_minus_beta1 * (grad - m)
     v += one_minus_beta2 * (grad * grad - v)
     np.maximum(vmax, v, out=vmax)
-    param -= step_size * (m / (np.sqrt(v_factor * vmax + eps_inside) + eps_outside))
+    param -= step_size * (m / (np.sqrt(vmax + eps_inside) + eps_outside))
 
 
 def _numba(
@@ -41,7 +40,6 @@ def _numba(
     vmax: Any,
     one_minus_beta1: Any,
     one_minus_beta2: Any,
-    v_factor: Any,
     eps_inside: Any,
     eps_outside: Any,
     step_size: Any,
@@ -50,7 +48,7 @@ def _numba(
     v = v + one_minus_beta2 * (grad * grad - v)
     # NaN wins, as in np.maximum: a comparison with NaN is false, so v is taken unless it is less.
     vmax = vmax if vmax >= v or vmax != vmax else v
-    param = param - step_size * (m / (sqrt(v_factor * vmax + eps_inside) + eps_outside))
+    param = param - step_size * (m / (sqrt(vmax + eps_inside) + eps_outside))
     return param, m, v, vmax
 
 
@@ -61,7 +59,6 @@ RULE = Rule(
     scalars=(
         "one_minus_beta1",
         "one_minus_beta2",
-        "v_factor",
         "eps_inside",
         "eps_outside",
         "step_size",
@@ -72,6 +69,6 @@ RULE = Rule(
         m = m + one_minus_beta1 * (grad - m);
         v = v + one_minus_beta2 * (grad * grad - v);
         vmax = vmax >= v || vmax != vmax ? vmax : v;
-        param = param - step_size * (m / (sqrt(v_factor * vmax + eps_inside) + eps_outside));
+        param = param - step_size * (m / (sqrt(vmax + eps_inside) + eps_outside));
     """,
 )

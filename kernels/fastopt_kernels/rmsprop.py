@@ -1,9 +1,9 @@
 """RMSprop: the gradient over the root of the averaged squared gradient.
 
 v <- v + (1 - beta) * (grad^2 - v)
-param <- param - lr * grad / (sqrt(factor * v + eps_inside) + eps_outside)
+param <- param - step_size * grad / (sqrt(v + eps_inside) + eps_outside)
 
-factor is 1 / (1 - beta^t) with bias correction, else 1.
+The bias correction is in the scalars: dividing averages by c scales eps and the step.
 """
 
 from __future__ import annotations
@@ -21,13 +21,12 @@ def _numpy(
     grad: Any,
     v: Any,
     one_minus_beta: float,
-    factor: float,
     eps_inside: float,
     eps_outside: float,
-    lr: float,
+    step_size: float,
 ) -> None:
     v += one_minus_beta * (grad * grad - v)
-    param -= lr * (grad / (np.sqrt(factor * v + eps_inside) + eps_outside))
+    param -= step_size * (grad / (np.sqrt(v + eps_inside) + eps_outside))
 
 
 def _numba(
@@ -35,23 +34,22 @@ def _numba(
     grad: Any,
     v: Any,
     one_minus_beta: Any,
-    factor: Any,
     eps_inside: Any,
     eps_outside: Any,
-    lr: Any,
+    step_size: Any,
 ) -> tuple[Any, Any]:
     v = v + one_minus_beta * (grad * grad - v)
-    return param - lr * (grad / (sqrt(factor * v + eps_inside) + eps_outside)), v
+    return param - step_size * (grad / (sqrt(v + eps_inside) + eps_outside)), v
 
 
 RULE = Rule(
     name="rmsprop",
     state=("v",),
-    scalars=("one_minus_beta", "factor", "eps_inside", "eps_outside", "lr"),
+    scalars=("one_minus_beta", "eps_inside", "eps_outside", "step_size"),
     numpy=_numpy,
     numba=_numba,
     cupy="""
         v = v + one_minus_beta * (grad * grad - v);
-        param = param - lr * (grad / (sqrt(factor * v + eps_inside) + eps_outside));
+        param = param - step_size * (grad / (sqrt(v + eps_inside) + eps_outside));
     """,
 )

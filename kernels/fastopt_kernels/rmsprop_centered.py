@@ -2,9 +2,9 @@
 
 v <- v + (1 - beta) * (grad^2 - v)
 a <- a + (1 - beta) * (grad - a)
-param <- param - lr * grad / (sqrt(|factor * v - (factor * a)^2| + eps_inside) + eps_outside)
+param <- param - step_size * grad / (sqrt(|v - factor * a^2| + eps_inside) + eps_outside)
 
-factor is 1 / (1 - beta^t) with bias correction, else 1.
+The bias correction is in the scalars: dividing averages by c scales eps and the step.
 The absolute value keeps rounding, which can make the variance negative, from making NaN.
 """
 
@@ -27,13 +27,12 @@ def _numpy(
     factor: float,
     eps_inside: float,
     eps_outside: float,
-    lr: float,
+    step_size: float,
 ) -> None:
     v += one_minus_beta * (grad * grad - v)
     a += one_minus_beta * (grad - a)
-    mean = factor * a
-    variance = np.abs(factor * v - mean * mean)
-    param -= lr * (grad / (np.sqrt(variance + eps_inside) + eps_outside))
+    variance = np.abs(v - factor * (a * a))
+    param -= step_size * (grad / (np.sqrt(variance + eps_inside) + eps_outside))
 
 
 def _numba(
@@ -45,27 +44,25 @@ def _numba(
     factor: Any,
     eps_inside: Any,
     eps_outside: Any,
-    lr: Any,
+    step_size: Any,
 ) -> tuple[Any, Any, Any]:
     v = v + one_minus_beta * (grad * grad - v)
     a = a + one_minus_beta * (grad - a)
-    mean = factor * a
-    variance = abs(factor * v - mean * mean)
-    return param - lr * (grad / (sqrt(variance + eps_inside) + eps_outside)), v, a
+    variance = abs(v - factor * (a * a))
+    return param - step_size * (grad / (sqrt(variance + eps_inside) + eps_outside)), v, a
 
 
 RULE = Rule(
     name="rmsprop_centered",
     state=("v", "a"),
     signed=("a",),
-    scalars=("one_minus_beta", "factor", "eps_inside", "eps_outside", "lr"),
+    scalars=("one_minus_beta", "factor", "eps_inside", "eps_outside", "step_size"),
     numpy=_numpy,
     numba=_numba,
     cupy="""
         v = v + one_minus_beta * (grad * grad - v);
         a = a + one_minus_beta * (grad - a);
-        const real mean = factor * a;
-        const real variance = fabs(factor * v - mean * mean);
-        param = param - lr * (grad / (sqrt(variance + eps_inside) + eps_outside));
+        const real variance = fabs(v - factor * (a * a));
+        param = param - step_size * (grad / (sqrt(variance + eps_inside) + eps_outside));
     """,
 )

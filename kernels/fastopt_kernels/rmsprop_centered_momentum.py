@@ -2,10 +2,10 @@
 
 v <- v + (1 - beta) * (grad^2 - v)
 a <- a + (1 - beta) * (grad - a)
-buf <- momentum * buf + grad / (sqrt(|factor * v - (factor * a)^2| + eps_inside) + eps_outside)
+buf <- momentum * buf + rescale * grad / (sqrt(|v - factor * a^2| + eps_inside) + eps_outside)
 param <- param - lr * buf
 
-factor is 1 / (1 - beta^t) with bias correction, else 1.
+The bias correction is in the scalars: dividing averages by c scales eps and the step.
 The absolute value keeps rounding, which can make the variance negative, from making NaN.
 """
 
@@ -28,16 +28,16 @@ def _numpy(
     one_minus_beta: float,
     factor: float,
     momentum: float,
+    rescale: float,
     eps_inside: float,
     eps_outside: float,
     lr: float,
 ) -> None:
     v += one_minus_beta * (grad * grad - v)
     a += one_minus_beta * (grad - a)
-    mean = factor * a
-    variance = np.abs(factor * v - mean * mean)
+    variance = np.abs(v - factor * (a * a))
     buf *= momentum
-    buf += grad / (np.sqrt(variance + eps_inside) + eps_outside)
+    buf += rescale * (grad / (np.sqrt(variance + eps_inside) + eps_outside))
     param -= lr * buf
 
 
@@ -50,15 +50,15 @@ def _numba(
     one_minus_beta: Any,
     factor: Any,
     momentum: Any,
+    rescale: Any,
     eps_inside: Any,
     eps_outside: Any,
     lr: Any,
 ) -> tuple[Any, Any, Any, Any]:
     v = v + one_minus_beta * (grad * grad - v)
     a = a + one_minus_beta * (grad - a)
-    mean = factor * a
-    variance = abs(factor * v - mean * mean)
-    buf = momentum * buf + grad / (sqrt(variance + eps_inside) + eps_outside)
+    variance = abs(v - factor * (a * a))
+    buf = momentum * buf + rescale * (grad / (sqrt(variance + eps_inside) + eps_outside))
     return param - lr * buf, v, a, buf
 
 
@@ -66,15 +66,14 @@ RULE = Rule(
     name="rmsprop_centered_momentum",
     state=("v", "a", "buf"),
     signed=("a", "buf"),
-    scalars=("one_minus_beta", "factor", "momentum", "eps_inside", "eps_outside", "lr"),
+    scalars=("one_minus_beta", "factor", "momentum", "rescale", "eps_inside", "eps_outside", "lr"),
     numpy=_numpy,
     numba=_numba,
     cupy="""
         v = v + one_minus_beta * (grad * grad - v);
         a = a + one_minus_beta * (grad - a);
-        const real mean = factor * a;
-        const real variance = fabs(factor * v - mean * mean);
-        buf = momentum * buf + grad / (sqrt(variance + eps_inside) + eps_outside);
+        const real variance = fabs(v - factor * (a * a));
+        buf = momentum * buf + rescale * (grad / (sqrt(variance + eps_inside) + eps_outside));
         param = param - lr * buf;
     """,
 )

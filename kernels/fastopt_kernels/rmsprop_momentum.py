@@ -1,10 +1,10 @@
 """RMSprop whose scaled gradients are gathered in a momentum buffer.
 
 v <- v + (1 - beta) * (grad^2 - v)
-buf <- momentum * buf + grad / (sqrt(factor * v + eps_inside) + eps_outside)
+buf <- momentum * buf + rescale * grad / (sqrt(v + eps_inside) + eps_outside)
 param <- param - lr * buf
 
-factor is 1 / (1 - beta^t) with bias correction, else 1.
+The bias correction is in the scalars: dividing averages by c scales eps and the step.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ def _numpy(
     v: Any,
     buf: Any,
     one_minus_beta: float,
-    factor: float,
     momentum: float,
+    rescale: float,
     eps_inside: float,
     eps_outside: float,
     lr: float,
 ) -> None:
     v += one_minus_beta * (grad * grad - v)
     buf *= momentum
-    buf += grad / (np.sqrt(factor * v + eps_inside) + eps_outside)
+    buf += rescale * (grad / (np.sqrt(v + eps_inside) + eps_outside))
     param -= lr * buf
 
 
@@ -41,14 +41,14 @@ def _numba(
     v: Any,
     buf: Any,
     one_minus_beta: Any,
-    factor: Any,
     momentum: Any,
+    rescale: Any,
     eps_inside: Any,
     eps_outside: Any,
     lr: Any,
 ) -> tuple[Any, Any, Any]:
     v = v + one_minus_beta * (grad * grad - v)
-    buf = momentum * buf + grad / (sqrt(factor * v + eps_inside) + eps_outside)
+    buf = momentum * buf + rescale * (grad / (sqrt(v + eps_inside) + eps_outside))
     return param - lr * buf, v, buf
 
 
@@ -56,12 +56,12 @@ RULE = Rule(
     name="rmsprop_momentum",
     state=("v", "buf"),
     signed=("buf",),
-    scalars=("one_minus_beta", "factor", "momentum", "eps_inside", "eps_outside", "lr"),
+    scalars=("one_minus_beta", "momentum", "rescale", "eps_inside", "eps_outside", "lr"),
     numpy=_numpy,
     numba=_numba,
     cupy="""
         v = v + one_minus_beta * (grad * grad - v);
-        buf = momentum * buf + grad / (sqrt(factor * v + eps_inside) + eps_outside);
+        buf = momentum * buf + rescale * (grad / (sqrt(v + eps_inside) + eps_outside));
         param = param - lr * buf;
     """,
 )
