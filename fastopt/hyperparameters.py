@@ -82,6 +82,15 @@ class Schedulable:
         return self.number(name, value)
 
 
+def whole(name: str, value: Any, low: int) -> int:
+    """Return a whole number that is not below ``low``, or raise TypeError or ValueError."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{name} must be a whole number from {low} on; got {value!r}")
+    if value < low:
+        raise ValueError(f"{name} must be a whole number from {low} on; got {value!r}")
+    return int(value)
+
+
 def _as_float(value: Any) -> float | None:
     """Return a real number as a float; None for anything else, truth values and NaN included."""
     if isinstance(value, np.ndarray) and value.ndim == 0:

@@ -15,28 +15,33 @@ Few arguments: unpacking an array costs a compiled call as much as updating 100 
 
 _SOURCE = """
 def build(rule, real, carray, pointer_to, compare, loop):
-    def step(look, leaves, chunks, arena, table, steps, clock, params, grads, known, axes, extents):
+    def step(
+        look, tasks, leaves, chunks, arena, table, steps, clock, params, grads, known, axes, extents
+    ):
         if look and compare(params, grads, known, axes, extents, leaves[{GRAD}]) != 0:
             return False
-        for chunk in loop(chunks.shape[1]):
-            leaf, start, count = chunks[0, chunk], chunks[1, chunk], chunks[2, chunk]
-            if leaves[{GRAD}, leaf] == 0:  # no gradient in this step
-                continue
-            first = leaves[{OFFSET}, leaf] + start
-            row = table[leaves[{ROW}, leaf]]
-            zero = real(0)
-            {load_scalars}
-            param_of = carray(pointer_to(leaves[{PARAM}, leaf] + start * {itemsize}, real), count)
-            grad_of = carray(pointer_to(leaves[{GRAD}, leaf] + start * {itemsize}, real), count)
-            {slice_state}
-            for i in range(count):
-                param = param_of[i]
-                grad = grad_of[i] * grad_scale
-                grad = grad + l2 * param if l2 != zero else grad
-                param = param - decay * param if decay != zero else param
-                {outputs} = rule({inputs})
-                param_of[i] = param
-                {store_state}
+        total = chunks.shape[1]
+        for task in loop(tasks):
+            for chunk in range(total * task // tasks, total * (task + 1) // tasks):
+                leaf, start, count = chunks[0, chunk], chunks[1, chunk], chunks[2, chunk]
+                if leaves[{GRAD}, leaf] == 0:  # no gradient in this step
+                    continue
+                first = leaves[{OFFSET}, leaf] + start
+                row = table[leaves[{ROW}, leaf]]
+                zero = real(0)
+                {load_scalars}
+                param_at = pointer_to(leaves[{PARAM}, leaf] + start * {itemsize}, real)
+                grad_at = pointer_to(leaves[{GRAD}, leaf] + start * {itemsize}, real)
+                param_of, grad_of = carray(param_at, count), carray(grad_at, count)
+                {slice_state}
+                for i in range(count):
+                    param = param_of[i]
+                    grad = grad_of[i] * grad_scale
+                    grad = grad + l2 * param if l2 != zero else grad
+                    param = param - decay * param if decay != zero else param
+                    {outputs} = rule({inputs})
+                    param_of[i] = param
+                    {store_state}
         if look:
             for leaf in range(len(steps)):
                 steps[leaf] += 1
@@ -50,7 +55,7 @@ def loop_source(rule: Rule, itemsize: int) -> str:
     """Return the source of a function ``build`` that makes the step of one rule."""
     scalars = [*COMMON_SCALARS, *rule.scalars]
     tiny = {slot: "tiny_signed" if slot in rule.signed else "tiny_positive" for slot in rule.state}
-    in_chunk, in_element = "\n" + " " * 12, "\n" + " " * 16
+    in_chunk, in_element = "\n" + " " * 16, "\n" + " " * 20
     return _SOURCE.format(
         itemsize=itemsize,
         **{name: line for line, name in enumerate(LEAF_LINES)},

@@ -1,0 +1,124 @@
+"""The driver of the Numba backend: hands a bucket's addresses to one compiled call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from fastopt import arrays
+from fastopt.arrays import Array
+from fastopt.backends import COMMON_SCALARS, threads
+from fastopt.backends.array_headers import HeaderCheck
+from fastopt.backends.loop_source import LEAF_LINES
+from fastopt.parameters import Parameter
+from fastopt_kernels import Rule
+
+CHUNK = 4_096
+"""Elements that are updated in one go: small enough to share out evenly among threads, large enough
+that finding the next ones costs nothing."""
+
+PARALLEL_FROM = 65_536
+"""Elements of a bucket from which threads pay: waking them costs as much as this many updates."""
+
+
+class Compiled(Protocol):
+    """What the backend compiles for a driver."""
+
+    num_threads: int
+
+    def step(self, parallel: bool) -> Callable[..., bool]:
+        """Return the step of the driver's rule, for one thread or several."""
+
+    def threading_layer(self) -> str:
+        """Return the name of the threading layer, after a parallel step."""
+
+
+class NumbaDriver:
+    """Runs a rule's Numba form over all parameters of a bucket in one compiled call."""
+
+    def __init__(
+        self,
+        rule: Rule,
+        parameters: Sequence[Parameter],
+        arena: Array,
+        compiled: Compiled,
+        compare: Callable[..., int] | None,
+    ) -> None:
+        flat = [parameter.flat for parameter in parameters]
+        lines = {
+            "PARAM": [arrays.address(param) for param in flat],
+            "GRAD": [0] * len(flat),
+            "LENGTH": [param.size for param in flat],
+            "OFFSET": [parameter.offset for parameter in parameters],
+            "ROW": [0] * len(flat),
+        }
+        leaves = np.array([lines[name] for name in LEAF_LINES], np.intp)
+        self._grads, self._rows = (leaves[LEAF_LINES.index(name)] for name in ("GRAD", "ROW"))
+        self._places = (leaves, _chunks(lines["LENGTH"]), arena)
+        self._table = np.zeros((1, len(COMMON_SCALARS) + len(rule.scalars)))
+        self._params = flat  # their addresses are good as long as these live
+        self._held: Sequence[Array | None] = ()
+        self._compiled = compiled
+        self._large = sum(lines["LENGTH"]) >= PARALLEL_FROM
+        self._serial = compiled.step(parallel=False)
+        self._headers = HeaderCheck(compare, parameters) if compare else None
+        self._expected = self._headers.expected if self._headers else _NOTHING_EXPECTED
+        self.at_once = compare is not None and not any(p.copied for p in parameters)
+
+    def step_at_once(
+        self,
+        params: list[Any],
+        grads: list[Any],
+        row: Sequence[float],
+        steps: Array,
+        clock: Array,
+    ) -> bool:
+        """Check, update and count in one compiled call."""
+        self._table[0] = row
+        return self._run(True, self._table, steps, clock, id(params), id(grads))
+
+    def _run(self, look: bool, table: Array, *rest: Any) -> bool:
+        if not self._large:
+            return self._serial(look, 1, *self._places, table, *rest, *self._expected)
+        tasks = threads.available(self._compiled.num_threads)
+        if tasks == 1:
+            return self._serial(look, 1, *self._places, table, *rest, *self._expected)
+        with threads.guard():
+            done = self._compiled.step(parallel=True)(
+                look, tasks, *self._places, table, *rest, *self._expected
+            )
+            threads.note_layer(self._compiled.threading_layer)
+        return done
+
+    def accepts(self, params: list[Any], grads: list[Any]) -> int | None:
+        """Compare the headers of all arrays with what is expected, in one compiled call."""
+        self._held = grads
+        return self._headers(params, grads, self._grads) if self._headers else None
+
+    def hold(self, grads: Sequence[Array | None]) -> None:
+        """Keep the gradients, and note their addresses."""
+        self._held = grads
+        self._grads[:] = [0 if grad is None else arrays.address(grad) for grad in grads]
+
+    def update(self, table: Sequence[Sequence[float]], rows: Sequence[int] | None) -> None:
+        """Update every parameter whose gradient is not None."""
+        self._rows[:] = 0 if rows is None else rows
+        self._run(False, np.array(table, float), _UNUSED, _UNUSED, 0, 0)
+        self._rows[:] = 0
+        self._held = ()
+
+
+_UNUSED = np.zeros(1, np.int64)
+_NOTHING_EXPECTED = tuple(np.zeros(shape, np.intp) for shape in [(1, 5), (0, 2), (2, 0)])
+
+
+def _chunks(lengths: Sequence[int]) -> Array:
+    """Return of every chunk (a column) the parameter, its first element, its number of elements."""
+    length = np.array(lengths, np.intp)
+    counts = -(-length // CHUNK)
+    leaf = np.repeat(np.arange(len(length)), counts)
+    before = np.repeat(np.cumsum(counts) - counts, counts)
+    start = (np.arange(len(leaf)) - before) * CHUNK
+    return np.array([leaf, start, np.minimum(CHUNK, length[leaf] - start)], np.intp)
