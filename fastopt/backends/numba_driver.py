@@ -80,16 +80,17 @@ class NumbaDriver:
         return self._run(True, self._table, steps, clock, id(params), id(grads))
 
     def _run(self, look: bool, table: Array, *rest: Any) -> bool:
-        if not self._large:
-            return self._serial(look, 1, *self._places, table, *rest, *self._expected)
-        tasks = threads.available(self._compiled.num_threads)
+        tasks = threads.available(self._compiled.num_threads) if self._large else 1
         if tasks == 1:
             return self._serial(look, 1, *self._places, table, *rest, *self._expected)
         with threads.guard():
-            done = self._compiled.step(parallel=True)(
-                look, tasks, *self._places, table, *rest, *self._expected
-            )
-            threads.note_layer(self._compiled.threading_layer)
+            try:
+                step = self._compiled.step(parallel=True)
+                done = step(look, tasks, *self._places, table, *rest, *self._expected)
+                threads.note_layer(self._compiled.threading_layer)
+            except ValueError:  # Numba finds no threading layer, which it says before anything runs
+                threads.give_up()
+                done = self._serial(look, 1, *self._places, table, *rest, *self._expected)
         return done
 
     def accepts(self, params: list[Any], grads: list[Any]) -> int | None:

@@ -52,6 +52,12 @@ def note_layer(layer: Callable[[], str]) -> None:
         _layer = layer()
 
 
+def give_up() -> None:
+    """Make every step of this process serial."""
+    global _serial_only
+    _serial_only = True
+
+
 def _after_fork_in_child() -> None:
     global _lock, _serial_only
     _lock = threading.Lock()  # the thread that may have held it is not in the child
