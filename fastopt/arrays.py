@@ -137,7 +137,7 @@ def like(values: Array, target: Array) -> Array:
     if kind(target) != "cupy":
         return values
     with on_device_of(target):
-        return sys.modules["cupy"].asarray(values)  # type: ignore[no-any-return]
+        return sys.modules["cupy"].asarray(values)  # type: ignore[no-any-return]  # cupy's
 
 
 def on_device_of(array: Array) -> AbstractContextManager[Any]:

@@ -28,6 +28,7 @@ class Bucket:
         leaves: Sequence[Leaf],
         positions: Sequence[int],
         fill: Mapping[str, float],
+        everywhere: Extents,
     ) -> None:
         self.backend = backend
         self.rule = rule
@@ -35,15 +36,15 @@ class Bucket:
         self.parameters: list[Parameter] = []
         size = 0
         for leaf in leaves:
-            self.parameters.append(Parameter.of(leaf, size))
+            self.parameters.append(Parameter.of(leaf, size, everywhere))
             size += -(-leaf.array.size // backend.alignment) * backend.alignment
         like = leaves[0].array
         self.dtype = like.dtype
         self._arena = backend.state(len(rule.state), size, like)
         for slot, value in fill.items():
-            self._arena[rule.state.index(slot)] = value
+            with arrays.on_device_of(like):
+                self._arena[rule.state.index(slot)] = value
         self._driver = backend.driver(rule, self.parameters, self._arena)
-        self._extents = Extents(self.parameters)
         self._copied = [(i, p) for i, p in enumerate(self.parameters) if p.copied]
         self.steps = np.zeros(len(leaves), np.int64)
         """How many steps each parameter has made."""
@@ -74,8 +75,6 @@ class Bucket:
             path = root + parameter.leaf.suffix
             parameter.check_array(param)
             flat.append(parameter.flat_gradient(grad, path))
-            if arrays.kind(grad) is not None:
-                self._extents.check_apart(grad, path)
         self._driver.hold(flat)
 
     @property

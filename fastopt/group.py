@@ -14,6 +14,7 @@ from fastopt.arrays import Array
 from fastopt.buckets import Bucket
 from fastopt.hyperparameters import NONNEGATIVE
 from fastopt.param_group import Options, ParamGroup
+from fastopt.parameters import Extents
 from fastopt.precision import FLUSH_EVERY, tiny
 from fastopt.tree import Tree
 
@@ -25,17 +26,23 @@ class Group:
     """The parameters of one group, and what a step does with them."""
 
     def __init__(
-        self, formula: type[Optimizer], tree: Tree, options: ParamGroup, asked: str, grads_root: str
+        self,
+        formula: type[Optimizer],
+        tree: Tree,
+        options: ParamGroup,
+        grads_root: str,
+        asked: str,
+        everywhere: Extents,
     ) -> None:
         self.tree = tree
         self.options = options
         self._formula = formula
         self._grads_root = grads_root
-        self.buckets = self._make_buckets(asked)
+        self.buckets = self._make_buckets(asked, everywhere)
         self._rows = [_Row(formula, bucket) for bucket in self.buckets]
         self._prepared: tuple[int, float] | None = None
 
-    def _make_buckets(self, asked: str) -> list[Bucket]:
+    def _make_buckets(self, asked: str, everywhere: Extents) -> list[Bucket]:
         """Sort the leaves by device and dtype, and make a bucket of each sort."""
         leaves, rule = self.tree.leaves, self._formula._rule(self.options)
 
@@ -49,7 +56,7 @@ class Group:
             members = [leaves[position] for position in positions]
             backend = backends.for_array(members[0].array, members[0].path, asked)
             fill = self._formula._fill(self.options)
-            made.append(Bucket(backend, rule, members, positions, fill))
+            made.append(Bucket(backend, rule, members, positions, fill, everywhere))
         return made
 
     def check(self, grads: Any) -> None:

@@ -15,6 +15,7 @@ from fastopt.group import Group
 from fastopt.hyperparameters import FINITE, NONNEGATIVE, Check, Flag, Schedulable
 from fastopt.interrupts import Deferred
 from fastopt.param_group import Options, ParamGroup
+from fastopt.parameters import Extents
 from fastopt.tree import Leaf, Tree, check_apart
 from fastopt_kernels import Rule
 
@@ -48,9 +49,10 @@ class Optimizer(ABC):
             raise ValueError(f"{type(self).__name__} got no parameters; params holds no array")
         check_apart(leaves)
         _check_one_kind(leaves, asked)
+        everywhere = Extents(leaves)
         for number, (tree, options) in enumerate(parts):
             root = f"grads[{number}]" if self._grouped else "grads"
-            self._groups.append(Group(type(self), tree, options, asked, root))
+            self._groups.append(Group(type(self), tree, options, root, asked, everywhere))
         at_once = len(self._groups) == 1 and self._groups[0].at_once
         self._only = self._groups[0] if at_once else None
 
@@ -191,6 +193,12 @@ class Optimizer(ABC):
         return int(self._clock[0])
 
     @property
+    def backend(self) -> str:
+        """The name of the backend at work; two with a comma if there are arrays of both kinds."""
+        used = {bucket.backend.name for group in self._groups for bucket in group.buckets}
+        return ", ".join(sorted(used))
+
+    @property
     def lr(self) -> float:
         """The learning rate of the next step, of the first group; setting it sets all groups'."""
         return self._groups[0].value("lr", self.step_count)
@@ -223,11 +231,10 @@ class Optimizer(ABC):
     def __repr__(self) -> str:
         options = ", ".join(f"{k}={v!r}" for k, v in self._groups[0].options.plain.items())
         sizes = [leaf.array.size for group in self._groups for leaf in group.tree.leaves]
-        used = sorted({bucket.backend.name for group in self._groups for bucket in group.buckets})
         several = f"{len(self._groups)} groups, " if len(self._groups) > 1 else ""
         return (
             f"<{type(self).__name__}({options}): {several}{len(sizes)} arrays, "
-            f"{sum(sizes)} parameters, step {self.step_count}, on {' and '.join(used)}>"
+            f"{sum(sizes)} parameters, step {self.step_count}, on {self.backend}>"
         )
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:

@@ -28,23 +28,32 @@ class Parameter:
     flat: Array
     copied: bool
     offset: int
+    everywhere: Extents
 
     @classmethod
-    def of(cls, leaf: Leaf, offset: int) -> Parameter:
-        """Lay out a leaf whose state begins at ``offset`` in its bucket's arena."""
+    def of(cls, leaf: Leaf, offset: int, everywhere: Extents) -> Parameter:
+        """Lay out a leaf whose state begins at ``offset`` in its bucket's arena.
+
+        ``everywhere`` tells where all parameters of the optimizer lie.
+        """
         layout = arrays.layout_of(leaf.array)
         flat = arrays.flat_view(leaf.array, layout)
         if flat is None:
-            return cls(leaf, layout, layout.turn(leaf.array).flatten(), True, offset)
-        return cls(leaf, layout, flat, False, offset)
+            with arrays.on_device_of(leaf.array):
+                return cls(
+                    leaf, layout, layout.turn(leaf.array).flatten(), True, offset, everywhere
+                )
+        return cls(leaf, layout, flat, False, offset, everywhere)
 
     def gather(self) -> None:
         """Copy the array into ``flat``."""
-        self.layout.unturn(self.flat)[...] = self.leaf.array
+        with arrays.on_device_of(self.flat):
+            self.layout.unturn(self.flat)[...] = self.leaf.array
 
     def scatter(self) -> None:
         """Copy ``flat`` into the array."""
-        self.leaf.array[...] = self.layout.unturn(self.flat)
+        with arrays.on_device_of(self.flat):
+            self.leaf.array[...] = self.layout.unturn(self.flat)
 
     def state_view(self, slot: Array) -> Array:
         """Return the parameter's piece of one slot of the arena, in the parameter's shape."""
@@ -59,10 +68,11 @@ class Parameter:
                 "would not be trained. Write into it (params[...][...] = value), or construct a "
                 "new optimizer."
             )
-        if array.shape != self.layout.shape:
+        if array.shape != self.layout.shape or array.dtype != self.flat.dtype:
             raise ValueError(
-                f"{self.leaf.path} had shape {self.layout.shape} when the optimizer was made; "
-                f"got {array.shape}. Construct a new optimizer."
+                f"{self.leaf.path} was {self.flat.dtype} of shape {self.layout.shape} when the "
+                f"optimizer was made; got {array.dtype} of shape {array.shape}. Construct a new "
+                "optimizer."
             )
         if not getattr(array.flags, "writeable", True):
             raise ValueError(f"{self.leaf.path} has become read-only; parameters change in place")
@@ -77,11 +87,15 @@ class Parameter:
         if isinstance(grad, np.floating) and self.layout.shape == ():
             grad = np.asarray(grad)  # NumPy's reductions return scalars for 0-d results
         self._check_gradient(grad, path)
+        self.everywhere.check_apart(grad, path)
         turned = self.layout.turn(grad)
-        if grad.dtype == self.flat.dtype and turned.flags.c_contiguous and turned.flags.aligned:
+        flags = turned.flags
+        aligned = getattr(flags, "aligned", True)  # CuPy keeps no such flag
+        if grad.dtype == self.flat.dtype and flags.c_contiguous and aligned:
             return turned.reshape(-1)
-        flat = turned.astype(self.flat.dtype, order="C").reshape(-1)
-        return flat
+        # What is too large for the dtype becomes inf, whatever other code has set np.seterr to.
+        with arrays.on_device_of(turned), np.errstate(all="ignore"):
+            return turned.astype(self.flat.dtype, order="C").reshape(-1)
 
     def _check_gradient(self, grad: Any, path: str) -> None:
         array = self.leaf.array
@@ -116,11 +130,11 @@ def _place(array: Array) -> str:
 class Extents:
     """Where all parameters lie in memory, to find a gradient that shares it with one of them."""
 
-    def __init__(self, parameters: Sequence[Parameter]) -> None:
-        self._parameters = sorted(
-            (p for p in parameters if p.flat.size), key=lambda p: arrays.extent(p.leaf.array)
+    def __init__(self, leaves: Sequence[Leaf]) -> None:
+        self._leaves = sorted(
+            (leaf for leaf in leaves if leaf.array.size), key=lambda leaf: arrays.extent(leaf.array)
         )
-        bounds = [arrays.extent(p.leaf.array) for p in self._parameters]
+        bounds = [arrays.extent(leaf.array) for leaf in self._leaves]
         self.low = np.array([low for low, _ in bounds], np.intp)
         # The highest address of this parameter and of all before it: extents of strided ones nest.
         high = np.array([high for _, high in bounds], np.intp)
@@ -132,7 +146,7 @@ class Extents:
         low, high = arrays.extent(grad)
         position = bisect_left(self._lows, high) - 1
         while position >= 0 and self._highs[position] > low:
-            leaf = self._parameters[position].leaf
+            leaf = self._leaves[position]
             if arrays.share_memory(grad, leaf.array):
                 raise ValueError(
                     f"{path} shares memory with {leaf.path}, which the step writes; "

@@ -60,7 +60,8 @@ def restore(optimizer: Optimizer, saved: Mapping[str, Any], strict: bool) -> Non
     for name in targets.keys() & entries.keys():
         bucket, index, slots = targets[name]
         for slot, view in slots.items():
-            view[...] = arrays.like(entries[name][slot], view)
+            with arrays.on_device_of(view):
+                view[...] = arrays.like(entries[name][slot], view)
         bucket.set_step(index, int(entries[name]["step"]))
     for group, checked in zip(optimizer.param_groups, changes, strict=True):
         group.update(checked)

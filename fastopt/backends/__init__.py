@@ -138,8 +138,9 @@ def load(name: str) -> Backend:
         raise
     except Exception as error:  # a broken installation raises all sorts of things on import
         remedy = {
-            "numba": "Install numba (pip install numba), or set FASTOPT_BACKEND=numpy.",
-            "cupy": "Install fastopt[cuda12] or fastopt[cuda13], or set FASTOPT_BACKEND=auto.",
+            "numba": "Install it (pip install numba), or ask for backend 'numpy' or 'auto'.",
+            "cupy": "Install it (pip install 'fastopt[cuda12]' or 'fastopt[cuda13]'), or ask for "
+            "backend 'auto'.",
         }.get(name, "")
         raise BackendUnavailableError(
             f"backend {name!r} cannot run here: {type(error).__name__}: {error}. {remedy}"

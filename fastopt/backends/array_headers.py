@@ -41,15 +41,15 @@ def build(word: Word, half: Word) -> Callable[..., int]:
         addresses: Any,  # out: where each gradient's elements are, 0 for None
     ) -> int:
         """Return the number of missing gradients, or -1 where an array is not as expected."""
-        none, array_type, dtype, _, _ = known[-1]
+        none, array_type, dtype, _, _, _ = known[-1]
         low, high = extents[0], extents[1]
         missing = 0
         param_items = word(params + _ITEMS)
         grad_items = word(grads + _ITEMS)
         for i in range(len(known) - 1):
-            this, data, nbytes, ndim, first = known[i]
+            this, its_dtype, data, nbytes, ndim, first = known[i]
             param = word(param_items + 8 * i)
-            if param != this or word(param + _DATA) != data:
+            if param != this or word(param + _DATA) != data or word(param + _DTYPE) != its_dtype:
                 return -1
             if half(param + _NDIM) != ndim or not half(param + _FLAGS) & _WRITEABLE:
                 return -1
@@ -88,9 +88,10 @@ class HeaderCheck:
     """What the arrays of one bucket must look like, and the compiled comparison with it.
 
     ``expected`` are the comparison's arguments: a line per parameter with its address as a Python
-    object, the address of its first element, its number of bytes, its number of axes and where
-    those begin in the second array; a last line with the addresses of None, of ndarray and of the
-    gradients' dtype (NumPy has one object of each of its own dtypes). Then the axes, the extents.
+    object, the addresses of its dtype and of its first element, its number of bytes, its number of
+    axes and where those begin in the second array; a last line with the addresses of None, of
+    ndarray and of the gradients' dtype (NumPy has one object of each of its own dtypes). Then the
+    axes, and the extents of all parameters of the optimizer.
     """
 
     def __init__(self, compare: Callable[..., int], parameters: Sequence[Parameter]) -> None:
@@ -98,16 +99,16 @@ class HeaderCheck:
         given = [p.leaf.array for p in parameters]
         first = np.cumsum([0, *[a.ndim for a in given[:-1]]])
         known = [
-            (id(a), arrays.address(a), p.flat.nbytes, a.ndim, begin)
+            (id(a), id(a.dtype), arrays.address(a), p.flat.nbytes, a.ndim, begin)
             for a, p, begin in zip(given, parameters, first, strict=True)
         ]
-        known.append((id(None), id(np.ndarray), id(np.dtype(given[0].dtype.type)), 0, 0))
+        known.append((id(None), id(np.ndarray), id(np.dtype(given[0].dtype.type)), 0, 0, 0))
         axes = [axis for p in parameters for axis in zip(p.layout.shape, _strides(p), strict=True)]
-        extents = Extents(parameters)
+        everywhere = parameters[0].everywhere
         self.expected = (
             np.array(known, np.intp),
             np.array(axes, np.intp).reshape(-1, 2),
-            np.array([extents.low, extents.high], np.intp),
+            np.array([everywhere.low, everywhere.high], np.intp),
         )
 
     def __call__(self, params: list[Any], grads: list[Any], addresses: Array) -> int | None:
@@ -130,7 +131,8 @@ def layout_is_known(compare: Callable[..., int]) -> bool:
 
     dtype = np.dtype(np.float32)
     params = [np.zeros((2, 3), dtype), np.zeros((), dtype), np.zeros((4, 5), dtype, "F")]
-    parameters = [Parameter.of(Leaf("", "", "", param), 0) for param in params]
+    leaves = [Leaf("", "", "", param) for param in params]
+    parameters = [Parameter.of(leaf, 0, Extents(leaves)) for leaf in leaves]
     check = HeaderCheck(compare, parameters)
     found = np.zeros(3, np.intp)
     grads: list[Any] = [np.zeros_like(param) for param in params]

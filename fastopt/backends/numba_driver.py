@@ -112,7 +112,7 @@ class NumbaDriver:
 
 
 _UNUSED = np.zeros(1, np.int64)
-_NOTHING_EXPECTED = tuple(np.zeros(shape, np.intp) for shape in [(1, 5), (0, 2), (2, 0)])
+_NOTHING_EXPECTED = tuple(np.zeros(shape, np.intp) for shape in [(1, 6), (0, 2), (2, 0)])
 
 
 def _chunks(lengths: Sequence[int]) -> Array:

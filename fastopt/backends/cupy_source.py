@@ -1,0 +1,167 @@
+"""The CUDA C++ that runs the CuPy form of a rule, and its table of blocks; imports no CuPy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from string import Template
+from typing import Any
+
+import numpy as np
+
+from fastopt.arrays import Array
+from fastopt.backends import COMMON_SCALARS
+from fastopt.parameters import Parameter
+from fastopt_kernels import Rule
+
+CAPACITY = 192
+"""Parameters per launch: two addresses of each fill 3 of the 4 KB that kernel arguments have."""
+
+THREADS = 256
+"""Threads per block. Each takes the 16 bytes of every array that one instruction can load."""
+
+BLOCK_FIELDS = ("parameter", "start", "count", "place")
+"""What the table says of each block: which parameter, its first element there, how many elements,
+and where their state begins in a slot of the arena."""
+
+OPTIONS = ("--fmad=false",)
+"""No fused multiply-add: each operation rounds once, as on the other backends."""
+
+_REAL = {4: "float", 8: "double"}
+
+# In a namespace, because CuPy's headers have a function that is called `real`.
+_PREAMBLE = Template("""
+namespace fastopt {
+
+typedef $real real;
+
+template <int N> struct alignas(N * sizeof(real)) Pack { real x[N]; };
+
+struct Scalars { real $scalars; };
+
+__device__ __forceinline__ void element($references, real grad, const Scalars &given) {
+    $load_scalars
+    grad = grad_scale * grad;
+    grad = l2 != real(0) ? grad + l2 * param : grad;
+    param = decay != real(0) ? param - decay * param : param;
+    {
+        $rule
+    }
+    $flush
+}
+
+template <int N>
+__device__ __forceinline__ void update($pointers, const real *grad_at, const Scalars &scalars) {
+    const Pack<N> grad = *reinterpret_cast<const Pack<N> *>(grad_at);
+    $load_packs
+    #pragma unroll
+    for (int k = 0; k < N; ++k) {
+        element($elements, grad.x[k], scalars);
+    }
+    $store_packs
+}
+
+__device__ __forceinline__ void update_block(
+    const long long *addresses, const long long *block, real *arena, long long pitch,
+    const Scalars &scalars
+) {
+    const long long param_address = addresses[block[0]];
+    const long long grad_address = addresses[$capacity + block[0]];
+    if (grad_address == 0) return;  // no gradient in this step
+    const long long start = block[1], count = block[2], place = block[3];
+    real *const param_at = reinterpret_cast<real *>(param_address) + start;
+    const real *const grad_at = reinterpret_cast<const real *>(grad_address) + start;
+    $locate_state
+    // State is aligned by its places in the arena; the user's arrays begin where they like.
+    const bool aligned = ((param_address | grad_address) & 15) == 0;
+    const long long packed = aligned ? count - count % $pack : 0;
+    const long long first = threadIdx.x * ${pack}ll;
+    if (first < packed) update<$pack>($places_first, grad_at + first, scalars);
+    #pragma unroll 1
+    for (long long k = packed + threadIdx.x; k < count; k += $threads) {
+        update<1>($places_k, grad_at + k, scalars);
+    }
+}
+
+}  // namespace fastopt
+""")
+
+_OPERATION = Template("""
+    fastopt::update_block(
+        $addresses, &blocks[${fields}ll * blockIdx.x], &arena[0], pitch, {$scalars});
+""")
+
+
+def pack(dtype: np.dtype[Any]) -> int:
+    """Return how many elements one thread takes at once."""
+    return 16 // dtype.itemsize
+
+
+def kernel(rule: Rule, dtype: np.dtype[Any], by_value: bool) -> dict[str, Any]:
+    """Return the arguments of cupy.ElementwiseKernel for a rule and a parameter dtype.
+
+    The kernel takes ``addresses`` (CAPACITY of parameters, then CAPACITY of gradients, 0 where
+    there is none), ``blocks``, ``pitch`` (elements of a slot), the scalars, and ``arena``. The
+    addresses travel as a void scalar ``by_value``, which costs no copy to the device; otherwise in
+    an array there.
+    """
+    scalars = [*COMMON_SCALARS, *rule.scalars]
+    # First, so that it is aligned: a void scalar has no alignment of its own.
+    addresses = f"V{16 * CAPACITY} addresses" if by_value else "raw int64 addresses"
+    inputs = [addresses, "raw int64 blocks", "int64 pitch", *[f"{dtype} {s}" for s in scalars]]
+    location = "reinterpret_cast<const long long *>(&addresses)" if by_value else "&addresses[0]"
+    return {
+        "in_params": ", ".join(inputs),
+        "out_params": f"raw {dtype} arena",
+        "operation": _OPERATION.substitute(
+            addresses=location, fields=len(BLOCK_FIELDS), scalars=", ".join(scalars)
+        ),
+        "name": f"fastopt_{rule.name}",
+        "preamble": _preamble(rule, dtype, scalars),
+        "no_return": True,
+        "options": OPTIONS,
+    }
+
+
+def blocks(parameters: Sequence[Parameter], dtype: np.dtype[Any]) -> Array:
+    """Return the table of blocks: a line of BLOCK_FIELDS for every THREADS packs of an array."""
+    length = THREADS * pack(dtype)
+    sizes = np.array([parameter.flat.size for parameter in parameters], np.int64)
+    counts = -(-sizes // length)
+    which = np.repeat(np.arange(len(sizes)), counts)
+    start = (np.arange(len(which)) - np.repeat(np.cumsum(counts) - counts, counts)) * length
+    place = np.array([parameter.offset for parameter in parameters], np.int64)[which] + start
+    return np.stack([which, start, np.minimum(sizes[which] - start, length), place], axis=1)
+
+
+def _preamble(rule: Rule, dtype: np.dtype[Any], scalars: list[str]) -> str:
+    written = ("param", *rule.state)
+    tiny = {slot: "tiny_signed" if slot in rule.signed else "tiny_positive" for slot in rule.state}
+    return _PREAMBLE.substitute(
+        real=_REAL[dtype.itemsize],
+        scalars=", ".join(scalars),
+        references=", ".join(f"real &{name}" for name in written),
+        load_scalars=_lines(f"const real {name} = given.{name};" for name in scalars),
+        rule=rule.cupy.strip(),
+        flush=_lines(f"{s} = fabs({s}) < {tiny[s]} ? real(0) : {s};" for s in rule.state),
+        pointers=", ".join(f"real *{name}_at" for name in written),
+        load_packs=_lines(
+            f"Pack<N> {name} = *reinterpret_cast<Pack<N> *>({name}_at);" for name in written
+        ),
+        elements=", ".join(f"{name}.x[k]" for name in written),
+        store_packs=_lines(
+            f"*reinterpret_cast<Pack<N> *>({name}_at) = {name};" for name in written
+        ),
+        locate_state=_lines(
+            f"real *const {slot}_at = arena + {k} * pitch + place;"
+            for k, slot in enumerate(rule.state)
+        ),
+        places_first=", ".join(f"{name}_at + first" for name in written),
+        places_k=", ".join(f"{name}_at + k" for name in written),
+        capacity=CAPACITY,
+        pack=pack(dtype),
+        threads=THREADS,
+    )
+
+
+def _lines(lines: Iterable[str]) -> str:
+    return "\n    ".join(lines)
