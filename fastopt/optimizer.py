@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 
 from fastopt import arrays, backends, param_group, state
+from fastopt.arrays import Array
 from fastopt.errors import BackendMismatchError
+from fastopt.global_norm import global_norm
 from fastopt.group import Group
-from fastopt.hyperparameters import FINITE, NONNEGATIVE, Check, Flag, Schedulable
+from fastopt.hyperparameters import FINITE, NONNEGATIVE, POSITIVE, Check, Flag, Schedulable
 from fastopt.interrupts import Deferred
 from fastopt.param_group import Options, ParamGroup
 from fastopt.parameters import Extents
@@ -34,8 +35,17 @@ class Optimizer(ABC):
     _decoupled: ClassVar[bool] = False
     """Whether weight decay acts on the parameter, or as an L2 term on the gradient."""
 
-    def __init__(self, params: Any, *, backend: str | None = None, **defaults: Any) -> None:
-        self._lock = threading.Lock()
+    def __init__(
+        self,
+        params: Any,
+        *,
+        max_grad_norm: float | None = None,
+        backend: str | None = None,
+        **defaults: Any,
+    ) -> None:
+        self._in_step = False
+        self._grad_norm: float | None = None
+        self.max_grad_norm = max_grad_norm
         self._clock = np.zeros(1, np.int64)  # the step count, where compiled code can reach it
         self._groups: list[Group] = []
         self._grouped = param_group.are_given(params)
@@ -142,31 +152,45 @@ class Optimizer(ABC):
         floating arrays; BackendMismatchError for gradients of another array kind or device;
         RuntimeError if another thread is in a step of this optimizer.
         """
-        if not self._lock.acquire(blocking=False):
+        # A plain flag: after a lock's acquire an interrupt could come before the try.
+        if self._in_step:
             raise RuntimeError(
                 "this optimizer is in a step already, in another thread; use one optimizer per "
                 "thread, or a lock around its steps"
             )
+        self._in_step = True
         try:
-            if grad_scale != 1.0:
+            if type(grad_scale) is not float or grad_scale != 1.0:
                 grad_scale = FINITE("grad_scale", grad_scale)
             parts = self._split(grads)
-            only = self._only
+            only = self._only if self._max_grad_norm is None else None
             if only is None or not only.step_at_once(parts[0], grad_scale, self._clock):
                 self._step_in_turn(parts, grad_scale)
         finally:
-            self._lock.release()
+            self._in_step = False
 
     def _step_in_turn(self, parts: Any, grad_scale: float) -> None:
         """Check everything, work out the scalars, then update bucket by bucket."""
         for group, given in zip(self._groups, parts, strict=True):
             group.check(given)
+        norm = None
+        if self._max_grad_norm is not None:
+            norm = global_norm(self._squares) * abs(grad_scale)
+            # As PyTorch's clip_grad_norm_; a norm of NaN makes everything NaN.
+            factor = self._max_grad_norm / (norm + 1e-6)
+            grad_scale *= 1.0 if factor > 1.0 else factor
         for group in self._groups:
             group.plan(grad_scale, self._clock)
         with Deferred():
             for group in self._groups:
                 group.update()
             self._clock += 1
+            self._grad_norm = norm
+
+    def _squares(self, factor: float) -> Iterator[Array]:
+        for group in self._groups:
+            for bucket in group.buckets:
+                yield bucket.squares(factor)
 
     def _split(self, grads: Any) -> Any:
         """Return the gradients group by group."""
@@ -191,6 +215,21 @@ class Optimizer(ABC):
     def step_count(self) -> int:
         """How many steps have been made."""
         return int(self._clock[0])
+
+    @property
+    def max_grad_norm(self) -> float | None:
+        """What the norm of all gradients together is scaled down to; None leaves it as it is."""
+        return self._max_grad_norm
+
+    @max_grad_norm.setter
+    def max_grad_norm(self, value: float | None) -> None:
+        name = f"{type(self).__name__}: max_grad_norm"
+        self._max_grad_norm = None if value is None else POSITIVE(name, value)
+
+    @property
+    def grad_norm(self) -> float | None:
+        """The norm of the last step's gradients, before clipping; None without max_grad_norm."""
+        return self._grad_norm
 
     @property
     def backend(self) -> str:

@@ -11,6 +11,7 @@ from fastopt import arrays
 from fastopt.arrays import Array
 from fastopt.buckets import Bucket
 from fastopt.errors import CheckpointError
+from fastopt.interrupts import Deferred
 from fastopt.version import __version__
 
 if TYPE_CHECKING:
@@ -57,15 +58,16 @@ def restore(optimizer: Optimizer, saved: Mapping[str, Any], strict: bool) -> Non
     for name in targets.keys() & entries.keys():
         _check_entry(name, entries[name], targets[name][2])
     # Everything fits: from here on nothing can fail.
-    for name in targets.keys() & entries.keys():
-        bucket, index, slots = targets[name]
-        for slot, view in slots.items():
-            with arrays.on_device_of(view):
-                view[...] = arrays.like(entries[name][slot], view)
-        bucket.set_step(index, int(entries[name]["step"]))
-    for group, checked in zip(optimizer.param_groups, changes, strict=True):
-        group.update(checked)
-    optimizer._clock[0] = step_count
+    with Deferred():
+        for name in targets.keys() & entries.keys():
+            bucket, index, slots = targets[name]
+            for slot, view in slots.items():
+                with arrays.on_device_of(view):
+                    view[...] = arrays.like(entries[name][slot], view)
+            bucket.set_step(index, int(entries[name]["step"]))
+        for group, checked in zip(optimizer.param_groups, changes, strict=True):
+            group.update(checked)
+        optimizer._clock[0] = step_count
 
 
 def _parts(

@@ -59,6 +59,12 @@ class Driver(Protocol):
     def hold(self, grads: Sequence[Array | None]) -> None:
         """Take a step's gradients as flat arrays of the parameters' dtype."""
 
+    def squares(self, factor: float) -> Array:
+        """Return the sums of squares of (factor * gradient) by pieces, as in ``global_norm``.
+
+        Parameter after parameter; the pieces of a missing gradient are 0.
+        """
+
     def update(self, table: Sequence[Sequence[float]], rows: Sequence[int] | None) -> None:
         """Update every parameter whose gradient is not None.
 

@@ -6,7 +6,11 @@ is not vectorised (8 times slower), so the names are written out here.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from fastopt.backends import COMMON_SCALARS
+from fastopt.global_norm import LANES
 from fastopt_kernels import Rule
 
 LEAF_LINES = ("PARAM", "GRAD", "LENGTH", "OFFSET", "ROW")
@@ -16,7 +20,7 @@ Few arguments: unpacking an array costs a compiled call as much as updating 100 
 _SOURCE = """
 def build(rule, real, carray, pointer_to, compare, loop):
     def step(
-        look, tasks, leaves, chunks, arena, table, steps, clock, params, grads, known, axes, extents
+        tasks, look, leaves, chunks, arena, table, steps, clock, params, grads, known, axes, extents
     ):
         if look and compare(params, grads, known, axes, extents, leaves[{GRAD}]) != 0:
             return False
@@ -49,6 +53,41 @@ def build(rule, real, carray, pointer_to, compare, loop):
         return True
     return step
 """
+
+
+def build_squares(
+    real: Any, carray: Any, pointer_to: Any, loop: Any, itemsize: int
+) -> Callable[..., None]:
+    """Return the loop that sums the squares of all gradients by pieces, to be compiled."""
+    grad_line = LEAF_LINES.index("GRAD")
+
+    def squares(tasks: int, leaves: Any, pieces: Any, factor: float, lanes: Any, sums: Any) -> None:
+        total = pieces.shape[1]
+        for task in loop(tasks):
+            lane = lanes[task]
+            for piece in range(total * task // tasks, total * (task + 1) // tasks):
+                leaf, start, count = pieces[0, piece], pieces[1, piece], pieces[2, piece]
+                lane[:] = 0.0
+                if leaves[grad_line, leaf] == 0:  # no gradient in this step
+                    count = 0
+                grad_of = carray(
+                    pointer_to(leaves[grad_line, leaf] + start * itemsize, real), count
+                )
+                for row in range(0, count - LANES + 1, LANES):
+                    for j in range(LANES):
+                        value = grad_of[row + j] * factor
+                        lane[j] += value * value
+                for j in range(count % LANES):
+                    value = grad_of[count - count % LANES + j] * factor
+                    lane[j] += value * value
+                width = LANES // 2
+                while width > 0:
+                    for j in range(width):
+                        lane[j] += lane[j + width]
+                    width //= 2
+                sums[piece] = lane[0]
+
+    return squares
 
 
 def loop_source(rule: Rule, itemsize: int) -> str:

@@ -17,7 +17,7 @@ from numba.extending import intrinsic, register_jitable
 from fastopt.arrays import Array
 from fastopt.backends import array_headers
 from fastopt.backends.code_cache import CodeCache, fingerprint
-from fastopt.backends.loop_source import loop_source
+from fastopt.backends.loop_source import build_squares, loop_source
 from fastopt.backends.numba_driver import NumbaDriver
 from fastopt.parameters import Parameter
 from fastopt.version import __version__
@@ -96,6 +96,17 @@ def _step(rule: Rule, dtype: np.dtype[Any], parallel: bool) -> Callable[..., boo
 
 
 @cache
+def _squares(dtype: np.dtype[Any], parallel: bool) -> Callable[..., None]:
+    """Return the compiled sum of squares of one dtype."""
+    loop = numba.prange if parallel else range
+    real = numba.from_dtype(dtype)
+    function = build_squares(real, numba.carray, _pointer_to, loop, dtype.itemsize)
+    name = f"squares-{dtype.name}-{'parallel' if parallel else 'serial'}"
+    squares: Callable[..., None] = _compile(function, name, fingerprint(function), parallel)
+    return squares
+
+
+@cache
 def _header_comparison() -> Callable[..., int] | None:
     """Return the compiled look at a step's arrays; None if memory is not laid out as it expects."""
     compare = _compile(_compare, "headers", fingerprint(_compare), parallel=False)
@@ -113,6 +124,10 @@ class _Compiled:
     def step(self, parallel: bool) -> Callable[..., bool]:
         """Return the step of the rule, for one thread or several."""
         return _step(self._rule, self._dtype, parallel)
+
+    def squares(self, parallel: bool) -> Callable[..., None]:
+        """Return the sum of squares of the dtype, for one thread or several."""
+        return _squares(self._dtype, parallel)
 
     def threading_layer(self) -> str:
         """Return the name of the threading layer, after a parallel step."""

@@ -12,10 +12,11 @@ from fastopt.arrays import Array
 from fastopt.backends import COMMON_SCALARS, threads
 from fastopt.backends.array_headers import HeaderCheck
 from fastopt.backends.loop_source import LEAF_LINES
+from fastopt.global_norm import LANES, PIECE
 from fastopt.parameters import Parameter
 from fastopt_kernels import Rule
 
-CHUNK = 4_096
+CHUNK = PIECE
 """Elements that are updated in one go: small enough to share out evenly among threads, large enough
 that finding the next ones costs nothing."""
 
@@ -30,6 +31,9 @@ class Compiled(Protocol):
 
     def step(self, parallel: bool) -> Callable[..., bool]:
         """Return the step of the driver's rule, for one thread or several."""
+
+    def squares(self, parallel: bool) -> Callable[..., None]:
+        """Return the sum of squares by pieces, for one thread or several."""
 
     def threading_layer(self) -> str:
         """Return the name of the threading layer, after a parallel step."""
@@ -60,9 +64,9 @@ class NumbaDriver:
         self._table = np.zeros((1, len(COMMON_SCALARS) + len(rule.scalars)))
         self._params = flat  # their addresses are good as long as these live
         self._held: Sequence[Array | None] = ()
+        self._sums: Array | None = None
         self._compiled = compiled
         self._large = sum(lines["LENGTH"]) >= PARALLEL_FROM
-        self._serial = compiled.step(parallel=False)
         self._headers = HeaderCheck(compare, parameters) if compare else None
         self._expected = self._headers.expected if self._headers else _NOTHING_EXPECTED
         self.at_once = compare is not None and not any(p.copied for p in parameters)
@@ -77,21 +81,21 @@ class NumbaDriver:
     ) -> bool:
         """Check, update and count in one compiled call."""
         self._table[0] = row
-        return self._run(True, self._table, steps, clock, id(params), id(grads))
+        rest = (steps, clock, id(params), id(grads), *self._expected)
+        return bool(self._run(self._compiled.step, True, *self._places, self._table, *rest))
 
-    def _run(self, look: bool, table: Array, *rest: Any) -> bool:
+    def _run(self, function: Callable[[bool], Callable[..., Any]], *arguments: Any) -> Any:
+        """Call a compiled function with as many threads as pay and are safe."""
         tasks = threads.available(self._compiled.num_threads) if self._large else 1
-        if tasks == 1:
-            return self._serial(look, 1, *self._places, table, *rest, *self._expected)
-        with threads.guard():
-            try:
-                step = self._compiled.step(parallel=True)
-                done = step(look, tasks, *self._places, table, *rest, *self._expected)
-                threads.note_layer(self._compiled.threading_layer)
-            except ValueError:  # Numba finds no threading layer, which it says before anything runs
-                threads.give_up()
-                done = self._serial(look, 1, *self._places, table, *rest, *self._expected)
-        return done
+        if tasks > 1:
+            with threads.guard():
+                try:
+                    result = function(True)(tasks, *arguments)
+                    threads.note_layer(self._compiled.threading_layer)
+                    return result
+                except ValueError:  # no threading layer; Numba says so before anything runs
+                    threads.give_up()
+        return function(False)(1, *arguments)
 
     def accepts(self, params: list[Any], grads: list[Any]) -> int | None:
         """Compare the headers of all arrays with what is expected, in one compiled call."""
@@ -103,10 +107,20 @@ class NumbaDriver:
         self._held = grads
         self._grads[:] = [0 if grad is None else arrays.address(grad) for grad in grads]
 
+    def squares(self, factor: float) -> Array:
+        """Return the sums of squares of (factor * gradient), by pieces."""
+        leaves, pieces, _ = self._places
+        if self._sums is None:
+            self._lanes = np.zeros((self._compiled.num_threads, LANES))
+            self._sums = np.zeros(pieces.shape[1])
+        self._run(self._compiled.squares, leaves, pieces, factor, self._lanes, self._sums)
+        return self._sums
+
     def update(self, table: Sequence[Sequence[float]], rows: Sequence[int] | None) -> None:
         """Update every parameter whose gradient is not None."""
         self._rows[:] = 0 if rows is None else rows
-        self._run(False, np.array(table, float), _UNUSED, _UNUSED, 0, 0)
+        rest = (_UNUSED, _UNUSED, 0, 0, *self._expected)
+        self._run(self._compiled.step, False, *self._places, np.array(table, float), *rest)
         self._rows[:] = 0
         self._held = ()
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from fastopt.arrays import Array
 from fastopt.backends import COMMON_SCALARS
+from fastopt.global_norm import LANES, PIECE, lane_sums
 from fastopt.parameters import Parameter
 from fastopt_kernels import Rule
 
@@ -58,6 +59,20 @@ class NumpyDriver:
     def hold(self, grads: Sequence[Array | None]) -> None:
         """Keep the gradients until the update."""
         self._grads = grads
+
+    def squares(self, factor: float) -> Array:
+        """Return the sums of squares of (factor * gradient), by pieces."""
+        sums = [np.zeros(0)]
+        with np.errstate(all="ignore"):
+            for param, grad in zip(self._params, self._grads, strict=True):
+                for start in range(0, param.size, BLOCK):
+                    size = min(BLOCK, param.size - start)
+                    padded = np.zeros(-(-size // PIECE) * PIECE)
+                    if grad is not None:
+                        np.multiply(grad[start : start + size], factor, out=padded[:size])
+                    padded *= padded
+                    sums.append(lane_sums(padded.reshape(-1, PIECE // LANES, LANES)))
+        return np.concatenate(sums)
 
     def update(self, table: Sequence[Sequence[float]], rows: Sequence[int] | None) -> None:
         """Update every parameter whose gradient is not None."""

@@ -30,6 +30,8 @@ class Adadelta(Optimizer):
         eps: added inside both roots, > 0; with 0 the first step, and so all, would be zero.
         weight_decay: coefficient of the L2 term, >= 0, or a function of the step number.
         maximize: go up instead of down.
+        max_grad_norm: scale all gradients together down to this norm (in units of the gradient,
+            > 0) where theirs is larger; None leaves them alone.
         backend: "auto", "numpy", "numba" or "cupy"; None for what is set elsewhere.
 
     Raises:
@@ -53,6 +55,7 @@ class Adadelta(Optimizer):
         eps: float = 1e-6,
         weight_decay: LearningRate = 0.0,
         maximize: bool = False,
+        max_grad_norm: float | None = None,
         backend: str | None = None,
     ) -> None:
         super().__init__(
@@ -62,6 +65,7 @@ class Adadelta(Optimizer):
             eps=eps,
             weight_decay=weight_decay,
             maximize=maximize,
+            max_grad_norm=max_grad_norm,
             backend=backend,
         )
 

@@ -29,6 +29,8 @@ class Adagrad(Optimizer):
             makes 0/0 zero.
         weight_decay: coefficient of the L2 term, >= 0, or a function of the step number.
         maximize: go up instead of down.
+        max_grad_norm: scale all gradients together down to this norm (in units of the gradient,
+            > 0) where theirs is larger; None leaves them alone.
         backend: "auto", "numpy", "numba" or "cupy"; None for what is set elsewhere.
 
     Raises:
@@ -58,6 +60,7 @@ class Adagrad(Optimizer):
         eps: float = 1e-10,
         weight_decay: LearningRate = 0.0,
         maximize: bool = False,
+        max_grad_norm: float | None = None,
         backend: str | None = None,
     ) -> None:
         super().__init__(
@@ -68,6 +71,7 @@ class Adagrad(Optimizer):
             eps=eps,
             weight_decay=weight_decay,
             maximize=maximize,
+            max_grad_norm=max_grad_norm,
             backend=backend,
         )
 

@@ -37,6 +37,8 @@ class Adam(Optimizer):
             (1 - beta1) / sqrt(1 - beta2) times as long, 3.2 times by default.
         weight_decay: coefficient of the L2 term, >= 0, or a function of the step number.
         maximize: go up instead of down.
+        max_grad_norm: scale all gradients together down to this norm (in units of the gradient,
+            > 0) where theirs is larger; None leaves them alone.
         backend: "auto", "numpy", "numba" or "cupy"; None for what is set elsewhere.
 
     Raises:
@@ -73,6 +75,7 @@ class Adam(Optimizer):
         bias_correction: bool = True,
         weight_decay: LearningRate = 0.0,
         maximize: bool = False,
+        max_grad_norm: float | None = None,
         backend: str | None = None,
     ) -> None:
         super().__init__(
@@ -85,6 +88,7 @@ class Adam(Optimizer):
             bias_correction=bias_correction,
             weight_decay=weight_decay,
             maximize=maximize,
+            max_grad_norm=max_grad_norm,
             backend=backend,
         )
 

@@ -30,6 +30,8 @@ class AdamW(Adam):
         weight_decay: share of the parameter that is taken off per step and unit of lr, >= 0, or a
             function of the step number.
         maximize: go up instead of down.
+        max_grad_norm: scale all gradients together down to this norm (in units of the gradient,
+            > 0) where theirs is larger; None leaves them alone.
         backend: "auto", "numpy", "numba" or "cupy"; None for what is set elsewhere.
 
     Raises:
@@ -57,6 +59,7 @@ class AdamW(Adam):
         bias_correction: bool = True,
         weight_decay: LearningRate = 1e-2,
         maximize: bool = False,
+        max_grad_norm: float | None = None,
         backend: str | None = None,
     ) -> None:
         super().__init__(
@@ -69,5 +72,6 @@ class AdamW(Adam):
             bias_correction=bias_correction,
             weight_decay=weight_decay,
             maximize=maximize,
+            max_grad_norm=max_grad_norm,
             backend=backend,
         )

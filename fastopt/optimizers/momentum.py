@@ -31,6 +31,8 @@ class Momentum(Optimizer):
         bias_correction: divide by 1 - beta^t, so that the first steps are not too small.
         weight_decay: coefficient of the L2 term, >= 0, or a function of the step number.
         maximize: go up instead of down.
+        max_grad_norm: scale all gradients together down to this norm (in units of the gradient,
+            > 0) where theirs is larger; None leaves them alone.
         backend: "auto", "numpy", "numba" or "cupy"; None for what is set elsewhere.
 
     Raises:
@@ -56,6 +58,7 @@ class Momentum(Optimizer):
         bias_correction: bool = False,
         weight_decay: LearningRate = 0.0,
         maximize: bool = False,
+        max_grad_norm: float | None = None,
         backend: str | None = None,
     ) -> None:
         super().__init__(
@@ -65,6 +68,7 @@ class Momentum(Optimizer):
             bias_correction=bias_correction,
             weight_decay=weight_decay,
             maximize=maximize,
+            max_grad_norm=max_grad_norm,
             backend=backend,
         )
 

@@ -32,6 +32,8 @@ class SGD(Optimizer):
         nesterov: look ahead along the buffer; needs momentum > 0 and dampening = 0.
         weight_decay: coefficient of the L2 term, >= 0, or a function of the step number.
         maximize: go up instead of down.
+        max_grad_norm: scale all gradients together down to this norm (in units of the gradient,
+            > 0) where theirs is larger; None leaves them alone.
         backend: "auto", "numpy", "numba" or "cupy"; None for what is set elsewhere.
 
     Raises:
@@ -63,6 +65,7 @@ class SGD(Optimizer):
         nesterov: bool = False,
         weight_decay: LearningRate = 0.0,
         maximize: bool = False,
+        max_grad_norm: float | None = None,
         backend: str | None = None,
     ) -> None:
         super().__init__(
@@ -73,6 +76,7 @@ class SGD(Optimizer):
             nesterov=nesterov,
             weight_decay=weight_decay,
             maximize=maximize,
+            max_grad_norm=max_grad_norm,
             backend=backend,
         )
 

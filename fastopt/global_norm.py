@@ -1,0 +1,58 @@
+"""The norm of all gradients of a step together: float64, in one order, on every backend.
+
+The order of a sum decides its last bits, so it is laid down here and is the same for every backend
+and number of threads. The squares of a gradient are summed in pieces of ``PIECE`` elements: in each
+piece lane j adds the elements j, j + 64, j + 128, ... one after another, and then the lanes are
+added in halves: 32 to 32, 16 to 16, and so on. The pieces' sums are summed in the same way.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from fastopt.arrays import Array
+
+PIECE = 4_096
+LANES = 64
+
+Squares = Callable[[float], Iterable[Array]]
+"""Given a factor, returns each bucket's sums of the squares of (factor * gradient), by pieces."""
+
+
+def global_norm(squares: Squares) -> float:
+    """Return the root of the sum of squares; finite whenever the norm itself is.
+
+    The squares of float64 gradients can overflow or underflow where their norm does not. Then they
+    are summed once more, multiplied by a power of two, which is exact.
+    """
+    total = _total(squares(1.0))
+    if total == math.inf:
+        return math.sqrt(_total(squares(2.0**-600))) * 2.0**600
+    if total < 2.0**-900:
+        return math.sqrt(_total(squares(2.0**600))) * 2.0**-600
+    return math.sqrt(total)
+
+
+def _total(parts: Iterable[Array]) -> float:
+    sums = np.concatenate([np.zeros(0), *parts])
+    padded = np.zeros(-(-sums.size // LANES) * LANES)
+    padded[: sums.size] = sums
+    return float(lane_sums(padded.reshape(1, -1, LANES))[0])
+
+
+def lane_sums(rows: Array) -> Array:
+    """Return the sum of each piece; ``rows`` has the shape (pieces, rows, LANES)."""
+    lanes = rows.sum(axis=1)  # one row after another, as the last axis stands closest in memory
+    width = LANES // 2
+    while width:
+        lanes = lanes[:, :width] + lanes[:, width : 2 * width]
+        width //= 2
+    return lanes[:, 0]  # type: ignore[no-any-return]
+
+
+def piece_counts(sizes: Iterable[int]) -> list[int]:
+    """Return how many pieces arrays of these sizes have."""
+    return [-(-size // PIECE) for size in sizes]
