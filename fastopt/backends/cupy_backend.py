@@ -44,7 +44,8 @@ class _Launch:
         blocks = cupy_source.blocks(parameters, arena.dtype)
         self.size = len(blocks) * THREADS
         self._blocks = cupy.asarray(blocks.reshape(-1))
-        self._arena = arena
+        self._arena = arena.reshape(-1)
+        self._pitch = arena.shape[1]
 
     def __call__(self, grads: Array, scalars: Sequence[Any]) -> None:
         """Update the parameters; ``grads`` holds their gradients' addresses, 0 for none."""
@@ -54,11 +55,10 @@ class _Launch:
             if self._by_value
             else cupy.asarray(self._addresses.reshape(-1))
         )
-        pitch = self._arena.shape[1]
         self._kernel(
             addresses,
             self._blocks,
-            pitch,
+            self._pitch,
             *scalars,
             self._arena,
             size=self.size,
