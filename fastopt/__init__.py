@@ -1,6 +1,7 @@
 """Gradient-descent optimizers for NumPy and CuPy arrays: the same bits on every backend."""
 
 from fastopt.backends import array_namespace, available_backends, set_backend, use_backend
+from fastopt.backends.threads import set_num_threads
 from fastopt.errors import (
     BackendMismatchError,
     BackendUnavailableError,
@@ -34,5 +35,6 @@ __all__ = [
     "array_namespace",
     "available_backends",
     "set_backend",
+    "set_num_threads",
     "use_backend",
 ]

@@ -95,6 +95,10 @@ class Bucket:
         row = scalars(self.steps.item(0) + 1)
         return self._driver.step_at_once(params, grads, row, self.steps, clock)
 
+    def warm_up(self, norm: bool) -> None:
+        """Compile what the steps will need."""
+        self._driver.warm_up(norm)
+
     def squares(self, factor: float) -> Array:
         """Return the sums of squares of the checked gradients, by pieces."""
         return self._driver.squares(factor)

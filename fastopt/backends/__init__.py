@@ -36,6 +36,9 @@ class Driver(Protocol):
     at_once: bool
     """Whether ``step_at_once`` can do anything."""
 
+    def warm_up(self, norm: bool) -> None:
+        """Compile what the steps will need (with ``norm`` the sum of squares too); step nothing."""
+
     def step_at_once(
         self,
         params: list[Array],

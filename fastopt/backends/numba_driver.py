@@ -71,6 +71,16 @@ class NumbaDriver:
         self._expected = self._headers.expected if self._headers else _NOTHING_EXPECTED
         self.at_once = compare is not None and not any(p.copied for p in parameters)
 
+    def warm_up(self, norm: bool) -> None:
+        """Call everything once with nothing to do, which compiles it or finds it on disk."""
+        places, self._places = self._places, (self._places[0], _NO_CHUNKS, self._places[2])
+        try:
+            self.update(self._table, None)
+            if norm:
+                self.squares(1.0)
+        finally:
+            self._places, self._sums = places, None
+
     def step_at_once(
         self,
         params: list[Any],
@@ -116,7 +126,7 @@ class NumbaDriver:
         self._run(self._compiled.squares, leaves, pieces, factor, self._lanes, self._sums)
         return self._sums
 
-    def update(self, table: Sequence[Sequence[float]], rows: Sequence[int] | None) -> None:
+    def update(self, table: Sequence[Sequence[float]] | Array, rows: Sequence[int] | None) -> None:
         """Update every parameter whose gradient is not None."""
         self._rows[:] = 0 if rows is None else rows
         rest = (_UNUSED, _UNUSED, 0, 0, *self._expected)
@@ -125,6 +135,7 @@ class NumbaDriver:
         self._held = ()
 
 
+_NO_CHUNKS = np.zeros((3, 0), np.intp)
 _UNUSED = np.zeros(1, np.int64)
 _NOTHING_EXPECTED = tuple(np.zeros(shape, np.intp) for shape in [(1, 6), (0, 2), (2, 0)])
 

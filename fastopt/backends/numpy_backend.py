@@ -31,6 +31,9 @@ class NumpyDriver:
 
     at_once = False
 
+    def warm_up(self, norm: bool) -> None:
+        """There is nothing to compile."""
+
     def step_at_once(
         self,
         params: list[Array],
