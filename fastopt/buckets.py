@@ -53,6 +53,12 @@ class Bucket:
         self._table: list[Sequence[float]] = []
         self._rows: list[int] | None = None
 
+    def use(self, rule: Rule) -> None:
+        """Go on with a rule that keeps the same state."""
+        if rule is not self.rule:
+            self.rule = rule
+            self._driver = self.backend.driver(rule, self.parameters, self._arena)
+
     def check(self, params: list[Any], grads: list[Any], root: str) -> None:
         """Look at a step's arrays before anything is written; raises what is wrong with one.
 

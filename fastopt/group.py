@@ -40,6 +40,7 @@ class Group:
         self._grads_root = grads_root
         self.buckets = self._make_buckets(asked, everywhere)
         self._rows = [_Row(formula, bucket) for bucket in self.buckets]
+        self._revision = options.revision
         self._prepared: tuple[int, float] | None = None
 
     def _make_buckets(self, asked: str, everywhere: Extents) -> list[Bucket]:
@@ -59,9 +60,17 @@ class Group:
             made.append(Bucket(backend, rule, members, positions, fill, everywhere))
         return made
 
+    def _leaves(self, grads: Any) -> tuple[list[Any], list[Any]]:
+        """Return the arrays of a step: parameters and gradients in the order of the leaves."""
+        if self._revision != self.options.revision:  # a setting may ask for another rule
+            self._revision = self.options.revision
+            for bucket in self.buckets:
+                bucket.use(self._formula._rule(self.options))
+        return self.tree.current(), self.tree.match(grads, self._grads_root)
+
     def check(self, grads: Any) -> None:
         """Look at all arrays of a step, before anything is written."""
-        now, given = self.tree.current(), self.tree.match(grads, self._grads_root)
+        now, given = self._leaves(grads)
         for bucket in self.buckets:
             bucket.check(now, given, self._grads_root)
 
@@ -75,7 +84,7 @@ class Group:
 
         Returns False, with nothing changed, if something in this step is not as usual.
         """
-        now, given = self.tree.current(), self.tree.match(grads, self._grads_root)
+        now, given = self._leaves(grads)
         self._prepare(grad_scale, clock)
         return self.buckets[0].step_at_once(now, given, self._rows[0], clock)
 
@@ -113,18 +122,18 @@ class _Row:
 
     def __init__(self, formula: type[Optimizer], bucket: Bucket) -> None:
         self._formula = formula
-        self._dtype = bucket.dtype
-        self._pick = _picker(bucket.rule.scalars)
+        self._bucket = bucket
 
     def prepare(self, options: Options, lr: float, weight_decay: float, scale: float) -> None:
         """Fix everything but the step count."""
-        small = tiny(self._dtype, self._formula._floor(options))
+        self._pick = _picker(self._bucket.rule.scalars)
+        small = tiny(self._bucket.dtype, self._formula._floor(options))
         l2, decay = (0.0, lr * weight_decay) if self._formula._decoupled else (weight_decay, 0.0)
         scale = -scale if options["maximize"] else scale
         # Rounded here, so that what is 0 in the dtype is left out by every backend alike.
         common = np.array([scale, l2, decay, small.signed, small.positive])
         with np.errstate(all="ignore"):
-            self._flushing = tuple(common.astype(self._dtype).tolist())
+            self._flushing = tuple(common.astype(self._bucket.dtype).tolist())
         self._common = (*self._flushing[:3], 0.0, 0.0)
         self._arguments = (options, lr, small.guard)
 

@@ -17,6 +17,7 @@ from fastopt.hyperparameters import FINITE, NONNEGATIVE, POSITIVE, Check, Flag, 
 from fastopt.interrupts import Deferred
 from fastopt.param_group import Options, ParamGroup
 from fastopt.parameters import Extents
+from fastopt.precision import smallest_eps
 from fastopt.tree import Leaf, Tree, check_apart
 from fastopt_kernels import Rule
 
@@ -108,7 +109,7 @@ class Optimizer(ABC):
             self._review(options)
             self._check_eps(options, tree)
             if number < len(self._groups):
-                self._check_same_rule(options, self._groups[number])
+                self._check_same_state(options, self._groups[number])
 
         checks = {
             "lr": Schedulable(NONNEGATIVE),
@@ -123,20 +124,21 @@ class Optimizer(ABC):
     def _check_eps(self, options: Options, tree: Tree) -> None:
         eps = options.get("eps")
         for leaf in tree.leaves:
-            dtype = leaf.array.dtype
-            if isinstance(eps, float) and eps > 0 and dtype.type(eps) == 0:
+            least = smallest_eps(leaf.array.dtype)
+            if isinstance(eps, float) and 0.0 < eps < least:
                 raise ValueError(
-                    f"{type(self).__name__}: eps must not underflow to 0 in {dtype}, the dtype of "
-                    f"{leaf.path}; got {eps}"
+                    f"{type(self).__name__}: eps must be 0 or at least {least:.2g}, or it may "
+                    f"underflow in {leaf.array.dtype}, the dtype of {leaf.path}; got {eps}"
                 )
 
-    def _check_same_rule(self, options: Options, group: Group) -> None:
-        wanted, used = self._rule(options), group.buckets[0].rule
-        if wanted is not used:
-            raise ValueError(
-                f"{type(self).__name__}: this change needs other state (rule {wanted.name}, not "
-                f"{used.name}); construct a new optimizer"
-            )
+    def _check_same_state(self, options: Options, group: Group) -> None:
+        wanted = self._rule(options)
+        for bucket in group.buckets:
+            if wanted.state != bucket.rule.state:
+                raise ValueError(
+                    f"{type(self).__name__}: this change needs other state, {wanted.state} instead "
+                    f"of {bucket.rule.state}; construct a new optimizer"
+                )
 
     # The step -------------------------------------------------------------------------------
 

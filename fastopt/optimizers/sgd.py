@@ -7,7 +7,7 @@ from typing import Any
 from fastopt.hyperparameters import FINITE, NONNEGATIVE, Flag
 from fastopt.optimizer import LearningRate, Optimizer
 from fastopt.param_group import Options
-from fastopt_kernels import Rule, sgd, sgd_momentum
+from fastopt_kernels import Rule, sgd, sgd_momentum, sgd_nesterov
 
 
 class SGD(Optimizer):
@@ -82,17 +82,17 @@ class SGD(Optimizer):
 
     @staticmethod
     def _rule(options: Options) -> Rule:
+        if options["nesterov"]:
+            return sgd_nesterov.RULE
         return sgd_momentum.RULE if options["momentum"] else sgd.RULE
 
     @staticmethod
     def _scalars(options: Options, lr: float, t: int, guard: float) -> dict[str, float]:
-        momentum, nesterov = options["momentum"], options["nesterov"]
         return {
             "lr": lr,
-            "keep": momentum,
+            "momentum": options["momentum"],
+            "keep": options["momentum"],
             "take": 1.0 if t == 1 else 1.0 - options["dampening"],
-            "grad_step": lr if nesterov else 0.0,
-            "buf_step": lr * momentum if nesterov else lr,
         }
 
     @staticmethod
