@@ -12,6 +12,7 @@ from fastopt.arrays import Array
 from fastopt.buckets import Bucket
 from fastopt.errors import CheckpointError
 from fastopt.interrupts import Deferred
+from fastopt.param_group import ParamGroup
 from fastopt.version import __version__
 
 if TYPE_CHECKING:
@@ -41,8 +42,8 @@ def restore(optimizer: Optimizer, saved: Mapping[str, Any], strict: bool) -> Non
     """Take over a state_dict: look at all of it first, then write."""
     step_count, groups, entries = _parts(optimizer, saved)
     changes = [
-        group.checked({name: value for name, value in given.items() if value is not None})
-        for group, given in zip(optimizer.param_groups, groups, strict=True)
+        _changes(number, group, given, strict)
+        for number, (group, given) in enumerate(zip(optimizer.param_groups, groups, strict=True))
     ]
     targets = {
         leaf.name: (bucket, index, slots)
@@ -50,7 +51,8 @@ def restore(optimizer: Optimizer, saved: Mapping[str, Any], strict: bool) -> Non
         for index, (leaf, _, slots) in enumerate(bucket.state())
     }
     if strict and targets.keys() != entries.keys():
-        missing, extra = sorted(targets.keys() - entries), sorted(entries.keys() - targets)
+        missing = sorted(targets.keys() - entries)
+        extra = sorted(map(str, entries.keys() - targets))
         raise CheckpointError(
             f"the saved state lacks {missing} and has {extra} too many; state is matched by name "
             "(strict=False takes what fits)"
@@ -92,10 +94,23 @@ def _parts(
     return int(step_count), groups, entries
 
 
+def _changes(
+    number: int, group: ParamGroup, saved: Mapping[str, Any], strict: bool
+) -> dict[str, Any]:
+    """Return the hyperparameters to take over; schedules, on either side, are left as they are."""
+    if strict and (missing := group.plain.keys() - saved):
+        raise CheckpointError(f"groups[{number}] lacks {sorted(missing)} (strict=False keeps ours)")
+    try:
+        checked = group.checked({k: v for k, v in saved.items() if v is not None})
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"groups[{number}]: {error}") from error
+    return {name: value for name, value in checked.items() if not callable(group[name])}
+
+
 def _check_entry(name: str, entry: Any, slots: Mapping[str, Array]) -> None:
     """Raise CheckpointError unless an entry holds a step and exactly these slots."""
     if not isinstance(entry, Mapping) or entry.keys() != {"step", *slots}:
-        got = sorted(entry) if isinstance(entry, Mapping) else type(entry).__name__
+        got = sorted(map(str, entry)) if isinstance(entry, Mapping) else type(entry).__name__
         raise CheckpointError(f"{name}: expected step and {sorted(slots)}; got {got}")
     if not _is_count(entry["step"]):
         raise CheckpointError(f"{name}: step must be a whole number; got {entry['step']!r}")
@@ -113,7 +128,7 @@ def _check_entry(name: str, entry: Any, slots: Mapping[str, Array]) -> None:
 
 def _is_count(value: Any) -> bool:
     whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    return whole and value >= 0
+    return whole and 0 <= value < 2**63
 
 
 def _buckets(optimizer: Optimizer) -> Iterator[Bucket]:
