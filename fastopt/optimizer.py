@@ -8,17 +8,13 @@ from typing import Any, ClassVar, NoReturn, Self
 
 import numpy as np
 
-from fastopt import arrays, backends, param_group, state
+from fastopt import backends, param_group, state
 from fastopt.arrays import Array
-from fastopt.errors import BackendMismatchError
+from fastopt.construction import make_groups
 from fastopt.global_norm import global_norm
-from fastopt.group import Group
-from fastopt.hyperparameters import FINITE, NONNEGATIVE, POSITIVE, Check, Flag, Schedulable
+from fastopt.hyperparameters import FINITE, POSITIVE, Check
 from fastopt.interrupts import Deferred
 from fastopt.param_group import Options, ParamGroup
-from fastopt.parameters import Extents
-from fastopt.precision import smallest_eps
-from fastopt.tree import Leaf, Tree, check_apart
 from fastopt_kernels import Rule
 
 LearningRate = float | Callable[[int], float]
@@ -48,22 +44,8 @@ class Optimizer(ABC):
         self._grad_norm: float | None = None
         self.max_grad_norm = max_grad_norm
         self._clock = np.zeros(1, np.int64)  # the step count, where compiled code can reach it
-        self._groups: list[Group] = []
         self._grouped = param_group.are_given(params)
-        asked = backends.requested(backend)
-        parts = [
-            self._read_group(number, dict(given) if self._grouped else {"params": given}, defaults)
-            for number, given in enumerate(params if self._grouped else [params])
-        ]
-        leaves = [leaf for tree, _ in parts for leaf in tree.leaves]
-        if not leaves:
-            raise ValueError(f"{type(self).__name__} got no parameters; params holds no array")
-        check_apart(leaves)
-        _check_one_kind(leaves, asked)
-        everywhere = Extents(leaves)
-        for number, (tree, options) in enumerate(parts):
-            root = f"grads[{number}]" if self._grouped else "grads"
-            self._groups.append(Group(type(self), tree, options, root, asked, everywhere))
+        self._groups = make_groups(type(self), params, defaults, backends.requested(backend))
         at_once = len(self._groups) == 1 and self._groups[0].at_once
         self._only = self._groups[0] if at_once else None
 
@@ -95,50 +77,6 @@ class Optimizer(ABC):
     @staticmethod
     def _review(options: Options) -> None:
         """Raise ValueError for hyperparameters that make no sense together."""
-
-    # Construction ---------------------------------------------------------------------------
-
-    def _read_group(
-        self, number: int, given: Options, defaults: Options
-    ) -> tuple[Tree, ParamGroup]:
-        """Check one group's arrays and hyperparameters."""
-        root = f'params[{number}]["params"]' if self._grouped else "params"
-        tree = Tree(given.pop("params"), root, f"{number}." if self._grouped else "")
-
-        def review(options: Options) -> None:
-            self._review(options)
-            self._check_eps(options, tree)
-            if number < len(self._groups):
-                self._check_same_state(options, self._groups[number])
-
-        checks = {
-            "lr": Schedulable(NONNEGATIVE),
-            **self._checks,
-            "weight_decay": Schedulable(NONNEGATIVE),
-            "maximize": Flag(),
-        }
-        options = ParamGroup(type(self).__name__, tree.params, checks, review)
-        options.update({**defaults, **given})
-        return tree, options
-
-    def _check_eps(self, options: Options, tree: Tree) -> None:
-        eps = options.get("eps")
-        for leaf in tree.leaves:
-            least = smallest_eps(leaf.array.dtype)
-            if isinstance(eps, float) and 0.0 < eps < least:
-                raise ValueError(
-                    f"{type(self).__name__}: eps must be 0 or at least {least:.2g}, or it may "
-                    f"underflow in {leaf.array.dtype}, the dtype of {leaf.path}; got {eps}"
-                )
-
-    def _check_same_state(self, options: Options, group: Group) -> None:
-        wanted = self._rule(options)
-        for bucket in group.buckets:
-            if wanted.state != bucket.rule.state:
-                raise ValueError(
-                    f"{type(self).__name__}: this change needs other state, {wanted.state} instead "
-                    f"of {bucket.rule.state}; construct a new optimizer"
-                )
 
     # The step -------------------------------------------------------------------------------
 
@@ -294,17 +232,3 @@ class Optimizer(ABC):
             f"{type(self).__name__} cannot be pickled or copied: the copy would update arrays of "
             "its own, not the model's. Use state_dict and load_state_dict."
         )
-
-
-def _check_one_kind(leaves: list[Leaf], asked: str) -> None:
-    """Under a backend asked for by name, all arrays must be its kind and on one device."""
-    if asked == "auto":
-        return
-    first = leaves[0]
-    for leaf in leaves:
-        backends.for_array(leaf.array, leaf.path, asked)
-        if arrays.device(leaf.array) != arrays.device(first.array):
-            raise BackendMismatchError(
-                f"{first.path} and {leaf.path} are on different devices; under a backend asked "
-                "for by name all parameters must be on one (backend='auto' allows several)"
-            )

@@ -113,7 +113,7 @@ def _checked(path: str, value: Any) -> Array:
         )
     if not getattr(array.flags, "writeable", True):
         raise ValueError(f"{path} is read-only, and parameters change in place; give a copy")
-    if not getattr(array.flags, "aligned", True):
+    if arrays.address(array) % array.itemsize:
         raise ValueError(f"{path} is not aligned to its element size; give a copy")
     if arrays.overlaps_itself(array):
         raise ValueError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from typing import Any
 
 import cupy
@@ -11,59 +10,16 @@ import numpy as np
 
 from fastopt import arrays
 from fastopt.arrays import Array
-from fastopt.backends import COMMON_SCALARS, cupy_source
+from fastopt.backends import COMMON_SCALARS, cupy_norm_source
 from fastopt.backends.cupy_arrays import UsualArrays
-from fastopt.backends.cupy_source import CAPACITY, THREADS
+from fastopt.backends.cupy_launch import Kernels, Part
+from fastopt.backends.cupy_source import CAPACITY
 from fastopt.errors import BackendUnavailableError
+from fastopt.global_norm import LANES
 from fastopt.parameters import Parameter
 from fastopt_kernels import Rule
 
-
-@cache
-def _kernel(rule: Rule, dtype: np.dtype[Any]) -> tuple[Any, bool]:
-    """Return the kernel of a rule, and whether it takes the addresses by value."""
-    try:
-        return cupy.ElementwiseKernel(**cupy_source.kernel(rule, dtype, by_value=True)), True
-    except ValueError:  # CuPy before 14.1 has no void scalars
-        return cupy.ElementwiseKernel(**cupy_source.kernel(rule, dtype, by_value=False)), False
-
-
-class _Launch:
-    """One launch of a rule's kernel, over at most CAPACITY parameters.
-
-    Nothing here waits for the device. The static tables and the arena live as long as the driver,
-    so no kernel reads freed memory; what is allocated in a step (a table of addresses, converted
-    gradients) goes back to CuPy's pool, which hands memory out again in the order of the current
-    stream: after the kernel that reads it.
-    """
-
-    def __init__(self, rule: Rule, parameters: Sequence[Parameter], arena: Array) -> None:
-        self._kernel, self._by_value = _kernel(rule, arena.dtype)
-        self._addresses = np.zeros((2, CAPACITY), np.int64)
-        self._addresses[0, : len(parameters)] = [arrays.address(p.flat) for p in parameters]
-        blocks = cupy_source.blocks(parameters, arena.dtype)
-        self.size = len(blocks) * THREADS
-        self._blocks = cupy.asarray(blocks.reshape(-1))
-        self._arena = arena.reshape(-1)
-        self._pitch = arena.shape[1]
-
-    def __call__(self, grads: Array, scalars: Sequence[Any]) -> None:
-        """Update the parameters; ``grads`` holds their gradients' addresses, 0 for none."""
-        self._addresses[1, : len(grads)] = grads
-        addresses = (
-            np.void(self._addresses.tobytes())
-            if self._by_value
-            else cupy.asarray(self._addresses.reshape(-1))
-        )
-        self._kernel(
-            addresses,
-            self._blocks,
-            self._pitch,
-            *scalars,
-            self._arena,
-            size=self.size,
-            block_size=THREADS,
-        )
+_KERNELS = Kernels(cupy)
 
 
 class CupyDriver:
@@ -86,30 +42,37 @@ class CupyDriver:
         self._dtype = arena.dtype
         self._arena = arena
         self._usual = UsualArrays(parameters)
-        self._grads = np.zeros(len(parameters), np.int64)
+        self._none = np.zeros(len(parameters), np.int64)
+        self._grads = self._none
         self._held: Sequence[Array | None] = ()
+        self._firsts: list[int] = []
         with arrays.on_device_of(arena):
             parts = [
-                (slice(first, first + CAPACITY), _Launch(rule, some, arena))
-                for first in range(0, len(parameters), CAPACITY)
-                if (some := parameters[first : first + CAPACITY])
+                Part(_KERNELS, rule, parameters, k) for k in range(0, len(parameters), CAPACITY)
             ]
-            self._parts = [(members, launch) for members, launch in parts if launch.size]
-            self._try_out(len(COMMON_SCALARS) + len(rule.scalars))
+            self._parts = [part for part in parts if part.count]
+            self._try_out([0.0] * (len(COMMON_SCALARS) + len(rule.scalars)))
             # Steps may run on another stream than the one that zeroed the arena.
             cupy.cuda.get_current_stream().synchronize()
 
-    def _try_out(self, scalars: int) -> None:
+    def _try_out(self, scalars: list[float]) -> None:
         """Launch without gradients: what is wrong with CUDA shows here, not in a step."""
         try:
-            for members, launch in self._parts[:1]:
-                launch(self._grads[members], [0.0] * scalars)
+            for part in self._parts[:1]:
+                part.launch(self._none, scalars, self._arena)
         except Exception as error:  # a compiler, a driver, a cache: each has errors of its own
             raise BackendUnavailableError(
                 "backend 'cupy' cannot run here: CuPy cannot build or launch a kernel on device "
                 f"{arrays.device(self._arena)}: {type(error).__name__}: {error}. It needs NVRTC "
                 "and CUDA's headers: pip install 'cupy-cuda12x[ctk]', or a CUDA toolkit."
             ) from error
+
+    def warm_up(self, norm: bool) -> None:
+        """Compile the sum of squares; the update was compiled at construction."""
+        if norm:
+            held, self._grads = self._grads, self._none
+            self.squares(1.0)
+            self._grads = held
 
     def accepts(self, params: list[Any], grads: list[Any]) -> int | None:
         """Look at all arrays from the host, without reading what is in them."""
@@ -125,6 +88,23 @@ class CupyDriver:
         at = [0 if grad is None else arrays.address(grad) for grad in grads]
         self._grads = np.array(at, np.int64)
 
+    def squares(self, factor: float) -> Array:
+        """Return the sums of squares of (factor * gradient), by pieces.
+
+        This waits for the device, once: the host works out the scalars of the step from the norm.
+        """
+        if not self._parts:
+            return np.zeros(0)
+        with arrays.on_device_of(self._arena):
+            if not self._firsts:
+                self._firsts = [0, *np.cumsum([p.count_pieces() for p in self._parts]).tolist()]
+                self._lanes = cupy.zeros(self._firsts[-1] * LANES)
+                self._sums = cupy.zeros(self._firsts[-1])
+            for part, first in zip(self._parts, self._firsts, strict=False):
+                part.squares(self._grads, factor, self._lanes, first)
+            _KERNELS.of(cupy_norm_source.halves)(self._lanes, self._sums, size=self._sums.size)
+            return arrays.on_host(self._sums)
+
     def update(self, table: Sequence[Sequence[float]], rows: Sequence[int] | None) -> None:
         """Update every parameter whose gradient is not None: a launch per distinct row."""
         with np.errstate(all="ignore"):  # a scalar beyond float32 becomes inf, as in NumPy
@@ -135,10 +115,9 @@ class CupyDriver:
         with arrays.on_device_of(self._arena):
             for same in distinct.values():
                 mine = rows is None or np.isin(rows, same)
-                for members, launch in self._parts:
-                    grads = np.where(mine, self._grads, 0)[members]
-                    if grads.any():
-                        launch(grads, scalars[same[0]])
+                grads = np.where(mine, self._grads, 0)
+                for part in self._parts:
+                    part.update(grads, scalars[same[0]], self._arena)
 
 
 class CupyBackend:

@@ -26,7 +26,7 @@ and where their state begins in a slot of the arena."""
 OPTIONS = ("--fmad=false",)
 """No fused multiply-add: each operation rounds once, as on the other backends."""
 
-_REAL = {4: "float", 8: "double"}
+REAL = {4: "float", 8: "double"}
 
 # In a namespace, because CuPy's headers have a function that is called `real`.
 _PREAMBLE = Template("""
@@ -105,15 +105,13 @@ def kernel(rule: Rule, dtype: np.dtype[Any], by_value: bool) -> dict[str, Any]:
     an array there.
     """
     scalars = [*COMMON_SCALARS, *rule.scalars]
-    # First, so that it is aligned: a void scalar has no alignment of its own.
-    addresses = f"V{16 * CAPACITY} addresses" if by_value else "raw int64 addresses"
-    inputs = [addresses, "raw int64 blocks", "int64 pitch", *[f"{dtype} {s}" for s in scalars]]
-    location = "reinterpret_cast<const long long *>(&addresses)" if by_value else "&addresses[0]"
+    declared, addresses = addresses_of(by_value)
+    inputs = [declared, "raw int64 blocks", "int64 pitch", *[f"{dtype} {s}" for s in scalars]]
     return {
         "in_params": ", ".join(inputs),
         "out_params": f"raw {dtype} arena",
         "operation": _OPERATION.substitute(
-            addresses=location, fields=len(BLOCK_FIELDS), scalars=", ".join(scalars)
+            addresses=addresses, fields=len(BLOCK_FIELDS), scalars=", ".join(scalars)
         ),
         "name": f"fastopt_{rule.name}",
         "preamble": _preamble(rule, dtype, scalars),
@@ -122,9 +120,18 @@ def kernel(rule: Rule, dtype: np.dtype[Any], by_value: bool) -> dict[str, Any]:
     }
 
 
-def blocks(parameters: Sequence[Parameter], dtype: np.dtype[Any]) -> Array:
-    """Return the table of blocks: a line of BLOCK_FIELDS for every THREADS packs of an array."""
-    length = THREADS * pack(dtype)
+def addresses_of(by_value: bool) -> tuple[str, str]:
+    """Return the declaration of a kernel's ``addresses``, and the pointer to them in its text.
+
+    They are declared first, so that they are aligned: a void scalar has no alignment of its own.
+    """
+    if by_value:
+        return f"V{16 * CAPACITY} addresses", "reinterpret_cast<const long long *>(&addresses)"
+    return "raw int64 addresses", "&addresses[0]"
+
+
+def blocks(parameters: Sequence[Parameter], length: int) -> Array:
+    """Return the table of blocks: a line of BLOCK_FIELDS for every ``length`` elements."""
     sizes = np.array([parameter.flat.size for parameter in parameters], np.int64)
     counts = -(-sizes // length)
     which = np.repeat(np.arange(len(sizes)), counts)
@@ -137,7 +144,7 @@ def _preamble(rule: Rule, dtype: np.dtype[Any], scalars: list[str]) -> str:
     written = ("param", *rule.state)
     tiny = {slot: "tiny_signed" if slot in rule.signed else "tiny_positive" for slot in rule.state}
     return _PREAMBLE.substitute(
-        real=_REAL[dtype.itemsize],
+        real=REAL[dtype.itemsize],
         scalars=", ".join(scalars),
         references=", ".join(f"real &{name}" for name in written),
         load_scalars=_lines(f"const real {name} = given.{name};" for name in scalars),

@@ -72,7 +72,8 @@ class NumpyDriver:
                     size = min(BLOCK, param.size - start)
                     padded = np.zeros(-(-size // PIECE) * PIECE)
                     if grad is not None:
-                        np.multiply(grad[start : start + size], factor, out=padded[:size])
+                        piece = grad[start : start + size]
+                        np.multiply(piece, factor, out=padded[:size], dtype=np.float64)
                     padded *= padded
                     sums.append(lane_sums(padded.reshape(-1, PIECE // LANES, LANES)))
         return np.concatenate(sums)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-_DOUBLE_LITERAL = re.compile(r"\b\d+\.\d*(?:[eE][+-]?\d+)?(?![\dfF])|\b\d+[eE][+-]?\d+(?![\dfF])")
+_DOUBLE_LITERAL = re.compile(r"(?<![\w.])(?:\d+\.\d*|\.\d+|\d+(?=[eE]))(?:[eE][+-]?\d+)?(?![\w.])")
 
 
 @dataclass(frozen=True, slots=True)

@@ -255,6 +255,7 @@ ADADELTA = (
     ),
     Case("Adadelta", "missing", TC, missing=MISSING),
     Case("Adadelta", "groups", TO, groups=GROUPS),
+    Case("Adadelta", "lr_change", TO, lr_changes=LATER),
 )
 
 

@@ -1,0 +1,98 @@
+"""Launches over the arrays of a bucket; cupy_backend, which imports CuPy, hands the module in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from fastopt import arrays
+from fastopt.arrays import Array
+from fastopt.backends import cupy_norm_source, cupy_source
+from fastopt.backends.cupy_source import BLOCK_FIELDS, CAPACITY, THREADS
+from fastopt.global_norm import LANES, PIECE
+from fastopt.parameters import Parameter
+from fastopt_kernels import Rule
+
+
+class Kernels:
+    """CuPy's kernels, each made once; CuPy compiles one at its first launch on a device."""
+
+    def __init__(self, cupy: Any) -> None:
+        self.cupy = cupy
+        self._made: dict[tuple[Any, ...], Any] = {}
+
+    @cached_property
+    def by_value(self) -> bool:
+        """Whether kernels take addresses by value: CuPy has void scalars from 14.1 on."""
+        try:
+            self.cupy.ElementwiseKernel("V16 x", "raw int64 y", "y[0] = 0", no_return=True)
+        except ValueError:
+            return False
+        return True
+
+    def of(self, text: Callable[..., dict[str, Any]], *about: Any) -> Any:
+        """Return the kernel whose text a function gives for these arguments."""
+        key = (text, *about)
+        if key not in self._made:
+            self._made[key] = self.cupy.ElementwiseKernel(**text(*about))
+        return self._made[key]
+
+
+class Part:
+    """At most CAPACITY parameters: those whose addresses fit a launch.
+
+    Nothing here waits for the device. What a kernel reads is never freed before: static tables and
+    the arena live as long as the driver; what is allocated in a step (converted gradients, a table
+    of addresses) goes back to CuPy's pool, which hands memory out again in the order of the current
+    stream, so after the kernel.
+    """
+
+    def __init__(
+        self, kernels: Kernels, rule: Rule, parameters: Sequence[Parameter], first: int
+    ) -> None:
+        self._kernels = kernels
+        self._mine = slice(first, first + CAPACITY)
+        self._parameters = parameters[self._mine]
+        self._addresses = np.zeros((2, CAPACITY), np.int64)
+        own = [arrays.address(parameter.flat) for parameter in self._parameters]
+        self._addresses[0, : len(own)] = own
+        self._dtype = self._parameters[0].flat.dtype
+        self._kernel = kernels.of(cupy_source.kernel, rule, self._dtype, kernels.by_value)
+        self._blocks, self.count = self._table(THREADS * cupy_source.pack(self._dtype))
+
+    def _table(self, length: int) -> tuple[Array, int]:
+        table = cupy_source.blocks(self._parameters, length)
+        return self._kernels.cupy.asarray(table.reshape(-1)), len(table)
+
+    def _with(self, grads: Array) -> Any:
+        """Return what a kernel takes as addresses."""
+        mine = grads[self._mine]
+        self._addresses[1, : len(mine)] = mine
+        if self._kernels.by_value:
+            return np.void(self._addresses.tobytes())
+        return self._kernels.cupy.asarray(self._addresses.reshape(-1))
+
+    def update(self, grads: Array, scalars: Sequence[Any], arena: Array) -> None:
+        """Update the parameters; ``grads`` holds addresses, 0 for no gradient."""
+        if self.count and grads[self._mine].any():
+            self.launch(grads, scalars, arena)
+
+    def launch(self, grads: Array, scalars: Sequence[Any], arena: Array) -> None:
+        """Launch the update kernel."""
+        given = (self._with(grads), self._blocks, arena.shape[1], *scalars, arena.reshape(-1))
+        self._kernel(*given, size=self.count * THREADS, block_size=THREADS)
+
+    def count_pieces(self) -> int:
+        """Prepare for ``squares``; return the number of pieces."""
+        self._pieces, pieces = self._table(PIECE)
+        return pieces
+
+    def squares(self, grads: Array, factor: float, lanes: Array, first: int) -> None:
+        """Sum the squares of (factor * gradient) by lanes, from the first piece's place on."""
+        kernel = self._kernels.of(cupy_norm_source.squares, self._dtype, self._kernels.by_value)
+        size = self._pieces.size // len(BLOCK_FIELDS) * LANES
+        given = (self._with(grads), self._pieces, first, factor, lanes)
+        kernel(*given, size=size, block_size=LANES)

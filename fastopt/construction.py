@@ -1,0 +1,99 @@
+"""From what the user hands in to groups that are ready to step: everything is checked here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fastopt import arrays, backends, param_group
+from fastopt.errors import BackendMismatchError
+from fastopt.group import Group
+from fastopt.hyperparameters import NONNEGATIVE, Flag, Schedulable
+from fastopt.param_group import Options, ParamGroup
+from fastopt.parameters import Extents
+from fastopt.precision import smallest_eps
+from fastopt.tree import Leaf, Tree, check_apart
+
+if TYPE_CHECKING:
+    from fastopt.optimizer import Optimizer
+
+
+def make_groups(
+    formula: type[Optimizer], params: Any, defaults: Options, asked: str
+) -> list[Group]:
+    """Return the groups of an optimizer; raises for arrays and hyperparameters that are no good."""
+    groups: list[Group] = []
+    grouped = param_group.are_given(params)
+    parts = []
+    for number, given in enumerate(params if grouped else [{"params": params}]):
+        root = f'params[{number}]["params"]' if grouped else "params"
+        tree = Tree(given["params"], root, f"{number}." if grouped else "")
+        own = {name: value for name, value in given.items() if name != "params"}
+        parts.append((tree, _options(formula, tree, {**defaults, **own}, groups, number)))
+    leaves = [leaf for tree, _ in parts for leaf in tree.leaves]
+    if not leaves:
+        raise ValueError(f"{formula.__name__} got no parameters; params holds no array")
+    check_apart(leaves)
+    _check_one_place(leaves, asked)
+    everywhere = Extents(leaves)
+    for number, (tree, options) in enumerate(parts):
+        root = f"grads[{number}]" if grouped else "grads"
+        groups.append(Group(formula, tree, options, root, asked, everywhere))
+    return groups
+
+
+def _options(
+    formula: type[Optimizer], tree: Tree, given: Options, groups: list[Group], number: int
+) -> ParamGroup:
+    """Return the hyperparameters of one group; ``groups`` are those that are at work already."""
+
+    def review(options: Options) -> None:
+        formula._review(options)
+        _check_eps(formula, options, tree)
+        if number < len(groups):
+            _check_same_state(formula, options, groups[number])
+
+    checks = {
+        "lr": Schedulable(NONNEGATIVE),
+        **formula._checks,
+        "weight_decay": Schedulable(NONNEGATIVE),
+        "maximize": Flag(),
+    }
+    options = ParamGroup(formula.__name__, tree.params, checks, review)
+    options.update(given)
+    return options
+
+
+def _check_eps(formula: type[Optimizer], options: Options, tree: Tree) -> None:
+    eps = options.get("eps")
+    for leaf in tree.leaves:
+        least = smallest_eps(leaf.array.dtype)
+        if isinstance(eps, float) and 0.0 < eps < least:
+            raise ValueError(
+                f"{formula.__name__}: eps must be 0 or at least {least:.2g}, or it may underflow "
+                f"in {leaf.array.dtype}, the dtype of {leaf.path}; got {eps}"
+            )
+
+
+def _check_same_state(formula: type[Optimizer], options: Options, group: Group) -> None:
+    """Refuse a change that an optimizer in use cannot make."""
+    wanted = formula._rule(options)
+    for bucket in group.buckets:
+        if wanted.state != bucket.rule.state:
+            raise ValueError(
+                f"{formula.__name__}: this change needs other state, {wanted.state} instead of "
+                f"{bucket.rule.state}; construct a new optimizer"
+            )
+
+
+def _check_one_place(leaves: list[Leaf], asked: str) -> None:
+    """Under a backend asked for by name, all arrays must be its kind and on one device."""
+    if asked == "auto":
+        return
+    first = leaves[0]
+    for leaf in leaves:
+        backends.for_array(leaf.array, leaf.path, asked)
+        if arrays.device(leaf.array) != arrays.device(first.array):
+            raise BackendMismatchError(
+                f"{first.path} and {leaf.path} are on different devices; under a backend asked "
+                "for by name all parameters must be on one (backend='auto' allows several)"
+            )

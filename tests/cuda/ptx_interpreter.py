@@ -1,0 +1,269 @@
+"""Runs PTX, the assembly that NVRTC makes of a kernel, on the CPU: a lane of NumPy per thread.
+
+A register is an array with one element per thread. The threads whose next instruction comes first
+in the text run it together, which brings threads back together after a branch. What a device does
+wrong silently is an error here: memory that nobody allocated, addresses that are no multiple of
+the width of the access, and words that one thread writes and another one touches.
+
+It knows the instructions of elementwise kernels; another one is a NotImplementedError.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+Lanes = np.ndarray[Any, Any]
+
+TYPES: dict[str, Any] = {
+    **{"pred": np.bool_, "f32": np.float32, "f64": np.float64},
+    **{"u16": "u2", "u32": "u4", "u64": "u8", "b16": "u2", "b32": "u4", "b64": "u8"},
+    **{"s16": "i2", "s32": "i4", "s64": "i8"},
+}
+REGISTERS = {"p": np.bool_, "rs": "u2", "r": "u4", "rd": "u8", "f": np.float32, "fd": np.float64}
+
+COMPARE: dict[str, Callable[[Lanes, Lanes], Lanes]] = {
+    "eq": np.equal,
+    "ne": lambda a, b: (a < b) | (a > b) if a.dtype.kind == "f" else a != b,
+    "lt": np.less,
+    "le": np.less_equal,
+    "gt": np.greater,
+    "ge": np.greater_equal,
+    "equ": lambda a, b: ~((a < b) | (a > b)),  # u: true also if one of them is NaN
+    "neu": np.not_equal,
+    "ltu": lambda a, b: ~(a >= b),
+    "leu": lambda a, b: ~(a > b),
+    "gtu": lambda a, b: ~(a <= b),
+    "geu": lambda a, b: ~(a < b),
+    "num": lambda a, b: ~(np.isnan(a) | np.isnan(b)),
+    "nan": lambda a, b: np.isnan(a) | np.isnan(b),
+}
+COMPUTE: dict[str, Callable[..., Lanes]] = {
+    "add": np.add,
+    "sub": np.subtract,
+    "mul": np.multiply,
+    "div": lambda a, b: a / b if a.dtype.kind == "f" else a // b,
+    "rem": np.remainder,
+    "mad": lambda a, b, c: a * b + c,
+    "sqrt": np.sqrt,
+    "abs": np.abs,
+    "neg": np.negative,
+    "min": np.fmin,
+    "max": np.fmax,
+    "and": np.bitwise_and,
+    "or": np.bitwise_or,
+    "xor": np.bitwise_xor,
+    "not": np.invert,
+    "shl": lambda a, b: a << b.astype(a.dtype),
+    "shr": lambda a, b: a >> b.astype(a.dtype),
+    "selp": lambda a, b, p: np.where(p, a, b),
+    "mov": lambda a: a,
+}
+INEXACT = ("approx", "full", "fma", "ex2", "lg2", "rcp")
+
+
+class Fault(AssertionError):
+    """A kernel did what it must not do."""
+
+
+class Memory:
+    """The memory that a kernel may touch, and which thread touched what."""
+
+    def __init__(self, regions: Sequence[tuple[int, int]]) -> None:
+        used = sorted((address, size) for address, size in regions if size)
+        self._starts = np.array([address for address, _ in used], np.uint64)
+        self._ends = self._starts + np.array([size for _, size in used], np.uint64)
+        self._bytes = [_bytes_at(address, size) for address, size in used]
+        self._touched: dict[str, list[tuple[Lanes, Lanes]]] = {"load": [], "store": []}
+
+    def load(self, at: Lanes, dtype: Any, count: int, threads: Lanes) -> Lanes:
+        """Return ``count`` neighbours per thread, one row each."""
+        width = np.dtype(dtype).itemsize * count
+        found = np.empty((len(at), width), np.uint8)
+        for lanes, region, offsets in self._places(at, width, "load", threads):
+            found[lanes] = region[offsets]
+        return found.view(dtype).T
+
+    def store(self, at: Lanes, rows: Sequence[Lanes], threads: Lanes) -> None:
+        values = np.ascontiguousarray(np.stack(rows, axis=1)).view(np.uint8)
+        for lanes, region, offsets in self._places(at, values.shape[1], "store", threads):
+            region[offsets] = values[lanes]
+
+    def _places(self, at: Lanes, width: int, what: str, threads: Lanes) -> Any:
+        """Yield the accesses region by region, after looking at all of them."""
+        if (at % np.uint64(width)).any():
+            raise Fault(f"a {what} of {width} bytes is misaligned")
+        which = np.searchsorted(self._starts, at, "right").astype(np.intp) - 1
+        if (which < 0).any() or (at + np.uint64(width) > self._ends[which]).any():
+            raise Fault(f"a {what} of {width} bytes is outside of all arrays")
+        words = at[:, None] // np.uint64(4) + np.arange(-(-width // 4), dtype=np.uint64)
+        self._touched[what].append((words.ravel(), np.repeat(threads, words.shape[1])))
+        within = np.arange(width, dtype=np.uint64)
+        for region in np.unique(which):
+            lanes = np.flatnonzero(which == region)
+            first = at[lanes] - self._starts[region]
+            yield lanes, self._bytes[region], first[:, None] + within
+
+    def check_races(self) -> None:
+        """Raise Fault if one thread writes what another one reads or writes."""
+        if not self._touched["store"]:
+            return
+        written, writers = map(np.concatenate, zip(*self._touched["store"], strict=True))
+        words, first = np.unique(written, return_index=True)
+        for touched, threads in (*self._touched["store"], *self._touched["load"]):
+            place = np.minimum(np.searchsorted(words, touched), len(words) - 1)
+            if ((words[place] == touched) & (writers[first][place] != threads)).any():
+                raise Fault("one thread writes what another one reads or writes")
+
+
+def _bytes_at(address: int, size: int) -> Lanes:
+    return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
+
+
+class Program:
+    """The instructions of one kernel."""
+
+    def __init__(self, ptx: str, name: str) -> None:
+        entry = re.search(rf"\.entry {name}\((.*?)\)[^{{]*\{{(.*)\n\}}", ptx, re.DOTALL)
+        if entry is None:
+            raise ValueError(f"no kernel {name} in this text")
+        self.parameters: list[str] = re.findall(r"(\w+)(?:\[\d+\])?,?\s*$", entry[1], re.MULTILINE)
+        self.code: list[tuple[str | None, list[str], list[str]]] = []
+        self.labels: dict[str, int] = {}
+        for line in re.sub(r"//.*", "", entry[2]).split("\n"):
+            self._read(line.strip().rstrip(";"))
+
+    def _read(self, line: str) -> None:
+        if line.endswith(":"):
+            self.labels[line[:-1]] = len(self.code)
+        elif line and line[0] not in ".{}":
+            parts = re.fullmatch(r"(?:@(!?%p\d+)\s+)?([\w.]+)\s*(.*)", line)
+            assert parts is not None, line
+            operands = re.findall(r"\{[^}]*\}|\[[^\]]*\]|[^,\s]+", parts[3])
+            self.code.append((parts[1], parts[2].split("."), operands))
+
+    def run(self, memory: Memory, arguments: Sequence[bytes], grid: int, block: int) -> None:
+        """Run all threads; the arguments are what stands in the kernel's parameters."""
+        with np.errstate(all="ignore"):
+            _Run(self, memory, arguments, grid, block).to_the_end()
+        memory.check_races()
+
+
+class _Run:
+    """All threads of one launch."""
+
+    def __init__(
+        self, program: Program, memory: Memory, arguments: Sequence[bytes], grid: int, block: int
+    ) -> None:
+        self._program, self._memory = program, memory
+        threads = np.arange(grid * block, dtype=np.uint32)
+        self._next = np.zeros(len(threads), np.intp)
+        self._registers: dict[str, Lanes] = {
+            "%tid.x": threads % np.uint32(block),
+            "%ctaid.x": threads // np.uint32(block),
+            "%ntid.x": np.full_like(threads, block),
+            "%nctaid.x": np.full_like(threads, grid),
+        }
+        # Parameters have a memory of their own, which begins at 0.
+        self._parameters: dict[str, int] = {}
+        held = b""
+        for name, argument in zip(program.parameters, arguments, strict=True):
+            self._parameters[name] = len(held)
+            held += argument.ljust(-(-len(argument) // 8) * 8, b"\0")
+        self._constant = np.frombuffer(held, np.uint8)
+
+    def to_the_end(self) -> None:
+        end = len(self._program.code)
+        while (first := int(self._next.min())) < end:
+            lanes = np.flatnonzero(self._next == first)
+            self._next[lanes] += 1
+            guard, operation, operands = self._program.code[first]
+            if guard:
+                wanted = self._registers[guard.lstrip("!")][lanes]
+                lanes = lanes[wanted != guard.startswith("!")]
+            if len(lanes):
+                self._step(operation, operands, lanes)
+
+    def _step(self, operation: list[str], operands: list[str], lanes: Lanes) -> None:
+        name, kind = operation[0], operation[-1]
+        if name == "bra":
+            self._next[lanes] = self._program.labels[operands[0]]
+        elif name in ("ret", "exit"):
+            self._next[lanes] = len(self._program.code)
+        elif name in ("ld", "st"):
+            self._move(operation, operands, lanes)
+        elif name == "cvt":
+            self._put(operands[0], self._get(operands[1], kind, lanes), operation[-2], lanes)
+        elif name == "cvta":
+            self._put(operands[0], self._get(operands[-1], kind, lanes), kind, lanes)
+        else:
+            self._compute(operation, operands, lanes)
+
+    def _compute(self, operation: list[str], operands: list[str], lanes: Lanes) -> None:
+        name, kind = operation[0], operation[-1]
+        if (name not in COMPUTE and name != "setp") or set(operation) & {*INEXACT}:
+            raise NotImplementedError(f"{'.'.join(operation)}: teach it to the interpreter")
+        flush = _flushed if "ftz" in operation else np.asarray
+        kinds = [kind] * (len(operands) - 1)
+        if name in ("shl", "shr"):
+            kinds[1] = "u32"
+        if name == "selp":
+            kinds[2] = "pred"
+        given = [flush(self._get(x, k, lanes)) for x, k in zip(operands[1:], kinds, strict=True)]
+        if name == "setp":
+            self._put(operands[0], COMPARE[operation[1]](*given), "pred", lanes)
+            return
+        if "wide" in operation:
+            kind = f"{kind[0]}64"
+            given = [value.astype(TYPES[kind]) for value in given]
+        self._put(operands[0], flush(COMPUTE[name](*given)), kind, lanes)
+
+    def _move(self, operation: list[str], operands: list[str], lanes: Lanes) -> None:
+        """Load or store: parameters, or global memory."""
+        load = operation[0] == "ld"
+        place, registers = operands[::-1] if load else operands
+        names = re.findall(r"%\w+", registers)
+        base, _, offset = place.strip("[]").partition("+")
+        at = self._get(base, "u64", lanes) + np.uint64(int(offset or 0) % 2**64)
+        dtype = np.dtype(TYPES[operation[-1]])
+        if not load:
+            rows = [self._get(name, operation[-1], lanes) for name in names]
+            self._memory.store(at, rows, lanes)
+            return
+        if operation[1] == "param":
+            bytes_of = at.astype(np.intp)[:, None] + np.arange(dtype.itemsize * len(names))
+            found = self._constant[bytes_of].view(dtype).T
+        else:
+            found = self._memory.load(at, dtype, len(names), lanes)
+        for name, row in zip(names, found, strict=True):
+            self._put(name, row, operation[-1], lanes)
+
+    def _get(self, operand: str, kind: str, lanes: Lanes) -> Lanes:
+        dtype = np.dtype(TYPES[kind])
+        if operand in self._parameters:
+            return np.full(len(lanes), self._parameters[operand], dtype)
+        if operand in self._registers:
+            held = self._registers[operand][lanes]
+            return held.view(dtype) if held.itemsize == dtype.itemsize else held.astype(dtype)
+        if operand[:2] in ("0f", "0d"):
+            bits = np.array(int(operand[2:], 16), "u4" if operand[1] == "f" else "u8")
+            return np.full(len(lanes), bits.view(dtype))
+        number = np.array(int(operand) % 2 ** (8 * dtype.itemsize), f"u{dtype.itemsize}")
+        return np.full(len(lanes), number.view(dtype))
+
+    def _put(self, register: str, values: Lanes, kind: str, lanes: Lanes) -> None:
+        dtype = np.dtype(REGISTERS[re.sub(r"\W|\d", "", register)])
+        held = self._registers.setdefault(register, np.zeros(len(self._next), dtype))
+        held[lanes] = values.astype(TYPES[kind]).view(dtype)
+
+
+def _flushed(values: Lanes) -> Lanes:
+    """Return float32 values with denormal ones turned to zero, signs kept."""
+    if values.dtype != np.float32:
+        return values
+    denormal = np.abs(values) < np.finfo(np.float32).smallest_normal
+    return np.where(denormal, np.copysign(np.float32(0), values), values)

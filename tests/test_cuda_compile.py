@@ -1,0 +1,114 @@
+"""CuPy's source for every rule compiles for every GPU, into the instructions that are meant.
+
+NVRTC needs no GPU: pip install cupy-cuda12x nvidia-cuda-nvrtc-cu12 nvidia-cuda-runtime-cu12.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cuda import nvrtc
+
+import fastopt_kernels
+from fastopt.backends import cupy_norm_source, cupy_source
+from fastopt_kernels import Rule
+
+if reason := nvrtc.reason_to_skip():
+    pytest.skip(reason, allow_module_level=True)
+
+RULES = sorted({p.stem for p in Path(fastopt_kernels.__file__).parent.glob("[a-z]*.py")} - {"rule"})
+DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
+NEVER = (".local", ".approx", "call", "fma.")
+PACK = {4: "v4.f32", 8: "v2.f64"}  # 16 bytes
+
+each_rule = pytest.mark.parametrize("name", RULES)
+each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+
+
+def rule_of(name: str) -> Rule:
+    rule: Rule = importlib.import_module(f"fastopt_kernels.{name}").RULE
+    return rule
+
+
+def kernel_of(rule: Rule, dtype: np.dtype[Any], by_value: bool = True, **changes: Any) -> Any:
+    text = cupy_source.kernel(rule, dtype, by_value) | changes
+    return importlib.import_module("cupy").ElementwiseKernel(**text)
+
+
+def faults(rule: Rule, dtype: np.dtype[Any], ptx: str) -> list[str]:
+    """Return what should not be in the instructions of a kernel, or is missing there."""
+    _, _, body = ptx.partition(".entry")
+    found = [word for word in NEVER if word in body]
+    if dtype.itemsize == 4 and ".f64" in body:
+        found.append("arithmetic in double")
+    arrays = len(rule.state) + 1
+    for kind, count in (("ld", arrays + 1), ("st", arrays)):
+        packs = len(re.findall(rf"{kind}(\.global)?\.{PACK[dtype.itemsize]}", body))
+        if packs < count or packs % count:
+            found.append(f"{packs} {kind} of 16 bytes for {count} arrays")
+    return found
+
+
+@each_dtype
+@each_rule
+@pytest.mark.parametrize("architecture", [75, 90, 120])
+def test_the_instructions_are_those_that_are_meant(
+    name: str, dtype: np.dtype[Any], architecture: int
+) -> None:
+    rule = rule_of(name)
+    for by_value in (True, False):
+        kernel = kernel_of(rule, dtype, by_value)
+        assert faults(rule, dtype, nvrtc.ptx(kernel, architecture)) == []
+
+
+@each_dtype
+@each_rule
+def test_no_gpu_needs_the_stack(name: str, dtype: np.dtype[Any]) -> None:
+    assert_in_registers(kernel_of(rule_of(name), dtype))
+
+
+@each_dtype
+def test_the_sum_of_squares_is_plain_arithmetic_in_double(dtype: np.dtype[Any]) -> None:
+    cupy = importlib.import_module("cupy")
+    for text in (cupy_norm_source.squares(dtype, True), cupy_norm_source.halves()):
+        kernel = cupy.ElementwiseKernel(**text)
+        _, _, body = nvrtc.ptx(kernel, 90).partition(".entry")
+        assert not [word for word in NEVER if word in body]
+        assert re.findall(r"\badd\S*\.f\d+", body)[0] == "add.rn.f64"
+        assert_in_registers(kernel)
+
+
+def assert_in_registers(kernel: Any) -> None:
+    for architecture in nvrtc.ARCHITECTURES:
+        said = nvrtc.said_of_machine_code(kernel, architecture)
+        assert "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads" in said
+        registers = re.search(r"Used (\d+) registers", said)
+        assert registers
+        assert int(registers[1]) <= 128  # two blocks of 256 threads at least
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "fault"),
+    [
+        ("grad = grad_scale * grad", "grad = grad_scale * grad + 0.1", "arithmetic in double"),
+        ("sqrt(v + eps_inside)", "__fsqrt_rn(__fdividef(v + eps_inside, v))", ".approx"),
+        ("alignas(N * sizeof(real))", "", "0 ld of 16 bytes for 4 arrays"),
+    ],
+)
+def test_a_fault_in_the_text_is_noticed(right: str, wrong: str, fault: str) -> None:
+    rule, dtype = rule_of("adam"), DTYPES[0]
+    preamble = cupy_source.kernel(rule, dtype, True)["preamble"]
+    assert right in preamble
+    kernel = kernel_of(rule, dtype, preamble=preamble.replace(right, wrong))
+    assert fault in faults(rule, dtype, nvrtc.ptx(kernel, 90))
+
+
+def test_contraction_is_noticed() -> None:
+    rule, dtype = rule_of("adam"), DTYPES[0]
+    kernel = kernel_of(rule, dtype, options=("--fmad=true",))
+    assert "fma." in faults(rule, dtype, nvrtc.ptx(kernel, 90))

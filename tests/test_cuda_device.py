@@ -1,0 +1,46 @@
+"""On a GPU, real launches of CuPy give NumPy's bits: ``pytest -m gpu``; skipped without one."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import pytest
+from cuda.runs import DENSE, DTYPES, ODD, difference_of, run_of
+from variants import VARIANT_OF, VARIANTS, Variant
+
+import fastopt
+
+if reason := fastopt.available_backends()["cupy"]:
+    pytest.skip(reason, allow_module_level=True)
+
+pytestmark = pytest.mark.gpu
+
+CUPY = importlib.import_module("cupy")
+each_dtype = pytest.mark.parametrize("dtype", DTYPES)
+
+
+@each_dtype
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_every_rule_ends_in_the_bits_of_numpy(variant: Variant, dtype: Any) -> None:
+    more = {"weight_decay": 0.03, "maximize": True, "grad_scale": 0.37, "missing": True}
+    assert difference_of(variant, CUPY, dtype, cuts=DENSE) == {}
+    assert difference_of(variant, CUPY, dtype, cuts=[*DENSE, *ODD], **more) == {}
+
+
+@each_dtype
+def test_three_hundred_arrays_and_clipping_do_so_too(dtype: Any) -> None:
+    cuts = [(run_of(k % 9), run_of(k % 9)) for k in range(300)]
+    cuts += [(run_of(n), run_of(n, 1)) for n in (4095, 4096, 4097, 12_388)]
+    more = {"missing": True, "max_grad_norm": 100.0}
+    assert difference_of(VARIANT_OF["adam"], CUPY, dtype, cuts=cuts, **more) == {}
+
+
+def test_a_step_may_run_on_another_stream_than_the_construction() -> None:
+    param, grad = CUPY.ones(1 << 24, "f4"), CUPY.ones(1 << 24, "f4")
+    CUPY.cuda.Device().synchronize()  # these two are the user's
+    opt = fastopt.Momentum([param], lr=0.5, beta=0.5)
+    with CUPY.cuda.Stream(non_blocking=True) as stream:
+        opt.step([grad])
+        stream.synchronize()
+    assert bool((param == 0.75).all())
