@@ -64,6 +64,7 @@ class Layout:
     """
 
     shape: tuple[int, ...]
+    plain: bool  # nothing is turned: C order
     flips: tuple[Any, ...]  # begins with an ellipsis: array[()] copies a 0-d array, array[...] not
     axes: tuple[int, ...]
 
@@ -90,9 +91,10 @@ def layout_of(array: Array) -> Layout:
     strides = array.strides
     flips = tuple(slice(None, None, -1) if stride < 0 else slice(None) for stride in strides)
     axes = tuple(sorted(range(array.ndim), key=lambda axis: -abs(strides[axis])))
-    if array.flags.c_contiguous:  # also where axes of length 0 or 1 have odd strides
+    plain = array.flags.c_contiguous  # also where axes of length 0 or 1 have odd strides
+    if plain:
         axes, flips = tuple(range(array.ndim)), (slice(None),) * array.ndim
-    return Layout(array.shape, (..., *flips), axes)
+    return Layout(array.shape, plain, (..., *flips), axes)
 
 
 def flat_view(array: Array, layout: Layout) -> Array | None:

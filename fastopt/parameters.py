@@ -84,6 +84,9 @@ class Parameter:
         """
         if grad is None:
             return None
+        if type(grad) is np.ndarray and self._is_usual(grad):
+            self.everywhere.check_apart(grad, path)
+            return grad.reshape(-1)
         if isinstance(grad, np.floating) and self.layout.shape == ():
             grad = np.asarray(grad)  # NumPy's reductions return scalars for 0-d results
         self._check_gradient(grad, path)
@@ -96,6 +99,18 @@ class Parameter:
         # What is too large for the dtype becomes inf, whatever other code has set np.seterr to.
         with arrays.on_device_of(turned), np.errstate(all="ignore"):
             return turned.astype(self.flat.dtype, order="C").reshape(-1)
+
+    def _is_usual(self, grad: Array) -> bool:
+        """Return whether a NumPy gradient needs no closer look: C order, like its parameter."""
+        flags = grad.flags
+        return (
+            grad.dtype == self.flat.dtype
+            and grad.shape == self.layout.shape
+            and flags.c_contiguous
+            and flags.aligned
+            and self.layout.plain
+            and type(self.leaf.array) is np.ndarray
+        )
 
     def _check_gradient(self, grad: Any, path: str) -> None:
         array = self.leaf.array
@@ -140,9 +155,12 @@ class Extents:
         high = np.array([high for _, high in bounds], np.intp)
         self.high: Array = np.maximum.accumulate(high) if len(high) else high
         self._lows, self._highs = self.low.tolist(), self.high.tolist()
+        self._owners = {id(owner): owner for owner in map(_owner, leaves)}
 
     def check_apart(self, grad: Array, path: str) -> None:
         """Raise ValueError if a gradient shares memory with a parameter, which is written."""
+        if type(grad) is np.ndarray and grad.flags.owndata and id(grad) not in self._owners:
+            return  # memory of its own, of which no parameter is a view
         low, high = arrays.extent(grad)
         position = bisect_left(self._lows, high) - 1
         while position >= 0 and self._highs[position] > low:
@@ -153,3 +171,11 @@ class Extents:
                     "hand in a gradient with memory of its own"
                 )
             position -= 1
+
+
+def _owner(leaf: Leaf) -> object:
+    """Return what holds the memory that a parameter is a view of."""
+    owner: object = leaf.array
+    while (base := getattr(owner, "base", None)) is not None:
+        owner = base
+    return owner

@@ -3,33 +3,68 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from fastopt.arrays import Array
-from fastopt.backends import COMMON_SCALARS
 from fastopt.global_norm import LANES, PIECE, lane_sums
 from fastopt.parameters import Parameter
 from fastopt_kernels import Rule
 
-BLOCK = 32_768
-"""Elements per block. The temporaries of an expression then stay in the cache: 3 times as fast
-on 20 million elements as whole-array expressions (smaller blocks pay for calls)."""
+BLOCK_BYTES = 262_144
+"""Bytes of an array that are updated at a time. The temporaries of an expression then stay in the
+cache: 2.5 times as fast on 20 million float32 as whole-array expressions. From this size on NumPy
+also reuses the temporaries within an expression."""
 
 
-@dataclass(frozen=True, slots=True)
+class _Piece:
+    """A block of one parameter and of its state, and where it lies in the gradient."""
+
+    __slots__ = ("param", "place", "state")
+
+    def __init__(self, param: Array, place: slice, arena: Array, offset: int) -> None:
+        self.place = place
+        self.param = param[place]
+        first = offset + place.start
+        self.state = tuple(slot[first : first + self.param.size] for slot in arena)
+
+
 class _Span:
-    """Neighbours in the arena that are updated together: parameters, and where each one begins."""
+    """Small parameters that are gathered and updated together; neighbours in the arena."""
 
-    members: range
-    bounds: tuple[int, ...]  # one more than members: bounds[i]:bounds[i + 1] is the i-th one's
+    __slots__ = ("bounds", "first", "last", "state")
+
+    def __init__(self, members: range, parameters: Sequence[Parameter], arena: Array) -> None:
+        self.first, self.last = members.start, members.stop
+        begin = parameters[self.first].offset
+        ends = [parameters[i].offset + parameters[i].flat.size - begin for i in members]
+        self.bounds = [0, *ends]
+        self.state = tuple(slot[begin : begin + ends[-1]] for slot in arena)
 
 
 class NumpyDriver:
     """Runs a rule's NumPy form. Small parameters are gathered, so that one call serves many."""
 
     at_once = False
+
+    def __init__(self, rule: Rule, parameters: Sequence[Parameter], arena: Array) -> None:
+        self._rule = rule
+        self._signed = [slot in rule.signed for slot in rule.state]
+        self._params = [parameter.flat for parameter in parameters]
+        self._grads: Sequence[Array | None] = ()
+        self._block = BLOCK_BYTES // arena.itemsize
+        self._pieces = [
+            [
+                _Piece(p.flat, slice(start, min(start + self._block, p.flat.size)), arena, p.offset)
+                for start in range(0, p.flat.size, self._block)
+            ]
+            for p in parameters
+        ]
+        runs = list(_runs(parameters, self._block))
+        self._spans = [_Span(run, parameters, arena) for run in runs if len(run) > 1]
+        self._alone = [run.start for run in runs if len(run) == 1]
+        self._scratch = np.empty((2, self._block if self._spans else 0), arena.dtype)
 
     def warm_up(self, norm: bool) -> None:
         """There is nothing to compile."""
@@ -45,16 +80,6 @@ class NumpyDriver:
         """Never possible: every step is many calls of NumPy."""
         return False
 
-    def __init__(self, rule: Rule, parameters: Sequence[Parameter], arena: Array) -> None:
-        self._rule = rule
-        self._params = [parameter.flat for parameter in parameters]
-        self._arena = arena
-        self._spans = list(_spans(parameters))
-        self._signed = [slot in rule.signed for slot in rule.state]
-        gathered = any(len(span.members) > 1 for span in self._spans)
-        self._scratch = np.empty((2, BLOCK if gathered else 0), arena.dtype)
-        self._grads: Sequence[Array | None] = ()
-
     def accepts(self, params: list[Array], grads: list[Array | None]) -> int | None:
         """Leave the looking to the caller."""
         return None
@@ -67,83 +92,78 @@ class NumpyDriver:
         """Return the sums of squares of (factor * gradient), by pieces."""
         sums = [np.zeros(0)]
         with np.errstate(all="ignore"):
-            for param, grad in zip(self._params, self._grads, strict=True):
-                for start in range(0, param.size, BLOCK):
-                    size = min(BLOCK, param.size - start)
+            for pieces, grad in zip(self._pieces, self._grads, strict=True):
+                for piece in pieces:
+                    size = piece.param.size
                     padded = np.zeros(-(-size // PIECE) * PIECE)
                     if grad is not None:
-                        piece = grad[start : start + size]
-                        np.multiply(piece, factor, out=padded[:size], dtype=np.float64)
+                        values = grad[piece.place]
+                        np.multiply(values, factor, out=padded[:size], dtype=np.float64)
                     padded *= padded
                     sums.append(lane_sums(padded.reshape(-1, PIECE // LANES, LANES)))
         return np.concatenate(sums)
 
     def update(self, table: Sequence[Sequence[float]], rows: Sequence[int] | None) -> None:
         """Update every parameter whose gradient is not None."""
+        alone = [*self._alone]
         # Other code's np.seterr(all="raise") must not stop a step in its middle.
         with np.errstate(all="ignore"):
             for span in self._spans:
-                if len(span.members) > 1 and rows is None and self._complete(span):
-                    self._update_gathered(span, table[0])
-                    continue
-                for member, start in zip(span.members, span.bounds, strict=False):
-                    grad = self._grads[member]
-                    if grad is not None:
-                        self._update_blocks(member, grad, start, table[rows[member] if rows else 0])
+                grads = self._grads[span.first : span.last]
+                if rows is None and all(grad is not None for grad in grads):
+                    self._update_span(span, grads, table[0])
+                else:
+                    alone.extend(range(span.first, span.last))
+            for member in alone:
+                grad = self._grads[member]
+                if grad is not None:
+                    row = table[rows[member] if rows else 0]
+                    for piece in self._pieces[member]:
+                        self._update_block(piece.param, grad[piece.place], piece.state, row)
         self._grads = ()
 
-    def _complete(self, span: _Span) -> bool:
-        return all(self._grads[member] is not None for member in span.members)
-
-    def _update_gathered(self, span: _Span, scalars: Sequence[float]) -> None:
-        first, last = span.bounds[0], span.bounds[-1]
-        param, grad = self._scratch[:, : last - first]
-        members = slice(span.members.start, span.members.stop)
-        np.concatenate(self._params[members], out=param)
-        np.concatenate(self._grads[members], out=grad)  # type: ignore[arg-type]  # none is None
-        self._update_block(param, grad, first, scalars)
-        for member, start, stop in zip(span.members, span.bounds, span.bounds[1:], strict=False):
-            self._params[member][:] = param[start - first : stop - first]
-
-    def _update_blocks(
-        self, member: int, grad: Array, offset: int, scalars: Sequence[float]
-    ) -> None:
-        param = self._params[member]
-        for start in range(0, param.size, BLOCK):
-            block = slice(start, start + BLOCK)
-            self._update_block(param[block], grad[block], offset + start, scalars)
+    def _update_span(self, span: _Span, grads: Sequence[Any], row: Sequence[float]) -> None:
+        params, bounds = self._params[span.first : span.last], span.bounds
+        param, grad = self._scratch[:, : bounds[-1]]
+        np.concatenate(params, out=param)
+        np.concatenate(grads, out=grad)
+        self._update_block(param, grad, span.state, row)
+        for target, start, stop in zip(params, bounds, bounds[1:], strict=False):
+            target[:] = param[start:stop]
 
     def _update_block(
-        self, param: Array, grad: Array, start: int, scalars: Sequence[float]
+        self, param: Array, grad: Array, state: tuple[Array, ...], row: Sequence[float]
     ) -> None:
         """Apply the rule, and what is common to all rules, to one block."""
-        grad_scale, l2, decay, tiny_signed, tiny_positive = scalars[: len(COMMON_SCALARS)]
+        grad_scale, l2, decay, tiny_signed, tiny_positive, *scalars = row
         if grad_scale != 1.0:
             grad = grad * grad_scale
         if l2 != 0.0:
             grad = grad + l2 * param
         if decay != 0.0:
             param -= decay * param
-        state = [slot[start : start + param.size] for slot in self._arena]
-        self._rule.numpy(param, grad, *state, *scalars[len(COMMON_SCALARS) :])
-        for values, signed in zip(state, self._signed, strict=True):
-            tiny = tiny_signed if signed else tiny_positive
-            if tiny != 0.0:
-                small = (np.abs(values) if signed else values) < tiny
-                if small.any():
-                    np.copyto(values, 0, where=small)
+        self._rule.numpy(param, grad, *state, *scalars)
+        if tiny_signed != 0.0 or tiny_positive != 0.0:
+            for values, signed in zip(state, self._signed, strict=True):
+                _flush(values, signed, tiny_signed if signed else tiny_positive)
 
 
-def _spans(parameters: Sequence[Parameter]) -> Iterator[_Span]:
-    """Cut the parameters into runs of at most BLOCK elements; a larger one stands alone."""
+def _flush(values: Array, signed: bool, tiny: float) -> None:
+    """Set to zero what is below ``tiny``; a comparison with NaN is false, so NaN stays."""
+    small = (np.abs(values) if signed else values) < tiny
+    if small.any():
+        np.copyto(values, 0, where=small)
+
+
+def _runs(parameters: Sequence[Parameter], most: int) -> Iterator[range]:
+    """Cut the parameters into runs of at most ``most`` elements; a larger one stands alone."""
     ends = [parameter.offset + parameter.flat.size for parameter in parameters]
     start = 0
     while start < len(parameters):
         stop = start + 1
-        while stop < len(parameters) and ends[stop] - parameters[start].offset <= BLOCK:
+        while stop < len(parameters) and ends[stop] - parameters[start].offset <= most:
             stop += 1
-        bounds = (*[p.offset for p in parameters[start:stop]], ends[stop - 1])
-        yield _Span(range(start, stop), bounds)
+        yield range(start, stop)
         start = stop
 
 
