@@ -102,7 +102,7 @@ class Optimizer(ABC):
         try:
             if type(grad_scale) is not float or grad_scale != 1.0:
                 grad_scale = FINITE("grad_scale", grad_scale)
-            parts = self._split(grads)
+            parts = self._split(grads) if self._grouped else (grads,)
             only = self._only if self._max_grad_norm is None else None
             if only is None or not only.step_at_once(parts[0], grad_scale, self._clock):
                 self._step_in_turn(parts, grad_scale)
@@ -145,8 +145,6 @@ class Optimizer(ABC):
 
     def _split(self, grads: Any) -> Any:
         """Return the gradients group by group."""
-        if not self._grouped:
-            return (grads,)
         if not isinstance(grads, list | tuple) or len(grads) != len(self._groups):
             size = f" of {len(grads)}" if isinstance(grads, list | tuple) else ""
             raise ValueError(

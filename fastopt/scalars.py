@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
+from math import expm1, log, sqrt
 
 from fastopt.param_group import Options
 
 
 def one_minus_power(beta: float, t: int) -> float:
     """Return 1 - beta^t without the cancellation that beta near 1 brings."""
-    return -math.expm1(t * math.log(beta)) if beta > 0.0 else 1.0
+    return -expm1(t * log(beta)) if beta > 0.0 else 1.0
 
 
 def eps_scalars(options: Options, guard: float, c: float) -> dict[str, float]:
@@ -21,10 +21,10 @@ def eps_scalars(options: Options, guard: float, c: float) -> dict[str, float]:
     eps: float = options["eps"]
     if options["eps_inside_sqrt"] and eps:
         return {"eps_inside": c * eps, "eps_outside": 0.0}
-    return {"eps_inside": 0.0, "eps_outside": math.sqrt(c) * (eps or guard)}
+    return {"eps_inside": 0.0, "eps_outside": sqrt(c) * (eps or guard)}
 
 
 def eps_floor(options: Options) -> float:
     """Return the smallest denominator that an eps inside or outside the root leaves."""
     eps: float = options["eps"]
-    return math.sqrt(eps) if options["eps_inside_sqrt"] else eps
+    return sqrt(eps) if options["eps_inside_sqrt"] else eps

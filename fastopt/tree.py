@@ -37,6 +37,7 @@ class Tree:
     def __init__(self, params: Any, root: str = "params", prefix: str = "") -> None:
         found, values, self._spec = optree.tree_flatten_with_path(params, none_is_leaf=True)
         self.params = params
+        self._flatten_as_params = self._spec.flatten_up_to
         self._root = root
         self._suffixes = [_suffix(accessor) for accessor in self._spec.accessors()]
         names = [prefix + (".".join(map(str, path)) or "params") for path in found]
@@ -56,7 +57,7 @@ class Tree:
 
     def _flatten(self, tree: Any, root: str) -> list[Any]:
         try:
-            return self._spec.flatten_up_to(tree)
+            return self._flatten_as_params(tree)
         except (ValueError, TypeError) as error:
             raise ValueError(self._difference(tree, root, error)) from None
 

@@ -20,7 +20,7 @@ Few arguments: unpacking an array costs a compiled call as much as updating 100 
 _SOURCE = """
 def build(rule, real, carray, pointer_to, compare, loop):
     def step(
-        tasks, look, leaves, chunks, arena, table, steps, clock, params, grads, known, axes, extents
+        tasks, look, leaves, chunks, arena, table, known, axes, extents, steps, clock, params, grads
     ):
         if look and compare(params, grads, known, axes, extents, leaves[{GRAD}]) != 0:
             return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -69,6 +70,8 @@ class NumbaDriver:
         self._large = sum(lines["LENGTH"]) >= PARALLEL_FROM
         self._headers = HeaderCheck(compare, parameters) if compare else None
         self._expected = self._headers.expected if self._headers else _NOTHING_EXPECTED
+        self._fixed = (True, *self._places, self._table, *self._expected)
+        self._small_step = partial(compiled.step(parallel=False), 1, *self._fixed)
         self.at_once = compare is not None and not any(p.copied for p in parameters)
 
     def warm_up(self, norm: bool) -> None:
@@ -91,8 +94,10 @@ class NumbaDriver:
     ) -> bool:
         """Check, update and count in one compiled call."""
         self._table[0] = row
-        rest = (steps, clock, id(params), id(grads), *self._expected)
-        return bool(self._run(self._compiled.step, True, *self._places, self._table, *rest))
+        if self._large:
+            step = self._compiled.step
+            return bool(self._run(step, *self._fixed, steps, clock, id(params), id(grads)))
+        return self._small_step(steps, clock, id(params), id(grads))
 
     def _run(self, function: Callable[[bool], Callable[..., Any]], *arguments: Any) -> Any:
         """Call a compiled function with as many threads as pay and are safe."""
@@ -129,7 +134,7 @@ class NumbaDriver:
     def update(self, table: Sequence[Sequence[float]] | Array, rows: Sequence[int] | None) -> None:
         """Update every parameter whose gradient is not None."""
         self._rows[:] = 0 if rows is None else rows
-        rest = (_UNUSED, _UNUSED, 0, 0, *self._expected)
+        rest = (*self._expected, _UNUSED, _UNUSED, 0, 0)
         self._run(self._compiled.step, False, *self._places, np.array(table, float), *rest)
         self._rows[:] = 0
         self._held = ()
