@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastopt import arrays, backends, param_group
 from fastopt.errors import BackendMismatchError
+from fastopt.formula import Formula
 from fastopt.group import Group
 from fastopt.hyperparameters import NONNEGATIVE, Flag, Schedulable
 from fastopt.param_group import Options, ParamGroup
@@ -13,13 +14,8 @@ from fastopt.parameters import Extents
 from fastopt.precision import smallest_eps
 from fastopt.tree import Leaf, Tree, check_apart
 
-if TYPE_CHECKING:
-    from fastopt.optimizer import Optimizer
 
-
-def make_groups(
-    formula: type[Optimizer], params: Any, defaults: Options, asked: str
-) -> list[Group]:
+def make_groups(formula: type[Formula], params: Any, defaults: Options, asked: str) -> list[Group]:
     """Return the groups of an optimizer; raises for arrays and hyperparameters that are no good."""
     groups: list[Group] = []
     grouped = param_group.are_given(params)
@@ -42,7 +38,7 @@ def make_groups(
 
 
 def _options(
-    formula: type[Optimizer], tree: Tree, given: Options, groups: list[Group], number: int
+    formula: type[Formula], tree: Tree, given: Options, groups: list[Group], number: int
 ) -> ParamGroup:
     """Return the hyperparameters of one group; ``groups`` are those that are at work already."""
 
@@ -63,7 +59,7 @@ def _options(
     return options
 
 
-def _check_eps(formula: type[Optimizer], options: Options, tree: Tree) -> None:
+def _check_eps(formula: type[Formula], options: Options, tree: Tree) -> None:
     eps = options.get("eps")
     for leaf in tree.leaves:
         least = smallest_eps(leaf.array.dtype)
@@ -74,7 +70,7 @@ def _check_eps(formula: type[Optimizer], options: Options, tree: Tree) -> None:
             )
 
 
-def _check_same_state(formula: type[Optimizer], options: Options, group: Group) -> None:
+def _check_same_state(formula: type[Formula], options: Options, group: Group) -> None:
     """Refuse a change that an optimizer in use cannot make."""
     wanted = formula._rule(options)
     for bucket in group.buckets:

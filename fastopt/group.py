@@ -5,21 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import groupby
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from fastopt import arrays, backends
 from fastopt.arrays import Array
 from fastopt.buckets import Bucket
+from fastopt.formula import Formula
 from fastopt.hyperparameters import NONNEGATIVE
 from fastopt.param_group import Options, ParamGroup
 from fastopt.parameters import Extents
 from fastopt.precision import FLUSH_EVERY, tiny
 from fastopt.tree import Tree
-
-if TYPE_CHECKING:
-    from fastopt.optimizer import Optimizer
 
 
 class Group:
@@ -27,7 +25,7 @@ class Group:
 
     def __init__(
         self,
-        formula: type[Optimizer],
+        formula: type[Formula],
         tree: Tree,
         options: ParamGroup,
         grads_root: str,
@@ -120,7 +118,7 @@ class Group:
 class _Row:
     """The scalars of a bucket's update: those common to all rules, then the rule's own."""
 
-    def __init__(self, formula: type[Optimizer], bucket: Bucket) -> None:
+    def __init__(self, formula: type[Formula], bucket: Bucket) -> None:
         self._formula = formula
         self._bucket = bucket
 

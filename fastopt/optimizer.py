@@ -2,35 +2,29 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, ClassVar, NoReturn, Self
+from typing import Any, NoReturn, Self
 
 import numpy as np
 
 from fastopt import backends, param_group, state
 from fastopt.arrays import Array
 from fastopt.construction import make_groups
+from fastopt.formula import Formula
 from fastopt.global_norm import global_norm
-from fastopt.hyperparameters import FINITE, POSITIVE, Check
+from fastopt.hyperparameters import FINITE, POSITIVE
 from fastopt.interrupts import Deferred
-from fastopt.param_group import Options, ParamGroup
-from fastopt_kernels import Rule
+from fastopt.param_group import ParamGroup
 
 LearningRate = float | Callable[[int], float]
 """A number, or a function of the step number (0 for the first step) that returns one."""
 
 
-class Optimizer(ABC):
-    """Base of all optimizers; a subclass says which rule it uses, and with what scalars.
+class Optimizer(Formula):
+    """Base of all optimizers: holds the parameters and makes the steps.
 
-    The subclass gives ``_checks`` for its own hyperparameters, ``_rule`` and ``_scalars``, and
-    where they differ from the defaults here ``_floor``, ``_fill``, ``_review`` and ``_decoupled``.
+    A subclass says which rule it uses and with what scalars, see ``Formula``.
     """
-
-    _checks: ClassVar[Mapping[str, Check]] = {}
-    _decoupled: ClassVar[bool] = False
-    """Whether weight decay acts on the parameter, or as an L2 term on the gradient."""
 
     def __init__(
         self,
@@ -48,35 +42,6 @@ class Optimizer(ABC):
         self._groups = make_groups(type(self), params, defaults, backends.requested(backend))
         at_once = len(self._groups) == 1 and self._groups[0].at_once
         self._only = self._groups[0] if at_once else None
-
-    # What a subclass says -------------------------------------------------------------------
-
-    @staticmethod
-    @abstractmethod
-    def _rule(options: Options) -> Rule:
-        """Return the rule that these hyperparameters ask for."""
-
-    @staticmethod
-    @abstractmethod
-    def _scalars(options: Options, lr: float, t: int, guard: float) -> dict[str, float]:
-        """Return the rule's scalars in the t-th step (1 for the first) of a parameter.
-
-        ``guard`` stands in for an eps of 0.
-        """
-
-    @staticmethod
-    def _floor(options: Options) -> float:
-        """Return the smallest denominator of an update; 1 if nothing is divided."""
-        return 1.0
-
-    @staticmethod
-    def _fill(options: Options) -> dict[str, float]:
-        """Return the value that state begins with, by slot, where it is not 0."""
-        return {}
-
-    @staticmethod
-    def _review(options: Options) -> None:
-        """Raise ValueError for hyperparameters that make no sense together."""
 
     # The step -------------------------------------------------------------------------------
 
@@ -204,7 +169,7 @@ class Optimizer(ABC):
         [hyperparameters], "state": {name: {"step": steps, slot: array}}}``. The arrays are copies.
         A schedule is no part of it (None stands in its place): it is a function of the step count.
         """
-        return state.collect(self)
+        return state.collect(type(self).__name__, self._groups, self._clock)
 
     def load_state_dict(self, saved: Mapping[str, Any], strict: bool = True) -> None:
         """Take over a ``state_dict``, by the parameters' names; nothing is ever cast.
@@ -214,7 +179,7 @@ class Optimizer(ABC):
         changes nothing, if it is another optimizer's, or damaged, or does not fit by name, shape
         or dtype.
         """
-        state.restore(self, saved, strict)
+        state.restore(type(self).__name__, self._groups, self._clock, saved, strict)
 
     def __repr__(self) -> str:
         options = ", ".join(f"{k}={v!r}" for k, v in self._groups[0].options.plain.items())

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -11,43 +11,43 @@ from fastopt import arrays
 from fastopt.arrays import Array
 from fastopt.buckets import Bucket
 from fastopt.errors import CheckpointError
+from fastopt.group import Group
 from fastopt.interrupts import Deferred
 from fastopt.param_group import ParamGroup
 from fastopt.version import __version__
 
-if TYPE_CHECKING:
-    from fastopt.optimizer import Optimizer
 
-
-def collect(optimizer: Optimizer) -> dict[str, Any]:
-    """Return the state_dict of an optimizer."""
+def collect(name: str, groups: Sequence[Group], clock: Array) -> dict[str, Any]:
+    """Return the state_dict of an optimizer of this name."""
     entries = {}
-    for bucket in _buckets(optimizer):
+    for bucket in _buckets(groups):
         for leaf, step, slots in bucket.state():
             copies = {slot: arrays.on_host(array) for slot, array in slots.items()}
             entries[leaf.name] = {"step": step, **copies}
     return {
         "fastopt": __version__,
-        "optimizer": type(optimizer).__name__,
-        "step_count": optimizer.step_count,
+        "optimizer": name,
+        "step_count": int(clock[0]),
         "groups": [
-            {name: None if callable(value) else value for name, value in group.plain.items()}
-            for group in optimizer.param_groups
+            {key: None if callable(value) else value for key, value in group.options.plain.items()}
+            for group in groups
         ],
         "state": entries,
     }
 
 
-def restore(optimizer: Optimizer, saved: Mapping[str, Any], strict: bool) -> None:
-    """Take over a state_dict: look at all of it first, then write."""
-    step_count, groups, entries = _parts(optimizer, saved)
+def restore(
+    name: str, groups: Sequence[Group], clock: Array, saved: Mapping[str, Any], strict: bool
+) -> None:
+    """Take over a state_dict of an optimizer of this name: look at all of it first, then write."""
+    step_count, hyperparameters, entries = _parts(name, len(groups), saved)
     changes = [
-        _changes(number, group, given, strict)
-        for number, (group, given) in enumerate(zip(optimizer.param_groups, groups, strict=True))
+        _changes(number, group.options, given, strict)
+        for number, (group, given) in enumerate(zip(groups, hyperparameters, strict=True))
     ]
     targets = {
         leaf.name: (bucket, index, slots)
-        for bucket in _buckets(optimizer)
+        for bucket in _buckets(groups)
         for index, (leaf, _, slots) in enumerate(bucket.state())
     }
     if strict and targets.keys() != entries.keys():
@@ -57,26 +57,26 @@ def restore(optimizer: Optimizer, saved: Mapping[str, Any], strict: bool) -> Non
             f"the saved state lacks {missing} and has {extra} too many; state is matched by name "
             "(strict=False takes what fits)"
         )
-    for name in targets.keys() & entries.keys():
-        _check_entry(name, entries[name], targets[name][2])
-    # Everything fits: from here on nothing can fail.
+    common = targets.keys() & entries.keys()
+    for key in common:
+        _check_entry(key, entries[key], targets[key][2])
+    # Everything fits: from here on nothing can fail, and nothing can interrupt.
     with Deferred():
-        for name in targets.keys() & entries.keys():
-            bucket, index, slots = targets[name]
+        for key in common:
+            bucket, index, slots = targets[key]
             for slot, view in slots.items():
                 with arrays.on_device_of(view):
-                    view[...] = arrays.like(entries[name][slot], view)
-            bucket.set_step(index, int(entries[name]["step"]))
-        for group, checked in zip(optimizer.param_groups, changes, strict=True):
-            group.update(checked)
-        optimizer._clock[0] = step_count
+                    view[...] = arrays.like(entries[key][slot], view)
+            bucket.set_step(index, int(entries[key]["step"]))
+        for group, checked in zip(groups, changes, strict=True):
+            group.options.update(checked)
+        clock[0] = step_count
 
 
 def _parts(
-    optimizer: Optimizer, saved: Mapping[str, Any]
+    name: str, group_count: int, saved: Mapping[str, Any]
 ) -> tuple[int, list[Any], Mapping[str, Any]]:
-    """Return step count, groups and entries of a state_dict that has the right outline."""
-    name = type(optimizer).__name__
+    """Return step count, hyperparameters and entries of a state_dict with the right outline."""
     if not isinstance(saved, Mapping) or "optimizer" not in saved:
         raise CheckpointError(f"expected a state_dict of {name}; got {type(saved).__name__}")
     if saved["optimizer"] != name:
@@ -84,9 +84,9 @@ def _parts(
     step_count, groups, entries = (saved.get(key) for key in ("step_count", "groups", "state"))
     if step_count is None or not _is_count(step_count):
         raise CheckpointError(f"step_count must be a whole number from 0 on; got {step_count!r}")
-    if not isinstance(groups, list) or len(groups) != len(optimizer.param_groups):
+    if not isinstance(groups, list) or len(groups) != group_count:
         raise CheckpointError(
-            f"the optimizer has {len(optimizer.param_groups)} parameter groups; the state has "
+            f"the optimizer has {group_count} parameter groups; the state has "
             f"{len(groups) if isinstance(groups, list) else groups!r}"
         )
     if not isinstance(entries, Mapping) or not all(isinstance(group, Mapping) for group in groups):
@@ -131,6 +131,6 @@ def _is_count(value: Any) -> bool:
     return whole and 0 <= value < 2**63
 
 
-def _buckets(optimizer: Optimizer) -> Iterator[Bucket]:
-    for group in optimizer._groups:
+def _buckets(groups: Sequence[Group]) -> Iterator[Bucket]:
+    for group in groups:
         yield from group.buckets
