@@ -144,4 +144,4 @@ class _Row:
 
 def _picker(names: tuple[str, ...]) -> Callable[[dict[str, float]], tuple[float, ...]]:
     """Return what takes values out of a dict, in the order of the names."""
-    return itemgetter(*names) if len(names) > 1 else lambda values: (values[names[0]],)
+    return itemgetter(*names) if len(names) > 1 else lambda values: tuple(values[n] for n in names)

@@ -92,7 +92,7 @@ def deviation(got: Array, expected: Array, scale: Array) -> float:
 
 
 def worst(vector: Vector, got: dict[str, Array]) -> float:
-    """Return the largest relative deviation of a run: parameters along the way, state at its end."""
+    """Return the largest relative deviation of a run: parameters on the way, state at the end."""
     most = 0.0
     for k in range(3):
         expected = vector[f"p{k}"]

@@ -70,15 +70,17 @@ def build_squares(
                 lane[:] = 0.0
                 if leaves[grad_line, leaf] == 0:  # no gradient in this step
                     count = 0
-                grad_of = carray(
-                    pointer_to(leaves[grad_line, leaf] + start * itemsize, real), count
-                )
-                for row in range(0, count - LANES + 1, LANES):
+                first = leaves[grad_line, leaf] + start * itemsize
+                full, rest = count // LANES, count % LANES
+                rows = carray(pointer_to(first, real), (full, LANES))
+                tail = carray(pointer_to(first + full * LANES * itemsize, real), rest)
+                for r in range(full):
+                    row = rows[r]  # a row of its own, or the loop over it is not vectorised
                     for j in range(LANES):
-                        value = grad_of[row + j] * factor
+                        value = row[j] * factor
                         lane[j] += value * value
-                for j in range(count % LANES):
-                    value = grad_of[count - count % LANES + j] * factor
+                for j in range(rest):
+                    value = tail[j] * factor
                     lane[j] += value * value
                 width = LANES // 2
                 while width > 0:

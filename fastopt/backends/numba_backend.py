@@ -117,17 +117,17 @@ class _Compiled:
     """What a driver of one rule and dtype needs of this file."""
 
     def __init__(self, rule: Rule, dtype: np.dtype[Any]) -> None:
-        self._rule = rule
-        self._dtype = dtype
+        self._steps = [_step(rule, dtype, parallel) for parallel in (False, True)]
+        self._squares = [_squares(dtype, parallel) for parallel in (False, True)]
         self.num_threads: int = numba.config.NUMBA_NUM_THREADS
 
     def step(self, parallel: bool) -> Callable[..., bool]:
         """Return the step of the rule, for one thread or several."""
-        return _step(self._rule, self._dtype, parallel)
+        return self._steps[parallel]
 
     def squares(self, parallel: bool) -> Callable[..., None]:
         """Return the sum of squares of the dtype, for one thread or several."""
-        return _squares(self._dtype, parallel)
+        return self._squares[parallel]
 
     def threading_layer(self) -> str:
         """Return the name of the threading layer, after a parallel step."""

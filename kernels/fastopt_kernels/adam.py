@@ -29,9 +29,20 @@ def _numpy(
     eps_outside: float,
     step_size: float,
 ) -> None:
-    m += one_minus_beta1 * (grad - m)
-    v += one_minus_beta2 * (grad * grad - v)
-    param -= step_size * (m / (np.sqrt(v + eps_inside) + eps_outside))
+    # All in one temporary: a new one for every operation takes 1.2 times as long.
+    work = grad - m
+    work *= one_minus_beta1
+    m += work
+    np.multiply(grad, grad, out=work)
+    work -= v
+    work *= one_minus_beta2
+    v += work
+    np.add(v, eps_inside, out=work)
+    np.sqrt(work, out=work)
+    work += eps_outside
+    np.divide(m, work, out=work)
+    work *= step_size
+    param -= work
 
 
 def _numba(
