@@ -18,7 +18,8 @@ from fastopt_kernels import Rule
 class Bucket:
     """The parameters of one group on one device and of one dtype: one driver, one arena.
 
-    ``positions`` are the places of the parameters among the leaves of the group.
+    ``positions`` are the places of the parameters among the leaves of the group. A step is either
+    ``step_at_once``, or ``check``, ``plan`` and ``update``, in this order.
     """
 
     def __init__(
@@ -40,7 +41,7 @@ class Bucket:
             size += -(-leaf.array.size // backend.alignment) * backend.alignment
         like = leaves[0].array
         self.dtype = like.dtype
-        self._arena = backend.state(len(rule.state), size, like)
+        self._arena = backend.allocate(len(rule.state), size, like)
         for slot, value in fill.items():
             with arrays.on_device_of(like):
                 self._arena[rule.state.index(slot)] = value
@@ -68,7 +69,7 @@ class Bucket:
         if len(params) != len(self.positions):  # the group has other buckets too
             params = [params[position] for position in self.positions]
             grads = [grads[position] for position in self.positions]
-        missing = self._driver.accepts(params, grads)
+        missing = self._driver.take_usual(params, grads)
         if missing is None:
             self._look(params, grads, root)
             missing = sum(grad is None for grad in grads)
@@ -81,12 +82,12 @@ class Bucket:
             path = root + parameter.leaf.suffix
             parameter.check_array(param)
             flat.append(parameter.flat_gradient(grad, path))
-        self._driver.hold(flat)
+        self._driver.take_flat(flat)
 
     @property
     def at_once(self) -> bool:
         """Whether ``step_at_once`` can do anything."""
-        return self._driver.at_once
+        return self._driver.step_at_once is not None
 
     def step_at_once(
         self,
@@ -96,10 +97,10 @@ class Bucket:
         clock: Array,
     ) -> bool:
         """Check, update and count in one compiled call, if all is as usual; else return False."""
-        if not self._even:
+        step = self._driver.step_at_once
+        if step is None or not self._even:
             return False
-        row = scalars(self.steps.item(0) + 1)
-        return self._driver.step_at_once(params, grads, row, self.steps, clock)
+        return step(params, grads, scalars(self.steps.item(0) + 1), self.steps, clock)
 
     def warm_up(self, norm: bool) -> None:
         """Compile what the steps will need."""
@@ -133,7 +134,8 @@ class Bucket:
         if not self._table:
             return
         members = self._members()
-        copied = [parameter for i, parameter in self._copied if i in members]
+        chosen = set(members) if self._copied else ()
+        copied = [parameter for i, parameter in self._copied if i in chosen]
         for parameter in copied:
             parameter.gather()
         self._driver.update(self._table, self._rows)

@@ -17,36 +17,32 @@ from fastopt.tree import Leaf, Tree, check_apart
 
 def make_groups(formula: type[Formula], params: Any, defaults: Options, asked: str) -> list[Group]:
     """Return the groups of an optimizer; raises for arrays and hyperparameters that are no good."""
-    groups: list[Group] = []
     grouped = param_group.are_given(params)
     parts = []
     for number, given in enumerate(params if grouped else [{"params": params}]):
         root = f'params[{number}]["params"]' if grouped else "params"
         tree = Tree(given["params"], root, f"{number}." if grouped else "")
         own = {name: value for name, value in given.items() if name != "params"}
-        parts.append((tree, _options(formula, tree, {**defaults, **own}, groups, number)))
+        name = f"{formula.__name__}, params[{number}]" if grouped else formula.__name__
+        parts.append((tree, _options(formula, tree, {**defaults, **own}, name)))
     leaves = [leaf for tree, _ in parts for leaf in tree.leaves]
     if not leaves:
         raise ValueError(f"{formula.__name__} got no parameters; params holds no array")
     check_apart(leaves)
     _check_one_place(leaves, asked)
     everywhere = Extents(leaves)
-    for number, (tree, options) in enumerate(parts):
-        root = f"grads[{number}]" if grouped else "grads"
-        groups.append(Group(formula, tree, options, root, asked, everywhere))
-    return groups
+    roots = [f"grads[{number}]" if grouped else "grads" for number in range(len(parts))]
+    return [
+        Group(formula, tree, options, root, asked, everywhere)
+        for (tree, options), root in zip(parts, roots, strict=True)
+    ]
 
 
-def _options(
-    formula: type[Formula], tree: Tree, given: Options, groups: list[Group], number: int
-) -> ParamGroup:
-    """Return the hyperparameters of one group; ``groups`` are those that are at work already."""
+def _options(formula: type[Formula], tree: Tree, given: Options, name: str) -> ParamGroup:
+    """Return the hyperparameters of one group, checked."""
 
-    def review(options: Options) -> None:
-        formula._review(options)
+    def check_eps(options: Options) -> None:
         _check_eps(formula, options, tree)
-        if number < len(groups):
-            _check_same_state(formula, options, groups[number])
 
     checks = {
         "lr": Schedulable(NONNEGATIVE),
@@ -54,7 +50,7 @@ def _options(
         "weight_decay": Schedulable(NONNEGATIVE),
         "maximize": Flag(),
     }
-    options = ParamGroup(formula.__name__, tree.params, checks, review)
+    options = ParamGroup(name, tree.params, checks, [formula._review, check_eps])
     options.update(given)
     return options
 
@@ -67,17 +63,6 @@ def _check_eps(formula: type[Formula], options: Options, tree: Tree) -> None:
             raise ValueError(
                 f"{formula.__name__}: eps must be 0 or at least {least:.2g}, or it may underflow "
                 f"in {leaf.array.dtype}, the dtype of {leaf.path}; got {eps}"
-            )
-
-
-def _check_same_state(formula: type[Formula], options: Options, group: Group) -> None:
-    """Refuse a change that an optimizer in use cannot make."""
-    wanted = formula._rule(options)
-    for bucket in group.buckets:
-        if wanted.state != bucket.rule.state:
-            raise ValueError(
-                f"{formula.__name__}: this change needs other state, {wanted.state} instead of "
-                f"{bucket.rule.state}; construct a new optimizer"
             )
 
 

@@ -37,20 +37,21 @@ class Group:
         self._formula = formula
         self._grads_root = grads_root
         self.buckets = self._make_buckets(asked, everywhere)
-        self._rows = [_Row(formula, bucket) for bucket in self.buckets]
+        self._scalars = [_Scalars(formula, bucket) for bucket in self.buckets]
         self._revision = options.revision
-        self._prepared: tuple[int, float] | None = None
+        options.reviews.append(self._check_same_state)
+        self._prepared: tuple[int, float, int] | None = None
 
     def _make_buckets(self, asked: str, everywhere: Extents) -> list[Bucket]:
         """Sort the leaves by device and dtype, and make a bucket of each sort."""
         leaves, rule = self.tree.leaves, self._formula._rule(self.options)
 
-        def sort(position: int) -> tuple[int, str]:
+        def place(position: int) -> tuple[int, str]:
             device = arrays.device(leaves[position].array)
             return (-1 if device is None else device, leaves[position].array.dtype.str)
 
         made = []
-        for _, same in groupby(sorted(range(len(leaves)), key=sort), sort):
+        for _, same in groupby(sorted(range(len(leaves)), key=place), place):
             positions = list(same)
             members = [leaves[position] for position in positions]
             backend = backends.for_array(members[0].array, members[0].path, asked)
@@ -58,13 +59,33 @@ class Group:
             made.append(Bucket(backend, rule, members, positions, fill, everywhere))
         return made
 
+    def _check_same_state(self, options: Options) -> None:
+        """Refuse a change that an optimizer in use cannot make."""
+        wanted = self._formula._rule(options)
+        for bucket in self.buckets:
+            if wanted.state != bucket.rule.state:
+                raise ValueError(
+                    f"{self._formula.__name__}: this change needs other state, {wanted.state} "
+                    f"instead of {bucket.rule.state}; construct a new optimizer"
+                )
+
     def _leaves(self, grads: Any) -> tuple[list[Any], list[Any]]:
         """Return the arrays of a step: parameters and gradients in the order of the leaves."""
-        if self._revision != self.options.revision:  # a setting may ask for another rule
-            self._revision = self.options.revision
+        self._follow_settings()
+        return self.tree.current(), self.tree.match(grads, self._grads_root)
+
+    def _follow_settings(self) -> None:
+        """Go over to another rule, if a setting asks for one."""
+        if self._revision != self.options.revision:
             for bucket in self.buckets:
                 bucket.use(self._formula._rule(self.options))
-        return self.tree.current(), self.tree.match(grads, self._grads_root)
+            self._revision = self.options.revision
+
+    def warm_up(self, norm: bool) -> None:
+        """Compile what the steps will need."""
+        self._follow_settings()
+        for bucket in self.buckets:
+            bucket.warm_up(norm)
 
     def check(self, grads: Any) -> None:
         """Look at all arrays of a step, before anything is written."""
@@ -84,22 +105,23 @@ class Group:
         """
         now, given = self._leaves(grads)
         self._prepare(grad_scale, clock)
-        return self.buckets[0].step_at_once(now, given, self._rows[0], clock)
+        return self.buckets[0].step_at_once(now, given, self._scalars[0], clock)
 
     def plan(self, grad_scale: float, clock: Array) -> None:
         """Work out a step's scalars, in float64 on the host."""
         self._prepare(grad_scale, clock)
-        for bucket, row in zip(self.buckets, self._rows, strict=True):
-            bucket.plan(row)
+        for bucket, scalars in zip(self.buckets, self._scalars, strict=True):
+            bucket.plan(scalars)
 
     def _prepare(self, grad_scale: float, clock: Array) -> None:
         # Without a schedule only the step count changes, unless the user sets something.
-        wanted = (self.options.revision, grad_scale)
+        scheduled_for = clock.item(0) if self.options.scheduled else -1
+        wanted = (self.options.revision, grad_scale, scheduled_for)
         if self._prepared != wanted:
             lr, decay = (self.value(name, int(clock[0])) for name in ("lr", "weight_decay"))
-            for row in self._rows:
-                row.prepare(self.options, lr, decay, grad_scale)
-            self._prepared = None if self.options.scheduled else wanted
+            for scalars in self._scalars:
+                scalars.prepare(self.options, lr, decay, grad_scale)
+            self._prepared = wanted
 
     def value(self, name: str, step_count: int) -> float:
         """Return a hyperparameter's value in a step, checked if a schedule gives it."""
@@ -115,7 +137,7 @@ class Group:
             bucket.update()
 
 
-class _Row:
+class _Scalars:
     """The scalars of a bucket's update: those common to all rules, then the rule's own."""
 
     def __init__(self, formula: type[Formula], bucket: Bucket) -> None:

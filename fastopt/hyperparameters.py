@@ -32,9 +32,10 @@ class Number:
         if number is None:
             raise TypeError(f"{name} must be a number in {self}; got {value!r}")
         inside = self.low <= number <= self.high and math.isfinite(number)
-        if not inside or (self.low_open and number == self.low):
-            raise ValueError(f"{name} must be a number in {self}; got {value!r}")
-        if self.high_open and number == self.high:
+        at_open_end = (self.low_open and number == self.low) or (
+            self.high_open and number == self.high
+        )
+        if not inside or at_open_end:
             raise ValueError(f"{name} must be a number in {self}; got {value!r}")
         return number
 

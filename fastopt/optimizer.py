@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn, Self
 
@@ -16,7 +17,7 @@ from fastopt.hyperparameters import FINITE, POSITIVE
 from fastopt.interrupts import Deferred
 from fastopt.param_group import ParamGroup
 
-LearningRate = float | Callable[[int], float]
+Scheduled = float | Callable[[int], float]
 """A number, or a function of the step number (0 for the first step) that returns one."""
 
 
@@ -35,7 +36,6 @@ class Optimizer(Formula):
         **defaults: Any,
     ) -> None:
         self._in_step = False
-        self._grad_norm: float | None = None
         self.max_grad_norm = max_grad_norm
         self._clock = np.zeros(1, np.int64)  # the step count, where compiled code can reach it
         self._grouped = param_group.are_given(params)
@@ -49,8 +49,9 @@ class Optimizer(Formula):
         """Update all parameters in place.
 
         ``grads`` is nested as the parameters were (a list of such trees for parameter groups);
-        None leaves a parameter, its state and its step count alone. Gradients are multiplied by
-        ``grad_scale`` first. A step that raises has changed nothing.
+        None leaves a parameter, its state and its step count alone. Gradients of another floating
+        dtype are converted to the parameter's, and then multiplied by ``grad_scale``, before
+        anything else. A step that raises has changed nothing.
 
         Raises ValueError for another structure or shape, a gradient that shares memory with a
         parameter, or a schedule's value out of range; TypeError for gradients that are no real
@@ -60,8 +61,8 @@ class Optimizer(Formula):
         # A plain flag: after a lock's acquire an interrupt could come before the try.
         if self._in_step:
             raise RuntimeError(
-                "this optimizer is in a step already, in another thread; use one optimizer per "
-                "thread, or a lock around its steps"
+                "this optimizer is in a step already, in another thread or from a schedule; use "
+                "one optimizer per thread, or a lock around its steps"
             )
         self._in_step = True
         try:
@@ -81,8 +82,7 @@ class Optimizer(Formula):
         dtype; after that some milliseconds). Returns the optimizer.
         """
         for group in self._groups:
-            for bucket in group.buckets:
-                bucket.warm_up(norm=self._max_grad_norm is not None)
+            group.warm_up(norm=self._max_grad_norm is not None)
         return self
 
     def _step_in_turn(self, parts: Any, grad_scale: float) -> None:
@@ -130,19 +130,30 @@ class Optimizer(Formula):
         """How many steps have been made."""
         return int(self._clock[0])
 
+    _grad_norm: float | None
+
     @property
     def max_grad_norm(self) -> float | None:
-        """What the norm of all gradients together is scaled down to; None leaves it as it is."""
+        """What the norm of all gradients together is scaled down to.
+
+        None leaves the gradients as they are; math.inf too, but measures their norm.
+        """
         return self._max_grad_norm
 
     @max_grad_norm.setter
     def max_grad_norm(self, value: float | None) -> None:
         name = f"{type(self).__name__}: max_grad_norm"
-        self._max_grad_norm = None if value is None else POSITIVE(name, value)
+        self._grad_norm = None
+        if value is not None and not (isinstance(value, float) and value == math.inf):
+            value = POSITIVE(name, value)
+        self._max_grad_norm = value
 
     @property
     def grad_norm(self) -> float | None:
-        """The norm of the last step's gradients, before clipping; None without max_grad_norm."""
+        """The norm of the last step's gradients, before clipping.
+
+        None without max_grad_norm, and before the first step with it.
+        """
         return self._grad_norm
 
     @property
@@ -157,7 +168,7 @@ class Optimizer(Formula):
         return self._groups[0].value("lr", self.step_count)
 
     @lr.setter
-    def lr(self, value: LearningRate) -> None:
+    def lr(self, value: Scheduled) -> None:
         checked = [group.options.checked({"lr": value}) for group in self._groups]
         for group, change in zip(self._groups, checked, strict=True):
             group.options.update(change)

@@ -14,8 +14,8 @@ Options = dict[str, Any]
 class ParamGroup(dict[str, Any]):
     """A dict with "params" and every hyperparameter; a bad value is refused when it is set.
 
-    ``checks`` belong to the hyperparameters by name, ``review`` sees the whole group: it raises for
-    combinations that make no sense, and for changes that an optimizer in use cannot make.
+    ``checks`` belong to the hyperparameters by name; each of ``reviews`` sees the whole group, and
+    raises for combinations that make no sense and changes that an optimizer in use cannot make.
     ``revision`` grows with every change; ``scheduled`` says whether a value is a function.
     """
 
@@ -24,12 +24,12 @@ class ParamGroup(dict[str, Any]):
         owner: str,
         params: Any,
         checks: Mapping[str, Check],
-        review: Callable[[Options], None],
+        reviews: list[Callable[[Options], None]],
     ) -> None:
         super().__init__(params=params)
         self._owner = owner
         self._checks = checks
-        self._review = review
+        self.reviews = reviews
         self.revision = 0
         self.scheduled = False
 
@@ -45,7 +45,8 @@ class ParamGroup(dict[str, Any]):
     def checked(self, changes: Mapping[str, Any]) -> Options:
         """Return the changes in their plain form, if every one of them can be made."""
         checked = {name: self._check(name, value) for name, value in changes.items()}
-        self._review({**self, **checked})
+        for review in self.reviews:
+            review({**self, **checked})
         return checked
 
     def _check(self, name: str, value: Any) -> Any:
@@ -63,7 +64,12 @@ class ParamGroup(dict[str, Any]):
 
     def setdefault(self, name: str, default: Any = None) -> Any:
         """Return a hyperparameter; all are there, so nothing is ever set."""
+        if name not in self:
+            self._check(name, default)
         return self[name]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return dict, (dict(self),)  # a copy is a plain dict: it sets nothing
 
     def _fixed(self, *_: Any, **__: Any) -> NoReturn:
         raise TypeError(f"a {self._owner} group keeps all its hyperparameters; set them instead")
@@ -80,9 +86,17 @@ class ParamGroup(dict[str, Any]):
 
 
 def are_given(params: Any) -> bool:
-    """Return whether the parameters are a list of groups."""
-    return (
-        isinstance(params, list)
-        and bool(params)
-        and all(isinstance(item, dict) and "params" in item for item in params)
-    )
+    """Return whether the parameters are a list of groups; raise if they nearly are."""
+    items = params if isinstance(params, list | tuple) else [params]
+    looks = [isinstance(item, dict) and "params" in item for item in items]
+    if any(looks) and not (isinstance(params, list) and all(looks)):
+        where = (
+            f"params[{looks.index(False)}] has no 'params'"
+            if not all(looks)
+            else "got " + (type(params).__name__)
+        )
+        raise TypeError(
+            "params looks like parameter groups, which are a list of dicts that each have "
+            f"'params'; {where}"
+        )
+    return any(looks)

@@ -59,6 +59,10 @@ class Parameter:
         """Return the parameter's piece of one slot of the arena, in the parameter's shape."""
         return self.layout.unturn(slot[self.offset : self.offset + self.flat.size])
 
+    def usual_strides(self) -> tuple[int, ...] | None:
+        """Return the strides of a gradient that can be read flat as it stands; None if none can."""
+        return None if self.layout.flipped else self.layout.unturn(self.flat).strides
+
     def check_array(self, now: object) -> None:
         """Raise if the user's tree no longer holds the array, or it cannot be updated any more."""
         array = self.leaf.array
@@ -155,11 +159,16 @@ class Extents:
         high = np.array([high for _, high in bounds], np.intp)
         self.high: Array = np.maximum.accumulate(high) if len(high) else high
         self._lows, self._highs = self.low.tolist(), self.high.tolist()
-        self._owners = {id(owner): owner for owner in map(_owner, leaves)}
+        owners = [_owner(leaf) for leaf in leaves]
+        # Where every parameter's memory is known to belong to a NumPy array, another array that
+        # has memory of its own needs no look at addresses.
+        known = all(type(o) is np.ndarray and o.flags.owndata for o in owners)
+        self._owners = {id(owner): owner for owner in owners} if known else None
 
     def check_apart(self, grad: Array, path: str) -> None:
         """Raise ValueError if a gradient shares memory with a parameter, which is written."""
-        if type(grad) is np.ndarray and grad.flags.owndata and id(grad) not in self._owners:
+        owners, owns = self._owners, type(grad) is np.ndarray and grad.flags.owndata
+        if owns and owners is not None and id(grad) not in owners:
             return  # memory of its own, of which no parameter is a view
         low, high = arrays.extent(grad)
         position = bisect_left(self._lows, high) - 1

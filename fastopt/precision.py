@@ -57,4 +57,4 @@ def tiny(dtype: np.dtype[Any], floor: float) -> Tiny:
 
 def smallest_eps(dtype: np.dtype[Any]) -> float:
     """Return the smallest eps that stays a normal number when a bias correction scales it."""
-    return float(np.finfo(dtype).smallest_normal) * 2.0**16
+    return float(np.finfo(dtype).smallest_normal) * 2.0**24

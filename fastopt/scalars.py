@@ -20,7 +20,7 @@ def eps_scalars(options: Options, guard: float, c: float) -> dict[str, float]:
     """
     eps: float = options["eps"]
     if options["eps_inside_sqrt"] and eps:
-        return {"eps_inside": c * eps, "eps_outside": 0.0}
+        return {"eps_inside": c * eps, "eps_outside": guard}  # should c * eps underflow
     return {"eps_inside": 0.0, "eps_outside": sqrt(c) * (eps or guard)}
 
 

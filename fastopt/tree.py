@@ -69,10 +69,14 @@ class Tree:
         extra = [root + path for path in sorted(theirs - set(self._suffixes))][:3]
         parts = [f"missing {', '.join(missing)}"] * bool(missing)
         parts += [f"unexpected {', '.join(extra)}"] * bool(extra)
-        reason = "; ".join(parts) or str(error)
+        reason = "; ".join(parts) or str(error).partition(";")[0].rstrip(".")
         return (
             f"{root} must be nested as the parameters were when the optimizer was made: {reason}. "
-            "Use None for a parameter that has no gradient in this step."
+            + (
+                "Construct a new optimizer for other parameters."
+                if root == self._root
+                else "Use None for a parameter that has no gradient in this step."
+            )
         )
 
 

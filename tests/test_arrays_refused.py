@@ -693,3 +693,15 @@ def test_a17_hyperparameters_beyond_float32_disturb_no_step_either(backend: str)
         opt.lr = 1e60
         opt.step(np.ones(2, np.float32))
     assert np.all(np.isinf(param))
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+@pytest.mark.parametrize("wrap", [np.asarray, np.frombuffer])
+def test_a15_a_parameter_that_reaches_its_gradient_through_a_buffer_is_refused(
+    wrap: Any, backend: str
+) -> None:
+    grad = np.ones(3)
+    opt = fastopt.SGD(wrap(memoryview(grad)), lr=0.5, backend=backend)
+    with pytest.raises(ValueError, match="shares memory"):
+        opt.step(grad)
+    assert (grad == 1.0).all()

@@ -723,7 +723,7 @@ def test_lr_is_the_value_of_the_next_step_and_is_set_for_all_groups(backend: str
     assert [group["lr"] for group in opt.param_groups] == [0.125, 0.125]
     assert type(opt.lr) is float
     for bad in (True, -1, math.nan, "0.1"):
-        with pytest.raises((ValueError, TypeError), match="SGD: lr must be a number"):
+        with pytest.raises((ValueError, TypeError), match=r"SGD, params\[0\]: lr must be a number"):
             opt.lr = bad  # type: ignore[assignment]
     assert [group["lr"] for group in opt.param_groups] == [0.125, 0.125]
 
@@ -781,3 +781,46 @@ def test_the_representation_says_what_it_is(variant: Variant) -> None:
         "numpy",
     ):
         assert part in text
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+def test_an_eps_inside_the_root_that_the_correction_underflows_guards_all_the_same(
+    backend: str,
+) -> None:
+    param = np.ones(1, np.float32)
+    options = {"eps": 1e-29, "eps_inside_sqrt": True, "betas": (0.9, 1 - 1e-15)}
+    fastopt.Adam(param, backend=backend, **options).step(np.zeros(1, np.float32))
+    assert param[0] == 1.0
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+def test_a_schedule_is_asked_once_per_step_whatever_the_way_through_it(backend: str) -> None:
+    asked: list[int] = []
+
+    def lr(t: int) -> float:
+        asked.append(t)
+        return 0.1
+
+    opt = fastopt.SGD([np.ones(2), np.ones(3)], lr=lr, backend=backend)
+    opt.step([np.ones(2), np.ones(3)])
+    opt.step([None, np.ones(3)])
+    opt.step([np.ones(2, np.float32), np.ones(3)])
+    assert asked == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        [{"params": np.ones(1), "lr": 0.1}, {"param": np.ones(1)}],
+        {"params": np.ones(1), "lr": 0.1},
+        ({"params": np.ones(1)}, {"params": np.ones(2)}),
+    ],
+)
+def test_what_is_nearly_a_list_of_groups_is_refused_as_that(params: Any) -> None:
+    with pytest.raises(TypeError, match=r"looks like parameter groups, .* list of dicts"):
+        fastopt.Adam(params)
+
+
+def test_a_bad_value_in_a_group_names_the_group() -> None:
+    with pytest.raises(ValueError, match=r"Adam, params\[1\]: lr must be"):
+        fastopt.Adam([{"params": np.ones(1)}, {"params": np.ones(2), "lr": -1}])

@@ -30,16 +30,15 @@ state whose magnitude is below tiny_signed or tiny_positive becomes 0.
 """
 
 
-class Driver(Protocol):
-    """Runs one rule over the parameters of one bucket, which it knows from its construction."""
+def tiny_names(rule: Rule) -> dict[str, str]:
+    """Return for each state slot of a rule the common scalar below which it becomes 0."""
+    return {slot: "tiny_signed" if slot in rule.signed else "tiny_positive" for slot in rule.state}
 
-    at_once: bool
-    """Whether ``step_at_once`` can do anything."""
 
-    def warm_up(self, norm: bool) -> None:
-        """Compile what the steps will need (with ``norm`` the sum of squares too); step nothing."""
+class StepAtOnce(Protocol):
+    """A whole step of a bucket in one call."""
 
-    def step_at_once(
+    def __call__(
         self,
         params: list[Array],
         grads: list[Array | None],
@@ -47,19 +46,28 @@ class Driver(Protocol):
         steps: Array,
         clock: Array,
     ) -> bool:
-        """Check, update, and add 1 to ``steps`` and ``clock`` in one call that nothing interrupts.
+        """Look at the arrays, update, and add 1 to ``steps`` and ``clock``.
 
         Returns False, with nothing changed, if any array is not as usual or a gradient is None.
         """
 
-    def accepts(self, params: list[Array], grads: list[Array | None]) -> int | None:
-        """Look at a step's arrays the quick way, before anything is written.
 
-        Returns how many gradients are None if every array is as expected, and the driver then
-        holds these gradients. Returns None if the caller has to look itself and call ``hold``.
+class Driver(Protocol):
+    """Runs one rule over the parameters of one bucket, which it knows from its construction."""
+
+    step_at_once: StepAtOnce | None
+    """Look, update and count in one call that nothing interrupts; None if the driver cannot."""
+
+    def warm_up(self, norm: bool) -> None:
+        """Compile what the steps will need (with ``norm`` the sum of squares too); step nothing."""
+
+    def take_usual(self, params: list[Array], grads: list[Array | None]) -> int | None:
+        """Take a step's gradients if all arrays are as usual, and return how many are None.
+
+        Returns None if one is not: then the caller looks at them all, and calls ``take_flat``.
         """
 
-    def hold(self, grads: Sequence[Array | None]) -> None:
+    def take_flat(self, grads: Sequence[Array | None]) -> None:
         """Take a step's gradients as flat arrays of the parameters' dtype."""
 
     def squares(self, factor: float) -> Array:
@@ -83,7 +91,7 @@ class Backend(Protocol):
     alignment: int
     """The pieces of the state arena begin at multiples of this many elements."""
 
-    def state(self, slots: int, size: int, like: Array) -> Array:
+    def allocate(self, slots: int, size: int, like: Array) -> Array:
         """Return a zeroed arena of shape (slots, size): dtype and device of the given array."""
 
     def driver(self, rule: Rule, parameters: Sequence[Parameter], arena: Array) -> Driver:
@@ -179,7 +187,7 @@ def for_array(array: Array, path: str, asked: str) -> Backend:
     if kind != ARRAY_KIND[asked]:
         raise BackendMismatchError(
             f"backend {asked!r} updates {ARRAY_KIND[asked]} arrays; {path} is a {kind} array. "
-            f"Make it with fastopt.array_namespace(), or ask for backend='auto'."
+            "Convert it (cupy.asarray, cupy.asnumpy), or ask for backend 'auto'."
         )
     return backend
 

@@ -9,7 +9,7 @@ reading on real arrays first; where it fails, every array is looked at in Python
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -103,7 +103,7 @@ class HeaderCheck:
             for a, p, begin in zip(given, parameters, first, strict=True)
         ]
         known.append((id(None), id(np.ndarray), id(np.dtype(given[0].dtype.type)), 0, 0, 0))
-        axes = [axis for p in parameters for axis in zip(p.layout.shape, _strides(p), strict=True)]
+        axes = [axis for p in parameters for axis in _axes(p)]
         everywhere = parameters[0].everywhere
         self.expected = (
             np.array(known, np.intp),
@@ -117,12 +117,10 @@ class HeaderCheck:
         return None if missing < 0 else missing
 
 
-def _strides(parameter: Parameter) -> tuple[int, ...]:
-    """Return the strides of a gradient that can be read flat as it stands."""
-    layout = parameter.layout
-    if layout.flipped:
-        return (_NEVER,) * len(layout.shape)
-    return layout.unturn(parameter.flat).strides
+def _axes(parameter: Parameter) -> Iterator[tuple[int, int]]:
+    shape = parameter.layout.shape
+    strides = parameter.usual_strides() or (_NEVER,) * len(shape)
+    return zip(shape, strides, strict=True)
 
 
 def layout_is_known(compare: Callable[..., int]) -> bool:

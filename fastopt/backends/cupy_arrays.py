@@ -20,7 +20,7 @@ class UsualArrays:
     """
 
     def __init__(self, parameters: Sequence[Parameter]) -> None:
-        self._expected = [(p.leaf.array, p.layout.shape, _strides(p)) for p in parameters]
+        self._expected = [(p.leaf.array, p.layout.shape, p.usual_strides()) for p in parameters]
         first = parameters[0].leaf.array
         self._dtype, self._device = first.dtype, arrays.device(first)
         self._nbytes = np.array([p.flat.nbytes for p in parameters], np.int64)
@@ -51,11 +51,3 @@ class UsualArrays:
             return False
         before = np.searchsorted(self._extents.low, grads + self._nbytes) - 1
         return bool(((before >= 0) & (self._extents.high[before] > grads)).any())
-
-
-def _strides(parameter: Parameter) -> tuple[int, ...] | None:
-    """Return the strides of a gradient that can be read flat as it stands; None if none can."""
-    layout = parameter.layout
-    if layout.flipped:
-        return None
-    return layout.unturn(parameter.flat).strides

@@ -25,18 +25,7 @@ _KERNELS = Kernels(cupy)
 class CupyDriver:
     """Runs a rule's CuPy form over all parameters of a bucket, on CuPy's current stream."""
 
-    at_once = False
-
-    def step_at_once(
-        self,
-        params: list[Array],
-        grads: list[Array | None],
-        row: Sequence[float],
-        steps: Array,
-        clock: Array,
-    ) -> bool:
-        """Never possible: the host only launches, and looks in Python."""
-        return False
+    step_at_once = None
 
     def __init__(self, rule: Rule, parameters: Sequence[Parameter], arena: Array) -> None:
         self._dtype = arena.dtype
@@ -74,7 +63,7 @@ class CupyDriver:
             self.squares(1.0)
             self._grads = held
 
-    def accepts(self, params: list[Any], grads: list[Any]) -> int | None:
+    def take_usual(self, params: list[Any], grads: list[Any]) -> int | None:
         """Look at all arrays from the host, without reading what is in them."""
         found = self._usual.addresses(params, grads)
         if found is None:
@@ -82,7 +71,7 @@ class CupyDriver:
         self._grads, self._held = found, grads
         return sum(grad is None for grad in grads)
 
-    def hold(self, grads: Sequence[Array | None]) -> None:
+    def take_flat(self, grads: Sequence[Array | None]) -> None:
         """Keep the gradients until the next step, and note their addresses."""
         self._held = grads
         at = [0 if grad is None else arrays.address(grad) for grad in grads]
@@ -127,7 +116,7 @@ class CupyBackend:
     alignment = 64
     """State of every array begins at 256 bytes or more, so 16 bytes can be loaded at once."""
 
-    def state(self, slots: int, size: int, like: Array) -> Array:
+    def allocate(self, slots: int, size: int, like: Array) -> Array:
         """Return a zeroed arena on the device of the given array."""
         with arrays.on_device_of(like):
             arena: Array = cupy.zeros((slots, size), like.dtype)

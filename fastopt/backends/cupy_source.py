@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastopt.arrays import Array
-from fastopt.backends import COMMON_SCALARS
+from fastopt.backends import COMMON_SCALARS, tiny_names
 from fastopt.parameters import Parameter
 from fastopt_kernels import Rule
 
@@ -142,7 +142,7 @@ def blocks(parameters: Sequence[Parameter], length: int) -> Array:
 
 def _preamble(rule: Rule, dtype: np.dtype[Any], scalars: list[str]) -> str:
     written = ("param", *rule.state)
-    tiny = {slot: "tiny_signed" if slot in rule.signed else "tiny_positive" for slot in rule.state}
+    tiny = tiny_names(rule)
     return _PREAMBLE.substitute(
         real=REAL[dtype.itemsize],
         scalars=", ".join(scalars),

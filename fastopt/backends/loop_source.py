@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from fastopt.backends import COMMON_SCALARS
+from fastopt.backends import COMMON_SCALARS, tiny_names
 from fastopt.global_norm import LANES
 from fastopt_kernels import Rule
 
@@ -95,7 +95,7 @@ def build_squares(
 def loop_source(rule: Rule, itemsize: int) -> str:
     """Return the source of a function ``build`` that makes the step of one rule."""
     scalars = [*COMMON_SCALARS, *rule.scalars]
-    tiny = {slot: "tiny_signed" if slot in rule.signed else "tiny_positive" for slot in rule.state}
+    tiny = tiny_names(rule)
     in_chunk, in_element = "\n" + " " * 16, "\n" + " " * 20
     return _SOURCE.format(
         itemsize=itemsize,

@@ -140,7 +140,7 @@ class NumbaBackend:
     name = "numba"
     alignment = 1
 
-    def state(self, slots: int, size: int, like: Array) -> Array:
+    def allocate(self, slots: int, size: int, like: Array) -> Array:
         """Return a zeroed arena in host memory."""
         return np.zeros((slots, size), like.dtype)
 

@@ -72,7 +72,8 @@ class NumbaDriver:
         self._expected = self._headers.expected if self._headers else _NOTHING_EXPECTED
         self._fixed = (True, *self._places, self._table, *self._expected)
         self._small_step = partial(compiled.step(parallel=False), 1, *self._fixed)
-        self.at_once = compare is not None and not any(p.copied for p in parameters)
+        usual = compare is not None and not any(p.copied for p in parameters)
+        self.step_at_once = self._step_at_once if usual else None
 
     def warm_up(self, norm: bool) -> None:
         """Call everything once with nothing to do, which compiles it or finds it on disk."""
@@ -84,7 +85,7 @@ class NumbaDriver:
         finally:
             self._places, self._sums = places, None
 
-    def step_at_once(
+    def _step_at_once(
         self,
         params: list[Any],
         grads: list[Any],
@@ -112,12 +113,12 @@ class NumbaDriver:
                     threads.give_up()
         return function(False)(1, *arguments)
 
-    def accepts(self, params: list[Any], grads: list[Any]) -> int | None:
+    def take_usual(self, params: list[Any], grads: list[Any]) -> int | None:
         """Compare the headers of all arrays with what is expected, in one compiled call."""
         self._held = grads
         return self._headers(params, grads, self._grads) if self._headers else None
 
-    def hold(self, grads: Sequence[Array | None]) -> None:
+    def take_flat(self, grads: Sequence[Array | None]) -> None:
         """Keep the gradients, and note their addresses."""
         self._held = grads
         self._grads[:] = [0 if grad is None else arrays.address(grad) for grad in grads]
@@ -133,10 +134,11 @@ class NumbaDriver:
 
     def update(self, table: Sequence[Sequence[float]] | Array, rows: Sequence[int] | None) -> None:
         """Update every parameter whose gradient is not None."""
-        self._rows[:] = 0 if rows is None else rows
+        if rows is not None:
+            self._rows[:] = rows
         rest = (*self._expected, _UNUSED, _UNUSED, 0, 0)
         self._run(self._compiled.step, False, *self._places, np.array(table, float), *rest)
-        self._rows[:] = 0
+        self._rows[:] = 0  # as step_at_once expects it
         self._held = ()
 
 

@@ -46,7 +46,7 @@ class _Span:
 class NumpyDriver:
     """Runs a rule's NumPy form. Small parameters are gathered, so that one call serves many."""
 
-    at_once = False
+    step_at_once = None
 
     def __init__(self, rule: Rule, parameters: Sequence[Parameter], arena: Array) -> None:
         self._rule = rule
@@ -69,22 +69,11 @@ class NumpyDriver:
     def warm_up(self, norm: bool) -> None:
         """There is nothing to compile."""
 
-    def step_at_once(
-        self,
-        params: list[Array],
-        grads: list[Array | None],
-        row: Sequence[float],
-        steps: Array,
-        clock: Array,
-    ) -> bool:
-        """Never possible: every step is many calls of NumPy."""
-        return False
-
-    def accepts(self, params: list[Array], grads: list[Array | None]) -> int | None:
+    def take_usual(self, params: list[Array], grads: list[Array | None]) -> int | None:
         """Leave the looking to the caller."""
         return None
 
-    def hold(self, grads: Sequence[Array | None]) -> None:
+    def take_flat(self, grads: Sequence[Array | None]) -> None:
         """Keep the gradients until the update."""
         self._grads = grads
 
@@ -173,7 +162,7 @@ class NumpyBackend:
     name = "numpy"
     alignment = 1
 
-    def state(self, slots: int, size: int, like: Array) -> Array:
+    def allocate(self, slots: int, size: int, like: Array) -> Array:
         """Return a zeroed arena in host memory."""
         return np.zeros((slots, size), like.dtype)
 

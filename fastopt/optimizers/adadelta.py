@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from fastopt.hyperparameters import FRACTION, POSITIVE
-from fastopt.optimizer import LearningRate, Optimizer
+from fastopt.optimizer import Optimizer, Scheduled
 from fastopt.param_group import Options
 from fastopt_kernels import Rule, adadelta
 
@@ -49,11 +49,11 @@ class Adadelta(Optimizer):
     def __init__(
         self,
         params: Any,
-        lr: LearningRate = 1.0,
+        lr: Scheduled = 1.0,
         *,
         rho: float = 0.9,
         eps: float = 1e-6,
-        weight_decay: LearningRate = 0.0,
+        weight_decay: Scheduled = 0.0,
         maximize: bool = False,
         max_grad_norm: float | None = None,
         backend: str | None = None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastopt.hyperparameters import EPS, NONNEGATIVE
-from fastopt.optimizer import LearningRate, Optimizer
+from fastopt.optimizer import Optimizer, Scheduled
 from fastopt.param_group import Options
 from fastopt_kernels import Rule, adagrad
 
@@ -53,12 +53,12 @@ class Adagrad(Optimizer):
     def __init__(
         self,
         params: Any,
-        lr: LearningRate = 1e-2,
+        lr: Scheduled = 1e-2,
         *,
         lr_decay: float = 0.0,
         initial_accumulator_value: float = 0.0,
         eps: float = 1e-10,
-        weight_decay: LearningRate = 0.0,
+        weight_decay: Scheduled = 0.0,
         maximize: bool = False,
         max_grad_norm: float | None = None,
         backend: str | None = None,

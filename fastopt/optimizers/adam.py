@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from fastopt.hyperparameters import EPS, FRACTION, Flag, Pair
-from fastopt.optimizer import LearningRate, Optimizer
+from fastopt.optimizer import Optimizer, Scheduled
 from fastopt.param_group import Options
 from fastopt.scalars import eps_floor, eps_scalars, one_minus_power
 from fastopt_kernels import Rule, adam, adam_amsgrad
@@ -66,14 +66,14 @@ class Adam(Optimizer):
     def __init__(
         self,
         params: Any,
-        lr: LearningRate = 1e-3,
+        lr: Scheduled = 1e-3,
         *,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         amsgrad: bool = False,
         eps_inside_sqrt: bool = False,
         bias_correction: bool = True,
-        weight_decay: LearningRate = 0.0,
+        weight_decay: Scheduled = 0.0,
         maximize: bool = False,
         max_grad_norm: float | None = None,
         backend: str | None = None,

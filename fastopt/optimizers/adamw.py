@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastopt.optimizer import LearningRate
+from fastopt.optimizer import Scheduled
 from fastopt.optimizers.adam import Adam
 
 
@@ -50,14 +50,14 @@ class AdamW(Adam):
     def __init__(
         self,
         params: Any,
-        lr: LearningRate = 1e-3,
+        lr: Scheduled = 1e-3,
         *,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         amsgrad: bool = False,
         eps_inside_sqrt: bool = False,
         bias_correction: bool = True,
-        weight_decay: LearningRate = 1e-2,
+        weight_decay: Scheduled = 1e-2,
         maximize: bool = False,
         max_grad_norm: float | None = None,
         backend: str | None = None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastopt.hyperparameters import FRACTION, Flag
-from fastopt.optimizer import LearningRate, Optimizer
+from fastopt.optimizer import Optimizer, Scheduled
 from fastopt.param_group import Options
 from fastopt.scalars import one_minus_power
 from fastopt_kernels import Rule, momentum
@@ -52,11 +52,11 @@ class Momentum(Optimizer):
     def __init__(
         self,
         params: Any,
-        lr: LearningRate = 1e-2,
+        lr: Scheduled = 1e-2,
         *,
         beta: float = 0.9,
         bias_correction: bool = False,
-        weight_decay: LearningRate = 0.0,
+        weight_decay: Scheduled = 0.0,
         maximize: bool = False,
         max_grad_norm: float | None = None,
         backend: str | None = None,

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from fastopt.hyperparameters import EPS, FRACTION, NONNEGATIVE, Flag
-from fastopt.optimizer import LearningRate, Optimizer
+from fastopt.optimizer import Optimizer, Scheduled
 from fastopt.param_group import Options
 from fastopt.scalars import eps_floor, eps_scalars, one_minus_power
 from fastopt_kernels import (
@@ -83,7 +83,7 @@ class RMSprop(Optimizer):
     def __init__(
         self,
         params: Any,
-        lr: LearningRate = 1e-2,
+        lr: Scheduled = 1e-2,
         *,
         beta: float = 0.9,
         eps: float = 1e-8,
@@ -91,7 +91,7 @@ class RMSprop(Optimizer):
         centered: bool = False,
         eps_inside_sqrt: bool = False,
         bias_correction: bool = False,
-        weight_decay: LearningRate = 0.0,
+        weight_decay: Scheduled = 0.0,
         maximize: bool = False,
         max_grad_norm: float | None = None,
         backend: str | None = None,

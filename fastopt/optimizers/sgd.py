@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastopt.hyperparameters import FINITE, NONNEGATIVE, Flag
-from fastopt.optimizer import LearningRate, Optimizer
+from fastopt.optimizer import Optimizer, Scheduled
 from fastopt.param_group import Options
 from fastopt_kernels import Rule, sgd, sgd_momentum, sgd_nesterov
 
@@ -58,12 +58,12 @@ class SGD(Optimizer):
     def __init__(
         self,
         params: Any,
-        lr: LearningRate = 1e-3,
+        lr: Scheduled = 1e-3,
         *,
         momentum: float = 0.0,
         dampening: float = 0.0,
         nesterov: bool = False,
-        weight_decay: LearningRate = 0.0,
+        weight_decay: Scheduled = 0.0,
         maximize: bool = False,
         max_grad_norm: float | None = None,
         backend: str | None = None,
