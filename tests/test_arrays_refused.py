@@ -639,7 +639,7 @@ def test_a16_addresses_and_lengths_are_counted_beyond_two_to_the_31() -> None:
 def test_a16_chunks_cover_more_than_two_to_the_31_elements_once() -> None:
     module: Any = importlib.import_module("fastopt.backends.numba_driver")
     lengths = np.array([3, 2**31 + 7, 0, 5], np.intp)
-    leaf, start, count = module._chunks(lengths)
+    leaf, start, count = module._chunks(lengths, module.CHUNK)
     ends = start + count
     for k, length in enumerate(lengths):
         own = leaf == k

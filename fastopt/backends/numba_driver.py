@@ -17,7 +17,7 @@ from fastopt.global_norm import LANES, PIECE
 from fastopt.parameters import Parameter
 from fastopt_kernels import Rule
 
-CHUNK = PIECE
+CHUNK = 2_048
 """Elements that are updated in one go: small enough to share out evenly among threads, large enough
 that finding the next ones costs nothing."""
 
@@ -61,7 +61,7 @@ class NumbaDriver:
         }
         leaves = np.array([lines[name] for name in LEAF_LINES], np.intp)
         self._grads, self._rows = (leaves[LEAF_LINES.index(name)] for name in ("GRAD", "ROW"))
-        self._places = (leaves, _chunks(lines["LENGTH"]), arena)
+        self._places = (leaves, _chunks(lines["LENGTH"], CHUNK), arena)
         self._table = np.zeros((1, len(COMMON_SCALARS) + len(rule.scalars)))
         self._params = flat  # their addresses are good as long as these live
         self._held: Sequence[Array | None] = ()
@@ -78,6 +78,7 @@ class NumbaDriver:
     def warm_up(self, norm: bool) -> None:
         """Call everything once with nothing to do, which compiles it or finds it on disk."""
         places, self._places = self._places, (self._places[0], _NO_CHUNKS, self._places[2])
+        self._grads[:] = 0  # none, and not those of the last step
         try:
             self.update(self._table, None)
             if norm:
@@ -125,11 +126,12 @@ class NumbaDriver:
 
     def squares(self, factor: float) -> Array:
         """Return the sums of squares of (factor * gradient), by pieces."""
-        leaves, pieces, _ = self._places
+        leaves = self._places[0]
         if self._sums is None:
+            self._pieces = _chunks([param.size for param in self._params], PIECE)
             self._lanes = np.zeros((self._compiled.num_threads, LANES))
-            self._sums = np.zeros(pieces.shape[1])
-        self._run(self._compiled.squares, leaves, pieces, factor, self._lanes, self._sums)
+            self._sums = np.zeros(self._pieces.shape[1])
+        self._run(self._compiled.squares, leaves, self._pieces, factor, self._lanes, self._sums)
         return self._sums
 
     def update(self, table: Sequence[Sequence[float]] | Array, rows: Sequence[int] | None) -> None:
@@ -147,11 +149,11 @@ _UNUSED = np.zeros(1, np.int64)
 _NOTHING_EXPECTED = tuple(np.zeros(shape, np.intp) for shape in [(1, 6), (0, 2), (2, 0)])
 
 
-def _chunks(lengths: Sequence[int]) -> Array:
-    """Return of every chunk (a column) the parameter, its first element, its number of elements."""
+def _chunks(lengths: Sequence[int], size: int) -> Array:
+    """Cut parameters into chunks; of each (a column) the parameter, first element, and count."""
     length = np.array(lengths, np.intp)
-    counts = -(-length // CHUNK)
+    counts = -(-length // size)
     leaf = np.repeat(np.arange(len(length)), counts)
     before = np.repeat(np.cumsum(counts) - counts, counts)
-    start = (np.arange(len(leaf)) - before) * CHUNK
-    return np.array([leaf, start, np.minimum(CHUNK, length[leaf] - start)], np.intp)
+    start = (np.arange(len(leaf)) - before) * size
+    return np.array([leaf, start, np.minimum(size, length[leaf] - start)], np.intp)
