@@ -179,6 +179,7 @@ class Optimizer(Formula):
         ``{"fastopt": version, "optimizer": class name, "step_count": steps, "groups":
         [hyperparameters], "state": {name: {"step": steps, slot: array}}}``. The arrays are copies.
         A schedule is no part of it (None stands in its place): it is a function of the step count.
+        ``max_grad_norm`` is none either: give it to the constructor again.
         """
         return state.collect(type(self).__name__, self._groups, self._clock)
 
@@ -195,6 +196,8 @@ class Optimizer(Formula):
     def __repr__(self) -> str:
         options = ", ".join(f"{k}={v!r}" for k, v in self._groups[0].options.plain.items())
         sizes = [leaf.array.size for group in self._groups for leaf in group.tree.leaves]
+        if self._max_grad_norm is not None:
+            options += f", max_grad_norm={self._max_grad_norm!r}"
         several = f"{len(self._groups)} groups, " if len(self._groups) > 1 else ""
         return (
             f"<{type(self).__name__}({options}): {several}{len(sizes)} arrays, "

@@ -28,6 +28,7 @@ class Parameter:
     flat: Array
     copied: bool
     offset: int
+    address: int
     everywhere: Extents
 
     @classmethod
@@ -36,14 +37,13 @@ class Parameter:
 
         ``everywhere`` tells where all parameters of the optimizer lie.
         """
-        layout = arrays.layout_of(leaf.array)
+        layout, address = arrays.layout_of(leaf.array), arrays.address(leaf.array)
         flat = arrays.flat_view(leaf.array, layout)
         if flat is None:
             with arrays.on_device_of(leaf.array):
-                return cls(
-                    leaf, layout, layout.turn(leaf.array).flatten(), True, offset, everywhere
-                )
-        return cls(leaf, layout, flat, False, offset, everywhere)
+                copy = layout.turn(leaf.array).flatten()
+            return cls(leaf, layout, copy, True, offset, address, everywhere)
+        return cls(leaf, layout, flat, False, offset, address, everywhere)
 
     def gather(self) -> None:
         """Copy the array into ``flat``."""
@@ -77,6 +77,11 @@ class Parameter:
                 f"{self.leaf.path} was {self.flat.dtype} of shape {self.layout.shape} when the "
                 f"optimizer was made; got {array.dtype} of shape {array.shape}. Construct a new "
                 "optimizer."
+            )
+        if arrays.address(array) != self.address:
+            raise ValueError(
+                f"{self.leaf.path} has been moved in memory (resize?) since the optimizer was "
+                "made. Construct a new optimizer."
             )
         if not getattr(array.flags, "writeable", True):
             raise ValueError(f"{self.leaf.path} has become read-only; parameters change in place")

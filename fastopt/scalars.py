@@ -13,15 +13,17 @@ def one_minus_power(beta: float, t: int) -> float:
 
 
 def eps_scalars(options: Options, guard: float, c: float) -> dict[str, float]:
-    """Return where eps stands when the average of squares v is not divided by its correction c.
+    """Return what eps comes to when the average of squares v is not divided by its correction c.
 
     sqrt(v / c + inside) + outside = (sqrt(v + c * inside) + sqrt(c) * outside) / sqrt(c), which
     saves a pass over v; the caller multiplies the step by sqrt(c). ``guard`` stands in for 0.
     """
     eps: float = options["eps"]
     if options["eps_inside_sqrt"] and eps:
-        return {"eps_inside": c * eps, "eps_outside": guard}  # should c * eps underflow
-    return {"eps_inside": 0.0, "eps_outside": sqrt(c) * (eps or guard)}
+        inside, outside = c * eps, guard  # should c * eps underflow
+    else:
+        inside, outside = 0.0, sqrt(c) * (eps or guard)
+    return {"eps_inside": inside, "eps_outside": outside, "eps": outside}
 
 
 def eps_floor(options: Options) -> float:

@@ -54,7 +54,8 @@ def restore(
         missing = sorted(targets.keys() - entries)
         extra = sorted(map(str, entries.keys() - targets))
         raise CheckpointError(
-            f"the saved state lacks {missing} and has {extra} too many; state is matched by name "
+            f"the saved state lacks {len(missing)} parameters {missing[:3]} and has {len(extra)} "
+            f"too many {extra[:3]}; state is matched by name "
             "(strict=False takes what fits)"
         )
     common = targets.keys() & entries.keys()

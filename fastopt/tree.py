@@ -69,7 +69,7 @@ class Tree:
         extra = [root + path for path in sorted(theirs - set(self._suffixes))][:3]
         parts = [f"missing {', '.join(missing)}"] * bool(missing)
         parts += [f"unexpected {', '.join(extra)}"] * bool(extra)
-        reason = "; ".join(parts) or str(error).partition(";")[0].rstrip(".")
+        reason = "; ".join(parts) or str(error).partition(";")[0].rstrip(".")[:200]
         return (
             f"{root} must be nested as the parameters were when the optimizer was made: {reason}. "
             + (

@@ -203,11 +203,14 @@ def squared(u: SimpleNamespace) -> None:
     u.m += u.one_minus_beta1 * (u.grad - u.m)
     u.v += u.one_minus_beta2 * (np.abs(u.grad) - u.v)
     top = np.maximum(u.vmax, u.v, out=u.vmax) if hasattr(u, "vmax") else u.v
-    u.param -= u.step_size * (u.m / (np.sqrt(top + u.eps_inside) + u.eps_outside))
+    adam(u, u.m, top)
 
 
 def adam(u: SimpleNamespace, m: Any, top: Any) -> None:
-    u.param -= u.step_size * (m / (np.sqrt(top + u.eps_inside) + u.eps_outside))
+    if hasattr(u, "eps"):
+        u.param -= u.step_size * (m / (np.sqrt(top) + u.eps))
+    else:
+        u.param -= u.step_size * (m / (np.sqrt(top + u.eps_inside) + u.eps_outside))
 
 
 def old_m(u: SimpleNamespace) -> None:
@@ -259,7 +262,9 @@ def corrected_maximum(base: Any) -> Make:
         now.c2 = 1 - options["betas"][1] ** t if options["bias_correction"] else 1.0
         eps = options["eps"]
         inside = options["eps_inside_sqrt"]
-        where = {"eps_inside": eps, "eps_outside": 0.0} if inside else {"eps_outside": eps}
+        where = (
+            {"eps_inside": eps, "eps_outside": 0.0} if inside else {"eps_outside": eps, "eps": eps}
+        )
         return {"step_size": made["step_size"] / math.sqrt(now.c2), **where}
 
     def update(u: SimpleNamespace) -> None:
@@ -298,7 +303,10 @@ for right in (fastopt.Adam, fastopt.AdamW):
         f"{own}_eps_before_the_bias_correction",  # keras, chainer
         right,
         scalars(
-            right, lambda made, o, t: {} if o["eps_inside_sqrt"] else {"eps_outside": o["eps"]}
+            right,
+            lambda made, o, t: (
+                {} if o["eps_inside_sqrt"] else {"eps_outside": o["eps"], "eps": o["eps"]}
+            ),
         ),
     )
     mutant(

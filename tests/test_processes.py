@@ -363,7 +363,7 @@ def test_j5_the_fingerprint_sees_code_constants_globals_helpers_and_closures() -
 @needs_numba
 def test_j14_the_key_holds_the_processor_and_all_versions() -> None:
     module = importlib.import_module("fastopt.backends.numba_backend")
-    rule = fastopt.Adam._rule({"amsgrad": False})
+    rule = fastopt.Adam._rule({"amsgrad": True})
     step = module._step(rule, np.dtype("f4"), parallel=False)
     told = repr(step._cache._identity)
     numba = importlib.import_module("numba")

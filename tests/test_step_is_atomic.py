@@ -308,6 +308,13 @@ def two_buckets_and_a_missing_gradient(backend: str) -> Small:
 KINDS = (one_bucket, gaps_and_casts, two_buckets_and_a_missing_gradient)
 
 
+whole_traces = pytest.mark.skipif(
+    sys.version_info >= (3, 12),
+    reason="sys.settrace leaves out opcodes from Python 3.12 on; random interrupts run everywhere",
+)
+
+
+@whole_traces
 @each_backend
 @pytest.mark.parametrize("make", KINDS, ids=lambda make: make.__name__)
 def test_an_interrupt_anywhere_in_a_step_leaves_it_whole_or_not_begun(
@@ -345,6 +352,7 @@ def test_an_interrupt_anywhere_in_a_step_leaves_it_whole_or_not_begun(
     assert begun + done == at > 10
 
 
+@whole_traces
 @each_backend
 def test_an_interrupt_while_state_is_loaded_leaves_the_old_or_the_new(backend: str) -> None:
     source = one_bucket(backend)

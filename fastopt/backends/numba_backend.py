@@ -19,6 +19,7 @@ from fastopt.backends import array_headers
 from fastopt.backends.code_cache import CodeCache, fingerprint
 from fastopt.backends.loop_source import build_squares, loop_source
 from fastopt.backends.numba_driver import NumbaDriver
+from fastopt.errors import BackendUnavailableError
 from fastopt.parameters import Parameter
 from fastopt.version import __version__
 from fastopt_kernels import Rule
@@ -152,4 +153,9 @@ class NumbaBackend:
 
 def backend() -> NumbaBackend:
     """Return this file's backend."""
+    if numba.config.DISABLE_JIT:
+        raise BackendUnavailableError(
+            "backend 'numba' cannot run here: NUMBA_DISABLE_JIT is set. Unset it, or ask for "
+            "backend 'numpy' or 'auto'."
+        )
     return NumbaBackend()

@@ -9,7 +9,7 @@ from fastopt.hyperparameters import EPS, FRACTION, Flag, Pair
 from fastopt.optimizer import Optimizer, Scheduled
 from fastopt.param_group import Options
 from fastopt.scalars import eps_floor, eps_scalars, one_minus_power
-from fastopt_kernels import Rule, adam, adam_amsgrad
+from fastopt_kernels import Rule, adam, adam_amsgrad, adam_eps_inside
 
 
 class Adam(Optimizer):
@@ -94,7 +94,10 @@ class Adam(Optimizer):
 
     @staticmethod
     def _rule(options: Options) -> Rule:
-        return adam_amsgrad.RULE if options["amsgrad"] else adam.RULE
+        if options["amsgrad"]:
+            return adam_amsgrad.RULE
+        inside = options["eps_inside_sqrt"] and options["eps"]
+        return adam_eps_inside.RULE if inside else adam.RULE
 
     @staticmethod
     def _scalars(options: Options, lr: float, t: int, guard: float) -> dict[str, float]:

@@ -65,7 +65,7 @@ class RMSprop(Optimizer):
 
     Source: Hinton, Srivastava and Swersky, "Neural Networks for Machine Learning" (2012), lecture
     6e; centred: Graves, "Generating Sequences With Recurrent Neural Networks" (2013), equations 38
-    to 41. The default is PyTorch 2.13's (its alpha is 0.99 by default, beta here is 0.9). optax's
+    to 41. The default form is PyTorch 2.13's, whose alpha is 0.99 where beta is 0.9. optax's
     default is eps_inside_sqrt=True, and keras' too; both put lr inside the momentum buffer, which
     differs under a schedule. HIPS autograd begins with v = 1. The absolute value in the centred
     form replaces the NaN that PyTorch gives where rounding makes the variance negative.
