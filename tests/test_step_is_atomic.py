@@ -439,6 +439,7 @@ def test_sixty_four_interrupts_at_random_moments_leave_no_half_step(backend: str
     assert (end.returncode, end.stdout) == (0, "64 interrupts\n"), end.stderr
 
 
+@whole_traces
 @each_backend
 def test_the_users_own_signal_handler_is_called_once_and_kept(backend: str) -> None:
     calls: list[int] = []
