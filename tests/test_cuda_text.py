@@ -252,7 +252,7 @@ FAULTS = {
     "nothing is flushed": ("fabs(m) < tiny_signed", "fabs(m) < 0"),
     "gradients are not scaled": ("grad = grad_scale * grad", "grad = grad"),
     "decay is left out": ("l2 != real(0) ? grad", "false ? grad"),
-    "arithmetic in double": ("sqrt(v + eps", "sqrt((double)v + eps"),
+    "arithmetic in double": ("sqrt(v) + eps", "sqrt((double)v) + eps"),
 }
 
 
