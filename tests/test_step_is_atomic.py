@@ -21,8 +21,7 @@ import fastopt
 from fastopt.arrays import Array
 from fastopt.optimizer import Optimizer
 
-ROOT = Path(__file__).parent.parent
-PACKAGE = str(ROOT / "fastopt")
+PACKAGE = str(Path(fastopt.__file__).parent)  # also where the tests run against the wheel
 each_backend = pytest.mark.parametrize("backend", CPU_BACKENDS)
 each_variant = pytest.mark.parametrize("variant", VARIANTS, ids=str)
 
@@ -423,7 +422,7 @@ print(stopped, "interrupts")
 
 def script(text: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a Python script in a process of its own, with this copy of the package."""
-    path = os.pathsep.join(map(str, (ROOT, ROOT / "kernels")))
+    path = os.pathsep.join(place for place in sys.path if place)
     return subprocess.run(
         [sys.executable, "-c", text, *arguments],
         env={**os.environ, "PYTHONPATH": path, **environment},
