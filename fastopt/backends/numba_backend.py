@@ -6,9 +6,9 @@ import pickle
 import sys
 from collections.abc import Callable, Sequence
 from functools import cache
+from importlib.metadata import version
 from typing import Any
 
-import llvmlite
 import numba
 import numpy as np
 from numba.core import compiler, serialize
@@ -61,7 +61,7 @@ def _compile(function: Callable[..., Any], name: str, identity: str, parallel: b
         (
             identity,
             parallel,
-            *(__version__, numba.__version__, llvmlite.__version__, np.__version__, sys.version),
+            *(__version__, numba.__version__, version("llvmlite"), np.__version__, sys.version),
             compiled.targetctx.codegen().magic_tuple(),  # the processor and its features
             *(config.OPT, config.BOUNDSCHECK, config.DEBUGINFO_DEFAULT, config.LOOP_VECTORIZE),
         ),
