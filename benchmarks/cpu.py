@@ -28,19 +28,10 @@ import steps
 from targets import targets
 from traffic import BYTES_PER_PARAMETER
 
+from fastopt.bench import SIZES
 from fastopt.cli import machine
 from fastopt.turns import FULL, QUICK, Effort
 
-SIZES = (
-    (1, 10),
-    (10, 10),
-    (1, 100),
-    (10, 1_000),
-    (200, 1_000),
-    (1, 100_000),
-    (1_000, 10_000),
-    (1, 20_000_000),
-)
 QUICK_SIZES = ((1, 10), (10, 10), (1, 100), (10, 1_000), (200, 1_000), (1, 100_000))
 LARGE_SIZE = (1, 100_000_000)
 CLIPPED_SIZES = ((200, 1_000), (1, 20_000_000))

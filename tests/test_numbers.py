@@ -8,11 +8,8 @@ n5 and n6 on detecting non-finite numbers, n7 (skipping), n10 (global norm), n12
 from __future__ import annotations
 
 import math
-import os
 import platform
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
@@ -21,7 +18,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from variants import CPU_BACKENDS, HAS_NUMBA, VARIANT_OF, VARIANTS, Variant, public_optimizers
+from variants import (
+    CPU_BACKENDS,
+    HAS_NUMBA,
+    VARIANT_OF,
+    VARIANTS,
+    Variant,
+    public_optimizers,
+    script,
+)
 
 import fastopt
 from fastopt.arrays import Array
@@ -42,17 +47,6 @@ def at_step(opt: Optimizer, step: int) -> None:
     for entry in saved["state"].values():
         entry["step"] = step
     opt.load_state_dict(saved)
-
-
-def script(text: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    path = os.pathsep.join(map(str, (ROOT, ROOT / "kernels", ROOT / "tests")))
-    return subprocess.run(
-        [sys.executable, "-c", text, *arguments],
-        env={**os.environ, "PYTHONPATH": path, **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 # Counters and scalars ----------------------------------------------------------------------------

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dis
 import os
 import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -15,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from variants import CPU_BACKENDS, HAS_NUMBA, VARIANT_OF, VARIANTS, Variant
+from variants import CPU_BACKENDS, HAS_NUMBA, VARIANT_OF, VARIANTS, Variant, script
 
 import fastopt
 from fastopt.arrays import Array
@@ -418,18 +417,6 @@ for dtypes in (["f4"], ["f4", "f8"]):
         same(tried, reference)
 print(stopped, "interrupts")
 """
-
-
-def script(text: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a Python script in a process of its own, with this copy of the package."""
-    path = os.pathsep.join(place for place in sys.path if place)
-    return subprocess.run(
-        [sys.executable, "-c", text, *arguments],
-        env={**os.environ, "PYTHONPATH": path, **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 @each_backend

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -70,3 +72,15 @@ def public_optimizers() -> list[type[Optimizer]]:
         for item in named
         if isinstance(item, type) and issubclass(item, Optimizer) and item is not Optimizer
     ]
+
+
+def script(text: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a Python script in a process of its own, with the package that is tested here."""
+    path = os.pathsep.join(place for place in sys.path if place)
+    return subprocess.run(
+        [sys.executable, "-c", text, *arguments],
+        env={**os.environ, "PYTHONPATH": path, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
