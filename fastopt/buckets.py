@@ -10,6 +10,7 @@ import numpy as np
 from fastopt import arrays
 from fastopt.arrays import Array
 from fastopt.backends import Backend
+from fastopt.global_norm import SMALLER, piece_counts
 from fastopt.parameters import Extents, Parameter
 from fastopt.tree import Leaf
 from fastopt_kernels import Rule
@@ -109,6 +110,14 @@ class Bucket:
     def squares(self, factor: float) -> Array:
         """Return the sums of squares of the checked gradients, by pieces."""
         return self._driver.squares(factor)
+
+    def nonfinite(self) -> Leaf | None:
+        """Return the first parameter whose checked gradient holds NaN or infinity."""
+        bad = np.flatnonzero(~np.isfinite(self._driver.squares(SMALLER)))
+        if not bad.size:
+            return None
+        ends = np.cumsum(piece_counts(parameter.flat.size for parameter in self.parameters))
+        return self.parameters[int(np.searchsorted(ends, bad[0], side="right"))].leaf
 
     def plan(self, scalars: Callable[[int], Sequence[float]]) -> None:
         """Work out the coming step's scalars.

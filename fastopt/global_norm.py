@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,22 +19,32 @@ from fastopt.arrays import Array
 PIECE = 4_096
 LANES = 64
 
+SMALLER = 2.0**-600
+"""Finite gradients multiplied by this have a finite sum of squares, in float64 too."""
+
 Squares = Callable[[float], Iterable[Array]]
 """Given a factor, returns each bucket's sums of the squares of (factor * gradient), by pieces."""
 
 
-def global_norm(squares: Squares) -> float:
+class Norm(NamedTuple):
+    """The norm of all gradients, and whether every one of their elements is finite."""
+
+    value: float
+    finite: bool
+
+
+def global_norm(squares: Squares) -> Norm:
     """Return the root of the sum of squares; finite whenever the norm itself is.
 
     The squares of float64 gradients can overflow or underflow where their norm does not. Then they
     are summed once more, multiplied by a power of two, which is exact.
     """
-    total = _total(squares(1.0))
+    total, unit = _total(squares(1.0)), 1.0
     if total == math.inf:
-        return math.sqrt(_total(squares(2.0**-600))) * 2.0**600
-    if total < 2.0**-900:
-        return math.sqrt(_total(squares(2.0**600))) * 2.0**-600
-    return math.sqrt(total)
+        total, unit = _total(squares(SMALLER)), 1.0 / SMALLER
+    elif total < 2.0**-900:
+        total, unit = _total(squares(1.0 / SMALLER)), SMALLER
+    return Norm(math.sqrt(total) * unit, math.isfinite(total))
 
 
 def _total(parts: Iterable[Array]) -> float:

@@ -93,6 +93,12 @@ class Group:
         for bucket in self.buckets:
             bucket.check(now, given, self._grads_root)
 
+    def nonfinite(self) -> str | None:
+        """Return where the first checked gradient with NaN or infinity stands."""
+        found = (bucket.nonfinite() for bucket in self.buckets)
+        leaf = next(filter(None, found), None)
+        return None if leaf is None else self._grads_root + leaf.suffix
+
     @property
     def at_once(self) -> bool:
         """Whether ``step_at_once`` can do anything."""

@@ -57,6 +57,21 @@ class Flag:
 
 
 @dataclass(frozen=True)
+class OneOf:
+    """One of a few words."""
+
+    words: tuple[str, ...]
+
+    def __call__(self, name: str, value: Any) -> str:
+        """Return the word as it is."""
+        if not isinstance(value, str):
+            raise TypeError(f"{name} must be one of {', '.join(self.words)}; got {value!r}")
+        if value not in self.words:
+            raise ValueError(f"{name} must be one of {', '.join(self.words)}; got {value!r}")
+        return value
+
+
+@dataclass(frozen=True)
 class Pair:
     """Two numbers, each with its own range."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn, Self
 
@@ -13,7 +12,8 @@ from fastopt.arrays import Array
 from fastopt.construction import make_groups
 from fastopt.formula import Formula
 from fastopt.global_norm import global_norm
-from fastopt.hyperparameters import FINITE, POSITIVE
+from fastopt.gradient_policy import GradientPolicy, NonfinitePolicy
+from fastopt.hyperparameters import FINITE
 from fastopt.interrupts import Deferred
 from fastopt.param_group import ParamGroup
 
@@ -21,7 +21,7 @@ Scheduled = float | Callable[[int], float]
 """A number, or a function of the step number (0 for the first step) that returns one."""
 
 
-class Optimizer(Formula):
+class Optimizer(Formula, GradientPolicy):
     """Base of all optimizers: holds the parameters and makes the steps.
 
     A subclass says which rule it uses and with what scalars, see ``Formula``.
@@ -31,15 +31,22 @@ class Optimizer(Formula):
         self,
         params: Any,
         *,
+        maximize: bool = False,
         max_grad_norm: float | None = None,
+        on_nonfinite: NonfinitePolicy = "propagate",
         backend: str | None = None,
-        **defaults: Any,
+        **hyperparameters: Any,
     ) -> None:
         self._in_step = False
-        self.max_grad_norm = max_grad_norm
+        self._set_policy(max_grad_norm, on_nonfinite)
         self._clock = np.zeros(1, np.int64)  # the step count, where compiled code can reach it
         self._grouped = param_group.are_given(params)
-        self._groups = make_groups(type(self), params, defaults, backends.requested(backend))
+        self._groups = make_groups(
+            type(self),
+            params,
+            {**hyperparameters, "maximize": maximize},
+            backends.requested(backend),
+        )
         at_once = len(self._groups) == 1 and self._groups[0].at_once
         self._only = self._groups[0] if at_once else None
 
@@ -56,8 +63,13 @@ class Optimizer(Formula):
         Raises ValueError for another structure or shape, a gradient that shares memory with a
         parameter, or a schedule's value out of range; TypeError for gradients that are no real
         floating arrays; BackendMismatchError for gradients of another array kind or device;
-        RuntimeError if another thread is in a step of this optimizer.
+        RuntimeError if another thread is in a step of this optimizer; FloatingPointError under
+        ``on_nonfinite="raise"`` for a gradient with NaN or infinity.
         """
+        self._step(grads, grad_scale, self._on_nonfinite)
+
+    def _step(self, grads: Any, grad_scale: float, on_nonfinite: NonfinitePolicy) -> None:
+        """Make a step under a policy for gradients that are not finite."""
         # A plain flag: after a lock's acquire an interrupt could come before the try.
         if self._in_step:
             raise RuntimeError(
@@ -69,9 +81,10 @@ class Optimizer(Formula):
             if type(grad_scale) is not float or grad_scale != 1.0:
                 grad_scale = FINITE("grad_scale", grad_scale)
             parts = self._split(grads) if self._grouped else (grads,)
-            only = self._only if self._max_grad_norm is None else None
+            unseen = self._max_grad_norm is None and on_nonfinite == "propagate"
+            only = self._only if unseen else None
             if only is None or not only.step_at_once(parts[0], grad_scale, self._clock):
-                self._step_in_turn(parts, grad_scale)
+                self._step_in_turn(parts, grad_scale, None if unseen else on_nonfinite)
         finally:
             self._in_step = False
 
@@ -85,16 +98,23 @@ class Optimizer(Formula):
             group.warm_up(norm=self._max_grad_norm is not None)
         return self
 
-    def _step_in_turn(self, parts: Any, grad_scale: float) -> None:
-        """Check everything, work out the scalars, then update bucket by bucket."""
+    def _step_in_turn(
+        self, parts: Any, grad_scale: float, on_nonfinite: NonfinitePolicy | None
+    ) -> None:
+        """Check everything, work out the scalars, then update bucket by bucket.
+
+        ``on_nonfinite`` is None if what the gradients are makes no difference.
+        """
         for group, given in zip(self._groups, parts, strict=True):
             group.check(given)
         norm = None
-        if self._max_grad_norm is not None:
-            norm = global_norm(self._squares) * abs(grad_scale)
-            # As PyTorch's clip_grad_norm_; a norm of NaN makes everything NaN.
-            factor = self._max_grad_norm / (norm + 1e-6)
-            grad_scale *= 1.0 if factor > 1.0 else factor
+        if on_nonfinite is not None:
+            measured = global_norm(self._squares)
+            norm = measured.value * abs(grad_scale)
+            if not measured.finite and on_nonfinite != "propagate":
+                self._refuse(norm, on_nonfinite)
+                return
+            grad_scale *= self._clip_factor(norm)
         for group in self._groups:
             group.plan(grad_scale, self._clock)
         with Deferred():
@@ -102,6 +122,20 @@ class Optimizer(Formula):
                 group.update()
             self._clock += 1
             self._grad_norm = norm
+
+    def _refuse(self, norm: float, on_nonfinite: NonfinitePolicy) -> None:
+        """Skip a step, or raise, for a gradient with NaN or infinity."""
+        if on_nonfinite == "skip":
+            with Deferred():
+                self._skipped_steps += 1
+                self._grad_norm = norm
+            return
+        places = (group.nonfinite() for group in self._groups)
+        raise FloatingPointError(
+            f"{next(filter(None, places))} holds NaN or infinity at step {self.step_count}; "
+            "nothing was changed. Look at the loss and at what it divides by; "
+            "on_nonfinite='skip' leaves such steps out."
+        )
 
     def _squares(self, factor: float) -> Iterator[Array]:
         for group in self._groups:
@@ -129,32 +163,6 @@ class Optimizer(Formula):
     def step_count(self) -> int:
         """How many steps have been made."""
         return int(self._clock[0])
-
-    _grad_norm: float | None
-
-    @property
-    def max_grad_norm(self) -> float | None:
-        """What the norm of all gradients together is scaled down to.
-
-        None leaves the gradients as they are; math.inf too, but measures their norm.
-        """
-        return self._max_grad_norm
-
-    @max_grad_norm.setter
-    def max_grad_norm(self, value: float | None) -> None:
-        name = f"{type(self).__name__}: max_grad_norm"
-        self._grad_norm = None
-        if value is not None and not (isinstance(value, float) and value == math.inf):
-            value = POSITIVE(name, value)
-        self._max_grad_norm = value
-
-    @property
-    def grad_norm(self) -> float | None:
-        """The norm of the last step's gradients, before clipping.
-
-        None without max_grad_norm, and before the first step with it.
-        """
-        return self._grad_norm
 
     @property
     def backend(self) -> str:

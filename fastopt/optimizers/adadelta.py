@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Unpack
 
 from fastopt.hyperparameters import FRACTION, POSITIVE
 from fastopt.optimizer import Optimizer, Scheduled
 from fastopt.param_group import Options
+from fastopt.shared import Shared
 from fastopt_kernels import Rule, adadelta
 
 
@@ -29,10 +30,8 @@ class Adadelta(Optimizer):
         rho: share of the averages that is kept, in [0, 1).
         eps: added inside both roots, > 0; with 0 the first step, and so all, would be zero.
         weight_decay: coefficient of the L2 term, >= 0, or a function of the step number.
-        maximize: go up instead of down.
-        max_grad_norm: scale all gradients together down to this norm (in units of the gradient,
-            > 0) where theirs is larger; None leaves them alone.
-        backend: "auto", "numpy", "numba" or "cupy"; None for what is set elsewhere.
+        shared: what every optimizer takes, see ``Shared``: maximize, max_grad_norm,
+            on_nonfinite, backend.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, and for arrays
@@ -54,9 +53,7 @@ class Adadelta(Optimizer):
         rho: float = 0.9,
         eps: float = 1e-6,
         weight_decay: Scheduled = 0.0,
-        maximize: bool = False,
-        max_grad_norm: float | None = None,
-        backend: str | None = None,
+        **shared: Unpack[Shared],
     ) -> None:
         super().__init__(
             params,
@@ -64,9 +61,7 @@ class Adadelta(Optimizer):
             rho=rho,
             eps=eps,
             weight_decay=weight_decay,
-            maximize=maximize,
-            max_grad_norm=max_grad_norm,
-            backend=backend,
+            **shared,
         )
 
     @staticmethod

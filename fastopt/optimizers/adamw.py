@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 from fastopt.optimizer import Scheduled
 from fastopt.optimizers.adam import Adam
+from fastopt.shared import Shared
 
 
 class AdamW(Adam):
@@ -29,10 +30,8 @@ class AdamW(Adam):
             (1 - beta1) / sqrt(1 - beta2) times as long, 3.2 times by default.
         weight_decay: share of the parameter that is taken off per step and unit of lr, >= 0, or a
             function of the step number.
-        maximize: go up instead of down.
-        max_grad_norm: scale all gradients together down to this norm (in units of the gradient,
-            > 0) where theirs is larger; None leaves them alone.
-        backend: "auto", "numpy", "numba" or "cupy"; None for what is set elsewhere.
+        shared: what every optimizer takes, see ``Shared``: maximize, max_grad_norm,
+            on_nonfinite, backend.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, and for arrays
@@ -58,9 +57,7 @@ class AdamW(Adam):
         eps_inside_sqrt: bool = False,
         bias_correction: bool = True,
         weight_decay: Scheduled = 1e-2,
-        maximize: bool = False,
-        max_grad_norm: float | None = None,
-        backend: str | None = None,
+        **shared: Unpack[Shared],
     ) -> None:
         super().__init__(
             params,
@@ -71,7 +68,5 @@ class AdamW(Adam):
             eps_inside_sqrt=eps_inside_sqrt,
             bias_correction=bias_correction,
             weight_decay=weight_decay,
-            maximize=maximize,
-            max_grad_norm=max_grad_norm,
-            backend=backend,
+            **shared,
         )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 from fastopt.hyperparameters import FRACTION, Flag
 from fastopt.optimizer import Optimizer, Scheduled
 from fastopt.param_group import Options
 from fastopt.scalars import one_minus_power
+from fastopt.shared import Shared
 from fastopt_kernels import Rule, momentum
 
 
@@ -30,10 +31,8 @@ class Momentum(Optimizer):
         beta: share of the average that is kept, in [0, 1).
         bias_correction: divide by 1 - beta^t, so that the first steps are not too small.
         weight_decay: coefficient of the L2 term, >= 0, or a function of the step number.
-        maximize: go up instead of down.
-        max_grad_norm: scale all gradients together down to this norm (in units of the gradient,
-            > 0) where theirs is larger; None leaves them alone.
-        backend: "auto", "numpy", "numba" or "cupy"; None for what is set elsewhere.
+        shared: what every optimizer takes, see ``Shared``: maximize, max_grad_norm,
+            on_nonfinite, backend.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, and for arrays
@@ -57,9 +56,7 @@ class Momentum(Optimizer):
         beta: float = 0.9,
         bias_correction: bool = False,
         weight_decay: Scheduled = 0.0,
-        maximize: bool = False,
-        max_grad_norm: float | None = None,
-        backend: str | None = None,
+        **shared: Unpack[Shared],
     ) -> None:
         super().__init__(
             params,
@@ -67,9 +64,7 @@ class Momentum(Optimizer):
             beta=beta,
             bias_correction=bias_correction,
             weight_decay=weight_decay,
-            maximize=maximize,
-            max_grad_norm=max_grad_norm,
-            backend=backend,
+            **shared,
         )
 
     @staticmethod

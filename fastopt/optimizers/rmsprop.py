@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Unpack
 
 from fastopt.hyperparameters import EPS, FRACTION, NONNEGATIVE, Flag
 from fastopt.optimizer import Optimizer, Scheduled
 from fastopt.param_group import Options
 from fastopt.scalars import eps_floor, eps_scalars, one_minus_power
+from fastopt.shared import Shared
 from fastopt_kernels import (
     Rule,
     rmsprop,
@@ -52,10 +53,8 @@ class RMSprop(Optimizer):
         bias_correction: divide the averages by 1 - beta^t, so that the first steps are not
             1 / sqrt(1 - beta) times too long.
         weight_decay: coefficient of the L2 term, >= 0, or a function of the step number.
-        maximize: go up instead of down.
-        max_grad_norm: scale all gradients together down to this norm (in units of the gradient,
-            > 0) where theirs is larger; None leaves them alone.
-        backend: "auto", "numpy", "numba" or "cupy"; None for what is set elsewhere.
+        shared: what every optimizer takes, see ``Shared``: maximize, max_grad_norm,
+            on_nonfinite, backend.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, and for arrays
@@ -92,9 +91,7 @@ class RMSprop(Optimizer):
         eps_inside_sqrt: bool = False,
         bias_correction: bool = False,
         weight_decay: Scheduled = 0.0,
-        maximize: bool = False,
-        max_grad_norm: float | None = None,
-        backend: str | None = None,
+        **shared: Unpack[Shared],
     ) -> None:
         super().__init__(
             params,
@@ -106,9 +103,7 @@ class RMSprop(Optimizer):
             eps_inside_sqrt=eps_inside_sqrt,
             bias_correction=bias_correction,
             weight_decay=weight_decay,
-            maximize=maximize,
-            max_grad_norm=max_grad_norm,
-            backend=backend,
+            **shared,
         )
 
     @staticmethod

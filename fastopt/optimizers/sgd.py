@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 from fastopt.hyperparameters import FINITE, NONNEGATIVE, Flag
 from fastopt.optimizer import Optimizer, Scheduled
 from fastopt.param_group import Options
+from fastopt.shared import Shared
 from fastopt_kernels import Rule, sgd, sgd_momentum, sgd_nesterov
 
 
@@ -31,10 +32,8 @@ class SGD(Optimizer):
             [0, 1].
         nesterov: look ahead along the buffer; needs momentum > 0 and dampening = 0.
         weight_decay: coefficient of the L2 term, >= 0, or a function of the step number.
-        maximize: go up instead of down.
-        max_grad_norm: scale all gradients together down to this norm (in units of the gradient,
-            > 0) where theirs is larger; None leaves them alone.
-        backend: "auto", "numpy", "numba" or "cupy"; None for what is set elsewhere.
+        shared: what every optimizer takes, see ``Shared``: maximize, max_grad_norm,
+            on_nonfinite, backend.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, and for arrays
@@ -64,9 +63,7 @@ class SGD(Optimizer):
         dampening: float = 0.0,
         nesterov: bool = False,
         weight_decay: Scheduled = 0.0,
-        maximize: bool = False,
-        max_grad_norm: float | None = None,
-        backend: str | None = None,
+        **shared: Unpack[Shared],
     ) -> None:
         super().__init__(
             params,
@@ -75,9 +72,7 @@ class SGD(Optimizer):
             dampening=dampening,
             nesterov=nesterov,
             weight_decay=weight_decay,
-            maximize=maximize,
-            max_grad_norm=max_grad_norm,
-            backend=backend,
+            **shared,
         )
 
     @staticmethod
