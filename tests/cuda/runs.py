@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 from cuda.fake_cupy import FakeCupy, no_synchronisation
@@ -18,7 +19,17 @@ from fastopt.arrays import Array
 DTYPES = (np.float32, np.float64)
 SIZES = (0, 1, 2, 3, 4, 5, 7, 63, 64, 65, 511, 513, *range(1023, 1028), 2049)
 STEPS = 12  # more than FLUSH_EVERY
-TINY = {np.float32: 1e-30, np.float64: 1e-275}  # gradients whose averages are flushed
+HALVES = (np.float16, ml_dtypes.bfloat16)
+COMPLEX = (np.complex64, np.complex128)
+# Gradients whose averages are flushed; float16 has none so small.
+TINY = {
+    np.float32: 1e-30,
+    np.float64: 1e-275,
+    np.float16: 0.0,
+    ml_dtypes.bfloat16: 1e-30,
+    np.complex64: 1e-30,
+    np.complex128: 1e-275,
+}
 
 
 @contextmanager
@@ -82,6 +93,8 @@ def some_values(size: int, dtype: Any, seed: int) -> Array:
     made = rng.standard_normal(size) * 10.0 ** rng.uniform(-4, 2, size)
     made[rng.random(size) < 0.05] = 0.0
     made[5::16] = TINY[dtype]  # in the same places in every step
+    if dtype in COMPLEX:
+        made = made + 1j * np.roll(made, 16)
     return made.astype(dtype)
 
 
@@ -107,13 +120,14 @@ def run(
     cuts: Cuts = DENSE,
     missing: bool = False,
     grad_scale: float = 1.0,
+    grad_dtype: Any = None,
     **options: Any,
 ) -> dict[str, Array]:
     """Return what a run ends with: all memory that the parameters are cut out of, and the state."""
     params, memory = cut_out(xp, [cut for cut, _ in cuts], dtype, 0)
     opt = variant(params, backend="numpy" if xp is np else "cupy", **options)
     for step in range(1, STEPS + 1):
-        grads, _ = cut_out(xp, [cut for _, cut in cuts], dtype, step)
+        grads, _ = cut_out(xp, [cut for _, cut in cuts], grad_dtype or dtype, step)
         if missing:
             grads = [None if step % 4 == k % 7 else grad for k, grad in enumerate(grads)]
         # The norm is needed on the host; nothing else may wait for the device.
@@ -135,7 +149,7 @@ def differences(one: dict[str, Array], two: dict[str, Array]) -> dict[str, int]:
 
 
 def _differing(one: Array, two: Array) -> int:
-    bits = f"u{one.itemsize}"
+    bits = f"u{min(one.itemsize, 8)}"
     return int((one.reshape(-1).view(bits) != two.reshape(-1).view(bits)).sum())
 
 
