@@ -100,7 +100,7 @@ class Memory:
         which = np.searchsorted(self._starts, at, "right").astype(np.intp) - 1
         if (which < 0).any() or (at + np.uint64(width) > self._ends[which]).any():
             raise Fault(f"a {what} of {width} bytes is outside of all arrays")
-        words = at[:, None] // np.uint64(4) + np.arange(-(-width // 4), dtype=np.uint64)
+        words = at[:, None] // np.uint64(2) + np.arange(-(-width // 2), dtype=np.uint64)
         self._touched[what].append((words.ravel(), np.repeat(threads, words.shape[1])))
         within = np.arange(width, dtype=np.uint64)
         for region in np.unique(which):

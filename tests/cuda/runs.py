@@ -125,7 +125,7 @@ def run(
 ) -> dict[str, Array]:
     """Return what a run ends with: all memory that the parameters are cut out of, and the state."""
     params, memory = cut_out(xp, [cut for cut, _ in cuts], dtype, 0)
-    opt = variant(params, backend="numpy" if xp is np else "cupy", **options)
+    opt = variant(params, backend=_backend(xp), **options)
     for step in range(1, STEPS + 1):
         grads, _ = cut_out(xp, [cut for _, cut in cuts], grad_dtype or dtype, step)
         if missing:
@@ -137,6 +137,36 @@ def run(
     end["grad_norm"] = np.array(opt.grad_norm or 0.0)
     state = opt.state_dict()["state"]
     return end | {f"{n}.{slot}": x for n, entry in state.items() for slot, x in entry.items()}
+
+
+def halves_of(xp: Any, dtype: Any) -> dict[str, Array]:
+    """Return what steps make of every half, and of numbers around the middle between two halves."""
+    every = np.arange(2**16, dtype=np.uint16).view(dtype)
+    size = np.abs(every.astype(np.float32))
+    # A GPU takes denormal numbers of float32 for 0, which bfloat16's are.
+    every = every[(size == 0) | (size >= np.finfo(np.float32).tiny) & np.isfinite(size)]
+    with np.errstate(over="ignore"):
+        numbers = np.concatenate(
+            [
+                factor * np.nextafter(every.astype(np.float32), towards, dtype=np.float32)
+                for towards in (-np.inf, np.inf, 0)
+                for factor in (1, 1 + 2.0**-12, 1 + 2.0**-9)
+            ]
+            + [every.astype(np.float32) + np.spacing(every).astype(np.float32) / 2]
+        ).astype(np.float32)
+    numbers[np.abs(numbers) < np.finfo(np.float32).tiny] = 0.0  # denormal, or nothing
+    params = [xp.asarray(every.copy()), xp.asarray(np.zeros(numbers.size, dtype))]
+    opt = fastopt.SGD(params, lr=1.0, master_weights=False, backend=_backend(xp))
+    opt.step([xp.asarray(np.zeros(every.size, np.float32)), xp.asarray(-numbers)])
+    with np.errstate(all="ignore"):
+        expected = [every, numbers.astype(dtype)]
+    for found, right in zip(params, expected, strict=True):
+        assert xp is not np or np.array_equal(found, right)
+    return {str(k): on_host(param) for k, param in enumerate(params)}
+
+
+def _backend(xp: Any) -> str:
+    return "numpy" if xp is np else "cupy"
 
 
 def differences(one: dict[str, Array], two: dict[str, Array]) -> dict[str, int]:
