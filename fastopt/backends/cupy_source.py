@@ -69,6 +69,7 @@ __device__ __forceinline__ void update($pointers, const given *grad_at, const Sc
 __device__ __forceinline__ stored *element_of(
     long long address, long long number, const long long *axes
 ) {
+    #pragma unroll 1
     for (long long axis = axes[0]; axis > 0; --axis) {
         address += number % axes[2 * axis - 1] * axes[2 * axis];
         number /= axes[2 * axis - 1];

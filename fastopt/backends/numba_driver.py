@@ -91,7 +91,7 @@ class NumbaDriver:
         self._sums: Array | None = None
         self._large = sum(lines["LENGTH"]) >= PARALLEL_FROM
         self._readings = [_Reading(each, compare, parameters) for each in compiled]
-        self._reading = self._readings[0]  # the one that fitted last
+        self._reading = self._readings[0]  # that of the gradients at hand
         for reading in self._readings:
             reading.prepare(*self._places, self._table)
         usual = compare is not None and not any(p.copied for p in parameters)
@@ -120,22 +120,19 @@ class NumbaDriver:
     ) -> bool:
         """Check, update and count in one compiled call."""
         self._table[0] = row
-        for reading in self._in_turn():
-            rest = (steps, clock, id(params), id(grads))
-            if self._large:
-                done = self._run(reading.compiled.step, *reading.fixed, *rest)
-            else:
-                done = reading.small_step(*rest)
-            if done:
-                self._reading = reading
-                return True
-        return False
+        reading = self._reading if len(self._readings) == 1 else self._choose(grads)
+        if self._large:
+            step = reading.compiled.step
+            return bool(self._run(step, *reading.fixed, steps, clock, id(params), id(grads)))
+        return reading.small_step(steps, clock, id(params), id(grads))
 
-    def _in_turn(self) -> Sequence[_Reading]:
-        """Return the ways to read gradients, with the one that fitted last first."""
-        if len(self._readings) == 1:
-            return self._readings
-        return sorted(self._readings, key=lambda reading: reading is not self._reading)
+    def _choose(self, grads: Sequence[Any]) -> _Reading:
+        """Go over to the reading for these gradients, as far as the first of them tells."""
+        dtype = next((getattr(grad, "dtype", None) for grad in grads if grad is not None), None)
+        for reading in self._readings:
+            if reading.compiled.given == dtype:
+                self._reading = reading
+        return self._reading
 
     def _run(self, function: Callable[[bool], Callable[..., Any]], *arguments: Any) -> Any:
         """Call a compiled function with as many threads as pay and are safe."""
@@ -153,20 +150,13 @@ class NumbaDriver:
     def take_usual(self, params: list[Any], grads: list[Any]) -> int | None:
         """Compare the headers of all arrays with what is expected, in one compiled call."""
         self._held = grads
-        for reading in self._in_turn():
-            missing = reading.headers(params, grads, self._grads) if reading.headers else None
-            if missing is not None:
-                self._reading = reading
-                return missing
-        return None
+        headers = self._choose(grads).headers
+        return headers(params, grads, self._grads) if headers else None
 
     def take_flat(self, grads: Sequence[Array | None]) -> None:
         """Keep the gradients, and note their addresses."""
         self._held = grads
-        present = {grad.dtype for grad in grads if grad is not None}
-        for reading in self._readings:
-            if present == {reading.compiled.given}:
-                self._reading = reading
+        self._choose(grads)
         self._grads[:] = [0 if grad is None else arrays.address(grad) for grad in grads]
 
     def squares(self, factor: float) -> Array:

@@ -258,7 +258,10 @@ class _Run:
     def _put(self, register: str, values: Lanes, kind: str, lanes: Lanes) -> None:
         dtype = np.dtype(REGISTERS[re.sub(r"\W|\d", "", register)])
         held = self._registers.setdefault(register, np.zeros(len(self._next), dtype))
-        held[lanes] = values.astype(TYPES[kind]).view(dtype)
+        values = values.astype(TYPES[kind])
+        if values.itemsize < dtype.itemsize:  # a load fills the rest of a register with its sign
+            values = values.astype(f"{values.dtype.kind}{dtype.itemsize}")
+        held[lanes] = values.view(dtype)
 
 
 def _flushed(values: Lanes) -> Lanes:
