@@ -10,6 +10,7 @@ import numpy as np
 
 from fastopt import backends, param_group, state
 from fastopt.arrays import Array
+from fastopt.attributes import KnownAttributes
 from fastopt.construction import make_groupings
 from fastopt.formula import Formula
 from fastopt.global_norm import global_norm
@@ -17,13 +18,13 @@ from fastopt.gradient_policy import GradientPolicy, NonfinitePolicy
 from fastopt.group import Group
 from fastopt.hyperparameters import FINITE
 from fastopt.interrupts import Deferred
-from fastopt.param_group import ParamGroup
+from fastopt.param_group import ParamGroups
 
 Scheduled = float | Callable[[int], float]
 """A number, or a function of the step number (0 for the first step) that returns one."""
 
 
-class Optimizer(Formula, GradientPolicy):
+class Optimizer(KnownAttributes, Formula, GradientPolicy):
     """Base of all optimizers: holds the parameters and makes the steps.
 
     A subclass says which rule it uses and with what scalars, see ``Formula``.
@@ -40,7 +41,7 @@ class Optimizer(Formula, GradientPolicy):
         backend: str | None = None,
         **hyperparameters: Any,
     ) -> None:
-        self._in_step = False
+        self._turn = _Turn()
         self._set_policy(max_grad_norm, on_nonfinite)
         self._clock = np.zeros(1, np.int64)  # the step count, where compiled code can reach it
         self._grouped = param_group.are_given(params)
@@ -51,6 +52,7 @@ class Optimizer(Formula, GradientPolicy):
             backends.requested(backend),
         )
         self._groups = [group for grouping in self._groupings for group in grouping.groups]
+        self._param_groups = ParamGroups(group.options for group in self._groups)
         at_once = len(self._groups) == 1 and self._groups[0].at_once
         self._only = self._groups[0] if at_once else None
 
@@ -75,12 +77,13 @@ class Optimizer(Formula, GradientPolicy):
     def _step(self, grads: Any, grad_scale: float, on_nonfinite: NonfinitePolicy) -> None:
         """Make a step under a policy for gradients that are not finite."""
         # A plain flag: after a lock's acquire an interrupt could come before the try.
-        if self._in_step:
+        turn = self._turn
+        if turn.taken:
             raise RuntimeError(
                 "this optimizer is in a step already, in another thread or from a schedule; use "
                 "one optimizer per thread, or a lock around its steps"
             )
-        self._in_step = True
+        turn.taken = True
         try:
             if type(grad_scale) is not float or grad_scale != 1.0:
                 grad_scale = FINITE("grad_scale", grad_scale)
@@ -90,7 +93,7 @@ class Optimizer(Formula, GradientPolicy):
             if only is None or not only.step_at_once(parts[0], grad_scale, self._clock):
                 self._step_in_turn(parts, grad_scale, None if unseen else on_nonfinite)
         finally:
-            self._in_step = False
+            turn.taken = False
 
     def warmup(self) -> Self:
         """Compile now what the first steps would have to wait for; changes nothing.
@@ -155,9 +158,13 @@ class Optimizer(Formula, GradientPolicy):
     # What can be read and set ---------------------------------------------------------------
 
     @property
-    def param_groups(self) -> list[ParamGroup]:
-        """Of each group a dict with "params" and every hyperparameter, settable between steps."""
-        return [group.options for group in self._groups]
+    def param_groups(self) -> ParamGroups:
+        """Of each group a dict with "params" and every hyperparameter, settable between steps.
+
+        "params" is the tree of parameters as it was given, for groups made by pattern a dict of
+        their arrays by name.
+        """
+        return self._param_groups
 
     @property
     def step_count(self) -> int:
@@ -220,6 +227,15 @@ class Optimizer(Formula, GradientPolicy):
             f"{type(self).__name__} cannot be pickled or copied: the copy would update arrays of "
             "its own, not the model's. Use state_dict and load_state_dict."
         )
+
+
+class _Turn:
+    """Whether a step is being made; the optimizer's own attributes are looked at when set."""
+
+    __slots__ = ("taken",)
+
+    def __init__(self) -> None:
+        self.taken = False
 
 
 def _squares(groups: Sequence[Group], factor: float) -> Iterator[Array]:

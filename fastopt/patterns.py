@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import SequenceMatcher
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -119,7 +119,13 @@ def _why_empty(pattern: str, names: Sequence[str], earlier: Iterable[str]) -> st
         )
     if not names:
         return f"pattern {pattern!r} matches no parameter: params holds no array"
-    close = difflib.get_close_matches(".".join(_levels(pattern)), names, n=3, cutoff=0.0)
+    asked = [level for level in _levels(pattern) if level != "**"]
+
+    def likeness(name: str) -> float:
+        tail = _levels(name)[-len(asked) :]
+        return SequenceMatcher(None, ".".join(asked).lower(), ".".join(tail).lower()).ratio()
+
+    close = sorted(names, key=likeness, reverse=True)[:3]
     return f"pattern {pattern!r} matches no parameter; the closest are {_some(close)}"
 
 

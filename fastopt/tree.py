@@ -7,11 +7,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import optree
 
 from fastopt import arrays
 from fastopt.arrays import Array
+from fastopt.remedies import remedy
 
 SUPPORTED_DTYPES = ("float32", "float64")
 
@@ -131,7 +131,7 @@ def _checked(path: str, value: Any) -> Array:
     if arrays.kind(value) is None:
         raise TypeError(
             f"{path} must be a numpy.ndarray or cupy.ndarray; got {type(value).__name__}. "
-            f"{_remedy(value)}"
+            f"{remedy(value)}"
         )
     array: Array = value
     if array.dtype.name not in SUPPORTED_DTYPES or not array.dtype.isnative:
@@ -149,14 +149,3 @@ def _checked(path: str, value: Any) -> Array:
             f"shape {array.shape}), so an update would be applied twice; give a copy"
         )
     return array
-
-
-def _remedy(value: Any) -> str:
-    """Say what to do about a leaf that is no array."""
-    if value is None:
-        return "Leave it out of the tree."
-    if isinstance(value, np.generic):
-        return "A NumPy scalar cannot change in place; use a 0-d array: np.array(value)."
-    if isinstance(value, np.ndarray):
-        return "Subclasses compute differently; use np.asarray(value)."
-    return "Only arrays can change in place; use np.array(value)."
