@@ -27,7 +27,7 @@ class KnownAttributes:
     def _no_attribute(self, name: str) -> str:
         """Say where else to look."""
         said = f"{type(self).__name__!r} object has no attribute {name!r}"
-        settings = list(self._param_groups[0]) if "_param_groups" in vars(self) else []
+        settings = list(self._param_groups[0].plain) if "_param_groups" in vars(self) else []
         public = [known for known in dir(type(self)) if not known.startswith("_")]
         meant = next(iter(difflib.get_close_matches(name, [*settings, *public], n=1)), None)
         if meant in settings and meant not in public:
