@@ -61,8 +61,9 @@ class Optimizer(KnownAttributes, Formula, GradientPolicy):
     def step(self, grads: Any, *, grad_scale: float = 1.0) -> None:
         """Update all parameters in place.
 
-        ``grads`` is nested as the parameters were (a list of such trees for parameter groups);
-        None leaves a parameter, its state and its step count alone. Gradients of another floating
+        ``grads`` is nested as the parameters were (a list of such trees for a list of parameter
+        groups); None leaves a parameter, its state and its step count alone, and so does
+        ``trainable=False`` of its group, whatever the gradient is. Gradients of another floating
         dtype are converted to the parameter's, and then multiplied by ``grad_scale``, before
         anything else. A step that raises has changed nothing.
 

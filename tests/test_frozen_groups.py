@@ -302,3 +302,30 @@ def test_a_step_that_raises_leaves_frozen_and_other_groups_alone(backend: str) -
         opt.step(bad)
     np.testing.assert_equal(opt.state_dict(), before)
     np.testing.assert_equal(flat(params), kept)
+
+
+@each_backend
+def test_one_array_is_frozen_and_trained_again(backend: str) -> None:
+    forms: list[tuple[Callable[[Array], Any], Callable[[Any], Any]]] = [
+        (lambda p: p, lambda g: g),
+        (lambda p: [{"params": p}], lambda g: [g]),
+        (lambda p: fastopt.groups(p, {"**": {}}), lambda g: g),
+    ]
+    for wrap, nested in forms:
+        param = np.zeros(3)
+        opt = fastopt.SGD(wrap(param), lr=1.0, backend=backend)
+        for trainable, grad in [(True, np.ones(3)), (False, np.ones(3)), (False, None)] * 2:
+            opt.param_groups[0]["trainable"] = trainable
+            opt.step(nested(grad))
+        np.testing.assert_array_equal(param, [-2, -2, -2])
+        assert opt.step_count == 6
+        assert next(iter(opt.state_dict()["state"].values()))["step"] == 2
+
+
+@each_backend
+def test_an_empty_branch_is_held_too(backend: str) -> None:
+    params = {"a": np.ones(2), "b": np.ones(2), "none": []}
+    opt = fastopt.SGD(fastopt.groups(params, {"b": {"trainable": False}}), backend=backend)
+    opt.step({"a": np.ones(2), "b": None, "none": []})
+    with pytest.raises(ValueError, match="grads must be nested"):
+        opt.step({"a": np.ones(2), "b": None, "none": None})

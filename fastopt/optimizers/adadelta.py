@@ -24,7 +24,8 @@ class Adadelta(Optimizer):
         p <- p - lr * d
 
     Args:
-        params: an array, a tree of arrays, or a list of parameter groups; updated in place.
+        params: an array, a tree of arrays, a list of parameter groups, or ``fastopt.groups(...)``;
+            updated in place.
         lr: factor of every step, >= 0, without a unit; a number, or a function of the step number
             (0 for the first step).
         rho: share of the averages that is kept, in [0, 1).

@@ -21,7 +21,8 @@ class Adagrad(Optimizer):
         p <- p - lr / (1 + (t - 1) * lr_decay) * g / (sqrt(s) + eps)
 
     Args:
-        params: an array, a tree of arrays, or a list of parameter groups; updated in place.
+        params: an array, a tree of arrays, a list of parameter groups, or ``fastopt.groups(...)``;
+            updated in place.
         lr: learning rate, >= 0, in units of the parameter (a first step has about this length); a
             number, or a function of the step number (0 for the first step).
         lr_decay: how fast lr shrinks with a parameter's own step count t, >= 0, per step.

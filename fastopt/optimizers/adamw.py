@@ -18,7 +18,8 @@ class AdamW(Adam):
         p <- p - (the step of Adam for the gradient alone)
 
     Args:
-        params: an array, a tree of arrays, or a list of parameter groups; updated in place.
+        params: an array, a tree of arrays, a list of parameter groups, or ``fastopt.groups(...)``;
+            updated in place.
         lr: learning rate, >= 0, in units of the parameter; it scales the decay too; a number,
             or a function of the step number (0 for the first step).
         betas: shares of the two averages that are kept, each in [0, 1).

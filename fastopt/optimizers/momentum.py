@@ -25,7 +25,8 @@ class Momentum(Optimizer):
     sign from step to step cancel in it; those that stay add up to their full size.
 
     Args:
-        params: an array, a tree of arrays, or a list of parameter groups; updated in place.
+        params: an array, a tree of arrays, a list of parameter groups, or ``fastopt.groups(...)``;
+            updated in place.
         lr: learning rate, >= 0, in units of the parameter squared per unit of the loss; a number,
             or a function of the step number (0 for the first step).
         beta: share of the average that is kept, in [0, 1).

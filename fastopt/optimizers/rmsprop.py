@@ -41,7 +41,8 @@ class RMSprop(Optimizer):
         p <- p - lr * buf                                or lr * d without momentum
 
     Args:
-        params: an array, a tree of arrays, or a list of parameter groups; updated in place.
+        params: an array, a tree of arrays, a list of parameter groups, or ``fastopt.groups(...)``;
+            updated in place.
         lr: learning rate, >= 0, in units of the parameter (a step has about this length); a
             number, or a function of the step number (0 for the first step).
         beta: share of the averages that is kept, in [0, 1); PyTorch calls it alpha.

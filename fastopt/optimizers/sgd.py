@@ -24,7 +24,8 @@ class SGD(Optimizer):
         p   <- p - lr * d
 
     Args:
-        params: an array, a tree of arrays, or a list of parameter groups; updated in place.
+        params: an array, a tree of arrays, a list of parameter groups, or ``fastopt.groups(...)``;
+            updated in place.
         lr: learning rate, >= 0, in units of the parameter squared per unit of the loss; a number,
             or a function of the step number (0 for the first step).
         momentum: share of the buffer that is kept, >= 0, usually below 1; 0 keeps none.
