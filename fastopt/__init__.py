@@ -16,6 +16,7 @@ from fastopt.optimizers.adamw import AdamW
 from fastopt.optimizers.momentum import Momentum
 from fastopt.optimizers.rmsprop import RMSprop
 from fastopt.optimizers.sgd import SGD
+from fastopt.patterns import groups
 from fastopt.version import __version__
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "__version__",
     "array_namespace",
     "available_backends",
+    "groups",
     "set_backend",
     "set_num_threads",
     "use_backend",

@@ -85,6 +85,22 @@ class ParamGroup(dict[str, Any]):
         return {name: value for name, value in self.items() if name != "params"}
 
 
+class ParamGroups(list[ParamGroup]):
+    """All groups of an optimizer; the groups can be changed, and the list of them cannot."""
+
+    def _fixed(self, *_: Any, **__: Any) -> NoReturn:
+        raise TypeError(
+            "an optimizer keeps the groups that it was made with; construct a new optimizer for "
+            "others (settings are changed in a group: opt.param_groups[0]['lr'] = 0.1)"
+        )
+
+    append = extend = insert = pop = remove = clear = sort = reverse = _fixed
+    __setitem__ = __delitem__ = __iadd__ = __imul__ = _fixed
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        return list, (list(self),)  # a copy is a plain list
+
+
 def are_given(params: Any) -> bool:
     """Return whether the parameters are a list of groups; raise if they nearly are."""
     items = params if isinstance(params, list | tuple) else [params]

@@ -12,6 +12,11 @@ class Shared(TypedDict, total=False):
 
     maximize: go up instead of down (False). A hyperparameter: it can differ between groups.
 
+    trainable: whether steps are made (True). Parameters of a group where it is False are left
+        alone, with their state and step counts, and their gradients are not looked at: they can be
+        None or anything, and count neither in the norm nor as not finite. A hyperparameter:
+        it can differ between groups, and be set between steps.
+
     max_grad_norm: scale all gradients together by min(1, max_grad_norm / (norm + 1e-6)), where
         norm is the 2-norm of all of them, in float64; > 0, in units of the gradient; None (the
         default) leaves them alone, math.inf only measures.
@@ -28,6 +33,7 @@ class Shared(TypedDict, total=False):
     """
 
     maximize: bool
+    trainable: bool
     max_grad_norm: float | None
     on_nonfinite: NonfinitePolicy
     master_weights: bool

@@ -449,6 +449,7 @@ BAD: dict[str, Bad] = {
     "amsgrad": FLAG,
     "eps_inside_sqrt": FLAG,
     "bias_correction": FLAG,
+    "trainable": FLAG,
 }
 """Of every hyperparameter of any optimizer: what it must not be, and the error's class."""
 BAD_HERE: dict[tuple[str, str], Bad] = {("Adadelta", "eps"): [(0.0, ValueError)]}

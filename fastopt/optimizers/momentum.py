@@ -25,13 +25,14 @@ class Momentum(Optimizer):
     sign from step to step cancel in it; those that stay add up to their full size.
 
     Args:
-        params: an array, a tree of arrays, or a list of parameter groups; updated in place.
+        params: an array, a tree of arrays, a list of parameter groups, or ``fastopt.groups(...)``;
+            updated in place.
         lr: learning rate, >= 0, in units of the parameter squared per unit of the loss; a number,
             or a function of the step number (0 for the first step).
         beta: share of the average that is kept, in [0, 1).
         bias_correction: divide by 1 - beta^t, so that the first steps are not too small.
         weight_decay: coefficient of the L2 term, >= 0, or a function of the step number.
-        shared: what every optimizer takes, see ``Shared``: maximize, max_grad_norm,
+        shared: what every optimizer takes, see ``Shared``: maximize, trainable, max_grad_norm,
             on_nonfinite, backend.
 
     Raises:

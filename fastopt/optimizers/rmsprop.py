@@ -41,7 +41,8 @@ class RMSprop(Optimizer):
         p <- p - lr * buf                                or lr * d without momentum
 
     Args:
-        params: an array, a tree of arrays, or a list of parameter groups; updated in place.
+        params: an array, a tree of arrays, a list of parameter groups, or ``fastopt.groups(...)``;
+            updated in place.
         lr: learning rate, >= 0, in units of the parameter (a step has about this length); a
             number, or a function of the step number (0 for the first step).
         beta: share of the averages that is kept, in [0, 1); PyTorch calls it alpha.
@@ -53,7 +54,7 @@ class RMSprop(Optimizer):
         bias_correction: divide the averages by 1 - beta^t, so that the first steps are not
             1 / sqrt(1 - beta) times too long.
         weight_decay: coefficient of the L2 term, >= 0, or a function of the step number.
-        shared: what every optimizer takes, see ``Shared``: maximize, max_grad_norm,
+        shared: what every optimizer takes, see ``Shared``: maximize, trainable, max_grad_norm,
             on_nonfinite, backend.
 
     Raises:

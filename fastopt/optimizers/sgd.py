@@ -24,7 +24,8 @@ class SGD(Optimizer):
         p   <- p - lr * d
 
     Args:
-        params: an array, a tree of arrays, or a list of parameter groups; updated in place.
+        params: an array, a tree of arrays, a list of parameter groups, or ``fastopt.groups(...)``;
+            updated in place.
         lr: learning rate, >= 0, in units of the parameter squared per unit of the loss; a number,
             or a function of the step number (0 for the first step).
         momentum: share of the buffer that is kept, >= 0, usually below 1; 0 keeps none.
@@ -32,7 +33,7 @@ class SGD(Optimizer):
             [0, 1].
         nesterov: look ahead along the buffer; needs momentum > 0 and dampening = 0.
         weight_decay: coefficient of the L2 term, >= 0, or a function of the step number.
-        shared: what every optimizer takes, see ``Shared``: maximize, max_grad_norm,
+        shared: what every optimizer takes, see ``Shared``: maximize, trainable, max_grad_norm,
             on_nonfinite, backend.
 
     Raises:
