@@ -1,5 +1,9 @@
 """Gradient-descent optimizers for NumPy and CuPy arrays: the same bits on every backend."""
 
+import importlib
+from types import ModuleType
+from typing import TYPE_CHECKING
+
 from fastopt.backends import array_namespace, available_backends, set_backend, use_backend
 from fastopt.backends.threads import set_num_threads
 from fastopt.errors import (
@@ -18,6 +22,9 @@ from fastopt.optimizers.rmsprop import RMSprop
 from fastopt.optimizers.sgd import SGD
 from fastopt.version import __version__
 
+if TYPE_CHECKING:
+    from fastopt import schedules
+
 __all__ = [
     "SGD",
     "Adadelta",
@@ -34,7 +41,15 @@ __all__ = [
     "__version__",
     "array_namespace",
     "available_backends",
+    "schedules",
     "set_backend",
     "set_num_threads",
     "use_backend",
 ]
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Import ``fastopt.schedules`` when it is first asked for: its classes take milliseconds."""
+    if name == "schedules":
+        return importlib.import_module("fastopt.schedules")
+    raise AttributeError(f"module 'fastopt' has no attribute {name!r}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn, Self
 
 import numpy as np
@@ -14,11 +14,9 @@ from fastopt.formula import Formula
 from fastopt.global_norm import global_norm
 from fastopt.gradient_policy import GradientPolicy, NonfinitePolicy
 from fastopt.hyperparameters import FINITE
+from fastopt.hyperparameters import Scheduled as Scheduled
 from fastopt.interrupts import Deferred
 from fastopt.param_group import ParamGroup
-
-Scheduled = float | Callable[[int], float]
-"""A number, or a function of the step number (0 for the first step) that returns one."""
 
 
 class Optimizer(Formula, GradientPolicy):
@@ -32,7 +30,7 @@ class Optimizer(Formula, GradientPolicy):
         params: Any,
         *,
         maximize: bool = False,
-        max_grad_norm: float | None = None,
+        max_grad_norm: Scheduled | None = None,
         on_nonfinite: NonfinitePolicy = "propagate",
         backend: str | None = None,
         **hyperparameters: Any,
@@ -83,6 +81,8 @@ class Optimizer(Formula, GradientPolicy):
             parts = self._split(grads) if self._grouped else (grads,)
             unseen = self._max_grad_norm is None and on_nonfinite == "propagate"
             only = self._only if unseen else None
+            for group in self._groups if only is None else ():
+                group.ask_schedules_anew()
             if only is None or not only.step_at_once(parts[0], grad_scale, self._clock):
                 self._step_in_turn(parts, grad_scale, None if unseen else on_nonfinite)
         finally:
@@ -187,15 +187,17 @@ class Optimizer(Formula, GradientPolicy):
         ``{"fastopt": version, "optimizer": class name, "step_count": steps, "groups":
         [hyperparameters], "state": {name: {"step": steps, slot: array}}}``. The arrays are copies.
         A schedule is no part of it (None stands in its place): it is a function of the step count.
-        ``max_grad_norm`` is none either: give it to the constructor again.
+        One with a memory, ``ReduceLROnPlateau``, has ``{"schedule": its state_dict}`` there.
+        ``max_grad_norm`` is no part of it either: give it to the constructor again.
         """
         return state.collect(type(self).__name__, self._groups, self._clock)
 
     def load_state_dict(self, saved: Mapping[str, Any], strict: bool = True) -> None:
         """Take over a ``state_dict``, by the parameters' names; nothing is ever cast.
 
-        Hyperparameters are taken over too, except schedules, which stay. With ``strict=False``
-        parameters that one side lacks keep the state they have. Raises CheckpointError, and
+        Hyperparameters are taken over too, except schedules, which stay; one with a memory takes
+        that over. With ``strict=False`` parameters that one side lacks keep the state they have,
+        and so do schedules. Raises CheckpointError, and
         changes nothing, if it is another optimizer's, or damaged, or does not fit by name, shape
         or dtype.
         """

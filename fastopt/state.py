@@ -14,6 +14,7 @@ from fastopt.errors import CheckpointError
 from fastopt.group import Group
 from fastopt.interrupts import Deferred
 from fastopt.param_group import ParamGroup
+from fastopt.schedule_memory import is_memory, memory_of, restorers
 from fastopt.version import __version__
 
 
@@ -29,7 +30,10 @@ def collect(name: str, groups: Sequence[Group], clock: Array) -> dict[str, Any]:
         "optimizer": name,
         "step_count": int(clock[0]),
         "groups": [
-            {key: None if callable(value) else value for key, value in group.options.plain.items()}
+            {
+                name: memory_of(value) if callable(value) else value
+                for name, value in group.options.plain.items()
+            }
             for group in groups
         ],
         "state": entries,
@@ -45,6 +49,7 @@ def restore(
         _changes(number, group.options, given, strict)
         for number, (group, given) in enumerate(zip(groups, hyperparameters, strict=True))
     ]
+    memories = restorers([group.options for group in groups], hyperparameters, strict)
     targets = {
         leaf.name: (bucket, index, slots)
         for bucket in _buckets(groups)
@@ -71,6 +76,8 @@ def restore(
             bucket.set_step(index, int(entries[key]["step"]))
         for group, checked in zip(groups, changes, strict=True):
             group.options.update(checked)
+        for restore_memory in memories:
+            restore_memory()
         clock[0] = step_count
 
 
@@ -101,8 +108,9 @@ def _changes(
     """Return the hyperparameters to take over; schedules, on either side, are left as they are."""
     if strict and (missing := group.plain.keys() - saved):
         raise CheckpointError(f"groups[{number}] lacks {sorted(missing)} (strict=False keeps ours)")
+    kept = {k for k, v in saved.items() if v is None or (k in group and is_memory(v))}
     try:
-        checked = group.checked({k: v for k, v in saved.items() if v is not None})
+        checked = group.checked({k: v for k, v in saved.items() if k not in kept})
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"groups[{number}]: {error}") from error
     return {name: value for name, value in checked.items() if not callable(group[name])}
