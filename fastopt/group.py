@@ -14,7 +14,6 @@ from fastopt.arrays import Array
 from fastopt.buckets import Bucket
 from fastopt.formats import Format
 from fastopt.formula import Formula
-from fastopt.hyperparameters import NONNEGATIVE
 from fastopt.param_group import Options, ParamGroup
 from fastopt.parameters import Extents
 from fastopt.precision import FLUSH_EVERY, tiny
@@ -118,6 +117,7 @@ class Group:
         if not self.follow_settings():
             return False
         now, given = self.tree.current(), self.tree.match(grads, self._grads_root)
+        self.ask_schedules_anew()
         self._prepare(grad_scale, clock)
         return self.buckets[0].step_at_once(now, given, self._scalars[0], clock)
 
@@ -132,18 +132,23 @@ class Group:
         scheduled_for = clock.item(0) if self.options.scheduled else -1
         wanted = (self.options.revision, grad_scale, scheduled_for)
         if self._prepared != wanted:
-            lr, decay = (self.value(name, int(clock[0])) for name in ("lr", "weight_decay"))
+            options = self.options.at(int(clock[0]))
             for scalars in self._scalars:
-                scalars.prepare(self.options, lr, decay, grad_scale)
+                scalars.prepare(options, grad_scale)
             self._prepared = wanted
+
+    def ask_schedules_anew(self) -> None:
+        """Forget what schedules said when the last step was tried.
+
+        If that step failed or was skipped this one has its number, and a schedule with a memory may
+        have changed its mind.
+        """
+        if self.options.scheduled:
+            self._prepared = None
 
     def value(self, name: str, step_count: int) -> float:
         """Return a hyperparameter's value in a step, checked if a schedule gives it."""
-        value = self.options[name]
-        if not callable(value):
-            return float(value)
-        described = f"{self._formula.__name__}: {name} at step {step_count}"
-        return NONNEGATIVE(described, value(step_count))
+        return float(self.options.value(name, step_count))
 
     def update(self) -> None:
         """Make the step that was checked and planned."""
@@ -158,8 +163,9 @@ class _Scalars:
         self._formula = formula
         self._bucket = bucket
 
-    def prepare(self, options: Options, lr: float, weight_decay: float, scale: float) -> None:
-        """Fix everything but the step count."""
+    def prepare(self, options: Options, scale: float) -> None:
+        """Fix everything but the step count; the options have numbers in the place of schedules."""
+        lr, weight_decay = options["lr"], options["weight_decay"]
         self._pick = _picker(self._bucket.rule.scalars)
         small = tiny(self._bucket.format.real, self._formula._floor(options))
         l2, decay = (0.0, lr * weight_decay) if self._formula._decoupled else (weight_decay, 0.0)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from fastopt.errors import CheckpointError
 from fastopt.group import Group
 from fastopt.param_group import ParamGroup
+from fastopt.schedule_memory import is_memory, memory_of, restorers
 
 Changes = dict[str, Any]
 
 
 def collected(groups: Sequence[Group]) -> list[dict[str, Any]]:
-    """Return each group's hyperparameters; None for a schedule.
+    """Return each group's hyperparameters; of a schedule its memory, None if it has none.
 
     Groups that share a tree have no other names, so they have those of their parameters, as
     "params".
@@ -22,17 +23,21 @@ def collected(groups: Sequence[Group]) -> list[dict[str, Any]]:
     for group in groups:
         names = {"params": _names(group)} if len(groups) > 1 and _one_tree(groups) else {}
         plain = group.options.plain.items()
-        listed.append({k: None if callable(value) else value for k, value in plain} | names)
+        listed.append(
+            {k: memory_of(value) if callable(value) else value for k, value in plain} | names
+        )
     return listed
 
 
-def changes(
+def takeover(
     groups: Sequence[Group],
     saved: Sequence[Mapping[str, Any]],
     names: Collection[str],
     strict: bool,
-) -> list[Changes]:
-    """Return the hyperparameters that each group takes over; ``names`` are the saved parameters'.
+) -> tuple[list[Changes], list[Callable[[], None]]]:
+    """Return the hyperparameters that each group takes over, and what writes schedules' memories.
+
+    ``names`` are the saved parameters'.
 
     Groups with a tree each are matched by their order. Groups that share a tree are matched by
     their parameters: if not each of them was a group when the state was saved, they keep what they
@@ -41,16 +46,17 @@ def changes(
     if _one_tree(groups) and (len(groups) > 1 or any("params" in group for group in saved)):
         order = _order([_names(group) for group in groups], saved, names, strict)
         if order is None:
-            return [{} for _ in groups]
+            return [{} for _ in groups], []
         saved = [{k: v for k, v in saved[place].items() if k != "params"} for place in order]
     if len(saved) != len(groups):
         raise CheckpointError(
             f"the optimizer has {len(groups)} parameter groups; the state has {len(saved)}"
         )
-    return [
+    changes = [
         _changes(number, group.options, given, strict)
         for number, (group, given) in enumerate(zip(groups, saved, strict=True))
     ]
+    return changes, restorers([group.options for group in groups], saved, strict)
 
 
 def _one_tree(groups: Sequence[Group]) -> bool:
@@ -95,8 +101,9 @@ def _changes(number: int, group: ParamGroup, saved: Mapping[str, Any], strict: b
     """Return the hyperparameters to take over; schedules, on either side, are left as they are."""
     if strict and (missing := group.plain.keys() - saved):
         raise CheckpointError(f"groups[{number}] lacks {sorted(missing)} (strict=False keeps ours)")
+    kept = {k for k, v in saved.items() if v is None or (k in group and is_memory(v))}
     try:
-        checked = group.checked({k: v for k, v in saved.items() if v is not None})
+        checked = group.checked({k: v for k, v in saved.items() if k not in kept})
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"groups[{number}]: {error}") from error
     return {name: value for name, value in checked.items() if not callable(group[name])}

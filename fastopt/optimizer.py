@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NoReturn, Self
 
@@ -17,11 +17,9 @@ from fastopt.global_norm import global_norm
 from fastopt.gradient_policy import GradientPolicy, NonfinitePolicy
 from fastopt.group import Group
 from fastopt.hyperparameters import FINITE, Flag
+from fastopt.hyperparameters import Scheduled as Scheduled
 from fastopt.interrupts import Deferred
 from fastopt.param_group import ParamGroups
-
-Scheduled = float | Callable[[int], float]
-"""A number, or a function of the step number (0 for the first step) that returns one."""
 
 
 class Optimizer(KnownAttributes, Formula, GradientPolicy):
@@ -36,7 +34,7 @@ class Optimizer(KnownAttributes, Formula, GradientPolicy):
         *,
         maximize: bool = False,
         trainable: bool = True,
-        max_grad_norm: float | None = None,
+        max_grad_norm: Scheduled | None = None,
         on_nonfinite: NonfinitePolicy = "propagate",
         master_weights: bool = True,
         backend: str | None = None,
@@ -93,6 +91,8 @@ class Optimizer(KnownAttributes, Formula, GradientPolicy):
             parts = self._split(grads) if self._grouped else (grads,)
             unseen = self._max_grad_norm is None and on_nonfinite == "propagate"
             only = self._only if unseen else None
+            for group in self._groups if only is None else ():
+                group.ask_schedules_anew()
             if only is None or not only.step_at_once(parts[0], grad_scale, self._clock):
                 self._step_in_turn(parts, grad_scale, None if unseen else on_nonfinite)
         finally:
@@ -197,20 +197,21 @@ class Optimizer(KnownAttributes, Formula, GradientPolicy):
         ``{"fastopt": version, "optimizer": class name, "step_count": steps, "groups":
         [hyperparameters], "state": {name: {"step": steps, slot: array}}}``. The arrays are copies.
         A schedule is no part of it (None stands in its place): it is a function of the step count.
-        ``max_grad_norm`` is none either: give it to the constructor again. Groups made by pattern
-        also have "params", the names of their parameters.
+        One with a memory, ``ReduceLROnPlateau``, has ``{"schedule": its state_dict}`` there.
+        ``max_grad_norm`` is no part of it either: give it to the constructor again. Groups made by
+        pattern also have "params", the names of their parameters.
         """
         return state.collect(type(self).__name__, self._groups, self._clock)
 
     def load_state_dict(self, saved: Mapping[str, Any], strict: bool = True) -> None:
         """Take over a ``state_dict``, by the parameters' names; nothing is ever cast.
 
-        Hyperparameters are taken over too, except schedules, which stay. Groups made by pattern
-        (``fastopt.groups``) take them over if the same groups of parameters were saved, and else
-        keep their own: state saved with other groups, or without any, goes on by name. With
-        ``strict=False`` parameters that one side lacks keep the state they have. Raises
-        CheckpointError, and changes nothing, if it is another optimizer's, or damaged, or does not
-        fit by name, shape or dtype.
+        Hyperparameters are taken over too, except schedules, which stay; one with a memory takes
+        that over. Groups made by pattern (``fastopt.groups``) take them over if the same groups of
+        parameters were saved, and else keep their own: state saved with other groups, or without
+        any, goes on by name. With ``strict=False`` parameters that one side lacks keep the state
+        they have, and so do schedules. Raises CheckpointError, and changes nothing, if it is
+        another optimizer's, or damaged, or does not fit by name, shape or dtype.
         """
         state.restore(type(self).__name__, self._groups, self._clock, saved, strict)
 

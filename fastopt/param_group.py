@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
-from fastopt.hyperparameters import Check
+from fastopt.hyperparameters import Check, Schedulable
 
 Options = dict[str, Any]
 
@@ -78,6 +78,20 @@ class ParamGroup(dict[str, Any]):
     pop = _fixed
     popitem = _fixed
     clear = _fixed
+
+    def value(self, name: str, step_count: int) -> Any:
+        """Return a hyperparameter's value in a step, checked if a schedule gives it."""
+        value = self[name]
+        if not callable(value):
+            return value
+        check = cast(Schedulable, self._checks[name])  # no other lets a function through
+        return check.at(f"{self._owner}: {name} at step {step_count}", value, step_count)
+
+    def at(self, step_count: int) -> Options:
+        """Return the hyperparameters with the values of a step in the place of schedules."""
+        if not self.scheduled:
+            return self
+        return {name: self.value(name, step_count) for name in self}
 
     @property
     def plain(self) -> Options:

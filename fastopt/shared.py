@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TypedDict
 
 from fastopt.gradient_policy import NonfinitePolicy
+from fastopt.hyperparameters import Scheduled
 
 
 class Shared(TypedDict, total=False):
@@ -19,7 +20,7 @@ class Shared(TypedDict, total=False):
 
     max_grad_norm: scale all gradients together by min(1, max_grad_norm / (norm + 1e-6)), where
         norm is the 2-norm of all of them, in float64; > 0, in units of the gradient; None (the
-        default) leaves them alone, math.inf only measures.
+        default) leaves them alone, math.inf only measures. Or a function of the step number.
 
     on_nonfinite: what a NaN or an infinity in a step's gradients does. "propagate" (the default)
         does not look; "skip" leaves everything as it is and adds 1 to ``skipped_steps``; "raise"
@@ -34,7 +35,7 @@ class Shared(TypedDict, total=False):
 
     maximize: bool
     trainable: bool
-    max_grad_norm: float | None
+    max_grad_norm: Scheduled | None
     on_nonfinite: NonfinitePolicy
     master_weights: bool
     backend: str | None

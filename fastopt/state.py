@@ -37,7 +37,7 @@ def restore(
 ) -> None:
     """Take over a state_dict of an optimizer of this name: look at all of it first, then write."""
     step_count, hyperparameters, entries = _parts(name, saved)
-    changes = group_settings.changes(groups, hyperparameters, entries, strict)
+    changes, memories = group_settings.takeover(groups, hyperparameters, entries, strict)
     targets = {
         leaf.name: (bucket, index, slots)
         for bucket in _buckets(groups)
@@ -64,6 +64,8 @@ def restore(
             bucket.set_step(index, int(entries[key]["step"]))
         for group, checked in zip(groups, changes, strict=True):
             group.options.update(checked)
+        for restore_memory in memories:
+            restore_memory()
         clock[0] = step_count
 
 

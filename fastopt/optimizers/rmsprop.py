@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, Unpack
 
-from fastopt.hyperparameters import EPS, FRACTION, NONNEGATIVE, Flag
+from fastopt.hyperparameters import EPS, FRACTION, NONNEGATIVE, Flag, Schedulable
 from fastopt.optimizer import Optimizer, Scheduled
 from fastopt.param_group import Options
 from fastopt.scalars import eps_floor, eps_scalars, one_minus_power
@@ -48,7 +48,8 @@ class RMSprop(Optimizer):
         beta: share of the averages that is kept, in [0, 1); PyTorch calls it alpha.
         eps: added to the denominator, >= 0, in units of the gradient (of its square if inside the
             root); 0 leaves only a guard that makes 0/0 zero.
-        momentum: share of the buffer of scaled gradients that is kept, >= 0; 0 keeps none.
+        momentum: share of the buffer of scaled gradients that is kept, >= 0; 0 keeps none. Or a
+            function of the step number, with which there is a buffer whatever its values.
         centered: divide by the estimated standard deviation instead of the root mean square.
         eps_inside_sqrt: where eps stands.
         bias_correction: divide the averages by 1 - beta^t, so that the first steps are not
@@ -74,7 +75,7 @@ class RMSprop(Optimizer):
     _checks = {
         "beta": FRACTION,
         "eps": EPS,
-        "momentum": NONNEGATIVE,
+        "momentum": Schedulable(NONNEGATIVE),
         "centered": Flag(),
         "eps_inside_sqrt": Flag(),
         "bias_correction": Flag(),
@@ -87,7 +88,7 @@ class RMSprop(Optimizer):
         *,
         beta: float = 0.9,
         eps: float = 1e-8,
-        momentum: float = 0.0,
+        momentum: Scheduled = 0.0,
         centered: bool = False,
         eps_inside_sqrt: bool = False,
         bias_correction: bool = False,
@@ -109,7 +110,7 @@ class RMSprop(Optimizer):
 
     @staticmethod
     def _rule(options: Options) -> Rule:
-        return _RULES[options["centered"], options["momentum"] > 0]
+        return _RULES[options["centered"], bool(options["momentum"])]
 
     @staticmethod
     def _scalars(options: Options, lr: float, t: int, guard: float) -> dict[str, float]:
