@@ -117,7 +117,7 @@ def optax_schedule(spec: Spec) -> Function:
             a["lr"], a["step_size"], a["gamma"], staircase=True
         ),
         "multistep": lambda: optax.piecewise_constant_schedule(
-            a["lr"], {m: a["gamma"] for m in a["milestones"]}
+            a["lr"], dict.fromkeys(a["milestones"], a["gamma"])
         ),
         "exponential": lambda: optax.exponential_decay(a["lr"], 1, a["gamma"]),
         "linear": lambda: optax.linear_schedule(
