@@ -51,12 +51,12 @@ def restorers(
 
 def _pairs(place: str, schedule: Any, saved: Any, strict: bool) -> Iterator[tuple[Any, Any]]:
     parts = list(_remembering(schedule))
-    states = saved if isinstance(saved, list) else [saved]
+    states = saved if isinstance(saved, list) and len(saved) > 1 else [saved]
     if len(parts) == len(states):
         yield from zip(parts, states, strict=True)
     elif strict:
         raise CheckpointError(
-            f"{place}: the state is of {len(states)} schedules with a memory, and {schedule!r} has "
+            f"{place}: {len(states)} schedules with a memory were saved, and {schedule!r} has "
             f"{len(parts)} (strict=False keeps ours)"
         )
 
