@@ -34,6 +34,8 @@ class Optimizer(KnownAttributes, Formula, GradientPolicy):
         *,
         maximize: bool = False,
         trainable: bool = True,
+        bounds: Any = None,
+        reset_at_bounds: bool = False,
         max_grad_norm: Scheduled | None = None,
         on_nonfinite: NonfinitePolicy = "propagate",
         master_weights: bool = True,
@@ -47,7 +49,13 @@ class Optimizer(KnownAttributes, Formula, GradientPolicy):
         self._groupings = make_groupings(
             type(self),
             params,
-            {**hyperparameters, "maximize": maximize, "trainable": trainable},
+            {
+                **hyperparameters,
+                "maximize": maximize,
+                "trainable": trainable,
+                "bounds": bounds,
+                "reset_at_bounds": reset_at_bounds,
+            },
             backends.requested(backend),
             Flag()(f"{type(self).__name__}: master_weights", master_weights),
         )
