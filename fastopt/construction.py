@@ -8,6 +8,7 @@ from typing import Any
 
 from fastopt import arrays, backends, param_group
 from fastopt.errors import BackendMismatchError
+from fastopt.formats import Format
 from fastopt.formula import Formula
 from fastopt.group import Group
 from fastopt.grouping import Grouping
@@ -31,7 +32,7 @@ class _Given:
 
 
 def make_groupings(
-    formula: type[Formula], params: Any, defaults: Options, asked: str
+    formula: type[Formula], params: Any, defaults: Options, asked: str, master_weights: bool
 ) -> list[Grouping]:
     """Return the groups of an optimizer; raises for arrays and hyperparameters that are no good."""
     trees = []
@@ -47,7 +48,7 @@ def make_groupings(
 
     def grouping(tree: Tree, root: str, made: list[tuple[_Given, ParamGroup]]) -> Grouping:
         groups = [
-            Group(formula, tree, part.positions, options, root, asked, everywhere)
+            Group(formula, tree, part.positions, options, root, asked, master_weights, everywhere)
             for part, options in made
         ]
         return Grouping(tree, groups, root)
@@ -105,11 +106,12 @@ def _options(formula: type[Formula], tree: Tree, part: _Given, defaults: Options
 def _check_eps(formula: type[Formula], options: Options, leaves: list[Leaf]) -> None:
     eps = options.get("eps")
     for leaf in leaves:
-        least = smallest_eps(leaf.array.dtype)
+        real = Format.of(leaf.array.dtype, master_weights=False).real
+        least = smallest_eps(real)
         if isinstance(eps, float) and 0.0 < eps < least:
             raise ValueError(
                 f"{formula.__name__}: eps must be 0 or at least {least:.2g}, or it may underflow "
-                f"in {leaf.array.dtype}, the dtype of {leaf.path}; got {eps}"
+                f"in {real}, in which {leaf.path} is computed; got {eps}"
             )
 
 

@@ -16,7 +16,7 @@ from fastopt.formula import Formula
 from fastopt.global_norm import global_norm
 from fastopt.gradient_policy import GradientPolicy, NonfinitePolicy
 from fastopt.group import Group
-from fastopt.hyperparameters import FINITE
+from fastopt.hyperparameters import FINITE, Flag
 from fastopt.interrupts import Deferred
 from fastopt.param_group import ParamGroups
 
@@ -38,6 +38,7 @@ class Optimizer(KnownAttributes, Formula, GradientPolicy):
         trainable: bool = True,
         max_grad_norm: float | None = None,
         on_nonfinite: NonfinitePolicy = "propagate",
+        master_weights: bool = True,
         backend: str | None = None,
         **hyperparameters: Any,
     ) -> None:
@@ -50,6 +51,7 @@ class Optimizer(KnownAttributes, Formula, GradientPolicy):
             params,
             {**hyperparameters, "maximize": maximize, "trainable": trainable},
             backends.requested(backend),
+            Flag()(f"{type(self).__name__}: master_weights", master_weights),
         )
         self._groups = [group for grouping in self._groupings for group in grouping.groups]
         self._param_groups = ParamGroups(group.options for group in self._groups)

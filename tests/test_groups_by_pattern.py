@@ -23,7 +23,7 @@ from fastopt.patterns import matches
 from fastopt.tree import Tree
 
 each_backend = pytest.mark.parametrize("backend", CPU_BACKENDS)
-each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64])
+each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, np.complex64])
 each_variant = pytest.mark.parametrize("variant", VARIANTS, ids=str)
 fixed = settings(max_examples=300, deadline=None, derandomize=True)
 
