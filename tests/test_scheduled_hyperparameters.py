@@ -212,3 +212,20 @@ def test_max_grad_norm_is_the_value_of_the_next_step(backend: str) -> None:
     with pytest.raises(TypeError, match="max_grad_norm must be"):
         opt.max_grad_norm = "1"  # type: ignore[assignment]
     assert opt.max_grad_norm == limit(4)
+
+
+class CallableTree(dict[str, Any]):
+    """Parameters in a container that can be called, as a model can."""
+
+    def __call__(self, step: int) -> str:
+        raise AssertionError("this is no schedule")
+
+
+@each_backend
+def test_parameters_that_can_be_called_are_no_schedule(backend: str) -> None:
+    params = [np.ones(1)]
+    groups = [{"params": params, "lr": lambda step: 0.5}]
+    opt = fastopt.SGD(groups, backend=backend)
+    dict.__setitem__(opt.param_groups[0], "params", CallableTree(w=params[0]))
+    opt.step([[np.ones(1)]])
+    assert params[0] == 0.5
