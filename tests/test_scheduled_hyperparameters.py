@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -214,8 +214,10 @@ def test_max_grad_norm_is_the_value_of_the_next_step(backend: str) -> None:
     assert opt.max_grad_norm == limit(4)
 
 
-class CallableTree(dict[str, Any]):
-    """Parameters in a container that can be called, as a model can."""
+class Model(NamedTuple):
+    """Parameters in a container that can be called."""
+
+    w: Any
 
     def __call__(self, step: int) -> str:
         raise AssertionError("this is no schedule")
@@ -223,9 +225,8 @@ class CallableTree(dict[str, Any]):
 
 @each_backend
 def test_parameters_that_can_be_called_are_no_schedule(backend: str) -> None:
-    params = [np.ones(1)]
-    groups = [{"params": params, "lr": lambda step: 0.5}]
-    opt = fastopt.SGD(groups, backend=backend)
-    dict.__setitem__(opt.param_groups[0], "params", CallableTree(w=params[0]))
-    opt.step([[np.ones(1)]])
-    assert params[0] == 0.5
+    model = Model(np.ones(1))
+    opt = fastopt.SGD(model, lambda step: 0.5, backend=backend)
+    opt.step(Model(np.ones(1)))
+    assert model.w[0] == 0.5
+    assert opt.param_groups[0]["params"] is model
