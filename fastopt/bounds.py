@@ -30,7 +30,7 @@ class BoundsCheck:
             )
         lower, upper = (_number(f"{name}[{k}]", one) for k, one in enumerate(value))
         if isinstance(lower, float) and isinstance(upper, float) and lower > upper:
-            raise ValueError(f"{name}: the lower bound must not exceed the upper; got {value!r}")
+            raise ValueError(f"{name}: the lower must be at most the upper; got {value!r}")
         return None if lower is None and upper is None else (lower, upper)
 
 

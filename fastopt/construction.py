@@ -19,6 +19,7 @@ from fastopt.param_group import Options, ParamGroup
 from fastopt.parameters import Extents
 from fastopt.patterns import Groups
 from fastopt.precision import smallest_eps
+from fastopt.shared import SHARED_DEFAULTS
 from fastopt.tree import Leaf, Tree
 
 
@@ -110,7 +111,7 @@ def _options(formula: type[Formula], tree: Tree, part: _Given, defaults: Options
     }
     name = formula.__name__ + part.label
     options = ParamGroup(name, part.params, checks, [formula._review, check_eps, check_order])
-    options.update({**defaults, **part.options})
+    options.update({**SHARED_DEFAULTS, **defaults, **part.options})
     return options
 
 

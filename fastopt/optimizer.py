@@ -32,10 +32,6 @@ class Optimizer(KnownAttributes, Formula, GradientPolicy):
         self,
         params: Any,
         *,
-        maximize: bool = False,
-        trainable: bool = True,
-        bounds: Any = None,
-        reset_at_bounds: bool = False,
         max_grad_norm: Scheduled | None = None,
         on_nonfinite: NonfinitePolicy = "propagate",
         master_weights: bool = True,
@@ -49,13 +45,7 @@ class Optimizer(KnownAttributes, Formula, GradientPolicy):
         self._groupings = make_groupings(
             type(self),
             params,
-            {
-                **hyperparameters,
-                "maximize": maximize,
-                "trainable": trainable,
-                "bounds": bounds,
-                "reset_at_bounds": reset_at_bounds,
-            },
+            hyperparameters,
             backends.requested(backend),
             Flag()(f"{type(self).__name__}: master_weights", master_weights),
         )

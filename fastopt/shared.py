@@ -51,3 +51,7 @@ class Shared(TypedDict, total=False):
     on_nonfinite: NonfinitePolicy
     master_weights: bool
     backend: str | None
+
+
+SHARED_DEFAULTS = {"maximize": False, "trainable": True, "bounds": None, "reset_at_bounds": False}
+"""Those of them that are hyperparameters of a group."""
