@@ -1,10 +1,10 @@
-"""A small GPT, forward and backward, written by hand: every formula beside the line that computes it.
+"""A small GPT, forward and backward, written by hand: each formula beside its line.
 
 Each layer is one function. It returns what the layer computes, and a second function, ``backward``,
-that takes d_y, the gradient of the loss for the layer's output y, and returns the gradients for what
-went in: first for the input x, then for the layer's own parameters. By the chain rule the whole
-backward pass is then the forward pass read from its end. What ``backward`` needs from the forward
-pass it simply remembers: it is defined inside it.
+that takes d_y, the gradient of the loss for the layer's output y, and returns the gradients for
+what went in: first for the input x, then for the layer's own parameters. By the chain rule the
+whole backward pass is then the forward pass read from its end. What ``backward`` needs from the
+forward pass it simply remembers, being defined inside it.
 
 Letters in the shapes:
 
@@ -95,18 +95,21 @@ def initial_params(xp: ModuleType, shape: Shape, rng: np.random.Generator) -> Pa
         return xp.asarray(rng.standard_normal((rows, columns), dtype=np.float32) * np.float32(std))
 
     def linear(inputs: int, outputs: int, scale: float = 1.0) -> Linear:
-        return Linear(
-            drawn(inputs, outputs, scale * inputs**-0.5), xp.zeros(outputs, dtype=xp.float32)
-        )
+        W = drawn(inputs, outputs, scale * inputs**-0.5)
+        return Linear(W, xp.zeros(outputs, dtype=xp.float32))
 
     def norm() -> Norm:
         return Norm(xp.ones(C, dtype=xp.float32), xp.zeros(C, dtype=xp.float32))
 
     def block() -> Block:
         return Block(
-            norm(), linear(C, 3 * C), linear(C, C, small), norm(), linear(C, 4 * C),
-            linear(4 * C, C, small),
-        )  # fmt: skip
+            norm1=norm(),
+            qkv=linear(C, 3 * C),
+            out=linear(C, C, small),
+            norm2=norm(),
+            up=linear(C, 4 * C),
+            down=linear(4 * C, C, small),
+        )
 
     tokens = drawn(shape.alphabet, C, C**-0.5)
     positions = drawn(shape.context, C, C**-0.5)
@@ -114,8 +117,11 @@ def initial_params(xp: ModuleType, shape: Shape, rng: np.random.Generator) -> Pa
 
 
 def at_least_float32(params: Params) -> Params:
-    """Return the parameters as the model computes with them: shorter floats become float32."""
-    return optree.tree_map(  # type: ignore[no-any-return]
+    """Return the parameters as the model computes with them: shorter floats become float32.
+
+    Parameters of float32 or longer are not copied.
+    """
+    return optree.tree_map(
         lambda array: array.astype(np.result_type(array.dtype, np.float32), copy=False), params
     )
 
@@ -189,8 +195,10 @@ def gelu(xp: ModuleType, x: Array) -> tuple[Array, Backward]:
 def causal_attention(xp: ModuleType, qkv: Array, batch: int, heads: int) -> tuple[Array, Backward]:
     """Each character collects from itself and those before it, for qkv of shape (N, 3C).
 
-    In every head: S = q k^T / sqrt(D), and -infinity where a key stands after the query;
-    A = softmax of each row of S; o = A v. Returns the o of all heads side by side, (N, C).
+    In every head: S = q k^T / sqrt(D), but -infinity where the key stands after the query;
+    A = softmax(S), row by row; o = A v: each row of o is an average of the values v, weighted by
+    how well the query of the row goes with their keys. Returns the o of all heads side by side,
+    (N, C).
     """
     N, C = qkv.shape[0], qkv.shape[1] // 3
     B, T, H, D = batch, N // batch, heads, C // heads
@@ -211,15 +219,15 @@ def causal_attention(xp: ModuleType, qkv: Array, batch: int, heads: int) -> tupl
         d_o = d_y.reshape(B, T, H, D).transpose(0, 2, 1, 3)
         d_qkv = xp.empty((B, T, 3, H, D), dtype=qkv.dtype)
         d_q, d_k, d_v = d_qkv.transpose(2, 0, 3, 1, 4)  # parts of d_qkv: written to below
-        d_v[...] = A.swapaxes(2, 3) @ d_o  # o = A v, as in ``linear``
+        d_v[...] = A.swapaxes(2, 3) @ d_o  # o = A v is a product as x W is in ``linear``
         d_S = d_o @ v.swapaxes(2, 3)  # d_A so far
         # Softmax: dA_ij/dS_il = A_ij (1[j = l] - A_il), so d_S = A (d_A - r), row by row, with
         #   r_i = sum_j d_A_ij A_ij = sum_j (d_o_i . v_j) A_ij = d_o_i . o_i
-        # A is 0 where a key stands after the query, so nothing flows back from there.
+        # Where the key stands after the query A is 0, and so is d_S: nothing flows back from there.
         d_S -= (d_o * o).sum(axis=3, keepdims=True)
         d_S *= A
         d_S *= scale
-        d_q[...] = d_S @ k  # S = scale q k^T, as in ``linear`` once more
+        d_q[...] = d_S @ k  # so is S = scale q k^T
         d_k[...] = d_S.swapaxes(2, 3) @ q
         return d_qkv.reshape(N, 3 * C)
 
@@ -244,7 +252,8 @@ def transformer_block(
     h, down_back = linear(h, p.down)
 
     def backward(d_x: Array) -> tuple[Array, Block]:
-        # A sum y = x + f(x) sends d_y down both ways, and adds what comes back.
+        # y = x + f(x) sends d_y down both ways, and adds what comes back. So d_x reaches the first
+        # block from the last without being multiplied by anything: why deep models can learn.
         d_h, d_down = down_back(d_x)
         d_h, d_up = up_back(gelu_back(d_h))
         d_h, d_norm2 = norm2_back(d_h)
