@@ -1,13 +1,18 @@
 """Gradient-descent optimizers for NumPy and CuPy arrays: the same bits on every backend."""
 
+from fastopt.accumulator import Accumulator
 from fastopt.backends import array_namespace, available_backends, set_backend, use_backend
 from fastopt.backends.threads import set_num_threads
+from fastopt.clipping import clip_grad_norm_, clip_grad_value_, global_norm
+from fastopt.ema import EMA
 from fastopt.errors import (
     BackendMismatchError,
     BackendUnavailableError,
     CheckpointError,
     FastoptError,
 )
+from fastopt.lookahead import Lookahead
+from fastopt.loss_scaler import LossScaler
 from fastopt.optimizer import Optimizer
 from fastopt.optimizers.adadelta import Adadelta
 from fastopt.optimizers.adagrad import Adagrad
@@ -19,7 +24,9 @@ from fastopt.optimizers.sgd import SGD
 from fastopt.version import __version__
 
 __all__ = [
+    "EMA",
     "SGD",
+    "Accumulator",
     "Adadelta",
     "Adagrad",
     "Adam",
@@ -28,12 +35,17 @@ __all__ = [
     "BackendUnavailableError",
     "CheckpointError",
     "FastoptError",
+    "Lookahead",
+    "LossScaler",
     "Momentum",
     "Optimizer",
     "RMSprop",
     "__version__",
     "array_namespace",
     "available_backends",
+    "clip_grad_norm_",
+    "clip_grad_value_",
+    "global_norm",
     "set_backend",
     "set_num_threads",
     "use_backend",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -125,6 +126,25 @@ def share_memory(first: Array, second: Array) -> bool:
         return bool(np.shares_memory(first, second, max_work=100_000))  # type: ignore[arg-type]  # the stub knows 0 and -1
     except np.exceptions.TooHardError:
         return True
+
+
+def sharing(given: Sequence[Array]) -> tuple[int, int] | None:
+    """Return the positions of two arrays that share memory, the lower address first, if any do."""
+    spans = sorted((*extent(array), k) for k, array in enumerate(given) if array.size)
+    reaching: list[tuple[int, int]] = []
+    for low, high, k in spans:
+        reaching = [(end, other) for end, other in reaching if end > low]
+        for _, other in reaching:
+            one, two = given[other], given[k]
+            if device(one) == device(two) and share_memory(one, two):
+                return other, k
+        reaching.append((high, k))
+    return None
+
+
+def wide(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the dtype that sums and averages of such numbers need: float32 for half precision."""
+    return np.dtype(np.float32) if dtype.name in ("float16", "bfloat16") else dtype
 
 
 def on_host(array: Array) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from fastopt import arrays, backends, param_group
@@ -19,16 +20,13 @@ def make_groups(formula: type[Formula], params: Any, defaults: Options, asked: s
     """Return the groups of an optimizer; raises for arrays and hyperparameters that are no good."""
     grouped = param_group.are_given(params)
     parts = []
-    for number, given in enumerate(params if grouped else [{"params": params}]):
-        root = f'params[{number}]["params"]' if grouped else "params"
-        tree = Tree(given["params"], root, f"{number}." if grouped else "")
+    for number, (tree, given) in enumerate(
+        zip(trees_of(params), params if grouped else [{"params": params}], strict=True)
+    ):
         own = {name: value for name, value in given.items() if name != "params"}
         name = f"{formula.__name__}, params[{number}]" if grouped else formula.__name__
         parts.append((tree, _options(formula, tree, {**defaults, **own}, name)))
-    leaves = [leaf for tree, _ in parts for leaf in tree.leaves]
-    if not leaves:
-        raise ValueError(f"{formula.__name__} got no parameters; params holds no array")
-    check_apart(leaves)
+    leaves = all_leaves([tree for tree, _ in parts], formula.__name__)
     _check_one_place(leaves, asked)
     everywhere = Extents(leaves)
     roots = [f"grads[{number}]" if grouped else "grads" for number in range(len(parts))]
@@ -36,6 +34,25 @@ def make_groups(formula: type[Formula], params: Any, defaults: Options, asked: s
         Group(formula, tree, options, root, asked, everywhere)
         for (tree, options), root in zip(parts, roots, strict=True)
     ]
+
+
+def trees_of(params: Any) -> list[Tree]:
+    """Return the tree of each parameter group; of parameters without groups, the one."""
+    if not param_group.are_given(params):
+        return [Tree(params)]
+    return [
+        Tree(group["params"], f'params[{number}]["params"]', f"{number}.")
+        for number, group in enumerate(params)
+    ]
+
+
+def all_leaves(trees: Sequence[Tree], owner: str) -> list[Leaf]:
+    """Return the parameters of all groups; ValueError if there are none, or two share memory."""
+    leaves = [leaf for tree in trees for leaf in tree.leaves]
+    if not leaves:
+        raise ValueError(f"{owner} got no parameters; params holds no array")
+    check_apart(leaves)
+    return leaves
 
 
 def _options(formula: type[Formula], tree: Tree, given: Options, name: str) -> ParamGroup:

@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 from fastopt.hyperparameters import POSITIVE, OneOf
 
 NonfinitePolicy = Literal["propagate", "skip", "raise"]
 
 _POLICIES = OneOf(get_args(NonfinitePolicy))
+
+
+def positive_or_inf(name: str, value: Any) -> float:
+    """Return a number above 0, infinity included; raise TypeError or ValueError otherwise."""
+    if isinstance(value, float) and value == math.inf:
+        return math.inf
+    return POSITIVE(name, value)
+
+
+def clip_factor(max_norm: float, norm: float) -> float:
+    """Return what scales gradients of this norm down to ``max_norm``, and 1 if they are shorter."""
+    # As PyTorch's clip_grad_norm_; a norm of NaN makes everything NaN.
+    factor = max_norm / (norm + 1e-6)
+    return 1.0 if factor > 1.0 else factor
 
 
 class GradientPolicy:
@@ -32,10 +46,9 @@ class GradientPolicy:
 
     @max_grad_norm.setter
     def max_grad_norm(self, value: float | None) -> None:
-        name = f"{type(self).__name__}: max_grad_norm"
         self._grad_norm = None
-        if value is not None and not (isinstance(value, float) and value == math.inf):
-            value = POSITIVE(name, value)
+        if value is not None:
+            value = positive_or_inf(f"{type(self).__name__}: max_grad_norm", value)
         self._max_grad_norm = value
 
     @property
@@ -64,8 +77,4 @@ class GradientPolicy:
 
     def _clip_factor(self, norm: float) -> float:
         """Return what max_grad_norm multiplies the gradients by."""
-        if self._max_grad_norm is None:
-            return 1.0
-        # As PyTorch's clip_grad_norm_; a norm of NaN makes everything NaN.
-        factor = self._max_grad_norm / (norm + 1e-6)
-        return 1.0 if factor > 1.0 else factor
+        return 1.0 if self._max_grad_norm is None else clip_factor(self._max_grad_norm, norm)

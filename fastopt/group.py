@@ -35,7 +35,7 @@ class Group:
         self.tree = tree
         self.options = options
         self._formula = formula
-        self._grads_root = grads_root
+        self.grads_root = grads_root
         self.buckets = self._make_buckets(asked, everywhere)
         self._scalars = [_Scalars(formula, bucket) for bucket in self.buckets]
         self._revision = options.revision
@@ -72,7 +72,7 @@ class Group:
     def _leaves(self, grads: Any) -> tuple[list[Any], list[Any]]:
         """Return the arrays of a step: parameters and gradients in the order of the leaves."""
         self._follow_settings()
-        return self.tree.current(), self.tree.match(grads, self._grads_root)
+        return self.tree.current(), self.tree.match(grads, self.grads_root)
 
     def _follow_settings(self) -> None:
         """Go over to another rule, if a setting asks for one."""
@@ -91,13 +91,13 @@ class Group:
         """Look at all arrays of a step, before anything is written."""
         now, given = self._leaves(grads)
         for bucket in self.buckets:
-            bucket.check(now, given, self._grads_root)
+            bucket.check(now, given, self.grads_root)
 
     def nonfinite(self) -> str | None:
         """Return where the first checked gradient with NaN or infinity stands."""
         found = (bucket.nonfinite() for bucket in self.buckets)
         leaf = next(filter(None, found), None)
-        return None if leaf is None else self._grads_root + leaf.suffix
+        return None if leaf is None else self.grads_root + leaf.suffix
 
     @property
     def at_once(self) -> bool:

@@ -11,10 +11,10 @@ from fastopt import backends, param_group, state
 from fastopt.arrays import Array
 from fastopt.construction import make_groups
 from fastopt.formula import Formula
-from fastopt.global_norm import global_norm
 from fastopt.gradient_policy import GradientPolicy, NonfinitePolicy
 from fastopt.hyperparameters import FINITE
 from fastopt.interrupts import Deferred
+from fastopt.norms import total_norm
 from fastopt.param_group import ParamGroup
 
 Scheduled = float | Callable[[int], float]
@@ -109,7 +109,7 @@ class Optimizer(Formula, GradientPolicy):
             group.check(given)
         norm = None
         if on_nonfinite is not None:
-            measured = global_norm(self._squares)
+            measured = total_norm(self._squares)
             norm = measured.value * abs(grad_scale)
             if not measured.finite and on_nonfinite != "propagate":
                 self._refuse(norm, on_nonfinite)

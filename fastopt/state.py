@@ -83,7 +83,7 @@ def _parts(
     if saved["optimizer"] != name:
         raise CheckpointError(f"the state is of {saved['optimizer']}; this optimizer is {name}")
     step_count, groups, entries = (saved.get(key) for key in ("step_count", "groups", "state"))
-    if step_count is None or not _is_count(step_count):
+    if step_count is None or not is_count(step_count):
         raise CheckpointError(f"step_count must be a whole number from 0 on; got {step_count!r}")
     if not isinstance(groups, list) or len(groups) != group_count:
         raise CheckpointError(
@@ -113,21 +113,26 @@ def _check_entry(name: str, entry: Any, slots: Mapping[str, Array]) -> None:
     if not isinstance(entry, Mapping) or entry.keys() != {"step", *slots}:
         got = sorted(map(str, entry)) if isinstance(entry, Mapping) else type(entry).__name__
         raise CheckpointError(f"{name}: expected step and {sorted(slots)}; got {got}")
-    if not _is_count(entry["step"]):
+    if not is_count(entry["step"]):
         raise CheckpointError(f"{name}: step must be a whole number; got {entry['step']!r}")
     for slot, view in slots.items():
-        got = entry[slot]
-        if not isinstance(got, np.ndarray) or got.shape != view.shape or got.dtype != view.dtype:
-            described = (
-                f"{got.dtype} {got.shape}" if isinstance(got, np.ndarray) else type(got).__name__
-            )
-            raise CheckpointError(
-                f"{name}.{slot}: expected {view.dtype} {view.shape}; got {described}. "
-                "State is never cast or reshaped."
-            )
+        check_array(f"{name}.{slot}", entry[slot], view)
 
 
-def _is_count(value: Any) -> bool:
+def check_array(name: str, got: Any, like: Array) -> None:
+    """Raise CheckpointError unless a saved array has the shape and dtype of that in use."""
+    if not isinstance(got, np.ndarray) or got.shape != like.shape or got.dtype != like.dtype:
+        described = (
+            f"{got.dtype} {got.shape}" if isinstance(got, np.ndarray) else type(got).__name__
+        )
+        raise CheckpointError(
+            f"{name}: expected {like.dtype} {like.shape}; got {described}. "
+            "State is never cast or reshaped."
+        )
+
+
+def is_count(value: Any) -> bool:
+    """Return whether a saved value can be a number of steps."""
     whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
     return whole and 0 <= value < 2**63
 

@@ -55,6 +55,10 @@ class Tree:
         """Return the gradients in the order of the leaves; ValueError for another structure."""
         return self._flatten(grads, root)
 
+    def nest(self, values: Sequence[Any]) -> Any:
+        """Return values, in the order of the leaves, nested as the parameters are."""
+        return self._spec.unflatten(values)
+
     def _flatten(self, tree: Any, root: str) -> list[Any]:
         try:
             return self._flatten_as_params(tree)
@@ -78,6 +82,12 @@ class Tree:
                 else "Use None for a parameter that has no gradient in this step."
             )
         )
+
+
+def paths(tree: Any, root: str) -> list[str]:
+    """Return where each leaf of a tree stands, as it is written in Python."""
+    spec = optree.tree_structure(tree, none_is_leaf=True)
+    return [root + _suffix(accessor) for accessor in spec.accessors()]
 
 
 def _suffix(accessor: optree.PyTreeAccessor) -> str:
@@ -141,22 +151,10 @@ def _remedy(value: Any) -> str:
 
 def check_apart(leaves: Sequence[Leaf]) -> None:
     """Raise ValueError if two parameters share memory: each would be updated twice."""
-    spans = sorted(
-        (*arrays.extent(leaf.array), position)
-        for position, leaf in enumerate(leaves)
-        if leaf.array.size
-    )
-    reaching: list[tuple[int, int]] = []
-    for low, high, position in spans:
-        reaching = [(end, other) for end, other in reaching if end > low]
-        for _, other in reaching:
-            one, two = leaves[other], leaves[position]
-            if arrays.device(one.array) == arrays.device(two.array) and arrays.share_memory(
-                one.array, two.array
-            ):
-                same = "are the same array" if one.array is two.array else "share memory"
-                raise ValueError(
-                    f"{one.path} and {two.path} {same}, so they would be updated twice; "
-                    "hand in each parameter once"
-                )
-        reaching.append((high, position))
+    if found := arrays.sharing([leaf.array for leaf in leaves]):
+        one, two = (leaves[position] for position in found)
+        same = "are the same array" if one.array is two.array else "share memory"
+        raise ValueError(
+            f"{one.path} and {two.path} {same}, so they would be updated twice; "
+            "hand in each parameter once"
+        )

@@ -20,7 +20,7 @@ from cuda.runs import DENSE, DTYPES, ODD, difference_of, installed, run_of
 from variants import VARIANT_OF, VARIANTS, Variant
 
 from fastopt.backends import cupy_norm_source, cupy_source
-from fastopt.global_norm import PIECE
+from fastopt.norms import PIECE
 
 if reason := nvrtc.reason_to_skip():
     pytest.skip(reason, allow_module_level=True)

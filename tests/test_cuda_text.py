@@ -34,7 +34,7 @@ from variants import VARIANT_OF, VARIANTS, Variant
 import fastopt
 import fastopt_kernels
 from fastopt.backends import cupy_source
-from fastopt.global_norm import PIECE
+from fastopt.norms import PIECE
 from fastopt.parameters import Parameter
 
 each_variant = pytest.mark.parametrize("variant", VARIANTS, ids=str)

@@ -111,10 +111,12 @@ def test_no_import_of_the_package_runs_in_a_circle() -> None:
 
 
 STOREYS = [
-    ["fastopt.optimizers"],
-    ["fastopt.optimizer"],
+    ["fastopt.accumulator", "fastopt.lookahead", "fastopt.loss_scaler"],
+    ["fastopt.optimizers", "fastopt.wrapper"],
+    ["fastopt.optimizer", "fastopt.ema", "fastopt.clipping"],
     ["fastopt.group", "fastopt.state"],
     ["fastopt.buckets"],
+    ["fastopt.beside", "fastopt.resumable", "fastopt.tree_norms"],
     ["fastopt.backends"],
     ["fastopt.parameters"],
     ["fastopt.tree", "fastopt.param_group"],

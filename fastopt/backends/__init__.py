@@ -71,7 +71,7 @@ class Driver(Protocol):
         """Take a step's gradients as flat arrays of the parameters' dtype."""
 
     def squares(self, factor: float) -> Array:
-        """Return the sums of squares of (factor * gradient) by pieces, as in ``global_norm``.
+        """Return the sums of squares of (factor * gradient) by pieces, as in ``fastopt.norms``.
 
         Parameter after parameter; the pieces of a missing gradient are 0.
         """

@@ -15,7 +15,7 @@ from fastopt.backends.cupy_arrays import UsualArrays
 from fastopt.backends.cupy_launch import Kernels, Part
 from fastopt.backends.cupy_source import CAPACITY
 from fastopt.errors import BackendUnavailableError
-from fastopt.global_norm import LANES
+from fastopt.norms import LANES
 from fastopt.parameters import Parameter
 from fastopt_kernels import Rule
 

@@ -12,7 +12,7 @@ from fastopt import arrays
 from fastopt.arrays import Array
 from fastopt.backends import cupy_norm_source, cupy_source
 from fastopt.backends.cupy_source import BLOCK_FIELDS, CAPACITY, THREADS
-from fastopt.global_norm import LANES, PIECE
+from fastopt.norms import LANES, PIECE
 from fastopt.parameters import Parameter
 from fastopt_kernels import Rule
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fastopt.backends import COMMON_SCALARS, tiny_names
-from fastopt.global_norm import LANES
+from fastopt.norms import LANES
 from fastopt_kernels import Rule
 
 LEAF_LINES = ("PARAM", "GRAD", "LENGTH", "OFFSET", "ROW")

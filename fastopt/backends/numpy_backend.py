@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastopt.arrays import Array
-from fastopt.global_norm import LANES, PIECE, lane_sums
+from fastopt.norms import LANES, PIECE, lane_sums
 from fastopt.parameters import Parameter
 from fastopt_kernels import Rule
 
