@@ -1,4 +1,4 @@
-"""Accumulator: the gradients of several micro-batches, one step of the optimizer with their mean."""
+"""Accumulator: sums the gradients of micro-batches, and steps an optimizer with their mean."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from fastopt.arrays import Array
 from fastopt.blocks import blocks
 from fastopt.errors import CheckpointError
 from fastopt.gradient_policy import NonfinitePolicy
+from fastopt.group import Group
 from fastopt.hyperparameters import FINITE, whole
 from fastopt.interrupts import Deferred
 from fastopt.optimizer import Optimizer
 from fastopt.parameters import Parameter
-from fastopt.resumable import Saved
+from fastopt.saved import Saved
 from fastopt.wrapper import Wrapper
 
 
@@ -48,6 +49,7 @@ class Accumulator(Wrapper):
         super().__init__(opt)
         self._every = whole("Accumulator: every", every, 1)
         self._beside = self._make_beside()
+        self._members = [_members(group) for group in self._innermost._groups]
         self._given = [False] * len(self._beside.leaves)
         self._count = 0
 
@@ -93,13 +95,10 @@ class Accumulator(Wrapper):
         """Yield the gradients in the order of the parameters; raise what is wrong with one."""
         inner = self._innermost
         parts = inner._split(grads) if inner._grouped else (grads,)
-        for group, part in zip(inner._groups, parts, strict=True):
-            parameters: dict[int, Parameter] = {}
-            for bucket in group.buckets:
-                parameters |= zip(bucket.positions, bucket.parameters, strict=True)
-            for k, grad in enumerate(group.tree.match(part, group.grads_root)):
-                path = group.grads_root + group.tree.leaves[k].suffix
-                yield None if grad is None else parameters[k].checked(grad, path)
+        for group, members, part in zip(inner._groups, self._members, parts, strict=True):
+            matched = group.tree.match(part, group.grads_root)
+            for (parameter, path), grad in zip(members, matched, strict=True):
+                yield None if grad is None else parameter.checked(grad, path)
 
     def _add(self, grads: list[Array | None], scale: float) -> None:
         with np.errstate(all="ignore"):
@@ -147,3 +146,12 @@ class Accumulator(Wrapper):
 
     def __repr__(self) -> str:
         return f"<Accumulator({self._count} of {self._every}) of {self.opt!r}>"
+
+
+def _members(group: Group) -> list[tuple[Parameter, str]]:
+    """Return a group's parameters in the order of its tree, and what errors call the gradients."""
+    found: dict[int, Parameter] = {}
+    for bucket in group.buckets:
+        found |= zip(bucket.positions, bucket.parameters, strict=True)
+    leaves = enumerate(group.tree.leaves)
+    return [(found[position], group.grads_root + leaf.suffix) for position, leaf in leaves]

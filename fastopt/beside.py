@@ -64,6 +64,12 @@ class Beside:
         for leaf, array, own in zip(self.leaves, now, self.own, strict=True):
             _check(leaf, array, own, owner)
 
+    def check_writeable(self) -> None:
+        """Raise ValueError if a parameter can no longer be written."""
+        for leaf in self.leaves:
+            if not getattr(leaf.array.flags, "writeable", True):
+                raise ValueError(f"{leaf.path} has become read-only; it is written in place here")
+
 
 def _check(leaf: Leaf, now: object, own: Array, owner: str) -> None:
     if now is not leaf.array:
@@ -76,8 +82,6 @@ def _check(leaf: Leaf, now: object, own: Array, owner: str) -> None:
             f"{leaf.path} had the shape {own.shape} when the {owner} was made; got "
             f"{leaf.array.dtype} of shape {leaf.array.shape}. Construct a new {owner}."
         )
-    if not getattr(leaf.array.flags, "writeable", True):
-        raise ValueError(f"{leaf.path} has become read-only; parameters change in place")
 
 
 def _like(array: Array) -> Array:

@@ -15,7 +15,8 @@ from fastopt.blocks import blocks
 from fastopt.construction import all_leaves, trees_of
 from fastopt.hyperparameters import FRACTION, Flag
 from fastopt.interrupts import Deferred
-from fastopt.resumable import Resumable, Saved
+from fastopt.resumable import Resumable
+from fastopt.saved import Saved
 
 
 class EMA(Resumable):
@@ -98,10 +99,12 @@ class EMA(Resumable):
         """Exchange parameters and averages, in place, for the length of a ``with`` block.
 
         They are exchanged back also if the block raises. Write nothing into them inside, and step
-        no optimizer. Raises RuntimeError inside another swap.
+        no optimizer. Raises RuntimeError inside another swap, and ValueError as ``update`` does and
+        for a read-only parameter.
         """
         self._refuse_if_swapped("swap")
         self._beside.check_parameters("EMA")
+        self._beside.check_writeable()
         kept = self._lost_in_half_precision()
         try:
             with Deferred():

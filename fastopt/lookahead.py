@@ -13,7 +13,7 @@ from fastopt.gradient_policy import NonfinitePolicy
 from fastopt.hyperparameters import Number, whole
 from fastopt.interrupts import Deferred
 from fastopt.optimizer import Optimizer
-from fastopt.resumable import Saved
+from fastopt.saved import Saved
 from fastopt.wrapper import Wrapper
 
 _SHARE = Number(low=0.0, high=1.0, low_open=True)

@@ -8,7 +8,8 @@ from typing import Any
 from fastopt.hyperparameters import POSITIVE, Number, whole
 from fastopt.interrupts import Deferred
 from fastopt.optimizer import Optimizer
-from fastopt.resumable import Resumable, Saved
+from fastopt.resumable import Resumable
+from fastopt.saved import Saved
 from fastopt.wrapper import Wrapper
 
 _GROWTH = Number(low=1.0, low_open=True)

@@ -6,9 +6,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from fastopt import state
-from fastopt.arrays import Array
-from fastopt.errors import CheckpointError
 from fastopt.version import __version__
 
 
@@ -38,50 +35,3 @@ class Resumable(ABC):
         not fit by name, shape or dtype.
         """
         self._restorer(saved)()
-
-
-class Saved:
-    """A state_dict that is of the right kind; what is in it is checked when it is asked for."""
-
-    def __init__(self, kind: str, saved: Any) -> None:
-        if not isinstance(saved, Mapping) or "kind" not in saved:
-            raise CheckpointError(f"expected a state_dict of {kind}; got {type(saved).__name__}")
-        if saved["kind"] != kind:
-            raise CheckpointError(f"the state is of {saved['kind']}; this is {kind}")
-        self._kind = kind
-        self._saved = saved
-
-    def count(self, name: str, most: int = 2**63 - 1) -> int:
-        """Return a whole number from 0 to ``most``."""
-        value: Any = self._saved.get(name)
-        if not state.is_count(value) or value > most:
-            upto = "on" if most == 2**63 - 1 else f"to {most}"
-            raise CheckpointError(
-                f"{self._kind}: {name} must be a whole number from 0 {upto}; got {value!r}"
-            )
-        return int(value)
-
-    def number(self, name: str, check: Callable[[str, Any], float]) -> float:
-        """Return a number that passes a check."""
-        try:
-            return check(f"{self._kind}: {name}", self._saved.get(name))
-        except (TypeError, ValueError) as error:
-            raise CheckpointError(str(error)) from error
-
-    def arrays(self, name: str, like: Mapping[str, Array], some: bool = False) -> dict[str, Array]:
-        """Return arrays by name that fit those in use: all of them, or with ``some`` a part."""
-        entries = self._saved.get(name)
-        if not isinstance(entries, Mapping):
-            raise CheckpointError(
-                f"{self._kind}: {name} must be a dict of arrays; got {type(entries).__name__}"
-            )
-        missing = [] if some else sorted(like.keys() - entries)
-        extra = sorted(map(str, entries.keys() - like.keys()))
-        if missing or extra:
-            raise CheckpointError(
-                f"{self._kind}: {name} lacks {len(missing)} parameters {missing[:3]} and has "
-                f"{len(extra)} too many {extra[:3]}; state is matched by name"
-            )
-        for key, array in entries.items():
-            state.check_array(f"{name}.{key}", array, like[key])
-        return dict(entries)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from fastopt import arrays
 from fastopt.arrays import Array
 from fastopt.buckets import Bucket
@@ -14,6 +12,7 @@ from fastopt.errors import CheckpointError
 from fastopt.group import Group
 from fastopt.interrupts import Deferred
 from fastopt.param_group import ParamGroup
+from fastopt.saved import check_array, is_count
 from fastopt.version import __version__
 
 
@@ -117,24 +116,6 @@ def _check_entry(name: str, entry: Any, slots: Mapping[str, Array]) -> None:
         raise CheckpointError(f"{name}: step must be a whole number; got {entry['step']!r}")
     for slot, view in slots.items():
         check_array(f"{name}.{slot}", entry[slot], view)
-
-
-def check_array(name: str, got: Any, like: Array) -> None:
-    """Raise CheckpointError unless a saved array has the shape and dtype of that in use."""
-    if not isinstance(got, np.ndarray) or got.shape != like.shape or got.dtype != like.dtype:
-        described = (
-            f"{got.dtype} {got.shape}" if isinstance(got, np.ndarray) else type(got).__name__
-        )
-        raise CheckpointError(
-            f"{name}: expected {like.dtype} {like.shape}; got {described}. "
-            "State is never cast or reshaped."
-        )
-
-
-def is_count(value: Any) -> bool:
-    """Return whether a saved value can be a number of steps."""
-    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    return whole and 0 <= value < 2**63
 
 
 def _buckets(groups: Sequence[Group]) -> Iterator[Bucket]:

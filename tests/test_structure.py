@@ -120,7 +120,7 @@ STOREYS = [
     ["fastopt.backends"],
     ["fastopt.parameters"],
     ["fastopt.tree", "fastopt.param_group"],
-    ["fastopt.arrays", "fastopt.errors", "fastopt.hyperparameters"],
+    ["fastopt.arrays", "fastopt.errors", "fastopt.hyperparameters", "fastopt.saved"],
 ]
 """Each may import those below it, and none above it."""
 
