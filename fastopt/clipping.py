@@ -18,9 +18,9 @@ from fastopt.interrupts import Deferred
 def global_norm(grads: Any) -> float:
     """Return the 2-norm of all gradients together: sqrt(sum of |g|^2 over all elements).
 
-    In float64 and in one order of summation, so that float32 gradients of 1e25 have a finite norm,
-    and that of an optimizer's ``grad_norm``: the same bits, where the gradients have the
-    dtypes and memory order of their parameters and these are one group or of one dtype.
+    In float64 and in one order of summation, so that float32 gradients of 1e25 have a finite norm.
+    That order is a step's: the bits are those of ``opt.grad_norm``, if no gradient is None, and all
+    have the dtype and memory order of their parameters, which are of one dtype or one group.
 
     Args:
         grads: an array or a tree of NumPy or CuPy arrays of any floating or complex dtype; None
@@ -92,7 +92,7 @@ def clip_grad_value_(grads: Any, value: float) -> None:
             )
     with Deferred(), np.errstate(all="ignore"):
         for _, array in found:
-            limit = array.dtype.type(value)
+            limit = np.asarray(value).astype(array.dtype)[()]
             with arrays.on_device_of(array):
                 array.clip(-limit, limit, out=array)
 

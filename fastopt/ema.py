@@ -112,7 +112,14 @@ class EMA(Resumable):
                 self._swapped = True
             yield
         finally:
-            self._exchange_back(kept)
+            interrupt: KeyboardInterrupt | None = None
+            while self._swapped:
+                try:
+                    self._exchange_back(kept)
+                except KeyboardInterrupt as error:  # it waits until all is back
+                    interrupt = error
+            if interrupt is not None:
+                raise interrupt
 
     def _lost_in_half_precision(self) -> dict[int, Array]:
         """Return copies of the averages that being a parameter for a while would round."""
@@ -124,20 +131,12 @@ class EMA(Resumable):
         return kept
 
     def _exchange_back(self, kept: Mapping[int, Array]) -> None:
-        """End a swap; an interrupt that comes before it is under way waits until it is over."""
-        interrupt: KeyboardInterrupt | None = None
-        while self._swapped:
-            try:
-                with Deferred():
-                    self._exchange()
-                    for k, values in kept.items():
-                        with arrays.on_device_of(values):
-                            self._beside.own[k][...] = values
-                    self._swapped = False
-            except KeyboardInterrupt as error:
-                interrupt = error
-        if interrupt is not None:
-            raise interrupt
+        with Deferred():
+            self._exchange()
+            for k, values in kept.items():
+                with arrays.on_device_of(values):
+                    self._beside.own[k][...] = values
+            self._swapped = False
 
     def _exchange(self) -> None:
         with np.errstate(all="ignore"):

@@ -22,7 +22,7 @@ def norm(given: Sequence[Array], order: float) -> float:
 
     Summed in float64. It neither overflows nor underflows where the norm itself does not.
     """
-    flats = _in_order(given)
+    flats = _in_order(given, magnitudes=order != 2.0)
     with np.errstate(all="ignore"):
         if order == 2.0:
             return total_norm(partial(_squares, flats)).value
@@ -33,21 +33,25 @@ def norm(given: Sequence[Array], order: float) -> float:
         return largest * float(np.float64(total) ** (1.0 / order))
 
 
-def _in_order(given: Sequence[Array]) -> list[Array]:
-    """Return the elements of each array, flat, in the order in which a step's norm adds them."""
+def _in_order(given: Sequence[Array], magnitudes: bool) -> list[Array]:
+    """Return the elements of each array, flat, in the order in which a step's norm adds them.
+
+    Complex elements as their magnitudes, or as their real and imaginary parts.
+    """
 
     def place(array: Array) -> tuple[int, str]:
         device = arrays.device(array) if arrays.kind(array) == "cupy" else None
         return (-1 if device is None else device, array.dtype.str)
 
-    return [_flat(array) for array in sorted(given, key=place)]
+    return [_flat(array, magnitudes) for array in sorted(given, key=place)]
 
 
-def _flat(array: Array) -> Array:
-    """Return the elements one after another; of complex ones the real and imaginary parts."""
+def _flat(array: Array, magnitudes: bool) -> Array:
     with arrays.on_device_of(array):
         flat = arrays.layout_of(array).turn(array).reshape(-1)
-    return flat.view(flat.real.dtype) if flat.dtype.kind == "c" else flat
+        if flat.dtype.kind != "c":
+            return flat
+        return abs(flat) if magnitudes else flat.view(flat.real.dtype)
 
 
 def _squares(flats: Sequence[Array], factor: float) -> Iterator[Array]:
