@@ -118,7 +118,7 @@ def _leaves(grads: Any, written: bool) -> list[tuple[int, Array]]:
     """Return the arrays of a tree, each with its position among the leaves, all checked."""
     leaves = optree.tree_leaves(grads, none_is_leaf=True)
     if not written:  # NumPy's reductions return scalars for 0-d results
-        leaves = [np.asarray(x) if isinstance(x, np.floating) else x for x in leaves]
+        leaves = [np.asarray(x) if isinstance(x, np.inexact) else x for x in leaves]
     found = [(k, leaf) for k, leaf in enumerate(leaves) if leaf is not None]
     for position, leaf in found:
         if (problem := _problem(leaf, written)) is not None:

@@ -51,7 +51,10 @@ def _flat(array: Array, magnitudes: bool) -> Array:
         flat = arrays.layout_of(array).turn(array).reshape(-1)
         if flat.dtype.kind != "c":
             return flat
-        return abs(flat) if magnitudes else flat.view(flat.real.dtype)
+        if magnitudes:
+            return abs(flat)
+        together = flat if flat.flags.c_contiguous else flat.copy()
+        return together.view(flat.real.dtype)
 
 
 def _squares(flats: Sequence[Array], factor: float) -> Iterator[Array]:

@@ -18,7 +18,7 @@ import fastopt
 from fastopt.arrays import Array
 
 VECTORS = Path(__file__).parent / "golden" / "around" / "clipping.npz"
-fixed = settings(max_examples=100, deadline=None, derandomize=True)
+fixed = settings(max_examples=40, deadline=None, derandomize=True)
 
 with np.load(VECTORS, allow_pickle=False) as file:
     RECORDED = dict(file)
@@ -148,7 +148,9 @@ def test_float16_gradients_are_scaled_by_factors_that_float16_cannot_hold() -> N
 @pytest.mark.parametrize(
     "dtype", ["float16", "bfloat16", "float32", "float64", "complex64", "complex128"]
 )
-@pytest.mark.parametrize("cut", ["plain", "gaps", "turned", "backwards", "scalar", "empty"])
+@pytest.mark.parametrize(
+    "cut", ["plain", "gaps", "turned", "backwards", "stride", "scalar", "empty"]
+)
 def test_every_layout_and_dtype_is_clipped_in_place_and_nothing_beside_it(
     dtype: str, cut: str
 ) -> None:
@@ -161,6 +163,7 @@ def test_every_layout_and_dtype_is_clipped_in_place_and_nothing_beside_it(
         "gaps": lambda m: m[1::3, 2:9],
         "turned": lambda m: m.T,
         "backwards": lambda m: m[::-1, ::-1],
+        "stride": lambda m: m.reshape(-1)[1::2],
         "scalar": lambda m: m[3, 4:5].reshape(()),
         "empty": lambda m: m[3:3],
     }
@@ -192,6 +195,7 @@ def test_trees_of_all_kinds_and_nothing_at_all() -> None:
     fastopt.clip_grad_value_(tree, 0.5)
     assert [tree["a"][0][0], tree["b"][0][0]] == [0.5, 0.5]
     assert fastopt.global_norm(np.float32(2.0)) == 2.0  # a 0-d result of NumPy's
+    assert fastopt.global_norm([np.complex64(3 - 4j)]) == 5.0
     for nothing in (None, [], {}, [None], np.zeros((0, 3))):
         assert fastopt.global_norm(nothing) == 0.0
         assert fastopt.clip_grad_norm_(nothing, 1.0) == 0.0
