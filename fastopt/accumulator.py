@@ -81,7 +81,10 @@ class Accumulator(Wrapper):
             return self._count == self._every and self._apply(on_nonfinite)
 
     def flush(self) -> bool:
-        """Step with the mean of what is there, if anything is; return whether it was."""
+        """Step with the mean of what is there, if anything is; return whether it was.
+
+        Under the optimizer's own ``on_nonfinite``, also where a ``LossScaler`` makes the steps.
+        """
         with Deferred():
             return self._count > 0 and self._apply(self.on_nonfinite)
 

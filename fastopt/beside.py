@@ -92,14 +92,12 @@ def _like(array: Array) -> Array:
 
 
 def move(own: Array, target: Array, share: float) -> None:
-    """Go a share of the way to a target: own <- own + share * (target - own), exact at 0 and 1."""
+    """Go a share of the way to a target: own <- own + share * (target - own)."""
     with arrays.on_device_of(own):
         for mine, there in blocks(own, target):
-            there = there.astype(own.dtype, copy=False)
-            way = there - mine
-            if share < 0.5:
-                way *= share
-                mine += way
-            else:
-                way *= 1.0 - share
-                mine[...] = there - way
+            if share == 1.0:  # exactly, and whatever stood here before
+                mine[...] = there.astype(own.dtype, copy=False)
+                continue
+            way = there.astype(own.dtype, copy=False) - mine
+            way *= share
+            mine += way

@@ -40,7 +40,8 @@ class EMA(Resumable):
             refuse.
 
     Averages are kept in the parameter's dtype, those of float16 and bfloat16 in float32, where a
-    share of 0.001 is not rounded away. A NaN in a parameter stays in its average.
+    share of 0.001 is not rounded away. A NaN in a parameter stays in its average (unless decay is
+    0).
 
     Source: Polyak and Juditsky, "Acceleration of Stochastic Approximation by Averaging" (1992), in
     its exponential form; results as torch.optim.swa_utils.AveragedModel with get_ema_multi_avg_fn

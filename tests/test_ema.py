@@ -70,6 +70,11 @@ def test_a_decay_of_zero_is_the_parameters_and_a_constant_stays_itself(dtype: st
             param[...] = new
         ema.update()
         assert same(params, ema.average)
+    params["W"][0, 0], params["W"][1, 1] = np.nan, np.inf
+    ema.update()
+    params["W"][0, 0] = params["W"][1, 1] = 1.0
+    ema.update()
+    assert same(params, ema.average)
     for decay in (0.0, 0.3, 0.7, 0.999):
         still = fastopt.EMA(params, decay)
         for _ in range(20):
