@@ -142,11 +142,6 @@ def sharing(given: Sequence[Array]) -> tuple[int, int] | None:
     return None
 
 
-def wide(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """Return the dtype that sums and averages of such numbers need: float32 for half precision."""
-    return np.dtype(np.float32) if dtype.name in ("float16", "bfloat16") else dtype
-
-
 def on_host(array: Array) -> Array:
     """Return a C-ordered copy in host memory, as a NumPy array."""
     if kind(array) == "cupy":

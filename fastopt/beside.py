@@ -9,6 +9,7 @@ from fastopt import arrays
 from fastopt.arrays import Array
 from fastopt.backends import array_namespace
 from fastopt.blocks import blocks
+from fastopt.formats import wide
 from fastopt.tree import Leaf, Tree
 
 
@@ -77,7 +78,7 @@ def _check(leaf: Leaf, now: object, own: Array, owner: str) -> None:
             f"{leaf.path} is no longer the array that the {owner} was given. Write into it "
             f"(params[...][...] = value), or construct a new {owner}."
         )
-    if leaf.array.shape != own.shape or arrays.wide(leaf.array.dtype) != own.dtype:
+    if leaf.array.shape != own.shape or wide(leaf.array.dtype) != own.dtype:
         raise ValueError(
             f"{leaf.path} had the shape {own.shape} when the {owner} was made; got "
             f"{leaf.array.dtype} of shape {leaf.array.shape}. Construct a new {owner}."
@@ -87,7 +88,7 @@ def _check(leaf: Leaf, now: object, own: Array, owner: str) -> None:
 def _like(array: Array) -> Array:
     """Return zeros of an array's shape and place, in its order in memory but without gaps."""
     with arrays.on_device_of(array):
-        zeros = array_namespace(array).zeros(array.size, arrays.wide(array.dtype))
+        zeros = array_namespace(array).zeros(array.size, wide(array.dtype))
     return arrays.layout_of(array).unturn(zeros)
 
 

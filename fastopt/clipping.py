@@ -10,6 +10,7 @@ import optree
 from fastopt import arrays, tree, tree_norms
 from fastopt.arrays import Array
 from fastopt.blocks import blocks
+from fastopt.formats import wide
 from fastopt.gradient_policy import clip_factor, positive_or_inf
 from fastopt.hyperparameters import POSITIVE
 from fastopt.interrupts import Deferred
@@ -99,10 +100,10 @@ def clip_grad_value_(grads: Any, value: float) -> None:
 
 def _scale(array: Array, factor: float) -> None:
     """Multiply an array by a number, half precision in float32, where the number is not lost."""
-    wide = arrays.wide(array.dtype)
+    computed = wide(array.dtype)
     for (part,) in blocks(array):
-        if part.dtype != wide:
-            part[...] = (part.astype(wide) * factor).astype(part.dtype)
+        if part.dtype != computed:
+            part[...] = (part.astype(computed) * factor).astype(part.dtype)
         elif part.dtype.kind == "c":
             for component in (part.real, part.imag):
                 component *= factor

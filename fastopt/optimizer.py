@@ -12,7 +12,7 @@ from fastopt.arrays import Array
 from fastopt.construction import make_groups
 from fastopt.formula import Formula
 from fastopt.gradient_policy import GradientPolicy, NonfinitePolicy
-from fastopt.hyperparameters import FINITE
+from fastopt.hyperparameters import FINITE, Flag
 from fastopt.interrupts import Deferred
 from fastopt.norms import total_norm
 from fastopt.param_group import ParamGroup
@@ -34,6 +34,7 @@ class Optimizer(Formula, GradientPolicy):
         maximize: bool = False,
         max_grad_norm: float | None = None,
         on_nonfinite: NonfinitePolicy = "propagate",
+        master_weights: bool = True,
         backend: str | None = None,
         **hyperparameters: Any,
     ) -> None:
@@ -46,6 +47,7 @@ class Optimizer(Formula, GradientPolicy):
             params,
             {**hyperparameters, "maximize": maximize},
             backends.requested(backend),
+            Flag()(f"{type(self).__name__}: master_weights", master_weights),
         )
         at_once = len(self._groups) == 1 and self._groups[0].at_once
         self._only = self._groups[0] if at_once else None

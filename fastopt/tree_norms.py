@@ -11,6 +11,7 @@ import numpy as np
 from fastopt import arrays
 from fastopt.arrays import Array
 from fastopt.backends import array_namespace
+from fastopt.formats import real_dtype
 from fastopt.norms import LANES, PIECE, lane_sums, piece_counts, total_norm, total_of
 
 HOST_BATCH, DEVICE_BATCH = 2**16, 2**24
@@ -54,7 +55,7 @@ def _flat(array: Array, magnitudes: bool) -> Array:
         if magnitudes:
             return abs(flat)
         together = flat if flat.flags.c_contiguous else flat.copy()
-        return together.view(flat.real.dtype)
+        return together.view(real_dtype(flat.dtype))
 
 
 def _squares(flats: Sequence[Array], factor: float) -> Iterator[Array]:

@@ -115,6 +115,27 @@ def test_sums_do_not_have_the_gradients_dtype(dtype: Any, backend: str) -> None:
     assert param.tolist() == [-1.0] * 3
 
 
+@pytest.mark.parametrize("dtype", ["float16", ml_dtypes.bfloat16])
+@each_backend
+def test_sums_for_half_precision_are_float32(dtype: Any, backend: str) -> None:
+    param = np.zeros(3, dtype)
+    acc = fastopt.Accumulator(fastopt.SGD(param, lr=1.0, backend=backend), 4096)
+    for _ in range(4096):
+        acc.step(np.ones(3, dtype))
+    assert (param == -1.0).all()
+    acc.step(np.ones(3, dtype))
+    assert acc.state_dict()["sum"]["params"].dtype == np.float32
+
+
+@each_backend
+def test_complex_gradients_are_added(backend: str) -> None:
+    param = np.zeros(3, np.complex64)
+    acc = fastopt.Accumulator(fastopt.SGD(param, lr=1.0, backend=backend), 2)
+    acc.step(np.full(3, 1 + 2j, np.complex64))
+    acc.step(np.full(3, 3 - 4j, np.complex128))
+    assert param.tolist() == [-2 + 1j] * 3
+
+
 @each_backend
 def test_gradients_are_neither_kept_nor_written(backend: str) -> None:
     param, grad = np.zeros((2, 3)), np.ones((2, 3))

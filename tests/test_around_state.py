@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 from around import copied, make_grads, make_params, same
@@ -22,7 +23,9 @@ import fastopt
 from fastopt.errors import CheckpointError
 
 each_backend = pytest.mark.parametrize("backend", CPU_BACKENDS)
-each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64])
+each_dtype = pytest.mark.parametrize(
+    "dtype", [np.float32, np.float64, np.float16, ml_dtypes.bfloat16, np.complex64]
+)
 
 
 @dataclass

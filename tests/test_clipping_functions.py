@@ -86,6 +86,20 @@ def test_the_norm_has_the_bits_of_an_optimizers(sizes: list[int], dtype: str, ra
 
 
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
+@pytest.mark.parametrize("dtype", ["float16", ml_dtypes.bfloat16, "complex64", "complex128"])
+def test_so_it_has_in_half_precision_and_of_complex_numbers(dtype: Any, backend: str) -> None:
+    rng = np.random.default_rng(2)
+    kind = np.dtype(dtype)
+    grads = [np.array(rng.standard_normal(n), kind) for n in [(), (70, 90), (5000,), (0,)]]
+    if kind.kind == "c":
+        grads = [np.array(g * (1 + 2j), kind) for g in grads]
+    params = [np.zeros_like(grad) for grad in grads]
+    opt = fastopt.SGD(params, lr=0.0, max_grad_norm=math.inf, backend=backend)
+    opt.step(grads)
+    assert opt.grad_norm == fastopt.global_norm(grads)
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
 def test_so_it_has_with_two_dtypes_and_turned_arrays(backend: str) -> None:
     rng = np.random.default_rng(0)
     grads = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 from around import cases, copied, leaves, make_grads, make_params, same, vectors
@@ -58,6 +59,20 @@ def test_it_is_the_formula_around_any_optimizer(variant: Variant, backend: str) 
         assert same(params, fast)
         assert same(look.slow, slow)
     assert look.step_count == plain.step_count == 7
+
+
+@each_backend
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_slow_weights_of_half_precision_are_float32(dtype: Any, backend: str) -> None:
+    """Moves of a thousandth: rounded to half precision, the slow weights would stand still."""
+    param = np.full(3, 1.0, dtype)
+    opt = fastopt.SGD(param, lr=1.0, backend=backend, master_weights=False)
+    look = fastopt.Lookahead(opt, 1, 2.0**-10)
+    for _ in range(512):
+        look.step(np.full(3, 1.0, dtype))  # to 0, and a thousandth of the way there
+    assert look.slow.dtype == np.float32
+    assert param.dtype == dtype
+    assert look.slow[0] == pytest.approx(0.5, abs=0.01)
 
 
 def test_alpha_1_changes_nothing() -> None:

@@ -238,6 +238,9 @@ class ndarray:
     def flatten(self, order: str = "C") -> ndarray:
         return self._new(self._host.flatten(order))  # type: ignore[arg-type]
 
+    def view(self, dtype: Any) -> ndarray:
+        return self._view(self._host.view(dtype))
+
     def copy(self, order: str = "C") -> ndarray:
         return self._new(self._host.copy(order))  # type: ignore[arg-type]
 
@@ -245,9 +248,6 @@ class ndarray:
         if not copy and self.dtype == dtype:
             return self
         return self._new(self._host.astype(dtype, order))  # type: ignore[call-overload]
-
-    def view(self, dtype: Any) -> ndarray:
-        return self._view(self._host.view(dtype))
 
     real = property(lambda self: self._view(self._host.real))
     imag = property(lambda self: self._view(self._host.imag))
