@@ -12,7 +12,7 @@ from fastopt.arrays import Array
 from fastopt.blocks import blocks
 from fastopt.errors import CheckpointError
 from fastopt.gradient_policy import NonfinitePolicy
-from fastopt.group import Group
+from fastopt.grouping import Grouping
 from fastopt.hyperparameters import FINITE, whole
 from fastopt.interrupts import Deferred
 from fastopt.optimizer import Optimizer
@@ -49,7 +49,7 @@ class Accumulator(Wrapper):
         super().__init__(opt)
         self._every = whole("Accumulator: every", every, 1)
         self._beside = self._make_beside()
-        self._members = [_members(group) for group in self._innermost._groups]
+        self._members = [_members(one) for one in self._innermost._groupings]
         self._given = [False] * len(self._beside.leaves)
         self._count = 0
 
@@ -98,9 +98,8 @@ class Accumulator(Wrapper):
         """Yield the gradients in the order of the parameters; raise what is wrong with one."""
         inner = self._innermost
         parts = inner._split(grads) if inner._grouped else (grads,)
-        for group, members, part in zip(inner._groups, self._members, parts, strict=True):
-            matched = group.tree.match(part, group.grads_root)
-            for (parameter, path), grad in zip(members, matched, strict=True):
+        for grouping, members, part in zip(inner._groupings, self._members, parts, strict=True):
+            for (parameter, path), grad in zip(members, grouping.match(part), strict=True):
                 yield None if grad is None else parameter.checked(grad, path)
 
     def _add(self, grads: list[Array | None], scale: float) -> None:
@@ -123,7 +122,7 @@ class Accumulator(Wrapper):
         """Make the optimizer's step with the mean."""
         own = zip(self._beside.own, self._given, strict=True)
         sums = self._beside.nest(total if given else None for total, given in own)
-        self.opt._step(sums, 1.0 / self._count, on_nonfinite)
+        self._opt._step(sums, 1.0 / self._count, on_nonfinite)
         self.reset()
         return True
 
@@ -148,13 +147,14 @@ class Accumulator(Wrapper):
         return write
 
     def __repr__(self) -> str:
-        return f"<Accumulator({self._count} of {self._every}) of {self.opt!r}>"
+        return f"<Accumulator({self._count} of {self._every}) of {self._opt!r}>"
 
 
-def _members(group: Group) -> list[tuple[Parameter, str]]:
-    """Return a group's parameters in the order of its tree, and what errors call the gradients."""
+def _members(grouping: Grouping) -> list[tuple[Parameter, str]]:
+    """Return the parameters in the order of their tree, and what errors call their gradients."""
     found: dict[int, Parameter] = {}
-    for bucket in group.buckets:
-        found |= zip(bucket.positions, bucket.parameters, strict=True)
-    leaves = enumerate(group.tree.leaves)
-    return [(found[position], group.grads_root + leaf.suffix) for position, leaf in leaves]
+    for group in grouping.groups:
+        for bucket in group.buckets:
+            found |= zip(bucket.positions, bucket.parameters, strict=True)
+    leaves = enumerate(grouping.tree.leaves)
+    return [(found[position], grouping.grads_root + leaf.suffix) for position, leaf in leaves]

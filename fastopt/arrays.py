@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -120,26 +119,33 @@ def share_memory(first: Array, second: Array) -> bool:
     (low, high), (other_low, other_high) = extent(first), extent(second)
     if high <= other_low or other_high <= low:
         return False
-    if kind(first) != "numpy" or kind(second) != "numpy":
-        return True
+    one, two = _in_place_of(first), _in_place_of(second)
     try:
-        return bool(np.shares_memory(first, second, max_work=100_000))  # type: ignore[arg-type]  # the stub knows 0 and -1
+        return bool(np.shares_memory(one, two, max_work=100_000))  # type: ignore[arg-type]  # the stub knows 0 and -1
     except np.exceptions.TooHardError:
         return True
 
 
-def sharing(given: Sequence[Array]) -> tuple[int, int] | None:
-    """Return the positions of two arrays that share memory, the lower address first, if any do."""
-    spans = sorted((*extent(array), k) for k, array in enumerate(given) if array.size)
-    reaching: list[tuple[int, int]] = []
-    for low, high, k in spans:
-        reaching = [(end, other) for end, other in reaching if end > low]
-        for _, other in reaching:
-            one, two = given[other], given[k]
-            if device(one) == device(two) and share_memory(one, two):
-                return other, k
-        reaching.append((high, k))
-    return None
+@dataclass(frozen=True)
+class _Interface:
+    __array_interface__: dict[str, Any]
+
+
+def _in_place_of(array: Array) -> Array:
+    """Return a NumPy array of the same addresses, which are compared and never followed."""
+    if kind(array) == "numpy":
+        return array
+    return np.asarray(
+        _Interface(
+            {
+                "version": 3,
+                "shape": array.shape,
+                "strides": array.strides,
+                "typestr": f"|V{array.itemsize}",
+                "data": (address(array), False),
+            }
+        )
+    )
 
 
 def on_host(array: Array) -> Array:

@@ -14,6 +14,7 @@ from fastopt.formats import wide
 from fastopt.gradient_policy import clip_factor, positive_or_inf
 from fastopt.hyperparameters import POSITIVE
 from fastopt.interrupts import Deferred
+from fastopt.overlap import sharing
 
 
 def global_norm(grads: Any) -> float:
@@ -125,7 +126,7 @@ def _leaves(grads: Any, written: bool) -> list[tuple[int, Array]]:
         if (problem := _problem(leaf, written)) is not None:
             kind, text = problem
             raise kind(f"{_path(grads, position)} {text}")
-    if written and (same := arrays.sharing([array for _, array in found])):
+    if written and (same := sharing([array for _, array in found])):
         one, two = (_path(grads, found[k][0]) for k in same)
         raise ValueError(
             f"{one} and {two} share memory, so they would be clipped twice; hand in each array once"

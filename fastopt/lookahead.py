@@ -66,9 +66,9 @@ class Lookahead(Wrapper):
 
     def _step(self, grads: Any, grad_scale: float, on_nonfinite: NonfinitePolicy) -> None:
         with Deferred():
-            before = self.opt.step_count
-            self.opt._step(grads, grad_scale, on_nonfinite)
-            if self.opt.step_count > before:
+            before = self._opt.step_count
+            self._opt._step(grads, grad_scale, on_nonfinite)
+            if self._opt.step_count > before:
                 self._steps += 1
             if self._steps == self._k:
                 self._pull()
@@ -97,4 +97,4 @@ class Lookahead(Wrapper):
         return write
 
     def __repr__(self) -> str:
-        return f"<Lookahead(k={self._k}, alpha={self._alpha!r}) of {self.opt!r}>"
+        return f"<Lookahead(k={self._k}, alpha={self._alpha!r}) of {self._opt!r}>"

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NoReturn, Self
 
 import numpy as np
 
 from fastopt import backends, param_group, state
 from fastopt.arrays import Array
-from fastopt.construction import make_groups
+from fastopt.attributes import KnownAttributes
+from fastopt.construction import make_groupings
 from fastopt.formula import Formula
 from fastopt.gradient_policy import GradientPolicy, NonfinitePolicy
+from fastopt.group import Group
 from fastopt.hyperparameters import FINITE, Flag
+from fastopt.hyperparameters import Scheduled as Scheduled
 from fastopt.interrupts import Deferred
 from fastopt.norms import total_norm
-from fastopt.param_group import ParamGroup
-
-Scheduled = float | Callable[[int], float]
-"""A number, or a function of the step number (0 for the first step) that returns one."""
+from fastopt.param_group import ParamGroups
 
 
-class Optimizer(Formula, GradientPolicy):
+class Optimizer(KnownAttributes, Formula, GradientPolicy):
     """Base of all optimizers: holds the parameters and makes the steps.
 
     A subclass says which rule it uses and with what scalars, see ``Formula``.
@@ -32,23 +33,26 @@ class Optimizer(Formula, GradientPolicy):
         params: Any,
         *,
         maximize: bool = False,
-        max_grad_norm: float | None = None,
+        trainable: bool = True,
+        max_grad_norm: Scheduled | None = None,
         on_nonfinite: NonfinitePolicy = "propagate",
         master_weights: bool = True,
         backend: str | None = None,
         **hyperparameters: Any,
     ) -> None:
-        self._in_step = False
+        self._turn = _Turn()
         self._set_policy(max_grad_norm, on_nonfinite)
         self._clock = np.zeros(1, np.int64)  # the step count, where compiled code can reach it
         self._grouped = param_group.are_given(params)
-        self._groups = make_groups(
+        self._groupings = make_groupings(
             type(self),
             params,
-            {**hyperparameters, "maximize": maximize},
+            {**hyperparameters, "maximize": maximize, "trainable": trainable},
             backends.requested(backend),
             Flag()(f"{type(self).__name__}: master_weights", master_weights),
         )
+        self._groups = [group for grouping in self._groupings for group in grouping.groups]
+        self._param_groups = ParamGroups(group.options for group in self._groups)
         at_once = len(self._groups) == 1 and self._groups[0].at_once
         self._only = self._groups[0] if at_once else None
 
@@ -57,8 +61,9 @@ class Optimizer(Formula, GradientPolicy):
     def step(self, grads: Any, *, grad_scale: float = 1.0) -> None:
         """Update all parameters in place.
 
-        ``grads`` is nested as the parameters were (a list of such trees for parameter groups);
-        None leaves a parameter, its state and its step count alone. Gradients of another floating
+        ``grads`` is nested as the parameters were (a list of such trees for a list of parameter
+        groups); None leaves a parameter, its state and its step count alone, and so does
+        ``trainable=False`` of its group, whatever the gradient is. Gradients of another floating
         dtype are converted to the parameter's, and then multiplied by ``grad_scale``, before
         anything else. A step that raises has changed nothing.
 
@@ -73,22 +78,25 @@ class Optimizer(Formula, GradientPolicy):
     def _step(self, grads: Any, grad_scale: float, on_nonfinite: NonfinitePolicy) -> None:
         """Make a step under a policy for gradients that are not finite."""
         # A plain flag: after a lock's acquire an interrupt could come before the try.
-        if self._in_step:
+        turn = self._turn
+        if turn.taken:
             raise RuntimeError(
                 "this optimizer is in a step already, in another thread or from a schedule; use "
                 "one optimizer per thread, or a lock around its steps"
             )
-        self._in_step = True
+        turn.taken = True
         try:
             if type(grad_scale) is not float or grad_scale != 1.0:
                 grad_scale = FINITE("grad_scale", grad_scale)
             parts = self._split(grads) if self._grouped else (grads,)
             unseen = self._max_grad_norm is None and on_nonfinite == "propagate"
             only = self._only if unseen else None
+            for group in self._groups if only is None else ():
+                group.ask_schedules_anew()
             if only is None or not only.step_at_once(parts[0], grad_scale, self._clock):
                 self._step_in_turn(parts, grad_scale, None if unseen else on_nonfinite)
         finally:
-            self._in_step = False
+            turn.taken = False
 
     def warmup(self) -> Self:
         """Compile now what the first steps would have to wait for; changes nothing.
@@ -107,49 +115,45 @@ class Optimizer(Formula, GradientPolicy):
 
         ``on_nonfinite`` is None if what the gradients are makes no difference.
         """
-        for group, given in zip(self._groups, parts, strict=True):
-            group.check(given)
+        updated: list[Group] = []
+        for grouping, given in zip(self._groupings, parts, strict=True):
+            updated += grouping.check(given)
         norm = None
         if on_nonfinite is not None:
-            measured = total_norm(self._squares)
+            measured = total_norm(partial(_squares, updated))
             norm = measured.value * abs(grad_scale)
             if not measured.finite and on_nonfinite != "propagate":
-                self._refuse(norm, on_nonfinite)
+                self._refuse(updated, norm, on_nonfinite)
                 return
             grad_scale *= self._clip_factor(norm)
-        for group in self._groups:
+        for group in updated:
             group.plan(grad_scale, self._clock)
         with Deferred():
-            for group in self._groups:
+            for group in updated:
                 group.update()
             self._clock += 1
             self._grad_norm = norm
 
-    def _refuse(self, norm: float, on_nonfinite: NonfinitePolicy) -> None:
+    def _refuse(self, updated: Sequence[Group], norm: float, on_nonfinite: NonfinitePolicy) -> None:
         """Skip a step, or raise, for a gradient with NaN or infinity."""
         if on_nonfinite == "skip":
             with Deferred():
                 self._skipped_steps += 1
                 self._grad_norm = norm
             return
-        places = (group.nonfinite() for group in self._groups)
+        places = (group.nonfinite() for group in updated)
         raise FloatingPointError(
             f"{next(filter(None, places))} holds NaN or infinity at step {self.step_count}; "
             "nothing was changed. Look at the loss and at what it divides by; "
             "on_nonfinite='skip' leaves such steps out."
         )
 
-    def _squares(self, factor: float) -> Iterator[Array]:
-        for group in self._groups:
-            for bucket in group.buckets:
-                yield bucket.squares(factor)
-
     def _split(self, grads: Any) -> Any:
-        """Return the gradients group by group."""
-        if not isinstance(grads, list | tuple) or len(grads) != len(self._groups):
+        """Return the gradients tree by tree, where each group has a tree of its own."""
+        if not isinstance(grads, list | tuple) or len(grads) != len(self._groupings):
             size = f" of {len(grads)}" if isinstance(grads, list | tuple) else ""
             raise ValueError(
-                f"grads must be a list of {len(self._groups)} trees, one for each parameter "
+                f"grads must be a list of {len(self._groupings)} trees, one for each parameter "
                 f"group; got {type(grads).__name__}{size}"
             )
         return grads
@@ -157,9 +161,13 @@ class Optimizer(Formula, GradientPolicy):
     # What can be read and set ---------------------------------------------------------------
 
     @property
-    def param_groups(self) -> list[ParamGroup]:
-        """Of each group a dict with "params" and every hyperparameter, settable between steps."""
-        return [group.options for group in self._groups]
+    def param_groups(self) -> ParamGroups:
+        """Of each group a dict with "params" and every hyperparameter, settable between steps.
+
+        "params" is the tree of parameters as it was given, for groups made by pattern a dict of
+        their arrays by name.
+        """
+        return self._param_groups
 
     @property
     def step_count(self) -> int:
@@ -189,23 +197,27 @@ class Optimizer(Formula, GradientPolicy):
         ``{"fastopt": version, "optimizer": class name, "step_count": steps, "groups":
         [hyperparameters], "state": {name: {"step": steps, slot: array}}}``. The arrays are copies.
         A schedule is no part of it (None stands in its place): it is a function of the step count.
-        ``max_grad_norm`` is none either: give it to the constructor again.
+        One with a memory, ``ReduceLROnPlateau``, has ``{"schedule": its state_dict}`` there.
+        ``max_grad_norm`` is no part of it either: give it to the constructor again. Groups made by
+        pattern also have "params", the names of their parameters.
         """
         return state.collect(type(self).__name__, self._groups, self._clock)
 
     def load_state_dict(self, saved: Mapping[str, Any], strict: bool = True) -> None:
         """Take over a ``state_dict``, by the parameters' names; nothing is ever cast.
 
-        Hyperparameters are taken over too, except schedules, which stay. With ``strict=False``
-        parameters that one side lacks keep the state they have. Raises CheckpointError, and
-        changes nothing, if it is another optimizer's, or damaged, or does not fit by name, shape
-        or dtype.
+        Hyperparameters are taken over too, except schedules, which stay; one with a memory takes
+        that over. Groups made by pattern (``fastopt.groups``) take them over if the same groups of
+        parameters were saved, and else keep their own: state saved with other groups, or without
+        any, goes on by name. With ``strict=False`` parameters that one side lacks keep the state
+        they have, and so do schedules. Raises CheckpointError, and changes nothing, if it is
+        another optimizer's, or damaged, or does not fit by name, shape or dtype.
         """
         state.restore(type(self).__name__, self._groups, self._clock, saved, strict)
 
     def __repr__(self) -> str:
         options = ", ".join(f"{k}={v!r}" for k, v in self._groups[0].options.plain.items())
-        sizes = [leaf.array.size for group in self._groups for leaf in group.tree.leaves]
+        sizes = [leaf.array.size for group in self._groups for leaf in group.leaves]
         if self._max_grad_norm is not None:
             options += f", max_grad_norm={self._max_grad_norm!r}"
         several = f"{len(self._groups)} groups, " if len(self._groups) > 1 else ""
@@ -219,3 +231,18 @@ class Optimizer(Formula, GradientPolicy):
             f"{type(self).__name__} cannot be pickled or copied: the copy would update arrays of "
             "its own, not the model's. Use state_dict and load_state_dict."
         )
+
+
+class _Turn:
+    """Whether a step is being made; the optimizer's own attributes are looked at when set."""
+
+    __slots__ = ("taken",)
+
+    def __init__(self) -> None:
+        self.taken = False
+
+
+def _squares(groups: Sequence[Group], factor: float) -> Iterator[Array]:
+    for group in groups:
+        for bucket in group.buckets:
+            yield bucket.squares(factor)

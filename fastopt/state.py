@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from fastopt import arrays
+from fastopt import arrays, group_settings
 from fastopt.arrays import Array
 from fastopt.buckets import Bucket
 from fastopt.errors import CheckpointError
 from fastopt.group import Group
 from fastopt.interrupts import Deferred
-from fastopt.param_group import ParamGroup
 from fastopt.saved import check_array, is_count
 from fastopt.version import __version__
 
@@ -27,10 +26,7 @@ def collect(name: str, groups: Sequence[Group], clock: Array) -> dict[str, Any]:
         "fastopt": __version__,
         "optimizer": name,
         "step_count": int(clock[0]),
-        "groups": [
-            {key: None if callable(value) else value for key, value in group.options.plain.items()}
-            for group in groups
-        ],
+        "groups": group_settings.collected(groups),
         "state": entries,
     }
 
@@ -39,11 +35,8 @@ def restore(
     name: str, groups: Sequence[Group], clock: Array, saved: Mapping[str, Any], strict: bool
 ) -> None:
     """Take over a state_dict of an optimizer of this name: look at all of it first, then write."""
-    step_count, hyperparameters, entries = _parts(name, len(groups), saved)
-    changes = [
-        _changes(number, group.options, given, strict)
-        for number, (group, given) in enumerate(zip(groups, hyperparameters, strict=True))
-    ]
+    step_count, hyperparameters, entries = _parts(name, saved)
+    changes, memories = group_settings.takeover(groups, hyperparameters, entries, strict)
     targets = {
         leaf.name: (bucket, index, slots)
         for bucket in _buckets(groups)
@@ -70,12 +63,12 @@ def restore(
             bucket.set_step(index, int(entries[key]["step"]))
         for group, checked in zip(groups, changes, strict=True):
             group.options.update(checked)
+        for restore_memory in memories:
+            restore_memory()
         clock[0] = step_count
 
 
-def _parts(
-    name: str, group_count: int, saved: Mapping[str, Any]
-) -> tuple[int, list[Any], Mapping[str, Any]]:
+def _parts(name: str, saved: Mapping[str, Any]) -> tuple[int, list[Any], Mapping[str, Any]]:
     """Return step count, hyperparameters and entries of a state_dict with the right outline."""
     if not isinstance(saved, Mapping) or "optimizer" not in saved:
         raise CheckpointError(f"expected a state_dict of {name}; got {type(saved).__name__}")
@@ -84,27 +77,11 @@ def _parts(
     step_count, groups, entries = (saved.get(key) for key in ("step_count", "groups", "state"))
     if step_count is None or not is_count(step_count):
         raise CheckpointError(f"step_count must be a whole number from 0 on; got {step_count!r}")
-    if not isinstance(groups, list) or len(groups) != group_count:
-        raise CheckpointError(
-            f"the optimizer has {group_count} parameter groups; the state has "
-            f"{len(groups) if isinstance(groups, list) else groups!r}"
-        )
-    if not isinstance(entries, Mapping) or not all(isinstance(group, Mapping) for group in groups):
-        raise CheckpointError("groups must be dicts, and state a dict of the parameters' names")
+    if not isinstance(groups, list) or not all(isinstance(group, Mapping) for group in groups):
+        raise CheckpointError(f"groups must be a list of dicts; got {groups!r:.200}")
+    if not isinstance(entries, Mapping):
+        raise CheckpointError("state must be a dict of the parameters' names")
     return int(step_count), groups, entries
-
-
-def _changes(
-    number: int, group: ParamGroup, saved: Mapping[str, Any], strict: bool
-) -> dict[str, Any]:
-    """Return the hyperparameters to take over; schedules, on either side, are left as they are."""
-    if strict and (missing := group.plain.keys() - saved):
-        raise CheckpointError(f"groups[{number}] lacks {sorted(missing)} (strict=False keeps ours)")
-    try:
-        checked = group.checked({k: v for k, v in saved.items() if v is not None})
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"groups[{number}]: {error}") from error
-    return {name: value for name, value in checked.items() if not callable(group[name])}
 
 
 def _check_entry(name: str, entry: Any, slots: Mapping[str, Array]) -> None:

@@ -42,7 +42,7 @@ def _in_order(given: Sequence[Array], magnitudes: bool) -> list[Array]:
 
     def place(array: Array) -> tuple[int, str]:
         device = arrays.device(array) if arrays.kind(array) == "cupy" else None
-        return (-1 if device is None else device, array.dtype.str)
+        return (-1 if device is None else device, array.dtype.name)
 
     return [_flat(array, magnitudes) for array in sorted(given, key=place)]
 

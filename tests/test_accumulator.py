@@ -186,6 +186,26 @@ def test_parameter_groups_take_a_list_of_trees(backend: str) -> None:
         acc.step({"a": np.ones(2)})
 
 
+@each_backend
+def test_a_frozen_group_is_not_looked_at(backend: str) -> None:
+    params = {"W": np.zeros(2), "b": np.zeros(2)}
+    given = fastopt.groups(params, {"b": {"lr": 0.5}})
+    opt = fastopt.SGD(given, lr=1.0, backend=backend)
+    acc = fastopt.Accumulator(opt, 2)
+    opt.param_groups[1]["trainable"] = False
+    acc.step({"W": np.ones(2), "b": "nothing to see"})
+    acc.step({"W": np.ones(2), "b": np.ones(2)})
+    assert [params["W"][0], params["b"][0]] == [-1.0, 0.0]
+    opt.param_groups[1]["trainable"] = True
+    for _ in range(2):
+        acc.step({"W": np.ones(2), "b": np.ones(2)})
+    assert [params["W"][0], params["b"][0]] == [-2.0, -0.5]
+    for group in opt.param_groups:
+        group["trainable"] = False
+    assert [acc.step({"W": np.ones(2), "b": np.ones(2)}) for _ in range(2)] == [False, True]
+    assert [params["W"][0], params["b"][0]] == [-2.0, -0.5]
+
+
 @pytest.mark.parametrize(
     ("bad", "kind", "message"),
     [

@@ -108,6 +108,17 @@ def test_parameter_groups_give_a_list_of_trees() -> None:
     assert list(ema.state_dict()["average"]) == ["0.a", "1.0"]
 
 
+def test_groups_by_pattern_give_one_tree() -> None:
+    params = {"W": np.zeros(2), "b": np.zeros(2)}
+    given = fastopt.groups(params, {"b": {"lr": 0.5}})
+    opt, ema = fastopt.SGD(given, lr=1.0), fastopt.EMA(given, 0.5)
+    look = fastopt.Lookahead(opt, 1, 0.5)
+    look.step({"W": np.ones(2), "b": np.ones(2)})
+    ema.update()
+    assert [ema.average["W"][0], ema.average["b"][0]] == [-0.25, -0.125]
+    assert [look.slow["W"][0], look.slow["b"][0]] == [-0.5, -0.25]
+
+
 # Half precision ----------------------------------------------------------------------------------
 
 

@@ -97,6 +97,8 @@ def test_what_the_optimizer_says_and_takes_is_passed_on() -> None:
     assert look.step_count == opt.step_count == 1
     assert look.slow[1].tolist() == [1.0] * 3
     assert look.on_nonfinite == "propagate"
+    with pytest.raises(AttributeError, match="has no attribute 'alpha'"):
+        look.alpha = 0.5  # type: ignore[attr-defined]
     assert repr(look).startswith("<Lookahead(k=5, alpha=0.5) of <SGD(")
 
 
