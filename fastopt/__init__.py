@@ -4,14 +4,19 @@ import importlib
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from fastopt.accumulator import Accumulator
 from fastopt.backends import array_namespace, available_backends, set_backend, use_backend
 from fastopt.backends.threads import set_num_threads
+from fastopt.clipping import clip_grad_norm_, clip_grad_value_, global_norm
+from fastopt.ema import EMA
 from fastopt.errors import (
     BackendMismatchError,
     BackendUnavailableError,
     CheckpointError,
     FastoptError,
 )
+from fastopt.lookahead import Lookahead
+from fastopt.loss_scaler import LossScaler
 from fastopt.optimizer import Optimizer
 from fastopt.optimizers.adadelta import Adadelta
 from fastopt.optimizers.adagrad import Adagrad
@@ -27,7 +32,9 @@ if TYPE_CHECKING:
     from fastopt import schedules
 
 __all__ = [
+    "EMA",
     "SGD",
+    "Accumulator",
     "Adadelta",
     "Adagrad",
     "Adam",
@@ -36,12 +43,17 @@ __all__ = [
     "BackendUnavailableError",
     "CheckpointError",
     "FastoptError",
+    "Lookahead",
+    "LossScaler",
     "Momentum",
     "Optimizer",
     "RMSprop",
     "__version__",
     "array_namespace",
     "available_backends",
+    "clip_grad_norm_",
+    "clip_grad_value_",
+    "global_norm",
     "groups",
     "schedules",
     "set_backend",

@@ -11,7 +11,7 @@ from fastopt import arrays
 from fastopt.arrays import Array
 from fastopt.backends import Backend
 from fastopt.formats import BOUNDS, Format
-from fastopt.global_norm import SMALLER, piece_counts
+from fastopt.norms import SMALLER, piece_counts
 from fastopt.parameters import Extents, Parameter
 from fastopt.tree import Leaf
 from fastopt_kernels import Rule

@@ -41,10 +41,7 @@ def make_groupings(
     for tree, root, parts in _trees(params):
         made = [(part, _options(formula, tree, part, defaults)) for part in parts]
         trees.append((tree, root, made))
-    leaves = [leaf for tree, _, _ in trees for leaf in tree.leaves]
-    if not leaves:
-        raise ValueError(f"{formula.__name__} got no parameters; params holds no array")
-    check_apart(leaves)
+    leaves = all_leaves([tree for tree, _, _ in trees], formula.__name__)
     _check_one_place(leaves, asked)
     everywhere = Extents(leaves)
 
@@ -56,6 +53,20 @@ def make_groupings(
         return Grouping(tree, groups, root)
 
     return [grouping(*one) for one in trees]
+
+
+def trees_of(params: Any) -> list[Tree]:
+    """Return the trees of parameters that an optimizer would be given: one, or one per group."""
+    return [tree for tree, _, _ in _trees(params)]
+
+
+def all_leaves(trees: Sequence[Tree], owner: str) -> list[Leaf]:
+    """Return the parameters of all trees; ValueError if there are none, or two share memory."""
+    leaves = [leaf for tree in trees for leaf in tree.leaves]
+    if not leaves:
+        raise ValueError(f"{owner} got no parameters; params holds no array")
+    check_apart(leaves)
+    return leaves
 
 
 def _trees(params: Any) -> Iterator[tuple[Tree, str, list[_Given]]]:

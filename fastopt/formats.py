@@ -48,7 +48,7 @@ class Format:
     ) -> Format:
         """Return the format of parameters of a dtype, with gradients of the same dtype."""
         stored = real_dtype(dtype)
-        real = np.dtype(np.float32) if stored.itemsize == 2 else stored
+        real = wide(stored)
         master = master_weights and stored != real
         return cls(stored, stored, real, master, bounds, reset and bounds != "none")
 
@@ -82,6 +82,11 @@ class Format:
     def limit_scalars(self) -> tuple[str, ...]:
         """The scalars of bounds that are numbers; they follow those of the rule."""
         return BOUNDS if self.bounds == "numbers" else ()
+
+
+def wide(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the dtype in which such numbers are computed with: float32 for half precision."""
+    return np.dtype(np.float32) if dtype.itemsize == 2 else dtype
 
 
 def real_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:

@@ -13,12 +13,12 @@ from fastopt.arrays import Array
 from fastopt.attributes import KnownAttributes
 from fastopt.construction import make_groupings
 from fastopt.formula import Formula
-from fastopt.global_norm import global_norm
 from fastopt.gradient_policy import GradientPolicy, NonfinitePolicy
 from fastopt.group import Group
 from fastopt.hyperparameters import FINITE, Flag
 from fastopt.hyperparameters import Scheduled as Scheduled
 from fastopt.interrupts import Deferred
+from fastopt.norms import total_norm
 from fastopt.param_group import ParamGroups
 
 
@@ -118,7 +118,7 @@ class Optimizer(KnownAttributes, Formula, GradientPolicy):
             updated += grouping.check(given)
         norm = None
         if on_nonfinite is not None:
-            measured = global_norm(partial(_squares, updated))
+            measured = total_norm(partial(_squares, updated))
             norm = measured.value * abs(grad_scale)
             if not measured.finite and on_nonfinite != "propagate":
                 self._refuse(updated, norm, on_nonfinite)

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from fastopt import arrays, group_settings
 from fastopt.arrays import Array
 from fastopt.buckets import Bucket
 from fastopt.errors import CheckpointError
 from fastopt.group import Group
 from fastopt.interrupts import Deferred
+from fastopt.saved import check_array, is_count
 from fastopt.version import __version__
 
 
@@ -76,7 +75,7 @@ def _parts(name: str, saved: Mapping[str, Any]) -> tuple[int, list[Any], Mapping
     if saved["optimizer"] != name:
         raise CheckpointError(f"the state is of {saved['optimizer']}; this optimizer is {name}")
     step_count, groups, entries = (saved.get(key) for key in ("step_count", "groups", "state"))
-    if step_count is None or not _is_count(step_count):
+    if step_count is None or not is_count(step_count):
         raise CheckpointError(f"step_count must be a whole number from 0 on; got {step_count!r}")
     if not isinstance(groups, list) or not all(isinstance(group, Mapping) for group in groups):
         raise CheckpointError(f"groups must be a list of dicts; got {groups!r:.200}")
@@ -90,23 +89,10 @@ def _check_entry(name: str, entry: Any, slots: Mapping[str, Array]) -> None:
     if not isinstance(entry, Mapping) or entry.keys() != {"step", *slots}:
         got = sorted(map(str, entry)) if isinstance(entry, Mapping) else type(entry).__name__
         raise CheckpointError(f"{name}: expected step and {sorted(slots)}; got {got}")
-    if not _is_count(entry["step"]):
+    if not is_count(entry["step"]):
         raise CheckpointError(f"{name}: step must be a whole number; got {entry['step']!r}")
     for slot, view in slots.items():
-        got = entry[slot]
-        if not isinstance(got, np.ndarray) or got.shape != view.shape or got.dtype != view.dtype:
-            described = (
-                f"{got.dtype} {got.shape}" if isinstance(got, np.ndarray) else type(got).__name__
-            )
-            raise CheckpointError(
-                f"{name}.{slot}: expected {view.dtype} {view.shape}; got {described}. "
-                "State is never cast or reshaped."
-            )
-
-
-def _is_count(value: Any) -> bool:
-    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    return whole and 0 <= value < 2**63
+        check_array(f"{name}.{slot}", entry[slot], view)
 
 
 def _buckets(groups: Sequence[Group]) -> Iterator[Bucket]:

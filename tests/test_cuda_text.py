@@ -40,7 +40,7 @@ import fastopt
 import fastopt_kernels
 from fastopt.backends import cupy_source
 from fastopt.formats import Format
-from fastopt.global_norm import PIECE
+from fastopt.norms import PIECE
 from fastopt.parameters import Parameter
 
 each_variant = pytest.mark.parametrize("variant", VARIANTS, ids=str)

@@ -75,7 +75,7 @@ class Driver(Protocol):
         """
 
     def squares(self, factor: float) -> Array:
-        """Return the sums of squares of (factor * gradient) by pieces, as in ``global_norm``.
+        """Return the sums of squares of (factor * gradient) by pieces, as in ``fastopt.norms``.
 
         Parameter after parameter; the pieces of a missing gradient are 0.
         """

@@ -16,7 +16,7 @@ from fastopt.backends.cupy_launch import Kernels, Part
 from fastopt.backends.cupy_source import CAPACITY
 from fastopt.errors import BackendUnavailableError
 from fastopt.formats import Format
-from fastopt.global_norm import LANES
+from fastopt.norms import LANES
 from fastopt.parameters import Parameter
 from fastopt_kernels import Rule
 

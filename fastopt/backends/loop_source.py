@@ -11,7 +11,7 @@ from typing import Any
 
 from fastopt.backends import COMMON_SCALARS, tiny_names
 from fastopt.formats import Format
-from fastopt.global_norm import LANES
+from fastopt.norms import LANES
 from fastopt_kernels import Rule
 
 LEAF_LINES = ("PARAM", "GRAD", "LENGTH", "OFFSET", "ROW")

@@ -14,7 +14,7 @@ from fastopt.backends import COMMON_SCALARS, threads
 from fastopt.backends.array_headers import HeaderCheck
 from fastopt.backends.loop_source import LEAF_LINES
 from fastopt.formats import Format
-from fastopt.global_norm import LANES, PIECE
+from fastopt.norms import LANES, PIECE
 from fastopt.parameters import Parameter
 from fastopt_kernels import Rule
 

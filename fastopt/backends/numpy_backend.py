@@ -9,7 +9,7 @@ import numpy as np
 
 from fastopt.arrays import Array
 from fastopt.formats import Format
-from fastopt.global_norm import LANES, PIECE, lane_sums
+from fastopt.norms import LANES, PIECE, lane_sums
 from fastopt.parameters import Parameter
 from fastopt_kernels import Rule
 
