@@ -8,6 +8,7 @@ from fastopt.errors import (
     CheckpointError,
     FastoptError,
 )
+from fastopt.load_report import LoadReport
 from fastopt.optimizer import Optimizer
 from fastopt.optimizers.adadelta import Adadelta
 from fastopt.optimizers.adagrad import Adagrad
@@ -28,6 +29,7 @@ __all__ = [
     "BackendUnavailableError",
     "CheckpointError",
     "FastoptError",
+    "LoadReport",
     "Momentum",
     "Optimizer",
     "RMSprop",

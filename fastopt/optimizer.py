@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn, Self
 
 import numpy as np
 
-from fastopt import backends, param_group, state
+from fastopt import backends, param_group
 from fastopt.arrays import Array
 from fastopt.construction import make_groups
 from fastopt.formula import Formula
@@ -16,12 +16,13 @@ from fastopt.gradient_policy import GradientPolicy, NonfinitePolicy
 from fastopt.hyperparameters import FINITE
 from fastopt.interrupts import Deferred
 from fastopt.param_group import ParamGroup
+from fastopt.resumable import Resumable
 
 Scheduled = float | Callable[[int], float]
 """A number, or a function of the step number (0 for the first step) that returns one."""
 
 
-class Optimizer(Formula, GradientPolicy):
+class Optimizer(Formula, GradientPolicy, Resumable):
     """Base of all optimizers: holds the parameters and makes the steps.
 
     A subclass says which rule it uses and with what scalars, see ``Formula``.
@@ -181,26 +182,6 @@ class Optimizer(Formula, GradientPolicy):
         for group, change in zip(self._groups, checked, strict=True):
             group.options.update(change)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return everything the optimizer remembers, as a dict of plain values and NumPy arrays.
-
-        ``{"fastopt": version, "optimizer": class name, "step_count": steps, "groups":
-        [hyperparameters], "state": {name: {"step": steps, slot: array}}}``. The arrays are copies.
-        A schedule is no part of it (None stands in its place): it is a function of the step count.
-        ``max_grad_norm`` is none either: give it to the constructor again.
-        """
-        return state.collect(type(self).__name__, self._groups, self._clock)
-
-    def load_state_dict(self, saved: Mapping[str, Any], strict: bool = True) -> None:
-        """Take over a ``state_dict``, by the parameters' names; nothing is ever cast.
-
-        Hyperparameters are taken over too, except schedules, which stay. With ``strict=False``
-        parameters that one side lacks keep the state they have. Raises CheckpointError, and
-        changes nothing, if it is another optimizer's, or damaged, or does not fit by name, shape
-        or dtype.
-        """
-        state.restore(type(self).__name__, self._groups, self._clock, saved, strict)
-
     def __repr__(self) -> str:
         options = ", ".join(f"{k}={v!r}" for k, v in self._groups[0].options.plain.items())
         sizes = [leaf.array.size for group in self._groups for leaf in group.tree.leaves]
@@ -215,5 +196,5 @@ class Optimizer(Formula, GradientPolicy):
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         raise TypeError(
             f"{type(self).__name__} cannot be pickled or copied: the copy would update arrays of "
-            "its own, not the model's. Use state_dict and load_state_dict."
+            "its own, not the model's. Use state_dict and load_state_dict, or save and load."
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from fastopt.buckets import Bucket
 from fastopt.errors import CheckpointError
 from fastopt.group import Group
 from fastopt.interrupts import Deferred
-from fastopt.param_group import ParamGroup
+from fastopt.load_report import Differences, compare_names
 from fastopt.version import __version__
 
 
@@ -36,42 +36,50 @@ def collect(name: str, groups: Sequence[Group], clock: Array) -> dict[str, Any]:
     }
 
 
-def restore(
+def restorer(
     name: str, groups: Sequence[Group], clock: Array, saved: Mapping[str, Any], strict: bool
-) -> None:
-    """Take over a state_dict of an optimizer of this name: look at all of it first, then write."""
+) -> tuple[Callable[[], None], Differences]:
+    """Look at all of a state_dict of an optimizer of this name; return what takes it over."""
     step_count, hyperparameters, entries = _parts(name, len(groups), saved)
-    changes = [
-        _changes(number, group.options, given, strict)
-        for number, (group, given) in enumerate(zip(groups, hyperparameters, strict=True))
-    ]
+    pairs = list(zip(groups, hyperparameters, strict=True))
+    changes, kept = _changes(pairs, strict)
     targets = {
         leaf.name: (bucket, index, slots)
         for bucket in _buckets(groups)
         for index, (leaf, _, slots) in enumerate(bucket.state())
     }
-    if strict and targets.keys() != entries.keys():
-        missing = sorted(targets.keys() - entries)
-        extra = sorted(map(str, entries.keys() - targets))
-        raise CheckpointError(
-            f"the saved state lacks {len(missing)} parameters {missing[:3]} and has {len(extra)} "
-            f"too many {extra[:3]}; state is matched by name "
-            "(strict=False takes what fits)"
-        )
-    common = targets.keys() & entries.keys()
-    for key in common:
-        _check_entry(key, entries[key], targets[key][2])
-    # Everything fits: from here on nothing can fail, and nothing can interrupt.
-    with Deferred():
-        for key in common:
-            bucket, index, slots = targets[key]
-            for slot, view in slots.items():
-                with arrays.on_device_of(view):
-                    view[...] = arrays.like(entries[key][slot], view)
-            bucket.set_step(index, int(entries[key]["step"]))
-        for group, checked in zip(groups, changes, strict=True):
-            group.options.update(checked)
-        clock[0] = step_count
+    differences = compare_names("state", "state:", targets, entries, strict)
+    counts, writes, misfits = [], [], []
+    for key, (bucket, index, slots) in targets.items():
+        if key not in entries:
+            continue
+        entry = entries[key]
+        if wrong := _misfit(key, entry, slots):
+            misfits.append(wrong)
+            continue
+        counts.append((bucket, index, int(entry["step"])))
+        writes += [(view, arrays.like(entry[slot], view)) for slot, view in slots.items()]
+    if strict and misfits:
+        raise CheckpointError(f"{misfits[0]}. State is never cast or reshaped.")
+    differences += Differences(missing=kept, mismatched=tuple(misfits))
+
+    def commit() -> None:
+        with Deferred():
+            put(writes)
+            for bucket, index, count in counts:
+                bucket.set_step(index, count)
+            for (group, _), checked in zip(pairs, changes, strict=True):
+                group.options.update(checked)
+            clock[0] = step_count
+
+    return commit, differences
+
+
+def put(writes: Iterable[tuple[Array, Array]]) -> None:
+    """Write arrays into others of the same shape, dtype and device."""
+    for target, values in writes:
+        with arrays.on_device_of(target):
+            target[...] = values
 
 
 def _parts(
@@ -96,35 +104,50 @@ def _parts(
 
 
 def _changes(
-    number: int, group: ParamGroup, saved: Mapping[str, Any], strict: bool
-) -> dict[str, Any]:
-    """Return the hyperparameters to take over; schedules, on either side, are left as they are."""
-    if strict and (missing := group.plain.keys() - saved):
-        raise CheckpointError(f"groups[{number}] lacks {sorted(missing)} (strict=False keeps ours)")
-    try:
-        checked = group.checked({k: v for k, v in saved.items() if v is not None})
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"groups[{number}]: {error}") from error
-    return {name: value for name, value in checked.items() if not callable(group[name])}
+    pairs: Iterable[tuple[Group, Mapping[str, Any]]], strict: bool
+) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
+    """Return the hyperparameters to take over, group by group, and the names of those not saved.
+
+    Schedules, on either side, are left as they are.
+    """
+    changes: list[dict[str, Any]] = []
+    kept: list[str] = []
+    for number, (group, saved) in enumerate(pairs):
+        missing = sorted(group.options.plain.keys() - saved)
+        if strict and missing:
+            raise CheckpointError(f"groups[{number}] lacks {missing} (strict=False keeps ours)")
+        kept += [f"groups[{number}].{name}" for name in missing]
+        try:
+            checked = group.options.checked({k: v for k, v in saved.items() if v is not None})
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(f"groups[{number}]: {error}") from error
+        changes.append({k: v for k, v in checked.items() if not callable(group.options[k])})
+    return changes, tuple(kept)
 
 
-def _check_entry(name: str, entry: Any, slots: Mapping[str, Array]) -> None:
-    """Raise CheckpointError unless an entry holds a step and exactly these slots."""
+def _misfit(name: str, entry: Any, slots: Mapping[str, Array]) -> str | None:
+    """Return what has another shape or dtype in an entry than in these slots, None if nothing.
+
+    Raises CheckpointError unless the entry holds a step and exactly these slots, as arrays.
+    """
     if not isinstance(entry, Mapping) or entry.keys() != {"step", *slots}:
         got = sorted(map(str, entry)) if isinstance(entry, Mapping) else type(entry).__name__
         raise CheckpointError(f"{name}: expected step and {sorted(slots)}; got {got}")
     if not _is_count(entry["step"]):
         raise CheckpointError(f"{name}: step must be a whole number; got {entry['step']!r}")
     for slot, view in slots.items():
-        got = entry[slot]
-        if not isinstance(got, np.ndarray) or got.shape != view.shape or got.dtype != view.dtype:
-            described = (
-                f"{got.dtype} {got.shape}" if isinstance(got, np.ndarray) else type(got).__name__
-            )
-            raise CheckpointError(
-                f"{name}.{slot}: expected {view.dtype} {view.shape}; got {described}. "
-                "State is never cast or reshaped."
-            )
+        if not isinstance(entry[slot], np.ndarray):
+            got = type(entry[slot]).__name__
+            raise CheckpointError(f"{name}.{slot}: expected a NumPy array; got {got}")
+    wrong = (misfit(f"state:{name}.{slot}", view, entry[slot]) for slot, view in slots.items())
+    return next(filter(None, wrong), None)
+
+
+def misfit(name: str, here: Array, saved: Array) -> str | None:
+    """Return what is different about an array's shape or dtype, None if nothing is."""
+    if saved.shape == here.shape and saved.dtype == here.dtype:
+        return None
+    return f"{name}: expected {here.dtype} {here.shape}; got {saved.dtype} {saved.shape}"
 
 
 def _is_count(value: Any) -> bool:

@@ -113,7 +113,11 @@ def test_no_import_of_the_package_runs_in_a_circle() -> None:
 STOREYS = [
     ["fastopt.optimizers"],
     ["fastopt.optimizer"],
-    ["fastopt.group", "fastopt.state"],
+    ["fastopt.resumable"],
+    ["fastopt.checkpoint"],
+    ["fastopt.parameter_values"],
+    ["fastopt.state"],
+    ["fastopt.group"],
     ["fastopt.buckets"],
     ["fastopt.backends"],
     ["fastopt.parameters"],
