@@ -62,7 +62,7 @@ def write(path: str | os.PathLike[str], content: bytes, keep_previous: bool) -> 
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return what is in a checkpoint, with arrays of its own; CheckpointError if it is not whole."""
+    """Return what is in a checkpoint; CheckpointError if the file is not a whole one."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode) and not os.path.isdir(path):
             raise CheckpointError("this is no regular file")
@@ -145,7 +145,7 @@ def report(
 
 
 def _checked(also: Companions | None, needed: str) -> Companions:
-    companions = _mapping("also", also)
+    companions: Companions = _mapping("also", also)
     for key, companion in companions.items():
         if not isinstance(key, str):
             raise TypeError(f"also must have text as its keys; got {key!r}")

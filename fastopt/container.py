@@ -45,7 +45,7 @@ def pack(content: Mapping[str, Any], arrays: Mapping[str, Array]) -> bytes:
         key: {
             "dtype": array.dtype.name,
             "shape": list(array.shape),
-            "sha256": hashlib.sha256(_bytes_of(stored[key])).hexdigest(),
+            "sha256": _sha256(stored[key]),
         }
         for key, array in arrays.items()
     }
@@ -82,7 +82,7 @@ def unpack(file: BinaryIO, size: int) -> tuple[dict[str, Any], dict[str, Array]]
         raise CheckpointError(f"{size} bytes instead of {expected}: cut off, or damaged")
     data = start + header + file.read(size - 8 - length)
     try:
-        views = dict(deserialize(data))
+        views = dict(deserialize(data))  # type: ignore[no-untyped-call]  # its stub has no types
     except SafetensorError as error:
         _damaged(str(error))
     if views.keys() != described.keys():
@@ -172,8 +172,8 @@ def _to_stored(key: str, array: Array) -> Array:
     return array
 
 
-def _bytes_of(array: Array) -> Array:
-    return array.reshape(-1).view(np.uint8)
+def _sha256(array: Array) -> str:
+    return hashlib.sha256(array.reshape(-1).view(np.uint8).data).hexdigest()
 
 
 def _stored_size(dtype: str, shape: tuple[int, ...]) -> int:
@@ -181,11 +181,12 @@ def _stored_size(dtype: str, shape: tuple[int, ...]) -> int:
 
 
 def _dtype(name: str) -> np.dtype[Any]:
-    if name == "bfloat16":
-        import ml_dtypes
+    if name != "bfloat16":
+        return np.dtype(name)
+    import ml_dtypes
 
-        return np.dtype(ml_dtypes.bfloat16)
-    return np.dtype(name)
+    bfloat16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    return bfloat16
 
 
 def _damaged(why: str) -> NoReturn:

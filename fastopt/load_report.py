@@ -84,9 +84,11 @@ class LoadReport:
             f"{self.optimizer} at step {self.step_count}, saved by fastopt {self.version}: "
             + ", ".join(taken)
         ]
-        for name in ("missing", "unexpected", "mismatched"):
-            if found := getattr(self, name):
-                lines.append(f"{name}: {', '.join(found)}")
-        if self.notes:
-            lines.append(f"notes: {', '.join(self.notes)}")
+        parts = {
+            "missing": self.missing,
+            "unexpected": self.unexpected,
+            "mismatched": self.mismatched,
+            "notes": tuple(self.notes),
+        }
+        lines += [f"{name}: {', '.join(found)}" for name, found in parts.items() if found]
         return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""The parameters' own values in a checkpoint: read from the user's arrays, written back in place."""
+"""The parameters' own values in a checkpoint: read from the user's arrays, written back."""
 
 from __future__ import annotations
 

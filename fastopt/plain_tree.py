@@ -13,7 +13,7 @@ from fastopt.arrays import Array
 
 
 class Encoder:
-    """Turns nested values into JSON values, and collects their arrays, as C-ordered copies.
+    """Turns nested values into JSON values, and collects their arrays, C-ordered and on the host.
 
     What JSON has no word for becomes a dict with one key that begins with a dollar sign:
     ``{"$array": key}``, ``{"$tuple": [...]}``, ``{"$float": "nan"}``; a dict that has such a key
@@ -64,7 +64,8 @@ class Encoder:
         while key in self.arrays:  # {"a/b": x, "a": {"b": y}}
             count += 1
             key = f"{wanted}#{count}"
-        self.arrays[key] = arrays.on_host(array)
+        on_device = arrays.kind(array) == "cupy"
+        self.arrays[key] = arrays.on_host(array) if on_device else np.asarray(array, order="C")
         return key
 
 

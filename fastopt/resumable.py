@@ -108,7 +108,8 @@ class Resumable:
 
         Raises:
             CheckpointError: for a file that is damaged, cut off, no checkpoint, of a newer format,
-                of another optimizer, or that does not fit. It names ``<path>.prev``, if there is one.
+                of another optimizer, or that does not fit. It names ``<path>.prev``, if that is
+                there.
             FileNotFoundError, PermissionError, ...: for a file that cannot be opened.
             ValueError: for parameters that are no longer in the tree that the optimizer was given,
                 or have become read-only.

@@ -135,7 +135,7 @@ def _misfit(name: str, entry: Any, slots: Mapping[str, Array]) -> str | None:
         raise CheckpointError(f"{name}: expected step and {sorted(slots)}; got {got}")
     if not _is_count(entry["step"]):
         raise CheckpointError(f"{name}: step must be a whole number; got {entry['step']!r}")
-    for slot, view in slots.items():
+    for slot in slots:
         if not isinstance(entry[slot], np.ndarray):
             got = type(entry[slot]).__name__
             raise CheckpointError(f"{name}.{slot}: expected a NumPy array; got {got}")
