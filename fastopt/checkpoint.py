@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -63,10 +62,11 @@ def write(path: str | os.PathLike[str], content: bytes, keep_previous: bool) -> 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return what is in a checkpoint; CheckpointError if the file is not a whole one."""
+    place = Path(path)
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode) and not os.path.isdir(path):
-            raise CheckpointError("this is no regular file")
-        with open(path, "rb") as file:
+        if place.exists() and not place.is_file() and not place.is_dir():
+            raise CheckpointError("this is no regular file")  # a pipe could be waited for
+        with place.open("rb") as file:
             manifest, arrays = container.unpack(file, os.fstat(file.fileno()).st_size)
         return _content(manifest, arrays)
     except CheckpointError as error:
