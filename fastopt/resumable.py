@@ -132,6 +132,7 @@ class Resumable:
             )
         self._in_step = True
         try:
-            return work()
+            result = work()
         finally:
             self._in_step = False
+        return result

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from data.make_checkpoint import described, trees
+from make_checkpoint import described, trees
 from safetensors.numpy import save, save_file
 
 import fastopt

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from test_checkpoint import Memo
+from test_step_is_atomic import interrupted, whole_traces
 from variants import script
 
 import fastopt
@@ -219,6 +221,10 @@ def test_what_reads_back_as_something_else_does_not_replace_the_old_file(
     assert value_in(path) == 1.0
 
 
+# Between open() and its with statement an interrupt leaves it to Python to close the file.
+closed_by_python = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
 # Signals -----------------------------------------------------------------------------------------
 
 
@@ -249,6 +255,46 @@ def test_signals_wait_until_the_file_is_in_place(
         signal.signal(number, before)
     assert seen == [2.0]
     assert value_in(previous(path)) == 1.0
+
+
+@whole_traces
+@closed_by_python
+def test_an_interrupt_anywhere_in_a_save_leaves_the_old_file_or_the_new(path: Path) -> None:
+    old, new, kept = made(1.0), made(2.0), path.read_bytes()
+    wrong, outcomes = [], set()
+    for at in range(5000):
+        came_out = interrupted(lambda: new.save(path), at)
+        if came_out is None:
+            break
+        outcomes.add(now := value_in(path))
+        if not came_out or names(path.parent) != {path.name, previous(path).name}:
+            wrong.append(at)
+        if now == 2.0:
+            old.save(path)
+            assert path.read_bytes() == kept or value_in(path) == 1.0
+    assert wrong == [], "something is left over"
+    assert outcomes == {1.0, 2.0}
+    assert at > 100
+
+
+@whole_traces
+@closed_by_python
+def test_an_interrupt_anywhere_in_a_load_leaves_the_old_or_the_new(path: Path) -> None:
+    made(2.0).save(path, also={"memo": Memo(2.0)})
+    params, memo = {"p": np.zeros(3)}, Memo(0.0)
+    opt = fastopt.SGD(params, lr=0.5, momentum=0.5, backend="numpy")
+    wrong, outcomes = [], set()
+    for at in range(5000):
+        params["p"][...], memo.number, opt.lr = 0.0, 0.0, 0.5
+        if interrupted(lambda: opt.load(path, also={"memo": memo}), at) is None:
+            break
+        now = (set(params["p"].tolist()), memo.number, opt.lr)
+        outcomes.add(memo.number)
+        if now not in (({0.0}, 0.0, 0.5), ({2.0}, 2.0, 0.001)):
+            wrong.append((at, now))
+    assert wrong == [], "half loaded"
+    assert outcomes == {0.0, 2.0}
+    assert at > 100
 
 
 def test_a_thread_that_is_not_the_main_one_saves_too(path: Path) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import fastopt
 from fastopt.container import FORMAT
 
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).parent / "data"
 
 
 class Count:
