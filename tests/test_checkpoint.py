@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -17,9 +18,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 import safetensors
+from cuda.fake_cupy import FakeCupy
+from cuda.runs import installed
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.numpy import load_file
+from safetensors.numpy import load, load_file
 from test_state_dict import leaves, make_grads, make_params
 from variants import CPU_BACKENDS, VARIANTS, Variant, script
 
@@ -124,6 +127,44 @@ def test_resuming_in_another_process_on_another_backend_ends_in_the_same_bits(
         assert opt.load(tmp_path / variant.name).step_count == 8
         go(opt, 8, 12)
         assert_same((whole, straight), (params, opt))
+
+
+LAYOUTS: list[Callable[[Any], Any]] = [
+    lambda a: a[:20].reshape(4, 5),
+    lambda a: a[:20].reshape(4, 5).T,
+    lambda a: a[:20][::2],
+    lambda a: a[:6][::-1],
+    lambda a: a[:1].reshape(()),
+    lambda a: a[:0].reshape(0, 3),
+]
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++, which runs the CUDA text")
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_numpy_to_cupy_to_numpy_ends_in_the_same_bits(dtype: Any, tmp_path: Path) -> None:
+    def arrays(xp: Any, step: int) -> list[Any]:
+        rng = np.random.default_rng(step)
+        return [cut(xp.asarray(rng.standard_normal(20).astype(dtype))) for cut in LAYOUTS]
+
+    def on(xp: Any, start: int, stop: int) -> None:
+        params = arrays(xp, 1000 + start)
+        opt = fastopt.Adam(params, amsgrad=True, backend="numpy" if xp is np else "cupy")
+        if start:
+            assert opt.load(tmp_path / "a").step_count == start
+        for step in range(start, stop):
+            opt.step(arrays(xp, step))
+        opt.save(tmp_path / "a", notes={"first": params[0]})
+
+    on(np, 0, 12)
+    straight = (tmp_path / "a").read_bytes()
+    on(np, 0, 4)
+    with installed(FakeCupy()) as cupy:
+        on(cupy, 4, 8)
+    on(np, 8, 12)
+    found, expected = load_file(tmp_path / "a"), load(straight)
+    assert found.keys() == expected.keys()
+    for key, array in expected.items():
+        np.testing.assert_array_equal(found[key], array, strict=True)
 
 
 @each_backend
