@@ -10,6 +10,7 @@ import numpy as np
 from fastopt import arrays
 from fastopt.arrays import Array
 from fastopt.backends import Backend
+from fastopt.formats import MASTER, Format
 from fastopt.global_norm import SMALLER, piece_counts
 from fastopt.parameters import Extents, Parameter
 from fastopt.tree import Leaf
@@ -30,23 +31,25 @@ class Bucket:
         leaves: Sequence[Leaf],
         positions: Sequence[int],
         fill: Mapping[str, float],
+        format: Format,
         everywhere: Extents,
     ) -> None:
         self.backend = backend
+        self.format = format
         self.rule = rule
         self.positions = tuple(positions)
         self.parameters: list[Parameter] = []
         size = 0
         for leaf in leaves:
-            self.parameters.append(Parameter.of(leaf, size, everywhere))
-            size += -(-leaf.array.size // backend.alignment) * backend.alignment
+            parameter = Parameter.of(leaf, size, everywhere, backend.bridges_gaps)
+            self.parameters.append(parameter)
+            size += -(-parameter.size // backend.alignment) * backend.alignment
         like = leaves[0].array
-        self.dtype = like.dtype
-        self._arena = backend.allocate(len(rule.state), size, like)
+        self._arena = backend.allocate(len(rule.state) + format.master, size, format.real, like)
         for slot, value in fill.items():
             with arrays.on_device_of(like):
                 self._arena[rule.state.index(slot)] = value
-        self._driver = backend.driver(rule, self.parameters, self._arena)
+        self._driver = backend.driver(rule, self.parameters, self._arena, format)
         self._copied = [(i, p) for i, p in enumerate(self.parameters) if p.copied]
         self.steps = np.zeros(len(leaves), np.int64)
         """How many steps each parameter has made."""
@@ -59,7 +62,7 @@ class Bucket:
         """Go on with a rule that keeps the same state."""
         if rule is not self.rule:
             self.rule = rule
-            self._driver = self.backend.driver(rule, self.parameters, self._arena)
+            self._driver = self.backend.driver(rule, self.parameters, self._arena, self.format)
 
     def check(self, params: list[Any], grads: list[Any], root: str) -> None:
         """Look at a step's arrays before anything is written; raises what is wrong with one.
@@ -78,12 +81,17 @@ class Bucket:
 
     def _look(self, params: Sequence[Any], grads: Sequence[Any], root: str) -> None:
         """Look at every array in turn, and make the flat gradients."""
+        own = self.format.exact or all(map(self._has_own_dtype, grads))
         flat: list[Array | None] = []
         for parameter, param, grad in zip(self.parameters, params, grads, strict=True):
             path = root + parameter.leaf.suffix
             parameter.check_array(param)
-            flat.append(parameter.flat_gradient(grad, path))
+            wanted = parameter.dtype if own else self.format.real
+            flat.append(parameter.flat_gradient(grad, wanted, path))
         self._driver.take_flat(flat)
+
+    def _has_own_dtype(self, grad: Any) -> bool:
+        return grad is None or getattr(grad, "dtype", None) == self.format.stored
 
     @property
     def at_once(self) -> bool:
@@ -116,7 +124,7 @@ class Bucket:
         bad = np.flatnonzero(~np.isfinite(self._driver.squares(SMALLER)))
         if not bad.size:
             return None
-        ends = np.cumsum(piece_counts(parameter.flat.size for parameter in self.parameters))
+        ends = np.cumsum(piece_counts(parameter.size for parameter in self.parameters))
         return self.parameters[int(np.searchsorted(ends, bad[0], side="right"))].leaf
 
     def plan(self, scalars: Callable[[int], Sequence[float]]) -> None:
@@ -153,6 +161,11 @@ class Bucket:
         self.steps[members] += 1
         self._even = self._rows is None or bool((self.steps == self.steps[0]).all())
 
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """The names of the arrays that a parameter's state consists of."""
+        return (*self.rule.state, MASTER) if self.format.master else self.rule.state
+
     def set_step(self, index: int, step: int) -> None:
         """Set one parameter's step count."""
         self.steps[index] = step
@@ -162,4 +175,4 @@ class Bucket:
         """Yield each parameter's leaf, step count and state (views, in the parameter's shape)."""
         for parameter, step in zip(self.parameters, self.steps.tolist(), strict=True):
             views = map(parameter.state_view, self._arena)
-            yield parameter.leaf, step, dict(zip(self.rule.state, views, strict=True))
+            yield parameter.leaf, step, dict(zip(self.slots, views, strict=True))

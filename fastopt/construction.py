@@ -6,6 +6,7 @@ from typing import Any
 
 from fastopt import arrays, backends, param_group
 from fastopt.errors import BackendMismatchError
+from fastopt.formats import Format
 from fastopt.formula import Formula
 from fastopt.group import Group
 from fastopt.hyperparameters import NONNEGATIVE, Flag, Schedulable
@@ -15,7 +16,9 @@ from fastopt.precision import smallest_eps
 from fastopt.tree import Leaf, Tree, check_apart
 
 
-def make_groups(formula: type[Formula], params: Any, defaults: Options, asked: str) -> list[Group]:
+def make_groups(
+    formula: type[Formula], params: Any, defaults: Options, asked: str, master_weights: bool
+) -> list[Group]:
     """Return the groups of an optimizer; raises for arrays and hyperparameters that are no good."""
     grouped = param_group.are_given(params)
     parts = []
@@ -33,7 +36,7 @@ def make_groups(formula: type[Formula], params: Any, defaults: Options, asked: s
     everywhere = Extents(leaves)
     roots = [f"grads[{number}]" if grouped else "grads" for number in range(len(parts))]
     return [
-        Group(formula, tree, options, root, asked, everywhere)
+        Group(formula, tree, options, root, asked, master_weights, everywhere)
         for (tree, options), root in zip(parts, roots, strict=True)
     ]
 
@@ -58,11 +61,12 @@ def _options(formula: type[Formula], tree: Tree, given: Options, name: str) -> P
 def _check_eps(formula: type[Formula], options: Options, tree: Tree) -> None:
     eps = options.get("eps")
     for leaf in tree.leaves:
-        least = smallest_eps(leaf.array.dtype)
+        real = Format.of(leaf.array.dtype, master_weights=False).real
+        least = smallest_eps(real)
         if isinstance(eps, float) and 0.0 < eps < least:
             raise ValueError(
                 f"{formula.__name__}: eps must be 0 or at least {least:.2g}, or it may underflow "
-                f"in {leaf.array.dtype}, the dtype of {leaf.path}; got {eps}"
+                f"in {real}, in which {leaf.path} is computed; got {eps}"
             )
 
 

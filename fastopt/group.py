@@ -12,6 +12,7 @@ import numpy as np
 from fastopt import arrays, backends
 from fastopt.arrays import Array
 from fastopt.buckets import Bucket
+from fastopt.formats import Format
 from fastopt.formula import Formula
 from fastopt.hyperparameters import NONNEGATIVE
 from fastopt.param_group import Options, ParamGroup
@@ -30,25 +31,26 @@ class Group:
         options: ParamGroup,
         grads_root: str,
         asked: str,
+        master_weights: bool,
         everywhere: Extents,
     ) -> None:
         self.tree = tree
         self.options = options
         self._formula = formula
         self._grads_root = grads_root
-        self.buckets = self._make_buckets(asked, everywhere)
+        self.buckets = self._make_buckets(asked, master_weights, everywhere)
         self._scalars = [_Scalars(formula, bucket) for bucket in self.buckets]
         self._revision = options.revision
         options.reviews.append(self._check_same_state)
         self._prepared: tuple[int, float, int] | None = None
 
-    def _make_buckets(self, asked: str, everywhere: Extents) -> list[Bucket]:
+    def _make_buckets(self, asked: str, master_weights: bool, everywhere: Extents) -> list[Bucket]:
         """Sort the leaves by device and dtype, and make a bucket of each sort."""
         leaves, rule = self.tree.leaves, self._formula._rule(self.options)
 
         def place(position: int) -> tuple[int, str]:
             device = arrays.device(leaves[position].array)
-            return (-1 if device is None else device, leaves[position].array.dtype.str)
+            return (-1 if device is None else device, leaves[position].array.dtype.name)
 
         made = []
         for _, same in groupby(sorted(range(len(leaves)), key=place), place):
@@ -56,7 +58,8 @@ class Group:
             members = [leaves[position] for position in positions]
             backend = backends.for_array(members[0].array, members[0].path, asked)
             fill = self._formula._fill(self.options)
-            made.append(Bucket(backend, rule, members, positions, fill, everywhere))
+            format = Format.of(members[0].array.dtype, master_weights)
+            made.append(Bucket(backend, rule, members, positions, fill, format, everywhere))
         return made
 
     def _check_same_state(self, options: Options) -> None:
@@ -153,13 +156,13 @@ class _Scalars:
     def prepare(self, options: Options, lr: float, weight_decay: float, scale: float) -> None:
         """Fix everything but the step count."""
         self._pick = _picker(self._bucket.rule.scalars)
-        small = tiny(self._bucket.dtype, self._formula._floor(options))
+        small = tiny(self._bucket.format.real, self._formula._floor(options))
         l2, decay = (0.0, lr * weight_decay) if self._formula._decoupled else (weight_decay, 0.0)
         scale = -scale if options["maximize"] else scale
         # Rounded here, so that what is 0 in the dtype is left out by every backend alike.
         common = np.array([scale, l2, decay, small.signed, small.positive])
         with np.errstate(all="ignore"):
-            self._flushing = tuple(common.astype(self._bucket.dtype).tolist())
+            self._flushing = tuple(common.astype(self._bucket.format.real).tolist())
         self._common = (*self._flushing[:3], 0.0, 0.0)
         self._arguments = (options, lr, small.guard)
 

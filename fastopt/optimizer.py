@@ -13,7 +13,7 @@ from fastopt.construction import make_groups
 from fastopt.formula import Formula
 from fastopt.global_norm import global_norm
 from fastopt.gradient_policy import GradientPolicy, NonfinitePolicy
-from fastopt.hyperparameters import FINITE
+from fastopt.hyperparameters import FINITE, Flag
 from fastopt.interrupts import Deferred
 from fastopt.param_group import ParamGroup
 from fastopt.resumable import Resumable
@@ -35,6 +35,7 @@ class Optimizer(Formula, GradientPolicy, Resumable):
         maximize: bool = False,
         max_grad_norm: float | None = None,
         on_nonfinite: NonfinitePolicy = "propagate",
+        master_weights: bool = True,
         backend: str | None = None,
         **hyperparameters: Any,
     ) -> None:
@@ -47,6 +48,7 @@ class Optimizer(Formula, GradientPolicy, Resumable):
             params,
             {**hyperparameters, "maximize": maximize},
             backends.requested(backend),
+            Flag()(f"{type(self).__name__}: master_weights", master_weights),
         )
         at_once = len(self._groups) == 1 and self._groups[0].at_once
         self._only = self._groups[0] if at_once else None

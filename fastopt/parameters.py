@@ -12,6 +12,7 @@ import numpy as np
 from fastopt import arrays
 from fastopt.arrays import Array, Layout
 from fastopt.errors import BackendMismatchError
+from fastopt.formats import real_dtype
 from fastopt.tree import Leaf
 
 
@@ -19,49 +20,80 @@ from fastopt.tree import Leaf
 class Parameter:
     """A leaf together with what a driver needs of it.
 
-    ``flat`` is the array's own memory where its elements stand one after another, otherwise a copy
-    that ``gather`` fills before an update and ``scatter`` writes back after it.
+    ``flat`` is the array's own memory where its elements stand one after another. Where they stand
+    ``apart`` it is the array with its axes turned, for a backend that bridges gaps; for another it
+    is a copy (``copied``), that ``gather`` fills before an update and ``scatter`` writes back after
+    it. ``size`` counts real numbers: two for every element of a complex ``dtype``.
     """
 
     leaf: Leaf
     layout: Layout
+    dtype: np.dtype[Any]
     flat: Array
+    size: int
+    apart: bool
     copied: bool
     offset: int
     address: int
     everywhere: Extents
 
     @classmethod
-    def of(cls, leaf: Leaf, offset: int, everywhere: Extents) -> Parameter:
+    def of(
+        cls, leaf: Leaf, offset: int, everywhere: Extents, bridges_gaps: bool = False
+    ) -> Parameter:
         """Lay out a leaf whose state begins at ``offset`` in its bucket's arena.
 
-        ``everywhere`` tells where all parameters of the optimizer lie.
+        ``everywhere`` tells where all parameters of the optimizer lie; ``bridges_gaps`` whether the
+        backend needs no copies.
         """
         layout, address = arrays.layout_of(leaf.array), arrays.address(leaf.array)
+        dtype = leaf.array.dtype
+        real = real_dtype(dtype)
+        size = leaf.array.size * dtype.itemsize // real.itemsize
         flat = arrays.flat_view(leaf.array, layout)
-        if flat is None:
-            with arrays.on_device_of(leaf.array):
-                copy = layout.turn(leaf.array).flatten()
-            return cls(leaf, layout, copy, True, offset, address, everywhere)
-        return cls(leaf, layout, flat, False, offset, address, everywhere)
+        gaps = flat is None
+        if flat is not None:
+            flat = flat.view(real)
+        elif bridges_gaps:
+            flat = layout.turn(leaf.array)
+        else:
+            flat = layout.turn(leaf.array).flatten().view(real)
+        apart, copied = gaps and bridges_gaps, gaps and not bridges_gaps
+        return cls(leaf, layout, dtype, flat, size, apart, copied, offset, address, everywhere)
 
     def gather(self) -> None:
         """Copy the array into ``flat``."""
-        with arrays.on_device_of(self.flat):
-            self.layout.unturn(self.flat)[...] = self.leaf.array
+        self._in_shape(self.flat)[...] = self.leaf.array
 
     def scatter(self) -> None:
         """Copy ``flat`` into the array."""
-        with arrays.on_device_of(self.flat):
-            self.leaf.array[...] = self.layout.unturn(self.flat)
+        self.leaf.array[...] = self._in_shape(self.flat)
+
+    def axes(self) -> list[tuple[int, int]]:
+        """Return how elements that stand apart are found: length and stride of each axis."""
+        pair = [(2, self.dtype.itemsize // 2)] * (self.dtype.kind == "c")
+        return [*zip(self.flat.shape, self.flat.strides, strict=True), *pair]
+
+    def _in_shape(self, reals: Array) -> Array:
+        """Return flat real numbers as a view in the parameter's shape, complex as it is."""
+        if self.dtype.kind == "c":
+            reals = reals.view(np.dtype(f"c{2 * reals.itemsize}"))
+        return self.layout.unturn(reals)
 
     def state_view(self, slot: Array) -> Array:
         """Return the parameter's piece of one slot of the arena, in the parameter's shape."""
-        return self.layout.unturn(slot[self.offset : self.offset + self.flat.size])
+        return self._in_shape(slot[self.offset : self.offset + self.size])
 
-    def usual_strides(self) -> tuple[int, ...] | None:
+    def usual_strides(self, dtype: np.dtype[Any]) -> tuple[int, ...] | None:
         """Return the strides of a gradient that can be read flat as it stands; None if none can."""
-        return None if self.layout.flipped else self.layout.unturn(self.flat).strides
+        if self.layout.flipped:
+            return None
+        shape, step = self.layout.shape, dtype.itemsize
+        strides = [0] * len(shape)
+        for axis in reversed(self.layout.axes):
+            strides[axis] = step
+            step *= max(shape[axis], 1)
+        return tuple(strides)
 
     def check_array(self, now: object) -> None:
         """Raise if the user's tree no longer holds the array, or it cannot be updated any more."""
@@ -72,9 +104,9 @@ class Parameter:
                 "would not be trained. Write into it (params[...][...] = value), or construct a "
                 "new optimizer."
             )
-        if array.shape != self.layout.shape or array.dtype != self.flat.dtype:
+        if array.shape != self.layout.shape or array.dtype != self.dtype:
             raise ValueError(
-                f"{self.leaf.path} was {self.flat.dtype} of shape {self.layout.shape} when the "
+                f"{self.leaf.path} was {self.dtype} of shape {self.layout.shape} when the "
                 f"optimizer was made; got {array.dtype} of shape {array.shape}. Construct a new "
                 "optimizer."
             )
@@ -86,16 +118,17 @@ class Parameter:
         if not getattr(array.flags, "writeable", True):
             raise ValueError(f"{self.leaf.path} has become read-only; parameters change in place")
 
-    def flat_gradient(self, grad: Any, path: str) -> Array | None:
-        """Return a checked gradient as a flat array of the parameter's dtype and order.
+    def flat_gradient(self, grad: Any, dtype: np.dtype[Any], path: str) -> Array | None:
+        """Return a checked gradient as flat real numbers, in the order of the parameter.
 
-        It is a view where the gradient stands in memory as the parameter does, else a copy.
+        ``dtype`` is what it is converted to. It is a view where the gradient is of this dtype and
+        stands in memory as the parameter does, else a copy.
         """
         if grad is None:
             return None
-        if type(grad) is np.ndarray and self._is_usual(grad):
+        if type(grad) is np.ndarray and self._is_usual(grad, dtype):
             self.everywhere.check_apart(grad, path)
-            return grad.reshape(-1)
+            return grad.reshape(-1).view(real_dtype(dtype))
         if isinstance(grad, np.floating) and self.layout.shape == ():
             grad = np.asarray(grad)  # NumPy's reductions return scalars for 0-d results
         self._check_gradient(grad, path)
@@ -103,17 +136,17 @@ class Parameter:
         turned = self.layout.turn(grad)
         flags = turned.flags
         aligned = getattr(flags, "aligned", True)  # CuPy keeps no such flag
-        if grad.dtype == self.flat.dtype and flags.c_contiguous and aligned:
-            return turned.reshape(-1)
+        if grad.dtype == dtype and flags.c_contiguous and aligned:
+            return turned.reshape(-1).view(real_dtype(dtype))
         # What is too large for the dtype becomes inf, whatever other code has set np.seterr to.
         with arrays.on_device_of(turned), np.errstate(all="ignore"):
-            return turned.astype(self.flat.dtype, order="C").reshape(-1)
+            return turned.astype(dtype, order="C").reshape(-1).view(real_dtype(dtype))
 
-    def _is_usual(self, grad: Array) -> bool:
+    def _is_usual(self, grad: Array, dtype: np.dtype[Any]) -> bool:
         """Return whether a NumPy gradient needs no closer look: C order, like its parameter."""
         flags = grad.flags
         return (
-            grad.dtype == self.flat.dtype
+            grad.dtype == dtype
             and grad.shape == self.layout.shape
             and flags.c_contiguous
             and flags.aligned
@@ -134,9 +167,10 @@ class Parameter:
                 f"{path} must be on the same device as {self.leaf.path} "
                 f"({_place(array)}); got {_place(grad)}. Move it there before the step."
             )
-        if grad.dtype.kind != "f" and grad.dtype.name != "bfloat16":
+        wanted = "complex" if self.dtype.kind == "c" else "real floating"
+        if _sort_of(grad.dtype) != wanted:
             raise TypeError(
-                f"{path} must be of a real floating dtype; got {grad.dtype}. "
+                f"{path} must be of a {wanted} dtype like {self.leaf.path}; got {grad.dtype}. "
                 + ("Take its real part." if grad.dtype.kind == "c" else "Convert it with .astype.")
             )
         if grad.shape != self.layout.shape:
@@ -144,6 +178,11 @@ class Parameter:
                 f"{path} must have the shape of {self.leaf.path}, {self.layout.shape}; "
                 f"got {grad.shape}. Gradients are not broadcast."
             )
+
+
+def _sort_of(dtype: np.dtype[Any]) -> str:
+    floating = dtype.kind == "f" or dtype.name == "bfloat16"
+    return "real floating" if floating else "complex" if dtype.kind == "c" else "other"
 
 
 def _place(array: Array) -> str:

@@ -20,10 +20,15 @@ class Shared(TypedDict, total=False):
         does not look; "skip" leaves everything as it is and adds 1 to ``skipped_steps``; "raise"
         leaves everything as it is and raises FloatingPointError with the parameter's name.
 
+    master_weights: keep float16 and bfloat16 parameters in float32 too, as a part of the state
+        (True), so that updates too small for the parameter's dtype add up; False saves these 4
+        bytes per parameter and loses such updates. Other dtypes need none.
+
     backend: "auto", "numpy", "numba" or "cupy"; None (the default) for what is set elsewhere.
     """
 
     maximize: bool
     max_grad_norm: float | None
     on_nonfinite: NonfinitePolicy
+    master_weights: bool
     backend: str | None

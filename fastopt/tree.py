@@ -12,8 +12,7 @@ import optree
 
 from fastopt import arrays
 from fastopt.arrays import Array
-
-SUPPORTED_DTYPES = ("float32", "float64")
+from fastopt.formats import SUPPORTED_DTYPES
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,12 +112,12 @@ def _checked(path: str, value: Any) -> Array:
     array: Array = value
     if array.dtype.name not in SUPPORTED_DTYPES or not array.dtype.isnative:
         raise TypeError(
-            f"{path} must be of dtype {' or '.join(SUPPORTED_DTYPES)} in native byte order; "
-            f"got {array.dtype!s} ({array.dtype.str}). Convert it with .astype before."
+            f"{path} must be of one of the dtypes {', '.join(SUPPORTED_DTYPES)}, in native byte "
+            f"order; got {array.dtype!s} ({array.dtype.str}). Convert it with .astype before."
         )
     if not getattr(array.flags, "writeable", True):
         raise ValueError(f"{path} is read-only, and parameters change in place; give a copy")
-    if arrays.address(array) % array.itemsize:
+    if arrays.address(array) % array.dtype.alignment:
         raise ValueError(f"{path} is not aligned to its element size; give a copy")
     if arrays.overlaps_itself(array):
         raise ValueError(

@@ -7,27 +7,38 @@ from __future__ import annotations
 
 import importlib
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 from cuda import nvrtc
 
 import fastopt_kernels
 from fastopt.backends import cupy_norm_source, cupy_source
+from fastopt.formats import Format
 from fastopt_kernels import Rule
 
 if reason := nvrtc.reason_to_skip():
     pytest.skip(reason, allow_module_level=True)
 
 RULES = sorted({p.stem for p in Path(fastopt_kernels.__file__).parent.glob("[a-z]*.py")} - {"rule"})
-DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
+_FLOAT, _DOUBLE, _HALF = (np.dtype(t) for t in (np.float32, np.float64, np.float16))
+_BFLOAT = np.dtype(ml_dtypes.bfloat16)
+FORMATS = [
+    Format.of(_FLOAT, True),
+    Format.of(_DOUBLE, True),
+    Format.of(_BFLOAT, True),
+    Format.of(_HALF, False).with_gradients(_FLOAT),
+]
 NEVER = (".local", ".approx", "call", "fma.")
-PACK = {4: "v4.f32", 8: "v2.f64"}  # 16 bytes
+PACK = {2: r"v4\.[bu]16", 4: r"v4\.f32", 8: r"v2\.f64"}
+"""What one thread moves at once: 16 bytes of state, as many elements of the rest."""
 
 each_rule = pytest.mark.parametrize("name", RULES)
-each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+each_format = pytest.mark.parametrize("format", FORMATS, ids=lambda format: format.name)
 
 
 def rule_of(name: str) -> Rule:
@@ -35,44 +46,46 @@ def rule_of(name: str) -> Rule:
     return rule
 
 
-def kernel_of(rule: Rule, dtype: np.dtype[Any], by_value: bool = True, **changes: Any) -> Any:
-    text = cupy_source.kernel(rule, dtype, by_value) | changes
+def kernel_of(rule: Rule, format: Format, by_value: bool = True, **changes: Any) -> Any:
+    text = cupy_source.kernel(rule, format, by_value) | changes
     return importlib.import_module("cupy").ElementwiseKernel(**text)
 
 
-def faults(rule: Rule, dtype: np.dtype[Any], ptx: str) -> list[str]:
+def faults(rule: Rule, format: Format, ptx: str) -> list[str]:
     """Return what should not be in the instructions of a kernel, or is missing there."""
     _, _, body = ptx.partition(".entry")
     found = [word for word in NEVER if word in body]
-    if dtype.itemsize == 4 and ".f64" in body:
+    if format.real == _FLOAT and ".f64" in body:
         found.append("arithmetic in double")
-    arrays = len(rule.state) + 1
-    for kind, count in (("ld", arrays + 1), ("st", arrays)):
-        packs = len(re.findall(rf"{kind}(\.global)?\.{PACK[dtype.itemsize]}", body))
-        if packs < count or packs % count:
-            found.append(f"{packs} {kind} of 16 bytes for {count} arrays")
+    state = [format.real] * (len(rule.state) + format.master)
+    written = Counter([format.stored, *state])
+    for kind, packs in (("ld", written + Counter([format.given])), ("st", written)):
+        for dtype, count in packs.items():
+            seen = len(re.findall(rf"{kind}(\.global)?\.{PACK[dtype.itemsize]}", body))
+            if seen < count or seen % count:
+                found.append(f"{seen} {kind} of packs of {dtype} for {count} arrays")
     return found
 
 
-@each_dtype
+@each_format
 @each_rule
 @pytest.mark.parametrize("architecture", [75, 90, 120])
 def test_the_instructions_are_those_that_are_meant(
-    name: str, dtype: np.dtype[Any], architecture: int
+    name: str, format: Format, architecture: int
 ) -> None:
     rule = rule_of(name)
     for by_value in (True, False):
-        kernel = kernel_of(rule, dtype, by_value)
-        assert faults(rule, dtype, nvrtc.ptx(kernel, architecture)) == []
+        kernel = kernel_of(rule, format, by_value)
+        assert faults(rule, format, nvrtc.ptx(kernel, architecture)) == []
 
 
-@each_dtype
+@each_format
 @each_rule
-def test_no_gpu_needs_the_stack(name: str, dtype: np.dtype[Any]) -> None:
-    assert_in_registers(kernel_of(rule_of(name), dtype))
+def test_no_gpu_needs_the_stack(name: str, format: Format) -> None:
+    assert_in_registers(kernel_of(rule_of(name), format))
 
 
-@each_dtype
+@pytest.mark.parametrize("dtype", [_FLOAT, _DOUBLE, _HALF, _BFLOAT], ids=str)
 def test_the_sum_of_squares_is_plain_arithmetic_in_double(dtype: np.dtype[Any]) -> None:
     cupy = importlib.import_module("cupy")
     for text in (cupy_norm_source.squares(dtype, True), cupy_norm_source.halves()):
@@ -97,18 +110,18 @@ def assert_in_registers(kernel: Any) -> None:
     [
         ("grad = grad_scale * grad", "grad = grad_scale * grad + 0.1", "arithmetic in double"),
         ("sqrt(v)", "__fsqrt_rn(__fdividef(v, v))", ".approx"),
-        ("alignas(N * sizeof(real))", "", "0 ld of 16 bytes for 4 arrays"),
+        ("alignas(N * sizeof(T))", "", "0 ld of packs of float32 for 4 arrays"),
     ],
 )
 def test_a_fault_in_the_text_is_noticed(right: str, wrong: str, fault: str) -> None:
-    rule, dtype = rule_of("adam"), DTYPES[0]
-    preamble = cupy_source.kernel(rule, dtype, True)["preamble"]
+    rule, format = rule_of("adam"), FORMATS[0]
+    preamble = cupy_source.kernel(rule, format, True)["preamble"]
     assert right in preamble
-    kernel = kernel_of(rule, dtype, preamble=preamble.replace(right, wrong))
-    assert fault in faults(rule, dtype, nvrtc.ptx(kernel, 90))
+    kernel = kernel_of(rule, format, preamble=preamble.replace(right, wrong))
+    assert fault in faults(rule, format, nvrtc.ptx(kernel, 90))
 
 
 def test_contraction_is_noticed() -> None:
-    rule, dtype = rule_of("adam"), DTYPES[0]
-    kernel = kernel_of(rule, dtype, options=("--fmad=true",))
-    assert "fma." in faults(rule, dtype, nvrtc.ptx(kernel, 90))
+    rule, format = rule_of("adam"), FORMATS[0]
+    kernel = kernel_of(rule, format, options=("--fmad=true",))
+    assert "fma." in faults(rule, format, nvrtc.ptx(kernel, 90))

@@ -12,17 +12,22 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 from cuda import fake_cupy
 from cuda.fake_cupy import FakeCupy, no_synchronisation
 from cuda.runs import (
+    COMPLEX,
     DENSE,
     DTYPES,
+    HALVES,
     ODD,
     STEPS,
+    Cuts,
     difference_of,
     differences,
+    halves_of,
     installed,
     on_host,
     run,
@@ -34,6 +39,7 @@ from variants import VARIANT_OF, VARIANTS, Variant
 import fastopt
 import fastopt_kernels
 from fastopt.backends import cupy_source
+from fastopt.formats import Format
 from fastopt.global_norm import PIECE
 from fastopt.parameters import Parameter
 
@@ -68,6 +74,57 @@ def test_so_it_does_with_decay_scale_maximize_and_missing_gradients(
 ) -> None:
     more = {"weight_decay": 0.03, "maximize": True, "grad_scale": 0.37, "missing": True}
     assert difference_of(variant, cupy, dtype, cuts=[*DENSE, *ODD], **more) == {}
+
+
+@needs_compiler
+@each_variant
+def test_half_precision_with_master_weights_does_so_too(cupy: FakeCupy, variant: Variant) -> None:
+    cuts = [*DENSE, *ODD]
+    assert difference_of(variant, cupy, ml_dtypes.bfloat16, cuts=cuts, missing=True) == {}
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("grad_dtype", [None, np.float32, np.float64])
+@pytest.mark.parametrize("master_weights", [True, False])
+def test_so_does_every_way_to_store_halves(
+    cupy: FakeCupy, dtype: Any, grad_dtype: Any, master_weights: bool
+) -> None:
+    more = {"grad_dtype": grad_dtype, "master_weights": master_weights, "max_grad_norm": 300.0}
+    for name in ("adam", "sgd"):
+        assert difference_of(VARIANT_OF[name], cupy, dtype, cuts=[*DENSE, *ODD], **more) == {}
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", HALVES)
+def test_every_half_is_read_and_rounded_to_as_numpy_does(cupy: FakeCupy, dtype: Any) -> None:
+    assert differences(halves_of(np, dtype), halves_of(cupy, dtype)) == {}
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", COMPLEX)
+@each_variant
+def test_complex_parameters_are_pairs_of_real_ones(
+    cupy: FakeCupy, variant: Variant, dtype: Any
+) -> None:
+    more = {"weight_decay": 0.03, "missing": True, "max_grad_norm": 300.0}
+    assert difference_of(variant, cupy, dtype, cuts=[*DENSE, *ODD], **more) == {}
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", [np.float32, np.complex64, np.float16])
+def test_arrays_with_gaps_are_updated_where_they_are(cupy: FakeCupy, dtype: Any) -> None:
+    memory = cupy.asarray(some_values(4000, dtype, 0))
+    params = [memory[:70:2], memory[100:3700].reshape(10, 18, 20)[::-2, 3:9, ::3]]
+    before = memory.get()
+    opt = fastopt.SGD(params, lr=0.5)
+    assert launches_of(cupy, opt, params_like(cupy, params)) == ["fastopt_sgd"]
+    assert np.array_equal(memory.get(), before)
+    opt.step([cupy.asarray(np.ones(param.shape, dtype)) for param in params])
+    changed = np.zeros(4000, bool)
+    changed[:70:2] = True
+    changed[100:3700].reshape(10, 18, 20)[::-2, 3:9, ::3] = True
+    assert np.array_equal(memory.get() != before, changed)
 
 
 @needs_compiler
@@ -241,11 +298,17 @@ def test_all_rule_files_are_run_here(cupy: FakeCupy) -> None:
 # Faults that must not pass ---------------------------------------------------------------------
 
 FAULTS = {
-    "the tail is dropped": ("k < count; k +=", "k < packed; k +="),
-    "the tail ends early": ("k < count; k +=", "k < count - 1; k +="),
+    "the tail is dropped": (
+        "packed + threadIdx.x; k < count;",
+        "packed + threadIdx.x; k < packed;",
+    ),
+    "the tail ends early": (
+        "packed + threadIdx.x; k < count;",
+        "packed + threadIdx.x; k < count - 1;",
+    ),
     "the last pack is dropped": ("if (first < packed)", "if (first + 4 < packed)"),
-    "packs of unaligned arrays": ("& 15", "& 3"),
-    "half of the alignment check": ("(param_address | grad_address)", "param_address"),
+    "packs of unaligned arrays": ("(4 * sizeof(stored))", "4"),
+    "half of the alignment check": ("grad_address % (4 * sizeof(given)) == 0", "true"),
     "blocks begin at the first element": ("(grad_address) + start", "(grad_address)"),
     "two slots are one": ("arena + 1 * pitch", "arena + 0 * pitch"),
     "coefficients are swapped": ("m + one_minus_beta1", "m + one_minus_beta2"),
@@ -256,20 +319,53 @@ FAULTS = {
 }
 
 
+def in_shape(buffer: Any) -> Any:
+    return buffer[:1080].reshape(30, 9, 4)
+
+
+HALF_FAULTS = {
+    "rounds up in the middle": ("+ odd) >>", "+ 1u) >>"),
+    "cuts off": ("fffu + odd) >>", "fffu * 0u) >>"),
+    "keeps a master that is outdated": ("if (widen(narrow(number)) !=", "if (false &&"),
+    "forgets the master": ("master.x[k] = number;", ""),
+    "takes every gap for the first": ("start + k, axes", "k, axes"),
+    "takes axes in the other order": ("axes[2 * axis]", "axes[2 * (axes[0] + 1 - axis)]"),
+}
+
+
+@needs_compiler
+@pytest.mark.parametrize("fault", HALF_FAULTS)
+def test_a_fault_in_the_text_for_halves_and_gaps_is_noticed(
+    cupy: FakeCupy, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(monkeypatch, *HALF_FAULTS[fault])
+    apart: Cuts = [
+        (lambda buffer: buffer[:5100].reshape(30, 17, 10)[:, ::2, ::3], in_shape),
+        *DENSE,
+    ]
+    found = difference_of(VARIANT_OF["adam"], cupy, ml_dtypes.bfloat16, cuts=apart)
+    assert found or any(differences(halves_of(np, d), halves_of(cupy, d)) for d in HALVES)
+
+
+def plant(monkeypatch: pytest.MonkeyPatch, right: str, wrong: str) -> None:
+    """Have every update kernel be made with another text."""
+    kernel = cupy_source.kernel
+    adam = kernel(fastopt_kernels.adam.RULE, Format.of(np.dtype(ml_dtypes.bfloat16), True), True)
+    assert right in adam["preamble"]
+
+    def faulty(*about: Any) -> dict[str, Any]:
+        text = kernel(*about)
+        return text | {"preamble": text["preamble"].replace(right, wrong)}
+
+    monkeypatch.setattr(cupy_source, "kernel", faulty)
+
+
 @needs_compiler
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_in_the_text_is_noticed(
     cupy: FakeCupy, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right, wrong = FAULTS[fault]
-    kernel = cupy_source.kernel
-
-    def faulty(*about: Any) -> dict[str, Any]:
-        text = kernel(*about)
-        assert right in text["preamble"]
-        return text | {"preamble": text["preamble"].replace(right, wrong)}
-
-    monkeypatch.setattr(cupy_source, "kernel", faulty)
+    plant(monkeypatch, *FAULTS[fault])
     options: tuple[dict[str, float], ...] = ({}, {"weight_decay": 0.03, "grad_scale": 0.37})
     try:
         found: list[Any] = [

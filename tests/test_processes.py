@@ -19,6 +19,7 @@ from variants import HAS_NUMBA
 
 import fastopt
 from fastopt.backends import code_cache, threads
+from fastopt.formats import Format
 from fastopt.parameters import Parameter
 
 needs_numba = pytest.mark.skipif(not HAS_NUMBA, reason="numba is not installed")
@@ -178,7 +179,7 @@ def test_other_threads_run_during_a_step() -> None:
 def test_one_compiled_call_serves_a_whole_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
     params = [np.ones(n, np.float32) for n in (1, 10, 1000, 3, 70_000)]
     opt = fastopt.Adam(params, backend="numba").warmup()
-    compiled = opt._groups[0].buckets[0]._driver._compiled  # type: ignore[attr-defined]
+    compiled = opt._groups[0].buckets[0]._driver._reading.compiled  # type: ignore[attr-defined]
     calls: list[bool] = []
     real: Callable[[bool], Any] = compiled.step
 
@@ -364,7 +365,7 @@ def test_j5_the_fingerprint_sees_code_constants_globals_helpers_and_closures() -
 def test_j14_the_key_holds_the_processor_and_all_versions() -> None:
     module = importlib.import_module("fastopt.backends.numba_backend")
     rule = fastopt.Adam._rule({"amsgrad": True})
-    step = module._step(rule, np.dtype("f4"), parallel=False)
+    step = module._step(rule, Format.of(np.dtype("f4"), True), parallel=False)
     told = repr(step._cache._identity)
     numba = importlib.import_module("numba")
     for part in (fastopt.__version__, numba.__version__, np.__version__, sys.version):

@@ -9,13 +9,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import ModuleType
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from fastopt import arrays
 from fastopt.arrays import Array
 from fastopt.errors import BackendMismatchError, BackendUnavailableError
+from fastopt.formats import Format
 from fastopt.parameters import Parameter
 from fastopt_kernels import Rule
 
@@ -68,7 +69,10 @@ class Driver(Protocol):
         """
 
     def take_flat(self, grads: Sequence[Array | None]) -> None:
-        """Take a step's gradients as flat arrays of the parameters' dtype."""
+        """Take a step's gradients as flat real numbers.
+
+        All are of the dtype in which the parameters are stored, or all of that of the arithmetic.
+        """
 
     def squares(self, factor: float) -> Array:
         """Return the sums of squares of (factor * gradient) by pieces, as in ``global_norm``.
@@ -88,14 +92,21 @@ class Backend(Protocol):
     """Makes drivers; knows where state lives."""
 
     name: str
+    bridges_gaps: bool
+    """Whether drivers reach the elements of arrays with gaps; else they get flat copies."""
     alignment: int
     """The pieces of the state arena begin at multiples of this many elements."""
 
-    def allocate(self, slots: int, size: int, like: Array) -> Array:
-        """Return a zeroed arena of shape (slots, size): dtype and device of the given array."""
+    def allocate(self, slots: int, size: int, dtype: np.dtype[Any], like: Array) -> Array:
+        """Return a zeroed arena of shape (slots, size), on the device of the given array."""
 
-    def driver(self, rule: Rule, parameters: Sequence[Parameter], arena: Array) -> Driver:
-        """Return the driver of some parameters, whose state is in the arena at their offsets."""
+    def driver(
+        self, rule: Rule, parameters: Sequence[Parameter], arena: Array, format: Format
+    ) -> Driver:
+        """Return the driver of some parameters, whose state is in the arena at their offsets.
+
+        The slots of the arena are those of the rule, then that of the master weights, if any.
+        """
 
 
 _chosen: str | None = None

@@ -88,22 +88,28 @@ class HeaderCheck:
     """What the arrays of one bucket must look like, and the compiled comparison with it.
 
     ``expected`` are the comparison's arguments: a line per parameter with its address as a Python
-    object, the addresses of its dtype and of its first element, its number of bytes, its number of
-    axes and where those begin in the second array; a last line with the addresses of None, of
-    ndarray and of the gradients' dtype (NumPy has one object of each of its own dtypes). Then the
-    axes, and the extents of all parameters of the optimizer.
+    object, the addresses of its dtype and of its first element, the bytes of its gradient, its
+    number of axes and where those begin in the second array; a last line with the addresses of
+    None, of ndarray and of the gradients' dtype (there is one object of each native dtype). Then
+    the axes, and the extents of all parameters of the optimizer.
     """
 
-    def __init__(self, compare: Callable[..., int], parameters: Sequence[Parameter]) -> None:
+    def __init__(
+        self,
+        compare: Callable[..., int],
+        parameters: Sequence[Parameter],
+        dtype: np.dtype[Any] | None = None,
+    ) -> None:
         self._compare = compare
         given = [p.leaf.array for p in parameters]
+        dtype = np.dtype((dtype or given[0].dtype).type)
         first = np.cumsum([0, *[a.ndim for a in given[:-1]]])
         known = [
-            (id(a), id(a.dtype), arrays.address(a), p.flat.nbytes, a.ndim, begin)
-            for a, p, begin in zip(given, parameters, first, strict=True)
+            (id(a), id(a.dtype), arrays.address(a), a.size * dtype.itemsize, a.ndim, begin)
+            for a, begin in zip(given, first, strict=True)
         ]
-        known.append((id(None), id(np.ndarray), id(np.dtype(given[0].dtype.type)), 0, 0, 0))
-        axes = [axis for p in parameters for axis in _axes(p)]
+        known.append((id(None), id(np.ndarray), id(dtype), 0, 0, 0))
+        axes = [axis for p in parameters for axis in _axes(p, dtype)]
         everywhere = parameters[0].everywhere
         self.expected = (
             np.array(known, np.intp),
@@ -117,9 +123,9 @@ class HeaderCheck:
         return None if missing < 0 else missing
 
 
-def _axes(parameter: Parameter) -> Iterator[tuple[int, int]]:
+def _axes(parameter: Parameter, dtype: np.dtype[Any]) -> Iterator[tuple[int, int]]:
     shape = parameter.layout.shape
-    strides = parameter.usual_strides() or (_NEVER,) * len(shape)
+    strides = parameter.usual_strides(dtype) or (_NEVER,) * len(shape)
     return zip(shape, strides, strict=True)
 
 

@@ -15,6 +15,7 @@ from fastopt.backends.cupy_arrays import UsualArrays
 from fastopt.backends.cupy_launch import Kernels, Part
 from fastopt.backends.cupy_source import CAPACITY
 from fastopt.errors import BackendUnavailableError
+from fastopt.formats import Format
 from fastopt.global_norm import LANES
 from fastopt.parameters import Parameter
 from fastopt_kernels import Rule
@@ -27,17 +28,21 @@ class CupyDriver:
 
     step_at_once = None
 
-    def __init__(self, rule: Rule, parameters: Sequence[Parameter], arena: Array) -> None:
-        self._dtype = arena.dtype
+    def __init__(
+        self, rule: Rule, parameters: Sequence[Parameter], arena: Array, format: Format
+    ) -> None:
+        self._format = format
         self._arena = arena
-        self._usual = UsualArrays(parameters)
+        self._usual = UsualArrays(parameters, format)
+        self._given = format.given  # of the gradients at hand
         self._none = np.zeros(len(parameters), np.int64)
         self._grads = self._none
         self._held: Sequence[Array | None] = ()
         self._firsts: list[int] = []
         with arrays.on_device_of(arena):
             parts = [
-                Part(_KERNELS, rule, parameters, k) for k in range(0, len(parameters), CAPACITY)
+                Part(_KERNELS, rule, format, parameters, k)
+                for k in range(0, len(parameters), CAPACITY)
             ]
             self._parts = [part for part in parts if part.count]
             self._try_out([0.0] * (len(COMMON_SCALARS) + len(rule.scalars)))
@@ -48,7 +53,7 @@ class CupyDriver:
         """Launch without gradients: what is wrong with CUDA shows here, not in a step."""
         try:
             for part in self._parts[:1]:
-                part.launch(self._none, scalars, self._arena)
+                part.launch(self._given, self._none, scalars, self._arena)
         except Exception as error:  # a compiler, a driver, a cache: each has errors of its own
             raise BackendUnavailableError(
                 "backend 'cupy' cannot run here: CuPy cannot build or launch a kernel on device "
@@ -68,12 +73,14 @@ class CupyDriver:
         found = self._usual.addresses(params, grads)
         if found is None:
             return None
-        self._grads, self._held = found, grads
+        self._given, self._grads = found
+        self._held = grads
         return sum(grad is None for grad in grads)
 
     def take_flat(self, grads: Sequence[Array | None]) -> None:
         """Keep the gradients until the next step, and note their addresses."""
         self._held = grads
+        self._given = next((g.dtype for g in grads if g is not None), self._given)
         at = [0 if grad is None else arrays.address(grad) for grad in grads]
         self._grads = np.array(at, np.int64)
 
@@ -90,14 +97,14 @@ class CupyDriver:
                 self._lanes = cupy.zeros(self._firsts[-1] * LANES)
                 self._sums = cupy.zeros(self._firsts[-1])
             for part, first in zip(self._parts, self._firsts, strict=False):
-                part.squares(self._grads, factor, self._lanes, first)
+                part.squares(self._given, self._grads, factor, self._lanes, first)
             _KERNELS.of(cupy_norm_source.halves)(self._lanes, self._sums, size=self._sums.size)
             return arrays.on_host(self._sums)
 
     def update(self, table: Sequence[Sequence[float]], rows: Sequence[int] | None) -> None:
         """Update every parameter whose gradient is not None: a launch per distinct row."""
         with np.errstate(all="ignore"):  # a scalar beyond float32 becomes inf, as in NumPy
-            scalars = np.array(table, self._dtype)
+            scalars = np.array(table, self._format.real)
         distinct: dict[bytes, list[int]] = {}
         for number, row in enumerate(scalars):
             distinct.setdefault(row.tobytes(), []).append(number)
@@ -106,25 +113,28 @@ class CupyDriver:
                 mine = rows is None or np.isin(rows, same)
                 grads = np.where(mine, self._grads, 0)
                 for part in self._parts:
-                    part.update(grads, scalars[same[0]], self._arena)
+                    part.update(self._given, grads, scalars[same[0]], self._arena)
 
 
 class CupyBackend:
     """Updates CuPy arrays with kernels that CuPy compiles."""
 
     name = "cupy"
+    bridges_gaps = True
     alignment = 64
     """State of every array begins at 256 bytes or more, so 16 bytes can be loaded at once."""
 
-    def allocate(self, slots: int, size: int, like: Array) -> Array:
+    def allocate(self, slots: int, size: int, dtype: np.dtype[Any], like: Array) -> Array:
         """Return a zeroed arena on the device of the given array."""
         with arrays.on_device_of(like):
-            arena: Array = cupy.zeros((slots, size), like.dtype)
+            arena: Array = cupy.zeros((slots, size), dtype)
         return arena
 
-    def driver(self, rule: Rule, parameters: Sequence[Parameter], arena: Array) -> CupyDriver:
+    def driver(
+        self, rule: Rule, parameters: Sequence[Parameter], arena: Array, format: Format
+    ) -> CupyDriver:
         """Return the driver of some parameters."""
-        return CupyDriver(rule, parameters, arena)
+        return CupyDriver(rule, parameters, arena, format)
 
 
 def backend() -> CupyBackend:

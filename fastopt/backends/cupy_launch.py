@@ -11,7 +11,8 @@ import numpy as np
 from fastopt import arrays
 from fastopt.arrays import Array
 from fastopt.backends import cupy_norm_source, cupy_source
-from fastopt.backends.cupy_source import BLOCK_FIELDS, CAPACITY, THREADS
+from fastopt.backends.cupy_source import CAPACITY, THREADS
+from fastopt.formats import Format
 from fastopt.global_norm import LANES, PIECE
 from fastopt.parameters import Parameter
 from fastopt_kernels import Rule
@@ -51,7 +52,12 @@ class Part:
     """
 
     def __init__(
-        self, kernels: Kernels, rule: Rule, parameters: Sequence[Parameter], first: int
+        self,
+        kernels: Kernels,
+        rule: Rule,
+        format: Format,
+        parameters: Sequence[Parameter],
+        first: int,
     ) -> None:
         self._kernels = kernels
         self._mine = slice(first, first + CAPACITY)
@@ -59,13 +65,13 @@ class Part:
         self._addresses = np.zeros((2, CAPACITY), np.int64)
         own = [arrays.address(parameter.flat) for parameter in self._parameters]
         self._addresses[0, : len(own)] = own
-        self._dtype = self._parameters[0].flat.dtype
-        self._kernel = kernels.of(cupy_source.kernel, rule, self._dtype, kernels.by_value)
-        self._blocks, self.count = self._table(THREADS * cupy_source.pack(self._dtype))
+        self._rule = rule
+        self._format = format
+        self._blocks, self.count = self._table(THREADS * cupy_source.pack(format))
 
     def _table(self, length: int) -> tuple[Array, int]:
-        table = cupy_source.blocks(self._parameters, length)
-        return self._kernels.cupy.asarray(table.reshape(-1)), len(table)
+        table, count = cupy_source.blocks(self._parameters, length)
+        return self._kernels.cupy.asarray(table), count
 
     def _with(self, grads: Array) -> Any:
         """Return what a kernel takes as addresses."""
@@ -75,24 +81,28 @@ class Part:
             return np.void(self._addresses.tobytes())
         return self._kernels.cupy.asarray(self._addresses.reshape(-1))
 
-    def update(self, grads: Array, scalars: Sequence[Any], arena: Array) -> None:
-        """Update the parameters; ``grads`` holds addresses, 0 for no gradient."""
-        if self.count and grads[self._mine].any():
-            self.launch(grads, scalars, arena)
+    def update(self, given: Any, grads: Array, scalars: Sequence[Any], arena: Array) -> None:
+        """Update the parameters.
 
-    def launch(self, grads: Array, scalars: Sequence[Any], arena: Array) -> None:
+        ``grads`` holds the addresses of gradients of the dtype ``given``, 0 for no gradient.
+        """
+        if self.count and grads[self._mine].any():
+            self.launch(given, grads, scalars, arena)
+
+    def launch(self, given: Any, grads: Array, scalars: Sequence[Any], arena: Array) -> None:
         """Launch the update kernel."""
-        given = (self._with(grads), self._blocks, arena.shape[1], *scalars, arena.reshape(-1))
-        self._kernel(*given, size=self.count * THREADS, block_size=THREADS)
+        format = self._format.with_gradients(given)
+        kernel = self._kernels.of(cupy_source.kernel, self._rule, format, self._kernels.by_value)
+        arguments = (self._with(grads), self._blocks, arena.shape[1], *scalars, arena.reshape(-1))
+        kernel(*arguments, size=self.count * THREADS, block_size=THREADS)
 
     def count_pieces(self) -> int:
         """Prepare for ``squares``; return the number of pieces."""
-        self._pieces, pieces = self._table(PIECE)
-        return pieces
+        self._pieces, self._count_pieces = self._table(PIECE)
+        return self._count_pieces
 
-    def squares(self, grads: Array, factor: float, lanes: Array, first: int) -> None:
+    def squares(self, given: Any, grads: Array, factor: float, lanes: Array, first: int) -> None:
         """Sum the squares of (factor * gradient) by lanes, from the first piece's place on."""
-        kernel = self._kernels.of(cupy_norm_source.squares, self._dtype, self._kernels.by_value)
-        size = self._pieces.size // len(BLOCK_FIELDS) * LANES
-        given = (self._with(grads), self._pieces, first, factor, lanes)
-        kernel(*given, size=size, block_size=LANES)
+        kernel = self._kernels.of(cupy_norm_source.squares, given, self._kernels.by_value)
+        arguments = (self._with(grads), self._pieces, first, factor, lanes)
+        kernel(*arguments, size=self._count_pieces * LANES, block_size=LANES)

@@ -11,20 +11,29 @@ from typing import Any
 
 import numpy as np
 
-from fastopt.backends.cupy_source import BLOCK_FIELDS, CAPACITY, OPTIONS, REAL, addresses_of
+from fastopt.backends.cupy_half_source import TYPE, conversions
+from fastopt.backends.cupy_source import BLOCK_FIELDS, CAPACITY, OPTIONS, addresses_of
 from fastopt.global_norm import LANES
 
 _SQUARES = Template("""
     const long long *block = &blocks[${fields}ll * blockIdx.x];
     const long long address = ($addresses)[$capacity + block[0]];
-    const $real *const grad = reinterpret_cast<const $real *>(address) + block[1];
+    const $given *const grad = reinterpret_cast<const $given *>(address) + block[1];
     const long long count = address != 0 ? block[2] : 0;
     double sum = 0;
     for (long long k = threadIdx.x; k < count; k += $lanes) {
-        const double value = grad[k] * factor;
+        const double value = fastopt::widen(grad[k]) * factor;
         sum += value * value;
     }
     lanes[(first + blockIdx.x) * $lanes + threadIdx.x] = sum;
+""")
+
+_WIDEN = Template("""
+namespace fastopt {
+
+typedef $real real;
+$conversions
+}  // namespace fastopt
 """)
 
 _HALVES = Template("""
@@ -56,8 +65,12 @@ def squares(dtype: np.dtype[Any], by_value: bool) -> dict[str, Any]:
             fields=len(BLOCK_FIELDS),
             addresses=addresses,
             capacity=CAPACITY,
-            real=REAL[dtype.itemsize],
+            given=TYPE[dtype.name],
             lanes=LANES,
+        ),
+        "preamble": _WIDEN.substitute(
+            real="double" if dtype.name == "float64" else "float",
+            conversions=conversions(dtype.name),
         ),
         "name": "fastopt_squares",
         "no_return": True,

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fastopt.backends import COMMON_SCALARS, tiny_names
+from fastopt.formats import MASTER, Format
 from fastopt.global_norm import LANES
 from fastopt_kernels import Rule
 
@@ -18,7 +19,7 @@ LEAF_LINES = ("PARAM", "GRAD", "LENGTH", "OFFSET", "ROW")
 Few arguments: unpacking an array costs a compiled call as much as updating 100 elements."""
 
 _SOURCE = """
-def build(rule, real, carray, pointer_to, compare, loop):
+def build(rule, real, stored, given, widen, narrow, widen_given, carray, pointer_to, compare, loop):
     def step(
         tasks, look, leaves, chunks, arena, table, known, axes, extents, steps, clock, params, grads
     ):
@@ -34,17 +35,17 @@ def build(rule, real, carray, pointer_to, compare, loop):
                 row = table[leaves[{ROW}, leaf]]
                 zero = real(0)
                 {load_scalars}
-                param_at = pointer_to(leaves[{PARAM}, leaf] + start * {itemsize}, real)
-                grad_at = pointer_to(leaves[{GRAD}, leaf] + start * {itemsize}, real)
+                param_at = pointer_to(leaves[{PARAM}, leaf] + start * {param_size}, stored)
+                grad_at = pointer_to(leaves[{GRAD}, leaf] + start * {grad_size}, given)
                 param_of, grad_of = carray(param_at, count), carray(grad_at, count)
                 {slice_state}
                 for i in range(count):
-                    param = param_of[i]
-                    grad = grad_of[i] * grad_scale
+                    {load_param}
+                    grad = widen_given(grad_of[i]) * grad_scale
                     grad = grad + l2 * param if l2 != zero else grad
                     param = param - decay * param if decay != zero else param
                     {outputs} = rule({inputs})
-                    param_of[i] = param
+                    {store_param}
                     {store_state}
         if look:
             for leaf in range(len(steps)):
@@ -55,8 +56,16 @@ def build(rule, real, carray, pointer_to, compare, loop):
 """
 
 
+# What does not round to the stored parameter is not its master: somebody wrote the parameter since.
+_LOAD_MASTER = (
+    "param = widen(param_of[i])",
+    "master = master_of[i]",
+    "param = master if widen(narrow(master)) == param else param",
+)
+
+
 def build_squares(
-    real: Any, carray: Any, pointer_to: Any, loop: Any, itemsize: int
+    given: Any, widen_given: Any, itemsize: int, carray: Any, pointer_to: Any, loop: Any
 ) -> Callable[..., None]:
     """Return the loop that sums the squares of all gradients by pieces, to be compiled."""
     grad_line = LEAF_LINES.index("GRAD")
@@ -72,15 +81,15 @@ def build_squares(
                     count = 0
                 first = leaves[grad_line, leaf] + start * itemsize
                 full, rest = count // LANES, count % LANES
-                rows = carray(pointer_to(first, real), (full, LANES))
-                tail = carray(pointer_to(first + full * LANES * itemsize, real), rest)
+                rows = carray(pointer_to(first, given), (full, LANES))
+                tail = carray(pointer_to(first + full * LANES * itemsize, given), rest)
                 for r in range(full):
                     row = rows[r]  # a row of its own, or the loop over it is not vectorised
                     for j in range(LANES):
-                        value = row[j] * factor
+                        value = widen_given(row[j]) * factor
                         lane[j] += value * value
                 for j in range(rest):
-                    value = tail[j] * factor
+                    value = widen_given(tail[j]) * factor
                     lane[j] += value * value
                 width = LANES // 2
                 while width > 0:
@@ -92,19 +101,27 @@ def build_squares(
     return squares
 
 
-def loop_source(rule: Rule, itemsize: int) -> str:
+def loop_source(rule: Rule, format: Format) -> str:
     """Return the source of a function ``build`` that makes the step of one rule."""
     scalars = [*COMMON_SCALARS, *rule.scalars]
     tiny = tiny_names(rule)
+    slots = [*rule.state, *[MASTER] * format.master]
     in_chunk, in_element = "\n" + " " * 16, "\n" + " " * 20
     return _SOURCE.format(
-        itemsize=itemsize,
+        param_size=format.stored.itemsize,
+        grad_size=format.given.itemsize,
+        load_param=in_element.join(
+            _LOAD_MASTER if format.master else ["param = widen(param_of[i])"]
+        ),
+        store_param=in_element.join(
+            ["param_of[i] = narrow(param)", *["master_of[i] = param"] * format.master]
+        ),
         **{name: line for line, name in enumerate(LEAF_LINES)},
         load_scalars=in_chunk.join(
             f"{name} = real(row[{column}])" for column, name in enumerate(scalars)
         ),
         slice_state=in_chunk.join(
-            f"{slot}_of = arena[{k}, first : first + count]" for k, slot in enumerate(rule.state)
+            f"{slot}_of = arena[{k}, first : first + count]" for k, slot in enumerate(slots)
         ),
         inputs=", ".join(["param", "grad", *[f"{s}_of[i]" for s in rule.state], *rule.scalars]),
         outputs=", ".join(["param", *rule.state]) + ",",

@@ -11,15 +11,18 @@ from typing import Any
 
 import numba
 import numpy as np
+from llvmlite.ir import FloatType, HalfType, IntType
 from numba.core import compiler, serialize
 from numba.extending import intrinsic, register_jitable
 
 from fastopt.arrays import Array
-from fastopt.backends import array_headers
+from fastopt.backends import array_headers, half_floats
 from fastopt.backends.code_cache import CodeCache, fingerprint
+from fastopt.backends.half_floats import Conversion
 from fastopt.backends.loop_source import build_squares, loop_source
 from fastopt.backends.numba_driver import NumbaDriver
 from fastopt.errors import BackendUnavailableError
+from fastopt.formats import Format
 from fastopt.parameters import Parameter
 from fastopt.version import __version__
 from fastopt_kernels import Rule
@@ -47,6 +50,65 @@ def _half(address: int) -> int:
 
 
 _compare = array_headers.build(_word, _half)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _bits(context: Any, value: Any) -> Any:
+    """Return the bits of a float32 as a uint32."""
+    return _recast(numba.uint32, numba.float32)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _float_of(context: Any, bits: Any) -> Any:
+    """Return the float32 that has these bits."""
+    return _recast(numba.float32, numba.uint32)
+
+
+def _recast(result: Any, given: Any) -> Any:
+    def generate(target: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return builder.bitcast(values[0], target.get_value_type(result))
+
+    return result(given), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _widen_float16(context: Any, stored: Any) -> Any:
+    """Return a float16, given by its bits, as a float32: one instruction."""
+
+    def generate(target: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return builder.fpext(builder.bitcast(values[0], HalfType()), FloatType())
+
+    return numba.float32(numba.uint16), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _narrow_float16(context: Any, value: Any) -> Any:
+    """Return the bits of the float16 that is nearest to a float32: one instruction."""
+
+    def generate(target: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return builder.bitcast(builder.fptrunc(values[0], HalfType()), IntType(16))
+
+    return numba.uint16(numba.float32), generate
+
+
+@cache
+def _conversion(dtype: np.dtype[Any]) -> Conversion:
+    """Return how numbers of a dtype are read and written, as functions to be compiled."""
+    if dtype.itemsize > 2:
+        return half_floats.EXACT
+    if dtype.name == "bfloat16":
+        return half_floats.bfloat16(_bits, _float_of)
+    codegen = numba.core.registry.cpu_target.target_context.codegen()
+    features = codegen.magic_tuple()[-1]
+    if "+f16c" in features:  # without it LLVM would call a function that is not there
+        return Conversion(
+            lambda stored: _widen_float16(stored), lambda value: _narrow_float16(value)
+        )
+    return half_floats.float16(_bits, _float_of)
+
+
+def _type_of(dtype: np.dtype[Any]) -> Any:
+    return numba.uint16 if dtype.itemsize == 2 else numba.from_dtype(dtype)
 
 
 def _compile(function: Callable[..., Any], name: str, identity: str, parallel: bool) -> Any:
@@ -77,21 +139,25 @@ def _unpack(context: Any, packed: bytes) -> Any:
 
 
 @cache
-def _step(rule: Rule, dtype: np.dtype[Any], parallel: bool) -> Callable[..., bool]:
+def _step(rule: Rule, format: Format, parallel: bool) -> Callable[..., bool]:
     """Return the compiled step of one rule."""
-    text = loop_source(rule, dtype.itemsize)
+    text = loop_source(rule, format)
+    stored, given = _conversion(format.stored), _conversion(format.given)
     scope: dict[str, Any] = {"__name__": __name__}
     exec(compile(text, f"<fastopt step of {rule.name}>", "exec"), scope)
     function = scope["build"](
         register_jitable(rule.numba),
-        numba.from_dtype(dtype),
+        numba.from_dtype(format.real),
+        *(_type_of(format.stored), _type_of(format.given)),
+        *map(register_jitable, (stored.widen, stored.narrow, given.widen)),
         numba.carray,
         _pointer_to,
         register_jitable(_compare),
         numba.prange if parallel else range,
     )
-    name = f"{rule.name}-{dtype.name}-{'parallel' if parallel else 'serial'}"
-    identity = text + fingerprint(rule.numba) + fingerprint(_compare)
+    name = f"{rule.name}-{format.name}-{'parallel' if parallel else 'serial'}"
+    parts = (rule.numba, _compare, *stored, given.widen)
+    identity = text + "".join(map(fingerprint, parts))
     step: Callable[..., bool] = _compile(function, name, identity, parallel)
     return step
 
@@ -100,10 +166,12 @@ def _step(rule: Rule, dtype: np.dtype[Any], parallel: bool) -> Callable[..., boo
 def _squares(dtype: np.dtype[Any], parallel: bool) -> Callable[..., None]:
     """Return the compiled sum of squares of one dtype."""
     loop = numba.prange if parallel else range
-    real = numba.from_dtype(dtype)
-    function = build_squares(real, numba.carray, _pointer_to, loop, dtype.itemsize)
+    widen = _conversion(dtype).widen
+    given = (_type_of(dtype), register_jitable(widen), dtype.itemsize)
+    function = build_squares(*given, numba.carray, _pointer_to, loop)
     name = f"squares-{dtype.name}-{'parallel' if parallel else 'serial'}"
-    squares: Callable[..., None] = _compile(function, name, fingerprint(function), parallel)
+    identity = fingerprint(function) + fingerprint(widen)
+    squares: Callable[..., None] = _compile(function, name, identity, parallel)
     return squares
 
 
@@ -115,11 +183,12 @@ def _header_comparison() -> Callable[..., int] | None:
 
 
 class _Compiled:
-    """What a driver of one rule and dtype needs of this file."""
+    """What a driver of one rule and format needs of this file."""
 
-    def __init__(self, rule: Rule, dtype: np.dtype[Any]) -> None:
-        self._steps = [_step(rule, dtype, parallel) for parallel in (False, True)]
-        self._squares = [_squares(dtype, parallel) for parallel in (False, True)]
+    def __init__(self, rule: Rule, format: Format) -> None:
+        self._steps = [_step(rule, format, parallel) for parallel in (False, True)]
+        self.given = format.given
+        self._squares = [_squares(format.given, parallel) for parallel in (False, True)]
         self.num_threads: int = numba.config.NUMBA_NUM_THREADS
 
     def step(self, parallel: bool) -> Callable[..., bool]:
@@ -127,7 +196,7 @@ class _Compiled:
         return self._steps[parallel]
 
     def squares(self, parallel: bool) -> Callable[..., None]:
-        """Return the sum of squares of the dtype, for one thread or several."""
+        """Return the sum of squares of the gradients' dtype, for one thread or several."""
         return self._squares[parallel]
 
     def threading_layer(self) -> str:
@@ -139,15 +208,19 @@ class NumbaBackend:
     """Updates NumPy arrays with loops that Numba compiles."""
 
     name = "numba"
+    bridges_gaps = False
     alignment = 1
 
-    def allocate(self, slots: int, size: int, like: Array) -> Array:
+    def allocate(self, slots: int, size: int, dtype: np.dtype[Any], like: Array) -> Array:
         """Return a zeroed arena in host memory."""
-        return np.zeros((slots, size), like.dtype)
+        return np.zeros((slots, size), dtype)
 
-    def driver(self, rule: Rule, parameters: Sequence[Parameter], arena: Array) -> NumbaDriver:
+    def driver(
+        self, rule: Rule, parameters: Sequence[Parameter], arena: Array, format: Format
+    ) -> NumbaDriver:
         """Return the driver of some parameters."""
-        compiled = _Compiled(rule, arena.dtype)
+        formats = dict.fromkeys([format, format.with_gradients(format.real)])
+        compiled = [_Compiled(rule, each) for each in formats]
         return NumbaDriver(rule, parameters, arena, compiled, _header_comparison())
 
 

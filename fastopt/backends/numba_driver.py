@@ -26,9 +26,11 @@ PARALLEL_FROM = 65_536
 
 
 class Compiled(Protocol):
-    """What the backend compiles for a driver."""
+    """What the backend compiles for a driver, for gradients of one dtype."""
 
     num_threads: int
+    given: np.dtype[Any]
+    """Of the real numbers of the gradients."""
 
     def step(self, parallel: bool) -> Callable[..., bool]:
         """Return the step of the driver's rule, for one thread or several."""
@@ -40,6 +42,27 @@ class Compiled(Protocol):
         """Return the name of the threading layer, after a parallel step."""
 
 
+class _Reading:
+    """Gradients of one dtype: what is compiled for them, and what such arrays look like."""
+
+    def __init__(
+        self,
+        compiled: Compiled,
+        compare: Callable[..., int] | None,
+        parameters: Sequence[Parameter],
+    ) -> None:
+        own = compiled.given == parameters[0].flat.dtype
+        dtype = parameters[0].dtype if own else compiled.given
+        self.compiled = compiled
+        self.headers = HeaderCheck(compare, parameters, dtype) if compare else None
+        self.expected = self.headers.expected if self.headers else _NOTHING_EXPECTED
+
+    def prepare(self, *places: Array) -> None:
+        """Fix the arguments of ``step_at_once`` that never change."""
+        self.fixed = (True, *places, *self.expected)
+        self.small_step = partial(self.compiled.step(parallel=False), 1, *self.fixed)
+
+
 class NumbaDriver:
     """Runs a rule's Numba form over all parameters of a bucket in one compiled call."""
 
@@ -48,7 +71,7 @@ class NumbaDriver:
         rule: Rule,
         parameters: Sequence[Parameter],
         arena: Array,
-        compiled: Compiled,
+        compiled: Sequence[Compiled],
         compare: Callable[..., int] | None,
     ) -> None:
         flat = [parameter.flat for parameter in parameters]
@@ -66,12 +89,11 @@ class NumbaDriver:
         self._params = flat  # their addresses are good as long as these live
         self._held: Sequence[Array | None] = ()
         self._sums: Array | None = None
-        self._compiled = compiled
         self._large = sum(lines["LENGTH"]) >= PARALLEL_FROM
-        self._headers = HeaderCheck(compare, parameters) if compare else None
-        self._expected = self._headers.expected if self._headers else _NOTHING_EXPECTED
-        self._fixed = (True, *self._places, self._table, *self._expected)
-        self._small_step = partial(compiled.step(parallel=False), 1, *self._fixed)
+        self._readings = [_Reading(each, compare, parameters) for each in compiled]
+        self._reading = self._readings[0]  # that of the gradients at hand
+        for reading in self._readings:
+            reading.prepare(*self._places, self._table)
         usual = compare is not None and not any(p.copied for p in parameters)
         self.step_at_once = self._step_at_once if usual else None
 
@@ -80,9 +102,11 @@ class NumbaDriver:
         places, self._places = self._places, (self._places[0], _NO_CHUNKS, self._places[2])
         self._grads[:] = 0  # none, and not those of the last step
         try:
-            self.update(self._table, None)
-            if norm:
-                self.squares(1.0)
+            for reading in reversed(self._readings):
+                self._reading = reading
+                self.update(self._table, None)
+                if norm:
+                    self.squares(1.0)
         finally:
             self._places, self._sums = places, None
 
@@ -96,19 +120,28 @@ class NumbaDriver:
     ) -> bool:
         """Check, update and count in one compiled call."""
         self._table[0] = row
+        reading = self._reading if len(self._readings) == 1 else self._choose(grads)
         if self._large:
-            step = self._compiled.step
-            return bool(self._run(step, *self._fixed, steps, clock, id(params), id(grads)))
-        return self._small_step(steps, clock, id(params), id(grads))
+            step = reading.compiled.step
+            return bool(self._run(step, *reading.fixed, steps, clock, id(params), id(grads)))
+        return reading.small_step(steps, clock, id(params), id(grads))
+
+    def _choose(self, grads: Sequence[Any]) -> _Reading:
+        """Go over to the reading for these gradients, as far as the first of them tells."""
+        dtype = next((getattr(grad, "dtype", None) for grad in grads if grad is not None), None)
+        for reading in self._readings:
+            if reading.compiled.given == dtype:
+                self._reading = reading
+        return self._reading
 
     def _run(self, function: Callable[[bool], Callable[..., Any]], *arguments: Any) -> Any:
         """Call a compiled function with as many threads as pay and are safe."""
-        tasks = threads.available(self._compiled.num_threads) if self._large else 1
+        tasks = threads.available(self._reading.compiled.num_threads) if self._large else 1
         if tasks > 1:
             with threads.guard():
                 try:
                     result = function(True)(tasks, *arguments)
-                    threads.note_layer(self._compiled.threading_layer)
+                    threads.note_layer(self._reading.compiled.threading_layer)
                     return result
                 except ValueError:  # no threading layer; Numba says so before anything runs
                     threads.give_up()
@@ -117,11 +150,13 @@ class NumbaDriver:
     def take_usual(self, params: list[Any], grads: list[Any]) -> int | None:
         """Compare the headers of all arrays with what is expected, in one compiled call."""
         self._held = grads
-        return self._headers(params, grads, self._grads) if self._headers else None
+        headers = self._choose(grads).headers
+        return headers(params, grads, self._grads) if headers else None
 
     def take_flat(self, grads: Sequence[Array | None]) -> None:
         """Keep the gradients, and note their addresses."""
         self._held = grads
+        self._choose(grads)
         self._grads[:] = [0 if grad is None else arrays.address(grad) for grad in grads]
 
     def squares(self, factor: float) -> Array:
@@ -129,17 +164,19 @@ class NumbaDriver:
         leaves = self._places[0]
         if self._sums is None:
             self._pieces = _chunks([param.size for param in self._params], PIECE)
-            self._lanes = np.zeros((self._compiled.num_threads, LANES))
+            self._lanes = np.zeros((self._reading.compiled.num_threads, LANES))
             self._sums = np.zeros(self._pieces.shape[1])
-        self._run(self._compiled.squares, leaves, self._pieces, factor, self._lanes, self._sums)
+        self._run(
+            self._reading.compiled.squares, leaves, self._pieces, factor, self._lanes, self._sums
+        )
         return self._sums
 
     def update(self, table: Sequence[Sequence[float]] | Array, rows: Sequence[int] | None) -> None:
         """Update every parameter whose gradient is not None."""
         if rows is not None:
             self._rows[:] = rows
-        rest = (*self._expected, _UNUSED, _UNUSED, 0, 0)
-        self._run(self._compiled.step, False, *self._places, np.array(table, float), *rest)
+        rest = (*self._reading.expected, _UNUSED, _UNUSED, 0, 0)
+        self._run(self._reading.compiled.step, False, *self._places, np.array(table, float), *rest)
         self._rows[:] = 0  # as step_at_once expects it
         self._held = ()
 

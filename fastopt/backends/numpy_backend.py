@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastopt.arrays import Array
+from fastopt.formats import Format
 from fastopt.global_norm import LANES, PIECE, lane_sums
 from fastopt.parameters import Parameter
 from fastopt_kernels import Rule
@@ -48,8 +49,11 @@ class NumpyDriver:
 
     step_at_once = None
 
-    def __init__(self, rule: Rule, parameters: Sequence[Parameter], arena: Array) -> None:
+    def __init__(
+        self, rule: Rule, parameters: Sequence[Parameter], arena: Array, format: Format
+    ) -> None:
         self._rule = rule
+        self._format = format
         self._signed = [slot in rule.signed for slot in rule.state]
         self._params = [parameter.flat for parameter in parameters]
         self._grads: Sequence[Array | None] = ()
@@ -64,7 +68,9 @@ class NumpyDriver:
         runs = list(_runs(parameters, self._block))
         self._spans = [_Span(run, parameters, arena) for run in runs if len(run) > 1]
         self._alone = [run.start for run in runs if len(run) == 1]
-        self._scratch = np.empty((2, self._block if self._spans else 0), arena.dtype)
+        most = self._block if self._spans else 0
+        self._param_scratch = np.empty(most, format.stored)
+        self._grad_scratch = np.empty(most, format.real)
 
     def warm_up(self, norm: bool) -> None:
         """There is nothing to compile."""
@@ -87,7 +93,8 @@ class NumpyDriver:
                     padded = np.zeros(-(-size // PIECE) * PIECE)
                     if grad is not None:
                         values = grad[piece.place]
-                        np.multiply(values, factor, out=padded[:size], dtype=np.float64)
+                        padded[:size] = values
+                        padded[:size] *= factor
                     padded *= padded
                     sums.append(lane_sums(padded.reshape(-1, PIECE // LANES, LANES)))
         return np.concatenate(sums)
@@ -113,7 +120,8 @@ class NumpyDriver:
 
     def _update_span(self, span: _Span, grads: Sequence[Any], row: Sequence[float]) -> None:
         params, bounds = self._params[span.first : span.last], span.bounds
-        param, grad = self._scratch[:, : bounds[-1]]
+        param = self._param_scratch[: bounds[-1]]
+        grad = self._grad_scratch[: bounds[-1]]
         np.concatenate(params, out=param)
         np.concatenate(grads, out=grad)
         self._update_block(param, grad, span.state, row)
@@ -121,9 +129,25 @@ class NumpyDriver:
             target[:] = param[start:stop]
 
     def _update_block(
+        self, stored: Array, grad: Array, state: tuple[Array, ...], row: Sequence[float]
+    ) -> None:
+        """Update one block, in the precision of the arithmetic."""
+        if self._format.exact:
+            self._apply(stored, grad, state, row)
+            return
+        param = stored.astype(self._format.real)
+        if self._format.master:
+            *state_of_rule, master = state
+            state = tuple(state_of_rule)
+            np.copyto(master, param, where=master.astype(stored.dtype) != stored)
+            param = master
+        self._apply(param, grad.astype(param.dtype, copy=False), state, row)
+        stored[...] = param
+
+    def _apply(
         self, param: Array, grad: Array, state: tuple[Array, ...], row: Sequence[float]
     ) -> None:
-        """Apply the rule, and what is common to all rules, to one block."""
+        """Apply the rule, and what is common to all rules."""
         grad_scale, l2, decay, tiny_signed, tiny_positive, *scalars = row
         if grad_scale != 1.0:
             grad = grad * grad_scale
@@ -160,15 +184,18 @@ class NumpyBackend:
     """Updates NumPy arrays with NumPy alone."""
 
     name = "numpy"
+    bridges_gaps = False
     alignment = 1
 
-    def allocate(self, slots: int, size: int, like: Array) -> Array:
+    def allocate(self, slots: int, size: int, dtype: np.dtype[Any], like: Array) -> Array:
         """Return a zeroed arena in host memory."""
-        return np.zeros((slots, size), like.dtype)
+        return np.zeros((slots, size), dtype)
 
-    def driver(self, rule: Rule, parameters: Sequence[Parameter], arena: Array) -> NumpyDriver:
+    def driver(
+        self, rule: Rule, parameters: Sequence[Parameter], arena: Array, format: Format
+    ) -> NumpyDriver:
         """Return the driver of some parameters."""
-        return NumpyDriver(rule, parameters, arena)
+        return NumpyDriver(rule, parameters, arena, format)
 
 
 def backend() -> NumpyBackend:

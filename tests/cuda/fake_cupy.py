@@ -206,6 +206,9 @@ class ndarray:
     def flatten(self, order: str = "C") -> ndarray:
         return self._new(self._host.flatten(order))  # type: ignore[arg-type]
 
+    def view(self, dtype: Any) -> ndarray:
+        return self._view(self._host.view(dtype))
+
     def copy(self, order: str = "C") -> ndarray:
         return self._new(self._host.copy(order))  # type: ignore[arg-type]
 

@@ -100,7 +100,7 @@ class Memory:
         which = np.searchsorted(self._starts, at, "right").astype(np.intp) - 1
         if (which < 0).any() or (at + np.uint64(width) > self._ends[which]).any():
             raise Fault(f"a {what} of {width} bytes is outside of all arrays")
-        words = at[:, None] // np.uint64(4) + np.arange(-(-width // 4), dtype=np.uint64)
+        words = at[:, None] // np.uint64(2) + np.arange(-(-width // 2), dtype=np.uint64)
         self._touched[what].append((words.ravel(), np.repeat(threads, words.shape[1])))
         within = np.arange(width, dtype=np.uint64)
         for region in np.unique(which):
@@ -258,7 +258,10 @@ class _Run:
     def _put(self, register: str, values: Lanes, kind: str, lanes: Lanes) -> None:
         dtype = np.dtype(REGISTERS[re.sub(r"\W|\d", "", register)])
         held = self._registers.setdefault(register, np.zeros(len(self._next), dtype))
-        held[lanes] = values.astype(TYPES[kind]).view(dtype)
+        values = values.astype(TYPES[kind])
+        if values.itemsize < dtype.itemsize:  # a load fills the rest of a register with its sign
+            values = values.astype(f"{values.dtype.kind}{dtype.itemsize}")
+        held[lanes] = values.view(dtype)
 
 
 def _flushed(values: Lanes) -> Lanes:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 from cuda.fake_cupy import FakeCupy, no_synchronisation
@@ -18,7 +19,17 @@ from fastopt.arrays import Array
 DTYPES = (np.float32, np.float64)
 SIZES = (0, 1, 2, 3, 4, 5, 7, 63, 64, 65, 511, 513, *range(1023, 1028), 2049)
 STEPS = 12  # more than FLUSH_EVERY
-TINY = {np.float32: 1e-30, np.float64: 1e-275}  # gradients whose averages are flushed
+HALVES = (np.float16, ml_dtypes.bfloat16)
+COMPLEX = (np.complex64, np.complex128)
+# Gradients whose averages are flushed; float16 has none so small.
+TINY = {
+    np.float32: 1e-30,
+    np.float64: 1e-275,
+    np.float16: 0.0,
+    ml_dtypes.bfloat16: 1e-30,
+    np.complex64: 1e-30,
+    np.complex128: 1e-275,
+}
 
 
 @contextmanager
@@ -82,6 +93,8 @@ def some_values(size: int, dtype: Any, seed: int) -> Array:
     made = rng.standard_normal(size) * 10.0 ** rng.uniform(-4, 2, size)
     made[rng.random(size) < 0.05] = 0.0
     made[5::16] = TINY[dtype]  # in the same places in every step
+    if dtype in COMPLEX:
+        made = made + 1j * np.roll(made, 16)
     return made.astype(dtype)
 
 
@@ -107,13 +120,14 @@ def run(
     cuts: Cuts = DENSE,
     missing: bool = False,
     grad_scale: float = 1.0,
+    grad_dtype: Any = None,
     **options: Any,
 ) -> dict[str, Array]:
     """Return what a run ends with: all memory that the parameters are cut out of, and the state."""
     params, memory = cut_out(xp, [cut for cut, _ in cuts], dtype, 0)
-    opt = variant(params, backend="numpy" if xp is np else "cupy", **options)
+    opt = variant(params, backend=_backend(xp), **options)
     for step in range(1, STEPS + 1):
-        grads, _ = cut_out(xp, [cut for _, cut in cuts], dtype, step)
+        grads, _ = cut_out(xp, [cut for _, cut in cuts], grad_dtype or dtype, step)
         if missing:
             grads = [None if step % 4 == k % 7 else grad for k, grad in enumerate(grads)]
         # The norm is needed on the host; nothing else may wait for the device.
@@ -123,6 +137,36 @@ def run(
     end["grad_norm"] = np.array(opt.grad_norm or 0.0)
     state = opt.state_dict()["state"]
     return end | {f"{n}.{slot}": x for n, entry in state.items() for slot, x in entry.items()}
+
+
+def halves_of(xp: Any, dtype: Any) -> dict[str, Array]:
+    """Return what steps make of every half, and of numbers around the middle between two halves."""
+    every = np.arange(2**16, dtype=np.uint16).view(dtype)
+    size = np.abs(every.astype(np.float32))
+    # A GPU takes denormal numbers of float32 for 0, which bfloat16's are.
+    every = every[(size == 0) | (size >= np.finfo(np.float32).tiny) & np.isfinite(size)]
+    with np.errstate(over="ignore"):
+        numbers = np.concatenate(
+            [
+                factor * np.nextafter(every.astype(np.float32), towards, dtype=np.float32)
+                for towards in (-np.inf, np.inf, 0)
+                for factor in (1, 1 + 2.0**-12, 1 + 2.0**-9)
+            ]
+            + [every.astype(np.float32) + np.spacing(every).astype(np.float32) / 2]
+        ).astype(np.float32)
+    numbers[np.abs(numbers) < np.finfo(np.float32).tiny] = 0.0  # denormal, or nothing
+    params = [xp.asarray(every.copy()), xp.asarray(np.zeros(numbers.size, dtype))]
+    opt = fastopt.SGD(params, lr=1.0, master_weights=False, backend=_backend(xp))
+    opt.step([xp.asarray(np.zeros(every.size, np.float32)), xp.asarray(-numbers)])
+    with np.errstate(all="ignore"):
+        expected = [every, numbers.astype(dtype)]
+    for found, right in zip(params, expected, strict=True):
+        assert xp is not np or np.array_equal(found, right)
+    return {str(k): on_host(param) for k, param in enumerate(params)}
+
+
+def _backend(xp: Any) -> str:
+    return "numpy" if xp is np else "cupy"
 
 
 def differences(one: dict[str, Array], two: dict[str, Array]) -> dict[str, int]:
@@ -135,7 +179,7 @@ def differences(one: dict[str, Array], two: dict[str, Array]) -> dict[str, int]:
 
 
 def _differing(one: Array, two: Array) -> int:
-    bits = f"u{one.itemsize}"
+    bits = f"u{min(one.itemsize, 8)}"
     return int((one.reshape(-1).view(bits) != two.reshape(-1).view(bits)).sum())
 
 
