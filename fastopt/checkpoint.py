@@ -133,7 +133,7 @@ def report(
     """Return the report on a state that was taken over."""
     return LoadReport(
         optimizer=str(content["optimizer"]),
-        version=str(content.get("fastopt")),
+        version=str(content.get("fastopt", "unknown")),
         step_count=int(content["step_count"]),
         params=params,
         also=tuple(also),

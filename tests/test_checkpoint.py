@@ -16,6 +16,7 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+import optree
 import pytest
 import safetensors
 from cuda.fake_cupy import FakeCupy
@@ -165,6 +166,36 @@ def test_numpy_to_cupy_to_numpy_ends_in_the_same_bits(dtype: Any, tmp_path: Path
     assert found.keys() == expected.keys()
     for key, array in expected.items():
         np.testing.assert_array_equal(found[key], array, strict=True)
+
+
+@pytest.mark.parametrize("name", ["float16", "bfloat16", "complex64", "complex128"])
+@pytest.mark.parametrize("master_weights", [True, False])
+def test_so_do_half_precision_and_complex_numbers(
+    name: str, master_weights: bool, tmp_path: Path
+) -> None:
+    dtype = np.dtype(getattr(ml_dtypes if name == "bfloat16" else np, name))
+    turn = 1 + 2j if dtype.kind == "c" else 1
+
+    def made(backend: str) -> tuple[Any, Optimizer]:
+        params = make_params(dtype)
+        return params, fastopt.Adam(params, master_weights=master_weights, backend=backend)
+
+    def on(opt: Optimizer, start: int, stop: int) -> None:
+        for step in range(start, stop):
+            grads: Any = optree.tree_map(
+                lambda g: np.asarray(g * turn, dtype), make_grads(np.float64, step)
+            )
+            opt.step(grads)
+
+    whole, straight = made("numpy")
+    on(straight, 0, 12)
+    for number, backend in enumerate(("numpy", CPU_BACKENDS[-1], "numpy")):
+        params, opt = made(backend)
+        if number:
+            opt.load(tmp_path / "a")
+        on(opt, 4 * number, 4 * number + 4)
+        opt.save(tmp_path / "a")
+    assert_same((whole, straight), (params, opt))
 
 
 @each_backend
