@@ -76,8 +76,9 @@ class Optimizer(Formula, GradientPolicy, Resumable):
         # A plain flag: after a lock's acquire an interrupt could come before the try.
         if self._in_step:
             raise RuntimeError(
-                "this optimizer is in a step already, in another thread or from a schedule; use "
-                "one optimizer per thread, or a lock around its steps"
+                "this optimizer is in a step already (or is being saved or loaded), in another "
+                "thread or from a schedule; use one optimizer per thread, or a lock around its "
+                "steps"
             )
         self._in_step = True
         try:

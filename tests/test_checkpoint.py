@@ -622,6 +622,25 @@ def test_save_and_load_are_refused_during_a_step_of_another_thread(tmp_path: Pat
     opt.load(tmp_path / "a")
 
 
+def test_a_step_is_refused_while_the_optimizer_is_saved_or_loaded(tmp_path: Path) -> None:
+    class Busy(Memo):
+        def state_dict(self) -> dict[str, Any]:
+            with pytest.raises(RuntimeError, match="being saved or loaded"):
+                opt.step(np.ones(1))
+            return super().state_dict()
+
+        def _restorer(self, saved: Mapping[str, Any]) -> Callable[[], None]:
+            with pytest.raises(RuntimeError, match="being saved or loaded"):
+                opt.step(np.ones(1))
+            return super()._restorer(saved)
+
+    opt = fastopt.SGD(np.ones(1))
+    opt.save(tmp_path / "a", also={"busy": Busy()})
+    opt.load(tmp_path / "a", also={"busy": Busy()})
+    opt.step(np.ones(1))
+    assert opt.step_count == 1
+
+
 def test_importing_the_package_does_not_import_what_checkpoints_need() -> None:
     done = script(
         "import fastopt, sys; print({'safetensors', 'ml_dtypes'} & set(sys.modules))",

@@ -171,6 +171,26 @@ def test_a_failure_before_the_end_keeps_the_old_file_and_leaves_nothing_else(
     assert names(path.parent) == {path.name, previous(path).name}
 
 
+def test_the_disk_has_the_file_before_its_name_and_the_name_before_the_end(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def synced(descriptor: int) -> None:
+        fsync(descriptor)
+        done.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
+
+    def replaced(old: Path, new: Path) -> None:
+        replace(old, new)
+        done.append(Path(new).name)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", replaced)
+    made(2.0).save(path)
+    assert done == ["file", previous(path).name, path.name, "folder"]
+
+
 def test_a_full_disk_keeps_the_old_file_and_is_named(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
