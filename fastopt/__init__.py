@@ -1,5 +1,9 @@
 """Gradient-descent optimizers for NumPy and CuPy arrays: the same bits on every backend."""
 
+import importlib
+from types import ModuleType
+from typing import TYPE_CHECKING
+
 from fastopt.backends import array_namespace, available_backends, set_backend, use_backend
 from fastopt.backends.threads import set_num_threads
 from fastopt.errors import (
@@ -17,7 +21,11 @@ from fastopt.optimizers.adamw import AdamW
 from fastopt.optimizers.momentum import Momentum
 from fastopt.optimizers.rmsprop import RMSprop
 from fastopt.optimizers.sgd import SGD
+from fastopt.patterns import groups
 from fastopt.version import __version__
+
+if TYPE_CHECKING:
+    from fastopt import schedules
 
 __all__ = [
     "SGD",
@@ -36,7 +44,16 @@ __all__ = [
     "__version__",
     "array_namespace",
     "available_backends",
+    "groups",
+    "schedules",
     "set_backend",
     "set_num_threads",
     "use_backend",
 ]
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Import ``fastopt.schedules`` when it is first asked for: its classes take milliseconds."""
+    if name == "schedules":
+        return importlib.import_module("fastopt.schedules")
+    raise AttributeError(f"module 'fastopt' has no attribute {name!r}")

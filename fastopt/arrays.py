@@ -119,12 +119,33 @@ def share_memory(first: Array, second: Array) -> bool:
     (low, high), (other_low, other_high) = extent(first), extent(second)
     if high <= other_low or other_high <= low:
         return False
-    if kind(first) != "numpy" or kind(second) != "numpy":
-        return True
+    one, two = _in_place_of(first), _in_place_of(second)
     try:
-        return bool(np.shares_memory(first, second, max_work=100_000))  # type: ignore[arg-type]  # the stub knows 0 and -1
+        return bool(np.shares_memory(one, two, max_work=100_000))  # type: ignore[arg-type]  # the stub knows 0 and -1
     except np.exceptions.TooHardError:
         return True
+
+
+@dataclass(frozen=True)
+class _Interface:
+    __array_interface__: dict[str, Any]
+
+
+def _in_place_of(array: Array) -> Array:
+    """Return a NumPy array of the same addresses, which are compared and never followed."""
+    if kind(array) == "numpy":
+        return array
+    return np.asarray(
+        _Interface(
+            {
+                "version": 3,
+                "shape": array.shape,
+                "strides": array.strides,
+                "typestr": f"|V{array.itemsize}",
+                "data": (address(array), False),
+            }
+        )
+    )
 
 
 def on_host(array: Array) -> Array:

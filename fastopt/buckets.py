@@ -20,7 +20,7 @@ from fastopt_kernels import Rule
 class Bucket:
     """The parameters of one group on one device and of one dtype: one driver, one arena.
 
-    ``positions`` are the places of the parameters among the leaves of the group. A step is either
+    ``positions`` are the places of the parameters among the leaves of the tree. A step is either
     ``step_at_once``, or ``check``, ``plan`` and ``update``, in this order.
     """
 
@@ -67,10 +67,10 @@ class Bucket:
     def check(self, params: list[Any], grads: list[Any], root: str) -> None:
         """Look at a step's arrays before anything is written; raises what is wrong with one.
 
-        ``params`` and ``grads`` are those of all leaves of the group; ``root`` is what the errors
+        ``params`` and ``grads`` are those of all leaves of the tree; ``root`` is what the errors
         call the gradients' tree.
         """
-        if len(params) != len(self.positions):  # the group has other buckets too
+        if len(params) != len(self.positions):  # there are other buckets too
             params = [params[position] for position in self.positions]
             grads = [grads[position] for position in self.positions]
         missing = self._driver.take_usual(params, grads)

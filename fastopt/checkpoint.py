@@ -88,8 +88,8 @@ def _content(manifest: Mapping[str, Any], arrays: Mapping[str, Array]) -> dict[s
     for name, kinds in (("fastopt", str), ("also", dict), ("notes", dict)):
         if not isinstance(content.get(name), kinds):
             raise CheckpointError(f"the file is damaged: {name} is {content.get(name)!r}")
-    if not isinstance(content.get("params"), dict | None):
-        raise CheckpointError("the file is damaged: params is no dict")
+    if not isinstance(content.get("params", ...), dict | None):
+        raise CheckpointError("the file is damaged: params is neither a dict nor null")
     return content
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from fastopt import arrays, backends, param_group
@@ -9,58 +11,101 @@ from fastopt.errors import BackendMismatchError
 from fastopt.formats import Format
 from fastopt.formula import Formula
 from fastopt.group import Group
+from fastopt.grouping import Grouping
 from fastopt.hyperparameters import NONNEGATIVE, Flag, Schedulable
+from fastopt.overlap import check_apart
 from fastopt.param_group import Options, ParamGroup
 from fastopt.parameters import Extents
+from fastopt.patterns import Groups
 from fastopt.precision import smallest_eps
-from fastopt.tree import Leaf, Tree, check_apart
+from fastopt.tree import Leaf, Tree
 
 
-def make_groups(
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """What the user gave for one group."""
+
+    positions: Sequence[int]  # of its parameters among the leaves of the tree
+    params: Any  # what it shows as its "params"
+    options: Options
+    label: str  # what errors call it, after the optimizer's name
+
+
+def make_groupings(
     formula: type[Formula], params: Any, defaults: Options, asked: str, master_weights: bool
-) -> list[Group]:
+) -> list[Grouping]:
     """Return the groups of an optimizer; raises for arrays and hyperparameters that are no good."""
-    grouped = param_group.are_given(params)
-    parts = []
-    for number, given in enumerate(params if grouped else [{"params": params}]):
-        root = f'params[{number}]["params"]' if grouped else "params"
-        tree = Tree(given["params"], root, f"{number}." if grouped else "")
-        own = {name: value for name, value in given.items() if name != "params"}
-        name = f"{formula.__name__}, params[{number}]" if grouped else formula.__name__
-        parts.append((tree, _options(formula, tree, {**defaults, **own}, name)))
-    leaves = [leaf for tree, _ in parts for leaf in tree.leaves]
+    trees = []
+    for tree, root, parts in _trees(params):
+        made = [(part, _options(formula, tree, part, defaults)) for part in parts]
+        trees.append((tree, root, made))
+    leaves = [leaf for tree, _, _ in trees for leaf in tree.leaves]
     if not leaves:
         raise ValueError(f"{formula.__name__} got no parameters; params holds no array")
     check_apart(leaves)
     _check_one_place(leaves, asked)
     everywhere = Extents(leaves)
-    roots = [f"grads[{number}]" if grouped else "grads" for number in range(len(parts))]
-    return [
-        Group(formula, tree, options, root, asked, master_weights, everywhere)
-        for (tree, options), root in zip(parts, roots, strict=True)
-    ]
+
+    def grouping(tree: Tree, root: str, made: list[tuple[_Given, ParamGroup]]) -> Grouping:
+        groups = [
+            Group(formula, tree, part.positions, options, root, asked, master_weights, everywhere)
+            for part, options in made
+        ]
+        return Grouping(tree, groups, root)
+
+    return [grouping(*one) for one in trees]
 
 
-def _options(formula: type[Formula], tree: Tree, given: Options, name: str) -> ParamGroup:
+def _trees(params: Any) -> Iterator[tuple[Tree, str, list[_Given]]]:
+    """Yield each tree of parameters, what errors call its gradients, and its groups."""
+    if isinstance(params, Groups):
+        tree = Tree(params.params)
+        yield tree, "grads", list(_by_pattern(tree, params))
+    elif param_group.are_given(params):
+        for number, given in enumerate(params):
+            tree = Tree(given["params"], f'params[{number}]["params"]', f"{number}.")
+            own = {name: value for name, value in given.items() if name != "params"}
+            yield tree, f"grads[{number}]", [_whole(tree, own, f", params[{number}]")]
+    else:
+        tree = Tree(params)
+        yield tree, "grads", [_whole(tree, {}, "")]
+
+
+def _whole(tree: Tree, own: Options, label: str) -> _Given:
+    return _Given(range(len(tree.leaves)), tree.params, own, label)
+
+
+def _by_pattern(tree: Tree, given: Groups) -> Iterator[_Given]:
+    for pattern, positions in given.members([leaf.name for leaf in tree.leaves]):
+        own = {} if pattern is None else dict(given.settings[pattern])
+        label = "" if pattern is None else f", pattern {pattern!r}"
+        arrays_of = {tree.leaves[place].name: tree.leaves[place].array for place in positions}
+        yield _Given(positions, arrays_of, own, label)
+
+
+def _options(formula: type[Formula], tree: Tree, part: _Given, defaults: Options) -> ParamGroup:
     """Return the hyperparameters of one group, checked."""
+    leaves = [tree.leaves[position] for position in part.positions]
 
     def check_eps(options: Options) -> None:
-        _check_eps(formula, options, tree)
+        _check_eps(formula, options, leaves)
 
     checks = {
         "lr": Schedulable(NONNEGATIVE),
         **formula._checks,
         "weight_decay": Schedulable(NONNEGATIVE),
         "maximize": Flag(),
+        "trainable": Flag(),
     }
-    options = ParamGroup(name, tree.params, checks, [formula._review, check_eps])
-    options.update(given)
+    name = formula.__name__ + part.label
+    options = ParamGroup(name, part.params, checks, [formula._review, check_eps])
+    options.update({**defaults, **part.options})
     return options
 
 
-def _check_eps(formula: type[Formula], options: Options, tree: Tree) -> None:
+def _check_eps(formula: type[Formula], options: Options, leaves: list[Leaf]) -> None:
     eps = options.get("eps")
-    for leaf in tree.leaves:
+    for leaf in leaves:
         real = Format.of(leaf.array.dtype, master_weights=False).real
         least = smallest_eps(real)
         if isinstance(eps, float) and 0.0 < eps < least:

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, cast, get_args
+from abc import ABC, abstractmethod
+from typing import Any, Literal, cast, get_args
 
-from fastopt.hyperparameters import POSITIVE, OneOf
+from fastopt.hyperparameters import POSITIVE, OneOf, Scheduled
+from fastopt.schedule_memory import memory_of
 
 NonfinitePolicy = Literal["propagate", "skip", "raise"]
 
 _POLICIES = OneOf(get_args(NonfinitePolicy))
 
 
-class GradientPolicy:
+class GradientPolicy(ABC):
     """The limit of the norm and the policy for NaN and infinity, and what the last step showed."""
 
     _grad_norm: float | None
 
-    def _set_policy(self, max_grad_norm: float | None, on_nonfinite: NonfinitePolicy) -> None:
+    @property
+    @abstractmethod
+    def step_count(self) -> int:
+        """How many steps have been made."""
+
+    def _set_policy(self, max_grad_norm: Scheduled | None, on_nonfinite: NonfinitePolicy) -> None:
         self.max_grad_norm = max_grad_norm
         self.on_nonfinite = on_nonfinite
         self._skipped_steps = 0
@@ -26,17 +33,25 @@ class GradientPolicy:
     def max_grad_norm(self) -> float | None:
         """What the norm of all gradients together is scaled down to.
 
-        None leaves the gradients as they are; math.inf too, but measures their norm.
+        None leaves the gradients as they are; math.inf too, but measures their norm. A function of
+        the step number can be set; the value of the next step is returned.
         """
-        return self._max_grad_norm
+        if not callable(self._max_grad_norm):
+            return self._max_grad_norm
+        step = self.step_count
+        name = f"{type(self).__name__}: max_grad_norm at step {step}"
+        return _limit(name, self._max_grad_norm(step))
 
     @max_grad_norm.setter
-    def max_grad_norm(self, value: float | None) -> None:
+    def max_grad_norm(self, value: Scheduled | None) -> None:
         name = f"{type(self).__name__}: max_grad_norm"
+        if memory_of(value) is not None:
+            raise ValueError(
+                f"{name} must be a number or a function of the step number alone, since it is not "
+                f"saved with the optimizer; got {value!r}"
+            )
         self._grad_norm = None
-        if value is not None and not (isinstance(value, float) and value == math.inf):
-            value = POSITIVE(name, value)
-        self._max_grad_norm = value
+        self._max_grad_norm = value if value is None or callable(value) else _limit(name, value)
 
     @property
     def grad_norm(self) -> float | None:
@@ -64,8 +79,14 @@ class GradientPolicy:
 
     def _clip_factor(self, norm: float) -> float:
         """Return what max_grad_norm multiplies the gradients by."""
-        if self._max_grad_norm is None:
+        limit = self.max_grad_norm
+        if limit is None:
             return 1.0
         # As PyTorch's clip_grad_norm_; a norm of NaN makes everything NaN.
-        factor = self._max_grad_norm / (norm + 1e-6)
+        factor = limit / (norm + 1e-6)
         return 1.0 if factor > 1.0 else factor
+
+
+def _limit(name: str, value: Any) -> float:
+    """Return a limit of the norm: a number above 0, which may be infinite."""
+    return value if isinstance(value, float) and value == math.inf else POSITIVE(name, value)

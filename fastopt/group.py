@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from operator import itemgetter
 from typing import Any
@@ -14,7 +14,6 @@ from fastopt.arrays import Array
 from fastopt.buckets import Bucket
 from fastopt.formats import Format
 from fastopt.formula import Formula
-from fastopt.hyperparameters import NONNEGATIVE
 from fastopt.param_group import Options, ParamGroup
 from fastopt.parameters import Extents
 from fastopt.precision import FLUSH_EVERY, tiny
@@ -22,12 +21,16 @@ from fastopt.tree import Tree
 
 
 class Group:
-    """The parameters of one group, and what a step does with them."""
+    """The parameters of one group, and what a step does with them.
+
+    ``positions`` are their places among the leaves of the tree, which other groups may share.
+    """
 
     def __init__(
         self,
         formula: type[Formula],
         tree: Tree,
+        positions: Sequence[int],
         options: ParamGroup,
         grads_root: str,
         asked: str,
@@ -35,7 +38,10 @@ class Group:
         everywhere: Extents,
     ) -> None:
         self.tree = tree
+        self.positions = positions
+        self.leaves = [tree.leaves[position] for position in positions]
         self.options = options
+        self._trainable: bool = options["trainable"]
         self._formula = formula
         self._grads_root = grads_root
         self.buckets = self._make_buckets(asked, master_weights, everywhere)
@@ -53,7 +59,7 @@ class Group:
             return (-1 if device is None else device, leaves[position].array.dtype.name)
 
         made = []
-        for _, same in groupby(sorted(range(len(leaves)), key=place), place):
+        for _, same in groupby(sorted(self.positions, key=place), place):
             positions = list(same)
             members = [leaves[position] for position in positions]
             backend = backends.for_array(members[0].array, members[0].path, asked)
@@ -72,27 +78,23 @@ class Group:
                     f"instead of {bucket.rule.state}; construct a new optimizer"
                 )
 
-    def _leaves(self, grads: Any) -> tuple[list[Any], list[Any]]:
-        """Return the arrays of a step: parameters and gradients in the order of the leaves."""
-        self._follow_settings()
-        return self.tree.current(), self.tree.match(grads, self._grads_root)
-
-    def _follow_settings(self) -> None:
-        """Go over to another rule, if a setting asks for one."""
+    def follow_settings(self) -> bool:
+        """Go over to another rule, if a setting asks for one; return whether steps are made."""
         if self._revision != self.options.revision:
             for bucket in self.buckets:
                 bucket.use(self._formula._rule(self.options))
+            self._trainable = self.options["trainable"]
             self._revision = self.options.revision
+        return self._trainable
 
     def warm_up(self, norm: bool) -> None:
         """Compile what the steps will need."""
-        self._follow_settings()
+        self.follow_settings()
         for bucket in self.buckets:
             bucket.warm_up(norm)
 
-    def check(self, grads: Any) -> None:
-        """Look at all arrays of a step, before anything is written."""
-        now, given = self._leaves(grads)
+    def check(self, now: list[Any], given: list[Any]) -> None:
+        """Look at the arrays of a step, those at all leaves of the tree, before it is made."""
         for bucket in self.buckets:
             bucket.check(now, given, self._grads_root)
 
@@ -112,7 +114,10 @@ class Group:
 
         Returns False, with nothing changed, if something in this step is not as usual.
         """
-        now, given = self._leaves(grads)
+        if not self.follow_settings():
+            return False
+        now, given = self.tree.current(), self.tree.match(grads, self._grads_root)
+        self.ask_schedules_anew()
         self._prepare(grad_scale, clock)
         return self.buckets[0].step_at_once(now, given, self._scalars[0], clock)
 
@@ -127,18 +132,23 @@ class Group:
         scheduled_for = clock.item(0) if self.options.scheduled else -1
         wanted = (self.options.revision, grad_scale, scheduled_for)
         if self._prepared != wanted:
-            lr, decay = (self.value(name, int(clock[0])) for name in ("lr", "weight_decay"))
+            options = self.options.at(int(clock[0]))
             for scalars in self._scalars:
-                scalars.prepare(self.options, lr, decay, grad_scale)
+                scalars.prepare(options, grad_scale)
             self._prepared = wanted
+
+    def ask_schedules_anew(self) -> None:
+        """Forget what schedules said when the last step was tried.
+
+        If that step failed or was skipped this one has its number, and a schedule with a memory may
+        have changed its mind.
+        """
+        if self.options.scheduled:
+            self._prepared = None
 
     def value(self, name: str, step_count: int) -> float:
         """Return a hyperparameter's value in a step, checked if a schedule gives it."""
-        value = self.options[name]
-        if not callable(value):
-            return float(value)
-        described = f"{self._formula.__name__}: {name} at step {step_count}"
-        return NONNEGATIVE(described, value(step_count))
+        return float(self.options.value(name, step_count))
 
     def update(self) -> None:
         """Make the step that was checked and planned."""
@@ -153,8 +163,9 @@ class _Scalars:
         self._formula = formula
         self._bucket = bucket
 
-    def prepare(self, options: Options, lr: float, weight_decay: float, scale: float) -> None:
-        """Fix everything but the step count."""
+    def prepare(self, options: Options, scale: float) -> None:
+        """Fix everything but the step count; the options have numbers in the place of schedules."""
+        lr, weight_decay = options["lr"], options["weight_decay"]
         self._pick = _picker(self._bucket.rule.scalars)
         small = tiny(self._bucket.format.real, self._formula._floor(options))
         l2, decay = (0.0, lr * weight_decay) if self._formula._decoupled else (weight_decay, 0.0)

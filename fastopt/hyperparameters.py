@@ -9,6 +9,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+Scheduled = float | Callable[[int], float]
+"""A number, or a function of the step number (0 for the first step) that returns one."""
+
 
 class Check(Protocol):
     """Returns the value in its plain Python form, or raises TypeError or ValueError."""
@@ -91,11 +94,26 @@ class Schedulable:
 
     number: Number
 
-    def __call__(self, name: str, value: Any) -> float | Callable[[int], float]:
+    def __call__(self, name: str, value: Any) -> Scheduled:
         """Return the number as a float, or the function as it is."""
         if callable(value):
             return value  # type: ignore[no-any-return]  # its values are checked at every step
         return self.number(name, value)
+
+    def at(self, name: str, value: Any, step: int) -> float:
+        """Return the value in a step, checked; ``value`` is what ``__call__`` returned."""
+        return self.number(name, value(step)) if callable(value) else value
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A whole number, not below ``low``."""
+
+    low: int
+
+    def __call__(self, name: str, value: Any) -> int:
+        """Return the number as an int."""
+        return whole(name, value, self.low)
 
 
 def whole(name: str, value: Any, low: int) -> int:

@@ -62,7 +62,8 @@ class LoadReport:
         also: the names of the companions that were taken over.
         notes: what the user had saved beside, as it was.
         missing: what was needed and not saved: "state:W", "param:W", "also:ema",
-            "groups[0].lr"; it stays as it is. Empty under ``strict=True``, as the next two.
+            "groups[0].lr"; it stays as it is. Under ``strict=True`` this and the next two are
+            empty, but for hyperparameters that the version that saved did not have.
         unexpected: what was saved and not needed.
         mismatched: what has another shape or dtype here than in the file; it stays as it is.
     """

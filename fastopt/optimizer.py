@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, NoReturn, Self
 
 import numpy as np
 
 from fastopt import backends, param_group
 from fastopt.arrays import Array
-from fastopt.construction import make_groups
+from fastopt.attributes import KnownAttributes
+from fastopt.construction import make_groupings
 from fastopt.formula import Formula
 from fastopt.global_norm import global_norm
 from fastopt.gradient_policy import GradientPolicy, NonfinitePolicy
+from fastopt.group import Group
 from fastopt.hyperparameters import FINITE, Flag
+from fastopt.hyperparameters import Scheduled as Scheduled
 from fastopt.interrupts import Deferred
-from fastopt.param_group import ParamGroup
-from fastopt.resumable import Resumable
-
-Scheduled = float | Callable[[int], float]
-"""A number, or a function of the step number (0 for the first step) that returns one."""
+from fastopt.param_group import ParamGroups
+from fastopt.resumable import Resumable, Turn
 
 
-class Optimizer(Formula, GradientPolicy, Resumable):
+class Optimizer(KnownAttributes, Formula, GradientPolicy, Resumable):
     """Base of all optimizers: holds the parameters and makes the steps.
 
     A subclass says which rule it uses and with what scalars, see ``Formula``.
@@ -33,23 +34,26 @@ class Optimizer(Formula, GradientPolicy, Resumable):
         params: Any,
         *,
         maximize: bool = False,
-        max_grad_norm: float | None = None,
+        trainable: bool = True,
+        max_grad_norm: Scheduled | None = None,
         on_nonfinite: NonfinitePolicy = "propagate",
         master_weights: bool = True,
         backend: str | None = None,
         **hyperparameters: Any,
     ) -> None:
-        self._in_step = False
+        self._turn = Turn()
         self._set_policy(max_grad_norm, on_nonfinite)
         self._clock = np.zeros(1, np.int64)  # the step count, where compiled code can reach it
         self._grouped = param_group.are_given(params)
-        self._groups = make_groups(
+        self._groupings = make_groupings(
             type(self),
             params,
-            {**hyperparameters, "maximize": maximize},
+            {**hyperparameters, "maximize": maximize, "trainable": trainable},
             backends.requested(backend),
             Flag()(f"{type(self).__name__}: master_weights", master_weights),
         )
+        self._groups = [group for grouping in self._groupings for group in grouping.groups]
+        self._param_groups = ParamGroups(group.options for group in self._groups)
         at_once = len(self._groups) == 1 and self._groups[0].at_once
         self._only = self._groups[0] if at_once else None
 
@@ -58,8 +62,9 @@ class Optimizer(Formula, GradientPolicy, Resumable):
     def step(self, grads: Any, *, grad_scale: float = 1.0) -> None:
         """Update all parameters in place.
 
-        ``grads`` is nested as the parameters were (a list of such trees for parameter groups);
-        None leaves a parameter, its state and its step count alone. Gradients of another floating
+        ``grads`` is nested as the parameters were (a list of such trees for a list of parameter
+        groups); None leaves a parameter, its state and its step count alone, and so does
+        ``trainable=False`` of its group, whatever the gradient is. Gradients of another floating
         dtype are converted to the parameter's, and then multiplied by ``grad_scale``, before
         anything else. A step that raises has changed nothing.
 
@@ -74,23 +79,26 @@ class Optimizer(Formula, GradientPolicy, Resumable):
     def _step(self, grads: Any, grad_scale: float, on_nonfinite: NonfinitePolicy) -> None:
         """Make a step under a policy for gradients that are not finite."""
         # A plain flag: after a lock's acquire an interrupt could come before the try.
-        if self._in_step:
+        turn = self._turn
+        if turn.taken:
             raise RuntimeError(
                 "this optimizer is in a step already (or is being saved or loaded), in another "
                 "thread or from a schedule; use one optimizer per thread, or a lock around its "
                 "steps"
             )
-        self._in_step = True
+        turn.taken = True
         try:
             if type(grad_scale) is not float or grad_scale != 1.0:
                 grad_scale = FINITE("grad_scale", grad_scale)
             parts = self._split(grads) if self._grouped else (grads,)
             unseen = self._max_grad_norm is None and on_nonfinite == "propagate"
             only = self._only if unseen else None
+            for group in self._groups if only is None else ():
+                group.ask_schedules_anew()
             if only is None or not only.step_at_once(parts[0], grad_scale, self._clock):
                 self._step_in_turn(parts, grad_scale, None if unseen else on_nonfinite)
         finally:
-            self._in_step = False
+            turn.taken = False
 
     def warmup(self) -> Self:
         """Compile now what the first steps would have to wait for; changes nothing.
@@ -109,49 +117,45 @@ class Optimizer(Formula, GradientPolicy, Resumable):
 
         ``on_nonfinite`` is None if what the gradients are makes no difference.
         """
-        for group, given in zip(self._groups, parts, strict=True):
-            group.check(given)
+        updated: list[Group] = []
+        for grouping, given in zip(self._groupings, parts, strict=True):
+            updated += grouping.check(given)
         norm = None
         if on_nonfinite is not None:
-            measured = global_norm(self._squares)
+            measured = global_norm(partial(_squares, updated))
             norm = measured.value * abs(grad_scale)
             if not measured.finite and on_nonfinite != "propagate":
-                self._refuse(norm, on_nonfinite)
+                self._refuse(updated, norm, on_nonfinite)
                 return
             grad_scale *= self._clip_factor(norm)
-        for group in self._groups:
+        for group in updated:
             group.plan(grad_scale, self._clock)
         with Deferred():
-            for group in self._groups:
+            for group in updated:
                 group.update()
             self._clock += 1
             self._grad_norm = norm
 
-    def _refuse(self, norm: float, on_nonfinite: NonfinitePolicy) -> None:
+    def _refuse(self, updated: Sequence[Group], norm: float, on_nonfinite: NonfinitePolicy) -> None:
         """Skip a step, or raise, for a gradient with NaN or infinity."""
         if on_nonfinite == "skip":
             with Deferred():
                 self._skipped_steps += 1
                 self._grad_norm = norm
             return
-        places = (group.nonfinite() for group in self._groups)
+        places = (group.nonfinite() for group in updated)
         raise FloatingPointError(
             f"{next(filter(None, places))} holds NaN or infinity at step {self.step_count}; "
             "nothing was changed. Look at the loss and at what it divides by; "
             "on_nonfinite='skip' leaves such steps out."
         )
 
-    def _squares(self, factor: float) -> Iterator[Array]:
-        for group in self._groups:
-            for bucket in group.buckets:
-                yield bucket.squares(factor)
-
     def _split(self, grads: Any) -> Any:
-        """Return the gradients group by group."""
-        if not isinstance(grads, list | tuple) or len(grads) != len(self._groups):
+        """Return the gradients tree by tree, where each group has a tree of its own."""
+        if not isinstance(grads, list | tuple) or len(grads) != len(self._groupings):
             size = f" of {len(grads)}" if isinstance(grads, list | tuple) else ""
             raise ValueError(
-                f"grads must be a list of {len(self._groups)} trees, one for each parameter "
+                f"grads must be a list of {len(self._groupings)} trees, one for each parameter "
                 f"group; got {type(grads).__name__}{size}"
             )
         return grads
@@ -159,9 +163,13 @@ class Optimizer(Formula, GradientPolicy, Resumable):
     # What can be read and set ---------------------------------------------------------------
 
     @property
-    def param_groups(self) -> list[ParamGroup]:
-        """Of each group a dict with "params" and every hyperparameter, settable between steps."""
-        return [group.options for group in self._groups]
+    def param_groups(self) -> ParamGroups:
+        """Of each group a dict with "params" and every hyperparameter, settable between steps.
+
+        "params" is the tree of parameters as it was given, for groups made by pattern a dict of
+        their arrays by name.
+        """
+        return self._param_groups
 
     @property
     def step_count(self) -> int:
@@ -187,7 +195,7 @@ class Optimizer(Formula, GradientPolicy, Resumable):
 
     def __repr__(self) -> str:
         options = ", ".join(f"{k}={v!r}" for k, v in self._groups[0].options.plain.items())
-        sizes = [leaf.array.size for group in self._groups for leaf in group.tree.leaves]
+        sizes = [leaf.array.size for group in self._groups for leaf in group.leaves]
         if self._max_grad_norm is not None:
             options += f", max_grad_norm={self._max_grad_norm!r}"
         several = f"{len(self._groups)} groups, " if len(self._groups) > 1 else ""
@@ -201,3 +209,9 @@ class Optimizer(Formula, GradientPolicy, Resumable):
             f"{type(self).__name__} cannot be pickled or copied: the copy would update arrays of "
             "its own, not the model's. Use state_dict and load_state_dict, or save and load."
         )
+
+
+def _squares(groups: Sequence[Group], factor: float) -> Iterator[Array]:
+    for group in groups:
+        for bucket in group.buckets:
+            yield bucket.squares(factor)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
-from fastopt.hyperparameters import Check
+from fastopt.hyperparameters import Check, Schedulable
 
 Options = dict[str, Any]
 
@@ -79,10 +79,40 @@ class ParamGroup(dict[str, Any]):
     popitem = _fixed
     clear = _fixed
 
+    def value(self, name: str, step_count: int) -> Any:
+        """Return a hyperparameter's value in a step, checked if a schedule gives it."""
+        value = self[name]
+        if not callable(value):
+            return value
+        check = cast(Schedulable, self._checks[name])  # no other lets a function through
+        return check.at(f"{self._owner}: {name} at step {step_count}", value, step_count)
+
+    def at(self, step_count: int) -> Options:
+        """Return the hyperparameters with the values of a step in the place of schedules."""
+        if not self.scheduled:
+            return self
+        return {name: self.value(name, step_count) for name in self}
+
     @property
     def plain(self) -> Options:
         """The hyperparameters alone, as a dict of its own."""
         return {name: value for name, value in self.items() if name != "params"}
+
+
+class ParamGroups(list[ParamGroup]):
+    """All groups of an optimizer; the groups can be changed, and the list of them cannot."""
+
+    def _fixed(self, *_: Any, **__: Any) -> NoReturn:
+        raise TypeError(
+            "an optimizer keeps the groups that it was made with; construct a new optimizer for "
+            "others (settings are changed in a group: opt.param_groups[0]['lr'] = 0.1)"
+        )
+
+    append = extend = insert = pop = remove = clear = sort = reverse = _fixed
+    __setitem__ = __delitem__ = __iadd__ = __imul__ = _fixed
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        return list, (list(self),)  # a copy is a plain list
 
 
 def are_given(params: Any) -> bool:

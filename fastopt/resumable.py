@@ -16,12 +16,24 @@ from fastopt.load_report import LoadReport
 Result = TypeVar("Result")
 
 
+class Turn:
+    """Whether something is being done with an optimizer that must be done alone.
+
+    It is apart from the optimizer, whose own attributes are looked at when they are set.
+    """
+
+    __slots__ = ("taken",)
+
+    def __init__(self) -> None:
+        self.taken = False
+
+
 class Resumable:
     """An optimizer's memory, in the form of a dict and of a file."""
 
     _groups: Sequence[Group]
     _clock: Array
-    _in_step: bool
+    _turn: Turn
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything the optimizer remembers, as a dict of plain values and NumPy arrays.
@@ -29,17 +41,23 @@ class Resumable:
         ``{"fastopt": version, "optimizer": class name, "step_count": steps, "groups":
         [hyperparameters], "state": {name: {"step": steps, slot: array}}}``. The arrays are copies.
         A schedule is no part of it (None stands in its place): it is a function of the step count.
-        ``max_grad_norm`` and ``on_nonfinite`` are none either: give them to the constructor again.
+        One with a memory, ``ReduceLROnPlateau``, has ``{"schedule": its state_dict}`` there.
+        ``max_grad_norm`` and ``on_nonfinite`` are no part of it either: give them to the
+        constructor again. Groups made by pattern also have "params", the names of their parameters.
         """
         return state.collect(type(self).__name__, self._groups, self._clock)
 
     def load_state_dict(self, saved: Mapping[str, Any], strict: bool = True) -> LoadReport:
         """Take over a ``state_dict``, by the parameters' names; nothing is ever cast.
 
-        Hyperparameters are taken over too, except schedules, which stay. With ``strict=False``
-        parameters that one side lacks, or that have another shape or dtype there, keep the state
-        they have, and the report names them. Raises CheckpointError, and changes nothing, if it is
-        another optimizer's, or damaged, or does not fit by name, shape or dtype.
+        Hyperparameters are taken over too, except schedules, which stay; one with a memory takes
+        that over. Groups made by pattern (``fastopt.groups``) take them over if the same groups of
+        parameters were saved, and else keep their own: state saved with other groups, or without
+        any, goes on by name. With ``strict=False`` parameters that one side lacks, or that have
+        another shape or dtype there, keep the state they have, and so do schedules; the report
+        names them. So do hyperparameters that another version has not saved, always. Raises
+        CheckpointError, and changes nothing, if it is another optimizer's, or
+        damaged, or does not fit by name, shape or dtype.
         """
         name = type(self).__name__
         commit, differences = state.restorer(name, self._groups, self._clock, saved, strict)
@@ -95,7 +113,8 @@ class Resumable:
         """Take over what ``save`` wrote, on whatever backend: all of it or, on an error, nothing.
 
         State and parameters are matched by name and never cast. Parameters are written in place,
-        if the file holds any. Hyperparameters are taken over, except schedules, which stay.
+        if the file holds any. Hyperparameters are taken over, except schedules, as
+        ``load_state_dict`` does it.
 
         Args:
             path: the file.
@@ -125,14 +144,15 @@ class Resumable:
 
     def _at_rest(self, work: Callable[[], Result]) -> Result:
         """Do something between two steps, and let no other thread make one meanwhile."""
-        if self._in_step:
+        turn = self._turn
+        if turn.taken:
             raise RuntimeError(
                 "this optimizer is in a step, in another thread or from a schedule; save and load "
                 "between steps"
             )
-        self._in_step = True
+        turn.taken = True
         try:
             result = work()
         finally:
-            self._in_step = False
+            turn.taken = False
         return result

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TypedDict
 
 from fastopt.gradient_policy import NonfinitePolicy
+from fastopt.hyperparameters import Scheduled
 
 
 class Shared(TypedDict, total=False):
@@ -12,9 +13,14 @@ class Shared(TypedDict, total=False):
 
     maximize: go up instead of down (False). A hyperparameter: it can differ between groups.
 
+    trainable: whether steps are made (True). Parameters of a group where it is False are left
+        alone, with their state and step counts, and their gradients are not looked at: they can be
+        None or anything, and count neither in the norm nor as not finite. A hyperparameter:
+        it can differ between groups, and be set between steps.
+
     max_grad_norm: scale all gradients together by min(1, max_grad_norm / (norm + 1e-6)), where
         norm is the 2-norm of all of them, in float64; > 0, in units of the gradient; None (the
-        default) leaves them alone, math.inf only measures.
+        default) leaves them alone, math.inf only measures. Or a function of the step number.
 
     on_nonfinite: what a NaN or an infinity in a step's gradients does. "propagate" (the default)
         does not look; "skip" leaves everything as it is and adds 1 to ``skipped_steps``; "raise"
@@ -28,7 +34,8 @@ class Shared(TypedDict, total=False):
     """
 
     maximize: bool
-    max_grad_norm: float | None
+    trainable: bool
+    max_grad_norm: Scheduled | None
     on_nonfinite: NonfinitePolicy
     master_weights: bool
     backend: str | None

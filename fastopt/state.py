@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fastopt import arrays
+from fastopt import arrays, group_settings
 from fastopt.arrays import Array
 from fastopt.buckets import Bucket
 from fastopt.errors import CheckpointError
@@ -28,10 +28,7 @@ def collect(name: str, groups: Sequence[Group], clock: Array) -> dict[str, Any]:
         "fastopt": __version__,
         "optimizer": name,
         "step_count": int(clock[0]),
-        "groups": [
-            {key: None if callable(value) else value for key, value in group.options.plain.items()}
-            for group in groups
-        ],
+        "groups": group_settings.collected(groups),
         "state": entries,
     }
 
@@ -40,15 +37,18 @@ def restorer(
     name: str, groups: Sequence[Group], clock: Array, saved: Mapping[str, Any], strict: bool
 ) -> tuple[Callable[[], None], Differences]:
     """Look at all of a state_dict of an optimizer of this name; return what takes it over."""
-    step_count, hyperparameters, entries = _parts(name, len(groups), saved)
-    pairs = list(zip(groups, hyperparameters, strict=True))
-    changes, kept = _changes(pairs, strict)
+    step_count, hyperparameters, entries = _parts(name, saved)
+    # What another version does not know, it cannot have saved: there the report is enough.
+    complete = strict and saved.get("fastopt") == __version__
+    settings, differences = group_settings.restorer(
+        groups, hyperparameters, entries, strict, complete
+    )
     targets = {
         leaf.name: (bucket, index, slots)
         for bucket in _buckets(groups)
         for index, (leaf, _, slots) in enumerate(bucket.state())
     }
-    differences = compare_names("state", "state:", targets, entries, strict)
+    differences += compare_names("state", "state:", targets, entries, strict)
     counts, writes, misfits = [], [], []
     for key, (bucket, index, slots) in targets.items():
         if key not in entries:
@@ -61,15 +61,14 @@ def restorer(
         writes += [(view, arrays.like(entry[slot], view)) for slot, view in slots.items()]
     if strict and misfits:
         raise CheckpointError(f"{misfits[0]}. State is never cast or reshaped.")
-    differences += Differences(missing=kept, mismatched=tuple(misfits))
+    differences += Differences(mismatched=tuple(misfits))
 
     def commit() -> None:
         with Deferred():
             put(writes)
             for bucket, index, count in counts:
                 bucket.set_step(index, count)
-            for (group, _), checked in zip(pairs, changes, strict=True):
-                group.options.update(checked)
+            settings()
             clock[0] = step_count
 
     return commit, differences
@@ -82,9 +81,7 @@ def put(writes: Iterable[tuple[Array, Array]]) -> None:
             target[...] = values
 
 
-def _parts(
-    name: str, group_count: int, saved: Mapping[str, Any]
-) -> tuple[int, list[Any], Mapping[str, Any]]:
+def _parts(name: str, saved: Mapping[str, Any]) -> tuple[int, list[Any], Mapping[str, Any]]:
     """Return step count, hyperparameters and entries of a state_dict with the right outline."""
     if not isinstance(saved, Mapping) or "optimizer" not in saved:
         raise CheckpointError(f"expected a state_dict of {name}; got {type(saved).__name__}")
@@ -93,36 +90,11 @@ def _parts(
     step_count, groups, entries = (saved.get(key) for key in ("step_count", "groups", "state"))
     if step_count is None or not _is_count(step_count):
         raise CheckpointError(f"step_count must be a whole number from 0 on; got {step_count!r}")
-    if not isinstance(groups, list) or len(groups) != group_count:
-        raise CheckpointError(
-            f"the optimizer has {group_count} parameter groups; the state has "
-            f"{len(groups) if isinstance(groups, list) else groups!r}"
-        )
-    if not isinstance(entries, Mapping) or not all(isinstance(group, Mapping) for group in groups):
-        raise CheckpointError("groups must be dicts, and state a dict of the parameters' names")
+    if not isinstance(groups, list) or not all(isinstance(group, Mapping) for group in groups):
+        raise CheckpointError(f"groups must be a list of dicts; got {groups!r:.200}")
+    if not isinstance(entries, Mapping):
+        raise CheckpointError("state must be a dict of the parameters' names")
     return int(step_count), groups, entries
-
-
-def _changes(
-    pairs: Iterable[tuple[Group, Mapping[str, Any]]], strict: bool
-) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
-    """Return the hyperparameters to take over, group by group, and the names of those not saved.
-
-    Schedules, on either side, are left as they are.
-    """
-    changes: list[dict[str, Any]] = []
-    kept: list[str] = []
-    for number, (group, saved) in enumerate(pairs):
-        missing = sorted(group.options.plain.keys() - saved)
-        if strict and missing:
-            raise CheckpointError(f"groups[{number}] lacks {missing} (strict=False keeps ours)")
-        kept += [f"groups[{number}].{name}" for name in missing]
-        try:
-            checked = group.options.checked({k: v for k, v in saved.items() if v is not None})
-        except (TypeError, ValueError) as error:
-            raise CheckpointError(f"groups[{number}]: {error}") from error
-        changes.append({k: v for k, v in checked.items() if not callable(group.options[k])})
-    return changes, tuple(kept)
 
 
 def _misfit(name: str, entry: Any, slots: Mapping[str, Array]) -> str | None:

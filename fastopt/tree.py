@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import optree
 
 from fastopt import arrays
 from fastopt.arrays import Array
 from fastopt.formats import SUPPORTED_DTYPES
+from fastopt.remedies import remedy
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,8 @@ class Tree:
         found, values, self._spec = optree.tree_flatten_with_path(params, none_is_leaf=True)
         self.params = params
         self._flatten_as_params = self._spec.flatten_up_to
+        self._order: list[int] | None = None  # see ignore
+        self._ignored: tuple[str, ...] = ()
         self._root = root
         self._suffixes = [_suffix(accessor) for accessor in self._spec.accessors()]
         names = [prefix + (".".join(map(str, path)) or "params") for path in found]
@@ -54,18 +56,39 @@ class Tree:
         """Return the gradients in the order of the leaves; ValueError for another structure."""
         return self._flatten(grads, root)
 
+    def ignore(self, positions: Iterable[int]) -> None:
+        """Look no more at some leaves, nor at branches that hold no others: they are None then."""
+        ignored, count = frozenset(positions), len(self.leaves)
+
+        def is_ignored(node: Any) -> bool:
+            found = optree.tree_leaves(node)
+            return bool(found) and ignored.issuperset(found)
+
+        numbered = self._spec.unflatten(range(count))
+        parts, spec = optree.tree_flatten(numbered, is_ignored, none_is_leaf=True)
+        rows = {part: row for row, part in enumerate(parts) if not is_ignored(part)}
+        paths = zip(map(_suffix, spec.accessors()), parts, strict=True)
+        self._flatten_as_params = spec.flatten_up_to
+        self._order = [rows.get(position, -1) for position in range(count)] if ignored else None
+        self._ignored = tuple(suffix for suffix, part in paths if is_ignored(part))
+
     def _flatten(self, tree: Any, root: str) -> list[Any]:
         try:
-            return self._flatten_as_params(tree)
+            found = self._flatten_as_params(tree)
         except (ValueError, TypeError) as error:
             raise ValueError(self._difference(tree, root, error)) from None
+        order = self._order
+        return found if order is None else [None if row < 0 else found[row] for row in order]
 
     def _difference(self, tree: Any, root: str, error: Exception) -> str:
         """Say how a tree differs from the parameters' structure."""
         spec = optree.tree_structure(tree, none_is_leaf=True)
-        theirs = {_suffix(accessor) for accessor in spec.accessors()}
-        missing = [root + path for path in sorted(set(self._suffixes) - theirs)][:3]
-        extra = [root + path for path in sorted(theirs - set(self._suffixes))][:3]
+        mine = {suffix for suffix in self._suffixes if not suffix.startswith(self._ignored)}
+        found = {_suffix(accessor) for accessor in spec.accessors()}
+        theirs = {suffix for suffix in found if not suffix.startswith(self._ignored)}
+        mine.update(s for s in self._ignored if not any(path.startswith(s) for path in found))
+        missing = [root + path for path in sorted(mine - theirs)][:3]
+        extra = [root + path for path in sorted(theirs - mine)][:3]
         parts = [f"missing {', '.join(missing)}"] * bool(missing)
         parts += [f"unexpected {', '.join(extra)}"] * bool(extra)
         reason = "; ".join(parts) or str(error).partition(";")[0].rstrip(".")[:200]
@@ -107,7 +130,7 @@ def _checked(path: str, value: Any) -> Array:
     if arrays.kind(value) is None:
         raise TypeError(
             f"{path} must be a numpy.ndarray or cupy.ndarray; got {type(value).__name__}. "
-            f"{_remedy(value)}"
+            f"{remedy(value)}"
         )
     array: Array = value
     if array.dtype.name not in SUPPORTED_DTYPES or not array.dtype.isnative:
@@ -125,37 +148,3 @@ def _checked(path: str, value: Any) -> Array:
             f"shape {array.shape}), so an update would be applied twice; give a copy"
         )
     return array
-
-
-def _remedy(value: Any) -> str:
-    """Say what to do about a leaf that is no array."""
-    if value is None:
-        return "Leave it out of the tree."
-    if isinstance(value, np.generic):
-        return "A NumPy scalar cannot change in place; use a 0-d array: np.array(value)."
-    if isinstance(value, np.ndarray):
-        return "Subclasses compute differently; use np.asarray(value)."
-    return "Only arrays can change in place; use np.array(value)."
-
-
-def check_apart(leaves: Sequence[Leaf]) -> None:
-    """Raise ValueError if two parameters share memory: each would be updated twice."""
-    spans = sorted(
-        (*arrays.extent(leaf.array), position)
-        for position, leaf in enumerate(leaves)
-        if leaf.array.size
-    )
-    reaching: list[tuple[int, int]] = []
-    for low, high, position in spans:
-        reaching = [(end, other) for end, other in reaching if end > low]
-        for _, other in reaching:
-            one, two = leaves[other], leaves[position]
-            if arrays.device(one.array) == arrays.device(two.array) and arrays.share_memory(
-                one.array, two.array
-            ):
-                same = "are the same array" if one.array is two.array else "share memory"
-                raise ValueError(
-                    f"{one.path} and {two.path} {same}, so they would be updated twice; "
-                    "hand in each parameter once"
-                )
-        reaching.append((high, position))

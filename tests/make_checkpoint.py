@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 import fastopt
+from fastopt import state
 from fastopt.container import FORMAT
 
 FOLDER = Path(__file__).parent / "data"
@@ -38,6 +39,8 @@ def trees(make: Callable[..., Any]) -> tuple[dict[str, Any], list[Any]]:
 
 def main() -> None:
     """Train four steps, in one of which some gradients are missing, and save."""
+    # What comes before the release is then, to those who read it, of another version.
+    state.__version__ = f"{fastopt.__version__}.dev0"
     rng = np.random.default_rng(0)
 
     def draw(shape: Any, dtype: Any) -> Any:
@@ -59,14 +62,14 @@ def main() -> None:
 
 def described(opt: fastopt.Optimizer, notes: Any) -> dict[str, Any]:
     """Return what an optimizer holds, in a form in which no bit is lost."""
-    state = opt.state_dict()
-    entries = state["state"].items()
+    saved = opt.state_dict()
+    entries = saved["state"].items()
     arrays = {f"{name}/{slot}": e[slot] for name, e in entries for slot in e.keys() - {"step"}}
-    arrays |= {leaf.name: leaf.array for group in opt._groups for leaf in group.tree.leaves}
+    arrays |= {leaf.name: leaf.array for group in opt._groups for leaf in group.leaves}
     return {
-        "version": state["fastopt"],
-        "step_count": state["step_count"],
-        "groups": json.loads(json.dumps(state["groups"])),
+        "version": saved["fastopt"],
+        "step_count": saved["step_count"],
+        "groups": json.loads(json.dumps(saved["groups"])),
         "steps": {name: entry["step"] for name, entry in entries},
         "notes": repr(notes),
         "count": 17,

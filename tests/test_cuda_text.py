@@ -286,6 +286,29 @@ def test_each_dtype_group_and_device_has_a_launch_of_its_own() -> None:
 
 
 @needs_compiler
+def test_interleaved_parameters_and_gradients_are_stepped(cupy: FakeCupy) -> None:
+    whole, grads = cupy.zeros((5, 4), np.float32), cupy.asarray(np.arange(20.0).reshape(5, 4))
+    opt = fastopt.SGD([whole[:, 0], whole[:, 2], whole[:, 3]], lr=1.0)
+    opt.step([grads[:, 0], whole[:, 1], grads[:, 3]])
+    expected = np.zeros((5, 4))
+    expected[:, [0, 3]] = -grads.get()[:, [0, 3]]
+    np.testing.assert_array_equal(whole.get(), expected)
+    with pytest.raises(ValueError, match="share memory"):
+        fastopt.SGD([whole[:, 0], whole[3]])
+
+
+@needs_compiler
+def test_groups_by_pattern_of_one_dtype_have_a_launch_each(cupy: FakeCupy) -> None:
+    params = {"W": cupy.zeros(5, np.float32), "b": cupy.zeros(3, np.float32)}
+    opt = fastopt.SGD(fastopt.groups(params, {"b": {"lr": 0.5}}), lr=1.0)
+    grads = {name: cupy.asarray(np.ones(param.shape, "f4")) for name, param in params.items()}
+    assert len(launches_of(cupy, opt, grads)) == 2
+    opt.param_groups[1]["trainable"] = False
+    assert len(launches_of(cupy, opt, {**grads, "b": None})) == 1
+    assert [params[name].get()[0] for name in ("W", "b")] == [-2.0, -0.5]
+
+
+@needs_compiler
 def test_all_rule_files_are_run_here(cupy: FakeCupy) -> None:
     for variant in VARIANTS:
         variant([cupy.zeros(1, np.float32)])  # construction tries the kernel out

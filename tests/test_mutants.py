@@ -123,8 +123,10 @@ def mutant(name: str, base: Any, make: Make) -> None:
 
 
 def stale(self: Any, grads: Any, step: Callable[[Any], None]) -> None:
-    before = getattr(self, "before", each(lambda g: None if g is None else np.zeros_like(g), grads))
-    self.before = grads
+    before = getattr(
+        self, "_before", each(lambda g: None if g is None else np.zeros_like(g), grads)
+    )
+    self._before = grads
     step(each(lambda g: None if g is None else g, before))
 
 

@@ -436,10 +436,10 @@ BAD: dict[str, Bad] = {
     "lr": number(-1e-300, -1, schedule=True),
     "weight_decay": number(-1e-300, -1, schedule=True),
     "maximize": FLAG,
-    "momentum": number(-1e-300, -1),
-    "dampening": number(),
+    "momentum": number(-1e-300, -1, schedule=True),
+    "dampening": number(schedule=True),
     "nesterov": FLAG,
-    "beta": number(*FRACTIONS),
+    "beta": number(*FRACTIONS, schedule=True),
     "betas": pair(*FRACTIONS),
     "rho": number(*FRACTIONS),
     "eps": number(-1e-300, -1),
@@ -449,9 +449,13 @@ BAD: dict[str, Bad] = {
     "amsgrad": FLAG,
     "eps_inside_sqrt": FLAG,
     "bias_correction": FLAG,
+    "trainable": FLAG,
 }
 """Of every hyperparameter of any optimizer: what it must not be, and the error's class."""
-BAD_HERE: dict[tuple[str, str], Bad] = {("Adadelta", "eps"): [(0.0, ValueError)]}
+BAD_HERE: dict[tuple[str, str], Bad] = {
+    ("Adadelta", "eps"): [(0.0, ValueError)],
+    ("RMSprop", "beta"): [(lambda t: 0.9, TypeError)],
+}
 """What only one optimizer refuses."""
 
 

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from variants import HAS_NUMBA, VARIANT_OF, VARIANTS, Variant
 
+import fastopt
 from fastopt.arrays import Array
 
 os.environ.setdefault("NUMBA_NUM_THREADS", "2")  # two threads also run on one core
@@ -191,18 +192,21 @@ def test_missing_gradients_end_in_the_same_bits(variant: Variant, dtype: Any) ->
 
 @each_dtype
 @each_variant
-def test_group_settings_end_in_the_same_bits(variant: Variant, dtype: Any) -> None:
+@pytest.mark.parametrize("by_pattern", [False, True])
+def test_group_settings_end_in_the_same_bits(
+    variant: Variant, dtype: Any, by_pattern: bool
+) -> None:
     def end(backend: str) -> dict[str, Any]:
         params = values((7, 100, 3), dtype, 0)
-        groups = [
-            {"params": params[:1], "lr": 0.5},
-            {"params": params[1:], "weight_decay": 0.25, "maximize": True},
-        ]
+        first, second = {"lr": 0.5}, {"weight_decay": 0.25, "maximize": True}
+        groups: Any = [{"params": params[:1], **first}, {"params": params[1:], **second}]
+        if by_pattern:
+            groups = fastopt.groups(params, {"0": first, "[12]": second})
         opt = variant(groups, backend=backend)
         for seed in range(1, 6):
             grads = values((7, 100, 3), dtype, seed)
             opt.param_groups[1]["lr"] = 0.01 * seed
-            opt.step([grads[:1], grads[1:]])
+            opt.step(grads if by_pattern else [grads[:1], grads[1:]])
         entries = opt.state_dict()["state"].items()
         found = {f"{n}.{slot}": x for n, entry in entries for slot, x in entry.items()}
         return found | {f"p{k}": param for k, param in enumerate(params)}

@@ -461,5 +461,8 @@ def test_strict_false_keeps_the_hyperparameters_that_were_not_saved() -> None:
     saved = without(opt.state_dict(), "groups", 0, "betas")
     saved["groups"][0]["lr"] = 0.25
     refuses(opt, saved, "betas")
+    older = {**saved, "fastopt": "0.0.1"}  # which cannot have saved what it did not know
+    assert opt.load_state_dict(older).missing == ("groups[0].betas",)
+    opt.lr = 0.5
     assert opt.load_state_dict(saved, strict=False).missing == ("groups[0].betas",)
     assert (opt.lr, opt.param_groups[0]["betas"]) == (0.25, (0.5, 0.75))

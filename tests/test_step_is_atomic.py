@@ -65,7 +65,7 @@ class Model:
         }
 
 
-def model(variant: Variant, backend: str) -> Model:
+def model(variant: Variant, backend: str, by_pattern: bool = False) -> Model:
     first = {
         "a": np.ones(5, np.float32),
         "b": np.ones((3, 4), np.float64),
@@ -74,7 +74,10 @@ def model(variant: Variant, backend: str) -> Model:
     }
     second = {"a": np.ones(2, np.float32), "z": np.ones((4, 3), np.float32).T}
     lr, decay = Schedule(0.01), Schedule(0.1)
-    groups = [{"params": first}, {"params": second, "lr": lr, "weight_decay": decay}]
+    own = {"lr": lr, "weight_decay": decay}
+    groups: Any = [{"params": first}, {"params": second, **own}]
+    if by_pattern:  # the gradients are nested in the same way
+        groups = fastopt.groups([first, second], {"1.**": own})
     return Model(variant(groups, backend=backend), [first, second], lr, decay)
 
 
@@ -195,12 +198,13 @@ for number, (bad, raised) in enumerate(
 
 @each_backend
 @each_variant
+@pytest.mark.parametrize("by_pattern", [False, True])
 def test_a_step_that_raises_changes_nothing_and_leaves_no_trace(
-    variant: Variant, backend: str
+    variant: Variant, backend: str, by_pattern: bool
 ) -> None:
     wrong = []
     for name, (kind, breaks) in FAILURES.items():
-        tried, expected = model(variant, backend), model(variant, backend)
+        tried, expected = (model(variant, backend, by_pattern) for _ in range(2))
         tried.opt.step(tried.grads())
         expected.opt.step(expected.grads())
         before, raised = tried.look(), type(None)
@@ -303,7 +307,26 @@ def two_buckets_and_a_missing_gradient(backend: str) -> Small:
     return Small(fastopt.SGD(params, momentum=0.9, backend=backend), params, grads)
 
 
-KINDS = (one_bucket, gaps_and_casts, two_buckets_and_a_missing_gradient)
+class Freezing(Small):
+    """Freezes and trains a group in turns."""
+
+    def step(self) -> None:
+        self.opt.param_groups[1]["trainable"] = self.opt.step_count % 2 == 0
+        self.opt.step(self.grads)
+
+    def look(self) -> Any:
+        params, saved = super().look()
+        return params, {key: value for key, value in saved.items() if key != "groups"}
+
+
+def groups_of_one_tree(backend: str) -> Small:
+    params = [np.ones(5), np.ones(4), np.ones(3)]
+    groups = fastopt.groups(params, {"[12]": {"lr": 0.5}})
+    grads = [np.ones(5), np.ones(4), np.ones(3)]
+    return Freezing(fastopt.Adam(groups, backend=backend), params, grads)
+
+
+KINDS = (one_bucket, gaps_and_casts, two_buckets_and_a_missing_gradient, groups_of_one_tree)
 
 
 whole_traces = pytest.mark.skipif(
@@ -348,6 +371,31 @@ def test_an_interrupt_anywhere_in_a_step_leaves_it_whole_or_not_begun(
     assert wrong == []
     assert begun > 5, "the test found no place before the update"
     assert begun + done == at > 10
+
+
+@whole_traces
+def test_a_group_is_trained_again_after_an_interrupt_in_the_step_that_froze_it() -> None:
+    def sequence(call: Callable[[Optimizer], Any], skip: bool) -> tuple[Any, Any]:
+        small = groups_of_one_tree("numpy")
+        group = small.opt.param_groups[1]
+        small.opt.step(small.grads)
+        group["trainable"] = False
+        came_out = None if skip else call(small.opt)
+        group["trainable"] = True
+        small.opt.step(small.grads)
+        return came_out, small.look()
+
+    grads = groups_of_one_tree("numpy").grads
+    not_begun, done = (sequence(lambda opt: opt.step(grads), skip)[1] for skip in (True, False))
+    wrong = []
+    for at in range(5000):
+        came_out, end = sequence(lambda opt: interrupted(lambda: opt.step(grads), at), False)  # noqa: B023 - now
+        if came_out is None:
+            break
+        if not same(end, done if end[1]["step_count"] == 3 else not_begun):
+            wrong.append(at)
+    assert wrong == []
+    assert at > 10
 
 
 @whole_traces

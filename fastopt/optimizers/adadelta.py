@@ -24,13 +24,14 @@ class Adadelta(Optimizer):
         p <- p - lr * d
 
     Args:
-        params: an array, a tree of arrays, or a list of parameter groups; updated in place.
+        params: an array, a tree of arrays, a list of parameter groups, or ``fastopt.groups(...)``;
+            updated in place.
         lr: factor of every step, >= 0, without a unit; a number, or a function of the step number
             (0 for the first step).
         rho: share of the averages that is kept, in [0, 1).
         eps: added inside both roots, > 0; with 0 the first step, and so all, would be zero.
         weight_decay: coefficient of the L2 term, >= 0, or a function of the step number.
-        shared: what every optimizer takes, see ``Shared``: maximize, max_grad_norm,
+        shared: what every optimizer takes, see ``Shared``: maximize, trainable, max_grad_norm,
             on_nonfinite, backend.
 
     Raises:

@@ -26,7 +26,8 @@ class Adam(Optimizer):
         p  <- p - lr * (m / c1) / (sqrt(v / c2) + eps)   or / sqrt(v / c2 + eps)
 
     Args:
-        params: an array, a tree of arrays, or a list of parameter groups; updated in place.
+        params: an array, a tree of arrays, a list of parameter groups, or ``fastopt.groups(...)``;
+            updated in place.
         lr: learning rate, >= 0, in units of the parameter (no step is much longer); a number,
             or a function of the step number (0 for the first step).
         betas: shares of the two averages that are kept, each in [0, 1).
@@ -37,7 +38,7 @@ class Adam(Optimizer):
         bias_correction: divide the averages by c1 and c2; without it the first steps are
             (1 - beta1) / sqrt(1 - beta2) times as long, 3.2 times by default.
         weight_decay: coefficient of the L2 term, >= 0, or a function of the step number.
-        shared: what every optimizer takes, see ``Shared``: maximize, max_grad_norm,
+        shared: what every optimizer takes, see ``Shared``: maximize, trainable, max_grad_norm,
             on_nonfinite, backend.
 
     Raises:

@@ -18,7 +18,8 @@ class AdamW(Adam):
         p <- p - (the step of Adam for the gradient alone)
 
     Args:
-        params: an array, a tree of arrays, or a list of parameter groups; updated in place.
+        params: an array, a tree of arrays, a list of parameter groups, or ``fastopt.groups(...)``;
+            updated in place.
         lr: learning rate, >= 0, in units of the parameter; it scales the decay too; a number,
             or a function of the step number (0 for the first step).
         betas: shares of the two averages that are kept, each in [0, 1).
@@ -30,7 +31,7 @@ class AdamW(Adam):
             (1 - beta1) / sqrt(1 - beta2) times as long, 3.2 times by default.
         weight_decay: share of the parameter that is taken off per step and unit of lr, >= 0, or a
             function of the step number.
-        shared: what every optimizer takes, see ``Shared``: maximize, max_grad_norm,
+        shared: what every optimizer takes, see ``Shared``: maximize, trainable, max_grad_norm,
             on_nonfinite, backend.
 
     Raises:

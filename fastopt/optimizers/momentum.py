@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Unpack
 
-from fastopt.hyperparameters import FRACTION, Flag
+from fastopt.hyperparameters import FRACTION, Flag, Schedulable
 from fastopt.optimizer import Optimizer, Scheduled
 from fastopt.param_group import Options
 from fastopt.scalars import one_minus_power
@@ -25,13 +25,15 @@ class Momentum(Optimizer):
     sign from step to step cancel in it; those that stay add up to their full size.
 
     Args:
-        params: an array, a tree of arrays, or a list of parameter groups; updated in place.
+        params: an array, a tree of arrays, a list of parameter groups, or ``fastopt.groups(...)``;
+            updated in place.
         lr: learning rate, >= 0, in units of the parameter squared per unit of the loss; a number,
             or a function of the step number (0 for the first step).
-        beta: share of the average that is kept, in [0, 1).
+        beta: share of the average that is kept, in [0, 1); without bias_correction it may be a
+            function of the step number.
         bias_correction: divide by 1 - beta^t, so that the first steps are not too small.
         weight_decay: coefficient of the L2 term, >= 0, or a function of the step number.
-        shared: what every optimizer takes, see ``Shared``: maximize, max_grad_norm,
+        shared: what every optimizer takes, see ``Shared``: maximize, trainable, max_grad_norm,
             on_nonfinite, backend.
 
     Raises:
@@ -46,14 +48,14 @@ class Momentum(Optimizer):
     lr makes steps up to 1 / (1 - beta) times as long.
     """
 
-    _checks = {"beta": FRACTION, "bias_correction": Flag()}
+    _checks = {"beta": Schedulable(FRACTION), "bias_correction": Flag()}
 
     def __init__(
         self,
         params: Any,
         lr: Scheduled = 1e-2,
         *,
-        beta: float = 0.9,
+        beta: Scheduled = 0.9,
         bias_correction: bool = False,
         weight_decay: Scheduled = 0.0,
         **shared: Unpack[Shared],
@@ -76,3 +78,12 @@ class Momentum(Optimizer):
         beta = options["beta"]
         corrected = one_minus_power(beta, t) if options["bias_correction"] else 1.0
         return {"one_minus_beta": 1.0 - beta, "step_size": lr / corrected}
+
+    @staticmethod
+    def _review(options: Options) -> None:
+        if options["bias_correction"] and callable(options["beta"]):
+            raise ValueError(
+                "Momentum: bias_correction divides by 1 - beta^t, which is right for one beta "
+                "alone; beta must be a number with it, or bias_correction False; got beta="
+                f"{options['beta']!r}"
+            )

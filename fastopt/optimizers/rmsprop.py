@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, Unpack
 
-from fastopt.hyperparameters import EPS, FRACTION, NONNEGATIVE, Flag
+from fastopt.hyperparameters import EPS, FRACTION, NONNEGATIVE, Flag, Schedulable
 from fastopt.optimizer import Optimizer, Scheduled
 from fastopt.param_group import Options
 from fastopt.scalars import eps_floor, eps_scalars, one_minus_power
@@ -41,19 +41,21 @@ class RMSprop(Optimizer):
         p <- p - lr * buf                                or lr * d without momentum
 
     Args:
-        params: an array, a tree of arrays, or a list of parameter groups; updated in place.
+        params: an array, a tree of arrays, a list of parameter groups, or ``fastopt.groups(...)``;
+            updated in place.
         lr: learning rate, >= 0, in units of the parameter (a step has about this length); a
             number, or a function of the step number (0 for the first step).
         beta: share of the averages that is kept, in [0, 1); PyTorch calls it alpha.
         eps: added to the denominator, >= 0, in units of the gradient (of its square if inside the
             root); 0 leaves only a guard that makes 0/0 zero.
-        momentum: share of the buffer of scaled gradients that is kept, >= 0; 0 keeps none.
+        momentum: share of the buffer of scaled gradients that is kept, >= 0; 0 keeps none. Or a
+            function of the step number, with which there is a buffer whatever its values.
         centered: divide by the estimated standard deviation instead of the root mean square.
         eps_inside_sqrt: where eps stands.
         bias_correction: divide the averages by 1 - beta^t, so that the first steps are not
             1 / sqrt(1 - beta) times too long.
         weight_decay: coefficient of the L2 term, >= 0, or a function of the step number.
-        shared: what every optimizer takes, see ``Shared``: maximize, max_grad_norm,
+        shared: what every optimizer takes, see ``Shared``: maximize, trainable, max_grad_norm,
             on_nonfinite, backend.
 
     Raises:
@@ -73,7 +75,7 @@ class RMSprop(Optimizer):
     _checks = {
         "beta": FRACTION,
         "eps": EPS,
-        "momentum": NONNEGATIVE,
+        "momentum": Schedulable(NONNEGATIVE),
         "centered": Flag(),
         "eps_inside_sqrt": Flag(),
         "bias_correction": Flag(),
@@ -86,7 +88,7 @@ class RMSprop(Optimizer):
         *,
         beta: float = 0.9,
         eps: float = 1e-8,
-        momentum: float = 0.0,
+        momentum: Scheduled = 0.0,
         centered: bool = False,
         eps_inside_sqrt: bool = False,
         bias_correction: bool = False,
@@ -108,7 +110,7 @@ class RMSprop(Optimizer):
 
     @staticmethod
     def _rule(options: Options) -> Rule:
-        return _RULES[options["centered"], options["momentum"] > 0]
+        return _RULES[options["centered"], bool(options["momentum"])]
 
     @staticmethod
     def _scalars(options: Options, lr: float, t: int, guard: float) -> dict[str, float]:

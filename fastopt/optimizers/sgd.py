@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Unpack
 
-from fastopt.hyperparameters import FINITE, NONNEGATIVE, Flag
+from fastopt.hyperparameters import FINITE, NONNEGATIVE, Flag, Schedulable
 from fastopt.optimizer import Optimizer, Scheduled
 from fastopt.param_group import Options
 from fastopt.shared import Shared
@@ -24,15 +24,17 @@ class SGD(Optimizer):
         p   <- p - lr * d
 
     Args:
-        params: an array, a tree of arrays, or a list of parameter groups; updated in place.
+        params: an array, a tree of arrays, a list of parameter groups, or ``fastopt.groups(...)``;
+            updated in place.
         lr: learning rate, >= 0, in units of the parameter squared per unit of the loss; a number,
             or a function of the step number (0 for the first step).
-        momentum: share of the buffer that is kept, >= 0, usually below 1; 0 keeps none.
+        momentum: share of the buffer that is kept, >= 0, usually below 1; 0 keeps none. Or a
+            function of the step number, with which there is a buffer whatever its values.
         dampening: share of the gradient that is left out of the buffer; any number, usually in
-            [0, 1].
+            [0, 1], or a function of the step number.
         nesterov: look ahead along the buffer; needs momentum > 0 and dampening = 0.
         weight_decay: coefficient of the L2 term, >= 0, or a function of the step number.
-        shared: what every optimizer takes, see ``Shared``: maximize, max_grad_norm,
+        shared: what every optimizer takes, see ``Shared``: maximize, trainable, max_grad_norm,
             on_nonfinite, backend.
 
     Raises:
@@ -49,8 +51,8 @@ class SGD(Optimizer):
     """
 
     _checks = {
-        "momentum": NONNEGATIVE,
-        "dampening": FINITE,
+        "momentum": Schedulable(NONNEGATIVE),
+        "dampening": Schedulable(FINITE),
         "nesterov": Flag(),
     }
 
@@ -59,8 +61,8 @@ class SGD(Optimizer):
         params: Any,
         lr: Scheduled = 1e-3,
         *,
-        momentum: float = 0.0,
-        dampening: float = 0.0,
+        momentum: Scheduled = 0.0,
+        dampening: Scheduled = 0.0,
         nesterov: bool = False,
         weight_decay: Scheduled = 0.0,
         **shared: Unpack[Shared],
