@@ -15,6 +15,7 @@ from fastopt.errors import (
     CheckpointError,
     FastoptError,
 )
+from fastopt.load_report import LoadReport
 from fastopt.lookahead import Lookahead
 from fastopt.loss_scaler import LossScaler
 from fastopt.optimizer import Optimizer
@@ -43,6 +44,7 @@ __all__ = [
     "BackendUnavailableError",
     "CheckpointError",
     "FastoptError",
+    "LoadReport",
     "Lookahead",
     "LossScaler",
     "Momentum",

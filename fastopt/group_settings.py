@@ -8,8 +8,9 @@ from typing import Any
 from fastopt.bounds import saved_form
 from fastopt.errors import CheckpointError
 from fastopt.group import Group
+from fastopt.load_report import Differences
 from fastopt.param_group import ParamGroup
-from fastopt.schedule_memory import is_memory, memory_of, restorers
+from fastopt.schedule_memory import is_memory, left_out, memory_of, restorers
 
 Changes = dict[str, Any]
 
@@ -34,15 +35,16 @@ def _saved(name: str, value: Any) -> Any:
     return saved_form(value) if name == "bounds" else value
 
 
-def takeover(
+def restorer(
     groups: Sequence[Group],
     saved: Sequence[Mapping[str, Any]],
     names: Collection[str],
     strict: bool,
-) -> tuple[list[Changes], list[Callable[[], None]]]:
-    """Return the hyperparameters that each group takes over, and what writes schedules' memories.
+    complete: bool,
+) -> tuple[Callable[[], None], Differences]:
+    """Look at all saved groups; return what takes them over, schedules' memories included.
 
-    ``names`` are the saved parameters'.
+    ``names`` are the saved parameters'; ``complete`` says that no hyperparameter may be missing.
 
     Groups with a tree each are matched by their order. Groups that share a tree are matched by
     their parameters: if not each of them was a group when the state was saved, they keep what they
@@ -51,17 +53,43 @@ def takeover(
     if _one_tree(groups) and (len(groups) > 1 or any("params" in group for group in saved)):
         order = _order([_names(group) for group in groups], saved, names, strict)
         if order is None:
-            return [{} for _ in groups], []
+            return lambda: None, Differences()
         saved = [{k: v for k, v in saved[place].items() if k != "params"} for place in order]
     if len(saved) != len(groups):
         raise CheckpointError(
             f"the optimizer has {len(groups)} parameter groups; the state has {len(saved)}"
         )
     changes = [
-        _changes(number, group.options, given, strict)
+        _changes(number, group.options, given, complete)
         for number, (group, given) in enumerate(zip(groups, saved, strict=True))
     ]
-    return changes, restorers([group.options for group in groups], saved, strict)
+    options = [group.options for group in groups]
+    memories = restorers(options, saved, strict)
+
+    def commit() -> None:
+        for group, changed in zip(options, changes, strict=True):
+            group.update(changed)
+        for write in memories:
+            write()
+
+    return commit, _differences(options, saved)
+
+
+def _differences(groups: Sequence[ParamGroup], saved: Sequence[Mapping[str, Any]]) -> Differences:
+    """Return the hyperparameters that were not saved, and the memories that find no schedule."""
+    pairs = list(enumerate(zip(groups, saved, strict=True)))
+    return Differences(
+        missing=tuple(
+            f"groups[{number}].{name}"
+            for number, (group, given) in pairs
+            for name in sorted(group.plain.keys() - given)
+        ),
+        mismatched=tuple(
+            f"groups[{number}].{name}: expected the memory of {group[name]!r}; got another"
+            for number, (group, given) in pairs
+            for name in left_out(group, given)
+        ),
+    )
 
 
 def _one_tree(groups: Sequence[Group]) -> bool:
@@ -102,9 +130,9 @@ def _saved_names(number: int, group: Mapping[str, Any]) -> list[str]:
     return given
 
 
-def _changes(number: int, group: ParamGroup, saved: Mapping[str, Any], strict: bool) -> Changes:
+def _changes(number: int, group: ParamGroup, saved: Mapping[str, Any], complete: bool) -> Changes:
     """Return the hyperparameters to take over; schedules, on either side, are left as they are."""
-    if strict and (missing := group.plain.keys() - saved):
+    if complete and (missing := group.plain.keys() - saved):
         raise CheckpointError(f"groups[{number}] lacks {sorted(missing)} (strict=False keeps ours)")
     kept = {k for k, v in saved.items() if v is None or (k in group and is_memory(v))}
     try:

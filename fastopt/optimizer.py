@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, NoReturn, Self
 
 import numpy as np
 
-from fastopt import backends, param_group, state
+from fastopt import backends, param_group
 from fastopt.arrays import Array
 from fastopt.attributes import KnownAttributes
 from fastopt.construction import make_groupings
@@ -20,9 +20,10 @@ from fastopt.hyperparameters import Scheduled as Scheduled
 from fastopt.interrupts import Deferred
 from fastopt.norms import total_norm
 from fastopt.param_group import ParamGroups
+from fastopt.persistence import Persistent, Turn
 
 
-class Optimizer(KnownAttributes, Formula, GradientPolicy):
+class Optimizer(KnownAttributes, Formula, GradientPolicy, Persistent):
     """Base of all optimizers: holds the parameters and makes the steps.
 
     A subclass says which rule it uses and with what scalars, see ``Formula``.
@@ -38,7 +39,7 @@ class Optimizer(KnownAttributes, Formula, GradientPolicy):
         backend: str | None = None,
         **hyperparameters: Any,
     ) -> None:
-        self._turn = _Turn()
+        self._turn = Turn()
         self._set_policy(max_grad_norm, on_nonfinite)
         self._clock = np.zeros(1, np.int64)  # the step count, where compiled code can reach it
         self._grouped = param_group.are_given(params)
@@ -79,8 +80,9 @@ class Optimizer(KnownAttributes, Formula, GradientPolicy):
         turn = self._turn
         if turn.taken:
             raise RuntimeError(
-                "this optimizer is in a step already, in another thread or from a schedule; use "
-                "one optimizer per thread, or a lock around its steps"
+                "this optimizer is in a step already (or is being saved or loaded), in another "
+                "thread or from a schedule; use one optimizer per thread, or a lock around its "
+                "steps"
             )
         turn.taken = True
         try:
@@ -189,30 +191,6 @@ class Optimizer(KnownAttributes, Formula, GradientPolicy):
         for group, change in zip(self._groups, checked, strict=True):
             group.options.update(change)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return everything the optimizer remembers, as a dict of plain values and NumPy arrays.
-
-        ``{"fastopt": version, "optimizer": class name, "step_count": steps, "groups":
-        [hyperparameters], "state": {name: {"step": steps, slot: array}}}``. The arrays are copies.
-        A schedule is no part of it (None stands in its place): it is a function of the step count.
-        One with a memory, ``ReduceLROnPlateau``, has ``{"schedule": its state_dict}`` there.
-        ``max_grad_norm`` is no part of it either: give it to the constructor again. Groups made by
-        pattern also have "params", the names of their parameters.
-        """
-        return state.collect(type(self).__name__, self._groups, self._clock)
-
-    def load_state_dict(self, saved: Mapping[str, Any], strict: bool = True) -> None:
-        """Take over a ``state_dict``, by the parameters' names; nothing is ever cast.
-
-        Hyperparameters are taken over too, except schedules, which stay; one with a memory takes
-        that over. Groups made by pattern (``fastopt.groups``) take them over if the same groups of
-        parameters were saved, and else keep their own: state saved with other groups, or without
-        any, goes on by name. With ``strict=False`` parameters that one side lacks keep the state
-        they have, and so do schedules. Raises CheckpointError, and changes nothing, if it is
-        another optimizer's, or damaged, or does not fit by name, shape or dtype.
-        """
-        state.restore(type(self).__name__, self._groups, self._clock, saved, strict)
-
     def __repr__(self) -> str:
         options = ", ".join(f"{k}={v!r}" for k, v in self._groups[0].options.plain.items())
         sizes = [leaf.array.size for group in self._groups for leaf in group.leaves]
@@ -227,17 +205,8 @@ class Optimizer(KnownAttributes, Formula, GradientPolicy):
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         raise TypeError(
             f"{type(self).__name__} cannot be pickled or copied: the copy would update arrays of "
-            "its own, not the model's. Use state_dict and load_state_dict."
+            "its own, not the model's. Use state_dict and load_state_dict, or save and load."
         )
-
-
-class _Turn:
-    """Whether a step is being made; the optimizer's own attributes are looked at when set."""
-
-    __slots__ = ("taken",)
-
-    def __init__(self) -> None:
-        self.taken = False
 
 
 def _squares(groups: Sequence[Group], factor: float) -> Iterator[Array]:

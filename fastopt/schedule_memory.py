@@ -49,9 +49,23 @@ def restorers(
     return writes
 
 
+def left_out(group: Mapping[str, Any], saved: Mapping[str, Any]) -> list[str]:
+    """Return the names of a group's saved memories for which it has no such schedules."""
+    memories = {k: v[_KEY] for k, v in saved.items() if k in group and is_memory(v)}
+    return [
+        name
+        for name, memory in memories.items()
+        if len(list(_remembering(group[name]))) != len(_states(memory))
+    ]
+
+
+def _states(memory: Any) -> list[Any]:
+    return memory if isinstance(memory, list) and len(memory) > 1 else [memory]
+
+
 def _pairs(place: str, schedule: Any, saved: Any, strict: bool) -> Iterator[tuple[Any, Any]]:
     parts = list(_remembering(schedule))
-    states = saved if isinstance(saved, list) and len(saved) > 1 else [saved]
+    states = _states(saved)
     if len(parts) == len(states):
         yield from zip(parts, states, strict=True)
     elif strict:

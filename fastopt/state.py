@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from fastopt import arrays, group_settings
 from fastopt.arrays import Array
@@ -11,7 +13,8 @@ from fastopt.buckets import Bucket
 from fastopt.errors import CheckpointError
 from fastopt.group import Group
 from fastopt.interrupts import Deferred
-from fastopt.saved import check_array, is_count
+from fastopt.load_report import Differences, compare_names
+from fastopt.saved import is_count, misfit
 from fastopt.version import __version__
 
 
@@ -31,41 +34,52 @@ def collect(name: str, groups: Sequence[Group], clock: Array) -> dict[str, Any]:
     }
 
 
-def restore(
+def restorer(
     name: str, groups: Sequence[Group], clock: Array, saved: Mapping[str, Any], strict: bool
-) -> None:
-    """Take over a state_dict of an optimizer of this name: look at all of it first, then write."""
+) -> tuple[Callable[[], None], Differences]:
+    """Look at all of a state_dict of an optimizer of this name; return what takes it over."""
     step_count, hyperparameters, entries = _parts(name, saved)
-    changes, memories = group_settings.takeover(groups, hyperparameters, entries, strict)
+    # What another version does not know, it cannot have saved: there the report is enough.
+    complete = strict and saved.get("fastopt") == __version__
+    settings, differences = group_settings.restorer(
+        groups, hyperparameters, entries, strict, complete
+    )
     targets = {
         leaf.name: (bucket, index, slots)
         for bucket in _buckets(groups)
         for index, (leaf, _, slots) in enumerate(bucket.state())
     }
-    if strict and targets.keys() != entries.keys():
-        missing = sorted(targets.keys() - entries)
-        extra = sorted(map(str, entries.keys() - targets))
-        raise CheckpointError(
-            f"the saved state lacks {len(missing)} parameters {missing[:3]} and has {len(extra)} "
-            f"too many {extra[:3]}; state is matched by name "
-            "(strict=False takes what fits)"
-        )
-    common = targets.keys() & entries.keys()
-    for key in common:
-        _check_entry(key, entries[key], targets[key][2])
-    # Everything fits: from here on nothing can fail, and nothing can interrupt.
-    with Deferred():
-        for key in common:
-            bucket, index, slots = targets[key]
-            for slot, view in slots.items():
-                with arrays.on_device_of(view):
-                    view[...] = arrays.like(entries[key][slot], view)
-            bucket.set_step(index, int(entries[key]["step"]))
-        for group, checked in zip(groups, changes, strict=True):
-            group.options.update(checked)
-        for restore_memory in memories:
-            restore_memory()
-        clock[0] = step_count
+    differences += compare_names("state", "state:", targets, entries, strict)
+    counts, writes, misfits = [], [], []
+    for key, (bucket, index, slots) in targets.items():
+        if key not in entries:
+            continue
+        entry = entries[key]
+        if wrong := _misfit(key, entry, slots):
+            misfits.append(wrong)
+            continue
+        counts.append((bucket, index, int(entry["step"])))
+        writes += [(view, arrays.like(entry[slot], view)) for slot, view in slots.items()]
+    if strict and misfits:
+        raise CheckpointError(f"{misfits[0]}. State is never cast or reshaped.")
+    differences += Differences(mismatched=tuple(misfits))
+
+    def commit() -> None:
+        with Deferred():
+            put(writes)
+            for bucket, index, count in counts:
+                bucket.set_step(index, count)
+            settings()
+            clock[0] = step_count
+
+    return commit, differences
+
+
+def put(writes: Iterable[tuple[Array, Array]]) -> None:
+    """Write arrays into others of the same shape, dtype and device."""
+    for target, values in writes:
+        with arrays.on_device_of(target):
+            target[...] = values
 
 
 def _parts(name: str, saved: Mapping[str, Any]) -> tuple[int, list[Any], Mapping[str, Any]]:
@@ -84,15 +98,22 @@ def _parts(name: str, saved: Mapping[str, Any]) -> tuple[int, list[Any], Mapping
     return int(step_count), groups, entries
 
 
-def _check_entry(name: str, entry: Any, slots: Mapping[str, Array]) -> None:
-    """Raise CheckpointError unless an entry holds a step and exactly these slots."""
+def _misfit(name: str, entry: Any, slots: Mapping[str, Array]) -> str | None:
+    """Return what has another shape or dtype in an entry than in these slots, None if nothing.
+
+    Raises CheckpointError unless the entry holds a step and exactly these slots, as arrays.
+    """
     if not isinstance(entry, Mapping) or entry.keys() != {"step", *slots}:
         got = sorted(map(str, entry)) if isinstance(entry, Mapping) else type(entry).__name__
         raise CheckpointError(f"{name}: expected step and {sorted(slots)}; got {got}")
     if not is_count(entry["step"]):
         raise CheckpointError(f"{name}: step must be a whole number; got {entry['step']!r}")
-    for slot, view in slots.items():
-        check_array(f"{name}.{slot}", entry[slot], view)
+    for slot in slots:
+        if not isinstance(entry[slot], np.ndarray):
+            got = type(entry[slot]).__name__
+            raise CheckpointError(f"{name}.{slot}: expected a NumPy array; got {got}")
+    wrong = (misfit(f"state:{name}.{slot}", view, entry[slot]) for slot, view in slots.items())
+    return next(filter(None, wrong), None)
 
 
 def _buckets(groups: Sequence[Group]) -> Iterator[Bucket]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from cuda.runs import DENSE, DTYPES, ODD, difference_of, run_of
+from safetensors.numpy import load_file
 from test_around_cupy import check_clipping, check_training
 from variants import VARIANT_OF, VARIANTS, Variant
 
@@ -35,6 +38,21 @@ def test_three_hundred_arrays_and_clipping_do_so_too(dtype: Any) -> None:
     cuts += [(run_of(n), run_of(n, 1)) for n in (4095, 4096, 4097, 12_388)]
     more = {"missing": True, "max_grad_norm": 100.0}
     assert difference_of(VARIANT_OF["adam"], CUPY, dtype, cuts=cuts, **more) == {}
+
+
+def test_a_checkpoint_goes_from_numpy_to_the_gpu_and_back(tmp_path: Path) -> None:
+    ends = []
+    for kinds in ((np, np, np), (np, CUPY, np)):
+        for number, xp in enumerate(kinds):
+            params = {"W": xp.ones((40, 50))[::2].T, "b": xp.ones(3, "f4"), "s": xp.asarray(1.0)}
+            opt = fastopt.Adam(params)
+            if number:
+                opt.load(tmp_path / "a")
+            for step in range(4):
+                opt.step({name: p * (step - 1.5) for name, p in params.items()})
+            opt.save(tmp_path / "a")
+        ends.append(load_file(tmp_path / "a"))
+    np.testing.assert_equal(*ends)
 
 
 def test_a_step_may_run_on_another_stream_than_the_construction() -> None:
