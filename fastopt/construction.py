@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastopt import arrays, backends, param_group
+from fastopt.bounds import BoundsCheck
 from fastopt.errors import BackendMismatchError
 from fastopt.formats import Format
 from fastopt.formula import Formula
@@ -18,6 +19,7 @@ from fastopt.param_group import Options, ParamGroup
 from fastopt.parameters import Extents
 from fastopt.patterns import Groups
 from fastopt.precision import smallest_eps
+from fastopt.shared import SHARED_DEFAULTS
 from fastopt.tree import Leaf, Tree
 
 
@@ -101,16 +103,26 @@ def _options(formula: type[Formula], tree: Tree, part: _Given, defaults: Options
     def check_eps(options: Options) -> None:
         _check_eps(formula, options, leaves)
 
+    def check_order(options: Options) -> None:
+        for leaf in leaves if options["bounds"] else ():
+            if leaf.array.dtype.kind == "c":
+                raise TypeError(
+                    f"{formula.__name__}: bounds need real parameters, since complex numbers have "
+                    f"no order; {leaf.path} is {leaf.array.dtype}"
+                )
+
     checks = {
         "lr": Schedulable(NONNEGATIVE),
         **formula._checks,
         "weight_decay": Schedulable(NONNEGATIVE),
         "maximize": Flag(),
         "trainable": Flag(),
+        "bounds": BoundsCheck(),
+        "reset_at_bounds": Flag(),
     }
     name = formula.__name__ + part.label
-    options = ParamGroup(name, part.params, checks, [formula._review, check_eps])
-    options.update({**defaults, **part.options})
+    options = ParamGroup(name, part.params, checks, [formula._review, check_eps, check_order])
+    options.update({**SHARED_DEFAULTS, **defaults, **part.options})
     return options
 
 

@@ -32,8 +32,6 @@ class Optimizer(KnownAttributes, Formula, GradientPolicy):
         self,
         params: Any,
         *,
-        maximize: bool = False,
-        trainable: bool = True,
         max_grad_norm: Scheduled | None = None,
         on_nonfinite: NonfinitePolicy = "propagate",
         master_weights: bool = True,
@@ -47,7 +45,7 @@ class Optimizer(KnownAttributes, Formula, GradientPolicy):
         self._groupings = make_groupings(
             type(self),
             params,
-            {**hyperparameters, "maximize": maximize, "trainable": trainable},
+            hyperparameters,
             backends.requested(backend),
             Flag()(f"{type(self).__name__}: master_weights", master_weights),
         )

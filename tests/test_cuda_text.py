@@ -112,6 +112,16 @@ def test_complex_parameters_are_pairs_of_real_ones(
 
 
 @needs_compiler
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("name", ["sgd_momentum", "adam"])
+def test_bounds_are_kept_in_the_same_bits(cupy: FakeCupy, name: str, dtype: Any) -> None:
+    cuts = [*DENSE, *ODD]
+    for bounds in ((-0.5, 3.0), ([-0.5] * len(cuts), [float(k) for k in range(len(cuts))])):
+        more = {"bounds": bounds, "reset_at_bounds": True, "lr": 0.1, "missing": True}
+        assert difference_of(VARIANT_OF[name], cupy, dtype, cuts=cuts, **more) == {}
+
+
+@needs_compiler
 @pytest.mark.parametrize("dtype", [np.float32, np.complex64, np.float16])
 def test_arrays_with_gaps_are_updated_where_they_are(cupy: FakeCupy, dtype: Any) -> None:
     memory = cupy.asarray(some_values(4000, dtype, 0))
