@@ -140,6 +140,8 @@ class NumbaDriver:
         """Call a compiled function with as many threads as pay and are safe."""
         tasks = threads.available(self._reading.compiled.num_threads) if self._large else 1
         if tasks > 1:
+            if threads.free():  # felt at 100 000 elements
+                return function(True)(tasks, *arguments)
             with threads.guard():
                 try:
                     result = function(True)(tasks, *arguments)
