@@ -4,8 +4,11 @@ import importlib
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from fastopt.accumulator import Accumulator
 from fastopt.backends import array_namespace, available_backends, set_backend, use_backend
 from fastopt.backends.threads import set_num_threads
+from fastopt.clipping import clip_grad_norm_, clip_grad_value_, global_norm
+from fastopt.ema import EMA
 from fastopt.errors import (
     BackendMismatchError,
     BackendUnavailableError,
@@ -13,6 +16,8 @@ from fastopt.errors import (
     FastoptError,
 )
 from fastopt.load_report import LoadReport
+from fastopt.lookahead import Lookahead
+from fastopt.loss_scaler import LossScaler
 from fastopt.optimizer import Optimizer
 from fastopt.optimizers.adadelta import Adadelta
 from fastopt.optimizers.adagrad import Adagrad
@@ -28,7 +33,9 @@ if TYPE_CHECKING:
     from fastopt import schedules
 
 __all__ = [
+    "EMA",
     "SGD",
+    "Accumulator",
     "Adadelta",
     "Adagrad",
     "Adam",
@@ -38,12 +45,17 @@ __all__ = [
     "CheckpointError",
     "FastoptError",
     "LoadReport",
+    "Lookahead",
+    "LossScaler",
     "Momentum",
     "Optimizer",
     "RMSprop",
     "__version__",
     "array_namespace",
     "available_backends",
+    "clip_grad_norm_",
+    "clip_grad_value_",
+    "global_norm",
     "groups",
     "schedules",
     "set_backend",

@@ -10,8 +10,8 @@ import numpy as np
 from fastopt import arrays
 from fastopt.arrays import Array
 from fastopt.backends import Backend
-from fastopt.formats import MASTER, Format
-from fastopt.global_norm import SMALLER, piece_counts
+from fastopt.formats import BOUNDS, Format
+from fastopt.norms import SMALLER, piece_counts
 from fastopt.parameters import Extents, Parameter
 from fastopt.tree import Leaf
 from fastopt_kernels import Rule
@@ -45,7 +45,7 @@ class Bucket:
             self.parameters.append(parameter)
             size += -(-parameter.size // backend.alignment) * backend.alignment
         like = leaves[0].array
-        self._arena = backend.allocate(len(rule.state) + format.master, size, format.real, like)
+        self._arena = backend.allocate(len(self._all_slots), size, format.real, like)
         for slot, value in fill.items():
             with arrays.on_device_of(like):
                 self._arena[rule.state.index(slot)] = value
@@ -164,7 +164,19 @@ class Bucket:
     @property
     def slots(self) -> tuple[str, ...]:
         """The names of the arrays that a parameter's state consists of."""
-        return (*self.rule.state, MASTER) if self.format.master else self.rule.state
+        return (*self.rule.state, *self.format.masters)
+
+    @property
+    def _all_slots(self) -> tuple[str, ...]:
+        return (*self.slots, *self.format.limits)
+
+    def set_bounds(self, bounds: Sequence[tuple[Array, Array]]) -> None:
+        """Write the bounds of every parameter, arrays in its shape, into their slots."""
+        for parameter, pair in zip(self.parameters, bounds, strict=True):
+            for slot, values in zip(BOUNDS, pair, strict=True):
+                view = parameter.state_view(self._arena[self._all_slots.index(slot)])
+                with arrays.on_device_of(view):
+                    view[...] = arrays.like(values.astype(view.dtype), view)
 
     def set_step(self, index: int, step: int) -> None:
         """Set one parameter's step count."""
@@ -174,5 +186,5 @@ class Bucket:
     def state(self) -> Iterator[tuple[Leaf, int, dict[str, Array]]]:
         """Yield each parameter's leaf, step count and state (views, in the parameter's shape)."""
         for parameter, step in zip(self.parameters, self.steps.tolist(), strict=True):
-            views = map(parameter.state_view, self._arena)
+            views = map(parameter.state_view, self._arena[: len(self.slots)])
             yield parameter.leaf, step, dict(zip(self.slots, views, strict=True))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastopt import arrays, backends, param_group
+from fastopt.bounds import BoundsCheck
 from fastopt.errors import BackendMismatchError
 from fastopt.formats import Format
 from fastopt.formula import Formula
@@ -18,6 +19,7 @@ from fastopt.param_group import Options, ParamGroup
 from fastopt.parameters import Extents
 from fastopt.patterns import Groups
 from fastopt.precision import smallest_eps
+from fastopt.shared import SHARED_DEFAULTS
 from fastopt.tree import Leaf, Tree
 
 
@@ -39,10 +41,7 @@ def make_groupings(
     for tree, root, parts in _trees(params):
         made = [(part, _options(formula, tree, part, defaults)) for part in parts]
         trees.append((tree, root, made))
-    leaves = [leaf for tree, _, _ in trees for leaf in tree.leaves]
-    if not leaves:
-        raise ValueError(f"{formula.__name__} got no parameters; params holds no array")
-    check_apart(leaves)
+    leaves = all_leaves([tree for tree, _, _ in trees], formula.__name__)
     _check_one_place(leaves, asked)
     everywhere = Extents(leaves)
 
@@ -54,6 +53,20 @@ def make_groupings(
         return Grouping(tree, groups, root)
 
     return [grouping(*one) for one in trees]
+
+
+def trees_of(params: Any) -> list[Tree]:
+    """Return the trees of parameters that an optimizer would be given: one, or one per group."""
+    return [tree for tree, _, _ in _trees(params)]
+
+
+def all_leaves(trees: Sequence[Tree], owner: str) -> list[Leaf]:
+    """Return the parameters of all trees; ValueError if there are none, or two share memory."""
+    leaves = [leaf for tree in trees for leaf in tree.leaves]
+    if not leaves:
+        raise ValueError(f"{owner} got no parameters; params holds no array")
+    check_apart(leaves)
+    return leaves
 
 
 def _trees(params: Any) -> Iterator[tuple[Tree, str, list[_Given]]]:
@@ -90,16 +103,26 @@ def _options(formula: type[Formula], tree: Tree, part: _Given, defaults: Options
     def check_eps(options: Options) -> None:
         _check_eps(formula, options, leaves)
 
+    def check_order(options: Options) -> None:
+        for leaf in leaves if options["bounds"] else ():
+            if leaf.array.dtype.kind == "c":
+                raise TypeError(
+                    f"{formula.__name__}: bounds need real parameters, since complex numbers have "
+                    f"no order; {leaf.path} is {leaf.array.dtype}"
+                )
+
     checks = {
         "lr": Schedulable(NONNEGATIVE),
         **formula._checks,
         "weight_decay": Schedulable(NONNEGATIVE),
         "maximize": Flag(),
         "trainable": Flag(),
+        "bounds": BoundsCheck(),
+        "reset_at_bounds": Flag(),
     }
     name = formula.__name__ + part.label
-    options = ParamGroup(name, part.params, checks, [formula._review, check_eps])
-    options.update({**defaults, **part.options})
+    options = ParamGroup(name, part.params, checks, [formula._review, check_eps, check_order])
+    options.update({**SHARED_DEFAULTS, **defaults, **part.options})
     return options
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -11,6 +11,11 @@ SUPPORTED_DTYPES = ("float32", "float64", "float16", "bfloat16", "complex64", "c
 
 MASTER = "master"
 """The state slot of the parameters in the precision of the arithmetic."""
+
+
+Kind = Literal["none", "numbers", "arrays"]
+
+BOUNDS = ("lower", "upper")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,19 +26,31 @@ class Format:
     them), ``given`` that of its gradient's, ``real`` that of its state and of all arithmetic. With
     ``master`` the state holds the parameter in ``real`` too. The parameter is its rounded copy:
     where the two do not agree somebody else wrote the parameter, and what was written counts.
+
+    ``bounds`` says whether parameters are kept between two numbers, or between arrays, which stand
+    in the arena; with ``reset`` the signed state of one that is at a bound becomes 0.
     """
 
     stored: np.dtype[Any]
     given: np.dtype[Any]
     real: np.dtype[Any]
     master: bool
+    bounds: Kind = "none"
+    reset: bool = False
 
     @classmethod
-    def of(cls, dtype: np.dtype[Any], master_weights: bool) -> Format:
+    def of(
+        cls,
+        dtype: np.dtype[Any],
+        master_weights: bool,
+        bounds: Kind = "none",
+        reset: bool = False,
+    ) -> Format:
         """Return the format of parameters of a dtype, with gradients of the same dtype."""
         stored = real_dtype(dtype)
-        real = np.dtype(np.float32) if stored.itemsize == 2 else stored
-        return cls(stored, stored, real, master_weights and stored != real)
+        real = wide(stored)
+        master = master_weights and stored != real
+        return cls(stored, stored, real, master, bounds, reset and bounds != "none")
 
     def with_gradients(self, dtype: np.dtype[Any]) -> Format:
         """Return the format for gradients of this dtype, which is ``stored`` or ``real``."""
@@ -48,7 +65,28 @@ class Format:
     def name(self) -> str:
         """A short name for what is compiled for it."""
         dtypes = dict.fromkeys([self.stored.name, self.given.name])
-        return "-".join([*dtypes, *[MASTER] * self.master])
+        bounds = [f"bounds-{self.bounds}"] * (self.bounds != "none")
+        return "-".join([*dtypes, *[MASTER] * self.master, *bounds, *["reset"] * self.reset])
+
+    @property
+    def masters(self) -> tuple[str, ...]:
+        """The slot of the master weights, if there are any: it follows those of the rule."""
+        return (MASTER,) if self.master else ()
+
+    @property
+    def limits(self) -> tuple[str, ...]:
+        """The slots of bounds that are arrays; they come last and are never written."""
+        return BOUNDS if self.bounds == "arrays" else ()
+
+    @property
+    def limit_scalars(self) -> tuple[str, ...]:
+        """The scalars of bounds that are numbers; they follow those of the rule."""
+        return BOUNDS if self.bounds == "numbers" else ()
+
+
+def wide(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the dtype in which such numbers are computed with: float32 for half precision."""
+    return np.dtype(np.float32) if dtype.itemsize == 2 else dtype
 
 
 def real_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:

@@ -16,6 +16,9 @@ class Formula(ABC):
 
     A subclass gives ``_checks`` for its own hyperparameters, ``_rule`` and ``_scalars``, and where
     they differ from the defaults here ``_floor``, ``_fill``, ``_review`` and ``_decoupled``.
+
+    Where a check is ``Schedulable`` the option may be a function of the step number: ``_rule`` and
+    ``_review`` see the function, ``_scalars`` the number that it gave for the step.
     """
 
     _checks: ClassVar[Mapping[str, Check]] = {}

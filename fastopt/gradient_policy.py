@@ -40,7 +40,7 @@ class GradientPolicy(ABC):
             return self._max_grad_norm
         step = self.step_count
         name = f"{type(self).__name__}: max_grad_norm at step {step}"
-        return _limit(name, self._max_grad_norm(step))
+        return positive_or_inf(name, self._max_grad_norm(step))
 
     @max_grad_norm.setter
     def max_grad_norm(self, value: Scheduled | None) -> None:
@@ -50,8 +50,9 @@ class GradientPolicy(ABC):
                 f"{name} must be a number or a function of the step number alone, since it is not "
                 f"saved with the optimizer; got {value!r}"
             )
+        fixed = value is not None and not callable(value)
         self._grad_norm = None
-        self._max_grad_norm = value if value is None or callable(value) else _limit(name, value)
+        self._max_grad_norm = positive_or_inf(name, value) if fixed else value
 
     @property
     def grad_norm(self) -> float | None:
@@ -80,13 +81,16 @@ class GradientPolicy(ABC):
     def _clip_factor(self, norm: float) -> float:
         """Return what max_grad_norm multiplies the gradients by."""
         limit = self.max_grad_norm
-        if limit is None:
-            return 1.0
-        # As PyTorch's clip_grad_norm_; a norm of NaN makes everything NaN.
-        factor = limit / (norm + 1e-6)
-        return 1.0 if factor > 1.0 else factor
+        return 1.0 if limit is None else clip_factor(limit, norm)
 
 
-def _limit(name: str, value: Any) -> float:
-    """Return a limit of the norm: a number above 0, which may be infinite."""
+def positive_or_inf(name: str, value: Any) -> float:
+    """Return a number above 0, which may be infinite; raise TypeError or ValueError otherwise."""
     return value if isinstance(value, float) and value == math.inf else POSITIVE(name, value)
+
+
+def clip_factor(max_norm: float, norm: float) -> float:
+    """Return what scales gradients of this norm down to ``max_norm``, and 1 if they are shorter."""
+    # As PyTorch's clip_grad_norm_; a norm of NaN makes everything NaN.
+    factor = max_norm / (norm + 1e-6)
+    return 1.0 if factor > 1.0 else factor

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fastopt import arrays, backends
+from fastopt import arrays, backends, bounds
 from fastopt.arrays import Array
 from fastopt.buckets import Bucket
 from fastopt.formats import Format
@@ -64,12 +64,29 @@ class Group:
             members = [leaves[position] for position in positions]
             backend = backends.for_array(members[0].array, members[0].path, asked)
             fill = self._formula._fill(self.options)
-            format = Format.of(members[0].array.dtype, master_weights)
-            made.append(Bucket(backend, rule, members, positions, fill, format, everywhere))
+            limits, reset = self.options["bounds"], self.options["reset_at_bounds"]
+            kind = bounds.kind_of(limits)
+            format = Format.of(members[0].array.dtype, master_weights, kind, reset)
+            bucket = Bucket(backend, rule, members, positions, fill, format, everywhere)
+            if kind == "arrays":
+                name = self._formula.__name__
+                places = [self.positions[position] for position in positions]
+                bucket.set_bounds(bounds.of_leaves(limits, self.tree, members, places, name))
+            made.append(bucket)
         return made
 
     def _check_same_state(self, options: Options) -> None:
         """Refuse a change that an optimizer in use cannot make."""
+        bounded = ("bounds", "reset_at_bounds")
+        before, after = (
+            [bounds.kind_of(o["bounds"]), o[bounded[1]]] for o in (self.options, options)
+        )
+        same_arrays = before[0] != "arrays" or options["bounds"] is self.options["bounds"]
+        if before != after or not same_arrays:
+            raise ValueError(
+                f"{self._formula.__name__}: bounds that are numbers can be set to other numbers; "
+                "for any other change of bounds construct a new optimizer"
+            )
         wanted = self._formula._rule(options)
         for bucket in self.buckets:
             if wanted.state != bucket.rule.state:
@@ -175,13 +192,16 @@ class _Scalars:
         with np.errstate(all="ignore"):
             self._flushing = tuple(common.astype(self._bucket.format.real).tolist())
         self._common = (*self._flushing[:3], 0.0, 0.0)
+        self._limits: tuple[float, ...] = ()
+        if self._bucket.format.limit_scalars:
+            self._limits = bounds.numbers(options["bounds"], self._bucket.format.stored)
         self._arguments = (options, lr, small.guard)
 
     def __call__(self, t: int) -> tuple[float, ...]:
         """Return the row of a parameter's t-th step (1 for the first)."""
         options, lr, guard = self._arguments
         common = self._common if t % FLUSH_EVERY else self._flushing
-        return common + self._pick(self._formula._scalars(options, lr, t, guard))
+        return common + self._pick(self._formula._scalars(options, lr, t, guard)) + self._limits
 
 
 def _picker(names: tuple[str, ...]) -> Callable[[dict[str, float]], tuple[float, ...]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
+from fastopt.bounds import saved_form
 from fastopt.errors import CheckpointError
 from fastopt.group import Group
 from fastopt.load_report import Differences
@@ -24,10 +25,14 @@ def collected(groups: Sequence[Group]) -> list[dict[str, Any]]:
     for group in groups:
         names = {"params": _names(group)} if len(groups) > 1 and _one_tree(groups) else {}
         plain = group.options.plain.items()
-        listed.append(
-            {k: memory_of(value) if callable(value) else value for k, value in plain} | names
-        )
+        listed.append({name: _saved(name, value) for name, value in plain} | names)
     return listed
+
+
+def _saved(name: str, value: Any) -> Any:
+    if callable(value):
+        return memory_of(value)
+    return saved_form(value) if name == "bounds" else value
 
 
 def restorer(

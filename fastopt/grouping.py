@@ -14,8 +14,8 @@ class Grouping:
 
     def __init__(self, tree: Tree, groups: Sequence[Group], grads_root: str) -> None:
         self.groups = list(groups)
-        self._tree = tree
-        self._grads_root = grads_root
+        self.tree = tree
+        self.grads_root = grads_root
         self._updated: list[Group] | None = self.groups  # whom the tree is ready to look at
 
     def check(self, grads: Any) -> list[Group]:
@@ -23,15 +23,25 @@ class Grouping:
 
         What stands for the parameters of groups that are not trainable is not looked at.
         """
+        updated = self._follow_settings()
+        if updated:
+            now, given = self.tree.current(), self.tree.match(grads, self.grads_root)
+            for group in updated:
+                group.check(now, given)
+        return updated
+
+    def match(self, grads: Any) -> list[Any]:
+        """Return the gradients in the order of the leaves, None where they are not looked at."""
+        if not self._follow_settings():
+            return [None] * len(self.tree.leaves)
+        return self.tree.match(grads, self.grads_root)
+
+    def _follow_settings(self) -> list[Group]:
+        """Return the groups that a step updates, and make the tree ready to look at them."""
         updated = [group for group in self.groups if group.follow_settings()]
-        if not updated:
-            return updated
-        if updated != self._updated:
+        if updated and updated != self._updated:
             self._updated = None  # until it is: an interrupt can come in between
             frozen = [group for group in self.groups if group not in updated]
-            self._tree.ignore(place for group in frozen for place in group.positions)
+            self.tree.ignore(place for group in frozen for place in group.positions)
             self._updated = updated
-        now, given = self._tree.current(), self._tree.match(grads, self._grads_root)
-        for group in updated:
-            group.check(now, given)
         return updated

@@ -31,7 +31,7 @@ class Number:
 
     def __call__(self, name: str, value: Any) -> float:
         """Return the number as a float."""
-        number = _as_float(value)
+        number = as_float(value)
         if number is None:
             raise TypeError(f"{name} must be a number in {self}; got {value!r}")
         inside = self.low <= number <= self.high and math.isfinite(number)
@@ -125,7 +125,7 @@ def whole(name: str, value: Any, low: int) -> int:
     return int(value)
 
 
-def _as_float(value: Any) -> float | None:
+def as_float(value: Any) -> float | None:
     """Return a real number as a float; None for anything else, truth values and NaN included."""
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value[()]

@@ -13,17 +13,17 @@ from fastopt.arrays import Array
 from fastopt.attributes import KnownAttributes
 from fastopt.construction import make_groupings
 from fastopt.formula import Formula
-from fastopt.global_norm import global_norm
 from fastopt.gradient_policy import GradientPolicy, NonfinitePolicy
 from fastopt.group import Group
 from fastopt.hyperparameters import FINITE, Flag
 from fastopt.hyperparameters import Scheduled as Scheduled
 from fastopt.interrupts import Deferred
+from fastopt.norms import total_norm
 from fastopt.param_group import ParamGroups
-from fastopt.resumable import Resumable, Turn
+from fastopt.persistence import Persistent, Turn
 
 
-class Optimizer(KnownAttributes, Formula, GradientPolicy, Resumable):
+class Optimizer(KnownAttributes, Formula, GradientPolicy, Persistent):
     """Base of all optimizers: holds the parameters and makes the steps.
 
     A subclass says which rule it uses and with what scalars, see ``Formula``.
@@ -33,8 +33,6 @@ class Optimizer(KnownAttributes, Formula, GradientPolicy, Resumable):
         self,
         params: Any,
         *,
-        maximize: bool = False,
-        trainable: bool = True,
         max_grad_norm: Scheduled | None = None,
         on_nonfinite: NonfinitePolicy = "propagate",
         master_weights: bool = True,
@@ -48,7 +46,7 @@ class Optimizer(KnownAttributes, Formula, GradientPolicy, Resumable):
         self._groupings = make_groupings(
             type(self),
             params,
-            {**hyperparameters, "maximize": maximize, "trainable": trainable},
+            hyperparameters,
             backends.requested(backend),
             Flag()(f"{type(self).__name__}: master_weights", master_weights),
         )
@@ -122,7 +120,7 @@ class Optimizer(KnownAttributes, Formula, GradientPolicy, Resumable):
             updated += grouping.check(given)
         norm = None
         if on_nonfinite is not None:
-            measured = global_norm(partial(_squares, updated))
+            measured = total_norm(partial(_squares, updated))
             norm = measured.value * abs(grad_scale)
             if not measured.finite and on_nonfinite != "propagate":
                 self._refuse(updated, norm, on_nonfinite)

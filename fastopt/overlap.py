@@ -23,16 +23,16 @@ from fastopt.tree import Leaf
 class _Span:
     """Where an array lies: runs of bytes between two addresses, a multiple of a period apart."""
 
-    leaf: Leaf
+    position: int
     low: int
     high: int
     run: int
     period: int  # 0: there is one run
 
     @classmethod
-    def of(cls, leaf: Leaf) -> _Span:
-        low, high = arrays.extent(leaf.array)
-        return cls(leaf, low, high, *_runs(leaf.array))
+    def of(cls, position: int, array: Array) -> _Span:
+        low, high = arrays.extent(array)
+        return cls(position, low, high, *_runs(array))
 
     def within(self, period: int) -> Iterator[tuple[int, int]]:
         """Yield where the runs begin and end within a period that divides their own."""
@@ -60,14 +60,28 @@ def _runs(array: Array) -> tuple[int, int]:
 
 def check_apart(leaves: Sequence[Leaf]) -> None:
     """Raise ValueError if two parameters share memory: each would be updated twice."""
+    if found := sharing([leaf.array for leaf in leaves]):
+        one, two = (leaves[position] for position in found)
+        same = "are the same array" if one.array is two.array else "share memory"
+        raise ValueError(
+            f"{one.path} and {two.path} {same}, so they would be updated twice; "
+            "hand in each parameter once"
+        )
+
+
+def sharing(given: Sequence[Array]) -> tuple[int, int] | None:
+    """Return the positions of two arrays that share memory; None if no two do."""
     by_device: dict[int | None, list[_Span]] = {}
-    for leaf in leaves:
-        if leaf.array.size:
-            by_device.setdefault(arrays.device(leaf.array), []).append(_Span.of(leaf))
+    for position, array in enumerate(given):
+        if array.size:
+            span = _Span.of(position, array)
+            by_device.setdefault(arrays.device(array), []).append(span)
     for spans in by_device.values():
         for cluster in _clusters(spans):
             for one, two in _candidates(cluster):
-                _check_pair(one.leaf, two.leaf)
+                if arrays.share_memory(given[one.position], given[two.position]):
+                    return one.position, two.position
+    return None
 
 
 def _clusters(spans: Iterable[_Span]) -> Iterator[list[_Span]]:
@@ -97,12 +111,3 @@ def _candidates(cluster: Sequence[_Span]) -> Iterator[tuple[_Span, _Span]]:
             if other.low < span.high and span.low < other.high:
                 yield other, span
         reaching.append((last, span))
-
-
-def _check_pair(one: Leaf, two: Leaf) -> None:
-    if arrays.share_memory(one.array, two.array):
-        same = "are the same array" if one.array is two.array else "share memory"
-        raise ValueError(
-            f"{one.path} and {two.path} {same}, so they would be updated twice; "
-            "hand in each parameter once"
-        )

@@ -91,7 +91,7 @@ class ParamGroup(dict[str, Any]):
         """Return the hyperparameters with the values of a step in the place of schedules."""
         if not self.scheduled:
             return self
-        return {name: self.value(name, step_count) for name in self}
+        return {name: self.value(name, step_count) for name in self.plain}
 
     @property
     def plain(self) -> Options:

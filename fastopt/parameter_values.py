@@ -13,7 +13,8 @@ from fastopt.errors import CheckpointError
 from fastopt.group import Group
 from fastopt.load_report import Differences, compare_names
 from fastopt.parameters import Parameter
-from fastopt.state import misfit, put
+from fastopt.saved import misfit
+from fastopt.state import put
 
 
 def collect(groups: Sequence[Group]) -> dict[str, Array]:
@@ -45,7 +46,7 @@ def restorer(
             continue
         if not isinstance(saved[name], np.ndarray):
             raise CheckpointError(f"param:{name}: expected an array; got {saved[name]!r}")
-        if wrong := misfit(f"param:{name}", array, saved[name]):
+        if wrong := misfit(f"param:{name}", saved[name], array):
             misfits.append(wrong)
         else:
             writes.append((array, arrays.like(saved[name], array)))

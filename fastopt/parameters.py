@@ -129,9 +129,7 @@ class Parameter:
         if type(grad) is np.ndarray and self._is_usual(grad, dtype):
             self.everywhere.check_apart(grad, path)
             return grad.reshape(-1).view(real_dtype(dtype))
-        if isinstance(grad, np.floating) and self.layout.shape == ():
-            grad = np.asarray(grad)  # NumPy's reductions return scalars for 0-d results
-        self._check_gradient(grad, path)
+        grad = self.checked(grad, path)
         self.everywhere.check_apart(grad, path)
         turned = self.layout.turn(grad)
         flags = turned.flags
@@ -153,6 +151,13 @@ class Parameter:
             and self.layout.plain
             and type(self.leaf.array) is np.ndarray
         )
+
+    def checked(self, grad: Any, path: str) -> Array:
+        """Return a gradient as the array it is, if it fits the parameter; raise if it does not."""
+        if isinstance(grad, np.floating) and self.layout.shape == ():
+            grad = np.asarray(grad)  # NumPy's reductions return scalars for 0-d results
+        self._check_gradient(grad, path)
+        return grad  # type: ignore[no-any-return]  # it is an array now
 
     def _check_gradient(self, grad: Any, path: str) -> None:
         array = self.leaf.array

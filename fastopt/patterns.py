@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
@@ -82,7 +81,7 @@ def matches(pattern: str, name: str) -> bool:
 
 
 def _levels(text: str) -> tuple[str, ...]:
-    return tuple(re.split(r"[./]", text))
+    return tuple(text.replace("/", ".").split("."))
 
 
 def _fits(pattern: tuple[str, ...], name: tuple[str, ...]) -> bool:

@@ -1,158 +1,37 @@
-"""What an optimizer remembers: as a dict, as a file, and taken over again."""
+"""What remembers something between steps: its state as a dict, and back, all or nothing."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from fastopt import checkpoint, state
-from fastopt.arrays import Array
-from fastopt.checkpoint import Companions
-from fastopt.errors import CheckpointError
-from fastopt.group import Group
-from fastopt.load_report import LoadReport
-
-Result = TypeVar("Result")
+from fastopt.version import __version__
 
 
-class Turn:
-    """Whether something is being done with an optimizer that must be done alone.
+class Resumable(ABC):
+    """Has a state_dict. A subclass says what it remembers, and how that is taken over."""
 
-    It is apart from the optimizer, whose own attributes are looked at when they are set.
-    """
+    @abstractmethod
+    def _remembered(self) -> dict[str, Any]:
+        """Return plain values and dicts of NumPy arrays, all copies."""
 
-    __slots__ = ("taken",)
-
-    def __init__(self) -> None:
-        self.taken = False
-
-
-class Resumable:
-    """An optimizer's memory, in the form of a dict and of a file."""
-
-    _groups: Sequence[Group]
-    _clock: Array
-    _turn: Turn
+    @abstractmethod
+    def _restorer(self, saved: Any) -> Callable[[], None]:
+        """Check a state_dict, and return what takes it over, which cannot fail."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything the optimizer remembers, as a dict of plain values and NumPy arrays.
+        """Return everything that is remembered, as a dict of plain values and NumPy arrays.
 
-        ``{"fastopt": version, "optimizer": class name, "step_count": steps, "groups":
-        [hyperparameters], "state": {name: {"step": steps, slot: array}}}``. The arrays are copies.
-        A schedule is no part of it (None stands in its place): it is a function of the step count.
-        One with a memory, ``ReduceLROnPlateau``, has ``{"schedule": its state_dict}`` there.
-        ``max_grad_norm`` and ``on_nonfinite`` are no part of it either: give them to the
-        constructor again. Groups made by pattern also have "params", the names of their parameters.
+        The arrays are copies, by the parameters' names. The arguments of the constructor are no
+        part of it.
         """
-        return state.collect(type(self).__name__, self._groups, self._clock)
+        return {"fastopt": __version__, "kind": type(self).__name__, **self._remembered()}
 
-    def load_state_dict(self, saved: Mapping[str, Any], strict: bool = True) -> LoadReport:
-        """Take over a ``state_dict``, by the parameters' names; nothing is ever cast.
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Take over a ``state_dict``; nothing is ever cast.
 
-        Hyperparameters are taken over too, except schedules, which stay; one with a memory takes
-        that over. Groups made by pattern (``fastopt.groups``) take them over if the same groups of
-        parameters were saved, and else keep their own: state saved with other groups, or without
-        any, goes on by name. With ``strict=False`` parameters that one side lacks, or that have
-        another shape or dtype there, keep the state they have, and so do schedules; the report
-        names them. So do hyperparameters that another version has not saved, always. Raises
-        CheckpointError, and changes nothing, if it is another optimizer's, or
-        damaged, or does not fit by name, shape or dtype.
+        Raises CheckpointError, and changes nothing, if it is of something else, or damaged, or does
+        not fit by name, shape or dtype.
         """
-        name = type(self).__name__
-        commit, differences = state.restorer(name, self._groups, self._clock, saved, strict)
-        commit()
-        return checkpoint.report(saved, differences)
-
-    def save(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        params: bool = True,
-        also: Companions | None = None,
-        notes: Mapping[str, Any] | None = None,
-        keep_previous: bool = True,
-    ) -> None:
-        """Write everything the optimizer remembers to a file, whole or not at all.
-
-        The file is a safetensors file with the parameters as ``param:<name>``, the state as
-        ``state:<name>/<slot>``, and what they belong to as JSON in its metadata, with the sha256 of
-        every array. It is written beside ``path``, flushed to the disk, read again, and moved into
-        place: if that fails, or the process is killed, the file from before is as it was. Saving
-        takes about twice the file's size in memory. What ``state_dict`` leaves out is left out
-        here too: schedules, ``max_grad_norm``, ``on_nonfinite``.
-
-        Args:
-            path: the file, by custom ``*.safetensors``; a symbolic link is followed.
-            params: store the parameters too.
-            also: companions to store under these names: EMA, LossScaler, ReduceLROnPlateau, ...
-            notes: a dict of your own, which ``load`` returns: the epoch, the state of a random
-                generator. Values as in JSON, tuples, numbers of NumPy (they come back as Python's)
-                and arrays.
-            keep_previous: keep the file from before as ``<path>.prev``.
-
-        Raises:
-            OSError: for a full disk, a folder that is missing, a file that may not be written.
-            TypeError, ValueError: for notes and companions that cannot be stored, and parameters
-                that are no longer in the tree that the optimizer was given.
-            RuntimeError: during a step, which another thread makes.
-        """
-        name = type(self).__name__
-        content = self._at_rest(
-            lambda: checkpoint.pack(name, self._groups, self._clock, params, also, notes)
-        )
-        checkpoint.write(path, content, keep_previous)
-
-    def load(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        strict: bool = True,
-        also: Companions | None = None,
-    ) -> LoadReport:
-        """Take over what ``save`` wrote, on whatever backend: all of it or, on an error, nothing.
-
-        State and parameters are matched by name and never cast. Parameters are written in place,
-        if the file holds any. Hyperparameters are taken over, except schedules, as
-        ``load_state_dict`` does it.
-
-        Args:
-            path: the file.
-            strict: raise if names, shapes or dtypes differ. Otherwise take what fits; the report
-                says what was left as it was.
-            also: the companions that were stored, under the same names.
-
-        Returns:
-            What was taken over, and the notes that were stored: print it, or look at its fields.
-
-        Raises:
-            CheckpointError: for a file that is damaged, cut off, no checkpoint, of a newer format,
-                of another optimizer, or that does not fit. It names ``<path>.prev``, if that is
-                there.
-            FileNotFoundError, PermissionError, ...: for a file that cannot be opened.
-            ValueError: for parameters that are no longer in the tree that the optimizer was given,
-                or have become read-only.
-            RuntimeError: during a step, which another thread makes.
-        """
-        content, name = checkpoint.read(path), type(self).__name__
-        try:
-            return self._at_rest(
-                lambda: checkpoint.restore(name, self._groups, self._clock, content, strict, also)
-            )
-        except CheckpointError as error:
-            raise checkpoint.explained(path, error) from error
-
-    def _at_rest(self, work: Callable[[], Result]) -> Result:
-        """Do something between two steps, and let no other thread make one meanwhile."""
-        turn = self._turn
-        if turn.taken:
-            raise RuntimeError(
-                "this optimizer is in a step, in another thread or from a schedule; save and load "
-                "between steps"
-            )
-        turn.taken = True
-        try:
-            result = work()
-        finally:
-            turn.taken = False
-        return result
+        self._restorer(saved)()

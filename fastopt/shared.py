@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from fastopt.gradient_policy import NonfinitePolicy
 from fastopt.hyperparameters import Scheduled
@@ -17,6 +17,16 @@ class Shared(TypedDict, total=False):
         alone, with their state and step counts, and their gradients are not looked at: they can be
         None or anything, and count neither in the norm nor as not finite. A hyperparameter:
         it can differ between groups, and be set between steps.
+
+    bounds: a pair (lower, upper) that every parameter is kept between, each a number, None for no
+        bound, or a tree nested as the parameters of numbers, None and arrays in the shape of the
+        parameter; None (the default) for none. The update is cut off at the bound, in the units of
+        the parameter; bounds that the parameter's dtype does not have are rounded inwards. A
+        hyperparameter: it can differ between groups; numbers can be set to others between steps.
+
+    reset_at_bounds: whether the averages of gradients (m, the momentum) of a parameter that a step
+        leaves at a bound become 0 (False), so that it leaves the bound as soon as a gradient points
+        inwards. Averages of squares stay: they are the gradient's scale.
 
     max_grad_norm: scale all gradients together by min(1, max_grad_norm / (norm + 1e-6)), where
         norm is the 2-norm of all of them, in float64; > 0, in units of the gradient; None (the
@@ -35,7 +45,13 @@ class Shared(TypedDict, total=False):
 
     maximize: bool
     trainable: bool
+    bounds: Any
+    reset_at_bounds: bool
     max_grad_norm: Scheduled | None
     on_nonfinite: NonfinitePolicy
     master_weights: bool
     backend: str | None
+
+
+SHARED_DEFAULTS = {"maximize": False, "trainable": True, "bounds": None, "reset_at_bounds": False}
+"""Those of them that are hyperparameters of a group."""

@@ -14,6 +14,7 @@ from fastopt.errors import CheckpointError
 from fastopt.group import Group
 from fastopt.interrupts import Deferred
 from fastopt.load_report import Differences, compare_names
+from fastopt.saved import is_count, misfit
 from fastopt.version import __version__
 
 
@@ -88,7 +89,7 @@ def _parts(name: str, saved: Mapping[str, Any]) -> tuple[int, list[Any], Mapping
     if saved["optimizer"] != name:
         raise CheckpointError(f"the state is of {saved['optimizer']}; this optimizer is {name}")
     step_count, groups, entries = (saved.get(key) for key in ("step_count", "groups", "state"))
-    if step_count is None or not _is_count(step_count):
+    if step_count is None or not is_count(step_count):
         raise CheckpointError(f"step_count must be a whole number from 0 on; got {step_count!r}")
     if not isinstance(groups, list) or not all(isinstance(group, Mapping) for group in groups):
         raise CheckpointError(f"groups must be a list of dicts; got {groups!r:.200}")
@@ -105,26 +106,14 @@ def _misfit(name: str, entry: Any, slots: Mapping[str, Array]) -> str | None:
     if not isinstance(entry, Mapping) or entry.keys() != {"step", *slots}:
         got = sorted(map(str, entry)) if isinstance(entry, Mapping) else type(entry).__name__
         raise CheckpointError(f"{name}: expected step and {sorted(slots)}; got {got}")
-    if not _is_count(entry["step"]):
+    if not is_count(entry["step"]):
         raise CheckpointError(f"{name}: step must be a whole number; got {entry['step']!r}")
     for slot in slots:
         if not isinstance(entry[slot], np.ndarray):
             got = type(entry[slot]).__name__
             raise CheckpointError(f"{name}.{slot}: expected a NumPy array; got {got}")
-    wrong = (misfit(f"state:{name}.{slot}", view, entry[slot]) for slot, view in slots.items())
+    wrong = (misfit(f"state:{name}.{slot}", entry[slot], view) for slot, view in slots.items())
     return next(filter(None, wrong), None)
-
-
-def misfit(name: str, here: Array, saved: Array) -> str | None:
-    """Return what is different about an array's shape or dtype, None if nothing is."""
-    if saved.shape == here.shape and saved.dtype == here.dtype:
-        return None
-    return f"{name}: expected {here.dtype} {here.shape}; got {saved.dtype} {saved.shape}"
-
-
-def _is_count(value: Any) -> bool:
-    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    return whole and 0 <= value < 2**63
 
 
 def _buckets(groups: Sequence[Group]) -> Iterator[Bucket]:

@@ -72,6 +72,10 @@ class Tree:
         self._order = [rows.get(position, -1) for position in range(count)] if ignored else None
         self._ignored = tuple(suffix for suffix, part in paths if is_ignored(part))
 
+    def nest(self, values: Sequence[Any]) -> Any:
+        """Return values, in the order of the leaves, nested as the parameters are."""
+        return self._spec.unflatten(values)
+
     def _flatten(self, tree: Any, root: str) -> list[Any]:
         try:
             found = self._flatten_as_params(tree)
@@ -100,6 +104,12 @@ class Tree:
                 else "Use None for a parameter that has no gradient in this step."
             )
         )
+
+
+def paths(tree: Any, root: str) -> list[str]:
+    """Return where each leaf of a tree stands, as it is written in Python."""
+    spec = optree.tree_structure(tree, none_is_leaf=True)
+    return [root + _suffix(accessor) for accessor in spec.accessors()]
 
 
 def _suffix(accessor: optree.PyTreeAccessor) -> str:

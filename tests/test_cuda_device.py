@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from cuda.runs import DENSE, DTYPES, ODD, difference_of, run_of
 from safetensors.numpy import load_file
+from test_around_cupy import check_clipping, check_training
 from variants import VARIANT_OF, VARIANTS, Variant
 
 import fastopt
@@ -62,3 +63,13 @@ def test_a_step_may_run_on_another_stream_than_the_construction() -> None:
         opt.step([grad])
         stream.synchronize()
     assert bool((param == 0.75).all())
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "complex64"])
+def test_gradients_are_clipped_in_the_bits_of_numpy(dtype: str) -> None:
+    check_clipping(CUPY, dtype, 0)
+
+
+@each_dtype
+def test_averages_sums_and_slow_weights_end_in_the_bits_of_numpy(dtype: Any) -> None:
+    check_training(CUPY, dtype, 0)

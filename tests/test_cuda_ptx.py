@@ -31,7 +31,7 @@ from variants import VARIANT_OF, VARIANTS, Variant
 
 from fastopt.backends import cupy_norm_source, cupy_source
 from fastopt.formats import Format
-from fastopt.global_norm import PIECE
+from fastopt.norms import PIECE
 
 if reason := nvrtc.reason_to_skip():
     pytest.skip(reason, allow_module_level=True)

@@ -40,7 +40,7 @@ import fastopt
 import fastopt_kernels
 from fastopt.backends import cupy_source
 from fastopt.formats import Format
-from fastopt.global_norm import PIECE
+from fastopt.norms import PIECE
 from fastopt.parameters import Parameter
 
 each_variant = pytest.mark.parametrize("variant", VARIANTS, ids=str)
@@ -109,6 +109,16 @@ def test_complex_parameters_are_pairs_of_real_ones(
 ) -> None:
     more = {"weight_decay": 0.03, "missing": True, "max_grad_norm": 300.0}
     assert difference_of(variant, cupy, dtype, cuts=[*DENSE, *ODD], **more) == {}
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("name", ["sgd_momentum", "adam"])
+def test_bounds_are_kept_in_the_same_bits(cupy: FakeCupy, name: str, dtype: Any) -> None:
+    cuts = [*DENSE, *ODD]
+    for bounds in ((-0.5, 3.0), ([-0.5] * len(cuts), [float(k) for k in range(len(cuts))])):
+        more = {"bounds": bounds, "reset_at_bounds": True, "lr": 0.1, "missing": True}
+        assert difference_of(VARIANT_OF[name], cupy, dtype, cuts=cuts, **more) == {}
 
 
 @needs_compiler

@@ -73,6 +73,21 @@ def test_a_backend_that_cannot_run_is_one_clear_line(digits: ModuleType) -> None
         digits.main([])
 
 
+def test_the_schedules_are_drawn_under_the_words_that_make_them(tmp_path: Path) -> None:
+    example = load("schedules")
+    example.main(["--out", str(tmp_path)])
+    assert (tmp_path / "schedules.png").read_bytes().startswith(b"\x89PNG")
+    drawn = set()
+    for words, schedule in example.SCHEDULES.items():
+        said = eval(words, vars(example))
+        drawn.add(type(said).__name__)
+        assert example.values(said, 1000) == example.values(schedule, 1000)
+        assert repr(said) == repr(schedule) or words.startswith("lambda")
+    assert drawn - {"function"} == set(fastopt.schedules.__all__) - {"Schedule"}
+    with pytest.raises(SystemExit):
+        example.main(["--steps", "0"])
+
+
 def test_the_paths_are_drawn(tmp_path: Path) -> None:
     load("paths").main(["--out", str(tmp_path)])
     assert {"paths_momentum.png", "paths_rmsprop.png"} <= {p.name for p in tmp_path.iterdir()}

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_golden import VECTORS, Vector, run, worst
 from variants import CPU_BACKENDS, VARIANTS, Variant
 
 import fastopt
@@ -108,6 +109,26 @@ def test_frozen_groups_are_as_if_without_gradients(
         np.testing.assert_array_equal(first, second, strict=True)
     np.testing.assert_equal(without_settings(frozen), without_settings(plain))
     assert frozen.step_count == len(FREEZING)
+
+
+MISSING = [v for v in VECTORS if v.info["missing"] and not v.info["groups"]]
+
+
+@each_backend
+@pytest.mark.parametrize("vector", MISSING, ids=str)
+def test_recorded_missing_gradients_are_met_by_freezing(vector: Vector, backend: str) -> None:
+    def make(params: list[Array], **options: Any) -> Any:
+        kind: Any = getattr(fastopt, vector.info["optimizer"])
+
+        class Freezing(kind):  # type: ignore[misc]  # any of them
+            def step(self, grads: Any, *, grad_scale: float = 1.0) -> None:
+                for group, grad in zip(self.param_groups, grads, strict=True):
+                    group["trainable"] = grad is not None
+                super().step([Trap() if grad is None else grad for grad in grads])
+
+        return Freezing(fastopt.groups(params, {str(k): {} for k in range(3)}), **options)
+
+    assert worst(vector, run(vector, np.float64, backend, make)) <= 1e-11
 
 
 @fixed

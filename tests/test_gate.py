@@ -83,7 +83,9 @@ def test_every_flag_and_every_hyperparameter_is_recorded_at_another_value(optimi
     used = {name for info in mine for name in info["kwargs"]}
     used |= {name for info in mine for group in info["groups"] for name in group}
     missing = set(test_numbers.options_of(optimizer)) - used
-    assert missing <= {"lr"}
+    # That trainable=False is a missing gradient is held to the vectors in test_frozen_groups, that
+    # a bounded step is one that is cut off in test_bounds.
+    assert missing <= {"lr", "trainable", "bounds", "reset_at_bounds"}
 
 
 @each_optimizer

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_golden import VECTORS, Vector, run, worst
 from variants import CPU_BACKENDS, VARIANTS, Variant
 
 import fastopt
@@ -22,7 +23,7 @@ from fastopt.patterns import matches
 from fastopt.tree import Tree
 
 each_backend = pytest.mark.parametrize("backend", CPU_BACKENDS)
-each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64])
+each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, np.complex64])
 each_variant = pytest.mark.parametrize("variant", VARIANTS, ids=str)
 fixed = settings(max_examples=300, deadline=None, derandomize=True)
 
@@ -302,6 +303,24 @@ def test_they_end_in_the_bits_of_a_list_of_groups(
     np.testing.assert_equal(state_of(by_pattern), state_of(listed, names.__getitem__))
     assert by_pattern.step_count == listed.step_count == (7 if policy else 8)
     assert by_pattern.skipped_steps == listed.skipped_steps == (1 if policy else 0)
+
+
+GROUPED = [vector for vector in VECTORS if vector.info["groups"]]
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+@pytest.mark.parametrize("vector", GROUPED, ids=str)
+def test_recorded_groups_are_met_by_pattern(vector: Vector, backend: str) -> None:
+    def make(groups: Any, **options: Any) -> Optimizer:
+        own = [{name: v for name, v in group.items() if name != "params"} for group in groups]
+        patterns = {f"{number}.*": settings_of for number, settings_of in enumerate(own)}
+        tree = [group["params"] for group in groups]
+        optimizer: Any = getattr(fastopt, vector.info["optimizer"])
+        made: Optimizer = optimizer(fastopt.groups(tree, patterns), **options)
+        assert len(made.param_groups) == len(groups) == 3
+        return made
+
+    assert worst(vector, run(vector, np.float64, backend, make)) <= 1e-11
 
 
 @each_backend

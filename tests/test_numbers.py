@@ -450,6 +450,8 @@ BAD: dict[str, Bad] = {
     "eps_inside_sqrt": FLAG,
     "bias_correction": FLAG,
     "trainable": FLAG,
+    "bounds": [(1.0, TypeError), ((1, 2, 3), TypeError), ((2, 1), ValueError), ("ab", TypeError)],
+    "reset_at_bounds": FLAG,
 }
 """Of every hyperparameter of any optimizer: what it must not be, and the error's class."""
 BAD_HERE: dict[tuple[str, str], Bad] = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -212,3 +212,21 @@ def test_max_grad_norm_is_the_value_of_the_next_step(backend: str) -> None:
     with pytest.raises(TypeError, match="max_grad_norm must be"):
         opt.max_grad_norm = "1"  # type: ignore[assignment]
     assert opt.max_grad_norm == limit(4)
+
+
+class Model(NamedTuple):
+    """Parameters in a container that can be called."""
+
+    w: Any
+
+    def __call__(self, step: int) -> str:
+        raise AssertionError("this is no schedule")
+
+
+@each_backend
+def test_parameters_that_can_be_called_are_no_schedule(backend: str) -> None:
+    model = Model(np.ones(1))
+    opt = fastopt.SGD(model, lambda step: 0.5, backend=backend)
+    opt.step(Model(np.ones(1)))
+    assert model.w[0] == 0.5
+    assert opt.param_groups[0]["params"] is model

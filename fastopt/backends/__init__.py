@@ -75,7 +75,7 @@ class Driver(Protocol):
         """
 
     def squares(self, factor: float) -> Array:
-        """Return the sums of squares of (factor * gradient) by pieces, as in ``global_norm``.
+        """Return the sums of squares of (factor * gradient) by pieces, as in ``fastopt.norms``.
 
         Parameter after parameter; the pieces of a missing gradient are 0.
         """
@@ -105,7 +105,8 @@ class Backend(Protocol):
     ) -> Driver:
         """Return the driver of some parameters, whose state is in the arena at their offsets.
 
-        The slots of the arena are those of the rule, then that of the master weights, if any.
+        The slots of the arena are those of the rule, ``format.masters`` and ``format.limits``; the
+        scalars are the common ones, those of the rule, and ``format.limit_scalars``.
         """
 
 

@@ -16,7 +16,7 @@ from fastopt.backends.cupy_launch import Kernels, Part
 from fastopt.backends.cupy_source import CAPACITY
 from fastopt.errors import BackendUnavailableError
 from fastopt.formats import Format
-from fastopt.global_norm import LANES
+from fastopt.norms import LANES
 from fastopt.parameters import Parameter
 from fastopt_kernels import Rule
 
@@ -45,7 +45,7 @@ class CupyDriver:
                 for k in range(0, len(parameters), CAPACITY)
             ]
             self._parts = [part for part in parts if part.count]
-            self._try_out([0.0] * (len(COMMON_SCALARS) + len(rule.scalars)))
+            self._try_out([0.0] * len([*COMMON_SCALARS, *rule.scalars, *format.limit_scalars]))
             # Steps may run on another stream than the one that zeroed the arena.
             cupy.cuda.get_current_stream().synchronize()
 

@@ -13,7 +13,7 @@ from fastopt.arrays import Array
 from fastopt.backends import cupy_norm_source, cupy_source
 from fastopt.backends.cupy_source import CAPACITY, THREADS
 from fastopt.formats import Format
-from fastopt.global_norm import LANES, PIECE
+from fastopt.norms import LANES, PIECE
 from fastopt.parameters import Parameter
 from fastopt_kernels import Rule
 

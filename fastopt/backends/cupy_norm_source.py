@@ -1,4 +1,4 @@
-"""The CUDA C++ that sums the squares of gradients in the order of ``global_norm``: text alone.
+"""The CUDA C++ that sums the squares of gradients in the order of ``fastopt.norms``: text alone.
 
 Shared memory would do it in one kernel, but then the order of the additions would be spread over
 barriers. Two kernels cost a launch, 3 % more memory traffic, and nothing to synchronise.
@@ -13,7 +13,7 @@ import numpy as np
 
 from fastopt.backends.cupy_half_source import TYPE, conversions
 from fastopt.backends.cupy_source import BLOCK_FIELDS, CAPACITY, OPTIONS, addresses_of
-from fastopt.global_norm import LANES
+from fastopt.norms import LANES
 
 _SQUARES = Template("""
     const long long *block = &blocks[${fields}ll * blockIdx.x];

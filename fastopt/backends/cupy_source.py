@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from string import Template
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 from fastopt.arrays import Array
 from fastopt.backends import COMMON_SCALARS, tiny_names
 from fastopt.backends.cupy_half_source import TYPE, conversions
-from fastopt.formats import MASTER, Format
+from fastopt.formats import Format
 from fastopt.parameters import Parameter
 from fastopt_kernels import Rule
 
@@ -42,7 +42,7 @@ template <typename T, int N> struct alignas(N * sizeof(T)) Pack { T x[N]; };
 
 struct Scalars { real $scalars; };
 
-__device__ __forceinline__ void element($references, real grad, const Scalars &given) {
+__device__ __forceinline__ void element($references, $limits real grad, const Scalars &given) {
     $load_scalars
     grad = grad_scale * grad;
     grad = l2 != real(0) ? grad + l2 * param : grad;
@@ -50,6 +50,7 @@ __device__ __forceinline__ void element($references, real grad, const Scalars &g
     {
         $rule
     }
+    $keep_bounds
     $flush
 }
 
@@ -133,7 +134,7 @@ def kernel(rule: Rule, format: Format, by_value: bool) -> dict[str, Any]:
     addresses travel as a void scalar ``by_value``, which costs no copy to the device; otherwise in
     an array there.
     """
-    scalars = [*COMMON_SCALARS, *rule.scalars]
+    scalars = [*COMMON_SCALARS, *rule.scalars, *format.limit_scalars]
     declared, addresses = addresses_of(by_value)
     inputs = [declared, "raw int64 blocks", "int64 pitch", *[f"{format.real} {s}" for s in scalars]]
     return {
@@ -183,8 +184,9 @@ def blocks(parameters: Sequence[Parameter], length: int) -> tuple[Array, int]:
 
 
 def _preamble(rule: Rule, format: Format, scalars: list[str]) -> str:
-    slots = (*rule.state, MASTER) if format.master else rule.state
-    written = ("param", *slots)
+    written = ("param", *rule.state, *format.masters)
+    slots = (*written[1:], *format.limits)
+    all_names = ("param", *slots)
     tiny = tiny_names(rule)
     stored = "widen(param.x[k])"
     return _PREAMBLE.substitute(
@@ -197,18 +199,22 @@ def _preamble(rule: Rule, format: Format, scalars: list[str]) -> str:
         load_scalars=_lines(f"const real {name} = given.{name};" for name in scalars),
         rule=rule.cupy.strip(),
         flush=_lines(f"{s} = fabs({s}) < {tiny[s]} ? real(0) : {s};" for s in rule.state),
-        pointers=", ".join(f"{_type(name)} *{name}_at" for name in written),
+        limits=" ".join(f"real {name}," for name in format.limits),
+        keep_bounds=_lines(_keep_bounds(rule, format)),
+        pointers=", ".join(f"{_type(name)} *{name}_at" for name in all_names),
         load_packs=_lines(
             f"Pack<{_type(name)}, N> {name} = "
             f"*reinterpret_cast<Pack<{_type(name)}, N> *>({name}_at);"
-            for name in written
+            for name in all_names
         ),
         # What does not round to the stored parameter is not its master: somebody wrote it since.
         load_param=f"real number = master.x[k];\n"
         f"        if (widen(narrow(number)) != {stored}) number = {stored};"
         if format.master
         else f"real number = {stored};",
-        elements=", ".join([*(f"{slot}.x[k]" for slot in rule.state), "widen(grad.x[k])"]),
+        elements=", ".join(
+            [*(f"{slot}.x[k]" for slot in (*rule.state, *format.limits)), "widen(grad.x[k])"]
+        ),
         store_param="param.x[k] = narrow(number);" + " master.x[k] = number;" * format.master,
         store_packs=_lines(
             f"*reinterpret_cast<Pack<{_type(name)}, N> *>({name}_at) = {name};" for name in written
@@ -222,6 +228,15 @@ def _preamble(rule: Rule, format: Format, scalars: list[str]) -> str:
         pack=pack(format),
         threads=THREADS,
     )
+
+
+def _keep_bounds(rule: Rule, format: Format) -> Iterator[str]:
+    if format.bounds != "none":
+        yield "param = param < lower ? lower : param;"
+        yield "param = param > upper ? upper : param;"
+    if format.reset:
+        for slot in rule.signed:
+            yield f"{slot} = param == lower || param == upper ? real(0) : {slot};"
 
 
 def _type(name: str) -> str:

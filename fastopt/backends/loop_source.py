@@ -6,12 +6,12 @@ is not vectorised (8 times slower), so the names are written out here.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from fastopt.backends import COMMON_SCALARS, tiny_names
-from fastopt.formats import MASTER, Format
-from fastopt.global_norm import LANES
+from fastopt.formats import Format
+from fastopt.norms import LANES
 from fastopt_kernels import Rule
 
 LEAF_LINES = ("PARAM", "GRAD", "LENGTH", "OFFSET", "ROW")
@@ -45,6 +45,7 @@ def build(rule, real, stored, given, widen, narrow, widen_given, carray, pointer
                     grad = grad + l2 * param if l2 != zero else grad
                     param = param - decay * param if decay != zero else param
                     {outputs} = rule({inputs})
+                    {keep_bounds}
                     {store_param}
                     {store_state}
         if look:
@@ -62,6 +63,17 @@ _LOAD_MASTER = (
     "master = master_of[i]",
     "param = master if widen(narrow(master)) == param else param",
 )
+
+
+def _keep_bounds(rule: Rule, format: Format) -> Iterator[str]:
+    for name in format.limits:
+        yield f"{name} = {name}_of[i]"
+    if format.bounds != "none":
+        yield "param = lower if param < lower else param"
+        yield "param = upper if param > upper else param"
+    if format.reset:
+        for slot in rule.signed:
+            yield f"{slot} = zero if param == lower or param == upper else {slot}"
 
 
 def build_squares(
@@ -103,9 +115,9 @@ def build_squares(
 
 def loop_source(rule: Rule, format: Format) -> str:
     """Return the source of a function ``build`` that makes the step of one rule."""
-    scalars = [*COMMON_SCALARS, *rule.scalars]
+    scalars = [*COMMON_SCALARS, *rule.scalars, *format.limit_scalars]
     tiny = tiny_names(rule)
-    slots = [*rule.state, *[MASTER] * format.master]
+    slots = [*rule.state, *format.masters, *format.limits]
     in_chunk, in_element = "\n" + " " * 16, "\n" + " " * 20
     return _SOURCE.format(
         param_size=format.stored.itemsize,
@@ -123,6 +135,7 @@ def loop_source(rule: Rule, format: Format) -> str:
         slice_state=in_chunk.join(
             f"{slot}_of = arena[{k}, first : first + count]" for k, slot in enumerate(slots)
         ),
+        keep_bounds=in_element.join(_keep_bounds(rule, format)),
         inputs=", ".join(["param", "grad", *[f"{s}_of[i]" for s in rule.state], *rule.scalars]),
         outputs=", ".join(["param", *rule.state]) + ",",
         store_state=in_element.join(

@@ -221,7 +221,7 @@ class NumbaBackend:
         """Return the driver of some parameters."""
         formats = dict.fromkeys([format, format.with_gradients(format.real)])
         compiled = [_Compiled(rule, each) for each in formats]
-        return NumbaDriver(rule, parameters, arena, compiled, _header_comparison())
+        return NumbaDriver(rule, parameters, arena, format, compiled, _header_comparison())
 
 
 def backend() -> NumbaBackend:

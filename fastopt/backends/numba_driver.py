@@ -13,7 +13,8 @@ from fastopt.arrays import Array
 from fastopt.backends import COMMON_SCALARS, threads
 from fastopt.backends.array_headers import HeaderCheck
 from fastopt.backends.loop_source import LEAF_LINES
-from fastopt.global_norm import LANES, PIECE
+from fastopt.formats import Format
+from fastopt.norms import LANES, PIECE
 from fastopt.parameters import Parameter
 from fastopt_kernels import Rule
 
@@ -71,6 +72,7 @@ class NumbaDriver:
         rule: Rule,
         parameters: Sequence[Parameter],
         arena: Array,
+        format: Format,
         compiled: Sequence[Compiled],
         compare: Callable[..., int] | None,
     ) -> None:
@@ -85,7 +87,7 @@ class NumbaDriver:
         leaves = np.array([lines[name] for name in LEAF_LINES], np.intp)
         self._grads, self._rows = (leaves[LEAF_LINES.index(name)] for name in ("GRAD", "ROW"))
         self._places = (leaves, _chunks(lines["LENGTH"], CHUNK), arena)
-        self._table = np.zeros((1, len(COMMON_SCALARS) + len(rule.scalars)))
+        self._table = np.zeros((1, len([*COMMON_SCALARS, *rule.scalars, *format.limit_scalars])))
         self._params = flat  # their addresses are good as long as these live
         self._held: Sequence[Array | None] = ()
         self._sums: Array | None = None

@@ -9,7 +9,7 @@ import numpy as np
 
 from fastopt.arrays import Array
 from fastopt.formats import Format
-from fastopt.global_norm import LANES, PIECE, lane_sums
+from fastopt.norms import LANES, PIECE, lane_sums
 from fastopt.parameters import Parameter
 from fastopt_kernels import Rule
 
@@ -118,6 +118,17 @@ class NumpyDriver:
                         self._update_block(piece.param, grad[piece.place], piece.state, row)
         self._grads = ()
 
+    def _keep_bounds(
+        self, param: Array, state: tuple[Array, ...], lower: Array, upper: Array
+    ) -> None:
+        np.copyto(param, lower, where=param < lower)
+        np.copyto(param, upper, where=param > upper)
+        if self._format.reset:
+            active = (param == lower) | (param == upper)
+            for values, signed in zip(state, self._signed, strict=True):
+                if signed:
+                    np.copyto(values, 0, where=active)
+
     def _update_span(self, span: _Span, grads: Sequence[Any], row: Sequence[float]) -> None:
         params, bounds = self._params[span.first : span.last], span.bounds
         param = self._param_scratch[: bounds[-1]]
@@ -132,20 +143,27 @@ class NumpyDriver:
         self, stored: Array, grad: Array, state: tuple[Array, ...], row: Sequence[float]
     ) -> None:
         """Update one block, in the precision of the arithmetic."""
-        if self._format.exact:
-            self._apply(stored, grad, state, row)
-            return
-        param = stored.astype(self._format.real)
-        if self._format.master:
-            *state_of_rule, master = state
-            state = tuple(state_of_rule)
+        format, of_rule = self._format, len(self._rule.state)
+        param = stored if format.exact else stored.astype(format.real)
+        if format.master:
+            master = state[of_rule]
             np.copyto(master, param, where=master.astype(stored.dtype) != stored)
             param = master
-        self._apply(param, grad.astype(param.dtype, copy=False), state, row)
-        stored[...] = param
+        limits = state[-2:] if format.limits else ()
+        if format.limit_scalars:
+            *row, lower, upper = row
+            limits = (np.array(lower, format.real), np.array(upper, format.real))
+        self._apply(param, grad.astype(format.real, copy=False), state[:of_rule], row, limits)
+        if not format.exact:
+            stored[...] = param
 
     def _apply(
-        self, param: Array, grad: Array, state: tuple[Array, ...], row: Sequence[float]
+        self,
+        param: Array,
+        grad: Array,
+        state: tuple[Array, ...],
+        row: Sequence[float],
+        limits: tuple[Array, ...],
     ) -> None:
         """Apply the rule, and what is common to all rules."""
         grad_scale, l2, decay, tiny_signed, tiny_positive, *scalars = row
@@ -156,6 +174,8 @@ class NumpyDriver:
         if decay != 0.0:
             param -= decay * param
         self._rule.numpy(param, grad, *state, *scalars)
+        if limits:
+            self._keep_bounds(param, state, *limits)
         if tiny_signed != 0.0 or tiny_positive != 0.0:
             for values, signed in zip(state, self._signed, strict=True):
                 _flush(values, signed, tiny_signed if signed else tiny_positive)

@@ -8,9 +8,10 @@ anything that makes the host wait for a device is refused inside ``no_synchronis
 
 from __future__ import annotations
 
+import operator
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType, SimpleNamespace
@@ -119,6 +120,37 @@ def _waits(name: str) -> Any:
     return method
 
 
+def _operator(compute: Callable[[Any, Any], Any]) -> Any:
+    """Return an operator whose other side is an array of this device, or a number."""
+
+    def method(self: ndarray, other: Any) -> ndarray:
+        return self._new(np.asarray(compute(self._host, _operand(other))))
+
+    return method
+
+
+def _operator_in_place(compute: Callable[[Any, Any], Any]) -> Any:
+    """Return the operator that writes the left side."""
+
+    def method(self: ndarray, other: Any) -> ndarray:
+        self._check_device()
+        self._host[...] = compute(self._host, _operand(other)).astype(
+            self._host.dtype, casting="same_kind"
+        )
+        return self
+
+    return method
+
+
+def _operand(other: Any) -> Any:
+    if isinstance(other, ndarray):
+        other._check_device()
+        return other._host
+    if not np.isscalar(other):
+        raise TypeError(f"Unsupported type {type(other)}")
+    return other
+
+
 class ndarray:
     """An array of a device: a NumPy array that only this class and the kernels look into."""
 
@@ -176,7 +208,7 @@ class ndarray:
 
     def __getitem__(self, index: Any) -> ndarray:
         index = index if isinstance(index, tuple) else (index,)
-        if not all(isinstance(i, int | slice | type(...)) for i in index):
+        if not all(i is None or isinstance(i, int | slice | type(...)) for i in index):
             raise NotImplementedError(f"only basic indices here; got {index}")
         whole = () if ... in index else (...,)  # NumPy makes scalars of elements, CuPy never
         return self._view(self._host[(*index, *whole)])
@@ -216,6 +248,26 @@ class ndarray:
         if not copy and self.dtype == dtype:
             return self
         return self._new(self._host.astype(dtype, order))  # type: ignore[call-overload]
+
+    real = property(lambda self: self._view(self._host.real))
+    imag = property(lambda self: self._view(self._host.imag))
+
+    def __abs__(self) -> ndarray:
+        return self._new(np.asarray(abs(self._host)))
+
+    def max(self) -> ndarray:
+        return self._new(np.asarray(self._host.max()))
+
+    def clip(self, low: Any, high: Any, out: ndarray) -> ndarray:
+        self._check_device()
+        out._check_device()
+        self._host.clip(low, high, out=out._host)
+        return out
+
+    __add__, __iadd__ = _operator(operator.add), _operator_in_place(operator.add)
+    __sub__, __isub__ = _operator(operator.sub), _operator_in_place(operator.sub)
+    __mul__, __imul__ = _operator(operator.mul), _operator_in_place(operator.mul)
+    __truediv__, __pow__ = _operator(operator.truediv), _operator(operator.pow)
 
     # What waits for the device ---------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""The norm of all gradients of a step together: float64, in one order, on every backend.
+"""The norm of many gradients together: float64, in one order, on every backend.
 
 The order of a sum decides its last bits, so it is laid down here and is the same for every backend
 and number of threads. The squares of a gradient are summed in pieces of ``PIECE`` elements: in each
@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fastopt import arrays
 from fastopt.arrays import Array
 
 PIECE = 4_096
@@ -33,21 +34,22 @@ class Norm(NamedTuple):
     finite: bool
 
 
-def global_norm(squares: Squares) -> Norm:
+def total_norm(squares: Squares) -> Norm:
     """Return the root of the sum of squares; finite whenever the norm itself is.
 
     The squares of float64 gradients can overflow or underflow where their norm does not. Then they
     are summed once more, multiplied by a power of two, which is exact.
     """
-    total, unit = _total(squares(1.0)), 1.0
+    total, unit = total_of(squares(1.0)), 1.0
     if total == math.inf:
-        total, unit = _total(squares(SMALLER)), 1.0 / SMALLER
+        total, unit = total_of(squares(SMALLER)), 1.0 / SMALLER
     elif total < 2.0**-900:
-        total, unit = _total(squares(1.0 / SMALLER)), SMALLER
+        total, unit = total_of(squares(1.0 / SMALLER)), SMALLER
     return Norm(math.sqrt(total) * unit, math.isfinite(total))
 
 
-def _total(parts: Iterable[Array]) -> float:
+def total_of(parts: Iterable[Array]) -> float:
+    """Return the sum of the sums of all pieces."""
     sums = np.concatenate([np.zeros(0), *parts])
     padded = np.zeros(-(-sums.size // LANES) * LANES)
     padded[: sums.size] = sums
@@ -56,7 +58,13 @@ def _total(parts: Iterable[Array]) -> float:
 
 def lane_sums(rows: Array) -> Array:
     """Return the sum of each piece; ``rows`` has the shape (pieces, rows, LANES)."""
-    lanes = rows.sum(axis=1)  # one row after another, as the last axis stands closest in memory
+    if arrays.kind(rows) == "numpy":
+        # One row after another, as the last axis stands closest in memory.
+        lanes = rows.sum(axis=1)
+    else:
+        lanes = rows[:, 0]  # CuPy's sum has an order of its own
+        for number in range(1, rows.shape[1]):
+            lanes = lanes + rows[:, number]
     width = LANES // 2
     while width:
         lanes = lanes[:, :width] + lanes[:, width : 2 * width]

@@ -1,0 +1,79 @@
+"""Checks of what was saved: what it is of, its counts, its arrays; nothing is cast."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from fastopt.arrays import Array
+from fastopt.errors import CheckpointError
+
+
+def check_array(name: str, got: Any, like: Array) -> None:
+    """Raise CheckpointError unless a saved array has the shape and dtype of that in use."""
+    if not isinstance(got, np.ndarray):
+        raise CheckpointError(f"{name}: expected a NumPy array; got {type(got).__name__}")
+    if wrong := misfit(name, got, like):
+        raise CheckpointError(f"{wrong}. State is never cast or reshaped.")
+
+
+def misfit(name: str, got: Array, like: Array) -> str | None:
+    """Return how a saved array's shape or dtype differs from that in use; None if neither does."""
+    if got.shape == like.shape and got.dtype == like.dtype:
+        return None
+    return f"{name}: expected {like.dtype} {like.shape}; got {got.dtype} {got.shape}"
+
+
+def is_count(value: Any) -> bool:
+    """Return whether a saved value can be a number of steps."""
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    return whole and 0 <= value < 2**63
+
+
+class Saved:
+    """A state_dict that is of the right kind; what is in it is checked when it is asked for."""
+
+    def __init__(self, kind: str, saved: Any) -> None:
+        if not isinstance(saved, Mapping) or "kind" not in saved:
+            raise CheckpointError(f"expected a state_dict of {kind}; got {type(saved).__name__}")
+        if saved["kind"] != kind:
+            raise CheckpointError(f"the state is of {saved['kind']}; this is {kind}")
+        self._kind = kind
+        self._saved = saved
+
+    def count(self, name: str, most: int = 2**63 - 1) -> int:
+        """Return a whole number from 0 to ``most``."""
+        value: Any = self._saved.get(name)
+        if not is_count(value) or value > most:
+            upto = "on" if most == 2**63 - 1 else f"to {most}"
+            raise CheckpointError(
+                f"{self._kind}: {name} must be a whole number from 0 {upto}; got {value!r}"
+            )
+        return int(value)
+
+    def number(self, name: str, check: Callable[[str, Any], float]) -> float:
+        """Return a number that passes a check."""
+        try:
+            return check(f"{self._kind}: {name}", self._saved.get(name))
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(str(error)) from error
+
+    def arrays(self, name: str, like: Mapping[str, Array], some: bool = False) -> dict[str, Array]:
+        """Return arrays by name that fit those in use: all of them, or with ``some`` a part."""
+        entries = self._saved.get(name)
+        if not isinstance(entries, Mapping):
+            raise CheckpointError(
+                f"{self._kind}: {name} must be a dict of arrays; got {type(entries).__name__}"
+            )
+        missing = [] if some else sorted(like.keys() - entries)
+        extra = sorted(map(str, entries.keys() - like.keys()))
+        if missing or extra:
+            raise CheckpointError(
+                f"{self._kind}: {name} lacks {len(missing)} parameters {missing[:3]} and has "
+                f"{len(extra)} too many {extra[:3]}; state is matched by name"
+            )
+        for key, array in entries.items():
+            check_array(f"{name}.{key}", array, like[key])
+        return dict(entries)
