@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from contenders import LR, Array, Contender, FastoptClipped, NumpyLoop, TorchClipped
+from contenders import LR, Array, Contender, NumpyLoop
 
 CLOSE = 1e-5
 """How far parameters of about 1 may be off after a few steps."""
@@ -57,14 +57,13 @@ def wrong_steps(
 
     The gradients of each step are those given, times the step's factor.
     """
-    clipped = isinstance(made, FastoptClipped | TorchClipped)
-    norm = sum(float(np.vdot(grad, grad)) for grad in grads) ** 0.5 if clipped else 0.0
+    norm = sum(float(np.vdot(grad, grad)) for grad in grads) ** 0.5 if made.clips else 0.0
     ends = {0: params[0], len(params) - 1: params[-1]}  # the first and the last stand for all
     sure = NumpyLoop([end(param) for param in ends.values()], lr)
     for factor in factors:
         made.hand_in([np.float32(factor) * grad for grad in grads])
         made.step()
-        scale = min(factor, 1.0 / norm) if clipped else factor
+        scale = min(factor, 1.0 / norm) if made.clips else factor
         sure.hand_in([scale * end(grads[index]) for index in ends])
         sure.step()
     off = max(np.abs(end(made.result(i)) - sure.result(k)).max() for k, i in enumerate(ends))

@@ -32,6 +32,8 @@ class Contender(ABC):
     """The libraries that have to be installed."""
     keeps_gradients: ClassVar[bool] = True
     """Whether a step leaves the gradients as they were."""
+    clips: ClassVar[bool] = False
+    """Whether a step limits the norm of all gradients to 1."""
 
     @abstractmethod
     def __init__(self, params: Sequence[Array], lr: float = LR) -> None: ...
@@ -226,11 +228,13 @@ class Thinc(Contender):
 
 class FastoptClipped(FastoptNumba):
     name = "fastopt max_grad_norm"
+    clips = True
     options = {"max_grad_norm": 1.0}
 
 
 class TorchClipped(TorchFused):
     name = "torch clip_grad_norm_, fused"
+    clips = True
 
     def step(self) -> None:
         self._torch.nn.utils.clip_grad_norm_(self._params, 1.0)

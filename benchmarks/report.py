@@ -30,32 +30,32 @@ def show(results: Mapping[str, Any], verdicts: Sequence[Target]) -> None:
     """Print everything."""
     sizes = results["sizes"]
     for mode in ("same", "fresh"):
-        _table(f"Time per step, {mode} gradient arrays", *_matrix(sizes, mode, _time))
+        table(f"Time per step, {mode} gradient arrays", *matrix(sizes, mode, median))
     for mode in ("same", "fresh"):
         title = f"How many times as long as fastopt, {mode} gradient arrays"
-        _table(title, *_matrix(sizes, mode, _times_as_long))
+        table(title, *matrix(sizes, mode, _times_as_long))
     if rate := results["bandwidth"]:
         title = f"Share of the bandwidth of {rate / 1e9:.1f} GB/s (small sizes are in the cache)"
-        _table(
-            title, *_matrix(sizes, "same", lambda row, times, name: _share(row, times, name, rate))
+        table(
+            title, *matrix(sizes, "same", lambda row, times, name: _share(row, times, name, rate))
         )
     for mode in ("same", "fresh"):
         title = f"Clipping and step together, {mode} gradient arrays"
-        _table(title, *_matrix(results["clipping"], mode, _time))
-    _table(*_rules(results["rules"]))
-    _table(*_denormals(results["denormals"]))
+        table(title, *matrix(results["clipping"], mode, median))
+    table(*_rules(results["rules"]))
+    table(*_denormals(results["denormals"]))
     if results["startup"]:
-        _table(*_startup(results["startup"]))
-    _table(*_targets(verdicts))
+        table(*_startup(results["startup"]))
+    table(*targets_table(verdicts))
 
 
 Matrix = tuple[list[str], list[list[str]]]
 
 
-def _matrix(rows: Sequence[Mapping[str, Any]], mode: str, cell: Any) -> Matrix:
+def matrix(rows: Sequence[Mapping[str, Any]], mode: str, cell: Any) -> Matrix:
     """Return a column per size, and a line per contender."""
     names = list(dict.fromkeys(name for row in rows for name in row[mode]))
-    header = ["", *(f"{row['arrays']} x {_short(row['elements'])}" for row in rows)]
+    header = ["", *(f"{row['arrays']} x {short(row['elements'])}" for row in rows)]
     lines = [
         [name, *(cell(row, row[mode], name) if name in row[mode] else "" for row in rows)]
         for name in names
@@ -63,18 +63,18 @@ def _matrix(rows: Sequence[Mapping[str, Any]], mode: str, cell: Any) -> Matrix:
     return header, lines
 
 
-def _short(number: int) -> str:
+def short(number: int) -> str:
     for unit, size in ("M", 1_000_000), ("k", 1_000):
         if number >= size:
             return f"{number / size:g}{unit}"
     return str(number)
 
 
-def _time(row: Mapping[str, Any], times: Mapping[str, Any], name: str) -> str:
-    return _seconds(times[name]["median"])
+def median(row: Mapping[str, Any], times: Mapping[str, Any], name: str) -> str:
+    return seconds(times[name]["median"])
 
 
-def _seconds(value: float) -> str:
+def seconds(value: float) -> str:
     unit, size = next((pair for pair in _UNITS if value >= pair[1]), _UNITS[-1])
     return f"{value / size:#.3g}".rstrip(".") + f" {unit}"
 
@@ -98,8 +98,8 @@ def _rules(rows: Sequence[Mapping[str, Any]]) -> tuple[str, list[str], list[list
         [
             row["name"],
             f"{row['bytes_per_parameter']:g}",
-            _seconds(row["seconds"]),
-            _seconds(row["adam_seconds"]),
+            seconds(row["seconds"]),
+            seconds(row["adam_seconds"]),
             f"{row['ratio']:.2f}",
         ]
         for row in rows
@@ -109,23 +109,23 @@ def _rules(rows: Sequence[Mapping[str, Any]]) -> tuple[str, list[str], list[list
 
 def _denormals(found: Mapping[str, Any]) -> tuple[str, list[str], list[list[str]]]:
     lines = [
-        [name, _seconds(row["early"]), _seconds(row["late"]), f"{row['ratio']:.2f}"]
+        [name, seconds(row["early"]), seconds(row["late"]), f"{row['ratio']:.2f}"]
         for name, row in found.items()
     ]
     return "Without gradients", ["", "step 50", "step 1100", "ratio"], lines
 
 
 def _startup(found: Mapping[str, Any]) -> tuple[str, list[str], list[list[str]]]:
-    lines = [["import fastopt beyond numpy", _seconds(found["import"])]]
+    lines = [["import fastopt beyond numpy", seconds(found["import"])]]
     for row in found["first_step"]:
-        size = f"{row['arrays']} x {_short(row['elements'])}"
+        size = f"{row['arrays']} x {short(row['elements'])}"
         for process, what in ("cold", "first"), ("warm", "second"):
             for part, text in ("make", "construct (imports numba)"), ("step", "first step"):
-                lines.append([f"{what} process, {size}: {text}", _seconds(row[process][part])])
+                lines.append([f"{what} process, {size}: {text}", seconds(row[process][part])])
     return "New processes", ["", "time"], lines
 
 
-def _targets(verdicts: Sequence[Target]) -> tuple[str, list[str], list[list[str]]]:
+def targets_table(verdicts: Sequence[Target]) -> tuple[str, list[str], list[list[str]]]:
     lines = [
         [
             target.text,
@@ -139,7 +139,7 @@ def _targets(verdicts: Sequence[Target]) -> tuple[str, list[str], list[list[str]
     return "Targets", ["", "needed", "measured", "spread", ""], lines
 
 
-def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     if not rows:
         return
     print(f"\n{title}")
@@ -150,13 +150,13 @@ def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD)
+    drawn = Table(box=box.SIMPLE_HEAD)
     for index, name in enumerate(header):
-        table.add_column(name, justify="right" if index else "left", no_wrap=True)
+        drawn.add_column(name, justify="right" if index else "left", no_wrap=True)
     for row in rows:
-        table.add_row(*row)
+        drawn.add_row(*row)
     width = None if Console().is_terminal else 160  # a file has room for the whole table
-    Console(width=width, highlight=False).print(table)
+    Console(width=width, highlight=False).print(drawn)
 
 
 def draw(results: Mapping[str, Any], path: Path) -> None:
@@ -205,4 +205,4 @@ def _draw_lines(axis: Any, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def _ticks(rows: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[str]]:
     places = [row["arrays"] * row["elements"] for row in rows]
-    return places, [f"{row['arrays']} x {_short(row['elements'])}" for row in rows]
+    return places, [f"{row['arrays']} x {short(row['elements'])}" for row in rows]

@@ -43,7 +43,7 @@ def measure(
         before = {name: end(contender.result(0)) for name, contender in made.items()}
         times = take_turns(turns, effort)
         for name, contender in made.items():
-            _check_moved(name, before[name], end(contender.result(0)), times[name].count)
+            check_moved(name, before[name], end(contender.result(0)), times[name].count)
         found["fresh" if fresh else "same"] = {name: asdict(t) for name, t in times.items()}
     return found
 
@@ -55,7 +55,7 @@ def _turn(contender: Contender, grads: Sequence[Array], fresh: bool) -> Turn:
     return Turn(contender.step)
 
 
-def _check_moved(name: str, before: Array, now: Array, steps: int) -> None:
+def check_moved(name: str, before: Array, now: Array, steps: int) -> None:
     """Raise if a contender has not made the steps that were timed: lr each, rounding apart."""
     moved = float(np.median(np.abs(now - before))) / LR
     if not moved > 0.9 * steps:

@@ -62,17 +62,15 @@ def _against_torch(results: Results) -> Iterator[Target]:
     rows = results["sizes"]
     for size, limits in RATIOS.items():
         for mode, limit in zip(MODES, limits, strict=True):
-            text = f"torch fused / fastopt, {_at(size)}, {mode} gradient arrays"
-            yield Target(text, limit, *_find(rows, size, mode, "torch fused", "fastopt"))
-    share = _find(rows, LARGE, "same", "same traffic", "fastopt")
-    yield Target(f"share of the bandwidth, {_at(LARGE)}", 0.95, *share)
+            text = f"torch fused / fastopt, {at(size)}, {mode} gradient arrays"
+            yield Target(text, limit, *find(rows, size, mode, "torch fused", "fastopt"))
+    share = find(rows, LARGE, "same", "same traffic", "fastopt")
+    yield Target(f"share of the bandwidth, {at(LARGE)}", 0.95, *share)
 
 
 def _against_loop(results: Results) -> Iterator[Target]:
     measured = {
-        f"{_at((row['arrays'], row['elements']))}, {mode}": _ratio(
-            row[mode], "NumPy loop", "fastopt"
-        )
+        f"{at((row['arrays'], row['elements']))}, {mode}": ratio(row[mode], "NumPy loop", "fastopt")
         for row in results["sizes"]
         for mode in MODES
         if {"NumPy loop", "fastopt"} <= row[mode].keys()
@@ -84,16 +82,16 @@ def _against_loop(results: Results) -> Iterator[Target]:
     else:
         yield Target(text, 1.0, None)
     for size, limit in (LARGE, 2.5), ((10, 10), 1.0):
-        found = _find(results["sizes"], size, "same", "NumPy loop", "fastopt (NumPy)")
-        yield Target(f"NumPy loop / fastopt's NumPy backend, {_at(size)}", limit, *found)
+        found = find(results["sizes"], size, "same", "NumPy loop", "fastopt (NumPy)")
+        yield Target(f"NumPy loop / fastopt's NumPy backend, {at(size)}", limit, *found)
 
 
 def _clipped(results: Results) -> Iterator[Target]:
     names = "torch clip_grad_norm_, fused", "fastopt max_grad_norm"
     for size, limit in CLIPPED_RATIOS.items():
         for mode in MODES:
-            text = f"{names[0]} / {names[1]}, {_at(size)}, {mode}"
-            yield Target(text, limit, *_find(results["clipping"], size, mode, *names))
+            text = f"{names[0]} / {names[1]}, {at(size)}, {mode}"
+            yield Target(text, limit, *find(results["clipping"], size, mode, *names))
 
 
 def _rules(results: Results) -> Iterator[Target]:
@@ -109,7 +107,7 @@ def _new_processes(results: Results) -> Iterator[Target]:
     text = "import fastopt beyond numpy"
     yield Target(text, 60.0, 1e3 * found["import"], unit="ms", at_least=False)
     for row in found["first_step"]:
-        text = f"first step of a second process, {_at((row['arrays'], row['elements']))}"
+        text = f"first step of a second process, {at((row['arrays'], row['elements']))}"
         yield Target(text, 150.0, 1e3 * row["warm"]["step"], unit="ms", at_least=False)
 
 
@@ -120,21 +118,21 @@ def _denormals(results: Results) -> Iterator[Target]:
         yield Target(text, 1.1, found and found["ratio"], found and found["spread"], at_least=False)
 
 
-def _find(
+def find(
     rows: Sequence[Mapping[str, Any]], size: tuple[int, int], mode: str, slow: str, fast: str
 ) -> Measured:
     """Return how many times as long one contender takes as another, if both took part."""
     for row in rows:
         times = row[mode]
         if (row["arrays"], row["elements"]) == size and {slow, fast} <= times.keys():
-            return _ratio(times, slow, fast)
+            return ratio(times, slow, fast)
     return None, None
 
 
-def _ratio(times: Mapping[str, Any], slow: str, fast: str) -> tuple[float, float]:
+def ratio(times: Mapping[str, Any], slow: str, fast: str) -> tuple[float, float]:
     spread = max(times[name]["high"] / times[name]["low"] for name in (slow, fast))
     return times[slow]["median"] / times[fast]["median"], spread
 
 
-def _at(size: tuple[int, int]) -> str:
+def at(size: tuple[int, int]) -> str:
     return f"{size[0]} x {size[1]:,}".replace(",", " ")

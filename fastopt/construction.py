@@ -147,6 +147,8 @@ def _check_one_place(leaves: list[Leaf], asked: str) -> None:
         backends.for_array(leaf.array, leaf.path, asked)
         if arrays.device(leaf.array) != arrays.device(first.array):
             raise BackendMismatchError(
-                f"{first.path} and {leaf.path} are on different devices; under a backend asked "
-                "for by name all parameters must be on one (backend='auto' allows several)"
+                f"under backend {asked!r}, asked for by name, all parameters must be on one "
+                f"device; {first.path} is on device {arrays.device(first.array)} and {leaf.path} "
+                f"on device {arrays.device(leaf.array)}. Move one (cupy.asarray within the other's "
+                "cupy.cuda.Device), or ask for backend 'auto', which updates each where it is."
             )

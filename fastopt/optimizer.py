@@ -21,6 +21,7 @@ from fastopt.interrupts import Deferred
 from fastopt.norms import total_norm
 from fastopt.param_group import ParamGroups
 from fastopt.persistence import Persistent, Turn
+from fastopt.shared import SHARED_DEFAULTS
 
 
 class Optimizer(KnownAttributes, Formula, GradientPolicy, Persistent):
@@ -192,7 +193,9 @@ class Optimizer(KnownAttributes, Formula, GradientPolicy, Persistent):
             group.options.update(change)
 
     def __repr__(self) -> str:
-        options = ", ".join(f"{k}={v!r}" for k, v in self._groups[0].options.plain.items())
+        plain = self._groups[0].options.plain.items()
+        said = [(k, v) for k, v in plain if k not in SHARED_DEFAULTS or v != SHARED_DEFAULTS[k]]
+        options = ", ".join(f"{k}={v!r}" for k, v in said)
         sizes = [leaf.array.size for group in self._groups for leaf in group.leaves]
         if self._max_grad_norm is not None:
             options += f", max_grad_norm={self._max_grad_norm!r}"

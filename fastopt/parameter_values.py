@@ -46,7 +46,7 @@ def restorer(
             continue
         if not isinstance(saved[name], np.ndarray):
             raise CheckpointError(f"param:{name}: expected an array; got {saved[name]!r}")
-        if wrong := misfit(f"param:{name}", saved[name], array):
+        if wrong := misfit(f"param:{name}", array, saved[name]):
             misfits.append(wrong)
         else:
             writes.append((array, arrays.like(saved[name], array)))

@@ -15,15 +15,15 @@ def check_array(name: str, got: Any, like: Array) -> None:
     """Raise CheckpointError unless a saved array has the shape and dtype of that in use."""
     if not isinstance(got, np.ndarray):
         raise CheckpointError(f"{name}: expected a NumPy array; got {type(got).__name__}")
-    if wrong := misfit(name, got, like):
+    if wrong := misfit(name, like, got):
         raise CheckpointError(f"{wrong}. State is never cast or reshaped.")
 
 
-def misfit(name: str, got: Array, like: Array) -> str | None:
-    """Return how a saved array's shape or dtype differs from that in use; None if neither does."""
-    if got.shape == like.shape and got.dtype == like.dtype:
+def misfit(name: str, here: Array, saved: Array) -> str | None:
+    """Return what is different about an array's shape or dtype, None if nothing is."""
+    if saved.shape == here.shape and saved.dtype == here.dtype:
         return None
-    return f"{name}: expected {like.dtype} {like.shape}; got {got.dtype} {got.shape}"
+    return f"{name}: expected {here.dtype} {here.shape}; got {saved.dtype} {saved.shape}"
 
 
 def is_count(value: Any) -> bool:

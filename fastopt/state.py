@@ -112,7 +112,7 @@ def _misfit(name: str, entry: Any, slots: Mapping[str, Array]) -> str | None:
         if not isinstance(entry[slot], np.ndarray):
             got = type(entry[slot]).__name__
             raise CheckpointError(f"{name}.{slot}: expected a NumPy array; got {got}")
-    wrong = (misfit(f"state:{name}.{slot}", entry[slot], view) for slot, view in slots.items())
+    wrong = (misfit(f"state:{name}.{slot}", view, entry[slot]) for slot, view in slots.items())
     return next(filter(None, wrong), None)
 
 

@@ -12,6 +12,7 @@ from fastopt import arrays
 from fastopt.arrays import Array
 from fastopt.backends import COMMON_SCALARS, cupy_norm_source
 from fastopt.backends.cupy_arrays import UsualArrays
+from fastopt.backends.cupy_errors import check_device
 from fastopt.backends.cupy_launch import Kernels, Part
 from fastopt.backends.cupy_source import CAPACITY
 from fastopt.errors import BackendUnavailableError
@@ -140,12 +141,7 @@ class CupyBackend:
 def backend() -> CupyBackend:
     """Return this file's backend; BackendUnavailableError if no device answers."""
     try:
-        cupy.cuda.runtime.getDeviceCount()
-    except cupy.cuda.runtime.CUDARuntimeError as error:
-        raise BackendUnavailableError(
-            f"backend 'cupy' cannot run here: CuPy {cupy.__version__} imports, but no device "
-            f"answers: {error}. Look at nvidia-smi: a driver must run that is new enough for "
-            "this CuPy's CUDA, and CUDA_VISIBLE_DEVICES must not hide the device; or use NumPy "
-            "arrays with FASTOPT_BACKEND=auto."
-        ) from error
+        check_device(cupy)
+    except RuntimeError as error:
+        raise BackendUnavailableError(f"backend 'cupy' cannot run here: {error}") from error
     return CupyBackend()

@@ -162,12 +162,12 @@ class ndarray:
         self._device = current_device() if device is None else device
 
     def _view(self, host: HostArray) -> ndarray:
-        return ndarray(host, self._device)
+        return type(self)(host, self._device)
 
     def _new(self, host: HostArray) -> ndarray:
         """Return a result of work on this array, which runs on the current device."""
         self._check_device()
-        return ndarray(_aligned(host))
+        return type(self)(_aligned(host))
 
     def _check_device(self) -> None:
         if self._device != current_device():
@@ -384,12 +384,12 @@ class FakeCupy(ModuleType):
             raise CUDARuntimeError("cudaErrorMisalignedAddress: misaligned address")
 
     def zeros(self, shape: Any, dtype: Any = float) -> ndarray:
-        return ndarray(_aligned(np.zeros(shape, dtype)))
+        return self.ndarray(_aligned(np.zeros(shape, dtype)))
 
     def asarray(self, values: Any, dtype: Any = None) -> ndarray:
         if isinstance(values, ndarray):
             return values if dtype in (None, values.dtype) else values.astype(dtype)
-        return ndarray(_aligned(np.asarray(values, dtype)))
+        return self.ndarray(_aligned(np.asarray(values, dtype)))
 
 
 def _count(devices: int | str) -> int:
