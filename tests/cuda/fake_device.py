@@ -8,6 +8,7 @@ the scalars as they are then; whatever CUDA refuses in a capture is refused here
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -89,17 +90,17 @@ class Stream(fake_cupy.Stream):
         self.captured: list[Callable[[], None]] | None = None
 
     def __enter__(self) -> Stream:
-        _streams.append(self)
+        _streams().append(self)
         return self
 
     def __exit__(self, *_: object) -> None:
-        _streams.pop()
+        _streams().pop()
 
     def wait_event(self, event: Event) -> None:
         assert event.at is not None, "an event that was never recorded"
 
     def begin_capture(self) -> None:
-        if self is _streams[0]:
+        if self is _streams()[0]:
             raise CUDARuntimeError("cudaErrorStreamCaptureUnsupported: the default stream")
         self.captured = []
 
@@ -113,11 +114,19 @@ class Stream(fake_cupy.Stream):
         super().synchronize()
 
 
-_streams = [Stream()]
+_here = threading.local()
+
+
+def _streams() -> list[Stream]:
+    """Return the streams that are current in this thread, the default one first."""
+    if not hasattr(_here, "streams"):
+        _here.streams = [Stream()]
+    streams: list[Stream] = _here.streams
+    return streams
 
 
 def current_stream() -> Stream:
-    return _streams[-1]
+    return _streams()[-1]
 
 
 def _refuse_in_capture(what: str) -> None:
