@@ -131,11 +131,12 @@ def test_the_picture_is_drawn(written: tuple[Any, Path]) -> None:
 def test_everything_is_printed(gpu: Any, written: tuple[Any, Path], capsys: Any) -> None:
     results, _ = written
     row = results["sizes"][0] | {"left_out": {"torch foreach": "OutOfMemoryError: too large"}}
-    gpu._say_where(results | {"absent": {"a peer": "not installed"}})
+    gpu._say_where(results | {"absent": {"a peer": "not installed"}, "others": 0.5})
     gpu.gpu_report.show(results | {"sizes": [row, *results["sizes"][1:]]}, gpu.targets(results))
     told = capsys.readouterr().out
     assert "a stand-in on the CPU" in told
     assert "without a peer: not installed" in told
+    assert "other processes took 50.0% of the processors" in told
     assert "2 x 30 without torch foreach: OutOfMemoryError: too large" in told
     for title in (
         "Time per step on the device",
@@ -350,7 +351,13 @@ def test_without_a_device_there_is_one_clear_line(gpu: Any, capsys: Any) -> None
 
 
 @pytest.mark.parametrize(
-    "words", [["--json", "/nowhere/x.json"], ["--tune", "--picture", "x.png"], ["--sizes", "3"]]
+    "words",
+    [
+        ["--json", "/nowhere/x.json"],
+        ["--json", "/"],
+        ["--tune", "--picture", "x.png"],
+        ["--sizes", "3"],
+    ],
 )
 def test_a_wrong_command_line_is_refused_before_anything_is_measured(
     gpu: Any, words: list[str]
