@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from fastopt import arrays, backends, param_group
+from fastopt.arrays import Array
 from fastopt.errors import BackendMismatchError
 from fastopt.formula import Formula
+from fastopt.gradient_policy import Seen
 from fastopt.group import Group
-from fastopt.hyperparameters import NONNEGATIVE, Flag, Schedulable
+from fastopt.hyperparameters import FINITE, NONNEGATIVE, Flag, Schedulable
+from fastopt.on_device import OnDevice
 from fastopt.param_group import Options, ParamGroup
 from fastopt.parameters import Extents
 from fastopt.precision import smallest_eps
@@ -36,6 +41,45 @@ def make_groups(formula: type[Formula], params: Any, defaults: Options, asked: s
         Group(formula, tree, options, root, asked, everywhere)
         for (tree, options), root in zip(parts, roots, strict=True)
     ]
+
+
+def deciding_device(
+    groups: list[Group], clock: Array, seen: Seen, capturable: bool
+) -> OnDevice | None:
+    """Return what steps are decided with, if all parameters are on one device that can; or None."""
+    buckets = [bucket for group in groups for bucket in group.buckets]
+    places = [arrays.device(bucket.parameters[0].flat) for bucket in buckets]
+    if capturable and len(set(places)) > 1:
+        raise ValueError(
+            "capturable=True takes parameters on one CUDA device, or all on the host; these are "
+            f"on {' and '.join(sorted('the host' if p is None else f'device {p}' for p in places))}"
+        )
+    control = buckets[0].backend.control(buckets[0].parameters[0].flat)
+    if control is None or len(set(places)) > 1:
+        return None
+    return OnDevice(groups, clock, seen, control, capturable)
+
+
+def checked_scale(scale: Any, deciding: OnDevice | None, on_nonfinite: str) -> tuple[Any, bool]:
+    """Return what gradients are multiplied by, checked, and whether it is on the device."""
+    if arrays.kind(scale) != "cupy":
+        return FINITE("grad_scale", scale), False
+    if deciding is None or on_nonfinite == "raise":
+        raise TypeError(
+            "grad_scale can be an array on a device where all parameters are CuPy arrays of one "
+            "device and on_nonfinite is not 'raise'; here it must be a number"
+        )
+    if scale.shape != () or scale.dtype not in (np.float32, np.float64):
+        raise TypeError(
+            "grad_scale must be a number, or a CuPy array of shape () and dtype float32 or "
+            f"float64; got {scale.dtype} {scale.shape}"
+        )
+    if arrays.device(scale) != deciding.device:
+        raise BackendMismatchError(
+            f"grad_scale must be on device {deciding.device}, as the parameters are; got one on "
+            f"device {arrays.device(scale)}"
+        )
+    return scale, True
 
 
 def _options(formula: type[Formula], tree: Tree, given: Options, name: str) -> ParamGroup:

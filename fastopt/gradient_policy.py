@@ -3,24 +3,43 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
-from fastopt.hyperparameters import POSITIVE, OneOf
+from fastopt.hyperparameters import POSITIVE, Flag, OneOf
 
 NonfinitePolicy = Literal["propagate", "skip", "raise"]
 
 _POLICIES = OneOf(get_args(NonfinitePolicy))
 
 
-class GradientPolicy:
+@dataclass
+class Seen:
+    """What the gradients have shown: the norm of the last step's, and how many steps it skipped."""
+
+    norm: float | None = None
+    skipped: int = 0
+
+
+class GradientPolicy(ABC):
     """The limit of the norm and the policy for NaN and infinity, and what the last step showed."""
 
-    _grad_norm: float | None
-
-    def _set_policy(self, max_grad_norm: float | None, on_nonfinite: NonfinitePolicy) -> None:
+    def _set_policy(
+        self, max_grad_norm: float | None, on_nonfinite: NonfinitePolicy, capturable: bool
+    ) -> None:
+        self._seen = Seen()
+        self._capturable = Flag()(f"{type(self).__name__}: capturable", capturable)
         self.max_grad_norm = max_grad_norm
         self.on_nonfinite = on_nonfinite
-        self._skipped_steps = 0
+
+    @abstractmethod
+    def _settle(self, norm: bool = False) -> None:
+        """Bring what a device may have counted, and the norm if it is asked for, to the host."""
+
+    @abstractmethod
+    def _forget_norm(self) -> None:
+        """Leave a norm unread that a device may have measured."""
 
     @property
     def max_grad_norm(self) -> float | None:
@@ -33,9 +52,10 @@ class GradientPolicy:
     @max_grad_norm.setter
     def max_grad_norm(self, value: float | None) -> None:
         name = f"{type(self).__name__}: max_grad_norm"
-        self._grad_norm = None
         if value is not None and not (isinstance(value, float) and value == math.inf):
             value = POSITIVE(name, value)
+        self._forget_norm()
+        self._seen.norm = None
         self._max_grad_norm = value
 
     @property
@@ -43,9 +63,11 @@ class GradientPolicy:
         """The norm of the last step's gradients, before clipping, also if that step was skipped.
 
         None before the first step, and where nothing asks for it: it is measured with
-        max_grad_norm, and under on_nonfinite="skip" and "raise".
+        max_grad_norm, and under on_nonfinite="skip" and "raise". On a device it is fetched when it
+        is read here, which waits for the step.
         """
-        return self._grad_norm
+        self._settle(norm=True)
+        return self._seen.norm
 
     @property
     def on_nonfinite(self) -> NonfinitePolicy:
@@ -55,12 +77,22 @@ class GradientPolicy:
     @on_nonfinite.setter
     def on_nonfinite(self, value: NonfinitePolicy) -> None:
         name = f"{type(self).__name__}: on_nonfinite"
-        self._on_nonfinite = cast(NonfinitePolicy, _POLICIES(name, value))
+        checked = cast(NonfinitePolicy, _POLICIES(name, value))
+        if checked == "raise" and self._capturable:
+            raise ValueError(
+                f"{name} must be propagate or skip for an optimizer that is capturable, since an "
+                'error can only be raised on the host, which does not look; got "raise"'
+            )
+        self._on_nonfinite = checked
 
     @property
     def skipped_steps(self) -> int:
-        """How many steps were left out for gradients that were not finite."""
-        return self._skipped_steps
+        """How many steps were left out for gradients that were not finite.
+
+        On a device it is fetched when it is read here, which waits for the steps so far.
+        """
+        self._settle()
+        return self._seen.skipped
 
     def _clip_factor(self, norm: float) -> float:
         """Return what max_grad_norm multiplies the gradients by."""

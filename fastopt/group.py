@@ -87,11 +87,11 @@ class Group:
         for bucket in self.buckets:
             bucket.warm_up(norm)
 
-    def check(self, grads: Any) -> None:
+    def check(self, grads: Any, copying: bool = True) -> None:
         """Look at all arrays of a step, before anything is written."""
         now, given = self._leaves(grads)
         for bucket in self.buckets:
-            bucket.check(now, given, self._grads_root)
+            bucket.check(now, given, self._grads_root, copying)
 
     def nonfinite(self) -> str | None:
         """Return where the first checked gradient with NaN or infinity stands."""
@@ -112,6 +112,28 @@ class Group:
         now, given = self._leaves(grads)
         self._prepare(grad_scale, clock)
         return self.buckets[0].step_at_once(now, given, self._scalars[0], clock)
+
+    def row(self, number: int, lag: int, clock: int) -> tuple[float, ...]:
+        """Return the scalars of a step, for a gradient scale of 1.
+
+        They are those of the bucket of this number, for parameters that have made ``lag`` steps
+        less than the ``clock`` says.
+        """
+        self._prepare(1.0, np.array([clock]))
+        return self._scalars[number](clock - lag + 1)
+
+    def keep_rules(self) -> None:
+        """Refuse from now on changes that need another rule."""
+        self.options.reviews.append(self._check_same_rule)
+
+    def _check_same_rule(self, options: Options) -> None:
+        wanted = self._formula._rule(options)
+        if any(wanted is not bucket.rule for bucket in self.buckets):
+            raise ValueError(
+                f"{self._formula.__name__}: a step has been captured in a CUDA graph, with the "
+                "update as it was then; this change needs another one, so construct a new "
+                "optimizer and capture again"
+            )
 
     def plan(self, grad_scale: float, clock: Array) -> None:
         """Work out a step's scalars, in float64 on the host."""

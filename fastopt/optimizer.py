@@ -9,11 +9,11 @@ import numpy as np
 
 from fastopt import backends, param_group, state
 from fastopt.arrays import Array
-from fastopt.construction import make_groups
+from fastopt.construction import checked_scale, deciding_device, make_groups
+from fastopt.device_steps import DeviceSteps
 from fastopt.formula import Formula
 from fastopt.global_norm import global_norm
-from fastopt.gradient_policy import GradientPolicy, NonfinitePolicy
-from fastopt.hyperparameters import FINITE
+from fastopt.gradient_policy import NonfinitePolicy
 from fastopt.interrupts import Deferred
 from fastopt.param_group import ParamGroup
 
@@ -21,7 +21,7 @@ Scheduled = float | Callable[[int], float]
 """A number, or a function of the step number (0 for the first step) that returns one."""
 
 
-class Optimizer(Formula, GradientPolicy):
+class Optimizer(Formula, DeviceSteps):
     """Base of all optimizers: holds the parameters and makes the steps.
 
     A subclass says which rule it uses and with what scalars, see ``Formula``.
@@ -34,11 +34,12 @@ class Optimizer(Formula, GradientPolicy):
         maximize: bool = False,
         max_grad_norm: float | None = None,
         on_nonfinite: NonfinitePolicy = "propagate",
+        capturable: bool = False,
         backend: str | None = None,
         **hyperparameters: Any,
     ) -> None:
         self._in_step = False
-        self._set_policy(max_grad_norm, on_nonfinite)
+        self._set_policy(max_grad_norm, on_nonfinite, capturable)
         self._clock = np.zeros(1, np.int64)  # the step count, where compiled code can reach it
         self._grouped = param_group.are_given(params)
         self._groups = make_groups(
@@ -49,16 +50,23 @@ class Optimizer(Formula, GradientPolicy):
         )
         at_once = len(self._groups) == 1 and self._groups[0].at_once
         self._only = self._groups[0] if at_once else None
+        self._device = deciding_device(self._groups, self._clock, self._seen, capturable)
 
     # The step -------------------------------------------------------------------------------
 
-    def step(self, grads: Any, *, grad_scale: float = 1.0) -> None:
+    def step(self, grads: Any, *, grad_scale: Any = 1.0) -> None:
         """Update all parameters in place.
 
         ``grads`` is nested as the parameters were (a list of such trees for parameter groups);
         None leaves a parameter, its state and its step count alone. Gradients of another floating
         dtype are converted to the parameter's, and then multiplied by ``grad_scale``, before
         anything else. A step that raises has changed nothing.
+
+        Where all parameters are CuPy arrays of one device, nothing waits for it, except under
+        on_nonfinite="raise", and once when under "skip" other gradients are None than before.
+        ``grad_scale`` may then be a 0-d CuPy array of float32 or float64, which is read on the
+        device. With max_grad_norm, "skip" or capturable=True schedules are asked for the values
+        of steps that are still to come, as well.
 
         Raises ValueError for another structure or shape, a gradient that shares memory with a
         parameter, or a schedule's value out of range; TypeError for gradients that are no real
@@ -68,7 +76,7 @@ class Optimizer(Formula, GradientPolicy):
         """
         self._step(grads, grad_scale, self._on_nonfinite)
 
-    def _step(self, grads: Any, grad_scale: float, on_nonfinite: NonfinitePolicy) -> None:
+    def _step(self, grads: Any, grad_scale: Any, on_nonfinite: NonfinitePolicy) -> None:
         """Make a step under a policy for gradients that are not finite."""
         # A plain flag: after a lock's acquire an interrupt could come before the try.
         if self._in_step:
@@ -78,9 +86,12 @@ class Optimizer(Formula, GradientPolicy):
             )
         self._in_step = True
         try:
+            there = False
             if type(grad_scale) is not float or grad_scale != 1.0:
-                grad_scale = FINITE("grad_scale", grad_scale)
+                grad_scale, there = checked_scale(grad_scale, self._device, on_nonfinite)
             parts = self._split(grads) if self._grouped else (grads,)
+            if self._device and self._step_on_device(parts, grad_scale, on_nonfinite, there):
+                return
             unseen = self._max_grad_norm is None and on_nonfinite == "propagate"
             only = self._only if unseen else None
             if only is None or not only.step_at_once(parts[0], grad_scale, self._clock):
@@ -94,8 +105,9 @@ class Optimizer(Formula, GradientPolicy):
         Compiled code is kept on disk, so this takes long only once (about a second for a rule and
         dtype; after that some milliseconds). Returns the optimizer.
         """
+        on_device = self._warm_up_device()
         for group in self._groups:
-            group.warm_up(norm=self._max_grad_norm is not None)
+            group.warm_up(norm=self._max_grad_norm is not None and not on_device)
         return self
 
     def _step_in_turn(
@@ -121,14 +133,14 @@ class Optimizer(Formula, GradientPolicy):
             for group in self._groups:
                 group.update()
             self._clock += 1
-            self._grad_norm = norm
+            self._seen.norm = norm
 
     def _refuse(self, norm: float, on_nonfinite: NonfinitePolicy) -> None:
         """Skip a step, or raise, for a gradient with NaN or infinity."""
         if on_nonfinite == "skip":
             with Deferred():
-                self._skipped_steps += 1
-                self._grad_norm = norm
+                self._seen.skipped += 1
+                self._seen.norm = norm
             return
         places = (group.nonfinite() for group in self._groups)
         raise FloatingPointError(
@@ -161,7 +173,8 @@ class Optimizer(Formula, GradientPolicy):
 
     @property
     def step_count(self) -> int:
-        """How many steps have been made."""
+        """How many steps have been made; where a device decides on it, this waits for it."""
+        self._settle()
         return int(self._clock[0])
 
     @property
@@ -173,7 +186,8 @@ class Optimizer(Formula, GradientPolicy):
     @property
     def lr(self) -> float:
         """The learning rate of the next step, of the first group; setting it sets all groups'."""
-        return self._groups[0].value("lr", self.step_count)
+        group = self._groups[0]
+        return group.value("lr", self.step_count if group.options.scheduled else 0)
 
     @lr.setter
     def lr(self, value: Scheduled) -> None:
@@ -189,6 +203,7 @@ class Optimizer(Formula, GradientPolicy):
         A schedule is no part of it (None stands in its place): it is a function of the step count.
         ``max_grad_norm`` is none either: give it to the constructor again.
         """
+        self._settle()
         return state.collect(type(self).__name__, self._groups, self._clock)
 
     def load_state_dict(self, saved: Mapping[str, Any], strict: bool = True) -> None:
@@ -199,7 +214,9 @@ class Optimizer(Formula, GradientPolicy):
         changes nothing, if it is another optimizer's, or damaged, or does not fit by name, shape
         or dtype.
         """
+        self._settle()
         state.restore(type(self).__name__, self._groups, self._clock, saved, strict)
+        self._steps_have_changed()
 
     def __repr__(self) -> str:
         options = ", ".join(f"{k}={v!r}" for k, v in self._groups[0].options.plain.items())

@@ -18,7 +18,13 @@ class Shared(TypedDict, total=False):
 
     on_nonfinite: what a NaN or an infinity in a step's gradients does. "propagate" (the default)
         does not look; "skip" leaves everything as it is and adds 1 to ``skipped_steps``; "raise"
-        leaves everything as it is and raises FloatingPointError with the parameter's name.
+        leaves everything as it is and raises FloatingPointError with the parameter's name. With
+        CuPy "raise" waits for the device in every step; the others never do, see
+        ``Optimizer.step``.
+
+    capturable: whether a step can be captured in a CUDA graph and replayed (False), see
+        ``Optimizer.refresh``; not together with on_nonfinite="raise". On NumPy arrays it changes
+        nothing.
 
     backend: "auto", "numpy", "numba" or "cupy"; None (the default) for what is set elsewhere.
     """
@@ -26,4 +32,5 @@ class Shared(TypedDict, total=False):
     maximize: bool
     max_grad_norm: float | None
     on_nonfinite: NonfinitePolicy
+    capturable: bool
     backend: str | None

@@ -12,6 +12,7 @@ from fastopt import arrays
 from fastopt.arrays import Array
 from fastopt.backends import COMMON_SCALARS, cupy_norm_source
 from fastopt.backends.cupy_arrays import UsualArrays
+from fastopt.backends.cupy_control import CupyControl
 from fastopt.backends.cupy_launch import Kernels, Part
 from fastopt.backends.cupy_source import CAPACITY
 from fastopt.errors import BackendUnavailableError
@@ -27,14 +28,20 @@ class CupyDriver:
 
     step_at_once = None
 
+    @property
+    def device_side(self) -> CupyDriver:
+        """What works by decisions that were made on the device: the driver itself."""
+        return self
+
     def __init__(self, rule: Rule, parameters: Sequence[Parameter], arena: Array) -> None:
         self._dtype = arena.dtype
+        self.wide = arena.dtype.itemsize == 8
         self._arena = arena
         self._usual = UsualArrays(parameters)
         self._none = np.zeros(len(parameters), np.int64)
         self._grads = self._none
         self._held: Sequence[Array | None] = ()
-        self._firsts: list[int] = []
+        self._lanes: Array | None = None
         with arrays.on_device_of(arena):
             parts = [
                 Part(_KERNELS, rule, parameters, k) for k in range(0, len(parameters), CAPACITY)
@@ -85,17 +92,45 @@ class CupyDriver:
         if not self._parts:
             return np.zeros(0)
         with arrays.on_device_of(self._arena):
-            if not self._firsts:
-                self._firsts = [0, *np.cumsum([p.count_pieces() for p in self._parts]).tolist()]
-                self._lanes = cupy.zeros(self._firsts[-1] * LANES)
-                self._sums = cupy.zeros(self._firsts[-1])
-            for part, first in zip(self._parts, self._firsts, strict=False):
+            if self._lanes is None:
+                self._lanes = cupy.zeros(self.pieces() * LANES)
+                self._sums = cupy.zeros(self.pieces())
+            first = 0
+            for part in self._parts:
                 part.squares(self._grads, factor, self._lanes, first)
+                first += part.pieces
             _KERNELS.of(cupy_norm_source.halves)(self._lanes, self._sums, size=self._sums.size)
             return arrays.on_host(self._sums)
 
+    def pieces(self) -> int:
+        """Return how many pieces the gradients have."""
+        return sum(part.pieces for part in self._parts)
+
+    def squares_to(self, lanes: Array, first: int, pieces: int | None) -> None:
+        """Sum the squares by lanes, for one factor or for all."""
+        for part in self._parts:
+            if pieces is None:
+                part.squares(self._grads, 1.0, lanes, first)
+            else:
+                part.all_squares(self._grads, lanes, first, pieces)
+            first += part.pieces
+
+    def update_by(self, given: tuple[Array, ...], mine: Array | None, always: bool) -> None:
+        """Update by a row of a table that was decided on."""
+        grads = self._grads if mine is None else np.where(mine, self._grads, 0)
+        for part in self._parts:
+            if always or part.has_work(grads):
+                part.launch_from_table(grads, given, self._arena)
+
     def update(self, table: Sequence[Sequence[float]], rows: Sequence[int] | None) -> None:
         """Update every parameter whose gradient is not None: a launch per distinct row."""
+        with arrays.on_device_of(self._arena):
+            if cupy.cuda.get_current_stream().is_capturing():
+                raise RuntimeError(
+                    "this step would be captured in a CUDA graph with the scalars of this one "
+                    "step, and replayed with them for ever; construct the optimizer with "
+                    "capturable=True"
+                )
         with np.errstate(all="ignore"):  # a scalar beyond float32 becomes inf, as in NumPy
             scalars = np.array(table, self._dtype)
         distinct: dict[bytes, list[int]] = {}
@@ -106,7 +141,8 @@ class CupyDriver:
                 mine = rows is None or np.isin(rows, same)
                 grads = np.where(mine, self._grads, 0)
                 for part in self._parts:
-                    part.update(grads, scalars[same[0]], self._arena)
+                    if part.has_work(grads):
+                        part.launch(grads, scalars[same[0]], self._arena)
 
 
 class CupyBackend:
@@ -125,6 +161,10 @@ class CupyBackend:
     def driver(self, rule: Rule, parameters: Sequence[Parameter], arena: Array) -> CupyDriver:
         """Return the driver of some parameters."""
         return CupyDriver(rule, parameters, arena)
+
+    def control(self, like: Array) -> CupyControl:
+        """Return what steps are decided with on the array's device."""
+        return CupyControl(_KERNELS, like)
 
 
 def backend() -> CupyBackend:

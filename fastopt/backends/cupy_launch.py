@@ -11,7 +11,7 @@ import numpy as np
 from fastopt import arrays
 from fastopt.arrays import Array
 from fastopt.backends import cupy_norm_source, cupy_source
-from fastopt.backends.cupy_source import BLOCK_FIELDS, CAPACITY, THREADS
+from fastopt.backends.cupy_source import CAPACITY, THREADS
 from fastopt.global_norm import LANES, PIECE
 from fastopt.parameters import Parameter
 from fastopt_kernels import Rule
@@ -60,6 +60,7 @@ class Part:
         own = [arrays.address(parameter.flat) for parameter in self._parameters]
         self._addresses[0, : len(own)] = own
         self._dtype = self._parameters[0].flat.dtype
+        self._rule = rule
         self._kernel = kernels.of(cupy_source.kernel, rule, self._dtype, kernels.by_value)
         self._blocks, self.count = self._table(THREADS * cupy_source.pack(self._dtype))
 
@@ -75,24 +76,41 @@ class Part:
             return np.void(self._addresses.tobytes())
         return self._kernels.cupy.asarray(self._addresses.reshape(-1))
 
-    def update(self, grads: Array, scalars: Sequence[Any], arena: Array) -> None:
-        """Update the parameters; ``grads`` holds addresses, 0 for no gradient."""
-        if self.count and grads[self._mine].any():
-            self.launch(grads, scalars, arena)
+    def has_work(self, grads: Array) -> bool:
+        """Return whether any gradient is there; ``grads`` holds addresses, 0 for none."""
+        return bool(grads[self._mine].any())
 
     def launch(self, grads: Array, scalars: Sequence[Any], arena: Array) -> None:
         """Launch the update kernel."""
-        given = (self._with(grads), self._blocks, arena.shape[1], *scalars, arena.reshape(-1))
-        self._kernel(*given, size=self.count * THREADS, block_size=THREADS)
+        self._launch(self._kernel, grads, scalars, arena)
 
-    def count_pieces(self) -> int:
-        """Prepare for ``squares``; return the number of pieces."""
-        self._pieces, pieces = self._table(PIECE)
-        return pieces
+    def launch_from_table(self, grads: Array, given: Sequence[Array], arena: Array) -> None:
+        """Launch the update kernel that takes counts, a scale and a table of scalars."""
+        about = (self._rule, self._dtype, self._kernels.by_value, True)
+        self._launch(self._kernels.of(cupy_source.kernel, *about), grads, given, arena)
+
+    def _launch(self, kernel: Any, grads: Array, scalars: Sequence[Any], arena: Array) -> None:
+        given = (self._with(grads), self._blocks, arena.shape[1], *scalars, arena.reshape(-1))
+        kernel(*given, size=self.count * THREADS, block_size=THREADS)
+
+    @cached_property
+    def _piece_table(self) -> tuple[Array, int]:
+        return self._table(PIECE)
+
+    @property
+    def pieces(self) -> int:
+        """How many pieces the gradients have."""
+        return self._piece_table[1]
 
     def squares(self, grads: Array, factor: float, lanes: Array, first: int) -> None:
         """Sum the squares of (factor * gradient) by lanes, from the first piece's place on."""
-        kernel = self._kernels.of(cupy_norm_source.squares, self._dtype, self._kernels.by_value)
-        size = self._pieces.size // len(BLOCK_FIELDS) * LANES
-        given = (self._with(grads), self._pieces, first, factor, lanes)
-        kernel(*given, size=size, block_size=LANES)
+        self._squares(cupy_norm_source.squares, grads, first, factor, lanes)
+
+    def all_squares(self, grads: Array, lanes: Array, first: int, pieces: int) -> None:
+        """Do so for every factor; there are so many ``pieces`` in all."""
+        self._squares(cupy_norm_source.all_squares, grads, first, pieces, lanes)
+
+    def _squares(self, text: Callable[..., dict[str, Any]], grads: Array, *given: Any) -> None:
+        kernel = self._kernels.of(text, self._dtype, self._kernels.by_value)
+        table, pieces = self._piece_table
+        kernel(self._with(grads), table, *given, size=pieces * LANES, block_size=LANES)

@@ -6,25 +6,29 @@ barriers. Two kernels cost a launch, 3 % more memory traffic, and nothing to syn
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from string import Template
 from typing import Any
 
 import numpy as np
 
 from fastopt.backends.cupy_source import BLOCK_FIELDS, CAPACITY, OPTIONS, REAL, addresses_of
-from fastopt.global_norm import LANES
+from fastopt.global_norm import LANES, SMALLER
+
+FACTORS = (1.0, SMALLER, 1.0 / SMALLER)
+"""What gradients are multiplied by before they are squared, where the device chooses among them."""
 
 _SQUARES = Template("""
     const long long *block = &blocks[${fields}ll * blockIdx.x];
     const long long address = ($addresses)[$capacity + block[0]];
     const $real *const grad = reinterpret_cast<const $real *>(address) + block[1];
     const long long count = address != 0 ? block[2] : 0;
-    double sum = 0;
+    $sums
     for (long long k = threadIdx.x; k < count; k += $lanes) {
-        const double value = grad[k] * factor;
-        sum += value * value;
+        $add
     }
-    lanes[(first + blockIdx.x) * $lanes + threadIdx.x] = sum;
+    const long long lane = (first + blockIdx.x) * $lanes + threadIdx.x;
+    $store
 """)
 
 _HALVES = Template("""
@@ -48,9 +52,25 @@ def squares(dtype: np.dtype[Any], by_value: bool) -> dict[str, Any]:
     It takes ``addresses`` and ``blocks`` as an update does, with a block of LANES threads for each
     piece, ``first`` (the pieces before those), ``factor``, and ``lanes``, which it writes.
     """
+    return _squares(dtype, by_value, "float64 factor", ["factor"], "fastopt_squares")
+
+
+def all_squares(dtype: np.dtype[Any], by_value: bool) -> dict[str, Any]:
+    """Return the arguments of the kernel that does so for each of FACTORS in one pass.
+
+    In place of ``factor`` it takes ``pieces``, how many there are in all: ``lanes`` holds those of
+    all pieces for the first factor, then for the second, and so on.
+    """
+    return _squares(dtype, by_value, "int64 pieces", map(repr, FACTORS), "fastopt_all_squares")
+
+
+def _squares(
+    dtype: np.dtype[Any], by_value: bool, last: str, factors: Iterable[str], name: str
+) -> dict[str, Any]:
     declared, addresses = addresses_of(by_value)
+    numbered = list(enumerate(factors))
     return {
-        "in_params": f"{declared}, raw int64 blocks, int64 first, float64 factor",
+        "in_params": f"{declared}, raw int64 blocks, int64 first, {last}",
         "out_params": "raw float64 lanes",
         "operation": _SQUARES.substitute(
             fields=len(BLOCK_FIELDS),
@@ -58,8 +78,16 @@ def squares(dtype: np.dtype[Any], by_value: bool) -> dict[str, Any]:
             capacity=CAPACITY,
             real=REAL[dtype.itemsize],
             lanes=LANES,
+            sums=" ".join(f"double sum{k} = 0;" for k, _ in numbered),
+            add="\n        ".join(
+                f"const double value{k} = grad[k] * {factor}; sum{k} += value{k} * value{k};"
+                for k, factor in numbered
+            ),
+            store=" ".join(
+                f"lanes[lane + {k}{' * pieces' * (k > 0)} * {LANES}] = sum{k};" for k, _ in numbered
+            ),
         ),
-        "name": "fastopt_squares",
+        "name": name,
         "no_return": True,
         "options": OPTIONS,
     }

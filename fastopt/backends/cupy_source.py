@@ -90,29 +90,47 @@ _OPERATION = Template("""
         $addresses, &blocks[${fields}ll * blockIdx.x], &arena[0], pitch, {$scalars});
 """)
 
+# A row of scalars that was chosen on the device, or none: see cupy_control_source.
+_FROM_TABLE = Template("""
+    if (counts[0] >= 0) {
+        const fastopt::real *const row = &table[counts[0] * ${width}ll];
+        $update
+    }
+""")
+
 
 def pack(dtype: np.dtype[Any]) -> int:
     """Return how many elements one thread takes at once."""
     return 16 // dtype.itemsize
 
 
-def kernel(rule: Rule, dtype: np.dtype[Any], by_value: bool) -> dict[str, Any]:
+def kernel(
+    rule: Rule, dtype: np.dtype[Any], by_value: bool, from_table: bool = False
+) -> dict[str, Any]:
     """Return the arguments of cupy.ElementwiseKernel for a rule and a parameter dtype.
 
     The kernel takes ``addresses`` (CAPACITY of parameters, then CAPACITY of gradients, 0 where
     there is none), ``blocks``, ``pitch`` (elements of a slot), the scalars, and ``arena``. The
     addresses travel as a void scalar ``by_value``, which costs no copy to the device; otherwise in
-    an array there.
+    an array there. ``from_table`` the scalars are in device memory: it takes ``counts``, whose
+    first element is the row of this step (-1: do nothing), ``scale``, which that row's gradient
+    scale is multiplied by, and ``table``.
     """
     scalars = [*COMMON_SCALARS, *rule.scalars]
+    given, values = [f"{dtype} {name}" for name in scalars], scalars
+    if from_table:
+        given = ["raw int64 counts", f"raw {dtype} scale", f"raw {dtype} table"]
+        values = ["row[0] * scale[0]", *[f"row[{k}]" for k in range(1, len(scalars))]]
     declared, addresses = addresses_of(by_value)
-    inputs = [declared, "raw int64 blocks", "int64 pitch", *[f"{dtype} {s}" for s in scalars]]
+    operation = _OPERATION.substitute(
+        addresses=addresses, fields=len(BLOCK_FIELDS), scalars=", ".join(values)
+    )
+    if from_table:
+        operation = _FROM_TABLE.substitute(width=len(scalars), update=operation.strip())
     return {
-        "in_params": ", ".join(inputs),
+        "in_params": ", ".join([declared, "raw int64 blocks", "int64 pitch", *given]),
         "out_params": f"raw {dtype} arena",
-        "operation": _OPERATION.substitute(
-            addresses=addresses, fields=len(BLOCK_FIELDS), scalars=", ".join(scalars)
-        ),
+        "operation": operation,
         "name": f"fastopt_{rule.name}",
         "preamble": _preamble(rule, dtype, scalars),
         "no_return": True,

@@ -150,6 +150,9 @@ class NumbaBackend:
         compiled = _Compiled(rule, arena.dtype)
         return NumbaDriver(rule, parameters, arena, compiled, _header_comparison())
 
+    def control(self, like: Array) -> None:
+        """Leave decisions to the host."""
+
 
 def backend() -> NumbaBackend:
     """Return this file's backend."""

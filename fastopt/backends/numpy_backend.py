@@ -47,6 +47,7 @@ class NumpyDriver:
     """Runs a rule's NumPy form. Small parameters are gathered, so that one call serves many."""
 
     step_at_once = None
+    device_side = None
 
     def __init__(self, rule: Rule, parameters: Sequence[Parameter], arena: Array) -> None:
         self._rule = rule
@@ -169,6 +170,9 @@ class NumpyBackend:
     def driver(self, rule: Rule, parameters: Sequence[Parameter], arena: Array) -> NumpyDriver:
         """Return the driver of some parameters."""
         return NumpyDriver(rule, parameters, arena)
+
+    def control(self, like: Array) -> None:
+        """Leave decisions to the host."""
 
 
 def backend() -> NumpyBackend:

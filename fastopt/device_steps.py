@@ -1,0 +1,83 @@
+"""What an optimizer hands over to a device that decides on its steps, and asks of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+from fastopt.device_tables import Limits
+from fastopt.gradient_policy import GradientPolicy, NonfinitePolicy
+from fastopt.on_device import OnDevice
+
+
+class DeviceSteps(GradientPolicy):
+    """Steps that a device decides on, where there is one for all parameters."""
+
+    _device: OnDevice | None = None
+
+    @property
+    def capturable(self) -> bool:
+        """Whether a step can be captured in a CUDA graph."""
+        return self._capturable
+
+    def refresh(self) -> Self:
+        """Let steps that were captured in a CUDA graph go on by what has been set since.
+
+        A captured step (``capturable=True``, and ``step`` between begin_capture and end_capture of
+        a CuPy stream) reads on the device what it goes by: the step count, which every replay adds
+        to, and the scalars of the coming steps. Call this after setting a hyperparameter,
+        ``max_grad_norm`` or ``on_nonfinite``, and otherwise at least once in 65 536 replays (never,
+        if no hyperparameter is a schedule and the bias corrections have come to their end): a
+        replay without scalars does nothing, and makes the next read of ``step_count`` or
+        ``state_dict`` raise RuntimeError. It waits for the device.
+
+        A graph keeps the addresses of the gradients, so write into the same arrays; and it keeps
+        ``grad_scale``, unless that is a 0-d CuPy array. Without ``capturable`` nothing happens.
+
+        Raises RuntimeError if the captured step cannot do what is asked for now, or while a
+        stream is captured.
+        """
+        if self._device is not None:
+            self._device.refresh(self._limits(self.on_nonfinite))
+        return self
+
+    def _step_on_device(
+        self, parts: Sequence[Any], grad_scale: Any, on_nonfinite: NonfinitePolicy, there: bool
+    ) -> bool:
+        """Make a step that is decided on the device, if it is; return whether it was.
+
+        ``there``: the gradients' scale is on the device.
+        """
+        limits = self._limits(on_nonfinite)
+        if self._device is None:
+            return False
+        if on_nonfinite == "raise" or not (there or self._capturable or limits.measures):
+            self._device.hand_over()
+            return False
+        self._device.step(parts, grad_scale, limits)
+        return True
+
+    def _warm_up_device(self) -> bool:
+        """Prepare a device that decides; return whether there is one."""
+        if self._device is None or self.on_nonfinite == "raise":
+            return False
+        self._device.warm_up(self._limits(self.on_nonfinite))
+        return True
+
+    def _steps_have_changed(self) -> None:
+        """Take note that the host's step counts are others now."""
+        if self._device is not None:
+            self._device.changed()
+            if self._device.is_captured:
+                self.refresh()
+
+    def _limits(self, on_nonfinite: NonfinitePolicy) -> Limits:
+        return Limits(self._max_grad_norm, on_nonfinite == "skip")
+
+    def _settle(self, norm: bool = False) -> None:
+        if self._device is not None:
+            self._device.counts.settle(norm)
+
+    def _forget_norm(self) -> None:
+        if self._device is not None:
+            self._device.counts.forget_norm()
