@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
@@ -19,7 +19,7 @@ from cuda.ptx_interpreter import Fault, Memory, Program
 from cuda.runs import DENSE, DTYPES, ODD, difference_of, installed, run_of
 from variants import VARIANT_OF, VARIANTS, Variant
 
-from fastopt.backends import cupy_norm_source, cupy_source
+from fastopt.backends import cupy_control_source, cupy_norm_source, cupy_source
 from fastopt.global_norm import PIECE
 
 if reason := nvrtc.reason_to_skip():
@@ -32,16 +32,22 @@ ARCHITECTURE = 90
 @cache
 def ptx_of(name: str, dtype: np.dtype[Any], changes: tuple[tuple[str, str], ...] = ()) -> str:
     """Return the PTX of a kernel, after changes of its text."""
-    if name == "fastopt_squares":
-        text = cupy_norm_source.squares(dtype, by_value=True)
-    elif name == "fastopt_halves":
-        text = cupy_norm_source.halves()
+    others: dict[str, Callable[[], dict[str, Any]]] = {
+        "fastopt_squares": lambda: cupy_norm_source.squares(dtype, by_value=True),
+        "fastopt_all_squares": lambda: cupy_norm_source.all_squares(dtype, by_value=True),
+        "fastopt_halves": cupy_norm_source.halves,
+        "fastopt_decide": cupy_control_source.decide,
+    }
+    if name in others:
+        text = others[name]()
     else:
-        rule = importlib.import_module(f"fastopt_kernels.{name.removeprefix('fastopt_')}").RULE
-        text = cupy_source.kernel(rule, dtype, by_value=True)
+        from_table = name.endswith("_from_table")
+        stem = name.removeprefix("fastopt_").removesuffix("_from_table")
+        rule = importlib.import_module(f"fastopt_kernels.{stem}").RULE
+        text = cupy_source.kernel(rule, dtype, by_value=True, from_table=from_table)
     for right, wrong in changes:
-        assert right in text["preamble"]
-        text["preamble"] = text["preamble"].replace(right, wrong)
+        for part in ("preamble", "operation"):
+            text[part] = text.get(part, "").replace(right, wrong)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "cupy", CUPY)
         return nvrtc.ptx(CUPY.ElementwiseKernel(**text), ARCHITECTURE)

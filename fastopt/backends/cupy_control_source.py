@@ -7,6 +7,7 @@ host does otherwise, by the same operations, and writes what the update kernels 
 
 from __future__ import annotations
 
+import sys
 from string import Template
 from typing import Any
 
@@ -63,8 +64,8 @@ _OPERATION = Template("""
     double sum = 0, unit = 1;
     if (pieces >= 0) {
         sum = fastopt::total(&sums[0], pieces, lane);
-        if (scaled != 0 && (isinf(sum) || sum < $too_small)) {
-            const bool large = isinf(sum);
+        const bool large = sum > $largest;
+        if (scaled != 0 && (large || sum < $too_small)) {
             unit = large ? $larger : $smaller;
             sum = fastopt::total(&sums[(large ? 1 : 2) * pieces], pieces, again);
         }
@@ -76,7 +77,7 @@ _OPERATION = Template("""
         const bool clips = pieces >= 0 && settings[fastopt::CLIPS] != 0;
         const bool skips = pieces >= 0 && settings[fastopt::SKIPS] != 0;
         const double norm = sqrt(sum) * unit * fabs(scale);
-        const bool go = !skips || (isfinite(sum) && isfinite(scale));
+        const bool go = !skips || (sum <= $largest && fabs(scale) <= $largest);
         if (clips) {
             const double factor = limit[0] / (norm + 1e-6);
             scale *= factor > 1 ? 1 : factor;
@@ -109,6 +110,7 @@ def decide() -> dict[str, Any]:
         "out_params": "raw int64 counts, raw float64 measured, raw float32 single",
         "operation": _OPERATION.substitute(
             lanes=LANES,
+            largest=repr(sys.float_info.max),
             too_small=repr(TOO_SMALL),
             larger=repr(FACTORS[2]),
             smaller=repr(FACTORS[1]),

@@ -131,7 +131,7 @@ def kernel(
         "in_params": ", ".join([declared, "raw int64 blocks", "int64 pitch", *given]),
         "out_params": f"raw {dtype} arena",
         "operation": operation,
-        "name": f"fastopt_{rule.name}",
+        "name": f"fastopt_{rule.name}" + "_from_table" * from_table,
         "preamble": _preamble(rule, dtype, scalars),
         "no_return": True,
         "options": OPTIONS,
