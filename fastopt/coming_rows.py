@@ -139,19 +139,20 @@ class ComingRows:
     def _rows(self, low: int, high: int, end: int) -> tuple[list[list[Row]], int]:
         found: list[list[Row]] = []
         for clock in range(low, end):
-            count = len(found)
-            if count >= FLUSH_EVERY and count & (count - 1) == 0 and self._constant(found, clock):
-                return found, FLUSH_EVERY
             try:
                 found.append([table.row(clock) for table in self.tables])
             except Exception:  # whatever a schedule raises
                 if clock <= high:
                     raise
                 break
+            count = len(found)
+            now = count >= FLUSH_EVERY and count & (count - 1) == 0  # at powers of two
+            if now and self._constant(found, clock + 1):
+                return found, FLUSH_EVERY
         return found, 0
 
     def _constant(self, found: list[list[Row]], clock: int) -> bool:
-        """Return whether the rows that end before a step count come again for ever."""
+        """Return whether the last rows, which end before a step count, come again for ever."""
         if self._scheduled:
             return False
         for number, table in enumerate(self.tables):

@@ -119,6 +119,8 @@ class Group:
         They are those of the bucket of this number, for parameters that have made ``lag`` steps
         less than the ``clock`` says.
         """
+        if self.options.scheduled:
+            self._prepared = None  # a schedule with a memory may say something else by now
         self._prepare(1.0, np.array([clock]))
         return self._scalars[number](clock - lag + 1)
 

@@ -1,9 +1,10 @@
 """A CuPy ElementwiseKernel's text as a shared library for the CPU, built by g++.
 
 The text is taken as it is. Around it stand the names that CUDA and CuPy's headers give it, and a
-loop over all threads; those of a block take turns from barrier to barrier. Single-precision kernels flush denormals to zero, since CuPy compiles with
-``-ftz=true``; a load or store at an address that is no multiple of its width is an error, as on a
-device (g++'s alignment sanitizer calls ``__ubsan_handle_type_mismatch_v1``).
+loop over all threads; where there are barriers, the threads of a block take turns from one to the
+next. Single-precision kernels flush denormals to zero, since CuPy compiles with ``-ftz=true``; a
+load or store at an address that is no multiple of its width is an error, as on a device (g++'s
+alignment sanitizer calls ``__ubsan_handle_type_mismatch_v1``).
 """
 
 from __future__ import annotations
@@ -165,6 +166,10 @@ extern "C" int run(void **args, int64_t n, int64_t grid, int64_t block, int flus
 """
 
 
+class Stuck(AssertionError):
+    """A kernel waits for ever."""
+
+
 @dataclass(frozen=True)
 class Argument:
     """What the generated code has to know of an argument."""
@@ -222,7 +227,7 @@ def run(
 ) -> bool:
     """Run all threads of a kernel; returns whether one of them met a misaligned address.
 
-    Raises RuntimeError if some wait at a barrier that others of their block never come to.
+    Raises Stuck if some wait at a barrier that others of their block never come to.
     """
     memory = [
         np.array([x.ctypes.data, x.size, x.ndim, *x.shape, *x.strides], np.int64)
@@ -234,7 +239,7 @@ def run(
     flush = all(argument.dtype != np.float64 for argument in arguments)
     ended = _compiled(text)(pointers, size, -(-size // block), min(block, size), flush)
     if ended == 2:
-        raise RuntimeError("some threads wait at a barrier that others never come to")
+        raise Stuck("some threads wait at a barrier that others never come to")
     return bool(ended)
 
 

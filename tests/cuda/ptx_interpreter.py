@@ -141,8 +141,7 @@ class Program:
         self.code: list[tuple[str | None, list[str], list[str]]] = []
         self.labels: dict[str, int] = {}
         self.shared = {
-            name: int(size)
-            for name, size in re.findall(r"\.shared[^;]* (\w+)\[(\d+)\];", entry[2])
+            name: int(size) for name, size in re.findall(r"\.shared[^;]* (\w+)\[(\d+)\];", entry[2])
         }
         for line in re.sub(r"//.*", "", entry[2]).split("\n"):
             self._read(line.strip().rstrip(";"))
