@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(
 )
 each_variant = pytest.mark.parametrize("variant", VARIANTS, ids=str)
 each_dtype = pytest.mark.parametrize("dtype", DTYPES)
-ADAM, SGD, MOMENTUM = (VARIANT_OF[name] for name in ("adam", "sgd", "sgd_momentum"))
+ADAM, SGD, MOMENTUM = (VARIANT_OF[name] for name in ("adam", "sgd", "momentum"))
 FEW = ((5,), (70, 3))
 
 
