@@ -55,10 +55,11 @@ class Table:
         with np.errstate(all="ignore"):  # beyond float32 is inf, as in NumPy
             return np.array(rows, self.bucket.real)
 
-    def lag_at(self, clock: int) -> int | None:
-        """Return by how much the step counts fall short of the clock; None if not all alike."""
-        lags = {clock - step for step in self.bucket.steps[self.members].tolist()}
-        return lags.pop() if len(lags) == 1 else None
+    def steps(self) -> dict[str, int]:
+        """Return the step counts, by the parameters' names."""
+        leaves = [self.bucket.parameters[i].leaf for i in self.members]
+        steps: list[int] = self.bucket.steps[self.members].tolist()
+        return {leaf.name: step for leaf, step in zip(leaves, steps, strict=True)}
 
 
 def tables(groups: Iterable[Group], active: Active, clock: int) -> list[Table]:

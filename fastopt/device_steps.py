@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Self
 
 from fastopt.device_tables import Limits
@@ -64,12 +65,20 @@ class DeviceSteps(GradientPolicy):
         self._device.warm_up(self._limits(self.on_nonfinite))
         return True
 
-    def _steps_have_changed(self) -> None:
-        """Take note that the host's step counts are others now."""
-        if self._device is not None:
-            self._device.changed()
-            if self._device.is_captured:
-                self.refresh()
+    @contextmanager
+    def _setting_steps(self, saved: Any) -> Iterator[None]:
+        """Let step counts be set on the host, to those of a state_dict, and hand them over."""
+        if self._device is None:
+            yield
+            return
+        entries = saved.get("state") if isinstance(saved, Mapping) else None
+        pairs = entries.items() if isinstance(entries, Mapping) else ()
+        # Whatever else is wrong with it is found where it is taken over.
+        steps = {name: e["step"] for name, e in pairs if isinstance(e, Mapping) and "step" in e}
+        self._settle(norm=True)
+        self._device.refuse_steps(steps)
+        yield
+        self._device.take_steps(self._limits(self.on_nonfinite))
 
     def _limits(self, on_nonfinite: NonfinitePolicy) -> Limits:
         return Limits(self._max_grad_norm, on_nonfinite == "skip")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from fastopt.arrays import Array
@@ -52,13 +52,17 @@ class DeviceTables:
 
     def keep_sorted(self, clock: int) -> bool:
         """Take over new step counts without another table; return whether that can be done."""
-        lags = [table.lag_at(clock) for table in self._rows.tables]
-        if None in lags:
+        if not self.stay_sorted({}):
             return False
-        for table, lag in zip(self._rows.tables, lags, strict=True):
-            table.lag = lag or 0
+        for table in self._rows.tables:
+            table.lag = clock - next(iter(table.steps().values()))
         self._rows.forget()
         return True
+
+    def stay_sorted(self, steps: Mapping[str, int]) -> bool:
+        """Return whether other step counts, by the parameters' names, need no other tables."""
+        present = [table.steps() for table in self._rows.tables]
+        return all(len({steps.get(name, now[name]) for name in now}) == 1 for now in present)
 
     def of(self, bucket: Bucket) -> list[tuple[Array | None, Array]]:
         """Return the tables of a bucket: which parameters, and the memory."""

@@ -7,7 +7,7 @@ table, and counts. With everything in its memory a step can be captured in a CUD
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -180,22 +180,17 @@ class OnDevice:
                 "max_grad_norm and on_nonfinite='skip' need: construct a new optimizer, and "
                 "capture again"
             )
+        self._rewrite(limits)
+
+    def _rewrite(self, limits: Limits) -> None:
         with self._control.here():
             self._refuse_capture()
             self.counts.settle(norm=True, refuse=False)
-            if not self._tables.keep_sorted(self.counts.clock):
-                self._sort_again()
+            if not self._tables.keep_sorted(self.counts.clock) and self.counts.active is not None:
+                self._tables.sort(self.counts.active, self.counts.clock)
             self.counts.changed()
             self._write_all(limits)
             self._control.wait()
-
-    def _sort_again(self) -> None:
-        if self._captured or self.counts.active is None:
-            raise RuntimeError(
-                "parameters that were at the same step when a step was captured in a CUDA graph no "
-                "longer are; construct a new optimizer, and capture again"
-            )
-        self._tables.sort(self.counts.active, self.counts.clock)
 
     def _write_all(self, limits: Limits) -> None:
         for group in self._groups:
@@ -223,8 +218,27 @@ class OnDevice:
             self.counts.settle(norm=True)
             self.changed()
 
+    def refuse_steps(self, steps: Mapping[str, int]) -> None:
+        """Raise RuntimeError for step counts, by the parameters' names, that captured steps lack.
+
+        While a stream is captured, for all.
+        """
+        with self._control.here():
+            self._refuse_capture()
+        if self._captured and not self._tables.stay_sorted(steps):
+            raise RuntimeError(
+                "parameters that were at the same step when a step was captured in a CUDA graph "
+                "would no longer be; construct a new optimizer, load, and capture again"
+            )
+
+    def take_steps(self, limits: Limits) -> None:
+        """Take over the host's step counts, which were set."""
+        self.changed()
+        if self._captured:
+            self._rewrite(limits)
+
     def changed(self) -> None:
-        """Take note that the host's step counts are others now."""
+        """Take note that the host's step counts are no longer the device's."""
         self.counts.changed()
         if not self._captured:
             self.counts.active = None
@@ -233,8 +247,3 @@ class OnDevice:
     def device(self) -> int | None:
         """The number of the device."""
         return arrays.device(self._buckets[0].parameters[0].flat)
-
-    @property
-    def is_captured(self) -> bool:
-        """Whether a step has been captured."""
-        return bool(self._captured)

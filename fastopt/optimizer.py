@@ -214,9 +214,8 @@ class Optimizer(Formula, DeviceSteps):
         changes nothing, if it is another optimizer's, or damaged, or does not fit by name, shape
         or dtype.
         """
-        self._settle()
-        state.restore(type(self).__name__, self._groups, self._clock, saved, strict)
-        self._steps_have_changed()
+        with self._setting_steps(saved):
+            state.restore(type(self).__name__, self._groups, self._clock, saved, strict)
 
     def __repr__(self) -> str:
         options = ", ".join(f"{k}={v!r}" for k, v in self._groups[0].options.plain.items())
