@@ -8,6 +8,7 @@ import numpy as np
 
 from fastopt import arrays, backends, param_group
 from fastopt.arrays import Array
+from fastopt.captured_steps import CapturableSteps
 from fastopt.errors import BackendMismatchError
 from fastopt.formula import Formula
 from fastopt.gradient_policy import Seen
@@ -57,7 +58,7 @@ def deciding_device(
     control = buckets[0].backend.control(buckets[0].parameters[0].flat)
     if control is None or len(set(places)) > 1:
         return None
-    return OnDevice(groups, clock, seen, control, capturable)
+    return (CapturableSteps if capturable else OnDevice)(groups, clock, seen, control)
 
 
 def checked_scale(scale: Any, deciding: OnDevice | None, on_nonfinite: str) -> tuple[Any, bool]:

@@ -102,6 +102,10 @@ class CupyDriver:
             _KERNELS.of(cupy_norm_source.halves)(self._lanes, self._sums, size=self._sums.size)
             return arrays.on_host(self._sums)
 
+    def gradients(self) -> list[Array]:
+        """Return the gradients of the coming step."""
+        return [grad for grad in self._held if grad is not None]
+
     def pieces(self) -> int:
         """Return how many pieces the gradients have."""
         return sum(part.pieces for part in self._parts)

@@ -45,6 +45,9 @@ class DeviceSide(Protocol):
     wide: bool
     """Whether the squares of its gradients can leave the range of float64."""
 
+    def gradients(self) -> list[Array]:
+        """Return the gradients of the coming step."""
+
     def pieces(self) -> int:
         """Return how many pieces the gradients have, see ``global_norm``."""
 
