@@ -92,6 +92,22 @@ def test_a_norm_in_float64_is_numpys_however_large_or_small(cupy: FakeCupy, size
     assert unlike(training, SGD, cupy, max_grad_norm=1.0) == {}
 
 
+@pytest.mark.parametrize("limit", [1.0, np.inf])
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+def test_a_norm_that_is_no_number_spreads_as_with_numpy(
+    cupy: FakeCupy, value: float, limit: float
+) -> None:
+    ends = []
+    for xp in (np, cupy):
+        params = [xp.asarray(np.ones(3)), xp.asarray(np.ones(2))]
+        opt = fastopt.SGD(params, lr=1.0, max_grad_norm=limit)
+        with np.errstate(invalid="ignore"):
+            opt.step([xp.asarray(np.array([1.0, value, 2.0])), xp.asarray(np.ones(2))])
+        ends.append([opt.grad_norm, opt.step_count, *(x for p in params for x in host(p))])
+    np.testing.assert_array_equal(*ends)
+    assert not np.isfinite(ends[1][0])
+
+
 @each_dtype
 def test_three_hundred_arrays_have_one_norm(cupy: FakeCupy, dtype: Any) -> None:
     training = Training(3, [(n % 90,) for n in range(300)], [dtype])

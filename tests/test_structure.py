@@ -113,6 +113,10 @@ def test_no_import_of_the_package_runs_in_a_circle() -> None:
 STOREYS = [
     ["fastopt.optimizers"],
     ["fastopt.optimizer"],
+    ["fastopt.device_steps"],
+    ["fastopt.on_device", "fastopt.captured_steps"],
+    ["fastopt.device_tables", "fastopt.device_counts"],
+    ["fastopt.coming_rows"],
     ["fastopt.group", "fastopt.state"],
     ["fastopt.buckets"],
     ["fastopt.backends"],
