@@ -31,7 +31,7 @@ class Adadelta(Optimizer):
         eps: added inside both roots, > 0; with 0 the first step, and so all, would be zero.
         weight_decay: coefficient of the L2 term, >= 0, or a function of the step number.
         shared: what every optimizer takes, see ``Shared``: maximize, max_grad_norm,
-            on_nonfinite, backend.
+            on_nonfinite, capturable, backend.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, and for arrays

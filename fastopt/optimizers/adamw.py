@@ -31,7 +31,7 @@ class AdamW(Adam):
         weight_decay: share of the parameter that is taken off per step and unit of lr, >= 0, or a
             function of the step number.
         shared: what every optimizer takes, see ``Shared``: maximize, max_grad_norm,
-            on_nonfinite, backend.
+            on_nonfinite, capturable, backend.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, and for arrays
