@@ -15,7 +15,6 @@ from fastopt.device_tables import CAPTURED, Limits
 from fastopt.interrupts import Deferred
 from fastopt.on_device import OnDevice
 
-
 _OUT_OF_STEP = (
     "parameters that were at the same step when a step was captured in a CUDA graph would no "
     "longer be; construct a new optimizer, load, and capture again"
