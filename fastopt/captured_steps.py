@@ -15,6 +15,11 @@ from fastopt.device_tables import CAPTURED, Limits
 from fastopt.interrupts import Deferred
 from fastopt.on_device import OnDevice
 
+_OUT_OF_STEP = (
+    "parameters that were at the same step when a step was captured in a CUDA graph would no "
+    "longer be; construct a new optimizer, load, and capture again"
+)
+
 
 class CapturableSteps(OnDevice):
     """The steps of an optimizer with ``capturable=True``."""
@@ -116,20 +121,22 @@ class CapturableSteps(OnDevice):
         with self._control.here():
             self._refuse_capture()
             self.counts.settle(norm=True, refuse=False)
-            if not self._tables.keep_sorted(self.counts.clock) and self.counts.active is not None:
-                self._tables.sort(self.counts.active, self.counts.clock)
+            if not self._tables.keep_sorted(self.counts.clock):
+                self._sort_again()
             self.counts.changed()
             self._write_all(limits)
             self._control.wait()
+
+    def _sort_again(self) -> None:
+        if self._captured or self.counts.active is None:
+            raise RuntimeError(_OUT_OF_STEP)
+        self._tables.sort(self.counts.active, self.counts.clock)
 
     def refuse_steps(self, steps: Mapping[str, int]) -> None:
         """Raise RuntimeError for step counts, by the parameters' names, that do not fit."""
         super().refuse_steps(steps)
         if self._captured and not self._tables.stay_sorted(steps):
-            raise RuntimeError(
-                "parameters that were at the same step when a step was captured in a CUDA graph "
-                "would no longer be; construct a new optimizer, load, and capture again"
-            )
+            raise RuntimeError(_OUT_OF_STEP)
 
     def take_steps(self, limits: Limits) -> None:
         """Go on from the host's step counts, which were set."""

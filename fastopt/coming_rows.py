@@ -29,8 +29,8 @@ that depends on the step count without a schedule goes one way."""
 Active = tuple[Sequence[int] | None, ...]
 """For each bucket the parameters that have a gradient; None: all."""
 
-
 Row = tuple[float, ...]
+"""The scalars of a step: those common to all rules, then the rule's own."""
 
 
 @dataclass

@@ -170,6 +170,16 @@ def test_parameters_at_different_steps_are_captured_too(cupy: FakeCupy) -> None:
     assert differences(*ends) == {}
 
 
+def test_strided_parameters_are_copied_in_every_replay(cupy: FakeCupy) -> None:
+    memory, grad = cupy.zeros(6), cupy.asarray(np.ones(3))
+    opt = fastopt.SGD([memory[::2]], lr=1.0, capturable=True).warmup()
+    graph = capture(cupy, lambda: opt.step([grad]))
+    graph.launch()
+    memory[...] = 5.0
+    graph.launch()
+    assert memory.get().tolist() == [4.0, 5.0] * 3
+
+
 def test_two_graphs_of_one_optimizer_count_together(cupy: FakeCupy) -> None:
     param, grads = cupy.zeros(2), [cupy.asarray(np.full(2, g)) for g in (1.0, 10.0)]
     opt = fastopt.SGD([param], lr=1.0, capturable=True).warmup()

@@ -306,6 +306,18 @@ def test_nothing_is_sent_while_nothing_changes(
     assert opt.step_count == 51
 
 
+def test_a_device_that_never_answers_costs_little_memory(
+    cupy: FakeCupy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fake_cupy.Event, "late", 10**9)
+    opt = fastopt.Adam([cupy.zeros(3)], lr=falling, on_nonfinite="skip")
+    for _ in range(300):
+        opt.step([cupy.zeros(3)])
+    assert opt._device is not None
+    outgrown = opt._device._control._outgrown  # type: ignore[attr-defined]  # CuPy's
+    assert len(outgrown) <= 7  # each twice as large as the one before
+
+
 # Schedules are asked ahead --------------------------------------------------------------------
 
 

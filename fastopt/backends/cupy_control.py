@@ -110,7 +110,7 @@ class CupyControl:
     def table(self, name: Hashable, rows: Array, capacity: int) -> Array:
         """Write the rows of a table into its memory, which has room for so many; return it."""
         memory = self._tables.get(name)
-        room = max(capacity, len(rows)) * rows.shape[1]
+        room = max(capacity, 1 << (len(rows) - 1).bit_length()) * rows.shape[1]
         if memory is None or memory.size < rows.size or memory.dtype != rows.dtype:
             if memory is not None:
                 self._outgrown.append(memory)  # kernels on another stream may read it still
