@@ -9,12 +9,13 @@ import shutil
 from collections.abc import Iterator
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 from cuda import fake_cupy
 from cuda.fake_cupy import FakeCupy, no_synchronisation
 from cuda.kernel_on_cpu import Stuck
-from cuda.runs import DTYPES, differences, installed
+from cuda.runs import DTYPES, differences, installed, on_host, some_values
 from cuda.training import Training, train
 from variants import VARIANT_OF, VARIANTS, Variant
 
@@ -540,3 +541,59 @@ def test_a_fault_in_the_text_is_noticed(
     assert found
     assert unequal
     assert "g++" not in str(unequal)  # the text compiles
+
+
+# Together with what else there is ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16, np.complex64])
+@pytest.mark.parametrize("capturable", [True, False])
+def test_groups_frozen_groups_and_every_dtype_end_in_the_bits_of_numpy(
+    cupy: FakeCupy, dtype: Any, capturable: bool
+) -> None:
+    ends = []
+    for xp in (np, cupy):
+        params = {
+            layer: {
+                name: xp.asarray(some_values(size, dtype, size))
+                for name, size in (("w", 700), ("b", 3))
+            }
+            for layer in ("one", "two")
+        }
+        given = fastopt.groups(params, {"**/b": {"weight_decay": 0.0}, "two.*": {"lr": 0.01}})
+        more: dict[str, Any] = {"max_grad_norm": 40.0, "on_nonfinite": "skip"}
+        opt = fastopt.AdamW(given, lr=lambda t: 0.1 / (1 + t), capturable=capturable, **more)
+        for step in range(20):
+            grads: dict[str, Any] = {
+                layer: {
+                    name: xp.asarray(some_values(param.size, dtype, 100 * step + param.size))
+                    for name, param in tree.items()
+                }
+                for layer, tree in params.items()
+            }
+            if step % 7 == 3:
+                grads["one"]["w"][5] = np.inf
+            if step % 5 == 4:
+                grads["two"]["b"] = None
+            opt.param_groups[1]["trainable"] = step % 6 > 1
+            opt.step(grads)
+        arrays = [on_host(param) for tree in params.values() for param in tree.values()]
+        end: dict[str, Any] = {str(k): array for k, array in enumerate(arrays)}
+        state = opt.state_dict()
+        end |= {f"{n}.{s}": np.asarray(x) for n, e in state["state"].items() for s, x in e.items()}
+        ends.append(end | {"norm": np.array(opt.grad_norm), "n": np.array(opt.step_count)})
+        assert opt.skipped_steps == 3
+    assert differences(*ends) == {}
+
+
+def test_a_limit_of_the_norm_by_schedule_is_worked_out_on_the_host(cupy: FakeCupy) -> None:
+    ends = []
+    for xp in (np, cupy):
+        param = xp.asarray(some_values(300, np.float32, 1))
+        opt = fastopt.Adam([param], max_grad_norm=lambda t: 10.0 / (1 + t), on_nonfinite="skip")
+        for step in range(12):
+            opt.step([xp.asarray(some_values(300, np.float32, step))])
+        ends.append({"p": on_host(param), "norm": np.array(opt.grad_norm)})
+    assert differences(*ends) == {}
+    with pytest.raises(ValueError, match=r"max_grad_norm must be a number .* capturable"):
+        fastopt.Adam([param], max_grad_norm=lambda t: 1.0, capturable=True)
