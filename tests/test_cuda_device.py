@@ -8,6 +8,7 @@ tests/cuda/device.py for what happens without a device.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from cuda.runs import (
     run_of,
     some_values,
 )
+from cuda.training import Training, replayed, train
 from safetensors.numpy import load_file
 from test_around_cupy import check_clipping, check_training
 from variants import VARIANT_OF, VARIANTS, Variant
@@ -35,6 +37,7 @@ import fastopt
 from fastopt.backends.cupy_launch import Kernels
 from fastopt.norms import PIECE
 
+EXAMPLE = Path(__file__).parent.parent / "examples" / "cuda_graph.py"
 ALL = [*DENSE, *ODD]
 EVERYTHING = {"weight_decay": 0.03, "maximize": True, "grad_scale": 0.37, "missing": True}
 
@@ -225,6 +228,52 @@ def test_a_checkpoint_goes_from_numpy_to_the_gpu_and_back(xp: Any, tmp_path: Pat
             opt.save(tmp_path / "a")
         ends.append(load_file(tmp_path / "a"))
     np.testing.assert_equal(*ends)
+
+
+# Steps that are decided on the device, and graphs of them ----------------------------------------
+
+
+@each_dtype
+@each_variant
+def test_clipped_and_skipped_steps_and_replays_end_in_the_bits_of_numpy(
+    gpu_only: Any, variant: Variant, dtype: Any
+) -> None:
+    training = Training(50, dtypes=[dtype], bad=(0, 7, 8, 30, 49))
+    options = {"max_grad_norm": 20.0, "on_nonfinite": "skip", "lr": lambda t: 0.1 / (1 + t)}
+    expected = train(training, variant, np, **options)
+    assert differences(expected, train(training, variant, gpu_only, **options)) == {}
+    assert differences(expected, replayed(training, variant, gpu_only, **options)) == {}
+
+
+def test_a_scale_on_the_device_is_read_in_every_replay(xp: Any) -> None:
+    param, grad = xp.zeros(3), xp.ones(3)
+    scale = xp.asarray(np.array(2.0, np.float32))
+    opt = fastopt.SGD([param], lr=1.0, capturable=True).warmup()
+    xp.cuda.Device().synchronize()
+    with xp.cuda.Stream(non_blocking=True) as stream:
+        stream.begin_capture()
+        opt.step([grad], grad_scale=scale)
+        graph = stream.end_capture()
+        graph.launch(stream)
+        scale[...] = 0.5
+        graph.launch(stream)
+        stream.synchronize()
+    assert param.get().tolist() == [-2.5] * 3
+    assert opt.step_count == 2
+
+
+def test_the_example_trains_by_a_graph(gpu_only: Any, capsys: Any) -> None:
+    spec = importlib.util.spec_from_file_location("cuda_graph", EXAMPLE)
+    assert spec is not None
+    assert spec.loader is not None
+    graph = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(graph)
+    told = []
+    for backend in ("numpy", "cupy"):
+        with fastopt.use_backend(backend):
+            graph.main(["--epochs", "5"])
+        told.append([float(word) for word in capsys.readouterr().out.split()[1:7:5]])
+    assert told[1] == pytest.approx(told[0], abs=1e-3)
 
 
 # Around the step ---------------------------------------------------------------------------------

@@ -138,13 +138,16 @@ def test_two_threads_with_a_stream_each_do_not_meet(xp: Any) -> None:
 
 @pytest.mark.parametrize("name", ["sgd_momentum", "adam", "adam_amsgrad"])
 @pytest.mark.parametrize("missing", [False, True])
-def test_a_step_does_not_wait_for_the_device(gpu_only: Any, name: str, missing: bool) -> None:
-    """On the stand-in test_cuda_text.py refuses whatever waits."""
+@pytest.mark.parametrize("options", [{}, {"max_grad_norm": 1.0, "on_nonfinite": "skip"}])
+def test_a_step_does_not_wait_for_the_device(
+    gpu_only: Any, name: str, missing: bool, options: Any
+) -> None:
+    """On the stand-in test_cuda_text.py and test_on_device.py refuse whatever waits."""
     params = [gpu_only.ones(n, "f4") for n in (10, 5_000, 3)] + [gpu_only.ones((6, 8))[:, ::2]]
     grads: list[Any] = [gpu_only.ones(p.shape, "f8") for p in params]
     if missing:
         grads[1] = None
-    opt = VARIANT_OF[name](params, backend="cupy")
+    opt = VARIANT_OF[name](params, backend="cupy", **options)
     with gpu_only.cuda.Stream(non_blocking=True) as stream:
         gpu_only.cuda.Device().synchronize()  # all of the above is done
         keep_busy(gpu_only, 0)

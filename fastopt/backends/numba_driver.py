@@ -67,6 +67,8 @@ class _Reading:
 class NumbaDriver:
     """Runs a rule's Numba form over all parameters of a bucket in one compiled call."""
 
+    device_side = None
+
     def __init__(
         self,
         rule: Rule,
