@@ -10,6 +10,7 @@ import numpy as np
 from fastopt import arrays
 from fastopt.arrays import Array
 from fastopt.backends import Backend
+from fastopt.backends.decisions import DeviceSide
 from fastopt.formats import BOUNDS, Format
 from fastopt.norms import SMALLER, piece_counts
 from fastopt.parameters import Extents, Parameter
@@ -54,7 +55,8 @@ class Bucket:
         self.steps = np.zeros(len(leaves), np.int64)
         """How many steps each parameter has made."""
         self._even = True  # whether they are all the same
-        self._active: Sequence[int] | None = None  # parameters with a gradient; None: all
+        self.active: Sequence[int] | None = None
+        """The parameters that the last ``check`` saw a gradient for; None: all."""
         self._table: list[Sequence[float]] = []
         self._rows: list[int] | None = None
 
@@ -64,20 +66,27 @@ class Bucket:
             self.rule = rule
             self._driver = self.backend.driver(rule, self.parameters, self._arena, self.format)
 
-    def check(self, params: list[Any], grads: list[Any], root: str) -> None:
+    def check(self, params: list[Any], grads: list[Any], root: str, copying: bool = True) -> None:
         """Look at a step's arrays before anything is written; raises what is wrong with one.
 
         ``params`` and ``grads`` are those of all leaves of the tree; ``root`` is what the errors
-        call the gradients' tree.
+        call the gradients' tree. Without ``copying`` a gradient that would have to be copied (cast,
+        or turned) is wrong too.
         """
         if len(params) != len(self.positions):  # there are other buckets too
             params = [params[position] for position in self.positions]
             grads = [grads[position] for position in self.positions]
         missing = self._driver.take_usual(params, grads)
         if missing is None:
+            if not copying:
+                raise RuntimeError(
+                    f"some of {root} are not of their parameters' dtype, shape and order in "
+                    "memory, or are on another device; a step that is captured copies nothing, so "
+                    "hand in arrays like the parameters"
+                )
             self._look(params, grads, root)
             missing = sum(grad is None for grad in grads)
-        self._active = None if not missing else [i for i, g in enumerate(grads) if g is not None]
+        self.active = None if not missing else [i for i, g in enumerate(grads) if g is not None]
 
     def _look(self, params: Sequence[Any], grads: Sequence[Any], root: str) -> None:
         """Look at every array in turn, and make the flat gradients."""
@@ -111,6 +120,11 @@ class Bucket:
             return False
         return step(params, grads, scalars(self.steps.item(0) + 1), self.steps, clock)
 
+    def take_nothing(self) -> None:
+        """Take a step's gradients as missing, all of them."""
+        self._driver.take_flat([None] * len(self.parameters))
+        self.active = []
+
     def warm_up(self, norm: bool) -> None:
         """Compile what the steps will need."""
         self._driver.warm_up(norm)
@@ -133,7 +147,7 @@ class Bucket:
         ``scalars`` gives those of a parameter's t-th step (1 for its first); parameters that have
         missed gradients are at another step than the rest.
         """
-        if self._active is None and self._even:
+        if self.active is None and self._even:
             self._table, self._rows = [scalars(int(self.steps[0]) + 1)], None
             return
         row_of: dict[int, int] = {}
@@ -144,22 +158,39 @@ class Bucket:
 
     def _members(self) -> Sequence[int]:
         """Return the indices of the parameters that have a gradient."""
-        return range(len(self.steps)) if self._active is None else self._active
+        return range(len(self.steps)) if self.active is None else self.active
 
     def update(self) -> None:
         """Update the parameters that ``check`` saw a gradient for, by the scalars of ``plan``."""
-        if not self._table:
-            return
-        members = self._members()
-        chosen = set(members) if self._copied else ()
+        if self._table:
+            self.update_by(lambda: self._driver.update(self._table, self._rows))
+            self.count(self.active, 1)
+
+    def update_by(self, launch: Callable[[], None]) -> None:
+        """Update by what ``launch`` does to flat parameters, copied there and back if need be."""
+        chosen = set(self._members()) if self._copied else ()
         copied = [parameter for i, parameter in self._copied if i in chosen]
         for parameter in copied:
             parameter.gather()
-        self._driver.update(self._table, self._rows)
+        launch()
         for parameter in copied:
             parameter.scatter()
-        self.steps[members] += 1
-        self._even = self._rows is None or bool((self.steps == self.steps[0]).all())
+
+    def count(self, active: Sequence[int] | None, steps: int) -> None:
+        """Add to the step counts of some parameters (None: all)."""
+        self.steps[slice(None) if active is None else active] += steps
+        if active is not None or not self._even:
+            self._even = bool((self.steps == self.steps[0]).all())
+
+    @property
+    def device_side(self) -> DeviceSide | None:
+        """What its driver does by decisions that were made on its device."""
+        return self._driver.device_side
+
+    @property
+    def real(self) -> np.dtype[Any]:
+        """The dtype of the state and of the scalars."""
+        return self.format.real
 
     @property
     def slots(self) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ class Companion(Protocol):
     def state_dict(self) -> dict[str, Any]:
         """Return everything to be remembered: plain values and arrays, nested."""
 
-    def _restorer(self, saved: Mapping[str, Any]) -> Callable[[], None]:
+    def _restorer(self, saved: Any) -> Callable[[], None]:
         """Look at all of a state_dict; return what takes it over, which cannot fail.
 
         Raises CheckpointError if it does not fit.
@@ -112,9 +112,16 @@ def restore(
     companions, saved = _checked(also, "_restorer"), content["also"]
     differences += compare_names("companions (also=)", "also:", companions, saved, strict)
     taken = [key for key in companions if key in saved]
-    commits += [companions[key]._restorer(saved[key]) for key in taken]
+    commits += [_restorer_of(key, companions[key], saved[key]) for key in taken]
     _commit(commits)
     return report(content, differences, saved_params is not None, taken, content["notes"])
+
+
+def _restorer_of(key: str, companion: Companion, saved: Any) -> Callable[[], None]:
+    try:
+        return companion._restorer(saved)
+    except CheckpointError as error:
+        raise CheckpointError(f"also[{key!r}]: {error}") from error
 
 
 def _commit(commits: Iterable[Callable[[], None]]) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
 
-from fastopt.hyperparameters import POSITIVE, OneOf, Scheduled
+from fastopt.hyperparameters import POSITIVE, Flag, OneOf, Scheduled
 from fastopt.schedule_memory import memory_of
 
 NonfinitePolicy = Literal["propagate", "skip", "raise"]
@@ -14,20 +15,37 @@ NonfinitePolicy = Literal["propagate", "skip", "raise"]
 _POLICIES = OneOf(get_args(NonfinitePolicy))
 
 
+@dataclass
+class Seen:
+    """What the gradients have shown: the norm of the last step's, and how many steps it skipped."""
+
+    norm: float | None = None
+    skipped: int = 0
+
+
 class GradientPolicy(ABC):
     """The limit of the norm and the policy for NaN and infinity, and what the last step showed."""
-
-    _grad_norm: float | None
 
     @property
     @abstractmethod
     def step_count(self) -> int:
         """How many steps have been made."""
 
-    def _set_policy(self, max_grad_norm: Scheduled | None, on_nonfinite: NonfinitePolicy) -> None:
+    def _set_policy(
+        self, max_grad_norm: Scheduled | None, on_nonfinite: NonfinitePolicy, capturable: bool
+    ) -> None:
+        self._seen = Seen()
+        self._capturable = Flag()(f"{type(self).__name__}: capturable", capturable)
         self.max_grad_norm = max_grad_norm
         self.on_nonfinite = on_nonfinite
-        self._skipped_steps = 0
+
+    @abstractmethod
+    def _settle(self, norm: bool = False) -> None:
+        """Bring what a device may have counted, and the norm if it is asked for, to the host."""
+
+    @abstractmethod
+    def _forget_norm(self) -> None:
+        """Leave a norm unread that a device may have measured."""
 
     @property
     def max_grad_norm(self) -> float | None:
@@ -51,17 +69,26 @@ class GradientPolicy(ABC):
                 f"saved with the optimizer; got {value!r}"
             )
         fixed = value is not None and not callable(value)
-        self._grad_norm = None
-        self._max_grad_norm = positive_or_inf(name, value) if fixed else value
+        checked = positive_or_inf(name, value) if fixed else value
+        if callable(value) and self._capturable:
+            raise ValueError(
+                f"{name} must be a number for an optimizer that is capturable, since a function is "
+                f"asked on the host, which does not know the step; got {value!r}"
+            )
+        self._forget_norm()
+        self._seen.norm = None
+        self._max_grad_norm = checked
 
     @property
     def grad_norm(self) -> float | None:
         """The norm of the last step's gradients, before clipping, also if that step was skipped.
 
         None before the first step, and where nothing asks for it: it is measured with
-        max_grad_norm, and under on_nonfinite="skip" and "raise".
+        max_grad_norm, and under on_nonfinite="skip" and "raise". On a device it is fetched when it
+        is read here, which waits for the step.
         """
-        return self._grad_norm
+        self._settle(norm=True)
+        return self._seen.norm
 
     @property
     def on_nonfinite(self) -> NonfinitePolicy:
@@ -71,12 +98,22 @@ class GradientPolicy(ABC):
     @on_nonfinite.setter
     def on_nonfinite(self, value: NonfinitePolicy) -> None:
         name = f"{type(self).__name__}: on_nonfinite"
-        self._on_nonfinite = cast(NonfinitePolicy, _POLICIES(name, value))
+        checked = cast(NonfinitePolicy, _POLICIES(name, value))
+        if checked == "raise" and self._capturable:
+            raise ValueError(
+                f"{name} must be propagate or skip for an optimizer that is capturable, since an "
+                'error can only be raised on the host, which does not look; got "raise"'
+            )
+        self._on_nonfinite = checked
 
     @property
     def skipped_steps(self) -> int:
-        """How many steps were left out for gradients that were not finite."""
-        return self._skipped_steps
+        """How many steps were left out for gradients that were not finite.
+
+        On a device it is fetched when it is read here, which waits for the steps so far.
+        """
+        self._settle()
+        return self._seen.skipped
 
     def _clip_factor(self, norm: float) -> float:
         """Return what max_grad_norm multiplies the gradients by."""

@@ -110,10 +110,10 @@ class Group:
         for bucket in self.buckets:
             bucket.warm_up(norm)
 
-    def check(self, now: list[Any], given: list[Any]) -> None:
+    def check(self, now: list[Any], given: list[Any], copying: bool = True) -> None:
         """Look at the arrays of a step, those at all leaves of the tree, before it is made."""
         for bucket in self.buckets:
-            bucket.check(now, given, self._grads_root)
+            bucket.check(now, given, self._grads_root, copying)
 
     def nonfinite(self) -> str | None:
         """Return where the first checked gradient with NaN or infinity stands."""
@@ -137,6 +137,30 @@ class Group:
         self.ask_schedules_anew()
         self._prepare(grad_scale, clock)
         return self.buckets[0].step_at_once(now, given, self._scalars[0], clock)
+
+    def row(self, number: int, lag: int, clock: int) -> tuple[float, ...]:
+        """Return the scalars of a step, for a gradient scale of 1.
+
+        They are those of the bucket of this number, for parameters that have made ``lag`` steps
+        less than the ``clock`` says.
+        """
+        if self.options.scheduled:
+            self._prepared = None  # a schedule with a memory may say something else by now
+        self._prepare(1.0, np.array([clock]))
+        return self._scalars[number](clock - lag + 1)
+
+    def keep_rules(self) -> None:
+        """Refuse from now on changes that need another rule."""
+        self.options.reviews.append(self._check_same_rule)
+
+    def _check_same_rule(self, options: Options) -> None:
+        wanted = self._formula._rule(options)
+        if any(wanted is not bucket.rule for bucket in self.buckets):
+            raise ValueError(
+                f"{self._formula.__name__}: a step has been captured in a CUDA graph, with the "
+                "update as it was then; this change needs another one, so construct a new "
+                "optimizer and capture again"
+            )
 
     def plan(self, grad_scale: float, clock: Array) -> None:
         """Work out a step's scalars, in float64 on the host."""

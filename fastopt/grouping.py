@@ -18,16 +18,17 @@ class Grouping:
         self.grads_root = grads_root
         self._updated: list[Group] | None = self.groups  # whom the tree is ready to look at
 
-    def check(self, grads: Any) -> list[Group]:
+    def check(self, grads: Any, copying: bool = True) -> list[Group]:
         """Look at all arrays of a step before anything is written; return whom it updates.
 
-        What stands for the parameters of groups that are not trainable is not looked at.
+        What stands for the parameters of groups that are not trainable is not looked at. Without
+        ``copying`` gradients that would have to be copied are refused.
         """
         updated = self._follow_settings()
         if updated:
             now, given = self.tree.current(), self.tree.match(grads, self.grads_root)
             for group in updated:
-                group.check(now, given)
+                group.check(now, given, copying)
         return updated
 
     def match(self, grads: Any) -> list[Any]:

@@ -23,6 +23,9 @@ LANES = 64
 SMALLER = 2.0**-600
 """Finite gradients multiplied by this have a finite sum of squares, in float64 too."""
 
+TOO_SMALL = 2.0**-900
+"""A sum of squares below this may have lost some of them to underflow."""
+
 Squares = Callable[[float], Iterable[Array]]
 """Given a factor, returns each bucket's sums of the squares of (factor * gradient), by pieces."""
 
@@ -43,7 +46,7 @@ def total_norm(squares: Squares) -> Norm:
     total, unit = total_of(squares(1.0)), 1.0
     if total == math.inf:
         total, unit = total_of(squares(SMALLER)), 1.0 / SMALLER
-    elif total < 2.0**-900:
+    elif total < TOO_SMALL:
         total, unit = total_of(squares(1.0 / SMALLER)), SMALLER
     return Norm(math.sqrt(total) * unit, math.isfinite(total))
 

@@ -12,10 +12,12 @@ from fastopt import backends, param_group
 from fastopt.arrays import Array
 from fastopt.attributes import KnownAttributes
 from fastopt.construction import make_groupings
+from fastopt.deciding import checked_scale, deciding_device
+from fastopt.device_steps import DeviceSteps
 from fastopt.formula import Formula
-from fastopt.gradient_policy import GradientPolicy, NonfinitePolicy
+from fastopt.gradient_policy import NonfinitePolicy
 from fastopt.group import Group
-from fastopt.hyperparameters import FINITE, Flag
+from fastopt.hyperparameters import Flag
 from fastopt.hyperparameters import Scheduled as Scheduled
 from fastopt.interrupts import Deferred
 from fastopt.norms import total_norm
@@ -24,7 +26,7 @@ from fastopt.persistence import Persistent, Turn
 from fastopt.shared import SHARED_DEFAULTS
 
 
-class Optimizer(KnownAttributes, Formula, GradientPolicy, Persistent):
+class Optimizer(KnownAttributes, Formula, DeviceSteps, Persistent):
     """Base of all optimizers: holds the parameters and makes the steps.
 
     A subclass says which rule it uses and with what scalars, see ``Formula``.
@@ -36,12 +38,13 @@ class Optimizer(KnownAttributes, Formula, GradientPolicy, Persistent):
         *,
         max_grad_norm: Scheduled | None = None,
         on_nonfinite: NonfinitePolicy = "propagate",
+        capturable: bool = False,
         master_weights: bool = True,
         backend: str | None = None,
         **hyperparameters: Any,
     ) -> None:
         self._turn = Turn()
-        self._set_policy(max_grad_norm, on_nonfinite)
+        self._set_policy(max_grad_norm, on_nonfinite, capturable)
         self._clock = np.zeros(1, np.int64)  # the step count, where compiled code can reach it
         self._grouped = param_group.are_given(params)
         self._groupings = make_groupings(
@@ -55,10 +58,11 @@ class Optimizer(KnownAttributes, Formula, GradientPolicy, Persistent):
         self._param_groups = ParamGroups(group.options for group in self._groups)
         at_once = len(self._groups) == 1 and self._groups[0].at_once
         self._only = self._groups[0] if at_once else None
+        self._device = deciding_device(self._groupings, self._clock, self._seen, capturable)
 
     # The step -------------------------------------------------------------------------------
 
-    def step(self, grads: Any, *, grad_scale: float = 1.0) -> None:
+    def step(self, grads: Any, *, grad_scale: Any = 1.0) -> None:
         """Update all parameters in place.
 
         ``grads`` is nested as the parameters were (a list of such trees for a list of parameter
@@ -66,6 +70,13 @@ class Optimizer(KnownAttributes, Formula, GradientPolicy, Persistent):
         ``trainable=False`` of its group, whatever the gradient is. Gradients of another floating
         dtype are converted to the parameter's, and then multiplied by ``grad_scale``, before
         anything else. A step that raises has changed nothing.
+
+        Where all parameters are CuPy arrays of one device, nothing waits for it, except under
+        on_nonfinite="raise", and once when under "skip" other gradients are None than before, or
+        when a setting was changed that needs another kernel.
+        ``grad_scale`` may then be a 0-d CuPy array of float32 or float64, which is read on the
+        device. With max_grad_norm, "skip" or capturable=True schedules are asked for the values
+        of steps that are still to come, as well.
 
         Raises ValueError for another structure or shape, a gradient that shares memory with a
         parameter, or a schedule's value out of range; TypeError for gradients that are no real
@@ -75,7 +86,7 @@ class Optimizer(KnownAttributes, Formula, GradientPolicy, Persistent):
         """
         self._step(grads, grad_scale, self._on_nonfinite)
 
-    def _step(self, grads: Any, grad_scale: float, on_nonfinite: NonfinitePolicy) -> None:
+    def _step(self, grads: Any, grad_scale: Any, on_nonfinite: NonfinitePolicy) -> None:
         """Make a step under a policy for gradients that are not finite."""
         # A plain flag: after a lock's acquire an interrupt could come before the try.
         turn = self._turn
@@ -87,9 +98,12 @@ class Optimizer(KnownAttributes, Formula, GradientPolicy, Persistent):
             )
         turn.taken = True
         try:
+            there = False
             if type(grad_scale) is not float or grad_scale != 1.0:
-                grad_scale = FINITE("grad_scale", grad_scale)
+                grad_scale, there = checked_scale(grad_scale, self._device, on_nonfinite)
             parts = self._split(grads) if self._grouped else (grads,)
+            if self._device and self._step_on_device(parts, grad_scale, on_nonfinite, there):
+                return
             unseen = self._max_grad_norm is None and on_nonfinite == "propagate"
             only = self._only if unseen else None
             for group in self._groups if only is None else ():
@@ -105,8 +119,9 @@ class Optimizer(KnownAttributes, Formula, GradientPolicy, Persistent):
         Compiled code is kept on disk, so this takes long only once (about a second for a rule and
         dtype; after that some milliseconds). Returns the optimizer.
         """
+        on_device = self._warm_up_device()
         for group in self._groups:
-            group.warm_up(norm=self._max_grad_norm is not None)
+            group.warm_up(norm=self._max_grad_norm is not None and not on_device)
         return self
 
     def _step_in_turn(
@@ -133,14 +148,14 @@ class Optimizer(KnownAttributes, Formula, GradientPolicy, Persistent):
             for group in updated:
                 group.update()
             self._clock += 1
-            self._grad_norm = norm
+            self._seen.norm = norm
 
     def _refuse(self, updated: Sequence[Group], norm: float, on_nonfinite: NonfinitePolicy) -> None:
         """Skip a step, or raise, for a gradient with NaN or infinity."""
         if on_nonfinite == "skip":
             with Deferred():
-                self._skipped_steps += 1
-                self._grad_norm = norm
+                self._seen.skipped += 1
+                self._seen.norm = norm
             return
         places = (group.nonfinite() for group in updated)
         raise FloatingPointError(
@@ -172,7 +187,8 @@ class Optimizer(KnownAttributes, Formula, GradientPolicy, Persistent):
 
     @property
     def step_count(self) -> int:
-        """How many steps have been made."""
+        """How many steps have been made; where a device decides on it, this waits for it."""
+        self._settle()
         return int(self._clock[0])
 
     @property
@@ -184,7 +200,8 @@ class Optimizer(KnownAttributes, Formula, GradientPolicy, Persistent):
     @property
     def lr(self) -> float:
         """The learning rate of the next step, of the first group; setting it sets all groups'."""
-        return self._groups[0].value("lr", self.step_count)
+        group = self._groups[0]
+        return group.value("lr", self.step_count if group.options.scheduled else 0)
 
     @lr.setter
     def lr(self, value: Scheduled) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 from fastopt import checkpoint, state
@@ -28,12 +30,20 @@ class Turn:
         self.taken = False
 
 
-class Persistent:
+class Persistent(ABC):
     """An optimizer's memory, in the form of a dict and of a file."""
 
     _groups: Sequence[Group]
     _clock: Array
     _turn: Turn
+
+    @abstractmethod
+    def _settle(self, norm: bool = False) -> None:
+        """Bring what a device may have counted to the host."""
+
+    @abstractmethod
+    def _setting_steps(self, saved: Any) -> AbstractContextManager[None]:
+        """Return what to be in while step counts are set to those of a state_dict."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything the optimizer remembers, as a dict of plain values and NumPy arrays.
@@ -45,6 +55,7 @@ class Persistent:
         ``max_grad_norm`` and ``on_nonfinite`` are no part of it either: give them to the
         constructor again. Groups made by pattern also have "params", the names of their parameters.
         """
+        self._settle()
         return state.collect(type(self).__name__, self._groups, self._clock)
 
     def load_state_dict(self, saved: Mapping[str, Any], strict: bool = True) -> LoadReport:
@@ -60,8 +71,9 @@ class Persistent:
         damaged, or does not fit by name, shape or dtype.
         """
         name = type(self).__name__
-        commit, differences = state.restorer(name, self._groups, self._clock, saved, strict)
-        commit()
+        with self._setting_steps(saved):
+            commit, differences = state.restorer(name, self._groups, self._clock, saved, strict)
+            commit()
         return checkpoint.report(saved, differences)
 
     def save(
@@ -98,9 +110,12 @@ class Persistent:
             RuntimeError: during a step, which another thread makes.
         """
         name = type(self).__name__
-        content = self._at_rest(
-            lambda: checkpoint.pack(name, self._groups, self._clock, params, also, notes)
-        )
+
+        def pack() -> bytes:
+            self._settle()
+            return checkpoint.pack(name, self._groups, self._clock, params, also, notes)
+
+        content = self._at_rest(pack)
         checkpoint.write(path, content, keep_previous)
 
     def load(
@@ -135,10 +150,13 @@ class Persistent:
             RuntimeError: during a step, which another thread makes.
         """
         content, name = checkpoint.read(path), type(self).__name__
+
+        def restore() -> LoadReport:
+            with self._setting_steps(content):
+                return checkpoint.restore(name, self._groups, self._clock, content, strict, also)
+
         try:
-            return self._at_rest(
-                lambda: checkpoint.restore(name, self._groups, self._clock, content, strict, also)
-            )
+            return self._at_rest(restore)
         except CheckpointError as error:
             raise checkpoint.explained(path, error) from error
 

@@ -34,7 +34,13 @@ class Shared(TypedDict, total=False):
 
     on_nonfinite: what a NaN or an infinity in a step's gradients does. "propagate" (the default)
         does not look; "skip" leaves everything as it is and adds 1 to ``skipped_steps``; "raise"
-        leaves everything as it is and raises FloatingPointError with the parameter's name.
+        leaves everything as it is and raises FloatingPointError with the parameter's name. With
+        CuPy "raise" waits for the device in every step; the others never do, see
+        ``Optimizer.step``.
+
+    capturable: whether a step can be captured in a CUDA graph and replayed (False), see
+        ``Optimizer.refresh``; not together with on_nonfinite="raise". On NumPy arrays it changes
+        nothing.
 
     master_weights: keep float16 and bfloat16 parameters in float32 too, as a part of the state
         (True), so that updates too small for the parameter's dtype add up; False saves these 4
@@ -49,6 +55,7 @@ class Shared(TypedDict, total=False):
     reset_at_bounds: bool
     max_grad_norm: Scheduled | None
     on_nonfinite: NonfinitePolicy
+    capturable: bool
     master_weights: bool
     backend: str | None
 

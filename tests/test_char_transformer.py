@@ -277,3 +277,16 @@ def test_a_number_out_of_range_is_refused(given: list[str], capsys: Any) -> None
         char.main(given)
     assert error.value.code == 2
     assert f"{given[0]} must be at least" in capsys.readouterr().err
+
+
+def test_parameters_in_half_precision_learn_as_well(
+    monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setitem(char.SIZES, "laptop", TINY)
+    losses = {}
+    for dtype in ("float32", "bfloat16"):
+        char.main(["--steps", "60", "--sample", "0", "--dtype", dtype])
+        told = capsys.readouterr().out.split("held-out loss ")[1]
+        losses[dtype] = float(told.split()[0])
+    assert losses["bfloat16"] != losses["float32"]
+    assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.01)

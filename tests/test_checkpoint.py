@@ -500,6 +500,48 @@ def refused(opt: Optimizer, path: Path, params: Any, *parts: str, **options: Any
     return str(caught.value)
 
 
+def test_all_that_stands_around_an_optimizer_resumes_in_the_same_bits(tmp_path: Path) -> None:
+    class Run:
+        def __init__(self, backend: str) -> None:
+            self.params = {"W": np.ones((2, 3), ml_dtypes.bfloat16), "b": np.ones(3)}
+            self.opt = fastopt.Adam(self.params, 0.1, backend=backend)
+            self.lookahead = fastopt.Lookahead(self.opt, k=2)
+            self.accumulator = fastopt.Accumulator(self.lookahead, every=3)
+            self.scaler = fastopt.LossScaler(2.0**10, growth_interval=3)
+            self.ema = fastopt.EMA(self.params, 0.75)
+            self.also = {
+                "lookahead": self.lookahead,
+                "accumulator": self.accumulator,
+                "scaler": self.scaler,
+                "ema": self.ema,
+            }
+
+        def go(self, start: int, stop: int) -> None:
+            for step in range(start, stop):
+                rng = np.random.default_rng(step)
+                large = np.inf if step == 6 else self.scaler.scale
+                grads = {
+                    name: large * rng.standard_normal(p.shape) for name, p in self.params.items()
+                }
+                self.scaler.step(self.accumulator, grads)
+                self.ema.update()
+
+    straight = Run("numpy")
+    straight.go(0, 24)
+    for start, backend in enumerate(("numpy", CPU_BACKENDS[-1], "numpy")):
+        run = Run(backend)
+        if start:
+            assert set(run.opt.load(tmp_path / "a", also=run.also).also) == set(run.also)
+        run.go(8 * start, 8 * start + 8)
+        run.opt.save(tmp_path / "a", also=run.also)
+    assert_same((straight.params, straight.opt), (run.params, run.opt))
+    for name, companion in straight.also.items():
+        np.testing.assert_equal(run.also[name].state_dict(), companion.state_dict())  # type: ignore[attr-defined]  # all have one
+    refused(
+        run.opt, tmp_path / "a", run.params, "also['ema']", also={**run.also, "ema": run.scaler}
+    )
+
+
 def test_a_companion_that_does_not_fit_keeps_everything_as_it_is(tmp_path: Path) -> None:
     opt = fastopt.Adam(np.ones(2))
     opt.step(np.ones(2))

@@ -17,7 +17,7 @@ import pytest
 from cuda import nvrtc
 
 import fastopt_kernels
-from fastopt.backends import cupy_norm_source, cupy_source
+from fastopt.backends import cupy_control_source, cupy_norm_source, cupy_source
 from fastopt.formats import Format
 from fastopt_kernels import Rule
 
@@ -46,8 +46,14 @@ def rule_of(name: str) -> Rule:
     return rule
 
 
-def kernel_of(rule: Rule, format: Format, by_value: bool = True, **changes: Any) -> Any:
-    text = cupy_source.kernel(rule, format, by_value) | changes
+def kernel_of(
+    rule: Rule,
+    format: Format,
+    by_value: bool = True,
+    from_table: bool = False,
+    **changes: Any,
+) -> Any:
+    text = cupy_source.kernel(rule, format, by_value, from_table) | changes
     return importlib.import_module("cupy").ElementwiseKernel(**text)
 
 
@@ -74,8 +80,8 @@ def test_the_instructions_are_those_that_are_meant(
     name: str, format: Format, architecture: int
 ) -> None:
     rule = rule_of(name)
-    for by_value in (True, False):
-        kernel = kernel_of(rule, format, by_value)
+    for by_value, from_table in ((True, False), (False, False), (True, True)):
+        kernel = kernel_of(rule, format, by_value, from_table)
         assert faults(rule, format, nvrtc.ptx(kernel, architecture)) == []
 
 
@@ -83,12 +89,18 @@ def test_the_instructions_are_those_that_are_meant(
 @each_rule
 def test_no_gpu_needs_the_stack(name: str, format: Format) -> None:
     assert_in_registers(kernel_of(rule_of(name), format))
+    assert_in_registers(kernel_of(rule_of(name), format, from_table=True))
 
 
 @pytest.mark.parametrize("dtype", [_FLOAT, _DOUBLE, _HALF, _BFLOAT], ids=str)
 def test_the_sum_of_squares_is_plain_arithmetic_in_double(dtype: np.dtype[Any]) -> None:
     cupy = importlib.import_module("cupy")
-    for text in (cupy_norm_source.squares(dtype, True), cupy_norm_source.halves()):
+    for text in (
+        cupy_norm_source.squares(dtype, True),
+        cupy_norm_source.all_squares(dtype, True),
+        cupy_norm_source.halves(),
+        cupy_control_source.decide(),
+    ):
         kernel = cupy.ElementwiseKernel(**text)
         _, _, body = nvrtc.ptx(kernel, 90).partition(".entry")
         assert not [word for word in NEVER if word in body]
@@ -125,3 +137,16 @@ def test_contraction_is_noticed() -> None:
     rule, format = rule_of("adam"), FORMATS[0]
     kernel = kernel_of(rule, format, options=("--fmad=true",))
     assert "fma." in faults(rule, format, nvrtc.ptx(kernel, 90))
+
+
+def test_a_scale_in_double_is_noticed() -> None:
+    rule, format = rule_of("adam"), FORMATS[0]
+    text = cupy_source.kernel(rule, format, True, True)
+    for part, right, wrong in (
+        ("in_params", "raw float32 scale", "raw float64 scale"),
+        ("operation", "row[0] * scale[0]", "float(row[0] * scale[0])"),
+    ):
+        assert right in text[part]
+        text[part] = text[part].replace(right, wrong)
+    kernel = importlib.import_module("cupy").ElementwiseKernel(**text)
+    assert faults(rule, format, nvrtc.ptx(kernel, 90)) == ["arithmetic in double"]

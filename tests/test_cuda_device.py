@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from cuda.runs import DENSE, DTYPES, ODD, difference_of, run_of
+from cuda.runs import DENSE, DTYPES, ODD, difference_of, differences, run_of
+from cuda.training import Training, replayed, train
 from safetensors.numpy import load_file
 from test_around_cupy import check_clipping, check_training
 from variants import VARIANT_OF, VARIANTS, Variant
@@ -20,6 +22,7 @@ if reason := fastopt.available_backends()["cupy"]:
 
 pytestmark = pytest.mark.gpu
 
+EXAMPLE = Path(__file__).parent.parent / "examples" / "cuda_graph.py"
 CUPY = importlib.import_module("cupy")
 each_dtype = pytest.mark.parametrize("dtype", DTYPES)
 
@@ -73,3 +76,46 @@ def test_gradients_are_clipped_in_the_bits_of_numpy(dtype: str) -> None:
 @each_dtype
 def test_averages_sums_and_slow_weights_end_in_the_bits_of_numpy(dtype: Any) -> None:
     check_training(CUPY, dtype, 0)
+
+
+@each_dtype
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_clipped_and_skipped_steps_and_replays_end_in_the_bits_of_numpy(
+    variant: Variant, dtype: Any
+) -> None:
+    training = Training(50, dtypes=[dtype], bad=(0, 7, 8, 30, 49))
+    options = {"max_grad_norm": 20.0, "on_nonfinite": "skip", "lr": lambda t: 0.1 / (1 + t)}
+    expected = train(training, variant, np, **options)
+    assert differences(expected, train(training, variant, CUPY, **options)) == {}
+    assert differences(expected, replayed(training, variant, CUPY, **options)) == {}
+
+
+def test_a_scale_on_the_device_is_read_in_every_replay() -> None:
+    param, grad = CUPY.zeros(3), CUPY.ones(3)
+    scale = CUPY.asarray(np.array(2.0, np.float32))
+    opt = fastopt.SGD([param], lr=1.0, capturable=True).warmup()
+    CUPY.cuda.Device().synchronize()
+    with CUPY.cuda.Stream(non_blocking=True) as stream:
+        stream.begin_capture()
+        opt.step([grad], grad_scale=scale)
+        graph = stream.end_capture()
+        graph.launch(stream)
+        scale[...] = 0.5
+        graph.launch(stream)
+        stream.synchronize()
+    assert param.get().tolist() == [-2.5] * 3
+    assert opt.step_count == 2
+
+
+def test_the_example_trains_by_a_graph(capsys: Any) -> None:
+    spec = importlib.util.spec_from_file_location("cuda_graph", EXAMPLE)
+    assert spec is not None
+    assert spec.loader is not None
+    graph = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(graph)
+    told = []
+    for backend in ("numpy", "cupy"):
+        with fastopt.use_backend(backend):
+            graph.main(["--epochs", "5"])
+        told.append([float(word) for word in capsys.readouterr().out.split()[1:7:5]])
+    assert told[1] == pytest.approx(told[0], abs=1e-3)

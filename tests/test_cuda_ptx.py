@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
@@ -27,9 +27,11 @@ from cuda.runs import (
     installed,
     run_of,
 )
+from cuda.training import Training, replayed, train
 from variants import VARIANT_OF, VARIANTS, Variant
 
-from fastopt.backends import cupy_norm_source, cupy_source
+from fastopt import device_tables
+from fastopt.backends import cupy_control_source, cupy_norm_source, cupy_source
 from fastopt.formats import Format
 from fastopt.norms import PIECE
 
@@ -43,16 +45,22 @@ ARCHITECTURE = 90
 @cache
 def ptx_of(name: str, format: Format, changes: tuple[tuple[str, str], ...] = ()) -> str:
     """Return the PTX of a kernel, after changes of its text."""
-    if name == "fastopt_squares":
-        text = cupy_norm_source.squares(format.given, by_value=True)
-    elif name == "fastopt_halves":
-        text = cupy_norm_source.halves()
+    others: dict[str, Callable[[], dict[str, Any]]] = {
+        "fastopt_squares": lambda: cupy_norm_source.squares(format.given, by_value=True),
+        "fastopt_all_squares": lambda: cupy_norm_source.all_squares(format.given, by_value=True),
+        "fastopt_halves": cupy_norm_source.halves,
+        "fastopt_decide": cupy_control_source.decide,
+    }
+    if name in others:
+        text = others[name]()
     else:
-        rule = importlib.import_module(f"fastopt_kernels.{name.removeprefix('fastopt_')}").RULE
-        text = cupy_source.kernel(rule, format, by_value=True)
+        from_table = name.endswith("_from_table")
+        stem = name.removeprefix("fastopt_").removesuffix("_from_table")
+        rule = importlib.import_module(f"fastopt_kernels.{stem}").RULE
+        text = cupy_source.kernel(rule, format, by_value=True, from_table=from_table)
     for right, wrong in changes:
-        assert right in text["preamble"]
-        text["preamble"] = text["preamble"].replace(right, wrong)
+        for part in {"preamble", "operation"} & text.keys():
+            text[part] = text[part].replace(right, wrong)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "cupy", CUPY)
         return nvrtc.ptx(CUPY.ElementwiseKernel(**text), ARCHITECTURE)
@@ -117,6 +125,77 @@ def test_halves_with_master_weights_do_so_too(cupy: PtxCupy, variant: Variant, d
 def test_every_half_is_read_and_rounded_to_as_numpy_does(cupy: PtxCupy, dtype: Any) -> None:
     cupy.format = Format.of(np.dtype(dtype), False).with_gradients(np.dtype(np.float32))
     assert differences(halves_of(np, dtype), halves_of(cupy, dtype)) == {}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_what_is_decided_on_the_device_is_what_numpy_decides(
+    cupy: PtxCupy, variant: Variant, dtype: Any
+) -> None:
+    cupy.format = Format.of(np.dtype(dtype), True)
+    training = Training(11, ((5,), (70, 3), (0, 4), (4099,)), [dtype], bad=(1, 6))
+    options = {"max_grad_norm": 20.0, "on_nonfinite": "skip", "weight_decay": 0.01}
+    assert (
+        differences(
+            train(training, variant, np, **options), train(training, variant, cupy, **options)
+        )
+        == {}
+    )
+
+
+@pytest.mark.parametrize("size", [1e-170, 1e170])
+def test_so_it_is_for_squares_beyond_float64(cupy: PtxCupy, size: float) -> None:
+    cupy.format = Format.of(np.dtype(np.float64), True)
+    training = Training(3, [(n,) for n in range(1, 140)], [np.float64], size)
+    options = {"max_grad_norm": 1e200, "lr": 0.5}
+    ends = [train(training, VARIANT_OF["sgd"], xp, **options) for xp in (np, cupy)]
+    assert differences(*ends) == {}
+
+
+def test_replays_of_a_captured_step_are_steps(cupy: PtxCupy) -> None:
+    training = Training(20, ((5,), (70, 3)), bad=(4,))
+    options = {"max_grad_norm": 1.0, "on_nonfinite": "skip", "lr": lambda t: 0.1 / (1 + t)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(device_tables, "CAPTURED", 64)
+        ends = [
+            train(training, VARIANT_OF["adam"], np, **options),
+            replayed(training, VARIANT_OF["adam"], cupy, **options),
+        ]
+    assert differences(*ends) == {}
+
+
+DECISION_FAULTS = {
+    "no first barrier": (
+        "lane[threadIdx.x] = sum;\n    __syncthreads();",
+        "lane[threadIdx.x] = sum;",
+    ),
+    "no barrier between halves": ("+ width];\n        __syncthreads();", "+ width];"),
+    "a barrier for some threads": (
+        "+ width];\n        __syncthreads();",
+        "+ width]; if (threadIdx.x < width) __syncthreads();",
+    ),
+    "all threads write": ("if (threadIdx.x == 0)", "if (threadIdx.x < 2)"),
+    "lanes in another order": ("k < count; k += 64", "k < count; k += 1"),
+    "a sum that is too long": ("k < count; k += 64", "k <= count; k += 64"),
+    "the last update is left out": ("if (counts[0] >= 0)", "if (counts[0] > 0)"),
+    "a row too far": ("table[counts[0] *", "table[(counts[0] + 8) *"),
+    "a skipped step counts": ("if (row >= 0) counts", "if (true) counts"),
+}
+
+
+@pytest.mark.parametrize("fault", DECISION_FAULTS)
+def test_a_fault_in_the_decision_is_noticed(cupy: PtxCupy, fault: str) -> None:
+    cupy.changes = (DECISION_FAULTS[fault],)
+    many = Training(10, [(3,)] * 130, bad=(3,))
+    options = {"max_grad_norm": 1.0, "on_nonfinite": "skip"}
+    momentum = VARIANT_OF["momentum"]
+    try:
+        found: Any = differences(
+            train(many, momentum, np, **options), train(many, momentum, cupy, **options)
+        )
+    except Fault as error:
+        found = error
+    assert found
 
 
 FAULTS = {

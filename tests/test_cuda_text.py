@@ -189,19 +189,6 @@ def test_a_norm_that_overflows_on_the_way_is_right(cupy: FakeCupy) -> None:
 
 
 @needs_compiler
-def test_clipping_waits_for_the_device_once(cupy: FakeCupy) -> None:
-    params = [cupy.zeros(n, np.float32) for n in [5] * 300]
-    opt = fastopt.SGD(params, max_grad_norm=1.0)
-    grads = [cupy.asarray(np.ones(5, np.float32)) for _ in params]
-    cupy.launches.clear()
-    fake_cupy.waits.clear()
-    opt.step(grads)
-    assert fake_cupy.waits == ["ndarray.get"]
-    names = ["fastopt_squares", "fastopt_squares", "fastopt_halves", "fastopt_sgd", "fastopt_sgd"]
-    assert [launch.name for launch in cupy.launches] == names
-
-
-@needs_compiler
 def test_a_cupy_without_void_scalars_gets_the_addresses_in_an_array() -> None:
     with installed(FakeCupy(void_scalars=False)) as old:
         for variant in (VARIANT_OF["adam"], VARIANT_OF["sgd"]):

@@ -66,11 +66,39 @@ def test_97_percent_of_the_digits_are_read_and_the_backends_print_the_same(
     assert len(set(told)) == 1
 
 
-def test_a_backend_that_cannot_run_is_one_clear_line(digits: ModuleType) -> None:
+@pytest.mark.parametrize("name", ["train_digits", "cuda_graph"])
+def test_a_backend_that_cannot_run_is_one_clear_line(name: str) -> None:
     if fastopt.available_backends()["cupy"] is None:
         pytest.skip("a GPU is here")
     with fastopt.use_backend("cupy"), pytest.raises(SystemExit, match="backend 'cupy' cannot run"):
-        digits.main([])
+        load(name).main([])
+
+
+def test_the_graphs_network_is_that_of_the_digits(digits: ModuleType) -> None:
+    graph = load("cuda_graph")
+    network = graph.Network(np, np.random.default_rng(0))
+    training, _ = digits.load_images(np)
+    network.x[...], network.y[...] = (a[: graph.BATCH_SIZE] for a in (training.x, training.y))
+    network.forward()
+    network.backward()
+    loss, grads = digits.loss_and_gradients(np, network.params, network.x, network.y)
+    assert float(network.loss) == pytest.approx(-float(loss) * graph.BATCH_SIZE, rel=1e-6)
+    for name, grad in grads.items():
+        np.testing.assert_allclose(network.grads[name], grad, rtol=1e-4, atol=1e-7)
+
+
+def test_the_graphs_training_ends_in_the_same_losses_on_every_backend(capsys: Any) -> None:
+    graph, told = load("cuda_graph"), []
+    for backend in CPU_BACKENDS:
+        with fastopt.use_backend(backend):
+            graph.main(["--epochs", "8"])
+        first, second = capsys.readouterr().out.splitlines()
+        assert second.startswith(f"448 steps on {backend}, made one after another: ")
+        told.append(first)
+    assert len(set(told)) == 1
+    assert float(told[0].split()[-4]) < 0.15
+    with pytest.raises(SystemExit):
+        graph.main(["--epochs", "0"])
 
 
 def test_the_schedules_are_drawn_under_the_words_that_make_them(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 
 from fastopt import arrays
 from fastopt.arrays import Array
+from fastopt.backends.decisions import Control, DeviceSide
 from fastopt.errors import BackendMismatchError, BackendUnavailableError
 from fastopt.formats import Format
 from fastopt.parameters import Parameter
@@ -58,6 +59,9 @@ class Driver(Protocol):
 
     step_at_once: StepAtOnce | None
     """Look, update and count in one call that nothing interrupts; None if the driver cannot."""
+
+    device_side: DeviceSide | None
+    """What it does by decisions that were made on its device; None if that is the host."""
 
     def warm_up(self, norm: bool) -> None:
         """Compile what the steps will need (with ``norm`` the sum of squares too); step nothing."""
@@ -108,6 +112,9 @@ class Backend(Protocol):
         The slots of the arena are those of the rule, ``format.masters`` and ``format.limits``; the
         scalars are the common ones, those of the rule, and ``format.limit_scalars``.
         """
+
+    def control(self, like: Array) -> Control | None:
+        """Return what steps are decided with on the array's device; None if that is the host."""
 
 
 _chosen: str | None = None

@@ -12,6 +12,7 @@ from fastopt import arrays
 from fastopt.arrays import Array
 from fastopt.backends import COMMON_SCALARS, cupy_norm_source
 from fastopt.backends.cupy_arrays import UsualArrays
+from fastopt.backends.cupy_control import CupyControl
 from fastopt.backends.cupy_errors import check_device
 from fastopt.backends.cupy_launch import Kernels, Part
 from fastopt.backends.cupy_source import CAPACITY
@@ -29,17 +30,23 @@ class CupyDriver:
 
     step_at_once = None
 
+    @property
+    def device_side(self) -> CupyDriver:
+        """What works by decisions that were made on the device: the driver itself."""
+        return self
+
     def __init__(
         self, rule: Rule, parameters: Sequence[Parameter], arena: Array, format: Format
     ) -> None:
         self._format = format
+        self.wide = format.real.itemsize == 8
         self._arena = arena
         self._usual = UsualArrays(parameters, format)
         self._given = format.given  # of the gradients at hand
         self._none = np.zeros(len(parameters), np.int64)
         self._grads = self._none
         self._held: Sequence[Array | None] = ()
-        self._firsts: list[int] = []
+        self._lanes: Array | None = None
         with arrays.on_device_of(arena):
             parts = [
                 Part(_KERNELS, rule, format, parameters, k)
@@ -93,17 +100,49 @@ class CupyDriver:
         if not self._parts:
             return np.zeros(0)
         with arrays.on_device_of(self._arena):
-            if not self._firsts:
-                self._firsts = [0, *np.cumsum([p.count_pieces() for p in self._parts]).tolist()]
-                self._lanes = cupy.zeros(self._firsts[-1] * LANES)
-                self._sums = cupy.zeros(self._firsts[-1])
-            for part, first in zip(self._parts, self._firsts, strict=False):
+            if self._lanes is None:
+                self._lanes = cupy.zeros(self.pieces() * LANES)
+                self._sums = cupy.zeros(self.pieces())
+            first = 0
+            for part in self._parts:
                 part.squares(self._given, self._grads, factor, self._lanes, first)
+                first += part.pieces
             _KERNELS.of(cupy_norm_source.halves)(self._lanes, self._sums, size=self._sums.size)
             return arrays.on_host(self._sums)
 
+    def gradients(self) -> list[Array]:
+        """Return the gradients of the coming step."""
+        return [grad for grad in self._held if grad is not None]
+
+    def pieces(self) -> int:
+        """Return how many pieces the gradients have."""
+        return sum(part.pieces for part in self._parts)
+
+    def squares_to(self, lanes: Array, first: int, pieces: int | None) -> None:
+        """Sum the squares by lanes, for one factor or for all."""
+        for part in self._parts:
+            if pieces is None:
+                part.squares(self._given, self._grads, 1.0, lanes, first)
+            else:
+                part.all_squares(self._given, self._grads, lanes, first, pieces)
+            first += part.pieces
+
+    def update_by(self, given: tuple[Array, ...], mine: Array | None, always: bool) -> None:
+        """Update by a row of a table that was decided on."""
+        grads = self._grads if mine is None else np.where(mine, self._grads, 0)
+        for part in self._parts:
+            if always or part.has_work(grads):
+                part.launch_from_table(self._given, grads, given, self._arena)
+
     def update(self, table: Sequence[Sequence[float]], rows: Sequence[int] | None) -> None:
         """Update every parameter whose gradient is not None: a launch per distinct row."""
+        with arrays.on_device_of(self._arena):
+            if cupy.cuda.get_current_stream().is_capturing():
+                raise RuntimeError(
+                    "this step would be captured in a CUDA graph with the scalars of this one "
+                    "step, and replayed with them for ever; construct the optimizer with "
+                    "capturable=True"
+                )
         with np.errstate(all="ignore"):  # a scalar beyond float32 becomes inf, as in NumPy
             scalars = np.array(table, self._format.real)
         distinct: dict[bytes, list[int]] = {}
@@ -114,7 +153,8 @@ class CupyDriver:
                 mine = rows is None or np.isin(rows, same)
                 grads = np.where(mine, self._grads, 0)
                 for part in self._parts:
-                    part.update(self._given, grads, scalars[same[0]], self._arena)
+                    if part.has_work(grads):
+                        part.launch(self._given, grads, scalars[same[0]], self._arena)
 
 
 class CupyBackend:
@@ -136,6 +176,10 @@ class CupyBackend:
     ) -> CupyDriver:
         """Return the driver of some parameters."""
         return CupyDriver(rule, parameters, arena, format)
+
+    def control(self, like: Array) -> CupyControl:
+        """Return what steps are decided with on the array's device."""
+        return CupyControl(_KERNELS, like)
 
 
 def backend() -> CupyBackend:

@@ -11,6 +11,7 @@ import numpy as np
 from fastopt import arrays
 from fastopt.arrays import Array
 from fastopt.backends import cupy_norm_source, cupy_source
+from fastopt.backends.cupy_blocks import blocks
 from fastopt.backends.cupy_source import CAPACITY, THREADS
 from fastopt.formats import Format
 from fastopt.norms import LANES, PIECE
@@ -70,7 +71,7 @@ class Part:
         self._blocks, self.count = self._table(THREADS * cupy_source.pack(format))
 
     def _table(self, length: int) -> tuple[Array, int]:
-        table, count = cupy_source.blocks(self._parameters, length)
+        table, count = blocks(self._parameters, length)
         return self._kernels.cupy.asarray(table), count
 
     def _with(self, grads: Array) -> Any:
@@ -81,28 +82,48 @@ class Part:
             return np.void(self._addresses.tobytes())
         return self._kernels.cupy.asarray(self._addresses.reshape(-1))
 
-    def update(self, given: Any, grads: Array, scalars: Sequence[Any], arena: Array) -> None:
-        """Update the parameters.
-
-        ``grads`` holds the addresses of gradients of the dtype ``given``, 0 for no gradient.
-        """
-        if self.count and grads[self._mine].any():
-            self.launch(given, grads, scalars, arena)
+    def has_work(self, grads: Array) -> bool:
+        """Return whether any gradient is there; ``grads`` holds addresses, 0 for none."""
+        return bool(self.count and grads[self._mine].any())
 
     def launch(self, given: Any, grads: Array, scalars: Sequence[Any], arena: Array) -> None:
-        """Launch the update kernel."""
-        format = self._format.with_gradients(given)
-        kernel = self._kernels.of(cupy_source.kernel, self._rule, format, self._kernels.by_value)
+        """Launch the update kernel, for gradients of the dtype ``given``."""
+        self._launch(given, grads, scalars, arena)
+
+    def launch_from_table(
+        self, given: Any, grads: Array, table: Sequence[Array], arena: Array
+    ) -> None:
+        """Launch the update kernel that takes counts, a scale and a table of scalars."""
+        self._launch(given, grads, table, arena, True)
+
+    def _launch(
+        self, given: Any, grads: Array, scalars: Sequence[Any], arena: Array, *from_table: bool
+    ) -> None:
+        about = (self._rule, self._format.with_gradients(given), self._kernels.by_value)
+        kernel = self._kernels.of(cupy_source.kernel, *about, *from_table)
         arguments = (self._with(grads), self._blocks, arena.shape[1], *scalars, arena.reshape(-1))
         kernel(*arguments, size=self.count * THREADS, block_size=THREADS)
 
-    def count_pieces(self) -> int:
-        """Prepare for ``squares``; return the number of pieces."""
-        self._pieces, self._count_pieces = self._table(PIECE)
-        return self._count_pieces
+    @cached_property
+    def _piece_table(self) -> tuple[Array, int]:
+        return self._table(PIECE)
+
+    @property
+    def pieces(self) -> int:
+        """How many pieces the gradients have."""
+        return self._piece_table[1]
 
     def squares(self, given: Any, grads: Array, factor: float, lanes: Array, first: int) -> None:
         """Sum the squares of (factor * gradient) by lanes, from the first piece's place on."""
-        kernel = self._kernels.of(cupy_norm_source.squares, given, self._kernels.by_value)
-        arguments = (self._with(grads), self._pieces, first, factor, lanes)
-        kernel(*arguments, size=self._count_pieces * LANES, block_size=LANES)
+        self._squares(cupy_norm_source.squares, given, grads, first, factor, lanes)
+
+    def all_squares(self, given: Any, grads: Array, lanes: Array, first: int, pieces: int) -> None:
+        """Do so for every factor; there are so many ``pieces`` in all."""
+        self._squares(cupy_norm_source.all_squares, given, grads, first, pieces, lanes)
+
+    def _squares(
+        self, text: Callable[..., dict[str, Any]], given: Any, grads: Array, *rest: Any
+    ) -> None:
+        kernel = self._kernels.of(text, given, self._kernels.by_value)
+        table, pieces = self._piece_table
+        kernel(self._with(grads), table, *rest, size=pieces * LANES, block_size=LANES)

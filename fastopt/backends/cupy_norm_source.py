@@ -6,26 +6,31 @@ barriers. Two kernels cost a launch, 3 % more memory traffic, and nothing to syn
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from string import Template
 from typing import Any
 
 import numpy as np
 
+from fastopt.backends.cupy_blocks import BLOCK_FIELDS
 from fastopt.backends.cupy_half_source import TYPE, conversions
-from fastopt.backends.cupy_source import BLOCK_FIELDS, CAPACITY, OPTIONS, addresses_of
-from fastopt.norms import LANES
+from fastopt.backends.cupy_source import CAPACITY, OPTIONS, addresses_of
+from fastopt.norms import LANES, SMALLER
+
+FACTORS = (1.0, SMALLER, 1.0 / SMALLER)
+"""What gradients are multiplied by before they are squared, where the device chooses among them."""
 
 _SQUARES = Template("""
     const long long *block = &blocks[${fields}ll * blockIdx.x];
     const long long address = ($addresses)[$capacity + block[0]];
     const $given *const grad = reinterpret_cast<const $given *>(address) + block[1];
     const long long count = address != 0 ? block[2] : 0;
-    double sum = 0;
+    $sums
     for (long long k = threadIdx.x; k < count; k += $lanes) {
-        const double value = fastopt::widen(grad[k]) * factor;
-        sum += value * value;
+        $add
     }
-    lanes[(first + blockIdx.x) * $lanes + threadIdx.x] = sum;
+    const long long lane = (first + blockIdx.x) * $lanes + threadIdx.x;
+    $store
 """)
 
 _WIDEN = Template("""
@@ -57,9 +62,25 @@ def squares(dtype: np.dtype[Any], by_value: bool) -> dict[str, Any]:
     It takes ``addresses`` and ``blocks`` as an update does, with a block of LANES threads for each
     piece, ``first`` (the pieces before those), ``factor``, and ``lanes``, which it writes.
     """
+    return _squares(dtype, by_value, "float64 factor", ["factor"], "fastopt_squares")
+
+
+def all_squares(dtype: np.dtype[Any], by_value: bool) -> dict[str, Any]:
+    """Return the arguments of the kernel that does so for each of FACTORS in one pass.
+
+    In place of ``factor`` it takes ``pieces``, how many there are in all: ``lanes`` holds those of
+    all pieces for the first factor, then for the second, and so on.
+    """
+    return _squares(dtype, by_value, "int64 pieces", map(repr, FACTORS), "fastopt_all_squares")
+
+
+def _squares(
+    dtype: np.dtype[Any], by_value: bool, last: str, factors: Iterable[str], name: str
+) -> dict[str, Any]:
     declared, addresses = addresses_of(by_value)
+    numbered = list(enumerate(factors))
     return {
-        "in_params": f"{declared}, raw int64 blocks, int64 first, float64 factor",
+        "in_params": f"{declared}, raw int64 blocks, int64 first, {last}",
         "out_params": "raw float64 lanes",
         "operation": _SQUARES.substitute(
             fields=len(BLOCK_FIELDS),
@@ -67,12 +88,21 @@ def squares(dtype: np.dtype[Any], by_value: bool) -> dict[str, Any]:
             capacity=CAPACITY,
             given=TYPE[dtype.name],
             lanes=LANES,
+            sums=" ".join(f"double sum{k} = 0;" for k, _ in numbered),
+            add="\n        ".join(
+                f"const double value{k} = fastopt::widen(grad[k]) * {factor}; "
+                f"sum{k} += value{k} * value{k};"
+                for k, factor in numbered
+            ),
+            store=" ".join(
+                f"lanes[lane + {k}{' * pieces' * (k > 0)} * {LANES}] = sum{k};" for k, _ in numbered
+            ),
         ),
         "preamble": _WIDEN.substitute(
             real="double" if dtype.name == "float64" else "float",
             conversions=conversions(dtype.name),
         ),
-        "name": "fastopt_squares",
+        "name": name,
         "no_return": True,
         "options": OPTIONS,
     }

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from string import Template
 from typing import Any
 
-import numpy as np
-
-from fastopt.arrays import Array
 from fastopt.backends import COMMON_SCALARS, tiny_names
+from fastopt.backends.cupy_blocks import BLOCK_FIELDS
 from fastopt.backends.cupy_half_source import TYPE, conversions
 from fastopt.formats import Format
-from fastopt.parameters import Parameter
 from fastopt_kernels import Rule
 
 CAPACITY = 192
@@ -20,12 +17,6 @@ CAPACITY = 192
 
 THREADS = 256
 """Threads per block. Each takes the 16 bytes of every array that one instruction can load."""
-
-BLOCK_FIELDS = ("parameter", "start", "count", "place", "axes")
-"""What the table says of each block: which parameter, its first element there, how many elements,
-where their state begins in a slot of the arena, and where the table goes on to say of a parameter
-with gaps how its elements stand in memory: the number of its axes, then the length of each and its
-stride in bytes. -1 for one without gaps."""
 
 OPTIONS = ("--fmad=false",)
 """No fused multiply-add: each operation rounds once, as on the other backends."""
@@ -120,30 +111,46 @@ _OPERATION = Template("""
         $addresses, &blocks[0], &blocks[${fields}ll * blockIdx.x], &arena[0], pitch, {$scalars});
 """)
 
+# A row of scalars that was chosen on the device, or none: see cupy_control_source.
+_FROM_TABLE = Template("""
+    if (counts[0] >= 0) {
+        const fastopt::real *const row = &table[counts[0] * ${width}ll];
+        $update
+    }
+""")
+
 
 def pack(format: Format) -> int:
     """Return how many elements one thread takes at once: 16 bytes of each slot of state."""
     return 16 // format.real.itemsize
 
 
-def kernel(rule: Rule, format: Format, by_value: bool) -> dict[str, Any]:
+def kernel(rule: Rule, format: Format, by_value: bool, from_table: bool = False) -> dict[str, Any]:
     """Return the arguments of cupy.ElementwiseKernel for a rule and a format of parameters.
 
     The kernel takes ``addresses`` (CAPACITY of parameters, then CAPACITY of gradients, 0 where
     there is none), ``blocks``, ``pitch`` (elements of a slot), the scalars, and ``arena``. The
     addresses travel as a void scalar ``by_value``, which costs no copy to the device; otherwise in
-    an array there.
+    an array there. ``from_table`` the scalars are in device memory: it takes ``counts``, whose
+    first element is the row of this step (-1: do nothing), ``scale``, which that row's gradient
+    scale is multiplied by, and ``table``.
     """
     scalars = [*COMMON_SCALARS, *rule.scalars, *format.limit_scalars]
+    given, values = [f"{format.real} {name}" for name in scalars], scalars
+    if from_table:
+        given = ["raw int64 counts", f"raw {format.real} scale", f"raw {format.real} table"]
+        values = ["row[0] * scale[0]", *[f"row[{k}]" for k in range(1, len(scalars))]]
     declared, addresses = addresses_of(by_value)
-    inputs = [declared, "raw int64 blocks", "int64 pitch", *[f"{format.real} {s}" for s in scalars]]
+    operation = _OPERATION.substitute(
+        addresses=addresses, fields=len(BLOCK_FIELDS), scalars=", ".join(values)
+    )
+    if from_table:
+        operation = _FROM_TABLE.substitute(width=len(scalars), update=operation.strip())
     return {
-        "in_params": ", ".join(inputs),
+        "in_params": ", ".join([declared, "raw int64 blocks", "int64 pitch", *given]),
         "out_params": f"raw {format.real} arena",
-        "operation": _OPERATION.substitute(
-            addresses=addresses, fields=len(BLOCK_FIELDS), scalars=", ".join(scalars)
-        ),
-        "name": f"fastopt_{rule.name}",
+        "operation": operation,
+        "name": f"fastopt_{rule.name}" + "_from_table" * from_table,
         "preamble": _preamble(rule, format, scalars),
         "no_return": True,
         "options": OPTIONS,
@@ -158,29 +165,6 @@ def addresses_of(by_value: bool) -> tuple[str, str]:
     if by_value:
         return f"V{16 * CAPACITY} addresses", "reinterpret_cast<const long long *>(&addresses)"
     return "raw int64 addresses", "&addresses[0]"
-
-
-def blocks(parameters: Sequence[Parameter], length: int) -> tuple[Array, int]:
-    """Return the table of blocks, and how many there are.
-
-    It is a line of BLOCK_FIELDS for every ``length`` elements, then the axes that these refer to.
-    """
-    sizes = np.array([parameter.size for parameter in parameters], np.int64)
-    counts = -(-sizes // length)
-    which = np.repeat(np.arange(len(sizes)), counts)
-    start = (np.arange(len(which)) - np.repeat(np.cumsum(counts) - counts, counts)) * length
-    place = np.array([parameter.offset for parameter in parameters], np.int64)[which] + start
-    count = np.minimum(sizes[which] - start, length)
-    axes_at, axes = np.full(len(sizes), -1), [np.zeros(0, np.int64)]
-    end = len(BLOCK_FIELDS) * len(which)
-    for k, parameter in enumerate(parameters):
-        if parameter.apart:
-            lines = np.array(parameter.axes(), np.int64)
-            axes_at[k] = end
-            axes.append(np.array([len(lines), *lines.reshape(-1)]))
-            end += axes[-1].size
-    lines = np.stack([which, start, count, place, axes_at[which]], axis=1)
-    return np.concatenate([lines.reshape(-1), *axes]), len(which)
 
 
 def _preamble(rule: Rule, format: Format, scalars: list[str]) -> str:

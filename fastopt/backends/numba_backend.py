@@ -223,6 +223,9 @@ class NumbaBackend:
         compiled = [_Compiled(rule, each) for each in formats]
         return NumbaDriver(rule, parameters, arena, format, compiled, _header_comparison())
 
+    def control(self, like: Array) -> None:
+        """Leave decisions to the host."""
+
 
 def backend() -> NumbaBackend:
     """Return this file's backend."""

@@ -67,6 +67,8 @@ class _Reading:
 class NumbaDriver:
     """Runs a rule's Numba form over all parameters of a bucket in one compiled call."""
 
+    device_side = None
+
     def __init__(
         self,
         rule: Rule,
@@ -140,6 +142,8 @@ class NumbaDriver:
         """Call a compiled function with as many threads as pay and are safe."""
         tasks = threads.available(self._reading.compiled.num_threads) if self._large else 1
         if tasks > 1:
+            if threads.free():  # felt at 100 000 elements
+                return function(True)(tasks, *arguments)
             with threads.guard():
                 try:
                     result = function(True)(tasks, *arguments)

@@ -48,6 +48,7 @@ class NumpyDriver:
     """Runs a rule's NumPy form. Small parameters are gathered, so that one call serves many."""
 
     step_at_once = None
+    device_side = None
 
     def __init__(
         self, rule: Rule, parameters: Sequence[Parameter], arena: Array, format: Format
@@ -216,6 +217,9 @@ class NumpyBackend:
     ) -> NumpyDriver:
         """Return the driver of some parameters."""
         return NumpyDriver(rule, parameters, arena, format)
+
+    def control(self, like: Array) -> None:
+        """Leave decisions to the host."""
 
 
 def backend() -> NumpyBackend:

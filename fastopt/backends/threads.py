@@ -11,13 +11,12 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 
 from fastopt.hyperparameters import whole
 
 _limit: int | None = None
 _lock = threading.Lock()
-_free: AbstractContextManager[object] = nullcontext()
 _layer: str | None = None  # known after the first parallel region
 _serial_only = False
 
@@ -40,9 +39,14 @@ def available(most: int) -> int:
     return most if _limit is None else min(most, _limit)
 
 
+def free() -> bool:
+    """Return whether a parallel region has been, and others may be at the same time."""
+    return _layer in ("tbb", "omp")
+
+
 def guard() -> AbstractContextManager[object]:
     """Return what to hold during a parallel region."""
-    return _free if _layer in ("tbb", "omp") else _lock
+    return _lock
 
 
 def note_layer(layer: Callable[[], str]) -> None:

@@ -31,8 +31,8 @@ class Adadelta(Optimizer):
         rho: share of the averages that is kept, in [0, 1).
         eps: added inside both roots, > 0; with 0 the first step, and so all, would be zero.
         weight_decay: coefficient of the L2 term, >= 0, or a function of the step number.
-        shared: what every optimizer takes, see ``Shared``: maximize, trainable, max_grad_norm,
-            on_nonfinite, backend.
+        shared: what every optimizer takes, see ``Shared``: maximize, trainable,
+            bounds, max_grad_norm, on_nonfinite, capturable, master_weights, backend.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, and for arrays

@@ -30,8 +30,8 @@ class Adagrad(Optimizer):
         eps: added to the denominator, >= 0, in units of the gradient; 0 leaves only a guard that
             makes 0/0 zero.
         weight_decay: coefficient of the L2 term, >= 0, or a function of the step number.
-        shared: what every optimizer takes, see ``Shared``: maximize, trainable, max_grad_norm,
-            on_nonfinite, backend.
+        shared: what every optimizer takes, see ``Shared``: maximize, trainable,
+            bounds, max_grad_norm, on_nonfinite, capturable, master_weights, backend.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, and for arrays

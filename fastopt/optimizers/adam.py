@@ -38,8 +38,8 @@ class Adam(Optimizer):
         bias_correction: divide the averages by c1 and c2; without it the first steps are
             (1 - beta1) / sqrt(1 - beta2) times as long, 3.2 times by default.
         weight_decay: coefficient of the L2 term, >= 0, or a function of the step number.
-        shared: what every optimizer takes, see ``Shared``: maximize, trainable, max_grad_norm,
-            on_nonfinite, backend.
+        shared: what every optimizer takes, see ``Shared``: maximize, trainable,
+            bounds, max_grad_norm, on_nonfinite, capturable, master_weights, backend.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, and for arrays

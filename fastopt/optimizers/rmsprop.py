@@ -55,8 +55,8 @@ class RMSprop(Optimizer):
         bias_correction: divide the averages by 1 - beta^t, so that the first steps are not
             1 / sqrt(1 - beta) times too long.
         weight_decay: coefficient of the L2 term, >= 0, or a function of the step number.
-        shared: what every optimizer takes, see ``Shared``: maximize, trainable, max_grad_norm,
-            on_nonfinite, backend.
+        shared: what every optimizer takes, see ``Shared``: maximize, trainable,
+            bounds, max_grad_norm, on_nonfinite, capturable, master_weights, backend.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, and for arrays

@@ -8,6 +8,7 @@ anything that makes the host wait for a device is refused inside ``no_synchronis
 
 from __future__ import annotations
 
+import ctypes
 import operator
 import threading
 import weakref
@@ -53,6 +54,7 @@ waits: list[str] = []
 
 
 def _wait(what: str) -> None:
+    _refuse_in_capture(what)
     if _waiting_is_refused.is_set():
         raise HiddenSynchronisation(f"{what} makes the host wait for the device")
     waits.append(what)
@@ -93,14 +95,128 @@ def current_device() -> int:
 
 
 class Stream:
+    """A stream. What it is told is done at once, or while it is captured goes into a graph."""
+
+    def __init__(self, non_blocking: bool = False) -> None:
+        self.captured: list[Callable[[], None]] | None = None
+
+    def __enter__(self) -> Stream:
+        _streams().append(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _streams().pop()
+
     def synchronize(self) -> None:
         _wait("Stream.synchronize")
+
+    def begin_capture(self) -> None:
+        if self is _streams()[0]:
+            raise RuntimeError("cannot capture on the default (legacy) stream")
+        self.captured = []
+
+    def end_capture(self) -> Graph:
+        assert self.captured is not None
+        graph, self.captured = Graph(self.captured), None
+        return graph
+
+    def is_capturing(self) -> bool:
+        return self.captured is not None
+
+
+class Graph:
+    """What was captured, to be run again."""
+
+    def __init__(self, work: list[Callable[[], None]]) -> None:
+        self._work = work
+
+    def launch(self, stream: Stream | None = None) -> None:
+        for work in self._work:
+            work()
+
+
+def _streams() -> list[Stream]:
+    if not hasattr(_here, "streams"):
+        _here.streams = [Stream()]
+    streams: list[Stream] = _here.streams
+    return streams
+
+
+def _current_stream() -> Stream:
+    return _streams()[-1]
+
+
+def _do(work: Callable[[], None]) -> None:
+    """Do what a stream is told, or capture it."""
+    captured = _current_stream().captured
+    if captured is None:
+        work()
+    else:
+        captured.append(work)
+
+
+def _refuse_in_capture(what: str) -> None:
+    if any(stream.is_capturing() for stream in _streams()):
+        raise CUDARuntimeError(f"cudaErrorStreamCaptureUnsupported: {what}")
+
+
+class Event:
+    """An event; what comes before it is done after ``Event.late`` more looks at it."""
+
+    late = 0
+
+    def __init__(self, disable_timing: bool = False) -> None:
+        assert disable_timing, "timing costs, and nobody reads it"
+        self._looks = 0
+
+    def record(self) -> None:
+        _refuse_in_capture("an event that the host looks at")
+        self._looks, self._copies = Event.late, [*_copies]
+        _copies.clear()
+
+    @property
+    def done(self) -> bool:
+        _refuse_in_capture("cudaEventQuery")
+        self._looks -= 1
+        if self._looks < 0:
+            for copy in self._copies:
+                copy()
+            self._copies.clear()
+        return self._looks < 0
+
+    def synchronize(self) -> None:
+        _wait("Event.synchronize")
+
+
+_copies: list[Callable[[], None]] = []
+"""Copies to the host that are under way: what is there before they are done is not theirs."""
+
+
+class PinnedMemory(bytearray):
+    """Memory of the host that a device can write at any time."""
+
+
+class PinnedMemoryPointer(bytearray):
+    """A pinned memory and a place in it; what NumPy makes an array of."""
+
+    def __init__(self, memory: PinnedMemory, offset: int) -> None:
+        assert offset == 0
+        super().__init__(b"\xff" * len(memory))
+
+    @property
+    def ptr(self) -> int:
+        return np.frombuffer(self, np.uint8).ctypes.data
 
 
 @dataclass(frozen=True)
 class MemoryPointer:
     ptr: int
     device_id: int
+
+    def copy_to_host_async(self, target: int, size: int) -> None:
+        _refuse_in_capture("a copy to the host")
+        held = ctypes.string_at(self.ptr, size)  # the stream's order: what is there now
+        _copies.append(lambda: ctypes.memmove(target, held, size) and None)
 
 
 @dataclass(frozen=True)
@@ -220,7 +336,12 @@ class ndarray:
             value = value._host
         elif not np.isscalar(value):
             raise TypeError(f"CuPy does not assign {type(value).__name__} to elements")
-        self[index]._host[...] = value
+        target = self[index]._host
+
+        def copy() -> None:
+            target[...] = value
+
+        _do(copy)
 
     def __iter__(self) -> Iterator[ndarray]:
         return (self[k] for k in range(len(self)))
@@ -235,11 +356,11 @@ class ndarray:
 
     T = property(transpose)
 
-    def flatten(self, order: str = "C") -> ndarray:
-        return self._new(self._host.flatten(order))  # type: ignore[arg-type]
-
     def view(self, dtype: Any) -> ndarray:
         return self._view(self._host.view(dtype))
+
+    def flatten(self, order: str = "C") -> ndarray:
+        return self._new(self._host.flatten(order))  # type: ignore[arg-type]
 
     def copy(self, order: str = "C") -> ndarray:
         return self._new(self._host.copy(order))  # type: ignore[arg-type]
@@ -296,6 +417,7 @@ def live_memory() -> list[tuple[int, int]]:
 
 def _aligned(host: HostArray) -> HostArray:
     """Return a copy in memory that is aligned as CuPy's is, in the same order."""
+    _refuse_in_capture("an allocation")
     order = "F" if host.flags.f_contiguous and not host.flags.c_contiguous else "C"
     memory = np.empty(host.nbytes + ALIGNMENT, np.uint8)
     start = -memory.ctypes.data % ALIGNMENT
@@ -358,7 +480,11 @@ class FakeCupy(ModuleType):
         self.asnumpy = ndarray.get
         self.cuda = SimpleNamespace(
             Device=Device,
-            get_current_stream=Stream,
+            Event=Event,
+            PinnedMemory=lambda size: PinnedMemory(size),
+            PinnedMemoryPointer=PinnedMemoryPointer,
+            Stream=Stream,
+            get_current_stream=_current_stream,
             runtime=SimpleNamespace(
                 CUDARuntimeError=CUDARuntimeError, getDeviceCount=lambda: _count(devices)
             ),
@@ -448,8 +574,14 @@ class _ElementwiseKernel:
         values = [
             _on_host(argument, x, shape) for argument, (_, x) in zip(arguments, pairs, strict=True)
         ]
-        self.cupy.launches.append(Launch(self._name, n, block_size, current_device()))
-        self.cupy.execute(Call(self._name, self._text, letters, arguments, values, n, block_size))
+        launch = Launch(self._name, n, block_size, current_device())
+        call = Call(self._name, self._text, letters, arguments, values, n, block_size)
+
+        def run() -> None:
+            self.cupy.launches.append(launch)
+            self.cupy.execute(call)
+
+        _do(run)
 
     def _check(self, pairs: Sequence[tuple[_Parameter, Any]]) -> None:
         for parameter, value in pairs:

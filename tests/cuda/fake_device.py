@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from cuda import fake_cupy
-from cuda.fake_cupy import Call, CUDARuntimeError, FakeCupy, live_memory
+from cuda.fake_cupy import FakeCupy, live_memory
 
 MEMORY = 1 << 30
 """Bytes that a device has."""
@@ -34,7 +34,7 @@ class DeviceArray(fake_cupy.ndarray):
             isinstance(other, DeviceArray) or np.isscalar(other)
         ):
             raise TypeError(f"Unsupported type {type(other)}")
-        _refuse_in_capture("arithmetic, which allocates")
+        fake_cupy._refuse_in_capture("arithmetic, which allocates")
         theirs = other._host if isinstance(other, DeviceArray) else other
         with np.errstate(all="ignore"):
             made = self._new(np.asarray(operation(self._host, theirs)))
@@ -74,76 +74,30 @@ class DeviceArray(fake_cupy.ndarray):
     __hash__ = None  # type: ignore[assignment]  # as CuPy's
 
     def all(self) -> DeviceArray:
-        _refuse_in_capture("a reduction, which allocates")
+        fake_cupy._refuse_in_capture("a reduction, which allocates")
         return type(self)(np.asarray(self._host.all()))
 
     def get(self, order: str = "C") -> Any:
-        _refuse_in_capture("a copy to the host")
+        fake_cupy._refuse_in_capture("a copy to the host")
         return super().get(order)
 
 
 class Stream(fake_cupy.Stream):
-    """A stream, and the context in which it is the current one."""
-
-    def __init__(self, non_blocking: bool = False) -> None:
-        self.captured: list[Callable[[], None]] | None = None
-
-    def __enter__(self) -> Stream:
-        _streams.append(self)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        _streams.pop()
+    """A stream that can be told to wait."""
 
     def wait_event(self, event: Event) -> None:
         assert event.at is not None, "an event that was never recorded"
 
-    def begin_capture(self) -> None:
-        if self is _streams[0]:
-            raise CUDARuntimeError("cudaErrorStreamCaptureUnsupported: the default stream")
-        self.captured = []
 
-    def end_capture(self) -> Graph:
-        assert self.captured is not None
-        launches, self.captured = self.captured, None
-        return Graph(launches)
+class Event(fake_cupy.Event):
+    """An event, and the moment of the host's time at which it was recorded."""
 
-    def synchronize(self) -> None:
-        _refuse_in_capture("waiting")
-        super().synchronize()
-
-
-_streams = [Stream()]
-
-
-def current_stream() -> Stream:
-    return _streams[-1]
-
-
-def _refuse_in_capture(what: str) -> None:
-    if current_stream().captured is not None:
-        raise CUDARuntimeError(f"cudaErrorStreamCaptureUnsupported: {what} in a capture")
-
-
-class Graph:
-    """What was launched while a stream was captured."""
-
-    def __init__(self, launches: list[Callable[[], None]]) -> None:
-        self._launches = launches
-
-    def launch(self, stream: Stream | None = None) -> None:
-        for launch in self._launches:
-            launch()
-
-
-class Event:
-    """A moment of the host's time."""
-
-    def __init__(self) -> None:
+    def __init__(self, disable_timing: bool = False) -> None:
+        super().__init__(disable_timing=True)
         self.at: float | None = None
-        self.done = True
 
     def record(self, stream: Stream | None = None) -> None:
+        super().record()
         self.at = time.perf_counter()
 
     def synchronize(self) -> None:
@@ -178,8 +132,8 @@ class FakeDevice(FakeCupy):
         pool = SimpleNamespace(used_bytes=_used, total_bytes=_used, free_all_blocks=lambda: None)
         self.get_default_memory_pool = lambda: pool
         cuda = self.cuda
-        cuda.Device, cuda.Stream, cuda.Event, cuda.Graph = Device, Stream, Event, Graph
-        cuda.get_current_stream, cuda.get_elapsed_time = current_stream, _elapsed
+        cuda.Device, cuda.Stream, cuda.Event, cuda.Graph = Device, Stream, Event, fake_cupy.Graph
+        cuda.get_elapsed_time = _elapsed
         cuda.runtime.driverGetVersion = lambda: 12080
         cuda.runtime.runtimeGetVersion = lambda: 12090
         cuda.runtime.getDeviceProperties = lambda number: {
@@ -190,22 +144,15 @@ class FakeDevice(FakeCupy):
             "multiProcessorCount": 1,
         }
 
-    def execute(self, call: Call) -> None:
-        captured = current_stream().captured
-        if captured is not None:
-            captured.append(lambda: super(FakeDevice, self).execute(call))
-        else:
-            super().execute(call)
-
     # CuPy's functions, with NumPy's names and meaning
 
     def asarray(self, values: Any, dtype: Any = None) -> Any:
         if not isinstance(values, DeviceArray):
-            _refuse_in_capture("a copy from the host")
+            fake_cupy._refuse_in_capture("a copy from the host")
         return super().asarray(values, dtype)
 
     def zeros(self, shape: Any, dtype: Any = float) -> Any:
-        _refuse_in_capture("an allocation")
+        fake_cupy._refuse_in_capture("an allocation")
         return super().zeros(shape, dtype)
 
     def ones(self, shape: Any, dtype: Any = float) -> Any:

@@ -1,9 +1,10 @@
 """A CuPy ElementwiseKernel's text as a shared library for the CPU, built by g++.
 
 The text is taken as it is. Around it stand the names that CUDA and CuPy's headers give it, and a
-loop over all threads. Single-precision kernels flush denormals to zero, since CuPy compiles with
-``-ftz=true``; a load or store at an address that is no multiple of its width is an error, as on a
-device (g++'s alignment sanitizer calls ``__ubsan_handle_type_mismatch_v1``).
+loop over all threads; where there are barriers, the threads of a block take turns from one to the
+next. Single-precision kernels flush denormals to zero, since CuPy compiles with ``-ftz=true``; a
+load or store at an address that is no multiple of its width is an error, as on a device (g++'s
+alignment sanitizer calls ``__ubsan_handle_type_mismatch_v1``).
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ _AROUND = r"""
 #include <csetjmp>
 #include <cstddef>
 #include <cstdint>
+#include <ucontext.h>
+#include <vector>
 #define __device__
 #define __host__
 #define __forceinline__ inline
@@ -50,6 +53,11 @@ using std::sqrt; using std::fabs; using std::isnan; using std::isinf; using std:
 struct Dim { unsigned x, y, z; };
 static thread_local Dim threadIdx, blockIdx, blockDim, gridDim;
 static thread_local jmp_buf leave;
+
+#define __shared__ static
+static thread_local ucontext_t between, *running;
+static void __syncthreads() { swapcontext(running, &between); }
+
 extern "C" void __ubsan_handle_type_mismatch_v1(void *, void *) { longjmp(leave, 1); }
 
 #if defined(__x86_64__)
@@ -102,19 +110,64 @@ static void one_thread(void **args, const Indices &_ind, ptrdiff_t i) {{
     {after_loop};
 }}
 
+struct Thread {{ ucontext_t at; std::vector<char> stack; bool done; }};
+static thread_local void **all_args;
+static thread_local int64_t size;
+static thread_local std::vector<Thread> threads;
+
+static void to_the_end() {{
+    one_thread(all_args, Indices{{size}}, (ptrdiff_t)blockIdx.x * blockDim.x + threadIdx.x);
+    threads[threadIdx.x].done = true;
+}}
+
+// The threads of a block take turns; whoever comes to a barrier waits for the next round.
+static bool one_block(int64_t block) {{
+    threads = std::vector<Thread>(block);
+    for (Thread &thread : threads) {{
+        thread.stack.resize(1 << 16);
+        getcontext(&thread.at);
+        thread.at.uc_stack.ss_sp = thread.stack.data();
+        thread.at.uc_stack.ss_size = thread.stack.size();
+        thread.at.uc_link = &between;
+        makecontext(&thread.at, to_the_end, 0);
+    }}
+    for (int64_t done = 0; done == 0; ) {{
+        for (int64_t t = 0; t < block; ++t) {{
+            threadIdx.x = t;
+            running = &threads[t].at;
+            swapcontext(&between, running);
+            done += threads[t].done;
+        }}
+        if (done != 0) return done == block;  // else some wait for others that have left
+    }}
+    return true;
+}}
+
 extern "C" int run(void **args, int64_t n, int64_t grid, int64_t block, int flush) {{
     Flush flushing(flush);
     if (setjmp(leave)) return 1;
     blockDim = {{(unsigned)block, 1, 1}};
     gridDim = {{(unsigned)grid, 1, 1}};
-    for (int64_t b = 0; b < grid; ++b) for (int64_t t = 0; t < block; ++t) {{
+    all_args = args;
+    size = n;
+    for (int64_t b = 0; b < grid; ++b) {{
         blockIdx.x = b;
-        threadIdx.x = t;
-        one_thread(args, Indices{{n}}, b * block + t);
+        if ({together}) {{
+            if (!one_block(block)) return 2;
+            continue;
+        }}
+        for (int64_t t = 0; t < block; ++t) {{
+            threadIdx.x = t;
+            one_thread(args, Indices{{n}}, b * block + t);
+        }}
     }}
     return 0;
 }}
 """
+
+
+class Stuck(AssertionError):
+    """A kernel waits for ever."""
 
 
 @dataclass(frozen=True)
@@ -160,6 +213,7 @@ def source(
         operation=operation,
         loop_prep=loop_prep,
         after_loop=after_loop,
+        together=int("__syncthreads" in preamble + operation),
     )
     return _AROUND + preamble + run
 
@@ -171,7 +225,10 @@ def run(
     size: int,
     block: int,
 ) -> bool:
-    """Run all threads of a kernel; returns whether one of them met a misaligned address."""
+    """Run all threads of a kernel; returns whether one of them met a misaligned address.
+
+    Raises Stuck if some wait at a barrier that others of their block never come to.
+    """
     memory = [
         np.array([x.ctypes.data, x.size, x.ndim, *x.shape, *x.strides], np.int64)
         if argument.is_array
@@ -180,7 +237,10 @@ def run(
     ]
     pointers = (ctypes.c_void_p * len(memory))(*[part.ctypes.data for part in memory])
     flush = all(argument.dtype != np.float64 for argument in arguments)
-    return bool(_compiled(text)(pointers, size, -(-size // block), min(block, size), flush))
+    ended = _compiled(text)(pointers, size, -(-size // block), min(block, size), flush)
+    if ended == 2:
+        raise Stuck("some threads wait at a barrier that others never come to")
+    return bool(ended)
 
 
 @cache

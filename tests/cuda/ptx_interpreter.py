@@ -5,7 +5,9 @@ in the text run it together, which brings threads back together after a branch. 
 wrong silently is an error here: memory that nobody allocated, addresses that are no multiple of
 the width of the access, and words that one thread writes and another one touches.
 
-It knows the instructions of elementwise kernels; another one is a NotImplementedError.
+It knows the instructions of elementwise kernels and, in a launch of one block, shared memory and
+barriers: what the threads touch there is compared from barrier to barrier, and all of them must
+come to it. Another instruction is a NotImplementedError.
 """
 
 from __future__ import annotations
@@ -119,6 +121,10 @@ class Memory:
             if ((words[place] == touched) & (writers[first][place] != threads)).any():
                 raise Fault("one thread writes what another one reads or writes")
 
+    def forget(self) -> None:
+        """Begin anew with what was touched."""
+        self._touched = {"load": [], "store": []}
+
 
 def _bytes_at(address: int, size: int) -> Lanes:
     return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
@@ -134,6 +140,9 @@ class Program:
         self.parameters: list[str] = re.findall(r"(\w+)(?:\[\d+\])?,?\s*$", entry[1], re.MULTILINE)
         self.code: list[tuple[str | None, list[str], list[str]]] = []
         self.labels: dict[str, int] = {}
+        self.shared = {
+            name: int(size) for name, size in re.findall(r"\.shared[^;]* (\w+)\[(\d+)\];", entry[2])
+        }
         for line in re.sub(r"//.*", "", entry[2]).split("\n"):
             self._read(line.strip().rstrip(";"))
 
@@ -148,6 +157,8 @@ class Program:
 
     def run(self, memory: Memory, arguments: Sequence[bytes], grid: int, block: int) -> None:
         """Run all threads; the arguments are what stands in the kernel's parameters."""
+        if self.shared and grid != 1:
+            raise NotImplementedError("shared memory of several blocks")
         with np.errstate(all="ignore"):
             _Run(self, memory, arguments, grid, block).to_the_end()
         memory.check_races()
@@ -168,6 +179,10 @@ class _Run:
             "%ntid.x": np.full_like(threads, block),
             "%nctaid.x": np.full_like(threads, grid),
         }
+        pieces = {name: np.full(size, 0xFF, np.uint8) for name, size in program.shared.items()}
+        self._shared = {name: piece.ctypes.data for name, piece in pieces.items()}
+        self._shared_pieces = pieces  # kept, so that the addresses stay theirs
+        self._shared_memory = Memory([(p.ctypes.data, p.size) for p in pieces.values()])
         # Parameters have a memory of their own, which begins at 0.
         self._parameters: dict[str, int] = {}
         held = b""
@@ -180,13 +195,26 @@ class _Run:
         end = len(self._program.code)
         while (first := int(self._next.min())) < end:
             lanes = np.flatnonzero(self._next == first)
+            running = int((self._next < end).sum())
             self._next[lanes] += 1
             guard, operation, operands = self._program.code[first]
+            if operation[0] in ("bar", "barrier"):
+                self._meet(all_are_here=len(lanes) == running and guard is None)
+                continue
             if guard:
                 wanted = self._registers[guard.lstrip("!")][lanes]
                 lanes = lanes[wanted != guard.startswith("!")]
             if len(lanes):
                 self._step(operation, operands, lanes)
+
+        self._meet(all_are_here=True)
+
+    def _meet(self, all_are_here: bool) -> None:
+        """Let the threads of a block go on together."""
+        if not all_are_here:
+            raise Fault("some threads do not come to the barrier that others wait at")
+        self._shared_memory.check_races()
+        self._shared_memory.forget()
 
     def _step(self, operation: list[str], operands: list[str], lanes: Lanes) -> None:
         name, kind = operation[0], operation[-1]
@@ -230,22 +258,24 @@ class _Run:
         base, _, offset = place.strip("[]").partition("+")
         at = self._get(base, "u64", lanes) + np.uint64(int(offset or 0) % 2**64)
         dtype = np.dtype(TYPES[operation[-1]])
+        memory = self._shared_memory if operation[1] == "shared" else self._memory
         if not load:
             rows = [self._get(name, operation[-1], lanes) for name in names]
-            self._memory.store(at, rows, lanes)
+            memory.store(at, rows, lanes)
             return
         if operation[1] == "param":
             bytes_of = at.astype(np.intp)[:, None] + np.arange(dtype.itemsize * len(names))
             found = self._constant[bytes_of].view(dtype).T
         else:
-            found = self._memory.load(at, dtype, len(names), lanes)
+            found = memory.load(at, dtype, len(names), lanes)
         for name, row in zip(names, found, strict=True):
             self._put(name, row, operation[-1], lanes)
 
     def _get(self, operand: str, kind: str, lanes: Lanes) -> Lanes:
         dtype = np.dtype(TYPES[kind])
-        if operand in self._parameters:
-            return np.full(len(lanes), self._parameters[operand], dtype)
+        for places in (self._parameters, self._shared):
+            if operand in places:
+                return np.full(len(lanes), places[operand], dtype)
         if operand in self._registers:
             held = self._registers[operand][lanes]
             return held.view(dtype) if held.itemsize == dtype.itemsize else held.astype(dtype)

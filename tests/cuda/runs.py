@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import ml_dtypes
@@ -130,8 +130,7 @@ def run(
         grads, _ = cut_out(xp, [cut for _, cut in cuts], grad_dtype or dtype, step)
         if missing:
             grads = [None if step % 4 == k % 7 else grad for k, grad in enumerate(grads)]
-        # The norm is needed on the host; nothing else may wait for the device.
-        with nullcontext() if "max_grad_norm" in options else no_synchronisation():
+        with no_synchronisation():
             opt.step(grads, grad_scale=grad_scale)
     end = {f"memory of {k}": on_host(buffer) for k, buffer in enumerate(memory)}
     end["grad_norm"] = np.array(opt.grad_norm or 0.0)
