@@ -41,8 +41,9 @@ def load_optax(
     those that a schedule gives there or here. Nothing else of the hyperparameters is in a state:
     ``opt`` must be built with those of the other run, schedules, Nesterov momentum and the place of
     eps included (eps_root in Adam, eps_in_sqrt in RMSprop, True by default, are eps_inside_sqrt
-    here). A buffer that optax keeps times -lr is divided by it: a constant learning rate goes on
-    as it would have there.
+    here). Nor does a state tell Adam from optax's nadam and yogi, which have the same. A buffer
+    that optax keeps times -lr is divided by it: a constant learning rate goes on as it would have
+    there.
 
     Args:
         opt: an optimizer over the same parameters.

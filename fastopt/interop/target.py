@@ -109,7 +109,7 @@ def _settings(group: list[Parameter], incoming: Mapping[str, Incoming]) -> dict[
             if together.get(name) != given.get(name):
                 raise CheckpointError(
                     f"{group[0].name} comes with {name}={together.get(name)!r} and "
-                    f"{parameter.name} with {given.get(name)!r}, but they are in one group of the "
+                    f"{parameter.name} with {name}={given.get(name)!r}, but they are in one group of the "
                     "optimizer; construct it with a group for each"
                 )
     return together
@@ -171,8 +171,8 @@ def _fitting(parameter: Parameter, slot: str, place: str, array: Array) -> Array
     if array.shape != view.shape or array.dtype != view.dtype:
         raise CheckpointError(
             f"{place}, which would be {slot} of {parameter.name}: expected {view.dtype} "
-            f"{view.shape}; got {array.dtype} {array.shape}. State is never cast or reshaped"
-            + (", and half precision loses it." if array.dtype.itemsize == 2 else ".")
+            f"{view.shape}; got {array.dtype} {array.shape}. State is never cast or reshaped here; "
+            "if what is lost by it can be spared, do it before"
         )
     array = np.ascontiguousarray(array).reshape(array.shape)
     if slot not in parameter.signed and (_reals(array) < 0).any():

@@ -49,8 +49,10 @@ def _described(value: Any) -> str:
 
 def plain(value: Any, place: str) -> Any:
     """Return a hyperparameter as a Python value; pairs, and tensors with one element, too."""
-    if value is None or isinstance(value, bool | int | float | str):
+    if isinstance(value, bool | int | float | str):
         return value
+    if value is None:
+        raise CheckpointError(f"{place} is missing; got None")
     if isinstance(value, list | tuple):
         return tuple(plain(one, f"{place}[{k}]") for k, one in enumerate(value))
     array = array_of(value, place)

@@ -118,18 +118,21 @@ CASES: list[Entry] = [
 ]
 
 
-def run(make: Callable[[], Any], name: str, dtype: str) -> dict[str, Any]:
+def run(make: Callable[[], Any], set_name: str, dtype: str) -> dict[str, Any]:
     """Run one case; the variables and parameters in the middle, and the parameters at the end."""
     keras.config.set_floatx(dtype)
-    given = inputs(name or "plain")
+    given = inputs(set_name or "plain")
     named = [NAMES[k].replace(".", "_") for k in ORDER]
     params = [
-        keras.Variable(given["p"][k], dtype, name=n) for k, n in zip(ORDER, named, strict=True)
+        keras.Variable(given["p"][k], dtype=dtype, name=name)
+        for k, name in zip(ORDER, named, strict=True)
     ]
     opt = make()
     opt.build(params)
-    kept: dict[str, Any] = {}
-    for step in range(STEPS if name else HALF):
+    kept: dict[str, Any] = (
+        {} if set_name else {"state": {v.path: np.asarray(v) for v in opt.variables}}
+    )
+    for step in range(STEPS if set_name else 0):
         opt.apply([keras.ops.convert_to_tensor(given["g"][k][step], dtype) for k in ORDER], params)
         if step + 1 == HALF:
             kept["state"] = {v.path: np.asarray(v) for v in opt.variables}

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from .. import oracle_torch
+from ..vector_cases import Case
 from .move_cases import HALF, STEPS, TORCH, inputs
 from .move_format import write
-from ..vector_cases import Case
 
 NAMED = Case("Adam", "named", ("torch",), {"lr": 0.02}, steps=STEPS)
 COMPLEX = [
@@ -69,6 +69,7 @@ def describe(case: Case, dtype: torch.dtype) -> dict[str, Any]:
         "missing": {str(k): list(steps) for k, steps in case.missing.items()},
         "groups": [dict(group) for group in case.groups],
         "complex": case.name == "complex",
+        "positions": case is not NAMED,
         **run(case, dtype),
     }
 
