@@ -73,8 +73,9 @@ def load_keras(opt: Optimizer, variables: Any, *, names: Names | None = None) ->
     eps_inside_sqrt, it is keras' too, and the run goes on as it would have there. Adam adds eps to
     sqrt(v / c2), keras to sqrt(v), so that its eps is larger by 1 / sqrt(c2), 10 times after ten
     steps; Adagrad adds eps outside the root, keras inside. As long as gradients are far larger than
-    eps, nothing of it shows. A buffer that keras keeps times the learning rate is divided by it: a
-    constant rate goes on as it would have there.
+    eps, nothing of it shows. In float32 keras rounds 1 - beta_2^t, by some 1e-5, and fastopt does
+    not. A buffer that keras keeps times the learning rate is divided by it: a constant rate goes on
+    as it would have there.
 
     Args:
         opt: an SGD, Adagrad, RMSprop, Adadelta, Adam or AdamW over the same parameters.

@@ -35,10 +35,10 @@ def match(
         if place.keys() == set(spellings) and len(set(spellings)) == len(mine):
             return {p.name: place[s] for p, s in zip(mine, spellings, strict=True)}
         if known := sorted(place.keys() & set(spellings)):
-            unknown = sorted(set(spellings) - place.keys()) or sorted(place.keys() - set(spellings))
+            odd = sorted(place.keys() ^ set(spellings)) or ["but some names are there twice"]
             raise CheckpointError(
                 f"some parameters have the same name on both sides ({known[0]}) and some have not "
-                f"({unknown[0]}); say which is which: names={{ours: theirs, ...}}"
+                f"({', '.join(odd[:4])}); say which is which: names={{ours: theirs, ...}}"
             )
     if [len(group) for group in ours] != [len(group) for group in theirs]:
         raise CheckpointError(

@@ -108,9 +108,9 @@ def _settings(group: list[Parameter], incoming: Mapping[str, Incoming]) -> dict[
         for name in sorted(together.keys() | given.keys()):
             if together.get(name) != given.get(name):
                 raise CheckpointError(
-                    f"{group[0].name} comes with {name}={together.get(name)!r} and "
-                    f"{parameter.name} with {name}={given.get(name)!r}, but they are in one group of the "
-                    "optimizer; construct it with a group for each"
+                    f"{group[0].name} comes with {name}={together.get(name)!r}, {parameter.name} "
+                    f"with {name}={given.get(name)!r}, but both are in one group of the optimizer; "
+                    "construct it with a group for each"
                 )
     return together
 

@@ -74,7 +74,15 @@ CASES: list[Entry] = [
         lambda: K.Adadelta(0.5, rho=0.8),
         "plain",
     ),
-    ("adam", "Adam", {"eps": 0.0}, lambda: K.Adam(1e-3, epsilon=0.0), "dense"),
+    # In float32 keras rounds 1 - 0.999^t, by more than all else: so other betas there.
+    ("adam_default", "Adam", {"eps": 0.0}, lambda: K.Adam(1e-3, epsilon=0.0), "dense"),
+    (
+        "adam",
+        "Adam",
+        {"eps": 0.0, "betas": [0.8, 0.9]},
+        lambda: K.Adam(1e-3, 0.8, 0.9, epsilon=0.0),
+        "dense",
+    ),
     (
         "adam_amsgrad",
         "Adam",
@@ -92,8 +100,8 @@ CASES: list[Entry] = [
     (
         "adamw",
         "AdamW",
-        {"eps": 0.0, "weight_decay": 0.1},
-        lambda: K.AdamW(1e-3, 0.1, epsilon=0.0),
+        {"eps": 0.0, "weight_decay": 0.1, "betas": [0.8, 0.9]},
+        lambda: K.AdamW(1e-3, 0.1, 0.8, 0.9, epsilon=0.0),
         "dense",
     ),
     # With its eps keras takes other steps; the gradients here are far above it.
@@ -151,7 +159,8 @@ def main() -> None:
         | {"inputs": set_name, **run(make, set_name, dtype)}
         for name, optimizer, kwargs, make, set_name in CASES
         for dtype in ("float64", "float32")
-        if set_name or dtype == "float32"
+        if dtype == "float32" or (set_name and "near" not in name)
+        if dtype == "float64" or "default" not in name
     ]
     write("keras", cases, {"keras": keras.__version__, "numpy": np.__version__})
     if "fastopt" in sys.modules:
