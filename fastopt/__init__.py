@@ -30,7 +30,7 @@ from fastopt.patterns import groups
 from fastopt.version import __version__
 
 if TYPE_CHECKING:
-    from fastopt import schedules
+    from fastopt import interop, schedules
 
 __all__ = [
     "EMA",
@@ -57,6 +57,7 @@ __all__ = [
     "clip_grad_value_",
     "global_norm",
     "groups",
+    "interop",
     "schedules",
     "set_backend",
     "set_num_threads",
@@ -65,7 +66,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> ModuleType:
-    """Import ``fastopt.schedules`` when it is first asked for: its classes take milliseconds."""
-    if name == "schedules":
-        return importlib.import_module("fastopt.schedules")
+    """Import what is not needed by every program when it is first asked for."""
+    if name in ("interop", "schedules"):
+        return importlib.import_module(f"fastopt.{name}")
     raise AttributeError(f"module 'fastopt' has no attribute {name!r}")

@@ -1,0 +1,14 @@
+"""State of other libraries' optimizers: a run that began there goes on here, and goes back.
+
+``load_torch``, ``load_optax`` and ``load_keras`` read what PyTorch, optax and keras keep of a run
+into an optimizer; ``to_torch`` writes what PyTorch reads. None of these libraries is imported, nor
+has to be installed where the run goes on. A state that does not belong to the optimizer, or about
+which anything is in doubt, is a CheckpointError, and then nothing has changed.
+"""
+
+from fastopt.interop.keras_state import load_keras
+from fastopt.interop.optax_state import load_optax
+from fastopt.interop.torch_read import load_torch
+from fastopt.interop.torch_write import to_torch
+
+__all__ = ["load_keras", "load_optax", "load_torch", "to_torch"]
