@@ -112,7 +112,7 @@ def _by_name(values: dict[str, Any], slots: Mapping[str, str]) -> Variables:
 
 def _owner(name: str, path: str, slots: Mapping[str, str]) -> tuple[str, str]:
     """Return the parameter and the slot that a variable of state is of."""
-    for kind in sorted(slots, key=len, reverse=True):
+    for kind in slots:
         if name.endswith(f"_{kind}"):
             return name.removesuffix(f"_{kind}"), slots[kind]
     raise CheckpointError(
