@@ -71,8 +71,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--tune", action="store_true", help="only try other shapes of the kernel")
     given = parser.parse_args(argv)
     for path in (given.json, given.picture):
-        if path is not None and not path.parent.is_dir():
-            parser.error(f"{path}: there is no such folder")
+        if path is not None and (path.is_dir() or not path.parent.is_dir()):
+            parser.error(f"{path} cannot be written; name a file in a folder that is there")
     if given.tune and given.picture:
         parser.error("--tune draws no picture")
     return given
@@ -156,6 +156,8 @@ def _say_where(results: dict[str, Any]) -> None:
     print(f"{results['gpu']['name']}; {results['machine']['processor']}; {versions}")
     for name, reason in results.get("absent", {}).items():
         print(f"without {name}: {reason}")
+    if (others := results.get("others")) is not None:
+        print(f"other processes took {others:.1%} of the processors meanwhile")
 
 
 def _cuda(number: int) -> str:

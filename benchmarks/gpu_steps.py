@@ -41,7 +41,7 @@ def measure(
     params = [_numbers(elements, number) for number in range(arrays)]
     grads = [away_from_zero(_numbers(elements, arrays + number)) for number in range(arrays)]
     made, left_out = _made(classes, params, grads)
-    turns = {name: Turn(contender.step) for name, contender in made.items()}
+    turns = {name: Turn(one.step, getattr(one, "prepare", None)) for name, one in made.items()}
     before = {name: end(contender.result(0)) for name, contender in made.items()}
     host = gpu_timing.host_times(turns, effort)
     if bandwidth:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastopt import arrays
 from fastopt.arrays import Array
 from fastopt.backends import Backend
-from fastopt.backends.decisions import DeviceSide
 from fastopt.formats import BOUNDS, Format
 from fastopt.norms import SMALLER, piece_counts
 from fastopt.parameters import Extents, Parameter
 from fastopt.tree import Leaf
 from fastopt_kernels import Rule
+
+if TYPE_CHECKING:
+    from fastopt.backends.decisions import DeviceSide
 
 
 class Bucket:

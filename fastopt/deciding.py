@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastopt import arrays
 from fastopt.arrays import Array
-from fastopt.captured_steps import CapturableSteps
 from fastopt.errors import BackendMismatchError
 from fastopt.gradient_policy import Seen
 from fastopt.grouping import Grouping
 from fastopt.hyperparameters import FINITE
-from fastopt.on_device import OnDevice
+
+if TYPE_CHECKING:
+    from fastopt.on_device import OnDevice
 
 
 def deciding_device(
@@ -33,6 +34,9 @@ def deciding_device(
     control = buckets[0].backend.control(buckets[0].parameters[0].flat)
     if control is None or len(set(places)) > 1:
         return None
+    from fastopt.captured_steps import CapturableSteps  # milliseconds, for CuPy alone
+    from fastopt.on_device import OnDevice
+
     return (CapturableSteps if capturable else OnDevice)(groupings, clock, seen, control)
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from fastopt.device_tables import Limits
 from fastopt.gradient_policy import GradientPolicy, NonfinitePolicy
-from fastopt.on_device import OnDevice
+
+if TYPE_CHECKING:
+    from fastopt.device_tables import Limits
+    from fastopt.on_device import OnDevice
 
 
 class DeviceSteps(GradientPolicy):
@@ -83,6 +85,8 @@ class DeviceSteps(GradientPolicy):
         self._device.take_steps(self._limits(self.on_nonfinite))
 
     def _limits(self, on_nonfinite: NonfinitePolicy) -> Limits:
+        from fastopt.device_tables import Limits
+
         limit = self._max_grad_norm
         return Limits(None if callable(limit) else limit, on_nonfinite == "skip")
 

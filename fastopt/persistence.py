@@ -6,14 +6,16 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from fastopt import checkpoint, state
+from fastopt import state
 from fastopt.arrays import Array
-from fastopt.checkpoint import Companions
 from fastopt.errors import CheckpointError
 from fastopt.group import Group
 from fastopt.load_report import LoadReport
+
+if TYPE_CHECKING:
+    from fastopt.checkpoint import Companions
 
 Result = TypeVar("Result")
 
@@ -70,6 +72,8 @@ class Persistent(ABC):
         CheckpointError, and changes nothing, if it is another optimizer's, or
         damaged, or does not fit by name, shape or dtype.
         """
+        from fastopt import checkpoint  # it takes milliseconds
+
         name = type(self).__name__
         with self._setting_steps(saved):
             commit, differences = state.restorer(name, self._groups, self._clock, saved, strict)
@@ -109,6 +113,8 @@ class Persistent(ABC):
                 that are no longer in the tree that the optimizer was given.
             RuntimeError: during a step, which another thread makes.
         """
+        from fastopt import checkpoint  # it takes milliseconds
+
         name = type(self).__name__
 
         def pack() -> bytes:
@@ -149,6 +155,8 @@ class Persistent(ABC):
                 or have become read-only.
             RuntimeError: during a step, which another thread makes.
         """
+        from fastopt import checkpoint  # it takes milliseconds
+
         content, name = checkpoint.read(path), type(self).__name__
 
         def restore() -> LoadReport:

@@ -9,17 +9,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import ModuleType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from fastopt import arrays
 from fastopt.arrays import Array
-from fastopt.backends.decisions import Control, DeviceSide
 from fastopt.errors import BackendMismatchError, BackendUnavailableError
 from fastopt.formats import Format
 from fastopt.parameters import Parameter
 from fastopt_kernels import Rule
+
+if TYPE_CHECKING:
+    from fastopt.backends.decisions import Control, DeviceSide
 
 ARRAY_KIND = {"numpy": "numpy", "numba": "numpy", "cupy": "cupy"}
 """The backends, each with the kind of arrays that it updates."""

@@ -1,16 +1,13 @@
-"""A stand-in for CuPy as whole programs use it: arithmetic, streams, events, graphs, the pool.
+"""A stand-in for CuPy as whole programs use it: arithmetic, times, the pool, the device.
 
 fastopt itself makes do with what ``fake_cupy`` has; benchmarks and the tests of the device need
-this. Everything runs at once and in order, so a stream's name is all that is left of it, and events
-tell the time of the host. A graph records the kernels that are launched while it is captured, with
-the scalars as they are then; whatever CUDA refuses in a capture is refused here too.
+this. Everything runs at once and in order, and events tell the time of the host.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from importlib.machinery import ModuleSpec
 from types import SimpleNamespace
 from typing import Any
@@ -34,7 +31,6 @@ class DeviceArray(fake_cupy.ndarray):
             isinstance(other, DeviceArray) or np.isscalar(other)
         ):
             raise TypeError(f"Unsupported type {type(other)}")
-        fake_cupy._refuse_in_capture("arithmetic, which allocates")
         theirs = other._host if isinstance(other, DeviceArray) else other
         with np.errstate(all="ignore"):
             made = self._new(np.asarray(operation(self._host, theirs)))
@@ -74,23 +70,18 @@ class DeviceArray(fake_cupy.ndarray):
     __hash__ = None  # type: ignore[assignment]  # as CuPy's
 
     def all(self) -> DeviceArray:
-        fake_cupy._refuse_in_capture("a reduction, which allocates")
-        return type(self)(np.asarray(self._host.all()))
-
-    def get(self, order: str = "C") -> Any:
-        fake_cupy._refuse_in_capture("a copy to the host")
-        return super().get(order)
+        return self._with(0, lambda host, _: np.asarray(host.all()))
 
 
 class Stream(fake_cupy.Stream):
-    """A stream that can be told to wait."""
+    """A stream that may wait for another."""
 
     def wait_event(self, event: Event) -> None:
         assert event.at is not None, "an event that was never recorded"
 
 
 class Event(fake_cupy.Event):
-    """An event, and the moment of the host's time at which it was recorded."""
+    """An event that tells the time, which is the host's."""
 
     def __init__(self, disable_timing: bool = False) -> None:
         super().__init__(disable_timing=True)
@@ -99,9 +90,6 @@ class Event(fake_cupy.Event):
     def record(self, stream: Stream | None = None) -> None:
         super().record()
         self.at = time.perf_counter()
-
-    def synchronize(self) -> None:
-        assert self.at is not None, "an event that was never recorded"
 
 
 def _elapsed(start: Event, end: Event) -> float:
@@ -132,7 +120,7 @@ class FakeDevice(FakeCupy):
         pool = SimpleNamespace(used_bytes=_used, total_bytes=_used, free_all_blocks=lambda: None)
         self.get_default_memory_pool = lambda: pool
         cuda = self.cuda
-        cuda.Device, cuda.Stream, cuda.Event, cuda.Graph = Device, Stream, Event, fake_cupy.Graph
+        cuda.Device, cuda.Stream, cuda.Event = Device, Stream, Event
         cuda.get_elapsed_time = _elapsed
         cuda.runtime.driverGetVersion = lambda: 12080
         cuda.runtime.runtimeGetVersion = lambda: 12090
@@ -146,22 +134,11 @@ class FakeDevice(FakeCupy):
 
     # CuPy's functions, with NumPy's names and meaning
 
-    def asarray(self, values: Any, dtype: Any = None) -> Any:
-        if not isinstance(values, DeviceArray):
-            fake_cupy._refuse_in_capture("a copy from the host")
-        return super().asarray(values, dtype)
-
-    def zeros(self, shape: Any, dtype: Any = float) -> Any:
-        fake_cupy._refuse_in_capture("an allocation")
-        return super().zeros(shape, dtype)
-
     def ones(self, shape: Any, dtype: Any = float) -> Any:
         return self.asarray(np.ones(shape, dtype))
 
     def full(self, shape: Any, value: Any, dtype: Any = None) -> Any:
         return self.asarray(np.full(shape, value, dtype))
-
-    empty = zeros
 
     def zeros_like(self, array: Any) -> Any:
         return self.zeros(array.shape, array.dtype)
@@ -173,16 +150,4 @@ class FakeDevice(FakeCupy):
         return array._with(0.0, lambda host, _: np.isnan(host))
 
     def copyto(self, target: Any, source: Any) -> None:
-        target._host[...] = source._host
-
-
-@contextmanager
-def hidden(*names: str) -> Iterator[None]:
-    """Let libraries look as if they were not installed: find_spec returns None for them."""
-    import sys
-    from unittest.mock import patch
-
-    with patch.dict(sys.modules):
-        for name in names:
-            sys.modules[name] = None  # type: ignore[assignment]
-        yield
+        target[...] = source
