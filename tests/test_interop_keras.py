@@ -202,6 +202,7 @@ DAMAGE: dict[str, tuple[Any, str]] = {
     "empty_list": ([], "expected 6 variables"),
     "no_iteration": (variables(iteration=None), "iteration"),
     "iteration_half": (variables(iteration=1.5), "iteration"),
+    "iteration_zero": (variables(iteration=0), "count is 0"),
     "iteration_negative": (variables(iteration=-1), "iteration"),
     "rate_text": (variables(learning_rate="0.1"), "learning_rate"),
     "rate_whole": (variables(learning_rate=np.int32(1)), "learning_rate"),

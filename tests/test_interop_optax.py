@@ -245,6 +245,17 @@ def test_one_array_is_one_parameter() -> None:
     np.testing.assert_equal(entry, {"step": 3, "m": np.array([1.0, -2.0]), "v": np.array([3.0, 4])})
 
 
+def test_a_run_that_has_not_begun_begins_here() -> None:
+    opt = fastopt.Adam(np.zeros(2))
+    fresh = opt.state_dict()
+    opt.step(np.ones(2))
+    load_optax(opt, adam(np.zeros(2), np.zeros(2), 0))
+    np.testing.assert_equal(opt.state_dict(), fresh)
+    sgd = fastopt.SGD(np.zeros(2), momentum=0.5)
+    load_optax(sgd, (Trace(np.zeros(2)), Empty()), step_count=0)
+    assert sgd.step_count == 0
+
+
 def test_other_nesting_is_told_by_params_like() -> None:
     w, b = np.zeros(2), np.zeros(2)
     opt = fastopt.Adam([w, b])
@@ -311,6 +322,7 @@ def damaged() -> dict[str, tuple[Any, str]]:
         "text": (adam({**one, "w": "mu"}, one), "numbers"),
         "squares_below_zero": (adam(one, {**one, "w": -np.ones(2)}), "negative"),
         "count_negative": (adam(one, one, np.int32(-1)), "count"),
+        "count_zero": (adam(one, one, 0), "count is 0"),
         "count_half": (adam(one, one, 1.5), "count"),
         "count_none": (adam(one, one, None), "count"),
         "count_array": (adam(one, one, np.ones(2)), "count"),

@@ -243,6 +243,15 @@ def test_groups_by_pattern_take_over_their_own_numbers() -> None:
     np.testing.assert_equal(again, to_torch(source))
 
 
+def test_a_parameter_that_was_replaced_is_refused() -> None:
+    params = pair()
+    opt = trained(params, GRADS)
+    state = to_torch(opt)
+    params["b"] = np.full(2, 5.0)
+    refuses(opt, lambda: load_torch(opt, state), "b is no longer", kind=ValueError)
+    refuses(opt, lambda: to_torch(opt), "b is no longer", kind=ValueError)
+
+
 # Numbers of steps, schedules ---------------------------------------------------------------------
 
 
@@ -266,7 +275,7 @@ def test_step_count_is_for_what_pytorch_does_not_count() -> None:
     sgd.step(np.ones(2))
     kept = to_torch(sgd)
     refuses(sgd, lambda: load_torch(sgd, kept), "counts no steps", "step_count=")
-    refuses(sgd, lambda: load_torch(sgd, kept, step_count=0), "step_count is 0")
+    refuses(sgd, lambda: load_torch(sgd, kept, step_count=0), "count is 0")
 
 
 # From here to there ------------------------------------------------------------------------------
@@ -542,6 +551,7 @@ DAMAGE: dict[str, tuple[Callable[[Any], Any], str]] = {
     "step_nan": (lambda s: of(s, "state", 0, "step", value=float("nan")), "step"),
     "step_infinite": (lambda s: of(s, "state", 0, "step", value=float("inf")), "step"),
     "step_bool": (lambda s: of(s, "state", 0, "step", value=True), "step"),
+    "step_zero": (lambda s: of(s, "state", 0, "step", value=0), "count is 0"),
     "step_two": (lambda s: of(s, "state", 0, "step", value=np.ones(2)), "step"),
     "step_text": (lambda s: of(s, "state", 0, "step", value="2"), "step"),
     "shape": (lambda s: of(s, *M, value=np.zeros(3)), "(3,)"),

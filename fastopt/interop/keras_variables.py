@@ -69,7 +69,7 @@ def _by_order(values: dict[int, Any], kept: Layout, count: int) -> Variables:
             f"it) and {owned} of state; got {len(values)}"
         )
     head = len(values) - owned
-    lr = _rate(values[1], "1") if head == 2 else None
+    lr = _rate(values[1], "variable 1, learning_rate") if head == 2 else None
     found = Variables(count_of(values[0], "variable 0, iteration"), lr)
     for number, (position, slot) in enumerate(_order(kept, count), head):
         value = (f"variable {number}", array_of(values[number], f"variable {number}"))
@@ -84,10 +84,10 @@ def _order(kept: Layout, count: int) -> Iterator[tuple[int, str]]:
                 yield position, slot
 
 
-def _rate(value: Any, name: str) -> float:
-    rate = plain(value, f"variable {name}, learning_rate")
-    if isinstance(rate, bool) or not isinstance(rate, float):
-        raise CheckpointError(f"variable {name}, learning_rate, must be a number; got {rate!r}")
+def _rate(value: Any, place: str) -> float:
+    rate = plain(value, place)
+    if not isinstance(rate, float):
+        raise CheckpointError(f"{place} must be a floating-point number; got {rate!r}")
     return rate
 
 
@@ -112,7 +112,7 @@ def _by_name(values: dict[str, Any], slots: Mapping[str, str]) -> Variables:
 
 def _owner(name: str, path: str, slots: Mapping[str, str]) -> tuple[str, str]:
     """Return the parameter and the slot that a variable of state is of."""
-    for kind in sorted(slots, key=len, reverse=True):
+    for kind in slots:
         if name.endswith(f"_{kind}"):
             return name.removesuffix(f"_{kind}"), slots[kind]
     raise CheckpointError(

@@ -66,7 +66,13 @@ def _written(number: int, group: Group, grouped: bool) -> list[Parameter]:
             found[id(leaf.array)] = Parameter(
                 name, name[cut:], number, leaf.array, slots, frozenset(rule.signed)
             )
-    return [found[key] for key in map(id, _leaves(group.tree.params)) if key in found]
+    written = [found[key] for key in map(id, _leaves(group.tree.params)) if key in found]
+    if len(written) != len(found):
+        lost = next(p.name for p in found.values() if not any(p is w for w in written))
+        raise ValueError(
+            f"{lost} is no longer the array that the optimizer was given; construct a new optimizer"
+        )
+    return written
 
 
 def _leaves(node: Any) -> Iterator[Any]:
@@ -106,7 +112,7 @@ def _settings(group: list[Parameter], incoming: Mapping[str, Incoming]) -> dict[
     for parameter in group:
         given = incoming[parameter.name].settings
         for name in sorted(together.keys() | given.keys()):
-            if together.get(name) != given.get(name):
+            if repr(together.get(name)) != repr(given.get(name)):  # NaN is itself here
                 raise CheckpointError(
                     f"{group[0].name} comes with {name}={together.get(name)!r}, {parameter.name} "
                     f"with {name}={given.get(name)!r}, but both are in one group of the optimizer; "
@@ -141,17 +147,20 @@ def _entry(
         empty = {slot: _filled(view, fill.get(slot, 0.0)) for slot, view in parameter.slots.items()}
         return {"step": 0, **empty}
     step = count if given.step is None else given.step
-    if parameter.slots and step == 0 and given.step is None:
-        raise CheckpointError(
-            f"{parameter.name}: there is state of steps that were made, but step_count is 0"
-        )
     if given.slots.keys() != parameter.slots.keys():
         places = sorted(place for place, _ in given.slots.values())
         raise CheckpointError(
             f"{parameter.name}: the optimizer keeps {sorted(parameter.slots)}; got "
             f"{', '.join(places) or 'nothing'}. Construct it with the settings of the other run."
         )
-    return {"step": step, **{s: _fitting(parameter, s, *given.slots[s]) for s in parameter.slots}}
+    slots = {slot: _fitting(parameter, slot, *given.slots[slot]) for slot in parameter.slots}
+    for slot, array in slots.items():
+        if step == 0 and slot not in fill and array.any():
+            raise CheckpointError(
+                f"{given.slots[slot][0]} is the state of steps that {parameter.name} has made, and "
+                "their count is 0"
+            )
+    return {"step": step, **slots}
 
 
 def _filled(view: Array, value: float) -> Array:
@@ -172,7 +181,7 @@ def _fitting(parameter: Parameter, slot: str, place: str, array: Array) -> Array
         raise CheckpointError(
             f"{place}, which would be {slot} of {parameter.name}: expected {view.dtype} "
             f"{view.shape}; got {array.dtype} {array.shape}. State is never cast or reshaped here; "
-            "if what is lost by it can be spared, do it before"
+            "convert it before if that is what is meant"
         )
     array = np.ascontiguousarray(array).reshape(array.shape)
     if slot not in parameter.signed and (_reals(array) < 0).any():
