@@ -78,12 +78,27 @@ class Layout:
         turned: Array = array[self.flips].transpose(self.axes)
         return turned
 
-    def unturn(self, flat: Array) -> Array:
-        """Return a flat array as a view in the parameter's own shape."""
-        turned = flat.reshape(tuple(self.shape[axis] for axis in self.axes))
-        inverse = tuple(sorted(range(len(self.axes)), key=self.axes.__getitem__))
-        array: Array = turned.transpose(inverse)[self.flips]
+    def unturn(self, flat: Array, inner: tuple[int, ...] = ()) -> Array:
+        """Return a flat array as a view in the parameter's own shape, with more axes behind."""
+        turned = flat.reshape(tuple(self.shape[axis] for axis in self.axes) + inner)
+        inverse = sorted(range(len(self.axes)), key=self.axes.__getitem__)
+        behind = range(len(self.axes), turned.ndim)
+        array: Array = turned.transpose((*inverse, *behind))[(*self.flips, *map(_all_of, behind))]
         return array
+
+    @property
+    def order(self) -> list[int]:
+        """The axes by decreasing stride, ~axis for one that runs backwards; [] for C order.
+
+        Axes of length 1 have no say; neither have any where there are no elements.
+        """
+        said = [axis for axis in self.axes if self.shape[axis] > 1 and 0 not in self.shape]
+        order = [~axis if self.flips[1 + axis].step is not None else axis for axis in said]
+        return order if order != sorted(said) else []
+
+
+def _all_of(axis: int) -> slice:
+    return slice(None)
 
 
 def layout_of(array: Array) -> Layout:

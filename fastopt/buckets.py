@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastopt import arrays
+from fastopt import arrays, codes
+from fastopt.arena import Arena
 from fastopt.arrays import Array
 from fastopt.backends import Backend
 from fastopt.formats import BOUNDS, Format
@@ -18,6 +20,9 @@ from fastopt_kernels import Rule
 
 if TYPE_CHECKING:
     from fastopt.backends.decisions import DeviceSide
+
+SCALE = "_scale"
+"""What the name of a slot in 8 bits goes on with where its scales are meant."""
 
 
 class Bucket:
@@ -42,16 +47,19 @@ class Bucket:
         self.rule = rule
         self.positions = tuple(positions)
         self.parameters: list[Parameter] = []
-        size = 0
+        size, alignment = 0, backend.alignment
+        if format.state == "int8":
+            alignment = max(alignment, codes.BLOCK)  # both are powers of two
         for leaf in leaves:
             parameter = Parameter.of(leaf, size, everywhere, backend.bridges_gaps)
             self.parameters.append(parameter)
-            size += -(-parameter.size // backend.alignment) * backend.alignment
+            size += -(-parameter.size // alignment) * alignment
         like = leaves[0].array
-        self._arena = backend.allocate(len(self._all_slots), size, format.real, like)
+        allocate = partial(backend.allocate, like)
+        self._arena = Arena.zeros(allocate, len(rule.state), size, format)
         for slot, value in fill.items():
             with arrays.on_device_of(like):
-                self._arena[rule.state.index(slot)] = value
+                self._arena.fill(rule.state.index(slot), value, slot in rule.signed)
         self._driver = backend.driver(rule, self.parameters, self._arena, format)
         self._copied = [(i, p) for i, p in enumerate(self.parameters) if p.copied]
         self.steps = np.zeros(len(leaves), np.int64)
@@ -200,14 +208,21 @@ class Bucket:
         return (*self.rule.state, *self.format.masters)
 
     @property
-    def _all_slots(self) -> tuple[str, ...]:
-        return (*self.slots, *self.format.limits)
+    def _exact_slots(self) -> tuple[str, ...]:
+        """The names of the rows of the arena that are in the precision of the arithmetic."""
+        of_rule = self.rule.state if self.format.state == "real" else ()
+        return (*of_rule, *self.format.masters, *self.format.limits)
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of the state."""
+        return self._arena.nbytes
 
     def set_bounds(self, bounds: Sequence[tuple[Array, Array]]) -> None:
         """Write the bounds of every parameter, arrays in its shape, into their slots."""
         for parameter, pair in zip(self.parameters, bounds, strict=True):
             for slot, values in zip(BOUNDS, pair, strict=True):
-                view = parameter.state_view(self._arena[self._all_slots.index(slot)])
+                view = parameter.state_view(self._arena.exact[self._exact_slots.index(slot)])
                 with arrays.on_device_of(view):
                     view[...] = arrays.like(values.astype(view.dtype), view)
 
@@ -219,5 +234,15 @@ class Bucket:
     def state(self) -> Iterator[tuple[Leaf, int, dict[str, Array]]]:
         """Yield each parameter's leaf, step count and state (views, in the parameter's shape)."""
         for parameter, step in zip(self.parameters, self.steps.tolist(), strict=True):
-            views = map(parameter.state_view, self._arena[: len(self.slots)])
-            yield parameter.leaf, step, dict(zip(self.slots, views, strict=True))
+            yield parameter.leaf, step, dict(self._views(parameter))
+
+    def _views(self, parameter: Parameter) -> Iterator[tuple[str, Array]]:
+        arena, state = self._arena, self.rule.state
+        if arena.codes is not None:
+            yield from zip(state, map(parameter.code_view, arena.codes), strict=True)
+        if arena.scales is not None:
+            for slot, row in zip(state, arena.scales, strict=True):
+                yield slot + SCALE, parameter.scale_view(row)
+        for slot, row in zip(self._exact_slots, arena.exact, strict=True):
+            if slot not in self.format.limits:
+                yield slot, parameter.state_view(row)

@@ -9,16 +9,17 @@ from typing import Any
 from fastopt import arrays, backends, param_group
 from fastopt.bounds import BoundsCheck
 from fastopt.errors import BackendMismatchError
-from fastopt.formats import Format
+from fastopt.formats import STATE_DTYPES, Format
 from fastopt.formula import Formula
 from fastopt.group import Group
 from fastopt.grouping import Grouping
-from fastopt.hyperparameters import NONNEGATIVE, Flag, Schedulable
+from fastopt.hyperparameters import NONNEGATIVE, Flag, Maybe, OneOf, Schedulable, Whole
 from fastopt.overlap import check_apart
 from fastopt.param_group import Options, ParamGroup
 from fastopt.parameters import Extents
 from fastopt.patterns import Groups
 from fastopt.precision import smallest_eps
+from fastopt.random_bits import SEEDS
 from fastopt.shared import SHARED_DEFAULTS
 from fastopt.tree import Leaf, Tree
 
@@ -39,7 +40,7 @@ def make_groupings(
     """Return the groups of an optimizer; raises for arrays and hyperparameters that are no good."""
     trees = []
     for tree, root, parts in _trees(params):
-        made = [(part, _options(formula, tree, part, defaults)) for part in parts]
+        made = [(part, _options(formula, tree, part, defaults, master_weights)) for part in parts]
         trees.append((tree, root, made))
     leaves = all_leaves([tree for tree, _, _ in trees], formula.__name__)
     _check_one_place(leaves, asked)
@@ -96,7 +97,9 @@ def _by_pattern(tree: Tree, given: Groups) -> Iterator[_Given]:
         yield _Given(positions, arrays_of, own, label)
 
 
-def _options(formula: type[Formula], tree: Tree, part: _Given, defaults: Options) -> ParamGroup:
+def _options(
+    formula: type[Formula], tree: Tree, part: _Given, defaults: Options, master_weights: bool
+) -> ParamGroup:
     """Return the hyperparameters of one group, checked."""
     leaves = [tree.leaves[position] for position in part.positions]
 
@@ -111,6 +114,10 @@ def _options(formula: type[Formula], tree: Tree, part: _Given, defaults: Options
                     f"no order; {leaf.path} is {leaf.array.dtype}"
                 )
 
+    def check_storage(options: Options) -> None:
+        for leaf in leaves:
+            _check_storage(formula.__name__, options, leaf, master_weights)
+
     checks = {
         "lr": Schedulable(NONNEGATIVE),
         **formula._checks,
@@ -119,9 +126,13 @@ def _options(formula: type[Formula], tree: Tree, part: _Given, defaults: Options
         "trainable": Flag(),
         "bounds": BoundsCheck(),
         "reset_at_bounds": Flag(),
+        "state_dtype": Maybe(OneOf(STATE_DTYPES)),
+        "stochastic_rounding": Flag(),
+        "seed": Whole(0, SEEDS - 1),
     }
     name = formula.__name__ + part.label
-    options = ParamGroup(name, part.params, checks, [formula._review, check_eps, check_order])
+    options = ParamGroup(name, part.params, checks, [])
+    options.reviews += [formula._review, check_eps, check_order, check_storage]
     options.update({**SHARED_DEFAULTS, **defaults, **part.options})
     return options
 
@@ -136,6 +147,22 @@ def _check_eps(formula: type[Formula], options: Options, leaves: list[Leaf]) -> 
                 f"{formula.__name__}: eps must be 0 or at least {least:.2g}, or it may underflow "
                 f"in {real}, in which {leaf.path} is computed; got {eps}"
             )
+
+
+def _check_storage(owner: str, options: Options, leaf: Leaf, master_weights: bool) -> None:
+    """Raise ValueError for rounding that a parameter's dtype does not have."""
+    format = Format.of(leaf.array.dtype, master_weights)
+    if options["state_dtype"] is not None and format.real.itemsize != 4:
+        raise ValueError(
+            f"{owner}: state_dtype={options['state_dtype']!r} is for parameters that are computed "
+            f"in float32; {leaf.path} is {leaf.array.dtype}. Put it into a group of its own with "
+            "state_dtype=None"
+        )
+    if options["stochastic_rounding"] and format.master:
+        raise ValueError(
+            f"{owner}: stochastic_rounding is for parameters without master weights, and "
+            f"{leaf.path}, which is {leaf.array.dtype}, has some; set master_weights=False"
+        )
 
 
 def _check_one_place(leaves: list[Leaf], asked: str) -> None:

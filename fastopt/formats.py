@@ -17,6 +17,16 @@ Kind = Literal["none", "numbers", "arrays"]
 
 BOUNDS = ("lower", "upper")
 
+State = Literal["real", "bfloat16", "int8"]
+"""How a rule's state is stored: in the dtype of the arithmetic, or in codes (``fastopt.codes``)."""
+
+STATE_DTYPES = ("bfloat16", "int8")
+
+INT8_FROM = 4_096
+"""Real numbers of a parameter from which its state is kept in 8 bits, where that is asked for."""
+
+RANDOM = ("random_high", "random_low")
+
 
 @dataclass(frozen=True, slots=True)
 class Format:
@@ -29,6 +39,9 @@ class Format:
 
     ``bounds`` says whether parameters are kept between two numbers, or between arrays, which stand
     in the arena; with ``reset`` the signed state of one that is at a bound becomes 0.
+
+    ``state`` says how the rule's state is stored between steps, which compute in ``real`` all the
+    same; ``stochastic`` that the parameters are rounded to ``stored`` up or down by chance.
     """
 
     stored: np.dtype[Any]
@@ -37,6 +50,8 @@ class Format:
     master: bool
     bounds: Kind = "none"
     reset: bool = False
+    state: State = "real"
+    stochastic: bool = False
 
     @classmethod
     def of(
@@ -45,12 +60,16 @@ class Format:
         master_weights: bool,
         bounds: Kind = "none",
         reset: bool = False,
+        state: State = "real",
+        stochastic: bool = False,
     ) -> Format:
         """Return the format of parameters of a dtype, with gradients of the same dtype."""
         stored = real_dtype(dtype)
         real = wide(stored)
         master = master_weights and stored != real
-        return cls(stored, stored, real, master, bounds, reset and bounds != "none")
+        stochastic = stochastic and stored != real and not master
+        reset = reset and bounds != "none"
+        return cls(stored, stored, real, master, bounds, reset, state, stochastic)
 
     def with_gradients(self, dtype: np.dtype[Any]) -> Format:
         """Return the format for gradients of this dtype, which is ``stored`` or ``real``."""
@@ -66,7 +85,9 @@ class Format:
         """A short name for what is compiled for it."""
         dtypes = dict.fromkeys([self.stored.name, self.given.name])
         bounds = [f"bounds-{self.bounds}"] * (self.bounds != "none")
-        return "-".join([*dtypes, *[MASTER] * self.master, *bounds, *["reset"] * self.reset])
+        state = [f"state-{self.state}"] * (self.state != "real")
+        flags = [*["reset"] * self.reset, *state, *["stochastic"] * self.stochastic]
+        return "-".join([*dtypes, *[MASTER] * self.master, *bounds, *flags])
 
     @property
     def masters(self) -> tuple[str, ...]:
@@ -83,6 +104,11 @@ class Format:
         """The scalars of bounds that are numbers; they follow those of the rule."""
         return BOUNDS if self.bounds == "numbers" else ()
 
+    @property
+    def random_scalars(self) -> tuple[str, ...]:
+        """The halves of a step's random key, if anything is rounded by chance; they come last."""
+        return RANDOM if self.state != "real" or self.stochastic else ()
+
 
 def wide(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """Return the dtype in which such numbers are computed with: float32 for half precision."""
@@ -92,3 +118,15 @@ def wide(dtype: np.dtype[Any]) -> np.dtype[Any]:
 def real_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """Return the dtype of a dtype's real numbers: half of a complex one, else itself."""
     return np.dtype(f"f{dtype.itemsize // 2}") if dtype.kind == "c" else dtype
+
+
+def state_of(state_dtype: str | None, size: int) -> State:
+    """Return how the state of a parameter of so many real numbers is stored."""
+    if state_dtype is None or (state_dtype == "int8" and size < INT8_FROM):
+        return "real"
+    return "int8" if state_dtype == "int8" else "bfloat16"
+
+
+def real_size(shape_size: int, dtype: np.dtype[Any]) -> int:
+    """Return how many real numbers so many elements of a dtype are."""
+    return shape_size * dtype.itemsize // real_dtype(dtype).itemsize

@@ -9,14 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from fastopt import arrays, backends, bounds
+from fastopt import arrays, backends, bounds, random_bits
 from fastopt.arrays import Array
 from fastopt.buckets import Bucket
-from fastopt.formats import Format
+from fastopt.formats import Format, State, real_size, state_of
 from fastopt.formula import Formula
 from fastopt.param_group import Options, ParamGroup
 from fastopt.parameters import Extents
 from fastopt.precision import FLUSH_EVERY, tiny
+from fastopt.shared import FIXED
 from fastopt.tree import Tree
 
 
@@ -51,22 +52,26 @@ class Group:
         self._prepared: tuple[int, float, int] | None = None
 
     def _make_buckets(self, asked: str, master_weights: bool, everywhere: Extents) -> list[Bucket]:
-        """Sort the leaves by device and dtype, and make a bucket of each sort."""
+        """Sort the leaves by device, dtype and storage, and make a bucket of each sort."""
         leaves, rule = self.tree.leaves, self._formula._rule(self.options)
+        state_dtype = self.options["state_dtype"] if rule.state else None
 
-        def place(position: int) -> tuple[int, str]:
-            device = arrays.device(leaves[position].array)
-            return (-1 if device is None else device, leaves[position].array.dtype.name)
+        def place(position: int) -> tuple[int, str, State]:
+            array = leaves[position].array
+            device = arrays.device(array)
+            state = state_of(state_dtype, real_size(array.size, array.dtype))
+            return (-1 if device is None else device, array.dtype.name, state)
 
         made = []
-        for _, same in groupby(sorted(self.positions, key=place), place):
+        for (_, _, state), same in groupby(sorted(self.positions, key=place), place):
             positions = list(same)
             members = [leaves[position] for position in positions]
             backend = backends.for_array(members[0].array, members[0].path, asked)
             fill = self._formula._fill(self.options)
             limits, reset = self.options["bounds"], self.options["reset_at_bounds"]
             kind = bounds.kind_of(limits)
-            format = Format.of(members[0].array.dtype, master_weights, kind, reset)
+            dtype, chance = members[0].array.dtype, self.options["stochastic_rounding"]
+            format = Format.of(dtype, master_weights, kind, reset, state, chance)
             bucket = Bucket(backend, rule, members, positions, fill, format, everywhere)
             if kind == "arrays":
                 name = self._formula.__name__
@@ -87,6 +92,13 @@ class Group:
                 f"{self._formula.__name__}: bounds that are numbers can be set to other numbers; "
                 "for any other change of bounds construct a new optimizer"
             )
+        for name in FIXED:
+            before, after = self.options[name], options[name]
+            if before != after:
+                raise ValueError(
+                    f"{self._formula.__name__}: {name} is {before!r} in this optimizer; construct "
+                    f"a new one with {name}={after!r}"
+                )
         wanted = self._formula._rule(options)
         for bucket in self.buckets:
             if wanted.state != bucket.rule.state:
@@ -219,13 +231,18 @@ class _Scalars:
         self._limits: tuple[float, ...] = ()
         if self._bucket.format.limit_scalars:
             self._limits = bounds.numbers(options["bounds"], self._bucket.format.stored)
+        self._seed = options["seed"] if self._bucket.format.random_scalars else None
         self._arguments = (options, lr, small.guard)
 
     def __call__(self, t: int) -> tuple[float, ...]:
         """Return the row of a parameter's t-th step (1 for the first)."""
         options, lr, guard = self._arguments
         common = self._common if t % FLUSH_EVERY else self._flushing
-        return common + self._pick(self._formula._scalars(options, lr, t, guard)) + self._limits
+        row = common + self._pick(self._formula._scalars(options, lr, t, guard)) + self._limits
+        if self._seed is None:
+            return row
+        key = random_bits.key(self._seed, t)
+        return (*row, float(key >> 16), float(key & 0xFFFF))  # exact in float32
 
 
 def _picker(names: tuple[str, ...]) -> Callable[[dict[str, float]], tuple[float, ...]]:

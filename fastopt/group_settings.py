@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from fastopt.bounds import saved_form
@@ -11,6 +11,7 @@ from fastopt.group import Group
 from fastopt.load_report import Differences
 from fastopt.param_group import ParamGroup
 from fastopt.schedule_memory import is_memory, left_out, memory_of, restorers
+from fastopt.shared import FIXED
 
 Changes = dict[str, Any]
 
@@ -60,7 +61,7 @@ def restorer(
             f"the optimizer has {len(groups)} parameter groups; the state has {len(saved)}"
         )
     changes = [
-        _changes(number, group.options, given, complete)
+        _changes(number, group.options, given, strict, complete)
         for number, (group, given) in enumerate(zip(groups, saved, strict=True))
     ]
     options = [group.options for group in groups]
@@ -88,8 +89,16 @@ def _differences(groups: Sequence[ParamGroup], saved: Sequence[Mapping[str, Any]
             f"groups[{number}].{name}: expected the memory of {group[name]!r}; got another"
             for number, (group, given) in pairs
             for name in left_out(group, given)
-        ),
+        )
+        + tuple(other for number, pair in pairs for other in _rounded_otherwise(number, *pair)),
     )
+
+
+def _rounded_otherwise(number: int, group: ParamGroup, saved: Mapping[str, Any]) -> Iterator[str]:
+    """Yield in what saved settings differ that an optimizer keeps from its construction on."""
+    for name in FIXED:
+        if name in saved and saved[name] != group[name]:
+            yield f"groups[{number}].{name}: expected {group[name]!r}; got {saved[name]!r}"
 
 
 def _one_tree(groups: Sequence[Group]) -> bool:
@@ -130,11 +139,16 @@ def _saved_names(number: int, group: Mapping[str, Any]) -> list[str]:
     return given
 
 
-def _changes(number: int, group: ParamGroup, saved: Mapping[str, Any], complete: bool) -> Changes:
+def _changes(
+    number: int, group: ParamGroup, saved: Mapping[str, Any], strict: bool, complete: bool
+) -> Changes:
     """Return the hyperparameters to take over; schedules, on either side, are left as they are."""
+    if strict and (other := list(_rounded_otherwise(number, group, saved))):
+        raise CheckpointError(f"{other[0]}. Construct the optimizer with that of the saved one")
     if complete and (missing := group.plain.keys() - saved):
         raise CheckpointError(f"groups[{number}] lacks {sorted(missing)} (strict=False keeps ours)")
     kept = {k for k, v in saved.items() if v is None or (k in group and is_memory(v))}
+    kept.update(FIXED)
     try:
         checked = group.checked({k: v for k, v in saved.items() if k not in kept})
     except (TypeError, ValueError) as error:

@@ -75,6 +75,17 @@ class OneOf:
 
 
 @dataclass(frozen=True)
+class Maybe:
+    """None, or what another check lets through."""
+
+    check: OneOf
+
+    def __call__(self, name: str, value: Any) -> str | None:
+        """Return None, or what the other check returns."""
+        return None if value is None else self.check(f"{name}, if it is not None,", value)
+
+
+@dataclass(frozen=True)
 class Pair:
     """Two numbers, each with its own range."""
 
@@ -107,21 +118,23 @@ class Schedulable:
 
 @dataclass(frozen=True)
 class Whole:
-    """A whole number, not below ``low``."""
+    """A whole number from ``low`` on, to ``high`` if there is one."""
 
     low: int
+    high: int | None = None
 
     def __call__(self, name: str, value: Any) -> int:
         """Return the number as an int."""
-        return whole(name, value, self.low)
+        return whole(name, value, self.low, self.high)
 
 
-def whole(name: str, value: Any, low: int) -> int:
-    """Return a whole number that is not below ``low``, or raise TypeError or ValueError."""
+def whole(name: str, value: Any, low: int, high: int | None = None) -> int:
+    """Return a whole number that is in the range, or raise TypeError or ValueError."""
+    upto = "on" if high is None else f"to {high}"
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise TypeError(f"{name} must be a whole number from {low} on; got {value!r}")
-    if value < low:
-        raise ValueError(f"{name} must be a whole number from {low} on; got {value!r}")
+        raise TypeError(f"{name} must be a whole number from {low} {upto}; got {value!r}")
+    if value < low or (high is not None and value > high):
+        raise ValueError(f"{name} must be a whole number from {low} {upto}; got {value!r}")
     return int(value)
 
 

@@ -209,6 +209,11 @@ class Optimizer(KnownAttributes, Formula, DeviceSteps, Persistent):
         for group, change in zip(self._groups, checked, strict=True):
             group.options.update(change)
 
+    @property
+    def state_bytes(self) -> int:
+        """The bytes of all state: scales, master weights and bounds that are arrays included."""
+        return sum(bucket.nbytes for group in self._groups for bucket in group.buckets)
+
     def __repr__(self) -> str:
         plain = self._groups[0].options.plain.items()
         said = [(k, v) for k, v in plain if k not in SHARED_DEFAULTS or v != SHARED_DEFAULTS[k]]

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from fastopt import arrays
+from fastopt import arrays, random_bits
 from fastopt.arrays import Array, Layout
+from fastopt.codes import BLOCK
 from fastopt.errors import BackendMismatchError
-from fastopt.formats import real_dtype
+from fastopt.formats import real_dtype, real_size
 from fastopt.tree import Leaf
 
 
@@ -49,7 +50,7 @@ class Parameter:
         layout, address = arrays.layout_of(leaf.array), arrays.address(leaf.array)
         dtype = leaf.array.dtype
         real = real_dtype(dtype)
-        size = leaf.array.size * dtype.itemsize // real.itemsize
+        size = real_size(leaf.array.size, dtype)
         flat = arrays.flat_view(leaf.array, layout)
         gaps = flat is None
         if flat is not None:
@@ -83,6 +84,21 @@ class Parameter:
     def state_view(self, slot: Array) -> Array:
         """Return the parameter's piece of one slot of the arena, in the parameter's shape."""
         return self._in_shape(slot[self.offset : self.offset + self.size])
+
+    def code_view(self, slot: Array) -> Array:
+        """Return its piece of a slot of codes, in its shape; complex ones have a last axis of 2."""
+        piece = slot[self.offset : self.offset + self.size]
+        return self.layout.unturn(piece, (2,) if self.dtype.kind == "c" else ())
+
+    def scale_view(self, slot: Array) -> Array:
+        """Return its piece of a slot of scales: one for every block, in the order of memory."""
+        first = self.offset // BLOCK
+        return slot[first : first - (-self.size // BLOCK)]
+
+    @property
+    def stream(self) -> int:
+        """Where its random bits begin."""
+        return random_bits.stream(self.leaf.name)
 
     def usual_strides(self, dtype: np.dtype[Any]) -> tuple[int, ...] | None:
         """Return the strides of a gradient that can be read flat as it stands; None if none can."""

@@ -46,6 +46,22 @@ class Shared(TypedDict, total=False):
         (True), so that updates too small for the parameter's dtype add up; False saves these 4
         bytes per parameter and loses such updates. Other dtypes need none.
 
+    state_dtype: how the optimizer's state (its averages; not the parameters) is kept between steps:
+        None (the default) in the precision of the arithmetic, "bfloat16" in half of its memory,
+        "int8" in a quarter: 8-bit floats with a scale for every 256 of them; parameters of fewer
+        than 4096 numbers keep float32 then. Steps compute in float32 all the same, and state is
+        rounded stochastically, so that averages follow what is too small for them at a single step.
+        For float32, float16, bfloat16 and complex64 parameters. In 8 bits a NaN or an infinity
+        makes its whole block NaN (see on_nonfinite). It can differ between groups, and not change.
+
+    stochastic_rounding: round float16 and bfloat16 parameters that have no master weights (set
+        master_weights=False) up or down with the probability that keeps their mean (False), so that
+        small updates add up. Other dtypes are not affected. It can differ between groups, and not
+        change.
+
+    seed: of the random bits of both, a whole number from 0 to 2**64 - 1 (0). They depend on
+        nothing else than a parameter's name, its step count and the place in it.
+
     backend: "auto", "numpy", "numba" or "cupy"; None (the default) for what is set elsewhere.
     """
 
@@ -57,8 +73,22 @@ class Shared(TypedDict, total=False):
     on_nonfinite: NonfinitePolicy
     capturable: bool
     master_weights: bool
+    state_dtype: str | None
+    stochastic_rounding: bool
+    seed: int
     backend: str | None
 
 
-SHARED_DEFAULTS = {"maximize": False, "trainable": True, "bounds": None, "reset_at_bounds": False}
+SHARED_DEFAULTS: dict[str, Any] = {
+    "maximize": False,
+    "trainable": True,
+    "bounds": None,
+    "reset_at_bounds": False,
+    "state_dtype": None,
+    "stochastic_rounding": False,
+    "seed": 0,
+}
 """Those of them that are hyperparameters of a group."""
+
+FIXED = ("state_dtype", "stochastic_rounding")
+"""Those that an optimizer keeps from its construction on."""

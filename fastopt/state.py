@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fastopt import arrays, group_settings
+from fastopt import arrays, group_settings, stored_state
 from fastopt.arrays import Array
 from fastopt.buckets import Bucket
 from fastopt.errors import CheckpointError
@@ -23,8 +23,11 @@ def collect(name: str, groups: Sequence[Group], clock: Array) -> dict[str, Any]:
     entries = {}
     for bucket in _buckets(groups):
         for leaf, step, slots in bucket.state():
-            copies = {slot: arrays.on_host(array) for slot, array in slots.items()}
-            entries[leaf.name] = {"step": step, **copies}
+            copies = {
+                slot: stored_state.shown(arrays.on_host(array)) for slot, array in slots.items()
+            }
+            order = stored_state.order_of_blocks(leaf.array, bucket.format)
+            entries[leaf.name] = {"step": step, **order, **copies}
     return {
         "fastopt": __version__,
         "optimizer": name,
@@ -45,21 +48,23 @@ def restorer(
         groups, hyperparameters, entries, strict, complete
     )
     targets = {
-        leaf.name: (bucket, index, slots)
+        leaf.name: (bucket, index, slots, stored_state.order_of_blocks(leaf.array, bucket.format))
         for bucket in _buckets(groups)
         for index, (leaf, _, slots) in enumerate(bucket.state())
     }
     differences += compare_names("state", "state:", targets, entries, strict)
     counts, writes, misfits = [], [], []
-    for key, (bucket, index, slots) in targets.items():
+    for key, (bucket, index, slots, order) in targets.items():
         if key not in entries:
             continue
         entry = entries[key]
-        if wrong := _misfit(key, entry, slots):
+        if wrong := _misfit(key, entry, slots, order):
             misfits.append(wrong)
             continue
         counts.append((bucket, index, int(entry["step"])))
-        writes += [(view, arrays.like(entry[slot], view)) for slot, view in slots.items()]
+        writes += [
+            (view, arrays.like(stored_state.raw(entry[slot]), view)) for slot, view in slots.items()
+        ]
     if strict and misfits:
         raise CheckpointError(f"{misfits[0]}. State is never cast or reshaped.")
     differences += Differences(mismatched=tuple(misfits))
@@ -98,12 +103,16 @@ def _parts(name: str, saved: Mapping[str, Any]) -> tuple[int, list[Any], Mapping
     return int(step_count), groups, entries
 
 
-def _misfit(name: str, entry: Any, slots: Mapping[str, Array]) -> str | None:
+def _misfit(
+    name: str, entry: Any, slots: Mapping[str, Array], order: Mapping[str, Any]
+) -> str | None:
     """Return what has another shape or dtype in an entry than in these slots, None if nothing.
 
     Raises CheckpointError unless the entry holds a step and exactly these slots, as arrays.
     """
-    if not isinstance(entry, Mapping) or entry.keys() != {"step", *slots}:
+    if isinstance(entry, Mapping) and (other := stored_state.misfit(name, entry, slots, order)):
+        return other
+    if not isinstance(entry, Mapping) or entry.keys() != {"step", *order, *slots}:
         got = sorted(map(str, entry)) if isinstance(entry, Mapping) else type(entry).__name__
         raise CheckpointError(f"{name}: expected step and {sorted(slots)}; got {got}")
     if not is_count(entry["step"]):
@@ -112,7 +121,10 @@ def _misfit(name: str, entry: Any, slots: Mapping[str, Array]) -> str | None:
         if not isinstance(entry[slot], np.ndarray):
             got = type(entry[slot]).__name__
             raise CheckpointError(f"{name}.{slot}: expected a NumPy array; got {got}")
-    wrong = (misfit(f"state:{name}.{slot}", view, entry[slot]) for slot, view in slots.items())
+    wrong = (
+        misfit(f"state:{name}.{slot}", view, stored_state.raw(entry[slot]))
+        for slot, view in slots.items()
+    )
     return next(filter(None, wrong), None)
 
 

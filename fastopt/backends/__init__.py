@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from fastopt import arrays
+from fastopt.arena import Arena
 from fastopt.arrays import Array
 from fastopt.errors import BackendMismatchError, BackendUnavailableError
 from fastopt.formats import Format
@@ -103,16 +104,17 @@ class Backend(Protocol):
     alignment: int
     """The pieces of the state arena begin at multiples of this many elements."""
 
-    def allocate(self, slots: int, size: int, dtype: np.dtype[Any], like: Array) -> Array:
-        """Return a zeroed arena of shape (slots, size), on the device of the given array."""
+    def allocate(self, like: Array, shape: tuple[int, int], dtype: np.dtype[Any]) -> Array:
+        """Return zeros, on the device of the array ``like``."""
 
     def driver(
-        self, rule: Rule, parameters: Sequence[Parameter], arena: Array, format: Format
+        self, rule: Rule, parameters: Sequence[Parameter], arena: Arena, format: Format
     ) -> Driver:
         """Return the driver of some parameters, whose state is in the arena at their offsets.
 
         The slots of the arena are those of the rule, ``format.masters`` and ``format.limits``; the
-        scalars are the common ones, those of the rule, and ``format.limit_scalars``.
+        scalars are the common ones, those of the rule, ``format.limit_scalars`` and
+        ``format.random_scalars``.
         """
 
     def control(self, like: Array) -> Control | None:

@@ -9,6 +9,7 @@ import cupy
 import numpy as np
 
 from fastopt import arrays
+from fastopt.arena import Arena
 from fastopt.arrays import Array
 from fastopt.backends import COMMON_SCALARS, cupy_norm_source
 from fastopt.backends.cupy_arrays import UsualArrays
@@ -165,17 +166,22 @@ class CupyBackend:
     alignment = 64
     """State of every array begins at 256 bytes or more, so 16 bytes can be loaded at once."""
 
-    def allocate(self, slots: int, size: int, dtype: np.dtype[Any], like: Array) -> Array:
-        """Return a zeroed arena on the device of the given array."""
+    def allocate(self, like: Array, shape: tuple[int, int], dtype: np.dtype[Any]) -> Array:
+        """Return zeros on the device of the array ``like``."""
         with arrays.on_device_of(like):
-            arena: Array = cupy.zeros((slots, size), dtype)
-        return arena
+            zeros: Array = cupy.zeros(shape, dtype)
+        return zeros
 
     def driver(
-        self, rule: Rule, parameters: Sequence[Parameter], arena: Array, format: Format
+        self, rule: Rule, parameters: Sequence[Parameter], arena: Arena, format: Format
     ) -> CupyDriver:
         """Return the driver of some parameters."""
-        return CupyDriver(rule, parameters, arena, format)
+        if format.random_scalars:
+            raise BackendUnavailableError(
+                "backend 'cupy' rounds nothing stochastically yet, and so keeps no state in fewer "
+                "bits; leave out state_dtype and stochastic_rounding for CuPy arrays"
+            )
+        return CupyDriver(rule, parameters, arena.exact, format)
 
     def control(self, like: Array) -> CupyControl:
         """Return what steps are decided with on the array's device."""

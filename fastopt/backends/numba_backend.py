@@ -15,6 +15,7 @@ from llvmlite.ir import FloatType, HalfType, IntType
 from numba.core import compiler, serialize
 from numba.extending import intrinsic, register_jitable
 
+from fastopt.arena import Arena
 from fastopt.arrays import Array
 from fastopt.backends import array_headers, half_floats
 from fastopt.backends.code_cache import CodeCache, fingerprint
@@ -211,17 +212,22 @@ class NumbaBackend:
     bridges_gaps = False
     alignment = 1
 
-    def allocate(self, slots: int, size: int, dtype: np.dtype[Any], like: Array) -> Array:
-        """Return a zeroed arena in host memory."""
-        return np.zeros((slots, size), dtype)
+    def allocate(self, like: Array, shape: tuple[int, int], dtype: np.dtype[Any]) -> Array:
+        """Return zeros in host memory."""
+        return np.zeros(shape, dtype)
 
     def driver(
-        self, rule: Rule, parameters: Sequence[Parameter], arena: Array, format: Format
+        self, rule: Rule, parameters: Sequence[Parameter], arena: Arena, format: Format
     ) -> NumbaDriver:
         """Return the driver of some parameters."""
+        if format.random_scalars:
+            raise BackendUnavailableError(
+                "backend 'numba' rounds nothing stochastically yet, and so keeps no state in fewer "
+                "bits; ask for backend 'numpy'"
+            )
         formats = dict.fromkeys([format, format.with_gradients(format.real)])
         compiled = [_Compiled(rule, each) for each in formats]
-        return NumbaDriver(rule, parameters, arena, format, compiled, _header_comparison())
+        return NumbaDriver(rule, parameters, arena.exact, format, compiled, _header_comparison())
 
     def control(self, like: Array) -> None:
         """Leave decisions to the host."""

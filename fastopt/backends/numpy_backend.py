@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from fastopt.arena import Arena
 from fastopt.arrays import Array
+from fastopt.backends.numpy_storage import Draws, State
 from fastopt.formats import Format
 from fastopt.norms import LANES, PIECE, lane_sums
 from fastopt.parameters import Parameter
@@ -22,26 +24,27 @@ also reuses the temporaries within an expression."""
 class _Piece:
     """A block of one parameter and of its state, and where it lies in the gradient."""
 
-    __slots__ = ("param", "place", "state")
+    __slots__ = ("counters", "param", "place", "state")
 
-    def __init__(self, param: Array, place: slice, arena: Array, offset: int) -> None:
+    def __init__(self, parameter: Parameter, place: slice, arena: Arena) -> None:
         self.place = place
-        self.param = param[place]
-        first = offset + place.start
-        self.state = tuple(slot[first : first + self.param.size] for slot in arena)
+        self.param = parameter.flat[place]
+        self.state = State(arena, parameter.offset + place.start, self.param.size)
+        self.counters = ((place.start + parameter.stream, self.param.size),)
 
 
 class _Span:
     """Small parameters that are gathered and updated together; neighbours in the arena."""
 
-    __slots__ = ("bounds", "first", "last", "state")
+    __slots__ = ("bounds", "counters", "first", "last", "state")
 
-    def __init__(self, members: range, parameters: Sequence[Parameter], arena: Array) -> None:
+    def __init__(self, members: range, parameters: Sequence[Parameter], arena: Arena) -> None:
         self.first, self.last = members.start, members.stop
         begin = parameters[self.first].offset
         ends = [parameters[i].offset + parameters[i].flat.size - begin for i in members]
         self.bounds = [0, *ends]
-        self.state = tuple(slot[begin : begin + ends[-1]] for slot in arena)
+        self.state = State(arena, begin, ends[-1])
+        self.counters = tuple((parameters[i].stream, parameters[i].size) for i in members)
 
 
 class NumpyDriver:
@@ -51,22 +54,23 @@ class NumpyDriver:
     device_side = None
 
     def __init__(
-        self, rule: Rule, parameters: Sequence[Parameter], arena: Array, format: Format
+        self, rule: Rule, parameters: Sequence[Parameter], arena: Arena, format: Format
     ) -> None:
         self._rule = rule
         self._format = format
         self._signed = [slot in rule.signed for slot in rule.state]
         self._params = [parameter.flat for parameter in parameters]
         self._grads: Sequence[Array | None] = ()
-        self._block = BLOCK_BYTES // arena.itemsize
+        self._block = BLOCK_BYTES // format.real.itemsize
         self._pieces = [
             [
-                _Piece(p.flat, slice(start, min(start + self._block, p.flat.size)), arena, p.offset)
+                _Piece(p, slice(start, min(start + self._block, p.flat.size)), arena)
                 for start in range(0, p.flat.size, self._block)
             ]
             for p in parameters
         ]
-        runs = list(_runs(parameters, self._block))
+        # In 8 bits there are no small parameters, and blocks of two never share a scale.
+        runs = list(_runs(parameters, 0 if format.state == "int8" else self._block))
         self._spans = [_Span(run, parameters, arena) for run in runs if len(run) > 1]
         self._alone = [run.start for run in runs if len(run) == 1]
         most = self._block if self._spans else 0
@@ -116,7 +120,7 @@ class NumpyDriver:
                 if grad is not None:
                     row = table[rows[member] if rows else 0]
                     for piece in self._pieces[member]:
-                        self._update_block(piece.param, grad[piece.place], piece.state, row)
+                        self._update_block(piece.param, grad[piece.place], piece, row)
         self._grads = ()
 
     def _keep_bounds(
@@ -136,15 +140,20 @@ class NumpyDriver:
         grad = self._grad_scratch[: bounds[-1]]
         np.concatenate(params, out=param)
         np.concatenate(grads, out=grad)
-        self._update_block(param, grad, span.state, row)
+        self._update_block(param, grad, span, row)
         for target, start, stop in zip(params, bounds, bounds[1:], strict=False):
             target[:] = param[start:stop]
 
     def _update_block(
-        self, stored: Array, grad: Array, state: tuple[Array, ...], row: Sequence[float]
+        self, stored: Array, grad: Array, block: _Piece | _Span, row: Sequence[float]
     ) -> None:
         """Update one block, in the precision of the arithmetic."""
         format, of_rule = self._format, len(self._rule.state)
+        draws = None
+        if format.random_scalars:
+            *row, high, low = row
+            draws = Draws(block.counters, high, low)
+        state = block.state.load(self._signed)
         param = stored if format.exact else stored.astype(format.real)
         if format.master:
             master = state[of_rule]
@@ -155,7 +164,11 @@ class NumpyDriver:
             *row, lower, upper = row
             limits = (np.array(lower, format.real), np.array(upper, format.real))
         self._apply(param, grad.astype(format.real, copy=False), state[:of_rule], row, limits)
-        if not format.exact:
+        if draws is not None:
+            block.state.store(state[:of_rule], self._signed, draws)
+        if format.stochastic and draws is not None:
+            stored[...] = draws.rounded(param, of_rule, stored.dtype)
+        elif not format.exact:
             stored[...] = param
 
     def _apply(
@@ -208,12 +221,12 @@ class NumpyBackend:
     bridges_gaps = False
     alignment = 1
 
-    def allocate(self, slots: int, size: int, dtype: np.dtype[Any], like: Array) -> Array:
-        """Return a zeroed arena in host memory."""
-        return np.zeros((slots, size), dtype)
+    def allocate(self, like: Array, shape: tuple[int, int], dtype: np.dtype[Any]) -> Array:
+        """Return zeros in host memory."""
+        return np.zeros(shape, dtype)
 
     def driver(
-        self, rule: Rule, parameters: Sequence[Parameter], arena: Array, format: Format
+        self, rule: Rule, parameters: Sequence[Parameter], arena: Arena, format: Format
     ) -> NumpyDriver:
         """Return the driver of some parameters."""
         return NumpyDriver(rule, parameters, arena, format)

@@ -39,7 +39,8 @@ class Adam(Optimizer):
             (1 - beta1) / sqrt(1 - beta2) times as long, 3.2 times by default.
         weight_decay: coefficient of the L2 term, >= 0, or a function of the step number.
         shared: what every optimizer takes, see ``Shared``: maximize, trainable,
-            bounds, max_grad_norm, on_nonfinite, capturable, master_weights, backend.
+            bounds, max_grad_norm, on_nonfinite, capturable, master_weights,
+            state_dtype, stochastic_rounding, seed, backend.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, and for arrays

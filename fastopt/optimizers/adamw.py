@@ -32,7 +32,8 @@ class AdamW(Adam):
         weight_decay: share of the parameter that is taken off per step and unit of lr, >= 0, or a
             function of the step number.
         shared: what every optimizer takes, see ``Shared``: maximize, trainable,
-            bounds, max_grad_norm, on_nonfinite, capturable, master_weights, backend.
+            bounds, max_grad_norm, on_nonfinite, capturable, master_weights,
+            state_dtype, stochastic_rounding, seed, backend.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, and for arrays

@@ -34,7 +34,8 @@ class Momentum(Optimizer):
         bias_correction: divide by 1 - beta^t, so that the first steps are not too small.
         weight_decay: coefficient of the L2 term, >= 0, or a function of the step number.
         shared: what every optimizer takes, see ``Shared``: maximize, trainable,
-            bounds, max_grad_norm, on_nonfinite, capturable, master_weights, backend.
+            bounds, max_grad_norm, on_nonfinite, capturable, master_weights,
+            state_dtype, stochastic_rounding, seed, backend.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, and for arrays

@@ -35,7 +35,8 @@ class SGD(Optimizer):
         nesterov: look ahead along the buffer; needs momentum > 0 and dampening = 0.
         weight_decay: coefficient of the L2 term, >= 0, or a function of the step number.
         shared: what every optimizer takes, see ``Shared``: maximize, trainable,
-            bounds, max_grad_norm, on_nonfinite, capturable, master_weights, backend.
+            bounds, max_grad_norm, on_nonfinite, capturable, master_weights,
+            state_dtype, stochastic_rounding, seed, backend.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, and for arrays

@@ -1,0 +1,147 @@
+"""Numbers in 16 and 8 bits: the formulas, in NumPy. Every backend ends in these bits.
+
+All rounding is stochastic: up with a probability that is the part left over, by a draw of 16 random
+bits. Rounding to nearest would lose an average that keeps 0.999: what comes in at a step is less
+than half a unit in 8 bits of fraction.
+
+bfloat16 is the upper half of a float32. An 8-bit code is a small float, relative to the largest
+magnitude of its block of 256: three bits of exponent after a sign, or four without one, then four
+of fraction, with denormals. The block's scale is a power of two, so scaling is exact and what does
+not change stays where it is.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from fastopt.arrays import Array
+
+BLOCK = 256
+"""Consecutive real numbers of one parameter that share a scale."""
+
+HALF = 0x8000
+"""The draw that rounds to nearest, for what is encoded once."""
+
+_NAN = 0x7FC0
+_INFINITE = 0x7F800000
+_u32 = np.uint32
+
+
+class Grid(NamedTuple):
+    """The codes of signed or positive state, relative to a scale."""
+
+    low: int  # the exponent of the smallest normal code, as in a float32
+    top: int  # the largest code, without the sign
+
+    @property
+    def normal(self) -> np.float32:
+        """The smallest normal code's number."""
+        return np.float32(2.0 ** (self.low - 127))
+
+
+SIGNED = Grid(low=121, top=127)
+POSITIVE = Grid(low=113, top=255)
+
+
+def grid(signed: bool) -> Grid:
+    """Return the codes of state that can be negative, or cannot."""
+    return SIGNED if signed else POSITIVE
+
+
+def to_bfloat16(values: Array, draws: Array | int) -> Array:
+    """Return float32 as the bits of bfloat16; NaN stays NaN."""
+    bits: Array = values.view(np.uint32) + np.asarray(draws, np.uint32)
+    bits >>= 16
+    rounded: Array = bits.astype(np.uint16)
+    rounded[np.isnan(values)] = _NAN
+    return rounded
+
+
+def from_bfloat16(codes: Array) -> Array:
+    """Return bits of bfloat16 as float32, exactly."""
+    bits: Array = codes.astype(np.uint32)
+    bits <<= 16
+    return bits.view(np.float32)
+
+
+def to_float16(values: Array, draws: Array) -> Array:
+    """Return float32 as the bits of float16; what is beyond 65504 may become infinite."""
+    bits = values.view(np.uint32)
+    size = bits & _u32(0x7FFFFFFF)
+    shifted = _evenly(size, np.float32(2.0**-14))
+    rounded = (shifted - _u32(0x38000000) + (draws >> 3)) >> 13
+    rounded = np.where(size >= 0x47800000, _u32(0x7C00), rounded)  # from 65536 on
+    rounded = np.where(size > _INFINITE, _u32(0x7E00), rounded)
+    signs = bits >> 16 & _u32(0x8000)
+    halves: Array = (rounded | signs).astype(np.uint16)
+    return halves
+
+
+def _evenly(bits: Array, normal: np.float32) -> Array:
+    """Return the bits of magnitudes, evenly spaced below the smallest normal number, as above it.
+
+    There the sum with that number has them as its fraction; its exponent is one too many.
+    """
+    small = bits < normal.view(np.uint32)
+    sums = np.where(small, bits, 0).view(np.float32) + normal
+    return np.where(small, sums.view(np.uint32) - _u32(1 << 23), bits)
+
+
+def to_int8(values: Array, draws: Array | int, signed: bool) -> tuple[Array, Array]:
+    """Return float32 as 8-bit codes and the scales of their blocks; ``values`` are whole blocks.
+
+    A block with NaN or infinity becomes NaN, all of it: nothing can be hidden. What is beyond
+    1.9375 * 2**126 becomes that.
+    """
+    values = values.reshape(-1, BLOCK)
+    largest = np.abs(values).view(np.uint32).max(axis=1)
+    broken = largest >= _INFINITE
+    if broken.any():
+        values = np.where(broken[:, None], np.float32(0), values)
+    # Rounded up, so that the largest code is never exceeded; what it stands for has its own scale.
+    exponent = np.clip((largest + _u32(0x7FFFF)) >> 23, _u32(27), _u32(253))
+    scales = (exponent << 23).view(np.float32)
+    inverse = (_u32(254) - exponent << 23).view(np.float32)
+    sizes = np.abs(values) * inverse[:, None]
+    scales[largest == 0] = 0
+    scales[broken] = np.nan
+    draw = np.asarray(draws, np.uint32)
+    draw = draw.reshape(-1, BLOCK) if draw.ndim else draw
+    return _rounded(sizes, draw, values, signed).reshape(-1), scales
+
+
+def _rounded(sizes: Array, draws: Array, values: Array, signed: bool) -> Array:
+    """Return the codes of magnitudes in units of their scales, from 0 to below 2."""
+    chosen = grid(signed)
+    bits = _evenly(sizes.view(np.uint32), chosen.normal)
+    # A draw has 3 bits less than what is left over; the half in their place keeps the mean.
+    codes = (bits + (draws << 3) - _u32((chosen.low - 1 << 23) - 4)) >> 19
+    codes = np.minimum(codes, _u32(chosen.top))
+    if signed:
+        codes |= values.view(np.uint32) >> 24 & _u32(0x80)
+    else:
+        codes = np.maximum(codes, values > 0)  # what is not zero never becomes zero
+    return np.asarray(codes, np.uint8)
+
+
+def from_int8(codes: Array, scales: Array, signed: bool) -> Array:
+    """Return 8-bit codes as float32, exactly; the codes are whole blocks."""
+    relative = _TABLES[signed][codes].reshape(-1, BLOCK)
+    relative *= scales[:, None]
+    return relative.reshape(-1)
+
+
+def _table(signed: bool) -> Array:
+    """Return what each code stands for, relative to its block's scale."""
+    code = np.arange(256, dtype=np.uint32)
+    chosen = grid(signed)
+    size = code & _u32(chosen.top)
+    small = size < 16
+    bits = (np.where(small, size + _u32(16), size) << 19) + _u32(chosen.low - 1 << 23)
+    values = bits.view(np.float32) - np.where(small, chosen.normal, np.float32(0))
+    return np.where(code > chosen.top, -values, values)
+
+
+_TABLES = {signed: _table(signed) for signed in (False, True)}
