@@ -25,6 +25,10 @@ JOB = (
 Compiled code finds all its arrays there: handing one over as an argument costs as much as updating
 100 elements."""
 
+LANES_APART = 4_096
+"""Bytes from the lanes of one thread to those of the next: what two threads write all the time must
+not share a cache line, nor lie in two that processors fetch together."""
+
 
 def at(name: str) -> int:
     """Return where a word of a job stands, in bytes from its beginning."""

@@ -11,9 +11,9 @@ from fastopt import arrays
 from fastopt.arrays import Array
 from fastopt.backends import COMMON_SCALARS, threads
 from fastopt.backends.array_headers import HeaderCheck
-from fastopt.backends.loop_source import JOB, LEAF_LINES
+from fastopt.backends.loop_source import JOB, LANES_APART, LEAF_LINES
 from fastopt.formats import Format
-from fastopt.norms import LANES, PIECE
+from fastopt.norms import PIECE
 from fastopt.parameters import Parameter
 from fastopt_kernels import Rule
 
@@ -202,7 +202,7 @@ class NumbaDriver:
         """Return the arrays of the sums and of the factor."""
         pieces = _chunks(self._sizes, PIECE)
         sums, factors = np.zeros(pieces.shape[1]), np.zeros(1)
-        lanes = np.zeros((self._reading.compiled.num_threads, LANES))
+        lanes = np.zeros((self._reading.compiled.num_threads, LANES_APART // 8))
         for reading in self._readings:
             reading.norm.set(CHUNKS=pieces, TOTAL=pieces.shape[1])
             reading.norm.set(LANES=lanes, SUMS=sums, FACTOR=factors)

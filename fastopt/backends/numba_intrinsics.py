@@ -41,6 +41,19 @@ def half(address: int) -> int:
     return numba.carray(pointer_to(address, numba.int32), 1)[0]  # type: ignore[no-any-return]
 
 
+@intrinsic  # type: ignore[untyped-decorator]
+def prefetch(context: Any, address: Any) -> Any:
+    """Ask for the cache line at an address, which need not be anybody's."""
+
+    def generate(target: Any, builder: Any, signature: Any, values: Any) -> Any:
+        number, place = ir.IntType(32), builder.inttoptr(values[0], cgutils.voidptr_t)
+        # to be read, into all caches, as data
+        _call(builder, "llvm.prefetch.p0", _NOTHING, [place, number(0), number(3), number(1)])
+        return target.get_dummy_value()
+
+    return numba.void(numba.int64), generate
+
+
 # Numbers as bits ----------------------------------------------------------------------------------
 
 
