@@ -36,8 +36,8 @@ QUICK_SIZES = ((1, 10), (10, 10), (1, 100), (10, 1_000), (200, 1_000), (1, 100_0
 LARGE_SIZE = (1, 100_000_000)
 CLIPPED_SIZES = ((200, 1_000), (1, 20_000_000))
 QUIET = 0.02
-"""Share of the processors that others may take. One busy process makes every parallel step of every
-library wait for it, for milliseconds at a time."""
+"""Share of the processors that others may take. One busy process makes the parallel steps of most
+libraries wait for it, for milliseconds at a time."""
 SLOW_FROM = 5_000_000
 """Parameters from which a step takes so long that more time is needed for enough of them."""
 

@@ -173,12 +173,12 @@ def test_a_run_with_half_precision_goes_on_in_the_same_bits(dtype: Any) -> None:
 def test_every_half_is_read_and_rounded_to_as_numpy_does(dtype: Any, by_bits: bool) -> None:
     from numba import njit
 
-    from fastopt.backends import numba_backend
+    from fastopt.backends import numba_backend, numba_intrinsics
 
     conversion = numba_backend._conversion(dtype)
     if by_bits:  # what a processor without conversions of its own gets
         make = getattr(half_floats, dtype.name)
-        conversion = make(numba_backend._bits, numba_backend._float_of)
+        conversion = make(numba_intrinsics.bits, numba_intrinsics.float_of)
     widen, narrow = (njit(function) for function in conversion)
 
     @njit

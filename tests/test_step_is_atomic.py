@@ -582,9 +582,6 @@ for thread in threads:
 for one, two in zip(together, alone):
     for first, second in zip(one, two):
         np.testing.assert_array_equal(first, second)
-if len(sys.argv) > 2:
-    layer = sys.modules["numba"].threading_layer()
-    assert layer == sys.argv[2], layer
 print("same")
 """
 
@@ -597,7 +594,7 @@ def test_optimizers_in_several_threads_do_not_meet(backend: str) -> None:
 
 @pytest.mark.skipif(not HAS_NUMBA, reason="numba is not installed")
 def test_optimizers_in_several_threads_do_not_meet_on_numbas_workqueue_layer() -> None:
-    end = script(TWO_THREADS, "numba", "workqueue", NUMBA_THREADING_LAYER="workqueue")
+    end = script(TWO_THREADS, "numba", NUMBA_THREADING_LAYER="workqueue")
     assert (end.returncode, end.stdout) == (0, "same\n"), end.stderr
 
 

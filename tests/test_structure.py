@@ -86,9 +86,9 @@ def test_kernels_import_almost_nothing(name: str) -> None:
 
 
 @pytest.mark.parametrize("library", ["numba", "cupy"])
-def test_an_array_library_is_imported_in_its_backends_file_alone(library: str) -> None:
+def test_an_array_library_is_imported_in_its_backends_files_alone(library: str) -> None:
     importers = {name for name in FILES if library in map(top, imports_of(name))}
-    assert importers <= {f"fastopt.backends.{library}_backend"}
+    assert all(name.startswith(f"fastopt.backends.{library}_") for name in importers)
 
 
 def test_no_import_of_the_package_runs_in_a_circle() -> None:

@@ -1,4 +1,4 @@
-"""The text of the loop that Numba compiles for a rule: look, update, count, in one call.
+"""The text of the loop that Numba compiles for a rule, and where it finds its arrays.
 
 Only the number of state arrays and scalars differs between rules, but a loop over tuples of arrays
 is not vectorised (8 times slower), so the names are written out here.
@@ -6,54 +6,62 @@ is not vectorised (8 times slower), so the names are written out here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 from fastopt.backends import COMMON_SCALARS, tiny_names
 from fastopt.formats import Format
-from fastopt.norms import LANES
 from fastopt_kernels import Rule
 
 LEAF_LINES = ("PARAM", "GRAD", "LENGTH", "OFFSET", "ROW")
-"""What the lines of the array ``leaves`` hold: addresses, sizes, places in the arena, table rows.
-Few arguments: unpacking an array costs a compiled call as much as updating 100 elements."""
+"""What the lines of the array ``leaves`` hold: addresses, sizes, places in arena and table."""
+
+JOB = (
+    *("FUNCTION", "TOTAL", "LEAVES", "COUNT", "CHUNKS"),
+    *("TABLE", "ARENA", "PITCH"),  # of an update
+    *("LANES", "SUMS", "FACTOR"),  # of a norm
+    *("KNOWN", "AXES", "AXES_COUNT", "EXTENTS", "EXTENTS_COUNT", "STEPS", "CLOCK"),  # of a look
+)
+"""The words of a job: what does its chunks and how many they are; addresses and sizes of arrays.
+Compiled code finds all its arrays there: handing one over as an argument costs as much as updating
+100 elements."""
+
+LANES_APART = 4_096
+"""Bytes from the lanes of one thread to those of the next: what two threads write all the time must
+not share a cache line, nor lie in two that processors fetch together."""
+
+
+def at(name: str) -> int:
+    """Return where a word of a job stands, in bytes from its beginning."""
+    return 8 * JOB.index(name)
+
 
 _SOURCE = """
-def build(rule, real, stored, given, widen, narrow, widen_given, carray, pointer_to, compare, loop):
-    def step(
-        tasks, look, leaves, chunks, arena, table, known, axes, extents, steps, clock, params, grads
-    ):
-        if look and compare(params, grads, known, axes, extents, leaves[{GRAD}]) != 0:
-            return False
-        total = chunks.shape[1]
-        for task in loop(tasks):
-            for chunk in range(total * task // tasks, total * (task + 1) // tasks):
-                leaf, start, count = chunks[0, chunk], chunks[1, chunk], chunks[2, chunk]
-                if leaves[{GRAD}, leaf] == 0:  # no gradient in this step
-                    continue
-                first = leaves[{OFFSET}, leaf] + start
-                row = table[leaves[{ROW}, leaf]]
-                zero = real(0)
-                {load_scalars}
-                param_at = pointer_to(leaves[{PARAM}, leaf] + start * {param_size}, stored)
-                grad_at = pointer_to(leaves[{GRAD}, leaf] + start * {grad_size}, given)
-                param_of, grad_of = carray(param_at, count), carray(grad_at, count)
-                {slice_state}
-                for i in range(count):
-                    {load_param}
-                    grad = widen_given(grad_of[i]) * grad_scale
-                    grad = grad + l2 * param if l2 != zero else grad
-                    param = param - decay * param if decay != zero else param
-                    {outputs} = rule({inputs})
-                    {keep_bounds}
-                    {store_param}
-                    {store_state}
-        if look:
-            for leaf in range(len(steps)):
-                steps[leaf] += 1
-            clock[0] += 1
-        return True
-    return step
+def work(job, lane, begin, end):
+    leaves = carray(pointer_to(word(job + {LEAVES_AT}), int64), ({LINES}, word(job + {COUNT_AT})))
+    chunks = carray(pointer_to(word(job + {CHUNKS_AT}), int64), (3, word(job + {TOTAL_AT})))
+    table = carray(pointer_to(word(job + {TABLE_AT}), float64), (word(job + {COUNT_AT}), {WIDTH}))
+    arena = carray(pointer_to(word(job + {ARENA_AT}), real), ({SLOTS}, word(job + {PITCH_AT})))
+    for chunk in range(begin, end):
+        leaf, start, count = chunks[0, chunk], chunks[1, chunk], chunks[2, chunk]
+        if leaves[{GRAD}, leaf] == 0:  # no gradient in this step
+            continue
+        first = leaves[{OFFSET}, leaf] + start
+        row = table[leaves[{ROW}, leaf]]
+        zero = real(0)
+        {load_scalars}
+        param_at = pointer_to(leaves[{PARAM}, leaf] + start * {param_size}, stored)
+        grad_at = pointer_to(leaves[{GRAD}, leaf] + start * {grad_size}, given)
+        param_of, grad_of = carray(param_at, count), carray(grad_at, count)
+        {slice_state}
+        for i in range(count):
+            {load_param}
+            grad = widen_given(grad_of[i]) * grad_scale
+            grad = grad + l2 * param if l2 != zero else grad
+            param = param - decay * param if decay != zero else param
+            {outputs} = rule({inputs})
+            {keep_bounds}
+            {store_param}
+            {store_state}
 """
 
 
@@ -76,49 +84,16 @@ def _keep_bounds(rule: Rule, format: Format) -> Iterator[str]:
             yield f"{slot} = zero if param == lower or param == upper else {slot}"
 
 
-def build_squares(
-    given: Any, widen_given: Any, itemsize: int, carray: Any, pointer_to: Any, loop: Any
-) -> Callable[..., None]:
-    """Return the loop that sums the squares of all gradients by pieces, to be compiled."""
-    grad_line = LEAF_LINES.index("GRAD")
-
-    def squares(tasks: int, leaves: Any, pieces: Any, factor: float, lanes: Any, sums: Any) -> None:
-        total = pieces.shape[1]
-        for task in loop(tasks):
-            lane = lanes[task]
-            for piece in range(total * task // tasks, total * (task + 1) // tasks):
-                leaf, start, count = pieces[0, piece], pieces[1, piece], pieces[2, piece]
-                lane[:] = 0.0
-                if leaves[grad_line, leaf] == 0:  # no gradient in this step
-                    count = 0
-                first = leaves[grad_line, leaf] + start * itemsize
-                full, rest = count // LANES, count % LANES
-                rows = carray(pointer_to(first, given), (full, LANES))
-                tail = carray(pointer_to(first + full * LANES * itemsize, given), rest)
-                for r in range(full):
-                    row = rows[r]  # a row of its own, or the loop over it is not vectorised
-                    for j in range(LANES):
-                        value = widen_given(row[j]) * factor
-                        lane[j] += value * value
-                for j in range(rest):
-                    value = widen_given(tail[j]) * factor
-                    lane[j] += value * value
-                width = LANES // 2
-                while width > 0:
-                    for j in range(width):
-                        lane[j] += lane[j + width]
-                    width //= 2
-                sums[piece] = lane[0]
-
-    return squares
-
-
 def loop_source(rule: Rule, format: Format) -> str:
-    """Return the source of a function ``build`` that makes the step of one rule."""
+    """Return the source of ``work(job, lane, begin, end)``, which does chunks of one rule's step.
+
+    It refers by name to ``rule``, ``real``, ``stored``, ``given`` (types), ``widen``, ``narrow``,
+    ``widen_given``, and to ``carray``, ``pointer_to``, ``word``, ``int64`` and ``float64``.
+    """
     scalars = [*COMMON_SCALARS, *rule.scalars, *format.limit_scalars]
     tiny = tiny_names(rule)
     slots = [*rule.state, *format.masters, *format.limits]
-    in_chunk, in_element = "\n" + " " * 16, "\n" + " " * 20
+    in_chunk, in_element = "\n" + " " * 8, "\n" + " " * 12
     return _SOURCE.format(
         param_size=format.stored.itemsize,
         grad_size=format.given.itemsize,
@@ -128,7 +103,11 @@ def loop_source(rule: Rule, format: Format) -> str:
         store_param=in_element.join(
             ["param_of[i] = narrow(param)", *["master_of[i] = param"] * format.master]
         ),
+        LINES=len(LEAF_LINES),
+        WIDTH=len(scalars),
+        SLOTS=len(slots),
         **{name: line for line, name in enumerate(LEAF_LINES)},
+        **{f"{name}_AT": at(name) for name in JOB},
         load_scalars=in_chunk.join(
             f"{name} = real(row[{column}])" for column, name in enumerate(scalars)
         ),

@@ -1,4 +1,4 @@
-"""The Numba backend: what is compiled, and how; the only importer of numba."""
+"""The Numba backend: what is compiled, and how."""
 
 from __future__ import annotations
 
@@ -11,85 +11,22 @@ from typing import Any
 
 import numba
 import numpy as np
-from llvmlite.ir import FloatType, HalfType, IntType
 from numba.core import compiler, serialize
-from numba.extending import intrinsic, register_jitable
+from numba.extending import register_jitable
 
 from fastopt.arena import Arena
 from fastopt.arrays import Array
-from fastopt.backends import array_headers, half_floats
+from fastopt.backends import array_headers, half_floats, numba_intrinsics, numba_loops
 from fastopt.backends.code_cache import CodeCache, fingerprint
 from fastopt.backends.half_floats import Conversion
-from fastopt.backends.loop_source import build_squares, loop_source
+from fastopt.backends.loop_source import loop_source
 from fastopt.backends.numba_driver import NumbaDriver
+from fastopt.backends.numba_pool import Pool
 from fastopt.errors import BackendUnavailableError
 from fastopt.formats import Format
 from fastopt.parameters import Parameter
 from fastopt.version import __version__
 from fastopt_kernels import Rule
-
-
-@intrinsic  # type: ignore[untyped-decorator]  # numba has no types
-def _pointer_to(context: Any, address: Any, element: Any) -> Any:
-    """Turn an address into a pointer to elements of a type."""
-    pointer = numba.types.CPointer(element.instance_type)
-
-    def generate(target: Any, builder: Any, signature: Any, values: Any) -> Any:
-        return builder.inttoptr(values[0], target.get_value_type(pointer))
-
-    return pointer(numba.types.intp, element), generate
-
-
-@register_jitable  # type: ignore[untyped-decorator]
-def _word(address: int) -> int:
-    return numba.carray(_pointer_to(address, numba.int64), 1)[0]  # type: ignore[no-any-return]
-
-
-@register_jitable  # type: ignore[untyped-decorator]
-def _half(address: int) -> int:
-    return numba.carray(_pointer_to(address, numba.int32), 1)[0]  # type: ignore[no-any-return]
-
-
-_compare = array_headers.build(_word, _half)
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def _bits(context: Any, value: Any) -> Any:
-    """Return the bits of a float32 as a uint32."""
-    return _recast(numba.uint32, numba.float32)
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def _float_of(context: Any, bits: Any) -> Any:
-    """Return the float32 that has these bits."""
-    return _recast(numba.float32, numba.uint32)
-
-
-def _recast(result: Any, given: Any) -> Any:
-    def generate(target: Any, builder: Any, signature: Any, values: Any) -> Any:
-        return builder.bitcast(values[0], target.get_value_type(result))
-
-    return result(given), generate
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def _widen_float16(context: Any, stored: Any) -> Any:
-    """Return a float16, given by its bits, as a float32: one instruction."""
-
-    def generate(target: Any, builder: Any, signature: Any, values: Any) -> Any:
-        return builder.fpext(builder.bitcast(values[0], HalfType()), FloatType())
-
-    return numba.float32(numba.uint16), generate
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def _narrow_float16(context: Any, value: Any) -> Any:
-    """Return the bits of the float16 that is nearest to a float32: one instruction."""
-
-    def generate(target: Any, builder: Any, signature: Any, values: Any) -> Any:
-        return builder.bitcast(builder.fptrunc(values[0], HalfType()), IntType(16))
-
-    return numba.uint16(numba.float32), generate
 
 
 @cache
@@ -98,32 +35,30 @@ def _conversion(dtype: np.dtype[Any]) -> Conversion:
     if dtype.itemsize > 2:
         return half_floats.EXACT
     if dtype.name == "bfloat16":
-        return half_floats.bfloat16(_bits, _float_of)
+        return half_floats.bfloat16(numba_intrinsics.bits, numba_intrinsics.float_of)
     codegen = numba.core.registry.cpu_target.target_context.codegen()
     features = codegen.magic_tuple()[-1]
     if "+f16c" in features:  # without it LLVM would call a function that is not there
         return Conversion(
-            lambda stored: _widen_float16(stored), lambda value: _narrow_float16(value)
+            lambda stored: numba_intrinsics.widen_float16(stored),
+            lambda value: numba_intrinsics.narrow_float16(value),
         )
-    return half_floats.float16(_bits, _float_of)
+    return half_floats.float16(numba_intrinsics.bits, numba_intrinsics.float_of)
 
 
 def _type_of(dtype: np.dtype[Any]) -> Any:
     return numba.uint16 if dtype.itemsize == 2 else numba.from_dtype(dtype)
 
 
-def _compile(function: Callable[..., Any], name: str, identity: str, parallel: bool) -> Any:
+def _compile(function: Callable[..., Any], name: str, identity: str) -> Any:
     """Return a function that is compiled at its first call, or found on disk."""
     # error_model: divisions by zero give inf as in NumPy. No fastmath: the same bits everywhere.
-    compiled = numba.njit(
-        function, parallel=parallel, nogil=True, error_model="numpy", fastmath=False
-    )
+    compiled = numba.njit(function, nogil=True, error_model="numpy", fastmath=False)
     config = numba.core.config
     compiled._cache = CodeCache(
         name,
         (
             identity,
-            parallel,
             *(__version__, numba.__version__, version("llvmlite"), np.__version__, sys.version),
             compiled.targetctx.codegen().magic_tuple(),  # the processor and its features
             *(config.OPT, config.BOUNDSCHECK, config.DEBUGINFO_DEFAULT, config.LOOP_VECTORIZE),
@@ -140,69 +75,90 @@ def _unpack(context: Any, packed: bytes) -> Any:
 
 
 @cache
-def _step(rule: Rule, format: Format, parallel: bool) -> Callable[..., bool]:
-    """Return the compiled step of one rule."""
-    text = loop_source(rule, format)
-    stored, given = _conversion(format.stored), _conversion(format.given)
-    scope: dict[str, Any] = {"__name__": __name__}
-    exec(compile(text, f"<fastopt step of {rule.name}>", "exec"), scope)
-    function = scope["build"](
-        register_jitable(rule.numba),
-        numba.from_dtype(format.real),
-        *(_type_of(format.stored), _type_of(format.given)),
-        *map(register_jitable, (stored.widen, stored.narrow, given.widen)),
-        numba.carray,
-        _pointer_to,
-        register_jitable(_compare),
-        numba.prange if parallel else range,
-    )
-    name = f"{rule.name}-{format.name}-{'parallel' if parallel else 'serial'}"
-    parts = (rule.numba, _compare, *stored, given.widen)
-    identity = text + "".join(map(fingerprint, parts))
-    step: Callable[..., bool] = _compile(function, name, identity, parallel)
-    return step
+def _compiled(function: Callable[..., Any], name: str) -> Any:
+    """Return a function of ours, to be compiled at its first call."""
+    return _compile(function, name, fingerprint(function))
+
+
+def _address(function: Callable[..., Any], name: str, identity: str) -> int:
+    """Compile what does chunks, ``function(job, lane, begin, end)``; return its address."""
+    compiled = _compile(function, name, identity)
+    words = (numba.int64,) * 4
+    compiled.compile(words)
+    result = compiled.overloads[words]
+    _KEPT.append(result)  # its code is in memory as long as this lives
+    return int(result.library.get_pointer_to_function(result.fndesc.llvm_cfunc_wrapper_name))
+
+
+_KEPT: list[Any] = []
 
 
 @cache
-def _squares(dtype: np.dtype[Any], parallel: bool) -> Callable[..., None]:
-    """Return the compiled sum of squares of one dtype."""
-    loop = numba.prange if parallel else range
+def _work(rule: Rule, format: Format) -> int:
+    """Return the address of what does the chunks of one rule's step."""
+    text = loop_source(rule, format)
+    stored, given = _conversion(format.stored), _conversion(format.given)
+    scope: dict[str, Any] = {
+        "__name__": __name__,
+        "rule": register_jitable(rule.numba),
+        "real": numba.from_dtype(format.real),
+        "stored": _type_of(format.stored),
+        "given": _type_of(format.given),
+        "widen": register_jitable(stored.widen),
+        "narrow": register_jitable(stored.narrow),
+        "widen_given": register_jitable(given.widen),
+        "carray": numba.carray,
+        "pointer_to": numba_intrinsics.pointer_to,
+        "word": numba_intrinsics.word,
+        "int64": numba.int64,
+        "float64": numba.float64,
+    }
+    exec(compile(text, f"<fastopt step of {rule.name}>", "exec"), scope)
+    identity = text + "".join(map(fingerprint, (rule.numba, *stored, given.widen)))
+    return _address(scope["work"], f"{rule.name}-{format.name}", identity)
+
+
+@cache
+def _squares(dtype: np.dtype[Any]) -> int:
+    """Return the address of what sums the squares of gradients of one dtype."""
     widen = _conversion(dtype).widen
-    given = (_type_of(dtype), register_jitable(widen), dtype.itemsize)
-    function = build_squares(*given, numba.carray, _pointer_to, loop)
-    name = f"squares-{dtype.name}-{'parallel' if parallel else 'serial'}"
-    identity = fingerprint(function) + fingerprint(widen)
-    squares: Callable[..., None] = _compile(function, name, identity, parallel)
-    return squares
+    function = numba_loops.squares(_type_of(dtype), widen, dtype.itemsize)
+    return _address(function, f"squares-{dtype.name}", fingerprint(function) + fingerprint(widen))
 
 
 @cache
 def _header_comparison() -> Callable[..., int] | None:
     """Return the compiled look at a step's arrays; None if memory is not laid out as it expects."""
-    compare = _compile(_compare, "headers", fingerprint(_compare), parallel=False)
+    compare: Callable[..., int] = _compiled(numba_loops.compare, "headers")
     return compare if array_headers.layout_is_known(compare) else None
 
 
+@cache
+def _pool() -> Pool:
+    return Pool(_compiled)
+
+
 class _Compiled:
-    """What a driver of one rule and format needs of this file."""
+    """What a driver needs of this file, for one rule and format."""
 
     def __init__(self, rule: Rule, format: Format) -> None:
-        self._steps = [_step(rule, format, parallel) for parallel in (False, True)]
+        self._rule, self._format = rule, format
         self.given = format.given
-        self._squares = [_squares(format.given, parallel) for parallel in (False, True)]
+        self.step: Callable[..., bool] = _compiled(numba_loops.step, "step")
+        self.pool = _pool().address
         self.num_threads: int = numba.config.NUMBA_NUM_THREADS
 
-    def step(self, parallel: bool) -> Callable[..., bool]:
-        """Return the step of the rule, for one thread or several."""
-        return self._steps[parallel]
+    def update(self) -> int:
+        """Return the address of what does chunks of an update."""
+        return _work(self._rule, self._format)
 
-    def squares(self, parallel: bool) -> Callable[..., None]:
-        """Return the sum of squares of the gradients' dtype, for one thread or several."""
-        return self._squares[parallel]
+    def squares(self) -> int:
+        """Return the address of what sums squares of gradients."""
+        return _squares(self.given)
 
-    def threading_layer(self) -> str:
-        """Return the name of the threading layer, after a parallel step."""
-        return str(numba.threading_layer())
+    def threads(self, wanted: int) -> int:
+        """Return how many threads there are for a step, of so many that are wanted."""
+        return _pool().threads(wanted)
 
 
 class NumbaBackend:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,9 +11,9 @@ from fastopt import arrays
 from fastopt.arrays import Array
 from fastopt.backends import COMMON_SCALARS, threads
 from fastopt.backends.array_headers import HeaderCheck
-from fastopt.backends.loop_source import LEAF_LINES
+from fastopt.backends.loop_source import JOB, LANES_APART, LEAF_LINES
 from fastopt.formats import Format
-from fastopt.norms import LANES, PIECE
+from fastopt.norms import PIECE
 from fastopt.parameters import Parameter
 from fastopt_kernels import Rule
 
@@ -32,15 +31,43 @@ class Compiled(Protocol):
     num_threads: int
     given: np.dtype[Any]
     """Of the real numbers of the gradients."""
+    pool: int
+    step: Callable[..., bool]
+    """``step(pool, threads, job, params, grads)``, see ``numba_loops``."""
 
-    def step(self, parallel: bool) -> Callable[..., bool]:
-        """Return the step of the driver's rule, for one thread or several."""
+    def update(self) -> int:
+        """Return the address of what does chunks of an update."""
 
-    def squares(self, parallel: bool) -> Callable[..., None]:
-        """Return the sum of squares by pieces, for one thread or several."""
+    def squares(self) -> int:
+        """Return the address of what sums squares of gradients."""
 
-    def threading_layer(self) -> str:
-        """Return the name of the threading layer, after a parallel step."""
+    def threads(self, wanted: int) -> int:
+        """Return how many threads there are for a step, of so many that are wanted."""
+
+
+class _Job:
+    """The words by which compiled code finds its arrays, and those arrays."""
+
+    def __init__(self, function: Callable[[], int], words: Mapping[str, int | Array]) -> None:
+        self._words = np.zeros(len(JOB), np.int64)
+        self._referred: dict[str, Array] = {}
+        self._function = function
+        self.ready = False
+        self.address = arrays.address(self._words)
+        self.set(**words)
+
+    def set(self, **words: int | Array) -> None:
+        """Set words by name; an array stands for its address, and is kept."""
+        for name, value in words.items():
+            if isinstance(value, np.ndarray):
+                self._referred[name] = value
+                value = arrays.address(value)
+            self._words[JOB.index(name)] = value
+
+    def prepare(self) -> None:
+        """Compile what does the chunks, or find it on disk."""
+        self.set(FUNCTION=self._function())
+        self.ready = True
 
 
 class _Reading:
@@ -51,17 +78,18 @@ class _Reading:
         compiled: Compiled,
         compare: Callable[..., int] | None,
         parameters: Sequence[Parameter],
+        words: Mapping[str, int | Array],
     ) -> None:
         own = compiled.given == parameters[0].flat.dtype
         dtype = parameters[0].dtype if own else compiled.given
         self.compiled = compiled
+        self.update = _Job(compiled.update, words)
+        self.norm = _Job(compiled.squares, words)
         self.headers = HeaderCheck(compare, parameters, dtype) if compare else None
-        self.expected = self.headers.expected if self.headers else _NOTHING_EXPECTED
-
-    def prepare(self, *places: Array) -> None:
-        """Fix the arguments of ``step_at_once`` that never change."""
-        self.fixed = (True, *places, *self.expected)
-        self.small_step = partial(self.compiled.step(parallel=False), 1, *self.fixed)
+        if self.headers:
+            known, axes, extents = self.headers.expected
+            self.update.set(KNOWN=known, AXES=axes, AXES_COUNT=len(axes))
+            self.update.set(EXTENTS=extents, EXTENTS_COUNT=extents.shape[1])
 
 
 class NumbaDriver:
@@ -78,41 +106,41 @@ class NumbaDriver:
         compiled: Sequence[Compiled],
         compare: Callable[..., int] | None,
     ) -> None:
-        flat = [parameter.flat for parameter in parameters]
+        self._params = [parameter.flat for parameter in parameters]  # keeps their addresses good
+        self._sizes = [param.size for param in self._params]
         lines = {
-            "PARAM": [arrays.address(param) for param in flat],
-            "GRAD": [0] * len(flat),
-            "LENGTH": [param.size for param in flat],
+            "PARAM": [arrays.address(param) for param in self._params],
+            "GRAD": [0] * len(self._params),
+            "LENGTH": self._sizes,
             "OFFSET": [parameter.offset for parameter in parameters],
-            "ROW": [0] * len(flat),
+            "ROW": [0] * len(self._params),
         }
-        leaves = np.array([lines[name] for name in LEAF_LINES], np.intp)
+        leaves = np.array([lines[name] for name in LEAF_LINES], np.int64)
         self._grads, self._rows = (leaves[LEAF_LINES.index(name)] for name in ("GRAD", "ROW"))
-        self._places = (leaves, _chunks(lines["LENGTH"], CHUNK), arena)
+        chunks = _chunks(self._sizes, CHUNK)
         self._table = np.zeros((1, len([*COMMON_SCALARS, *rule.scalars, *format.limit_scalars])))
-        self._params = flat  # their addresses are good as long as these live
-        self._held: Sequence[Array | None] = ()
-        self._sums: Array | None = None
-        self._large = sum(lines["LENGTH"]) >= PARALLEL_FROM
-        self._readings = [_Reading(each, compare, parameters) for each in compiled]
+        words = {
+            **{"LEAVES": leaves, "COUNT": len(self._params), "TABLE": self._table},
+            **{"CHUNKS": chunks, "TOTAL": chunks.shape[1]},
+            **{"ARENA": arena, "PITCH": arena.shape[1]},
+        }
+        self._readings = [_Reading(each, compare, parameters, words) for each in compiled]
         self._reading = self._readings[0]  # that of the gradients at hand
-        for reading in self._readings:
-            reading.prepare(*self._places, self._table)
+        self._held: Sequence[Array | None] = ()
+        self._norm: tuple[Array, Array] | None = None
+        self._counts: tuple[Array, Array] | None = None
+        self._large = sum(self._sizes) >= PARALLEL_FROM
         usual = compare is not None and not any(p.copied for p in parameters)
         self.step_at_once = self._step_at_once if usual else None
 
     def warm_up(self, norm: bool) -> None:
         """Call everything once with nothing to do, which compiles it or finds it on disk."""
-        places, self._places = self._places, (self._places[0], _NO_CHUNKS, self._places[2])
         self._grads[:] = 0  # none, and not those of the last step
-        try:
-            for reading in reversed(self._readings):
-                self._reading = reading
-                self.update(self._table, None)
-                if norm:
-                    self.squares(1.0)
-        finally:
-            self._places, self._sums = places, None
+        for reading in reversed(self._readings):
+            self._reading = reading
+            self.update(self._table, None)
+            if norm:
+                self.squares(1.0)
 
     def _step_at_once(
         self,
@@ -124,11 +152,22 @@ class NumbaDriver:
     ) -> bool:
         """Check, update and count in one compiled call."""
         self._table[0] = row
+        if self._counts is None or self._counts[0] is not steps:
+            self._count_in(steps, clock)
         reading = self._reading if len(self._readings) == 1 else self._choose(grads)
-        if self._large:
-            step = reading.compiled.step
-            return bool(self._run(step, *reading.fixed, steps, clock, id(params), id(grads)))
-        return reading.small_step(steps, clock, id(params), id(grads))
+        return self._run(reading.compiled, reading.update, id(params), id(grads))
+
+    def _count_in(self, steps: Array, clock: Array) -> None:
+        self._counts = steps, clock
+        for reading in self._readings:
+            reading.update.set(STEPS=steps, CLOCK=clock)
+
+    def _run(self, compiled: Compiled, job: _Job, params: int = 0, grads: int = 0) -> bool:
+        """Do the chunks of a job, with as many threads as pay."""
+        if not job.ready:
+            job.prepare()
+        number = compiled.threads(threads.available(compiled.num_threads)) if self._large else 1
+        return compiled.step(compiled.pool, number, job.address, params, grads)
 
     def _choose(self, grads: Sequence[Any]) -> _Reading:
         """Go over to the reading for these gradients, as far as the first of them tells."""
@@ -137,21 +176,6 @@ class NumbaDriver:
             if reading.compiled.given == dtype:
                 self._reading = reading
         return self._reading
-
-    def _run(self, function: Callable[[bool], Callable[..., Any]], *arguments: Any) -> Any:
-        """Call a compiled function with as many threads as pay and are safe."""
-        tasks = threads.available(self._reading.compiled.num_threads) if self._large else 1
-        if tasks > 1:
-            if threads.free():  # felt at 100 000 elements
-                return function(True)(tasks, *arguments)
-            with threads.guard():
-                try:
-                    result = function(True)(tasks, *arguments)
-                    threads.note_layer(self._reading.compiled.threading_layer)
-                    return result
-                except ValueError:  # no threading layer; Numba says so before anything runs
-                    threads.give_up()
-        return function(False)(1, *arguments)
 
     def take_usual(self, params: list[Any], grads: list[Any]) -> int | None:
         """Compare the headers of all arrays with what is expected, in one compiled call."""
@@ -167,29 +191,33 @@ class NumbaDriver:
 
     def squares(self, factor: float) -> Array:
         """Return the sums of squares of (factor * gradient), by pieces."""
-        leaves = self._places[0]
-        if self._sums is None:
-            self._pieces = _chunks([param.size for param in self._params], PIECE)
-            self._lanes = np.zeros((self._reading.compiled.num_threads, LANES))
-            self._sums = np.zeros(self._pieces.shape[1])
-        self._run(
-            self._reading.compiled.squares, leaves, self._pieces, factor, self._lanes, self._sums
-        )
-        return self._sums
+        if self._norm is None:
+            self._norm = self._set_up_norm()
+        sums, factors = self._norm
+        factors[0] = factor
+        self._run(self._reading.compiled, self._reading.norm)
+        return sums
+
+    def _set_up_norm(self) -> tuple[Array, Array]:
+        """Return the arrays of the sums and of the factor."""
+        pieces = _chunks(self._sizes, PIECE)
+        sums, factors = np.zeros(pieces.shape[1]), np.zeros(1)
+        lanes = np.zeros((self._reading.compiled.num_threads, LANES_APART // 8))
+        for reading in self._readings:
+            reading.norm.set(CHUNKS=pieces, TOTAL=pieces.shape[1])
+            reading.norm.set(LANES=lanes, SUMS=sums, FACTOR=factors)
+        return sums, factors
 
     def update(self, table: Sequence[Sequence[float]] | Array, rows: Sequence[int] | None) -> None:
         """Update every parameter whose gradient is not None."""
         if rows is not None:
             self._rows[:] = rows
-        rest = (*self._reading.expected, _UNUSED, _UNUSED, 0, 0)
-        self._run(self._reading.compiled.step, False, *self._places, np.array(table, float), *rest)
+        job = self._reading.update
+        job.set(TABLE=np.array(table, float))
+        self._run(self._reading.compiled, job)
+        job.set(TABLE=self._table)
         self._rows[:] = 0  # as step_at_once expects it
         self._held = ()
-
-
-_NO_CHUNKS = np.zeros((3, 0), np.intp)
-_UNUSED = np.zeros(1, np.int64)
-_NOTHING_EXPECTED = tuple(np.zeros(shape, np.intp) for shape in [(1, 6), (0, 2), (2, 0)])
 
 
 def _chunks(lengths: Sequence[int], size: int) -> Array:
@@ -199,4 +227,4 @@ def _chunks(lengths: Sequence[int], size: int) -> Array:
     leaf = np.repeat(np.arange(len(length)), counts)
     before = np.repeat(np.cumsum(counts) - counts, counts)
     start = (np.arange(len(leaf)) - before) * size
-    return np.array([leaf, start, np.minimum(size, length[leaf] - start)], np.intp)
+    return np.array([leaf, start, np.minimum(size, length[leaf] - start)], np.int64)

@@ -15,10 +15,10 @@ from fastopt.norms import LANES, PIECE, lane_sums
 from fastopt.parameters import Parameter
 from fastopt_kernels import Rule
 
-BLOCK_BYTES = 262_144
+BLOCK_BYTES = 524_288
 """Bytes of an array that are updated at a time. The temporaries of an expression then stay in the
-cache: 2.5 times as fast on 20 million float32 as whole-array expressions. From this size on NumPy
-also reuses the temporaries within an expression."""
+cache: 3 times as fast on 20 million float32 as whole-array expressions. Of half the size it is 8 %
+slower, for the calls that are made more often."""
 
 
 class _Piece:

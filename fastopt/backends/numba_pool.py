@@ -1,0 +1,219 @@
+"""The threads of the Numba backend: idle ones help with a step, and none is ever waited for.
+
+Whoever steps offers the chunks of the step and works on them itself; threads of the pool that are
+awake take chunks too. The caller waits only for chunks that a thread has begun, so a step is at no
+moment behind a thread that the system has not given a processor: that thread's chunks are done by
+whoever comes first. Chunks are dealt out in one range per thread, so that in every step the same
+thread takes the same ones, as long as it is in time: they are in its cache.
+
+While one step uses the pool, a step of another Python thread does its chunks alone. The child of a
+fork has no threads; its first step makes new ones.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import llvmlite.binding
+import numpy as np
+from numba.extending import register_jitable
+
+from fastopt import arrays
+from fastopt.backends.numba_intrinsics import add, call, claim, load, pause, store, system_call
+
+MOST_THREADS = 256
+
+_LINE = 128
+"""Bytes between words that different threads write: two cache lines, which processors fetch
+together."""
+
+(_CLAIMED, _ROUND, _BUSY, _ASLEEP, _ALIVE, _STOP, _REST, _FUNCTION, _JOB, _TOTAL, _THREADS) = (
+    _LINE * place for place in range(11)
+)
+_MUTEX, _CONDITION, _NEXT = (_LINE * place for place in (12, 13, 14))
+"""Where in the pool's memory: whether a step uses it; the number of the round, odd while chunks are
+offered; how many threads are at work, asleep, alive; whether to end; how many small steps found
+sleepers; what is offered; the lock and the signal of sleepers; each range's next chunk."""
+
+_PATIENCE = 4_000
+"""How often an idle thread looks for work before it goes to sleep: some 100 microseconds."""
+
+_WORTH_WAKING = 256
+"""Chunks (of 2 048 elements) for which sleepers are woken in any case: that takes some 50
+microseconds. For fewer they are woken now and then, to see whether steps follow each other fast."""
+
+_NOW_AND_THEN = 16
+
+_SYSTEM = {
+    **{"pthread_mutex_init": 2, "pthread_mutex_lock": 1, "pthread_mutex_unlock": 1},
+    **{"pthread_cond_init": 2, "pthread_cond_wait": 2, "pthread_cond_broadcast": 1},
+    "sched_yield": 0,
+}
+"""What is needed of the system, with the number of arguments. Where it is missing (on Windows)
+steps are made by one thread."""
+
+_mutex_init, _lock, _unlock, _condition_init, _wait, _broadcast, _yield = (
+    system_call(name, arguments) for name, arguments in _SYSTEM.items()
+)
+
+
+def serve(pool: int, me: int) -> int:
+    """Help with steps until told to stop, as the thread of this number (1, 2, ...).
+
+    To be compiled. A ``me`` of 0 makes the lock and the signal; -1 tells all threads to stop, and
+    returns how many have not.
+    """
+    if me == 0:
+        _mutex_init(pool + _MUTEX, 0)
+        _condition_init(pool + _CONDITION, 0)
+        return 0
+    if me < 0:
+        store(pool + _STOP, 1)
+        _broadcast(pool + _CONDITION, 0)
+        return load(pool + _ALIVE)  # type: ignore[no-any-return]
+    add(pool + _ALIVE, 1)
+    seen = 0
+    while True:
+        seen = _next_round(pool, seen)
+        if seen < 0:
+            break
+        add(pool + _BUSY, 1)
+        # From here on the step waits for this thread, if it is still the same step.
+        if load(pool + _ROUND) == seen and me < load(pool + _THREADS):
+            _take(pool, me)
+        add(pool + _BUSY, -1)
+    add(pool + _ALIVE, -1)
+    return 0
+
+
+@register_jitable  # type: ignore[untyped-decorator]
+def _next_round(pool: int, seen: int) -> int:
+    """Wait until chunks are offered that this thread has not seen; -1 at the end."""
+    for _ in range(_PATIENCE):
+        if load(pool + _STOP) != 0:
+            return -1
+        number = load(pool + _ROUND)
+        if number % 2 == 1 and number != seen:
+            return number  # type: ignore[no-any-return]
+        pause()
+    _lock(pool + _MUTEX, 0)
+    add(pool + _ASLEEP, 1)
+    while True:
+        number = load(pool + _ROUND)
+        stop = load(pool + _STOP) != 0
+        if stop or (number % 2 == 1 and number != seen):
+            break
+        _wait(pool + _CONDITION, pool + _MUTEX)
+    add(pool + _ASLEEP, -1)
+    _unlock(pool + _MUTEX, 0)
+    return -1 if stop else number
+
+
+@register_jitable  # type: ignore[untyped-decorator]
+def _take(pool: int, me: int) -> None:
+    """Do chunks, those of the own range first, until none is left."""
+    function, job = load(pool + _FUNCTION), load(pool + _JOB)
+    total, threads = load(pool + _TOTAL), load(pool + _THREADS)
+    for turn in range(threads):
+        whose = (me + turn) % threads
+        end = total * (whose + 1) // threads
+        while True:
+            chunk = add(pool + _NEXT + _LINE * whose, 1)
+            if chunk >= end:
+                break
+            call(function, job, me, chunk, chunk + 1)
+
+
+@register_jitable  # type: ignore[untyped-decorator]
+def share(pool: int, threads: int, function: int, job: int, total: int) -> None:
+    """Do all chunks of a job, together with the threads of the pool that are awake.
+
+    ``function(job, lane, first, last)`` does chunks; the lanes of threads that are at work at the
+    same time differ.
+    """
+    if threads == 1 or not claim(pool + _CLAIMED):
+        call(function, job, 0, 0, total)
+        return
+    store(pool + _FUNCTION, function)
+    store(pool + _JOB, job)
+    store(pool + _TOTAL, total)
+    store(pool + _THREADS, threads)
+    for whose in range(threads):
+        store(pool + _NEXT + _LINE * whose, total * whose // threads)
+    number = load(pool + _ROUND) + 1
+    store(pool + _ROUND, number)
+    # Either this sees a sleeper, or the sleeper-to-be sees the round.
+    if load(pool + _ASLEEP) != 0:
+        rest = add(pool + _REST, 1)
+        if total >= _WORTH_WAKING or rest % _NOW_AND_THEN == 0:
+            _broadcast(pool + _CONDITION, 0)
+    _take(pool, 0)
+    store(pool + _ROUND, number + 1)
+    # Either a thread sees that the round is over, or this sees the thread.
+    looks = 0
+    while load(pool + _BUSY) != 0:
+        looks += 1
+        if looks > _PATIENCE:
+            _yield(0, 0)  # it may be waiting for this very processor
+        else:
+            pause()
+    store(pool + _CLAIMED, 0)
+
+
+class Pool:
+    """The threads of this process, made when the first large step needs them."""
+
+    def __init__(self, compile: Callable[[Callable[..., Any], str], Callable[..., Any]]) -> None:
+        self._compile = compile
+        bytes_needed = _NEXT + _LINE * MOST_THREADS
+        self._memory = np.zeros(bytes_needed + _LINE, np.uint8)  # never freed: threads look at it
+        self.address = -(-arrays.address(self._memory) // _LINE) * _LINE
+        self._made = 0
+        self._over = not all(map(llvmlite.binding.address_of_symbol, _SYSTEM))
+        self._lock = threading.Lock()
+        if not self._over:
+            atexit.register(self._stop)
+            os.register_at_fork(after_in_child=self._forget)
+
+    def threads(self, wanted: int) -> int:
+        """Return how many threads a step can share its chunks among; make those that lack."""
+        if self._made < wanted - 1 and not self._over:
+            with self._lock:
+                self._make(min(wanted, MOST_THREADS))
+        return min(wanted, self._made + 1)
+
+    def _make(self, wanted: int) -> None:
+        served = self._compile(serve, "serve")
+        if self._made == 0:
+            served(self.address, 0)
+        while self._made < wanted - 1:
+            me = self._made + 1
+            helper = threading.Thread(
+                target=served, args=(self.address, me), name=f"fastopt-{me}", daemon=True
+            )
+            try:
+                helper.start()
+            except RuntimeError:  # no more threads, or the interpreter is about to end
+                self._over = True
+                return
+            self._made = me
+
+    def _stop(self) -> None:
+        """End the threads: compiled code must not run while the interpreter is taken down."""
+        with self._lock:
+            self._over, made, self._made = True, self._made, 0
+        if made:
+            served = self._compile(serve, "serve")
+            deadline = time.monotonic() + 1.0
+            while served(self.address, -1) and time.monotonic() < deadline:
+                time.sleep(1e-4)
+
+    def _forget(self) -> None:
+        """Begin anew in the child of a fork, which has none of the threads."""
+        self._memory[:] = 0
+        self._made, self._lock = 0, threading.Lock()
