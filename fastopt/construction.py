@@ -20,7 +20,7 @@ from fastopt.parameters import Extents
 from fastopt.patterns import Groups
 from fastopt.precision import smallest_eps
 from fastopt.random_bits import SEEDS
-from fastopt.shared import SHARED_DEFAULTS
+from fastopt.shared import MODULUS, SHARED_DEFAULTS
 from fastopt.tree import Leaf, Tree
 
 
@@ -118,6 +118,9 @@ def _options(
         for leaf in leaves:
             _check_storage(formula.__name__, options, leaf, master_weights)
 
+    def check_moment(options: Options) -> None:
+        _check_moment(formula, options)
+
     checks = {
         "lr": Schedulable(NONNEGATIVE),
         **formula._checks,
@@ -128,13 +131,25 @@ def _options(
         "reset_at_bounds": Flag(),
         "state_dtype": Maybe(OneOf(STATE_DTYPES)),
         "stochastic_rounding": Flag(),
+        "complex_moment": OneOf(("parts", MODULUS)),
         "seed": Whole(0, SEEDS - 1),
     }
     name = formula.__name__ + part.label
     options = ParamGroup(name, part.params, checks, [])
-    options.reviews += [formula._review, check_eps, check_order, check_storage]
+    options.reviews += [formula._review, check_eps, check_order, check_storage, check_moment]
     options.update({**SHARED_DEFAULTS, **defaults, **part.options})
     return options
+
+
+def _check_moment(formula: type[Formula], options: Options) -> None:
+    """Refuse averages of squared moduli where squares of something else are averaged too."""
+    rule = formula._rule(options)
+    if options["complex_moment"] == MODULUS and not rule.squares and set(rule.state) > set(rule.signed):
+        raise ValueError(
+            f"{formula.__name__}: complex_moment={MODULUS!r} is for optimizers in which squares of "
+            "gradients alone are averaged (Adagrad, RMSprop without centered, Adam, AdamW); use "
+            "'parts'"
+        )
 
 
 def _check_eps(formula: type[Formula], options: Options, leaves: list[Leaf]) -> None:

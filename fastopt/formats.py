@@ -41,7 +41,8 @@ class Format:
     in the arena; with ``reset`` the signed state of one that is at a bound becomes 0.
 
     ``state`` says how the rule's state is stored between steps, which compute in ``real`` all the
-    same; ``stochastic`` that the parameters are rounded to ``stored`` up or down by chance.
+    same; ``stochastic`` that the parameters are rounded to ``stored`` up or down by chance;
+    ``modulus`` that a rule gets the squares of the moduli of pairs.
     """
 
     stored: np.dtype[Any]
@@ -52,6 +53,7 @@ class Format:
     reset: bool = False
     state: State = "real"
     stochastic: bool = False
+    modulus: bool = False
 
     @classmethod
     def of(
@@ -62,6 +64,7 @@ class Format:
         reset: bool = False,
         state: State = "real",
         stochastic: bool = False,
+        modulus: bool = False,
     ) -> Format:
         """Return the format of parameters of a dtype, with gradients of the same dtype."""
         stored = real_dtype(dtype)
@@ -69,7 +72,8 @@ class Format:
         master = master_weights and stored != real
         stochastic = stochastic and stored != real and not master
         reset = reset and bounds != "none"
-        return cls(stored, stored, real, master, bounds, reset, state, stochastic)
+        modulus = modulus and dtype.kind == "c"
+        return cls(stored, stored, real, master, bounds, reset, state, stochastic, modulus)
 
     def with_gradients(self, dtype: np.dtype[Any]) -> Format:
         """Return the format for gradients of this dtype, which is ``stored`` or ``real``."""
@@ -87,6 +91,7 @@ class Format:
         bounds = [f"bounds-{self.bounds}"] * (self.bounds != "none")
         state = [f"state-{self.state}"] * (self.state != "real")
         flags = [*["reset"] * self.reset, *state, *["stochastic"] * self.stochastic]
+        flags += ["modulus"] * self.modulus
         return "-".join([*dtypes, *[MASTER] * self.master, *bounds, *flags])
 
     @property

@@ -17,7 +17,7 @@ from fastopt.formula import Formula
 from fastopt.param_group import Options, ParamGroup
 from fastopt.parameters import Extents
 from fastopt.precision import FLUSH_EVERY, tiny
-from fastopt.shared import FIXED
+from fastopt.shared import FIXED, MODULUS
 from fastopt.tree import Tree
 
 
@@ -71,7 +71,8 @@ class Group:
             limits, reset = self.options["bounds"], self.options["reset_at_bounds"]
             kind = bounds.kind_of(limits)
             dtype, chance = members[0].array.dtype, self.options["stochastic_rounding"]
-            format = Format.of(dtype, master_weights, kind, reset, state, chance)
+            modulus = self.options["complex_moment"] == MODULUS
+            format = Format.of(dtype, master_weights, kind, reset, state, chance, modulus)
             bucket = Bucket(backend, rule, members, positions, fill, format, everywhere)
             if kind == "arrays":
                 name = self._formula.__name__

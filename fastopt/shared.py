@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 from fastopt.gradient_policy import NonfinitePolicy
 from fastopt.hyperparameters import Scheduled
+
+
+MODULUS = "modulus"
+ComplexMoment = Literal["parts", "modulus"]
 
 
 class Shared(TypedDict, total=False):
@@ -59,6 +63,12 @@ class Shared(TypedDict, total=False):
         small updates add up. Other dtypes are not affected. It can differ between groups, and not
         change.
 
+    complex_moment: of what the squares of a complex gradient are averaged: "parts" (the default) of
+        the real and of the imaginary part, each on its own, as PyTorch does, or "modulus" of
+        |g|^2, which does not depend on where the phase begins, as optax and imaging codes do; the
+        average then stands in both parts of the state. For Adagrad, RMSprop (not centered), Adam
+        and AdamW; no matter to real parameters. It can differ between groups, and not change.
+
     seed: of the random bits of both, a whole number from 0 to 2**64 - 1 (0). They depend on
         nothing else than a parameter's name, its step count and the place in it.
 
@@ -75,6 +85,7 @@ class Shared(TypedDict, total=False):
     master_weights: bool
     state_dtype: str | None
     stochastic_rounding: bool
+    complex_moment: ComplexMoment
     seed: int
     backend: str | None
 
@@ -86,9 +97,10 @@ SHARED_DEFAULTS: dict[str, Any] = {
     "reset_at_bounds": False,
     "state_dtype": None,
     "stochastic_rounding": False,
+    "complex_moment": "parts",
     "seed": 0,
 }
 """Those of them that are hyperparameters of a group."""
 
-FIXED = ("state_dtype", "stochastic_rounding")
+FIXED = ("state_dtype", "stochastic_rounding", "complex_moment")
 """Those that an optimizer keeps from its construction on."""

@@ -53,16 +53,29 @@ def work(job, lane, begin, end):
         grad_at = pointer_to(leaves[{GRAD}, leaf] + start * {grad_size}, given)
         param_of, grad_of = carray(param_at, count), carray(grad_at, count)
         {slice_state}
+        {square_moduli}
         for i in range(count):
             {load_param}
             grad = widen_given(grad_of[i]) * grad_scale
             grad = grad + l2 * param if l2 != zero else grad
+            {take_square}
             param = param - decay * param if decay != zero else param
             {outputs} = rule({inputs})
             {keep_bounds}
             {store_param}
             {store_state}
 """
+
+
+# Of both parts of each complex number, before any parameter of the chunk has changed.
+_SQUARE_MODULI = (
+    "moduli = carray(pointer_to(word(job + {MODULI_AT}) + lane * {MODULI_APART}, real), count)",
+    "for i in range(0, count, 2):",
+    "    re, im = widen_given(grad_of[i]) * grad_scale, widen_given(grad_of[i + 1]) * grad_scale",
+    "    re = re + l2 * widen(param_of[i]) if l2 != zero else re",
+    "    im = im + l2 * widen(param_of[i + 1]) if l2 != zero else im",
+    "    moduli[i] = moduli[i + 1] = re * re + im * im",
+)
 
 
 # What does not round to the stored parameter is not its master: somebody wrote the parameter since.
@@ -115,7 +128,15 @@ def loop_source(rule: Rule, format: Format) -> str:
             f"{slot}_of = arena[{k}, first : first + count]" for k, slot in enumerate(slots)
         ),
         keep_bounds=in_element.join(_keep_bounds(rule, format)),
-        inputs=", ".join(["param", "grad", *[f"{s}_of[i]" for s in rule.state], *rule.scalars]),
+        take_square="square = moduli[i]" if format.modulus else "square = grad * grad",
+        square_moduli=in_chunk.join(_SQUARE_MODULI) if format.modulus else "",
+        inputs=", ".join(
+            [
+                *("param", "grad", *["square"] * rule.squares),
+                *[f"{slot}_of[i]" for slot in rule.state],
+                *rule.scalars,
+            ]
+        ),
         outputs=", ".join(["param", *rule.state]) + ",",
         store_state=in_element.join(
             f"{slot}_of[i] = zero if abs({slot}) < {tiny[slot]} else {slot}" for slot in rule.state

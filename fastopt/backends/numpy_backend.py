@@ -123,6 +123,14 @@ class NumpyDriver:
                         self._update_block(piece.param, grad[piece.place], piece, row)
         self._grads = ()
 
+    def _squares_of(self, grad: Array) -> Array:
+        """Return the squares of a block's gradient, or of the moduli of complex numbers there."""
+        square = grad * grad
+        if self._format.modulus:
+            pairs = square.reshape(-1, 2)
+            pairs[:] = pairs[:, :1] + pairs[:, 1:]
+        return square
+
     def _keep_bounds(
         self, param: Array, state: tuple[Array, ...], lower: Array, upper: Array
     ) -> None:
@@ -187,7 +195,8 @@ class NumpyDriver:
             grad = grad + l2 * param
         if decay != 0.0:
             param -= decay * param
-        self._rule.numpy(param, grad, *state, *scalars)
+        squares = [self._squares_of(grad)] if self._rule.squares else []
+        self._rule.numpy(param, grad, *squares, *state, *scalars)
         if limits:
             self._keep_bounds(param, state, *limits)
         if tiny_signed != 0.0 or tiny_positive != 0.0:

@@ -14,24 +14,25 @@ import numpy as np
 from fastopt_kernels.rule import Rule
 
 
-def _numpy(param: Any, grad: Any, s: Any, step_size: float, eps: float) -> None:
-    s += grad * grad
+def _numpy(param: Any, grad: Any, square: Any, s: Any, step_size: float, eps: float) -> None:
+    s += square
     param -= step_size * (grad / (np.sqrt(s) + eps))
 
 
-def _numba(param: Any, grad: Any, s: Any, step_size: Any, eps: Any) -> tuple[Any, Any]:
-    s = s + grad * grad
+def _numba(param: Any, grad: Any, square: Any, s: Any, step_size: Any, eps: Any) -> tuple[Any, Any]:
+    s = s + square
     return param - step_size * (grad / (sqrt(s) + eps)), s
 
 
 RULE = Rule(
     name="adagrad",
     state=("s",),
+    squares=True,
     scalars=("step_size", "eps"),
     numpy=_numpy,
     numba=_numba,
     cupy="""
-        s = s + grad * grad;
+        s = s + square;
         param = param - step_size * (grad / (sqrt(s) + eps));
     """,
 )

@@ -21,6 +21,7 @@ from fastopt_kernels.rule import Rule
 def _numpy(
     param: Any,
     grad: Any,
+    square: Any,
     m: Any,
     v: Any,
     one_minus_beta1: float,
@@ -28,14 +29,13 @@ def _numpy(
     eps: float,
     step_size: float,
 ) -> None:
-    # All in one temporary: a new one for every operation takes 1.2 times as long.
-    work = grad - m
+    # All in the memory of the square: a new temporary for every operation takes 1.2 times as long.
+    square -= v
+    square *= one_minus_beta2
+    v += square
+    work = np.subtract(grad, m, out=square)
     work *= one_minus_beta1
     m += work
-    np.multiply(grad, grad, out=work)
-    work -= v
-    work *= one_minus_beta2
-    v += work
     np.sqrt(v, out=work)
     work += eps
     np.divide(m, work, out=work)
@@ -46,6 +46,7 @@ def _numpy(
 def _numba(
     param: Any,
     grad: Any,
+    square: Any,
     m: Any,
     v: Any,
     one_minus_beta1: Any,
@@ -54,7 +55,7 @@ def _numba(
     step_size: Any,
 ) -> tuple[Any, Any, Any]:
     m = m + one_minus_beta1 * (grad - m)
-    v = v + one_minus_beta2 * (grad * grad - v)
+    v = v + one_minus_beta2 * (square - v)
     return param - step_size * (m / (sqrt(v) + eps)), m, v
 
 
@@ -62,6 +63,7 @@ RULE = Rule(
     name="adam",
     state=("m", "v"),
     signed=("m",),
+    squares=True,
     scalars=(
         "one_minus_beta1",
         "one_minus_beta2",
@@ -72,7 +74,7 @@ RULE = Rule(
     numba=_numba,
     cupy="""
         m = m + one_minus_beta1 * (grad - m);
-        v = v + one_minus_beta2 * (grad * grad - v);
+        v = v + one_minus_beta2 * (square - v);
         param = param - step_size * (m / (sqrt(v) + eps));
     """,
 )

@@ -17,6 +17,7 @@ from fastopt_kernels.rule import Rule
 def _numpy(
     param: Any,
     grad: Any,
+    square: Any,
     m: Any,
     v: Any,
     vmax: Any,
@@ -26,14 +27,13 @@ def _numpy(
     eps_outside: float,
     step_size: float,
 ) -> None:
-    # All in one temporary: a new one for every operation takes 1.2 times as long.
-    work = grad - m
+    # All in the memory of the square: a new temporary for every operation takes 1.2 times as long.
+    square -= v
+    square *= one_minus_beta2
+    v += square
+    work = np.subtract(grad, m, out=square)
     work *= one_minus_beta1
     m += work
-    np.multiply(grad, grad, out=work)
-    work -= v
-    work *= one_minus_beta2
-    v += work
     np.maximum(vmax, v, out=vmax)
     np.add(vmax, eps_inside, out=work)
     np.sqrt(work, out=work)
@@ -46,6 +46,7 @@ def _numpy(
 def _numba(
     param: Any,
     grad: Any,
+    square: Any,
     m: Any,
     v: Any,
     vmax: Any,
@@ -56,7 +57,7 @@ def _numba(
     step_size: Any,
 ) -> tuple[Any, Any, Any, Any]:
     m = m + one_minus_beta1 * (grad - m)
-    v = v + one_minus_beta2 * (grad * grad - v)
+    v = v + one_minus_beta2 * (square - v)
     # NaN wins, as in np.maximum: a comparison with NaN is false, so v is taken unless it is less.
     vmax = vmax if vmax >= v or vmax != vmax else v
     param = param - step_size * (m / (sqrt(vmax + eps_inside) + eps_outside))
@@ -67,6 +68,7 @@ RULE = Rule(
     name="adam_amsgrad",
     state=("m", "v", "vmax"),
     signed=("m",),
+    squares=True,
     scalars=(
         "one_minus_beta1",
         "one_minus_beta2",
@@ -78,7 +80,7 @@ RULE = Rule(
     numba=_numba,
     cupy="""
         m = m + one_minus_beta1 * (grad - m);
-        v = v + one_minus_beta2 * (grad * grad - v);
+        v = v + one_minus_beta2 * (square - v);
         vmax = vmax >= v || vmax != vmax ? vmax : v;
         param = param - step_size * (m / (sqrt(vmax + eps_inside) + eps_outside));
     """,

@@ -20,6 +20,7 @@ from fastopt_kernels.rule import Rule
 def _numpy(
     param: Any,
     grad: Any,
+    square: Any,
     m: Any,
     v: Any,
     one_minus_beta1: float,
@@ -28,14 +29,13 @@ def _numpy(
     eps_outside: float,
     step_size: float,
 ) -> None:
-    # All in one temporary: a new one for every operation takes 1.2 times as long.
-    work = grad - m
+    # All in the memory of the square: a new temporary for every operation takes 1.2 times as long.
+    square -= v
+    square *= one_minus_beta2
+    v += square
+    work = np.subtract(grad, m, out=square)
     work *= one_minus_beta1
     m += work
-    np.multiply(grad, grad, out=work)
-    work -= v
-    work *= one_minus_beta2
-    v += work
     np.add(v, eps_inside, out=work)
     np.sqrt(work, out=work)
     work += eps_outside
@@ -47,6 +47,7 @@ def _numpy(
 def _numba(
     param: Any,
     grad: Any,
+    square: Any,
     m: Any,
     v: Any,
     one_minus_beta1: Any,
@@ -56,7 +57,7 @@ def _numba(
     step_size: Any,
 ) -> tuple[Any, Any, Any]:
     m = m + one_minus_beta1 * (grad - m)
-    v = v + one_minus_beta2 * (grad * grad - v)
+    v = v + one_minus_beta2 * (square - v)
     return param - step_size * (m / (sqrt(v + eps_inside) + eps_outside)), m, v
 
 
@@ -64,6 +65,7 @@ RULE = Rule(
     name="adam_eps_inside",
     state=("m", "v"),
     signed=("m",),
+    squares=True,
     scalars=(
         "one_minus_beta1",
         "one_minus_beta2",
@@ -75,7 +77,7 @@ RULE = Rule(
     numba=_numba,
     cupy="""
         m = m + one_minus_beta1 * (grad - m);
-        v = v + one_minus_beta2 * (grad * grad - v);
+        v = v + one_minus_beta2 * (square - v);
         param = param - step_size * (m / (sqrt(v + eps_inside) + eps_outside));
     """,
 )

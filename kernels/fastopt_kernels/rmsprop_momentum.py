@@ -20,6 +20,7 @@ from fastopt_kernels.rule import Rule
 def _numpy(
     param: Any,
     grad: Any,
+    square: Any,
     v: Any,
     buf: Any,
     one_minus_beta: float,
@@ -29,7 +30,7 @@ def _numpy(
     eps_outside: float,
     lr: float,
 ) -> None:
-    v += one_minus_beta * (grad * grad - v)
+    v += one_minus_beta * (square - v)
     buf *= momentum
     buf += rescale * (grad / (np.sqrt(v + eps_inside) + eps_outside))
     param -= lr * buf
@@ -38,6 +39,7 @@ def _numpy(
 def _numba(
     param: Any,
     grad: Any,
+    square: Any,
     v: Any,
     buf: Any,
     one_minus_beta: Any,
@@ -47,7 +49,7 @@ def _numba(
     eps_outside: Any,
     lr: Any,
 ) -> tuple[Any, Any, Any]:
-    v = v + one_minus_beta * (grad * grad - v)
+    v = v + one_minus_beta * (square - v)
     buf = momentum * buf + rescale * (grad / (sqrt(v + eps_inside) + eps_outside))
     return param - lr * buf, v, buf
 
@@ -55,12 +57,13 @@ def _numba(
 RULE = Rule(
     name="rmsprop_momentum",
     state=("v", "buf"),
+    squares=True,
     signed=("buf",),
     scalars=("one_minus_beta", "momentum", "rescale", "eps_inside", "eps_outside", "lr"),
     numpy=_numpy,
     numba=_numba,
     cupy="""
-        v = v + one_minus_beta * (grad * grad - v);
+        v = v + one_minus_beta * (square - v);
         buf = momentum * buf + rescale * (grad / (sqrt(v + eps_inside) + eps_outside));
         param = param - lr * buf;
     """,

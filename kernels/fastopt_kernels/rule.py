@@ -15,9 +15,11 @@ _DOUBLE_LITERAL = re.compile(r"(?<![\w.])(?:\d+\.\d*|\.\d+|\d+(?=[eE]))(?:[eE][+
 class Rule:
     """The update of one parameter by one gradient, elementwise, in three forms.
 
-    All three take ``param, grad, *state, *scalars`` in this order, under these names:
+    All three take ``param, grad, *state, *scalars`` in this order, under these names; with
+    ``squares`` it is ``param, grad, square, *state, *scalars``, where ``square`` is that of the
+    gradient, or of the modulus of a complex one:
 
-    * ``numpy``: arrays, changed in place; ``grad`` is only read;
+    * ``numpy``: arrays, changed in place; ``grad`` is only read, ``square`` may be overwritten;
     * ``numba``: numbers of one element in, ``(param, *state)`` out; not decorated;
     * ``cupy``: C++ on local variables of type ``real`` that carry these names.
 
@@ -32,6 +34,7 @@ class Rule:
     numba: Callable[..., tuple[Any, ...]]
     cupy: str
     signed: tuple[str, ...] = ()
+    squares: bool = False
 
     def __post_init__(self) -> None:
         """Hold the three forms against each other."""
@@ -46,7 +49,7 @@ class Rule:
     @property
     def arguments(self) -> tuple[str, ...]:
         """The argument names that every form has, in order."""
-        return ("param", "grad", *self.state, *self.scalars)
+        return ("param", "grad", *["square"] * self.squares, *self.state, *self.scalars)
 
     def _check_signature(self, form: str, function: object) -> None:
         if not callable(function):
