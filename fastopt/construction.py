@@ -9,6 +9,7 @@ from typing import Any
 from fastopt import arrays, backends, param_group
 from fastopt.bounds import BoundsCheck
 from fastopt.errors import BackendMismatchError
+from fastopt.extents import Extents
 from fastopt.formats import STATE_DTYPES, Format
 from fastopt.formula import Formula
 from fastopt.group import Group
@@ -16,7 +17,6 @@ from fastopt.grouping import Grouping
 from fastopt.hyperparameters import NONNEGATIVE, Flag, Maybe, OneOf, Schedulable, Whole
 from fastopt.overlap import check_apart
 from fastopt.param_group import Options, ParamGroup
-from fastopt.parameters import Extents
 from fastopt.patterns import Groups
 from fastopt.precision import smallest_eps
 from fastopt.random_bits import SEEDS

@@ -10,23 +10,30 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from fastopt.backends import COMMON_SCALARS, tiny_names
+from fastopt.backends.storage_source import Storage, storage_of
 from fastopt.formats import Format
 from fastopt.norms import LANES
 from fastopt_kernels import Rule
 
-LEAF_LINES = ("PARAM", "GRAD", "LENGTH", "OFFSET", "ROW")
-"""What the lines of the array ``leaves`` hold: addresses, sizes, places in the arena, table rows.
+LEAF_LINES = ("PARAM", "GRAD", "LENGTH", "OFFSET", "ROW", "STREAM")
+"""What the lines of the array ``leaves`` hold: addresses, sizes, places in the arena, table rows,
+where random bits begin.
 Few arguments: unpacking an array costs a compiled call as much as updating 100 elements."""
 
 _SOURCE = """
-def build(rule, real, stored, given, widen, narrow, widen_given, carray, pointer_to, compare, loop):
+def build(
+    rule, real, stored, given, widen, narrow, widen_given, carray, pointer_to, compare, loop,
+    {extra}
+):
     def step(
-        tasks, look, leaves, chunks, arena, table, known, axes, extents, steps, clock, params, grads
+        tasks, look, leaves, chunks, {arena}, table, known, axes, extents, steps, clock,
+        params, grads
     ):
         if look and compare(params, grads, known, axes, extents, leaves[{GRAD}]) != 0:
             return False
         total = chunks.shape[1]
         for task in loop(tasks):
+            {make_rows}
             for chunk in range(total * task // tasks, total * (task + 1) // tasks):
                 leaf, start, count = chunks[0, chunk], chunks[1, chunk], chunks[2, chunk]
                 if leaves[{GRAD}, leaf] == 0:  # no gradient in this step
@@ -39,15 +46,7 @@ def build(rule, real, stored, given, widen, narrow, widen_given, carray, pointer
                 grad_at = pointer_to(leaves[{GRAD}, leaf] + start * {grad_size}, given)
                 param_of, grad_of = carray(param_at, count), carray(grad_at, count)
                 {slice_state}
-                for i in range(count):
-                    {load_param}
-                    grad = widen_given(grad_of[i]) * grad_scale
-                    grad = grad + l2 * param if l2 != zero else grad
-                    param = param - decay * param if decay != zero else param
-                    {outputs} = rule({inputs})
-                    {keep_bounds}
-                    {store_param}
-                    {store_state}
+                {elements}
         if look:
             for leaf in range(len(steps)):
                 steps[leaf] += 1
@@ -56,6 +55,11 @@ def build(rule, real, stored, given, widen, narrow, widen_given, carray, pointer
     return step
 """
 
+_ELEMENT = (
+    "grad = widen_given(grad_of[i]) * grad_scale",
+    "grad = grad + l2 * param if l2 != zero else grad",
+    "param = param - decay * param if decay != zero else param",
+)
 
 # What does not round to the stored parameter is not its master: somebody wrote the parameter since.
 _LOAD_MASTER = (
@@ -116,29 +120,36 @@ def build_squares(
 def loop_source(rule: Rule, format: Format) -> str:
     """Return the source of a function ``build`` that makes the step of one rule."""
     scalars = [*COMMON_SCALARS, *rule.scalars, *format.limit_scalars]
-    tiny = tiny_names(rule)
-    slots = [*rule.state, *format.masters, *format.limits]
-    in_chunk, in_element = "\n" + " " * 16, "\n" + " " * 20
+    storage = storage_of(rule, format)
+    exact = [*(rule.state if format.state == "real" else ()), *format.masters, *format.limits]
+    slices = [f"{slot}_of = arena[{k}, first : first + count]" for k, slot in enumerate(exact)]
+    stream = LEAF_LINES.index("STREAM")
+    in_task, in_chunk = ("\n" + " " * depth for depth in (12, 16))
     return _SOURCE.format(
         param_size=format.stored.itemsize,
         grad_size=format.given.itemsize,
-        load_param=in_element.join(
-            _LOAD_MASTER if format.master else ["param = widen(param_of[i])"]
-        ),
-        store_param=in_element.join(
-            ["param_of[i] = narrow(param)", *["master_of[i] = param"] * format.master]
-        ),
+        arena=", ".join(storage.arguments),
+        extra=", ".join(storage.functions),
+        make_rows=in_task.join(storage.in_task),
         **{name: line for line, name in enumerate(LEAF_LINES)},
         load_scalars=in_chunk.join(
             f"{name} = real(row[{column}])" for column, name in enumerate(scalars)
         ),
-        slice_state=in_chunk.join(
-            f"{slot}_of = arena[{k}, first : first + count]" for k, slot in enumerate(slots)
-        ),
-        keep_bounds=in_element.join(_keep_bounds(rule, format)),
-        inputs=", ".join(["param", "grad", *[f"{s}_of[i]" for s in rule.state], *rule.scalars]),
-        outputs=", ".join(["param", *rule.state]) + ",",
-        store_state=in_element.join(
-            f"{slot}_of[i] = zero if abs({slot}) < {tiny[slot]} else {slot}" for slot in rule.state
-        ),
+        slice_state=in_chunk.join([*slices, *storage.in_chunk(len(scalars), stream)]),
+        elements=in_chunk.join(storage.loops(list(_element(rule, format, storage)))),
     )
+
+
+def _element(rule: Rule, format: Format, storage: Storage) -> Iterator[str]:
+    """Yield the update of one element."""
+    yield from _LOAD_MASTER if format.master else ["param = widen(param_of[i])"]
+    yield from _ELEMENT
+    inputs = ", ".join(["param", "grad", *map(storage.load, rule.state), *rule.scalars])
+    yield f"{', '.join(['param', *rule.state])}, = rule({inputs})"
+    yield from _keep_bounds(rule, format)
+    yield from storage.draws
+    yield f"param_of[i] = {storage.narrow}"
+    if format.master:
+        yield "master_of[i] = param"
+    for slot, least in tiny_names(rule).items():
+        yield from storage.store(slot, f"zero if abs({slot}) < {least} else {slot}")

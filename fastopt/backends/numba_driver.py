@@ -9,8 +9,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from fastopt import arrays
+from fastopt.arena import Arena
 from fastopt.arrays import Array
-from fastopt.backends import COMMON_SCALARS, threads
+from fastopt.backends import scalar_names, threads
 from fastopt.backends.array_headers import HeaderCheck
 from fastopt.backends.loop_source import LEAF_LINES
 from fastopt.formats import Format
@@ -73,7 +74,7 @@ class NumbaDriver:
         self,
         rule: Rule,
         parameters: Sequence[Parameter],
-        arena: Array,
+        arena: Arena,
         format: Format,
         compiled: Sequence[Compiled],
         compare: Callable[..., int] | None,
@@ -85,11 +86,12 @@ class NumbaDriver:
             "LENGTH": [param.size for param in flat],
             "OFFSET": [parameter.offset for parameter in parameters],
             "ROW": [0] * len(flat),
+            "STREAM": [parameter.stream for parameter in parameters],
         }
         leaves = np.array([lines[name] for name in LEAF_LINES], np.intp)
         self._grads, self._rows = (leaves[LEAF_LINES.index(name)] for name in ("GRAD", "ROW"))
-        self._places = (leaves, _chunks(lines["LENGTH"], CHUNK), arena)
-        self._table = np.zeros((1, len([*COMMON_SCALARS, *rule.scalars, *format.limit_scalars])))
+        self._places = (leaves, _chunks(lines["LENGTH"], CHUNK), *arena.parts)
+        self._table = np.zeros((1, len(scalar_names(rule, format))))
         self._params = flat  # their addresses are good as long as these live
         self._held: Sequence[Array | None] = ()
         self._sums: Array | None = None
@@ -103,7 +105,7 @@ class NumbaDriver:
 
     def warm_up(self, norm: bool) -> None:
         """Call everything once with nothing to do, which compiles it or finds it on disk."""
-        places, self._places = self._places, (self._places[0], _NO_CHUNKS, self._places[2])
+        places, self._places = self._places, (self._places[0], _NO_CHUNKS, *self._places[2:])
         self._grads[:] = 0  # none, and not those of the last step
         try:
             for reading in reversed(self._readings):
