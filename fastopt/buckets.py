@@ -12,9 +12,10 @@ from fastopt import arrays, codes
 from fastopt.arena import Arena
 from fastopt.arrays import Array
 from fastopt.backends import Backend
+from fastopt.extents import Extents
 from fastopt.formats import BOUNDS, Format
 from fastopt.norms import SMALLER, piece_counts
-from fastopt.parameters import Extents, Parameter
+from fastopt.parameters import Parameter
 from fastopt.tree import Leaf
 from fastopt_kernels import Rule
 

@@ -9,6 +9,7 @@ from typing import Any
 from fastopt import arrays, backends, param_group
 from fastopt.bounds import BoundsCheck
 from fastopt.errors import BackendMismatchError
+from fastopt.extents import Extents
 from fastopt.formats import STATE_DTYPES, Format
 from fastopt.formula import Formula
 from fastopt.group import Group
@@ -16,7 +17,6 @@ from fastopt.grouping import Grouping
 from fastopt.hyperparameters import NONNEGATIVE, Flag, Maybe, OneOf, Schedulable, Whole
 from fastopt.overlap import check_apart
 from fastopt.param_group import Options, ParamGroup
-from fastopt.parameters import Extents
 from fastopt.patterns import Groups
 from fastopt.precision import smallest_eps
 from fastopt.random_bits import SEEDS
@@ -144,7 +144,11 @@ def _options(
 def _check_moment(formula: type[Formula], options: Options) -> None:
     """Refuse averages of squared moduli where squares of something else are averaged too."""
     rule = formula._rule(options)
-    if options["complex_moment"] == MODULUS and not rule.squares and set(rule.state) > set(rule.signed):
+    if (
+        options["complex_moment"] == MODULUS
+        and not rule.squares
+        and set(rule.state) > set(rule.signed)
+    ):
         raise ValueError(
             f"{formula.__name__}: complex_moment={MODULUS!r} is for optimizers in which squares of "
             "gradients alone are averaged (Adagrad, RMSprop without centered, Adam, AdamW); use "

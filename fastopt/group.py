@@ -12,10 +12,10 @@ import numpy as np
 from fastopt import arrays, backends, bounds, random_bits
 from fastopt.arrays import Array
 from fastopt.buckets import Bucket
+from fastopt.extents import Extents
 from fastopt.formats import Format, State, real_size, state_of
 from fastopt.formula import Formula
 from fastopt.param_group import Options, ParamGroup
-from fastopt.parameters import Extents
 from fastopt.precision import FLUSH_EVERY, tiny
 from fastopt.shared import FIXED, MODULUS
 from fastopt.tree import Tree

@@ -7,7 +7,6 @@ from typing import Any, Literal, TypedDict
 from fastopt.gradient_policy import NonfinitePolicy
 from fastopt.hyperparameters import Scheduled
 
-
 MODULUS = "modulus"
 ComplexMoment = Literal["parts", "modulus"]
 

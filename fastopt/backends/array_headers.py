@@ -16,7 +16,8 @@ import numpy as np
 
 from fastopt import arrays
 from fastopt.arrays import Array
-from fastopt.parameters import Extents, Parameter
+from fastopt.extents import Extents
+from fastopt.parameters import Parameter
 
 _OBJECT = object.__basicsize__  # the reference count and the type, the last word
 _ITEMS = list.__basicsize__ - 16  # of a list: the address of its items, before `allocated`

@@ -22,6 +22,8 @@ from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any
 
+import numpy as np
+
 _HASH_BYTES = hashlib.sha256().digest_size
 
 
@@ -120,7 +122,7 @@ def fingerprint(function: Callable[..., Any]) -> str:
 def _parts(value: Any, seen: set[int]) -> Iterator[str]:
     value = getattr(value, "_defn", value)  # the function behind an intrinsic of Numba
     if not isinstance(value, FunctionType):
-        known = isinstance(value, int | float | str | bytes | tuple | None)
+        known = isinstance(value, int | float | str | bytes | tuple | np.generic | None)
         yield repr(value) if known else getattr(value, "__qualname__", type(value).__qualname__)
         return
     if id(value) in seen:

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fastopt.backends import COMMON_SCALARS, tiny_names
+from fastopt.backends import COMMON_SCALARS, scalar_names, tiny_names
+from fastopt.backends.storage_source import SCRATCH, Storage, storage_of
 from fastopt.formats import Format
 from fastopt_kernels import Rule
 
-LEAF_LINES = ("PARAM", "GRAD", "LENGTH", "OFFSET", "ROW")
-"""What the lines of the array ``leaves`` hold: addresses, sizes, places in arena and table."""
+LEAF_LINES = ("PARAM", "GRAD", "LENGTH", "OFFSET", "ROW", "STREAM")
+"""What the lines of the array ``leaves`` hold: addresses, sizes, places in arena and table, where
+random bits begin."""
 
 JOB = (
     *("FUNCTION", "TOTAL", "LEAVES", "COUNT", "CHUNKS"),
-    *("TABLE", "ARENA", "PITCH"),  # of an update
+    *("TABLE", "EXACT", "CODES", "SCALES", "PITCH", "SCRATCH"),  # of an update
     *("LANES", "SUMS", "FACTOR"),  # of a norm
     *("KNOWN", "AXES", "AXES_COUNT", "EXTENTS", "EXTENTS_COUNT", "STEPS", "CLOCK"),  # of a look
 )
@@ -36,12 +38,13 @@ def at(name: str) -> int:
 
 
 _SOURCE = """
-def work(job, lane, begin, end):
+def work(job, lane, first_chunk, last_chunk):
     leaves = carray(pointer_to(word(job + {LEAVES_AT}), int64), ({LINES}, word(job + {COUNT_AT})))
     chunks = carray(pointer_to(word(job + {CHUNKS_AT}), int64), (3, word(job + {TOTAL_AT})))
     table = carray(pointer_to(word(job + {TABLE_AT}), float64), (word(job + {COUNT_AT}), {WIDTH}))
-    arena = carray(pointer_to(word(job + {ARENA_AT}), real), ({SLOTS}, word(job + {PITCH_AT})))
-    for chunk in range(begin, end):
+    exact = carray(pointer_to(word(job + {EXACT_AT}), real), ({SLOTS}, word(job + {PITCH_AT})))
+    {find_state}
+    for chunk in range(first_chunk, last_chunk):
         leaf, start, count = chunks[0, chunk], chunks[1, chunk], chunks[2, chunk]
         if leaves[{GRAD}, leaf] == 0:  # no gradient in this step
             continue
@@ -53,30 +56,21 @@ def work(job, lane, begin, end):
         grad_at = pointer_to(leaves[{GRAD}, leaf] + start * {grad_size}, given)
         param_of, grad_of = carray(param_at, count), carray(grad_at, count)
         {slice_state}
-        {square_moduli}
-        for i in range(count):
-            {load_param}
-            grad = widen_given(grad_of[i]) * grad_scale
-            grad = grad + l2 * param if l2 != zero else grad
-            {take_square}
-            param = param - decay * param if decay != zero else param
-            {outputs} = rule({inputs})
-            {keep_bounds}
-            {store_param}
-            {store_state}
+        {elements}
 """
 
-
 # Of both parts of each complex number, before any parameter of the chunk has changed.
-_SQUARE_MODULI = (
-    "moduli = carray(pointer_to(word(job + {MODULI_AT}) + lane * {MODULI_APART}, real), count)",
+_MODULI = (
+    f"moduli = carray(pointer_to(word(job + {at('SCRATCH')}) + lane * {SCRATCH.apart}"
+    f" + {SCRATCH.moduli}, real), count)",
     "for i in range(0, count, 2):",
     "    re, im = widen_given(grad_of[i]) * grad_scale, widen_given(grad_of[i + 1]) * grad_scale",
     "    re = re + l2 * widen(param_of[i]) if l2 != zero else re",
     "    im = im + l2 * widen(param_of[i + 1]) if l2 != zero else im",
-    "    moduli[i] = moduli[i + 1] = re * re + im * im",
+    "    square = re * re + im * im",
+    "    moduli[i] = square",
+    "    moduli[i + 1] = square",
 )
-
 
 # What does not round to the stored parameter is not its master: somebody wrote the parameter since.
 _LOAD_MASTER = (
@@ -84,6 +78,60 @@ _LOAD_MASTER = (
     "master = master_of[i]",
     "param = master if widen(narrow(master)) == param else param",
 )
+
+
+def loop_source(rule: Rule, format: Format) -> str:
+    """Return the source of ``work(job, lane, ...)``, which does chunks of one rule's step.
+
+    It refers by name to ``rule``, ``real``, ``stored``, ``given`` (types), ``widen``, ``narrow``,
+    ``widen_given``, ``carray``, ``pointer_to``, ``word``, ``int64``, ``float64``, and to what the
+    format's storage names.
+    """
+    storage = storage_of(rule, format)
+    masters = [*format.masters, *format.limits]
+    exact = [*(rule.state if format.state == "real" else ()), *masters]
+    slices = [f"{slot}_of = exact[{k}, first : first + count]" for k, slot in enumerate(exact)]
+    elements = [*_MODULI] if format.modulus and rule.squares else []
+    elements += storage.loops(list(_element(rule, format, storage)))
+    scalars = [*COMMON_SCALARS, *rule.scalars, *format.limit_scalars]
+    in_work, in_chunk = ("\n" + " " * depth for depth in (4, 8))
+    return _SOURCE.format(
+        param_size=format.stored.itemsize,
+        grad_size=format.given.itemsize,
+        LINES=len(LEAF_LINES),
+        WIDTH=len(scalar_names(rule, format)),
+        SLOTS=len(exact),
+        **{name: line for line, name in enumerate(LEAF_LINES)},
+        **{f"{name}_AT": at(name) for name in JOB},
+        find_state=in_work.join(storage.find(at)),
+        load_scalars=in_chunk.join(
+            f"{name} = real(row[{column}])" for column, name in enumerate(scalars)
+        ),
+        slice_state=in_chunk.join(
+            [*slices, *storage.in_chunk(len(scalars), LEAF_LINES.index("STREAM"))]
+        ),
+        elements=in_chunk.join(elements),
+    )
+
+
+def _element(rule: Rule, format: Format, storage: Storage) -> Iterator[str]:
+    """Yield the update of one element."""
+    yield from _LOAD_MASTER if format.master else ["param = widen(param_of[i])"]
+    yield "grad = widen_given(grad_of[i]) * grad_scale"
+    yield "grad = grad + l2 * param if l2 != zero else grad"
+    if rule.squares:
+        yield "square = moduli[i]" if format.modulus else "square = grad * grad"
+    yield "param = param - decay * param if decay != zero else param"
+    given = ["param", "grad", *["square"] * rule.squares]
+    inputs = ", ".join([*given, *map(storage.load, rule.state), *rule.scalars])
+    yield f"{', '.join(['param', *rule.state])}, = rule({inputs})"
+    yield from _keep_bounds(rule, format)
+    yield from storage.draws
+    yield f"param_of[i] = {storage.narrow}"
+    if format.master:
+        yield "master_of[i] = param"
+    for slot, least in tiny_names(rule).items():
+        yield from storage.store(slot, f"zero if abs({slot}) < {least} else {slot}")
 
 
 def _keep_bounds(rule: Rule, format: Format) -> Iterator[str]:
@@ -95,50 +143,3 @@ def _keep_bounds(rule: Rule, format: Format) -> Iterator[str]:
     if format.reset:
         for slot in rule.signed:
             yield f"{slot} = zero if param == lower or param == upper else {slot}"
-
-
-def loop_source(rule: Rule, format: Format) -> str:
-    """Return the source of ``work(job, lane, begin, end)``, which does chunks of one rule's step.
-
-    It refers by name to ``rule``, ``real``, ``stored``, ``given`` (types), ``widen``, ``narrow``,
-    ``widen_given``, and to ``carray``, ``pointer_to``, ``word``, ``int64`` and ``float64``.
-    """
-    scalars = [*COMMON_SCALARS, *rule.scalars, *format.limit_scalars]
-    tiny = tiny_names(rule)
-    slots = [*rule.state, *format.masters, *format.limits]
-    in_chunk, in_element = "\n" + " " * 8, "\n" + " " * 12
-    return _SOURCE.format(
-        param_size=format.stored.itemsize,
-        grad_size=format.given.itemsize,
-        load_param=in_element.join(
-            _LOAD_MASTER if format.master else ["param = widen(param_of[i])"]
-        ),
-        store_param=in_element.join(
-            ["param_of[i] = narrow(param)", *["master_of[i] = param"] * format.master]
-        ),
-        LINES=len(LEAF_LINES),
-        WIDTH=len(scalars),
-        SLOTS=len(slots),
-        **{name: line for line, name in enumerate(LEAF_LINES)},
-        **{f"{name}_AT": at(name) for name in JOB},
-        load_scalars=in_chunk.join(
-            f"{name} = real(row[{column}])" for column, name in enumerate(scalars)
-        ),
-        slice_state=in_chunk.join(
-            f"{slot}_of = arena[{k}, first : first + count]" for k, slot in enumerate(slots)
-        ),
-        keep_bounds=in_element.join(_keep_bounds(rule, format)),
-        take_square="square = moduli[i]" if format.modulus else "square = grad * grad",
-        square_moduli=in_chunk.join(_SQUARE_MODULI) if format.modulus else "",
-        inputs=", ".join(
-            [
-                *("param", "grad", *["square"] * rule.squares),
-                *[f"{slot}_of[i]" for slot in rule.state],
-                *rule.scalars,
-            ]
-        ),
-        outputs=", ".join(["param", *rule.state]) + ",",
-        store_state=in_element.join(
-            f"{slot}_of[i] = zero if abs({slot}) < {tiny[slot]} else {slot}" for slot in rule.state
-        ),
-    )

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.metadata import version
+from types import FunctionType
 from typing import Any
 
 import numba
@@ -16,12 +17,19 @@ from numba.extending import register_jitable
 
 from fastopt.arena import Arena
 from fastopt.arrays import Array
-from fastopt.backends import array_headers, half_floats, numba_intrinsics, numba_loops
+from fastopt.backends import (
+    array_headers,
+    code_loops,
+    half_floats,
+    numba_intrinsics,
+    numba_loops,
+)
 from fastopt.backends.code_cache import CodeCache, fingerprint
 from fastopt.backends.half_floats import Conversion
 from fastopt.backends.loop_source import loop_source
 from fastopt.backends.numba_driver import NumbaDriver
 from fastopt.backends.numba_pool import Pool
+from fastopt.backends.storage_source import storage_of
 from fastopt.errors import BackendUnavailableError
 from fastopt.formats import Format
 from fastopt.parameters import Parameter
@@ -74,6 +82,44 @@ def _unpack(context: Any, packed: bytes) -> Any:
     return compiler.CompileResult._rebuild(context, *pickle.loads(packed))
 
 
+_AS_BITS = numba_intrinsics.bits, numba_intrinsics.float_of
+
+
+def _storage_function(name: str, format: Format) -> Callable[..., Any]:
+    """Return what the loop needs for state in fewer bits, or for rounding by chance, by name."""
+    to_bfloat16 = code_loops.to_bfloat16(*_AS_BITS)
+    if name == "narrow_by":
+        bfloat16 = format.stored.name == "bfloat16"
+        return to_bfloat16 if bfloat16 else code_loops.to_float16(*_AS_BITS)
+    if name.startswith(("signed", "positive")):
+        sort, _, direction = name.partition("_")
+        coder = code_loops.eight_bits(
+            sort == "signed", numba_intrinsics.bits, numba_intrinsics.float_of
+        )
+        return coder.decode if direction == "decode" else coder.encode
+    known: dict[str, Callable[..., Any]] = {
+        "u32": np.uint32,
+        "uint8": numba.uint8,
+        "uint16": numba.uint16,
+        "bits": numba_intrinsics.bits,
+        "float_of": numba_intrinsics.float_of,
+        "mixed": code_loops.mixed,
+        "low_half": code_loops.low_half,
+        "high_half": code_loops.high_half,
+        "exponent": code_loops.exponent,
+        "widen_state": code_loops.from_bfloat16(numba_intrinsics.float_of),
+        "narrow_state": to_bfloat16,
+    }
+    return known[name]
+
+
+def _compilable(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function of ours as one that compiled code can call; another is one already."""
+    ours = isinstance(function, FunctionType) and function.__module__ == code_loops.__name__
+    compilable: Callable[..., Any] = register_jitable(function) if ours else function
+    return compilable
+
+
 @cache
 def _compiled(function: Callable[..., Any], name: str) -> Any:
     """Return a function of ours, to be compiled at its first call."""
@@ -113,8 +159,11 @@ def _work(rule: Rule, format: Format) -> int:
         "int64": numba.int64,
         "float64": numba.float64,
     }
+    extra = {name: _storage_function(name, format) for name in storage_of(rule, format).functions}
+    scope |= {name: _compilable(function) for name, function in extra.items()}
     exec(compile(text, f"<fastopt step of {rule.name}>", "exec"), scope)
-    identity = text + "".join(map(fingerprint, (rule.numba, *stored, given.widen)))
+    parts = (rule.numba, *stored, given.widen, *extra.values())
+    identity = text + "".join(map(fingerprint, parts))
     return _address(scope["work"], f"{rule.name}-{format.name}", identity)
 
 
@@ -176,14 +225,9 @@ class NumbaBackend:
         self, rule: Rule, parameters: Sequence[Parameter], arena: Arena, format: Format
     ) -> NumbaDriver:
         """Return the driver of some parameters."""
-        if format.random_scalars:
-            raise BackendUnavailableError(
-                "backend 'numba' rounds nothing stochastically yet, and so keeps no state in fewer "
-                "bits; ask for backend 'numpy'"
-            )
         formats = dict.fromkeys([format, format.with_gradients(format.real)])
         compiled = [_Compiled(rule, each) for each in formats]
-        return NumbaDriver(rule, parameters, arena.exact, format, compiled, _header_comparison())
+        return NumbaDriver(rule, parameters, arena, format, compiled, _header_comparison())
 
     def control(self, like: Array) -> None:
         """Leave decisions to the host."""

@@ -8,10 +8,12 @@ from typing import Any, Protocol
 import numpy as np
 
 from fastopt import arrays
+from fastopt.arena import Arena
 from fastopt.arrays import Array
-from fastopt.backends import COMMON_SCALARS, threads
+from fastopt.backends import scalar_names, threads
 from fastopt.backends.array_headers import HeaderCheck
 from fastopt.backends.loop_source import JOB, LANES_APART, LEAF_LINES
+from fastopt.backends.storage_source import SCRATCH, needs_scratch
 from fastopt.formats import Format
 from fastopt.norms import PIECE
 from fastopt.parameters import Parameter
@@ -101,7 +103,7 @@ class NumbaDriver:
         self,
         rule: Rule,
         parameters: Sequence[Parameter],
-        arena: Array,
+        arena: Arena,
         format: Format,
         compiled: Sequence[Compiled],
         compare: Callable[..., int] | None,
@@ -114,16 +116,23 @@ class NumbaDriver:
             "LENGTH": self._sizes,
             "OFFSET": [parameter.offset for parameter in parameters],
             "ROW": [0] * len(self._params),
+            "STREAM": [parameter.stream for parameter in parameters],
         }
         leaves = np.array([lines[name] for name in LEAF_LINES], np.int64)
         self._grads, self._rows = (leaves[LEAF_LINES.index(name)] for name in ("GRAD", "ROW"))
         chunks = _chunks(self._sizes, CHUNK)
-        self._table = np.zeros((1, len([*COMMON_SCALARS, *rule.scalars, *format.limit_scalars])))
+        self._table = np.zeros((1, len(scalar_names(rule, format))))
         words = {
             **{"LEAVES": leaves, "COUNT": len(self._params), "TABLE": self._table},
             **{"CHUNKS": chunks, "TOTAL": chunks.shape[1]},
-            **{"ARENA": arena, "PITCH": arena.shape[1]},
+            **{"EXACT": arena.exact, "PITCH": arena.exact.shape[1]},
         }
+        if arena.codes is not None:
+            words["CODES"] = arena.codes
+        if arena.scales is not None:
+            words["SCALES"] = arena.scales
+        if needs_scratch(format):
+            words["SCRATCH"] = np.zeros(SCRATCH.apart * compiled[0].num_threads, np.uint8)
         self._readings = [_Reading(each, compare, parameters, words) for each in compiled]
         self._reading = self._readings[0]  # that of the gradients at hand
         self._held: Sequence[Array | None] = ()

@@ -1,0 +1,196 @@
+"""What the loop that Numba compiles does to state on its way from and to memory, as text.
+
+State in the precision of the arithmetic is read and written as it is, that of 16 bits is converted
+on the way. The scale of a block in 8 bits is known only when all of it has been updated: until then
+the block waits in a row of the thread's own, which stays in the processor's cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+from fastopt.codes import BLOCK
+from fastopt.formats import Format
+from fastopt.random_bits import GOLDEN
+from fastopt_kernels import Rule
+
+
+class Scratch(NamedTuple):
+    """Memory of a thread's own, in bytes: from one thread's to the next, and what is where."""
+
+    apart: int = 32_768
+    rows: int = 0
+    moduli: int = 16_384
+
+
+SCRATCH = Scratch()
+
+
+def needs_scratch(format: Format) -> bool:
+    """Return whether a loop uses memory of its thread's own."""
+    return format.state == "int8" or format.modulus
+
+
+def storage_of(rule: Rule, format: Format) -> Storage:
+    """Return the texts of a format."""
+    kinds = {"real": Storage, "bfloat16": _SixteenBits, "int8": _EightBits}
+    return kinds[format.state](rule, format)
+
+
+_CODERS = ("signed_decode", "signed_encode", "positive_decode", "positive_encode")
+
+
+class Storage:
+    """State in the precision of the arithmetic; what is common to all storage."""
+
+    functions: tuple[str, ...] = ()
+    """What is compiled in beside what every step needs, by ``numba_backend``."""
+
+    def __init__(self, rule: Rule, format: Format) -> None:
+        self.rule = rule
+        self.format = format
+        slots = range(len(rule.state)) if format.state != "real" else range(0)
+        self._drawn = [*slots, *[len(rule.state)] * format.stochastic]
+        if format.random_scalars:
+            self.functions = ("u32", "mixed", "low_half", "high_half", *self.functions)
+        if format.stochastic:
+            self.functions += ("narrow_by",)
+
+    def find(self, at: Callable[[str], int]) -> Iterator[str]:
+        """Yield what finds the state; ``at`` tells where a word of the job stands."""
+        yield from ()
+
+    def in_chunk(self, scalars: int, stream: int) -> Iterator[str]:
+        """Yield what stands before the loops; random scalars follow so many others in the row.
+
+        ``stream`` is the line of the table of leaves where random bits begin.
+        """
+        if self._drawn:
+            yield f"high, low = u32(row[{scalars}]), u32(row[{scalars + 1}])"
+            yield "key = u32(u32(high << u32(16)) | low)"
+            yield f"counter = u32(leaves[{stream}, leaf] + start)"
+        for word in sorted({slot // 2 for slot in self._drawn}):
+            yield f"key{word} = u32(key ^ u32({word * GOLDEN % 2**32}))"
+
+    def loops(self, element: Sequence[str]) -> Iterator[str]:
+        """Yield the loop over the elements of a chunk."""
+        yield "for i in range(count):"
+        yield from _indented(element)
+
+    @property
+    def draws(self) -> Sequence[str]:
+        """What draws the random bits of an element."""
+        return _words(self._drawn)
+
+    def load(self, slot: str) -> str:
+        """Return a slot of an element in the precision of the arithmetic."""
+        return f"{slot}_of[i]"
+
+    def store(self, slot: str, value: str) -> Iterator[str]:
+        """Yield what writes a slot of an element."""
+        yield f"{slot}_of[i] = {value}"
+
+    @property
+    def narrow(self) -> str:
+        """The parameter as it is stored."""
+        by_chance = f"narrow_by(param, {_draw(len(self.rule.state))})"
+        return by_chance if self.format.stochastic else "narrow(param)"
+
+    def _find_codes(self, at: Callable[[str], int], kind: str) -> str:
+        pointer = f"pointer_to(word(job + {at('CODES')}), {kind})"
+        return f"codes = carray({pointer}, ({len(self.rule.state)}, word(job + {at('PITCH')})))"
+
+
+class _SixteenBits(Storage):
+    functions = ("widen_state", "narrow_state", "uint16")
+
+    def find(self, at: Callable[[str], int]) -> Iterator[str]:
+        yield self._find_codes(at, "uint16")
+
+    def in_chunk(self, scalars: int, stream: int) -> Iterator[str]:
+        for k, slot in enumerate(self.rule.state):
+            yield f"{slot}_of = codes[{k}, first : first + count]"
+        yield from super().in_chunk(scalars, stream)
+
+    def load(self, slot: str) -> str:
+        return f"widen_state({slot}_of[i])"
+
+    def store(self, slot: str, value: str) -> Iterator[str]:
+        draw = _draw(self.rule.state.index(slot))
+        yield f"{slot} = {value}"
+        yield f"{slot}_of[i] = narrow_state({slot}, {draw})"
+
+
+class _EightBits(Storage):
+    functions = ("bits", "float_of", "exponent", "uint8", *_CODERS)
+
+    def find(self, at: Callable[[str], int]) -> Iterator[str]:
+        slots = len(self.rule.state)
+        yield self._find_codes(at, "uint8")
+        blocks = f"({slots}, word(job + {at('PITCH')}) // {BLOCK})"
+        yield f"scales = carray(pointer_to(word(job + {at('SCALES')}), real), {blocks})"
+        own = f"word(job + {at('SCRATCH')}) + lane * {SCRATCH.apart} + {SCRATCH.rows}"
+        yield f"rows = carray(pointer_to({own}, real), ({slots}, {BLOCK}))"
+
+    def in_chunk(self, scalars: int, stream: int) -> Iterator[str]:
+        for k, slot in enumerate(self.rule.state):
+            yield f"{slot}_of = codes[{k}, first : first + count]"
+            yield f"{slot}_scales = scales[{k}]"
+            yield f"{slot}_row = rows[{k}]"
+        yield from super().in_chunk(scalars, stream)
+
+    def loops(self, element: Sequence[str]) -> Iterator[str]:
+        state = self.rule.state
+        yield f"for begin in range(0, count, {BLOCK}):"
+        body = [f"block = (first + begin) // {BLOCK}", f"size = min({BLOCK}, count - begin)"]
+        for slot in state:
+            body += [f"{slot}_scale = {slot}_scales[block]", f"{slot}_top = u32(0)"]
+        body += ["for j in range(size):", *_indented(["i = begin + j", *element])]
+        for number, slot in enumerate(state):
+            body += list(self._encode(number, slot))
+        yield from _indented(body)
+
+    @property
+    def draws(self) -> Sequence[str]:
+        return _words([len(self.rule.state)] * self.format.stochastic)
+
+    def load(self, slot: str) -> str:
+        return f"{self._coder(slot)}_decode({slot}_of[i]) * {slot}_scale"
+
+    def store(self, slot: str, value: str) -> Iterator[str]:
+        yield f"{slot} = {value}"
+        yield f"{slot}_row[j] = {slot}"
+        yield f"{slot}_top = max({slot}_top, u32(bits({slot}) & u32(0x7FFFFFFF)))"
+
+    def _encode(self, number: int, slot: str) -> Iterator[str]:
+        yield f"if {slot}_top >= u32(0x7F800000):"
+        yield f"    {slot}_scales[block] = float_of(u32(0x7FC00000))"
+        yield f"    {slot}_of[begin : begin + size] = 0"
+        yield "else:"
+        yield f"    raised = exponent({slot}_top)"
+        yield "    inverse = float_of(u32(u32(u32(254) - raised) << u32(23)))"
+        yield f"    {slot}_scale = float_of(u32(raised << u32(23)))"
+        yield f"    {slot}_scales[block] = {slot}_scale if {slot}_top != u32(0) else zero"
+        yield "    for j in range(size):"
+        yield "        i = begin + j"
+        yield from (f"        {line}" for line in _words([number]))
+        code = f"{self._coder(slot)}_encode({slot}_row[j], inverse, {_draw(number)})"
+        yield f"        {slot}_of[i] = {code}"
+
+    def _coder(self, slot: str) -> str:
+        return "signed" if slot in self.rule.signed else "positive"
+
+
+def _words(slots: Sequence[int]) -> list[str]:
+    """Return what draws the random bits of some slots of element ``i``."""
+    words = sorted({slot // 2 for slot in slots})
+    return [f"word{w} = mixed(u32(u32(counter + u32(i)) ^ key{w}))" for w in words]
+
+
+def _draw(slot: int) -> str:
+    return f"{'high' if slot % 2 else 'low'}_half(word{slot // 2})"
+
+
+def _indented(lines: Sequence[str]) -> Iterator[str]:
+    return (f"    {line}" for line in lines)
