@@ -37,6 +37,7 @@ __device__ __forceinline__ void element($references, $limits real grad, const Sc
     $load_scalars
     grad = grad_scale * grad;
     grad = l2 != real(0) ? grad + l2 * param : grad;
+    $square
     param = decay != real(0) ? param - decay * param : param;
     {
         $rule
@@ -181,6 +182,7 @@ def _preamble(rule: Rule, format: Format, scalars: list[str]) -> str:
         scalars=", ".join(scalars),
         references=", ".join(f"real &{name}" for name in ("param", *rule.state)),
         load_scalars=_lines(f"const real {name} = given.{name};" for name in scalars),
+        square="const real square = grad * grad;" * rule.squares,
         rule=rule.cupy.strip(),
         flush=_lines(f"{s} = fabs({s}) < {tiny[s]} ? real(0) : {s};" for s in rule.state),
         limits=" ".join(f"real {name}," for name in format.limits),
