@@ -44,7 +44,8 @@ def build(
                 {load_scalars}
                 param_at = pointer_to(leaves[{PARAM}, leaf] + start * {param_size}, stored)
                 grad_at = pointer_to(leaves[{GRAD}, leaf] + start * {grad_size}, given)
-                param_of, grad_of = carray(param_at, count), carray(grad_at, count)
+                param_{of} = carray(param_at, count)
+                grad_{of} = carray(grad_at, count)
                 {slice_state}
                 {elements}
         if look:
@@ -122,13 +123,16 @@ def loop_source(rule: Rule, format: Format) -> str:
     scalars = [*COMMON_SCALARS, *rule.scalars, *format.limit_scalars]
     storage = storage_of(rule, format)
     exact = [*(rule.state if format.state == "real" else ()), *format.masters, *format.limits]
-    slices = [f"{slot}_of = arena[{k}, first : first + count]" for k, slot in enumerate(exact)]
+    slices = [
+        f"{slot}_{storage.of} = arena[{k}, first : first + count]" for k, slot in enumerate(exact)
+    ]
     stream = LEAF_LINES.index("STREAM")
     in_task, in_chunk = ("\n" + " " * depth for depth in (12, 16))
     return _SOURCE.format(
         param_size=format.stored.itemsize,
         grad_size=format.given.itemsize,
         arena=", ".join(storage.arguments),
+        of=storage.of,
         extra=", ".join(storage.functions),
         make_rows=in_task.join(storage.in_task),
         **{name: line for line, name in enumerate(LEAF_LINES)},

@@ -31,7 +31,10 @@ class Storage:
     """What the step takes as its arena."""
     functions: tuple[str, ...] = ()
     """What is compiled in beside what every step needs, by ``numba_backend``."""
+    of = "of"
+    """What the names of a chunk's arrays end with: ``param_of``."""
     in_task: tuple[str, ...] = ()
+    """What stands before the loop over a task's chunks."""
 
     def __init__(self, rule: Rule, format: Format) -> None:
         self.rule = rule
@@ -51,7 +54,7 @@ class Storage:
         if self._drawn:
             yield f"high, low = u32(row[{scalars}]), u32(row[{scalars + 1}])"
             yield "key = u32(u32(high << u32(16)) | low)"
-            yield f"counter = u32(leaves[{stream}, leaf] + start)"
+            yield f"counter = at = u32(leaves[{stream}, leaf] + start)"
         for word in sorted({slot // 2 for slot in self._drawn}):
             yield f"key{word} = u32(key ^ u32({word * GOLDEN % 2**32}))"
 
@@ -100,26 +103,31 @@ class _SixteenBits(Storage):
 
 class _EightBits(Storage):
     arguments = ("arena", "codes", "scales")
+    of = "chunk"
     functions = ("bits", "float_of", "exponent", "empty", *_CODERS)
 
-    @property
-    def in_task(self) -> tuple[str, ...]:  # type: ignore[override]
-        return (f"rows = empty(({len(self.rule.state)}, {BLOCK}), real)",)
+    def __init__(self, rule: Rule, format: Format) -> None:
+        super().__init__(rule, format)
+        # An array each: of rows of one array the compiler does not know that they lie apart.
+        self.in_task = tuple(f"{slot}_row = empty({BLOCK}, real)" for slot in rule.state)
 
     def in_chunk(self, scalars: int, stream: int) -> Iterator[str]:
         for k, slot in enumerate(self.rule.state):
-            yield f"{slot}_of = codes[{k}, first : first + count]"
+            yield f"{slot}_chunk = codes[{k}, first : first + count]"
             yield f"{slot}_scales = scales[{k}]"
-            yield f"{slot}_row = rows[{k}]"
         yield from super().in_chunk(scalars, stream)
 
     def loops(self, element: Sequence[str]) -> Iterator[str]:
         state = self.rule.state
         yield f"for begin in range(0, count, {BLOCK}):"
+        # Views of a block: the compiler does not know that begin + i is not negative.
         body = [f"block = (first + begin) // {BLOCK}", f"size = min({BLOCK}, count - begin)"]
+        body += ["at = u32(counter + u32(begin))"]
+        for name in ("param", "grad", *state, *self.format.masters, *self.format.limits):
+            body.append(f"{name}_of = {name}_chunk[begin : begin + size]")
         for slot in state:
             body += [f"{slot}_scale = {slot}_scales[block]", f"{slot}_top = u32(0)"]
-        body += ["for j in range(size):", *_indented(["i = begin + j", *element])]
+        body += ["for i in range(size):", *_indented(element)]
         for number, slot in enumerate(state):
             body += list(self._encode(number, slot))
         yield from _indented(body)
@@ -133,22 +141,21 @@ class _EightBits(Storage):
 
     def store(self, slot: str, value: str) -> Iterator[str]:
         yield f"{slot} = {value}"
-        yield f"{slot}_row[j] = {slot}"
+        yield f"{slot}_row[i] = {slot}"
         yield f"{slot}_top = max({slot}_top, u32(bits({slot}) & u32(0x7FFFFFFF)))"
 
     def _encode(self, number: int, slot: str) -> Iterator[str]:
         yield f"if {slot}_top >= u32(0x7F800000):"
         yield f"    {slot}_scales[block] = float_of(u32(0x7FC00000))"
-        yield f"    {slot}_of[begin : begin + size] = 0"
+        yield f"    {slot}_of[:] = 0"
         yield "else:"
         yield f"    raised = exponent({slot}_top)"
         yield "    inverse = float_of(u32(u32(u32(254) - raised) << u32(23)))"
         yield f"    {slot}_scale = float_of(u32(raised << u32(23)))"
         yield f"    {slot}_scales[block] = {slot}_scale if {slot}_top != u32(0) else zero"
-        yield "    for j in range(size):"
-        yield "        i = begin + j"
+        yield "    for i in range(size):"
         yield from (f"        {line}" for line in _words([number]))
-        code = f"{self._coder(slot)}_encode({slot}_row[j], inverse, {_draw(number)})"
+        code = f"{self._coder(slot)}_encode({slot}_row[i], inverse, {_draw(number)})"
         yield f"        {slot}_of[i] = {code}"
 
     def _coder(self, slot: str) -> str:
@@ -158,7 +165,7 @@ class _EightBits(Storage):
 def _words(slots: Sequence[int]) -> list[str]:
     """Return what draws the random bits of some slots of element ``i``."""
     words = sorted({slot // 2 for slot in slots})
-    return [f"word{w} = mixed(u32(u32(counter + u32(i)) ^ key{w}))" for w in words]
+    return [f"word{w} = mixed(u32(u32(at + u32(i)) ^ key{w}))" for w in words]
 
 
 def _draw(slot: int) -> str:
