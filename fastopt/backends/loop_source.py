@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fastopt.backends import COMMON_SCALARS, scalar_names, tiny_names
-from fastopt.backends.storage_source import SCRATCH, Storage, storage_of
+from fastopt.backends.storage_source import Storage, storage_of
 from fastopt.formats import Format
 from fastopt_kernels import Rule
 
@@ -26,6 +26,10 @@ JOB = (
 """The words of a job: what does its chunks and how many they are; addresses and sizes of arrays.
 Compiled code finds all its arrays there: handing one over as an argument costs as much as updating
 100 elements."""
+
+CHUNK = 2_048
+"""Elements that are updated in one go: small enough to share out evenly among threads, large enough
+that finding the next ones costs nothing."""
 
 LANES_APART = 4_096
 """Bytes from the lanes of one thread to those of the next: what two threads write all the time must
@@ -54,22 +58,22 @@ def work(job, lane, first_chunk, last_chunk):
         {load_scalars}
         param_at = pointer_to(leaves[{PARAM}, leaf] + start * {param_size}, stored)
         grad_at = pointer_to(leaves[{GRAD}, leaf] + start * {grad_size}, given)
-        param_of, grad_of = carray(param_at, count), carray(grad_at, count)
+        param_{of} = carray(param_at, count)
+        grad_{of} = carray(grad_at, count)
         {slice_state}
         {elements}
 """
 
 # Of both parts of each complex number, before any parameter of the chunk has changed.
 _MODULI = (
-    f"moduli = carray(pointer_to(word(job + {at('SCRATCH')}) + lane * {SCRATCH.apart}"
-    f" + {SCRATCH.moduli}, real), count)",
     "for i in range(0, count, 2):",
-    "    re, im = widen_given(grad_of[i]) * grad_scale, widen_given(grad_of[i + 1]) * grad_scale",
-    "    re = re + l2 * widen(param_of[i]) if l2 != zero else re",
-    "    im = im + l2 * widen(param_of[i + 1]) if l2 != zero else im",
+    "    re = widen_given(grad_{of}[i]) * grad_scale",
+    "    im = widen_given(grad_{of}[i + 1]) * grad_scale",
+    "    re = re + l2 * widen(param_{of}[i]) if l2 != zero else re",
+    "    im = im + l2 * widen(param_{of}[i + 1]) if l2 != zero else im",
     "    square = re * re + im * im",
-    "    moduli[i] = square",
-    "    moduli[i + 1] = square",
+    "    square_{of}[i] = square",
+    "    square_{of}[i + 1] = square",
 )
 
 # What does not round to the stored parameter is not its master: somebody wrote the parameter since.
@@ -84,14 +88,19 @@ def loop_source(rule: Rule, format: Format) -> str:
     """Return the source of ``work(job, lane, ...)``, which does chunks of one rule's step.
 
     It refers by name to ``rule``, ``real``, ``stored``, ``given`` (types), ``widen``, ``narrow``,
-    ``widen_given``, ``carray``, ``pointer_to``, ``word``, ``int64``, ``float64``, and to what the
-    format's storage names.
+    ``widen_given``, ``carray``, ``empty``, ``pointer_to``, ``word``, ``int64``, ``float64``, and to
+    the functions of the format's storage.
     """
     storage = storage_of(rule, format)
     masters = [*format.masters, *format.limits]
     exact = [*(rule.state if format.state == "real" else ()), *masters]
-    slices = [f"{slot}_of = exact[{k}, first : first + count]" for k, slot in enumerate(exact)]
-    elements = [*_MODULI] if format.modulus and rule.squares else []
+    slices = [
+        f"{slot}_{storage.of} = exact[{k}, first : first + count]" for k, slot in enumerate(exact)
+    ]
+    find, elements = [*storage.find(at)], []
+    if format.modulus:
+        find.append(f"square_{storage.of} = empty({CHUNK}, real)")
+        elements += [line.format(of=storage.of) for line in _MODULI]
     elements += storage.loops(list(_element(rule, format, storage)))
     scalars = [*COMMON_SCALARS, *rule.scalars, *format.limit_scalars]
     in_work, in_chunk = ("\n" + " " * depth for depth in (4, 8))
@@ -103,7 +112,8 @@ def loop_source(rule: Rule, format: Format) -> str:
         SLOTS=len(exact),
         **{name: line for line, name in enumerate(LEAF_LINES)},
         **{f"{name}_AT": at(name) for name in JOB},
-        find_state=in_work.join(storage.find(at)),
+        of=storage.of,
+        find_state=in_work.join(find),
         load_scalars=in_chunk.join(
             f"{name} = real(row[{column}])" for column, name in enumerate(scalars)
         ),
@@ -120,7 +130,7 @@ def _element(rule: Rule, format: Format, storage: Storage) -> Iterator[str]:
     yield "grad = widen_given(grad_of[i]) * grad_scale"
     yield "grad = grad + l2 * param if l2 != zero else grad"
     if rule.squares:
-        yield "square = moduli[i]" if format.modulus else "square = grad * grad"
+        yield "square = square_of[i]" if format.modulus else "square = grad * grad"
     yield "param = param - decay * param if decay != zero else param"
     given = ["param", "grad", *["square"] * rule.squares]
     inputs = ", ".join([*given, *map(storage.load, rule.state), *rule.scalars])

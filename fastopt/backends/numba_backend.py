@@ -99,6 +99,7 @@ def _storage_function(name: str, format: Format) -> Callable[..., Any]:
         return coder.decode if direction == "decode" else coder.encode
     known: dict[str, Callable[..., Any]] = {
         "u32": np.uint32,
+        "empty": np.empty,
         "uint8": numba.uint8,
         "uint16": numba.uint16,
         "bits": numba_intrinsics.bits,
@@ -158,6 +159,7 @@ def _work(rule: Rule, format: Format) -> int:
         "word": numba_intrinsics.word,
         "int64": numba.int64,
         "float64": numba.float64,
+        "empty": np.empty,
     }
     extra = {name: _storage_function(name, format) for name in storage_of(rule, format).functions}
     scope |= {name: _compilable(function) for name, function in extra.items()}

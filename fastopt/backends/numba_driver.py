@@ -12,16 +12,11 @@ from fastopt.arena import Arena
 from fastopt.arrays import Array
 from fastopt.backends import scalar_names, threads
 from fastopt.backends.array_headers import HeaderCheck
-from fastopt.backends.loop_source import JOB, LANES_APART, LEAF_LINES
-from fastopt.backends.storage_source import SCRATCH, needs_scratch
+from fastopt.backends.loop_source import CHUNK, JOB, LANES_APART, LEAF_LINES
 from fastopt.formats import Format
 from fastopt.norms import PIECE
 from fastopt.parameters import Parameter
 from fastopt_kernels import Rule
-
-CHUNK = 2_048
-"""Elements that are updated in one go: small enough to share out evenly among threads, large enough
-that finding the next ones costs nothing."""
 
 PARALLEL_FROM = 65_536
 """Elements of a bucket from which threads pay: waking them costs as much as this many updates."""
@@ -131,8 +126,6 @@ class NumbaDriver:
             words["CODES"] = arena.codes
         if arena.scales is not None:
             words["SCALES"] = arena.scales
-        if needs_scratch(format):
-            words["SCRATCH"] = np.zeros(SCRATCH.apart * compiled[0].num_threads, np.uint8)
         self._readings = [_Reading(each, compare, parameters, words) for each in compiled]
         self._reading = self._readings[0]  # that of the gradients at hand
         self._held: Sequence[Array | None] = ()

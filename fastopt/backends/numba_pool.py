@@ -43,6 +43,9 @@ sleepers; what is offered; the lock and the signal of sleepers; each range's nex
 _PATIENCE = 4_000
 """How often an idle thread looks for work before it goes to sleep: some 100 microseconds."""
 
+_SHARES, _MOST_AT_ONCE = 64, 8
+"""In how many pieces a thread takes its range, at least, and how many chunks it takes at once."""
+
 _WORTH_WAKING = 256
 """Chunks (of 2 048 elements) for which sleepers are woken in any case: that takes some 50
 microseconds. For fewer they are woken now and then, to see whether steps follow each other fast."""
@@ -119,14 +122,15 @@ def _take(pool: int, me: int) -> None:
     """Do chunks, those of the own range first, until none is left."""
     function, job = load(pool + _FUNCTION), load(pool + _JOB)
     total, threads = load(pool + _TOTAL), load(pool + _THREADS)
+    several = min(max(total // (_SHARES * threads), 1), _MOST_AT_ONCE)
     for turn in range(threads):
         whose = (me + turn) % threads
         end = total * (whose + 1) // threads
         while True:
-            chunk = add(pool + _NEXT + _LINE * whose, 1)
+            chunk = add(pool + _NEXT + _LINE * whose, several)
             if chunk >= end:
                 break
-            call(function, job, me, chunk, chunk + 1)
+            call(function, job, me, chunk, min(chunk + several, end))
 
 
 @register_jitable  # type: ignore[untyped-decorator]

@@ -8,28 +8,11 @@ the block waits in a row of the thread's own, which stays in the processor's cac
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
 
 from fastopt.codes import BLOCK
 from fastopt.formats import Format
 from fastopt.random_bits import GOLDEN
 from fastopt_kernels import Rule
-
-
-class Scratch(NamedTuple):
-    """Memory of a thread's own, in bytes: from one thread's to the next, and what is where."""
-
-    apart: int = 32_768
-    rows: int = 0
-    moduli: int = 16_384
-
-
-SCRATCH = Scratch()
-
-
-def needs_scratch(format: Format) -> bool:
-    """Return whether a loop uses memory of its thread's own."""
-    return format.state == "int8" or format.modulus
 
 
 def storage_of(rule: Rule, format: Format) -> Storage:
@@ -46,6 +29,8 @@ class Storage:
 
     functions: tuple[str, ...] = ()
     """What is compiled in beside what every step needs, by ``numba_backend``."""
+    of = "of"
+    """What the names of a chunk's arrays end with: ``param_of``."""
 
     def __init__(self, rule: Rule, format: Format) -> None:
         self.rule = rule
@@ -58,7 +43,7 @@ class Storage:
             self.functions += ("narrow_by",)
 
     def find(self, at: Callable[[str], int]) -> Iterator[str]:
-        """Yield what finds the state; ``at`` tells where a word of the job stands."""
+        """Yield what finds the state, for all chunks; ``at`` tells where a word of the job is."""
         yield from ()
 
     def in_chunk(self, scalars: int, stream: int) -> Iterator[str]:
@@ -69,7 +54,7 @@ class Storage:
         if self._drawn:
             yield f"high, low = u32(row[{scalars}]), u32(row[{scalars + 1}])"
             yield "key = u32(u32(high << u32(16)) | low)"
-            yield f"counter = u32(leaves[{stream}, leaf] + start)"
+            yield f"counter = at = u32(leaves[{stream}, leaf] + start)"
         for word in sorted({slot // 2 for slot in self._drawn}):
             yield f"key{word} = u32(key ^ u32({word * GOLDEN % 2**32}))"
 
@@ -123,30 +108,35 @@ class _SixteenBits(Storage):
 
 
 class _EightBits(Storage):
-    functions = ("bits", "float_of", "exponent", "uint8", *_CODERS)
+    of = "chunk"
+    functions = ("bits", "float_of", "exponent", "empty", "uint8", *_CODERS)
 
     def find(self, at: Callable[[str], int]) -> Iterator[str]:
-        slots = len(self.rule.state)
         yield self._find_codes(at, "uint8")
-        blocks = f"({slots}, word(job + {at('PITCH')}) // {BLOCK})"
+        blocks = f"({len(self.rule.state)}, word(job + {at('PITCH')}) // {BLOCK})"
         yield f"scales = carray(pointer_to(word(job + {at('SCALES')}), real), {blocks})"
-        own = f"word(job + {at('SCRATCH')}) + lane * {SCRATCH.apart} + {SCRATCH.rows}"
-        yield f"rows = carray(pointer_to({own}, real), ({slots}, {BLOCK}))"
+        # An array each: of rows of one array the compiler does not know that they lie apart.
+        for slot in self.rule.state:
+            yield f"{slot}_row = empty({BLOCK}, real)"
 
     def in_chunk(self, scalars: int, stream: int) -> Iterator[str]:
         for k, slot in enumerate(self.rule.state):
-            yield f"{slot}_of = codes[{k}, first : first + count]"
+            yield f"{slot}_chunk = codes[{k}, first : first + count]"
             yield f"{slot}_scales = scales[{k}]"
-            yield f"{slot}_row = rows[{k}]"
         yield from super().in_chunk(scalars, stream)
 
     def loops(self, element: Sequence[str]) -> Iterator[str]:
         state = self.rule.state
         yield f"for begin in range(0, count, {BLOCK}):"
+        # Views of a block: the compiler does not know that begin + i is not negative.
         body = [f"block = (first + begin) // {BLOCK}", f"size = min({BLOCK}, count - begin)"]
+        body += ["at = u32(counter + u32(begin))"]
+        chunks = ["param", "grad", *state, *self.format.masters, *self.format.limits]
+        for name in [*chunks, *["square"] * self.format.modulus]:
+            body.append(f"{name}_of = {name}_chunk[begin : begin + size]")
         for slot in state:
             body += [f"{slot}_scale = {slot}_scales[block]", f"{slot}_top = u32(0)"]
-        body += ["for j in range(size):", *_indented(["i = begin + j", *element])]
+        body += ["for i in range(size):", *_indented(element)]
         for number, slot in enumerate(state):
             body += list(self._encode(number, slot))
         yield from _indented(body)
@@ -160,22 +150,21 @@ class _EightBits(Storage):
 
     def store(self, slot: str, value: str) -> Iterator[str]:
         yield f"{slot} = {value}"
-        yield f"{slot}_row[j] = {slot}"
+        yield f"{slot}_row[i] = {slot}"
         yield f"{slot}_top = max({slot}_top, u32(bits({slot}) & u32(0x7FFFFFFF)))"
 
     def _encode(self, number: int, slot: str) -> Iterator[str]:
         yield f"if {slot}_top >= u32(0x7F800000):"
         yield f"    {slot}_scales[block] = float_of(u32(0x7FC00000))"
-        yield f"    {slot}_of[begin : begin + size] = 0"
+        yield f"    {slot}_of[:] = 0"
         yield "else:"
         yield f"    raised = exponent({slot}_top)"
         yield "    inverse = float_of(u32(u32(u32(254) - raised) << u32(23)))"
         yield f"    {slot}_scale = float_of(u32(raised << u32(23)))"
         yield f"    {slot}_scales[block] = {slot}_scale if {slot}_top != u32(0) else zero"
-        yield "    for j in range(size):"
-        yield "        i = begin + j"
+        yield "    for i in range(size):"
         yield from (f"        {line}" for line in _words([number]))
-        code = f"{self._coder(slot)}_encode({slot}_row[j], inverse, {_draw(number)})"
+        code = f"{self._coder(slot)}_encode({slot}_row[i], inverse, {_draw(number)})"
         yield f"        {slot}_of[i] = {code}"
 
     def _coder(self, slot: str) -> str:
@@ -185,7 +174,7 @@ class _EightBits(Storage):
 def _words(slots: Sequence[int]) -> list[str]:
     """Return what draws the random bits of some slots of element ``i``."""
     words = sorted({slot // 2 for slot in slots})
-    return [f"word{w} = mixed(u32(u32(counter + u32(i)) ^ key{w}))" for w in words]
+    return [f"word{w} = mixed(u32(u32(at + u32(i)) ^ key{w}))" for w in words]
 
 
 def _draw(slot: int) -> str:

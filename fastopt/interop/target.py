@@ -60,6 +60,11 @@ def _written(number: int, group: Group, grouped: bool) -> list[Parameter]:
     found = {}
     for bucket in group.buckets:
         rule = bucket.rule
+        if bucket.format.state != "real":
+            raise ValueError(
+                f"{bucket.parameters[0].leaf.path} has state_dtype={bucket.format.state!r} here, "
+                "which other libraries have not; construct the optimizer with state_dtype=None"
+            )
         for leaf, _, views in bucket.state():
             slots = {slot: views[slot] for slot in rule.state}
             name = leaf.name
