@@ -141,31 +141,6 @@ def _unpack(context: Any, packed: bytes) -> Any:
     return compiler.CompileResult._rebuild(context, *pickle.loads(packed))
 
 
-def _storage_function(name: str, format: Format) -> Callable[..., Any]:
-    """Return what the loop needs for state in fewer bits, or for rounding by chance, by name."""
-    to_bfloat16 = code_loops.to_bfloat16(_bits, _float_of)
-    if name == "narrow_by":
-        bfloat16 = format.stored.name == "bfloat16"
-        return to_bfloat16 if bfloat16 else code_loops.to_float16(_bits, _float_of)
-    if name.startswith(("signed", "positive")):
-        sort, _, direction = name.partition("_")
-        coder = code_loops.eight_bits(sort == "signed", _bits, _float_of)
-        return coder.decode if direction == "decode" else coder.encode
-    known: dict[str, Callable[..., Any]] = {
-        "u32": np.uint32,
-        "empty": np.empty,
-        "bits": _bits,
-        "float_of": _float_of,
-        "mixed": code_loops.mixed,
-        "low_half": code_loops.low_half,
-        "high_half": code_loops.high_half,
-        "exponent": code_loops.exponent,
-        "widen_state": code_loops.from_bfloat16(_float_of),
-        "narrow_state": to_bfloat16,
-    }
-    return known[name]
-
-
 def _compilable(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return a function of ours as one that compiled code can call; another is one already."""
     ours = isinstance(function, FunctionType) and function.__module__ == code_loops.__name__
@@ -178,7 +153,10 @@ def _step(rule: Rule, format: Format, parallel: bool) -> Callable[..., bool]:
     """Return the compiled step of one rule."""
     text = loop_source(rule, format)
     stored, given = _conversion(format.stored), _conversion(format.given)
-    extra = [_storage_function(name, format) for name in storage_of(rule, format).functions]
+    extra = [
+        code_loops.function(name, format, _bits, _float_of)
+        for name in storage_of(rule, format).functions
+    ]
     scope: dict[str, Any] = {"__name__": __name__}
     exec(compile(text, f"<fastopt step of {rule.name}>", "exec"), scope)
     function = scope["build"](

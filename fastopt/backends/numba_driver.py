@@ -11,7 +11,7 @@ import numpy as np
 from fastopt import arrays
 from fastopt.arena import Arena
 from fastopt.arrays import Array
-from fastopt.backends import scalar_names, threads
+from fastopt.backends import COMMON_SCALARS, threads
 from fastopt.backends.array_headers import HeaderCheck
 from fastopt.backends.loop_source import LEAF_LINES
 from fastopt.formats import Format
@@ -91,7 +91,7 @@ class NumbaDriver:
         leaves = np.array([lines[name] for name in LEAF_LINES], np.intp)
         self._grads, self._rows = (leaves[LEAF_LINES.index(name)] for name in ("GRAD", "ROW"))
         self._places = (leaves, _chunks(lines["LENGTH"], CHUNK), *arena.parts)
-        self._table = np.zeros((1, len(scalar_names(rule, format))))
+        self._table = np.zeros((1, len([*COMMON_SCALARS, *rule.scalars, *format.scalars])))
         self._params = flat  # their addresses are good as long as these live
         self._held: Sequence[Array | None] = ()
         self._sums: Array | None = None
