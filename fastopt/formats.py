@@ -110,6 +110,11 @@ class Format:
         return BOUNDS if self.bounds == "numbers" else ()
 
     @property
+    def scalars(self) -> tuple[str, ...]:
+        """What a row of scalars ends with, after those of the rule."""
+        return (*self.limit_scalars, *self.random_scalars)
+
+    @property
     def random_scalars(self) -> tuple[str, ...]:
         """The halves of a step's random key, if anything is rounded by chance; they come last."""
         return RANDOM if self.state != "real" or self.stochastic else ()

@@ -84,8 +84,10 @@ def test_every_flag_and_every_hyperparameter_is_recorded_at_another_value(optimi
     used |= {name for info in mine for group in info["groups"] for name in group}
     missing = set(test_numbers.options_of(optimizer)) - used
     # That trainable=False is a missing gradient is held to the vectors in test_frozen_groups, that
-    # a bounded step is one that is cut off in test_bounds.
-    assert missing <= {"lr", "trainable", "bounds", "reset_at_bounds"}
+    # a bounded step is one that is cut off in test_bounds, that vectors are met by state in fewer
+    # bits as far as it goes in test_fewer_bits.
+    elsewhere = {"trainable", "bounds", "reset_at_bounds"}
+    assert missing <= {"lr", *elsewhere, "state_dtype", "stochastic_rounding", "seed"}
 
 
 @each_optimizer

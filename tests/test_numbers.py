@@ -432,6 +432,8 @@ def pair(*outside: float) -> Bad:
 
 FLAG: Bad = [(value, TypeError) for value in NO_FLAGS]
 FRACTIONS = (-1e-300, -0.5, 1.0, 1.5, 10)
+SEEDS_OUTSIDE: Bad = [(-1, ValueError), (2**64, ValueError)]
+
 BAD: dict[str, Bad] = {
     "lr": number(-1e-300, -1, schedule=True),
     "weight_decay": number(-1e-300, -1, schedule=True),
@@ -452,6 +454,9 @@ BAD: dict[str, Bad] = {
     "trainable": FLAG,
     "bounds": [(1.0, TypeError), ((1, 2, 3), TypeError), ((2, 1), ValueError), ("ab", TypeError)],
     "reset_at_bounds": FLAG,
+    "state_dtype": [(8, TypeError), (np.int8, TypeError), (True, TypeError), ("i8", ValueError)],
+    "stochastic_rounding": FLAG,
+    "seed": [(value, TypeError) for value in (1.0, None, True, "0")] + SEEDS_OUTSIDE,
 }
 """Of every hyperparameter of any optimizer: what it must not be, and the error's class."""
 BAD_HERE: dict[tuple[str, str], Bad] = {

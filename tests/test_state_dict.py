@@ -180,7 +180,7 @@ def test_a_state_dict_is_plain_and_says_whose_it_is(variant: Variant, backend: s
         assert all(type(value) is np.ndarray for name, value in entry.items() if name != "step")
         assert all(name.isidentifier() for name in entry)
     for group in saved["groups"]:
-        assert all(type(value) in (float, bool, tuple, type(None)) for value in group.values())
+        assert all(type(value) in (float, bool, int, tuple, type(None)) for value in group.values())
     pickle.loads(pickle.dumps(saved))
 
 

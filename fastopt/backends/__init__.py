@@ -40,12 +40,6 @@ def tiny_names(rule: Rule) -> dict[str, str]:
     return {slot: "tiny_signed" if slot in rule.signed else "tiny_positive" for slot in rule.state}
 
 
-def scalar_names(rule: Rule, format: Format) -> list[str]:
-    """Return what the row of scalars of an update consists of."""
-    own = [*format.limit_scalars, *format.random_scalars]
-    return [*COMMON_SCALARS, *rule.scalars, *own]
-
-
 class StepAtOnce(Protocol):
     """A whole step of a bucket in one call."""
 
@@ -119,7 +113,7 @@ class Backend(Protocol):
         """Return the driver of some parameters, whose state is in the arena at their offsets.
 
         The slots of the arena are those of the rule, ``format.masters`` and ``format.limits``; the
-        scalars are those of ``scalar_names``.
+        scalars are the common ones, those of the rule, and ``format.scalars``.
         """
 
     def control(self, like: Array) -> Control | None:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastopt import codes, random_bits
+from fastopt.formats import Format
 
 _u32, _u16, _u8, _f32 = np.uint32, np.uint16, np.uint8, np.float32
 Function = Callable[..., Any]
@@ -118,3 +119,20 @@ def exponent(largest: Any) -> Any:
     found = _u32(largest + _u32(0x7FFFF)) >> _u32(23)
     found = found if found > _u32(27) else _u32(27)
     return found if found < _u32(253) else _u32(253)
+
+
+def function(name: str, format: Format, bits: Function, float_of: Function) -> Function:
+    """Return what the loop of a format calls by this name."""
+    bfloat16 = to_bfloat16(bits, float_of)
+    if name == "narrow_by":
+        return bfloat16 if format.stored.name == "bfloat16" else to_float16(bits, float_of)
+    if name.startswith(("signed", "positive")):
+        sort, _, direction = name.partition("_")
+        coder = eight_bits(sort == "signed", bits, float_of)
+        return coder.decode if direction == "decode" else coder.encode
+    known: dict[str, Function] = {
+        **{"u32": _u32, "empty": np.empty, "bits": bits, "float_of": float_of, "mixed": mixed},
+        **{"low_half": low_half, "high_half": high_half, "exponent": exponent},
+        **{"widen_state": from_bfloat16(float_of), "narrow_state": bfloat16},
+    }
+    return known[name]

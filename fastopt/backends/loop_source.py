@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fastopt.backends import COMMON_SCALARS, scalar_names, tiny_names
+from fastopt.backends import COMMON_SCALARS, tiny_names
 from fastopt.backends.storage_source import Storage, storage_of
 from fastopt.formats import Format
 from fastopt_kernels import Rule
@@ -88,8 +88,8 @@ def loop_source(rule: Rule, format: Format) -> str:
     """Return the source of ``work(job, lane, ...)``, which does chunks of one rule's step.
 
     It refers by name to ``rule``, ``real``, ``stored``, ``given`` (types), ``widen``, ``narrow``,
-    ``widen_given``, ``carray``, ``empty``, ``pointer_to``, ``word``, ``int64``, ``float64``, and to
-    the functions of the format's storage.
+    ``widen_given``, ``carray``, ``empty``, ``pointer_to``, ``word``, dtypes, and to the functions
+    of the format's storage.
     """
     storage = storage_of(rule, format)
     masters = [*format.masters, *format.limits]
@@ -108,7 +108,7 @@ def loop_source(rule: Rule, format: Format) -> str:
         param_size=format.stored.itemsize,
         grad_size=format.given.itemsize,
         LINES=len(LEAF_LINES),
-        WIDTH=len(scalar_names(rule, format)),
+        WIDTH=len([*COMMON_SCALARS, *rule.scalars, *format.scalars]),
         SLOTS=len(exact),
         **{name: line for line, name in enumerate(LEAF_LINES)},
         **{f"{name}_AT": at(name) for name in JOB},

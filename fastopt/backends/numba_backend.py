@@ -85,35 +85,6 @@ def _unpack(context: Any, packed: bytes) -> Any:
 _AS_BITS = numba_intrinsics.bits, numba_intrinsics.float_of
 
 
-def _storage_function(name: str, format: Format) -> Callable[..., Any]:
-    """Return what the loop needs for state in fewer bits, or for rounding by chance, by name."""
-    to_bfloat16 = code_loops.to_bfloat16(*_AS_BITS)
-    if name == "narrow_by":
-        bfloat16 = format.stored.name == "bfloat16"
-        return to_bfloat16 if bfloat16 else code_loops.to_float16(*_AS_BITS)
-    if name.startswith(("signed", "positive")):
-        sort, _, direction = name.partition("_")
-        coder = code_loops.eight_bits(
-            sort == "signed", numba_intrinsics.bits, numba_intrinsics.float_of
-        )
-        return coder.decode if direction == "decode" else coder.encode
-    known: dict[str, Callable[..., Any]] = {
-        "u32": np.uint32,
-        "empty": np.empty,
-        "uint8": numba.uint8,
-        "uint16": numba.uint16,
-        "bits": numba_intrinsics.bits,
-        "float_of": numba_intrinsics.float_of,
-        "mixed": code_loops.mixed,
-        "low_half": code_loops.low_half,
-        "high_half": code_loops.high_half,
-        "exponent": code_loops.exponent,
-        "widen_state": code_loops.from_bfloat16(numba_intrinsics.float_of),
-        "narrow_state": to_bfloat16,
-    }
-    return known[name]
-
-
 def _compilable(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return a function of ours as one that compiled code can call; another is one already."""
     ours = isinstance(function, FunctionType) and function.__module__ == code_loops.__name__
@@ -158,10 +129,15 @@ def _work(rule: Rule, format: Format) -> int:
         "pointer_to": numba_intrinsics.pointer_to,
         "word": numba_intrinsics.word,
         "int64": numba.int64,
+        "uint8": numba.uint8,
+        "uint16": numba.uint16,
         "float64": numba.float64,
         "empty": np.empty,
     }
-    extra = {name: _storage_function(name, format) for name in storage_of(rule, format).functions}
+    extra = {
+        name: code_loops.function(name, format, *_AS_BITS)
+        for name in storage_of(rule, format).functions
+    }
     scope |= {name: _compilable(function) for name, function in extra.items()}
     exec(compile(text, f"<fastopt step of {rule.name}>", "exec"), scope)
     parts = (rule.numba, *stored, given.widen, *extra.values())

@@ -10,7 +10,7 @@ import numpy as np
 from fastopt import arrays
 from fastopt.arena import Arena
 from fastopt.arrays import Array
-from fastopt.backends import scalar_names, threads
+from fastopt.backends import COMMON_SCALARS, threads
 from fastopt.backends.array_headers import HeaderCheck
 from fastopt.backends.loop_source import CHUNK, JOB, LANES_APART, LEAF_LINES
 from fastopt.formats import Format
@@ -116,7 +116,7 @@ class NumbaDriver:
         leaves = np.array([lines[name] for name in LEAF_LINES], np.int64)
         self._grads, self._rows = (leaves[LEAF_LINES.index(name)] for name in ("GRAD", "ROW"))
         chunks = _chunks(self._sizes, CHUNK)
-        self._table = np.zeros((1, len(scalar_names(rule, format))))
+        self._table = np.zeros((1, len([*COMMON_SCALARS, *rule.scalars, *format.scalars])))
         words = {
             **{"LEAVES": leaves, "COUNT": len(self._params), "TABLE": self._table},
             **{"CHUNKS": chunks, "TOTAL": chunks.shape[1]},

@@ -88,7 +88,7 @@ class Storage:
 
 
 class _SixteenBits(Storage):
-    functions = ("widen_state", "narrow_state", "uint16")
+    functions = ("widen_state", "narrow_state")
 
     def find(self, at: Callable[[str], int]) -> Iterator[str]:
         yield self._find_codes(at, "uint16")
@@ -109,7 +109,7 @@ class _SixteenBits(Storage):
 
 class _EightBits(Storage):
     of = "chunk"
-    functions = ("bits", "float_of", "exponent", "empty", "uint8", *_CODERS)
+    functions = ("bits", "float_of", "exponent", *_CODERS)
 
     def find(self, at: Callable[[str], int]) -> Iterator[str]:
         yield self._find_codes(at, "uint8")
@@ -137,8 +137,10 @@ class _EightBits(Storage):
         for slot in state:
             body += [f"{slot}_scale = {slot}_scales[block]", f"{slot}_top = u32(0)"]
         body += ["for i in range(size):", *_indented(element)]
-        for number, slot in enumerate(state):
-            body += list(self._encode(number, slot))
+        for slot in state:
+            body += self._scale(slot)
+        encoded = [*_words(range(len(state))), *map(self._encoded, state)]
+        body += ["for i in range(size):", *_indented(encoded)]
         yield from _indented(body)
 
     @property
@@ -153,19 +155,21 @@ class _EightBits(Storage):
         yield f"{slot}_row[i] = {slot}"
         yield f"{slot}_top = max({slot}_top, u32(bits({slot}) & u32(0x7FFFFFFF)))"
 
-    def _encode(self, number: int, slot: str) -> Iterator[str]:
+    def _scale(self, slot: str) -> Iterator[str]:
+        """Yield what finds a block's scale, and its inverse."""
         yield f"if {slot}_top >= u32(0x7F800000):"
+        yield f"    {slot}_row[:] = 0"
         yield f"    {slot}_scales[block] = float_of(u32(0x7FC00000))"
-        yield f"    {slot}_of[:] = 0"
+        yield f"    {slot}_inverse = zero"
         yield "else:"
         yield f"    raised = exponent({slot}_top)"
-        yield "    inverse = float_of(u32(u32(u32(254) - raised) << u32(23)))"
         yield f"    {slot}_scale = float_of(u32(raised << u32(23)))"
         yield f"    {slot}_scales[block] = {slot}_scale if {slot}_top != u32(0) else zero"
-        yield "    for i in range(size):"
-        yield from (f"        {line}" for line in _words([number]))
-        code = f"{self._coder(slot)}_encode({slot}_row[i], inverse, {_draw(number)})"
-        yield f"        {slot}_of[i] = {code}"
+        yield f"    {slot}_inverse = float_of(u32(u32(u32(254) - raised) << u32(23)))"
+
+    def _encoded(self, slot: str) -> str:
+        draw = _draw(self.rule.state.index(slot))
+        return f"{slot}_of[i] = {self._coder(slot)}_encode({slot}_row[i], {slot}_inverse, {draw})"
 
     def _coder(self, slot: str) -> str:
         return "signed" if slot in self.rule.signed else "positive"
