@@ -104,12 +104,12 @@ def eight_bits(signed: bool, bits: Function, float_of: Function) -> Coder:
         plain = bits(size)
         even = _u32(bits(size + normal) - _u32(1 << 23))
         even = even if plain < first else plain
-        code = _u32(_u32(even + (draw << _u32(3))) - offset) >> _u32(19)
+        code = _u32(_u32(_u32(even + _u32(draw << _u32(3))) - offset) >> _u32(19))
         most = code if code < top else top
         if signed:
-            return _u8(most | ((every >> _u32(24)) & _u32(0x80)))
-        least = _u32(1) if value > _f32(0) else _u32(0)
-        return _u8(most if most > least else least)
+            return _u8(most | (_u32(every >> _u32(24)) & _u32(0x80)))
+        nothing = most == _u32(0) and value > _f32(0)
+        return _u8(1) if nothing else _u8(most)
 
     return Coder(decode, encode)
 
