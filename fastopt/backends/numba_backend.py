@@ -44,12 +44,12 @@ def _pointer_to(context: Any, address: Any, element: Any) -> Any:
 
 @register_jitable  # type: ignore[untyped-decorator]
 def _word(address: int) -> int:
-    return numba.carray(_pointer_to(address, numba.int64), 1)[0]  # type: ignore[no-any-return]
+    return numba.carray(_pointer_to(address, numba.int64), 1)[0]
 
 
 @register_jitable  # type: ignore[untyped-decorator]
 def _half(address: int) -> int:
-    return numba.carray(_pointer_to(address, numba.int32), 1)[0]  # type: ignore[no-any-return]
+    return numba.carray(_pointer_to(address, numba.int32), 1)[0]
 
 
 _compare = array_headers.build(_word, _half)
@@ -144,8 +144,7 @@ def _unpack(context: Any, packed: bytes) -> Any:
 def _compilable(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return a function of ours as one that compiled code can call; another is one already."""
     ours = isinstance(function, FunctionType) and function.__module__ == code_loops.__name__
-    compilable: Callable[..., Any] = register_jitable(function) if ours else function
-    return compilable
+    return register_jitable(function) if ours else function
 
 
 @cache
@@ -153,10 +152,8 @@ def _step(rule: Rule, format: Format, parallel: bool) -> Callable[..., bool]:
     """Return the compiled step of one rule."""
     text = loop_source(rule, format)
     stored, given = _conversion(format.stored), _conversion(format.given)
-    extra = [
-        code_loops.function(name, format, _bits, _float_of)
-        for name in storage_of(rule, format).functions
-    ]
+    names = storage_of(rule, format).functions
+    extra = code_loops.functions(names, format, _bits, _float_of)
     scope: dict[str, Any] = {"__name__": __name__}
     exec(compile(text, f"<fastopt step of {rule.name}>", "exec"), scope)
     function = scope["build"](
@@ -168,7 +165,7 @@ def _step(rule: Rule, format: Format, parallel: bool) -> Callable[..., bool]:
         _pointer_to,
         register_jitable(_compare),
         numba.prange if parallel else range,
-        *(_compilable(each) for each in extra),
+        *map(_compilable, extra),
     )
     name = f"{rule.name}-{format.name}-{'parallel' if parallel else 'serial'}"
     parts = (rule.numba, _compare, *stored, given.widen, *extra)
