@@ -97,8 +97,8 @@ def _differences(groups: Sequence[ParamGroup], saved: Sequence[Mapping[str, Any]
 def _rounded_otherwise(number: int, group: ParamGroup, saved: Mapping[str, Any]) -> Iterator[str]:
     """Yield in what saved settings differ that an optimizer keeps from its construction on."""
     for name in FIXED:
-        if name in saved and saved[name] != group[name]:
-            yield f"groups[{number}].{name}: expected {group[name]!r}; got {saved[name]!r}"
+        if name in saved and repr(saved[name]) != repr(group[name]):  # an array has no truth value
+            yield f"groups[{number}].{name}: expected {group[name]!r}; got {saved[name]!r:.200}"
 
 
 def _one_tree(groups: Sequence[Group]) -> bool:

@@ -50,10 +50,10 @@ def misfit(
                 f"state:{name}.{slot}: expected {here}; got {there}. State is never stored anew "
                 "in another dtype: construct the optimizer with the state_dtype of the saved one"
             )
-    if dict(order) != {key: saved[key] for key in (ORDER,) if key in saved}:
-        there, here = (found.get(ORDER, "in C order") for found in (saved, order))
+    there, here = (str(found.get(ORDER, "in C order")) for found in (saved, order))
+    if there != here:  # as text: arrays have no truth value
         return (
-            f"state:{name}: expected axes by decreasing stride {here}; got {there}. Blocks of "
+            f"state:{name}: expected axes by decreasing stride {here}; got {there:.200}. Blocks of "
             "8-bit state are consecutive in memory, so give the parameter the order it had"
         )
     return None

@@ -5,7 +5,7 @@ Every constant is a typed scalar: Python's integers would widen the bits to 64.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -121,8 +121,14 @@ def exponent(largest: Any) -> Any:
     return found if found < _u32(253) else _u32(253)
 
 
-def function(name: str, format: Format, bits: Function, float_of: Function) -> Function:
-    """Return what the loop of a format calls by this name."""
+def functions(
+    names: Iterable[str], format: Format, bits: Function, float_of: Function
+) -> list[Function]:
+    """Return what the loop of a format calls by these names."""
+    return [_function(name, format, bits, float_of) for name in names]
+
+
+def _function(name: str, format: Format, bits: Function, float_of: Function) -> Function:
     bfloat16 = to_bfloat16(bits, float_of)
     if name == "narrow_by":
         return bfloat16 if format.stored.name == "bfloat16" else to_float16(bits, float_of)

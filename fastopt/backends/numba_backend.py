@@ -134,13 +134,11 @@ def _work(rule: Rule, format: Format) -> int:
         "float64": numba.float64,
         "empty": np.empty,
     }
-    extra = {
-        name: code_loops.function(name, format, *_AS_BITS)
-        for name in storage_of(rule, format).functions
-    }
-    scope |= {name: _compilable(function) for name, function in extra.items()}
+    names = storage_of(rule, format).functions
+    extra = code_loops.functions(names, format, *_AS_BITS)
+    scope |= dict(zip(names, map(_compilable, extra), strict=True))
     exec(compile(text, f"<fastopt step of {rule.name}>", "exec"), scope)
-    parts = (rule.numba, *stored, given.widen, *extra.values())
+    parts = (rule.numba, *stored, given.widen, *extra)
     identity = text + "".join(map(fingerprint, parts))
     return _address(scope["work"], f"{rule.name}-{format.name}", identity)
 
