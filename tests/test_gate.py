@@ -15,6 +15,7 @@ from test_golden import VECTORS, options_of
 from variants import VARIANTS, public_optimizers
 
 import fastopt
+from fastopt.shared import FIXED
 
 KERNELS = Path(__file__).parent.parent / "kernels" / "fastopt_kernels"
 each_optimizer = pytest.mark.parametrize("optimizer", public_optimizers())
@@ -87,7 +88,7 @@ def test_every_flag_and_every_hyperparameter_is_recorded_at_another_value(optimi
     # a bounded step is one that is cut off in test_bounds, that vectors are met by state in fewer
     # bits as far as it goes in test_fewer_bits.
     elsewhere = {"trainable", "bounds", "reset_at_bounds"}
-    assert missing <= {"lr", *elsewhere, "state_dtype", "stochastic_rounding", "seed"}
+    assert missing <= {"lr", *elsewhere, *FIXED, "seed"}
 
 
 @each_optimizer

@@ -456,6 +456,7 @@ BAD: dict[str, Bad] = {
     "reset_at_bounds": FLAG,
     "state_dtype": [(8, TypeError), (np.int8, TypeError), (True, TypeError), ("i8", ValueError)],
     "stochastic_rounding": FLAG,
+    "complex_moment": [(None, TypeError), (True, TypeError), ("both", ValueError)],
     "seed": [(value, TypeError) for value in (1.0, None, True, "0")] + SEEDS_OUTSIDE,
 }
 """Of every hyperparameter of any optimizer: what it must not be, and the error's class."""

@@ -180,7 +180,8 @@ def test_a_state_dict_is_plain_and_says_whose_it_is(variant: Variant, backend: s
         assert all(type(value) is np.ndarray for name, value in entry.items() if name != "step")
         assert all(name.isidentifier() for name in entry)
     for group in saved["groups"]:
-        assert all(type(value) in (float, bool, int, tuple, type(None)) for value in group.values())
+        plain = (float, bool, int, str, tuple, type(None))
+        assert all(type(value) in plain for value in group.values())
     pickle.loads(pickle.dumps(saved))
 
 

@@ -283,7 +283,8 @@ def test_no_form_of_a_rule_takes_a_flag_or_holds_a_branch_on_a_scalar(rule: Rule
 
 @each_rule
 def test_the_numpy_form_changes_param_and_state_in_place_and_nothing_else(rule: Rule) -> None:
-    values = {name: np.full(5, 0.75, np.float32) for name in ("param", "grad", *rule.state)}
+    given = rule.arguments[: len(rule.arguments) - len(rule.scalars)]
+    values = {name: np.full(5, 0.75, np.float32) for name in given}
     before = {name: value.copy() for name, value in values.items()}
     scalars = dict.fromkeys(rule.scalars, 0.25)
     assert rule.numpy(*values.values(), *scalars.values()) is None  # type: ignore[func-returns-value]  # that is tested
@@ -295,8 +296,7 @@ def test_the_numpy_form_changes_param_and_state_in_place_and_nothing_else(rule: 
 
 @each_rule
 def test_the_numba_form_returns_param_and_state(rule: Rule) -> None:
-    given = [np.float32(0.75)] * (2 + len(rule.state)) + [np.float32(0.25)] * len(rule.scalars)
-    got = rule.numba(*given)
+    got = rule.numba(*[np.float32(0.75)] * len(rule.arguments))
     assert isinstance(got, tuple)
     assert len(got) == 1 + len(rule.state)
 
