@@ -44,12 +44,12 @@ def _pointer_to(context: Any, address: Any, element: Any) -> Any:
 
 @register_jitable  # type: ignore[untyped-decorator]
 def _word(address: int) -> int:
-    return numba.carray(_pointer_to(address, numba.int64), 1)[0]
+    return numba.carray(_pointer_to(address, numba.int64), 1)[0]  # type: ignore[no-any-return]
 
 
 @register_jitable  # type: ignore[untyped-decorator]
 def _half(address: int) -> int:
-    return numba.carray(_pointer_to(address, numba.int32), 1)[0]
+    return numba.carray(_pointer_to(address, numba.int32), 1)[0]  # type: ignore[no-any-return]
 
 
 _compare = array_headers.build(_word, _half)
