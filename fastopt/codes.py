@@ -122,7 +122,8 @@ def _rounded(sizes: Array, draws: Array, values: Array, signed: bool) -> Array:
     if signed:
         codes |= values.view(np.uint32) >> 24 & _u32(0x80)
     else:
-        codes = np.maximum(codes, values > 0)  # what is not zero never becomes zero
+        # What is not zero never becomes zero: m / sqrt(v) would have no bound where v is small.
+        codes = np.maximum(codes, values > 0)
     return np.asarray(codes, np.uint8)
 
 

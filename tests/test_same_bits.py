@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
+from bits import SPECIAL, differences, special, threads, values
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from variants import HAS_NUMBA, VARIANT_OF, VARIANTS, Variant
@@ -26,31 +25,9 @@ DTYPES = (np.float32, np.float64)
 SMALL = (0, 1, 2, 3, 7, 8, 31, 1000, 16_383, 16_384, 16_385)
 BELOW_PARALLEL = ((65_535,), (32_767, 32_768), (40_000, 5, 16_384, 1), (32_769, 3))
 PARALLEL = ((65_536,), (65_537, 1), (131_073,), (16_383, 16_384, 16_385, 32_767, 32_768, 32_769))
-SPECIAL = (0.0, -0.0, 1e30, -1e30, 1e-12, -1e-12, np.inf, -np.inf, np.nan)
 
 each_variant = pytest.mark.parametrize("variant", VARIANTS, ids=str)
 each_dtype = pytest.mark.parametrize("dtype", DTYPES)
-
-
-def values(sizes: Sequence[int], dtype: Any, seed: int) -> list[Array]:
-    """Return numbers of all sizes that are usual, both signs, some of them zero."""
-    rng = np.random.default_rng(seed)
-    made = []
-    for size in sizes:
-        some = rng.standard_normal(size) * 10.0 ** rng.uniform(-6, 3, size)
-        some[rng.random(size) < 0.05] = 0.0
-        some[rng.random(size) < 0.05] = -0.0
-        made.append(some.astype(dtype))
-    return made
-
-
-def special(size: int, dtype: Any, seed: int) -> Array:
-    """Return numbers among which the special ones are frequent."""
-    rng = np.random.default_rng(seed)
-    some = rng.standard_normal(size).astype(dtype)
-    where = rng.random(size) < 0.5
-    some[where] = rng.choice(np.array(SPECIAL, dtype), size)[where]
-    return some
 
 
 def run(
@@ -71,27 +48,6 @@ def run(
     return end | {f"{n}.{slot}": x for n, entry in state.items() for slot, x in entry.items()}
 
 
-def bits(array: Any) -> Array:
-    """Return an array's bits, with one pattern for all NaN."""
-    plain = np.array(array)
-    if plain.dtype.kind == "f":
-        plain[np.isnan(plain)] = np.nan
-        plain = plain.view(f"u{plain.itemsize}")
-    return plain
-
-
-def differences(one: dict[str, Any], two: dict[str, Any]) -> dict[str, int]:
-    """Return how many elements of which array differ in a bit."""
-    assert one.keys() == two.keys()
-    off = {}
-    for name in one:
-        first, second = np.asarray(one[name]), np.asarray(two[name])
-        assert (first.shape, first.dtype) == (second.shape, second.dtype), name
-        if count := int((bits(first) != bits(second)).sum()):
-            off[name] = count
-    return off
-
-
 def assert_same(
     variant: Variant,
     params: Sequence[Array],
@@ -100,17 +56,6 @@ def assert_same(
 ) -> None:
     ends = [run(variant, backend, params, steps, **options) for backend in ("numpy", "numba")]
     assert differences(*ends) == {}
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    numba: Any = importlib.import_module("numba")
-    before = numba.get_num_threads()
-    numba.set_num_threads(count)
-    try:
-        yield
-    finally:
-        numba.set_num_threads(before)
 
 
 def test_two_ends_that_differ_are_told_apart() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from test_same_bits import differences, special, threads, values
+from bits import differences, special, threads, values
 from variants import CPU_BACKENDS, HAS_NUMBA, VARIANT_OF, VARIANTS, Variant
 
 import fastopt
@@ -76,33 +77,39 @@ def test_both_backends_end_in_the_same_bits(variant: Variant, state_dtype: str) 
     )
 
 
+CHANCE = {"master_weights": False, "stochastic_rounding": True}
+HALVES: list[tuple[str, Any, str, dict[str, Any]]] = [
+    ("adam", np.float16, "int8", {}),
+    ("adam", BFLOAT16, "int8", CHANCE),
+    ("adam_amsgrad", np.float16, "bfloat16", CHANCE),
+    ("adam_amsgrad", BFLOAT16, "bfloat16", {}),
+    ("rmsprop_centered_momentum", BFLOAT16, "int8", CHANCE),
+]
+
+
 @two_backends
-@each_state
-@pytest.mark.parametrize("name", ["adam", "adam_amsgrad", "rmsprop_centered_momentum"])
-def test_half_precision_parameters_end_in_the_same_bits(name: str, state_dtype: str) -> None:
-    for dtype in (np.float16, BFLOAT16):
-        params = cast(values(SIZES, np.float32, 0), dtype)
-        steps = [cast(values(SIZES, np.float32, s), dtype) for s in (1, 2, 3)]
-        for options in ({}, {"master_weights": False, "stochastic_rounding": True}):
-            ends = [
-                run(VARIANT_OF[name], backend, params, steps, state_dtype=state_dtype, **options)
-                for backend in CPU_BACKENDS
-            ]
-            assert differences(*ends) == {}
+@pytest.mark.parametrize(("name", "dtype", "state_dtype", "options"), HALVES)
+def test_half_precision_parameters_end_in_the_same_bits(
+    name: str, dtype: Any, state_dtype: str, options: dict[str, Any]
+) -> None:
+    params = cast(values(SIZES, np.float32, 0), dtype)
+    steps = [cast(values(SIZES, np.float32, s), dtype) for s in (1, 2, 3)]
+    options = {"state_dtype": state_dtype, **options}
+    ends = [run(VARIANT_OF[name], backend, params, steps, **options) for backend in CPU_BACKENDS]
+    assert differences(*ends) == {}
 
 
 @two_backends
 @each_variant
 def test_parameters_rounded_by_chance_end_in_the_same_bits(variant: Variant) -> None:
-    for dtype in (np.float16, BFLOAT16):
-        params = cast([*values(SIZES, np.float32, 0), special(900, np.float32, 3)], dtype)
-        steps = [
-            cast([*values(SIZES, np.float32, s), special(900, np.float32, s)], dtype)
-            for s in (1, 2, 3)
-        ]
-        options = {"master_weights": False, "stochastic_rounding": True}
-        ends = [run(variant, backend, params, steps, **options) for backend in CPU_BACKENDS]
-        assert differences(*ends) == {}
+    dtype = (np.float16, BFLOAT16)[VARIANTS.index(variant) % 2]
+
+    def numbers(seed: int) -> list[Array]:
+        return cast([*values(SIZES, np.float32, seed), special(900, np.float32, seed)], dtype)
+
+    steps = [numbers(seed) for seed in (1, 2, 3)]
+    ends = [run(variant, backend, numbers(0), steps, **CHANCE) for backend in CPU_BACKENDS]
+    assert differences(*ends) == {}
 
 
 @two_backends
@@ -320,9 +327,8 @@ def test_a_run_goes_on_in_the_same_bits(name: str, state_dtype: str, tmp_path: P
 
 @pytest.mark.parametrize("dtype", [np.float16, BFLOAT16], ids=str)
 def test_a_run_that_rounds_by_chance_goes_on_in_the_same_bits(dtype: Any, tmp_path: Path) -> None:
-    options = {"stochastic_rounding": True, "master_weights": False}
     for state_dtype in (None, "int8"):
-        resumed(state_dtype, "adam", dtype, tmp_path / f"{state_dtype}.safetensors", **options)
+        resumed(state_dtype, "adam", dtype, tmp_path / f"{state_dtype}.safetensors", **CHANCE)
 
 
 @each_state
@@ -440,6 +446,23 @@ def test_what_is_fixed_at_construction_cannot_be_set_later() -> None:
             group.update(change)
     group["seed"] = 2**64 - 1
     assert (group["state_dtype"], group["seed"]) == ("int8", 2**64 - 1)
+
+
+def test_bfloat16_state_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    opt = fastopt.Adam([np.ones(5, np.float32)], state_dtype="bfloat16", backend="numpy")
+    opt.step([np.ones(5, np.float32)])
+    monkeypatch.setitem(sys.modules, "ml_dtypes", None)
+    with pytest.raises(ImportError, match="pip install ml_dtypes"):
+        opt.state_dict()
+
+
+@each_state
+def test_state_in_fewer_bits_is_not_moved_from_and_to_other_libraries(state_dtype: str) -> None:
+    opt = fastopt.Adam([np.ones(5000, np.float32)], state_dtype=state_dtype)
+    with pytest.raises(ValueError, match=f"state_dtype={state_dtype!r}.*state_dtype=None"):
+        fastopt.interop.to_torch(opt)
+    with pytest.raises(ValueError, match="state_dtype=None"):
+        fastopt.interop.load_torch(opt, {"state": {}, "param_groups": []})
 
 
 def test_groups_can_store_their_state_in_different_ways() -> None:

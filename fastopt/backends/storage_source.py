@@ -52,11 +52,11 @@ class Storage:
         ``stream`` is the line of the table of leaves where random bits begin.
         """
         if self._drawn:
-            yield f"high, low = u32(row[{scalars}]), u32(row[{scalars + 1}])"
-            yield "key = u32(u32(high << u32(16)) | low)"
-            yield f"counter = at = u32(leaves[{stream}, leaf] + start)"
+            yield f"key_high, key_low = u32(row[{scalars}]), u32(row[{scalars + 1}])"
+            yield "step_key = u32(u32(key_high << u32(16)) | key_low)"
+            yield f"counter = counter_at = u32(leaves[{stream}, leaf] + start)"
         for word in sorted({slot // 2 for slot in self._drawn}):
-            yield f"key{word} = u32(key ^ u32({word * GOLDEN % 2**32}))"
+            yield f"key{word} = u32(step_key ^ u32({word * GOLDEN % 2**32}))"
 
     def loops(self, element: Sequence[str]) -> Iterator[str]:
         """Yield the loop over the elements of a chunk."""
@@ -127,20 +127,21 @@ class _EightBits(Storage):
 
     def loops(self, element: Sequence[str]) -> Iterator[str]:
         state = self.rule.state
-        yield f"for begin in range(0, count, {BLOCK}):"
-        # Views of a block: the compiler does not know that begin + i is not negative.
-        body = [f"block = (first + begin) // {BLOCK}", f"size = min({BLOCK}, count - begin)"]
-        body += ["at = u32(counter + u32(begin))"]
+        yield f"for block_begin in range(0, count, {BLOCK}):"
+        # Views of a block: the compiler does not know that block_begin + i is not negative.
+        body = [f"block = (first + block_begin) // {BLOCK}"]
+        body += [f"block_size = min({BLOCK}, count - block_begin)"]
+        body += ["counter_at = u32(counter + u32(block_begin))"]
         chunks = ["param", "grad", *state, *self.format.masters, *self.format.limits]
         for name in [*chunks, *["square"] * self.format.modulus]:
-            body.append(f"{name}_of = {name}_chunk[begin : begin + size]")
+            body.append(f"{name}_of = {name}_chunk[block_begin : block_begin + block_size]")
         for slot in state:
             body += [f"{slot}_scale = {slot}_scales[block]", f"{slot}_top = u32(0)"]
-        body += ["for i in range(size):", *_indented(element)]
+        body += ["for i in range(block_size):", *_indented(element)]
         for slot in state:
             body += self._scale(slot)
         encoded = [*_words(range(len(state))), *map(self._encoded, state)]
-        body += ["for i in range(size):", *_indented(encoded)]
+        body += ["for i in range(block_size):", *_indented(encoded)]
         yield from _indented(body)
 
     @property
@@ -162,10 +163,10 @@ class _EightBits(Storage):
         yield f"    {slot}_scales[block] = float_of(u32(0x7FC00000))"
         yield f"    {slot}_inverse = zero"
         yield "else:"
-        yield f"    raised = exponent({slot}_top)"
-        yield f"    {slot}_scale = float_of(u32(raised << u32(23)))"
+        yield f"    scale_exponent = exponent({slot}_top)"
+        yield f"    {slot}_scale = float_of(u32(scale_exponent << u32(23)))"
         yield f"    {slot}_scales[block] = {slot}_scale if {slot}_top != u32(0) else zero"
-        yield f"    {slot}_inverse = float_of(u32(u32(u32(254) - raised) << u32(23)))"
+        yield f"    {slot}_inverse = float_of(u32(u32(u32(254) - scale_exponent) << u32(23)))"
 
     def _encoded(self, slot: str) -> str:
         draw = _draw(self.rule.state.index(slot))
@@ -178,7 +179,7 @@ class _EightBits(Storage):
 def _words(slots: Sequence[int]) -> list[str]:
     """Return what draws the random bits of some slots of element ``i``."""
     words = sorted({slot // 2 for slot in slots})
-    return [f"word{w} = mixed(u32(u32(at + u32(i)) ^ key{w}))" for w in words]
+    return [f"word{w} = mixed(u32(u32(counter_at + u32(i)) ^ key{w}))" for w in words]
 
 
 def _draw(slot: int) -> str:
