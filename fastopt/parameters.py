@@ -169,7 +169,7 @@ class Parameter:
 
     def checked(self, grad: Any, path: str) -> Array:
         """Return a gradient as the array it is, if it fits the parameter; raise if it does not."""
-        if isinstance(grad, np.floating) and self.layout.shape == ():
+        if isinstance(grad, np.inexact) and self.layout.shape == ():
             grad = np.asarray(grad)  # NumPy's reductions return scalars for 0-d results
         self._check_gradient(grad, path)
         return grad  # type: ignore[no-any-return]  # it is an array now
