@@ -10,6 +10,7 @@ import numpy as np
 from fastopt import arrays
 from fastopt.arrays import Array
 from fastopt.backends import Backend
+from fastopt.exponents import EXPONENT, Exponents
 from fastopt.formats import BOUNDS, Format
 from fastopt.norms import SMALLER, piece_counts
 from fastopt.parameters import Extents, Parameter
@@ -61,6 +62,16 @@ class Bucket:
         """The parameters that the last ``check`` saw a gradient for; None: all."""
         self._table: list[Sequence[float]] = []
         self._rows: list[int] | None = None
+        self.exponents: Exponents | None = None
+        """Those of scale-safe steps; None: there is nothing of the kind."""
+
+    def be_scale_safe(self, units: Mapping[str, int]) -> None:
+        """Give every parameter an exponent; ``units`` are the formula's."""
+        rows = [(s, row) for s, row in zip(self.slots, self._arena, strict=False) if s in units]
+        slots = [
+            {slot: row[p.offset : p.offset + p.size] for slot, row in rows} for p in self.parameters
+        ]
+        self.exponents = Exponents(self.parameters, slots, units, self.real)
 
     def use(self, rule: Rule) -> None:
         """Go on with a rule that keeps the same state."""
@@ -143,34 +154,39 @@ class Bucket:
         ends = np.cumsum(piece_counts(parameter.size for parameter in self.parameters))
         return self.parameters[int(np.searchsorted(ends, bad[0], side="right"))].leaf
 
-    def plan(self, scalars: Callable[[int], Sequence[float]]) -> None:
+    def plan(self, scalars: Callable[..., Sequence[float]]) -> None:
         """Work out the coming step's scalars.
 
-        ``scalars`` gives those of a parameter's t-th step (1 for its first); parameters that have
-        missed gradients are at another step than the rest.
+        ``scalars`` gives those of a parameter's t-th step (1 for its first), and of its exponent if
+        it has one; parameters that have missed gradients are at another step than the rest.
         """
-        if self.active is None and self._even:
+        exponents = self.exponents
+        if exponents is None and self.active is None and self._even:
             self._table, self._rows = [scalars(int(self.steps[0]) + 1)], None
             return
-        row_of: dict[int, int] = {}
+        row_of: dict[tuple[int, ...], int] = {}
         self._rows = [0] * len(self.steps)
-        for i in self._members():
-            self._rows[i] = row_of.setdefault(int(self.steps[i]), len(row_of))
-        self._table = [scalars(step + 1) for step in row_of]
+        for i in self.members():
+            of_its_own = () if exponents is None else (int(exponents.coming[i]),)
+            at = int(self.steps[i]), *of_its_own
+            self._rows[i] = row_of.setdefault(at, len(row_of))
+        self._table = [scalars(step + 1, *exponent) for step, *exponent in row_of]
 
-    def _members(self) -> Sequence[int]:
+    def members(self) -> Sequence[int]:
         """Return the indices of the parameters that have a gradient."""
         return range(len(self.steps)) if self.active is None else self.active
 
     def update(self) -> None:
         """Update the parameters that ``check`` saw a gradient for, by the scalars of ``plan``."""
         if self._table:
+            if self.exponents is not None:
+                self.exponents.carry()
             self.update_by(lambda: self._driver.update(self._table, self._rows))
             self.count(self.active, 1)
 
     def update_by(self, launch: Callable[[], None]) -> None:
         """Update by what ``launch`` does to flat parameters, copied there and back if need be."""
-        chosen = set(self._members()) if self._copied else ()
+        chosen = set(self.members()) if self._copied else ()
         copied = [parameter for i, parameter in self._copied if i in chosen]
         for parameter in copied:
             parameter.gather()
@@ -210,6 +226,10 @@ class Bucket:
                 view = parameter.state_view(self._arena[self._all_slots.index(slot)])
                 with arrays.on_device_of(view):
                     view[...] = arrays.like(values.astype(view.dtype), view)
+
+    def exponent(self, index: int) -> dict[str, int]:
+        """Return a parameter's exponent by its name in a state_dict, if it has one."""
+        return {} if self.exponents is None else {EXPONENT: int(self.exponents.now[index])}
 
     def set_step(self, index: int, step: int) -> None:
         """Set one parameter's step count."""

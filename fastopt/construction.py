@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fastopt import arrays, backends, param_group
+from fastopt import arrays, backends, coefficients, param_group
 from fastopt.bounds import BoundsCheck
 from fastopt.errors import BackendMismatchError
 from fastopt.formats import Format
@@ -34,12 +34,17 @@ class _Given:
 
 
 def make_groupings(
-    formula: type[Formula], params: Any, defaults: Options, asked: str, master_weights: bool
+    formula: type[Formula],
+    params: Any,
+    defaults: Options,
+    asked: str,
+    master_weights: bool,
+    scale_safe: bool = False,
 ) -> list[Grouping]:
     """Return the groups of an optimizer; raises for arrays and hyperparameters that are no good."""
     trees = []
     for tree, root, parts in _trees(params):
-        made = [(part, _options(formula, tree, part, defaults)) for part in parts]
+        made = [(part, _options(formula, tree, part, defaults, scale_safe)) for part in parts]
         trees.append((tree, root, made))
     leaves = all_leaves([tree for tree, _, _ in trees], formula.__name__)
     _check_one_place(leaves, asked)
@@ -96,12 +101,20 @@ def _by_pattern(tree: Tree, given: Groups) -> Iterator[_Given]:
         yield _Given(positions, arrays_of, own, label)
 
 
-def _options(formula: type[Formula], tree: Tree, part: _Given, defaults: Options) -> ParamGroup:
+def _options(
+    formula: type[Formula], tree: Tree, part: _Given, defaults: Options, scale_safe: bool
+) -> ParamGroup:
     """Return the hyperparameters of one group, checked."""
     leaves = [tree.leaves[position] for position in part.positions]
 
     def check_eps(options: Options) -> None:
-        _check_eps(formula, options, leaves)
+        if not scale_safe:
+            _check_eps(formula, options, leaves)
+
+    def check_coefficients(options: Options) -> None:
+        for leaf in leaves:
+            real = Format.of(leaf.array.dtype, master_weights=False).real
+            coefficients.check(formula, options, real, leaf.path, scale_safe)
 
     def check_order(options: Options) -> None:
         for leaf in leaves if options["bounds"] else ():
@@ -121,7 +134,9 @@ def _options(formula: type[Formula], tree: Tree, part: _Given, defaults: Options
         "reset_at_bounds": Flag(),
     }
     name = formula.__name__ + part.label
-    options = ParamGroup(name, part.params, checks, [formula._review, check_eps, check_order])
+    options = ParamGroup(
+        name, part.params, checks, [formula._review, check_eps, check_order, check_coefficients]
+    )
     options.update({**SHARED_DEFAULTS, **defaults, **part.options})
     return options
 

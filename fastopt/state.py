@@ -11,6 +11,7 @@ from fastopt import arrays, group_settings
 from fastopt.arrays import Array
 from fastopt.buckets import Bucket
 from fastopt.errors import CheckpointError
+from fastopt.exponents import EXPONENT, is_exponent
 from fastopt.group import Group
 from fastopt.interrupts import Deferred
 from fastopt.load_report import Differences, compare_names
@@ -22,9 +23,9 @@ def collect(name: str, groups: Sequence[Group], clock: Array) -> dict[str, Any]:
     """Return the state_dict of an optimizer of this name."""
     entries = {}
     for bucket in _buckets(groups):
-        for leaf, step, slots in bucket.state():
+        for index, (leaf, step, slots) in enumerate(bucket.state()):
             copies = {slot: arrays.on_host(array) for slot, array in slots.items()}
-            entries[leaf.name] = {"step": step, **copies}
+            entries[leaf.name] = {"step": step, **bucket.exponent(index), **copies}
     return {
         "fastopt": __version__,
         "optimizer": name,
@@ -55,10 +56,10 @@ def restorer(
         if key not in entries:
             continue
         entry = entries[key]
-        if wrong := _misfit(key, entry, slots):
+        if wrong := _misfit(key, entry, slots, bucket.exponents is not None):
             misfits.append(wrong)
             continue
-        counts.append((bucket, index, int(entry["step"])))
+        counts.append((bucket, index, int(entry["step"]), int(entry.get(EXPONENT, 0))))
         writes += [(view, arrays.like(entry[slot], view)) for slot, view in slots.items()]
     if strict and misfits:
         raise CheckpointError(f"{misfits[0]}. State is never cast or reshaped.")
@@ -67,8 +68,10 @@ def restorer(
     def commit() -> None:
         with Deferred():
             put(writes)
-            for bucket, index, count in counts:
+            for bucket, index, count, exponent in counts:
                 bucket.set_step(index, count)
+                if bucket.exponents is not None:
+                    bucket.exponents.now[index] = exponent
             settings()
             clock[0] = step_count
 
@@ -98,16 +101,24 @@ def _parts(name: str, saved: Mapping[str, Any]) -> tuple[int, list[Any], Mapping
     return int(step_count), groups, entries
 
 
-def _misfit(name: str, entry: Any, slots: Mapping[str, Array]) -> str | None:
-    """Return what has another shape or dtype in an entry than in these slots, None if nothing.
+def _misfit(name: str, entry: Any, slots: Mapping[str, Array], scale_safe: bool) -> str | None:
+    """Return what of an entry has another shape, dtype or unit than these slots; None if nothing.
 
     Raises CheckpointError unless the entry holds a step and exactly these slots, as arrays.
     """
-    if not isinstance(entry, Mapping) or entry.keys() != {"step", *slots}:
+    if not isinstance(entry, Mapping) or entry.keys() - {EXPONENT} != {"step", *slots}:
         got = sorted(map(str, entry)) if isinstance(entry, Mapping) else type(entry).__name__
         raise CheckpointError(f"{name}: expected step and {sorted(slots)}; got {got}")
     if not is_count(entry["step"]):
         raise CheckpointError(f"{name}: step must be a whole number; got {entry['step']!r}")
+    exponent = entry.get(EXPONENT, 0)
+    if not is_exponent(exponent):
+        raise CheckpointError(f"{name}: {EXPONENT} must be a whole number; got {exponent!r}")
+    if exponent and not scale_safe:
+        return (
+            f"state:{name}: it is that of gradients times 2^{exponent}, as scale_safe=True keeps "
+            "it; construct the optimizer with scale_safe=True"
+        )
     for slot in slots:
         if not isinstance(entry[slot], np.ndarray):
             got = type(entry[slot]).__name__

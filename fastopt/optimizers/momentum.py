@@ -50,6 +50,8 @@ class Momentum(Optimizer):
 
     _checks = {"beta": Schedulable(FRACTION), "bias_correction": Flag()}
 
+    _units = {"v": 1, "step_size": -1}
+
     def __init__(
         self,
         params: Any,
