@@ -35,9 +35,8 @@ class Squares:
     """Looks for squares that overflow, or are lost, in a step that is being checked.
 
     ``grads`` are the trees that were given with their groupings, ``scale`` multiplies them, and
-    ``norm`` is that of all of them then; ``clock`` counts the steps made. Only rules that square are
-    concerned, which have state that is never negative, and only parameters without exponents
-    (``scale_safe``).
+    ``norm`` is that of all of them then. ``clock`` counts the steps. Only rules that square are
+    concerned: they have state that is never negative; and only parameters without exponents.
     """
 
     def __init__(

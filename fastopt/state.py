@@ -62,7 +62,9 @@ def restorer(
         counts.append((bucket, index, int(entry["step"]), int(entry.get(EXPONENT, 0))))
         writes += [(view, arrays.like(entry[slot], view)) for slot, view in slots.items()]
     if strict and misfits:
-        raise CheckpointError(f"{misfits[0]}. State is never cast or reshaped.")
+        raise CheckpointError(
+            f"{misfits[0]}. State is never reshaped, and cast only with convert=True."
+        )
     differences += Differences(mismatched=tuple(misfits))
 
     def commit() -> None:

@@ -63,9 +63,9 @@ class StepScalars:
     def _carried(self, t: int, exponent: int) -> tuple[float, ...]:
         options, lr, guard = self._arguments
         real, units = self._bucket.format.real, self._formula._units or {}
-        # eps, where it is small enough to be outweighed, counts as 0: tiny() knows that as well.
-        floor = math.ldexp(self._formula._floor(options), exponent)
-        small = tiny(real, floor if floor >= 4.0 * guard else 0.0)
+        # With an exponent only what is nearly denormal is flushed, as if nothing outweighed it:
+        # steps that are tiny beside lr are still those of the formula.
+        small = tiny(real, 0.0 if exponent else self._formula._floor(options))
         common = self._rounded(small, exponent)
         values = {
             name: carried(value, units.get(name, 0), exponent, real, guard)

@@ -106,8 +106,8 @@ def _check_precision(parameter: Parameter) -> None:
 def _check_unit(parameter: Parameter, entry: Mapping[str, Any]) -> None:
     if exponent := entry.get(EXPONENT, 0):
         raise ValueError(
-            f"{parameter.name}: its state is that of gradients times 2^{exponent} (scale_safe), and "
-            "PyTorch has no such state; hand it over while its gradients are of ordinary size"
+            f"{parameter.name}: its state is that of gradients times 2^{exponent}, see scale_safe; "
+            "PyTorch has none of the kind. Hand it over while its gradients are of ordinary size"
         )
 
 
