@@ -12,6 +12,9 @@ from fastopt.param_group import Options
 _UNKNOWN = {"lr": 1.0, "weight_decay": 0.0}
 """What stands for schedules where their values are not known yet; 0.5 for any other."""
 
+_LATE = 1_000_000
+"""A step in which bias corrections are 1."""
+
 _ZERO, _INFINITE = 2.0**-150, 2.0**128 - 2.0**103
 """Up to the first a number is rounded to 0 in float32, from the second on to infinity."""
 
@@ -26,7 +29,9 @@ def check(
     """
     if real.itemsize != 4:
         return
-    for name, value in _coefficients(formula, _numbers(options), carried).items():
+    numbers = _numbers(options)
+    early, late = (_coefficients(formula, numbers, t, carried).items() for t in (1, _LATE))
+    for name, value in [*early, *late]:
         if _ZERO < abs(value) < _INFINITE or value == 0.0:
             continue
         raise ValueError(
@@ -41,10 +46,12 @@ def _numbers(options: Options) -> Options:
     return {name: _UNKNOWN.get(name, 0.5) if callable(value) else value for name, value in plain}
 
 
-def _coefficients(formula: type[Formula], options: Options, carried: bool) -> dict[str, float]:
-    """Return what the first step multiplies by and adds, and what state begins with."""
+def _coefficients(
+    formula: type[Formula], options: Options, t: int, carried: bool
+) -> dict[str, float]:
+    """Return what the t-th step multiplies by and adds, and what state begins with."""
     lr, weight_decay = options["lr"], options["weight_decay"]
-    made = formula._scalars(options, lr, 1, 1.0)
+    made = formula._scalars(options, lr, t, 1.0)
     units = formula._units or {} if carried else {}
     found = {name: made[name] for name in formula._rule(options).scalars if not units.get(name)}
     if formula._decoupled:
