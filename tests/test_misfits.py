@@ -1,4 +1,4 @@
-"""Squares and coefficients that float32 does not hold are said before a step, not found after it."""
+"""Squares and coefficients that float32 does not hold are refused before a step, by name."""
 
 from __future__ import annotations
 
@@ -109,10 +109,7 @@ def test_gradients_of_any_dtype_are_looked_at(dtype: Any, backend: str) -> None:
     opt = fastopt.Adam(params, backend=backend, on_nonfinite="raise")
     opt.step({"W": grad})
     grad[1, 2] = 1e20j if dtype == np.complex64 else 1e20
-    said = (
-        "NaN or inf" if dtype == np.float32 and not np.isfinite(np.float32(1e20)) else "too large"
-    )
-    with pytest.raises(FloatingPointError, match=said):
+    with pytest.raises(FloatingPointError, match=r"too large for float32.* element is 1e\+20"):
         opt.step({"W": grad})
 
 
@@ -270,15 +267,15 @@ def test_what_scale_safe_carries_need_not_fit(variant: Variant) -> None:
         options["lr"] = 1e45
     elif variant.name != "adadelta":
         options["eps"] = 1e-60
-    params = {"W": np.ones(3, np.float32)}
+    else:
+        return  # its eps is of steps, too
+    params = {"W": np.zeros(3, np.float32)}
     with pytest.raises(ValueError, match=r"eps|infinite"):
-        variant(params, **options) if variant.name != "adadelta" else variant(params, eps=1e-60)
-    if variant.name == "adadelta":
-        return
+        variant(params, **options)
     opt = variant(params, scale_safe=True, **options)
     opt.step({"W": np.full(3, 1e-40 if variant in LINEAR else 1e-30, np.float32)})
     assert np.isfinite(params["W"]).all()
-    assert (params["W"] != 1).all()
+    assert (params["W"] != 0).all()
 
 
 @each_backend
