@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -30,36 +31,40 @@ def check(
     if real.itemsize != 4:
         return
     numbers = _numbers(options)
-    early, late = (_coefficients(formula, numbers, t, carried).items() for t in (1, _LATE))
-    for name, value in [*early, *late]:
-        if _ZERO < abs(value) < _INFINITE or value == 0.0:
-            continue
-        raise ValueError(
-            f"{formula.__name__}: {name} comes to {value:.3g}, which is "
-            f"{'0' if abs(value) <= _ZERO else 'infinite'} in {real}, in which {where} is "
-            f"computed; got {_said(options)}. Choose others, or parameters of float64"
-        )
+    for t in (1, _LATE):
+        for name, value in _coefficients(formula, numbers, t, carried):
+            if _ZERO < abs(value) < _INFINITE or value == 0.0:
+                continue
+            raise ValueError(
+                f"{formula.__name__}: {name} comes to {value:.3g}, which is "
+                f"{'0' if abs(value) <= _ZERO else 'infinite'} in {real}, in which {where} is "
+                f"computed; got {_said(options)}. Choose others, or parameters of float64"
+            )
 
 
 def _numbers(options: Options) -> Options:
+    if not any(map(callable, options.values())):
+        return options
     plain = ((name, value) for name, value in options.items() if name != "params")
     return {name: _UNKNOWN.get(name, 0.5) if callable(value) else value for name, value in plain}
 
 
 def _coefficients(
     formula: type[Formula], options: Options, t: int, carried: bool
-) -> dict[str, float]:
-    """Return what the t-th step multiplies by and adds, and what state begins with."""
+) -> Iterator[tuple[str, float]]:
+    """Yield what the t-th step multiplies by and adds, and what state begins with."""
     lr, weight_decay = options["lr"], options["weight_decay"]
     made = formula._scalars(options, lr, t, 1.0)
     units = formula._units or {} if carried else {}
-    found = {name: made[name] for name in formula._rule(options).scalars if not units.get(name)}
+    for name in formula._rule(options).scalars:
+        if name not in units:
+            yield name, made[name]
     if formula._decoupled:
-        found["lr * weight_decay"] = lr * weight_decay
+        yield "lr * weight_decay", lr * weight_decay
     elif not carried:
-        found["weight_decay"] = weight_decay
-    starts = formula._fill(options).items()
-    return found | {f"the initial {slot}": value for slot, value in starts}
+        yield "weight_decay", weight_decay
+    for slot, value in formula._fill(options).items():
+        yield f"the initial {slot}", value
 
 
 def _said(options: Options) -> str:

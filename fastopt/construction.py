@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from fastopt import arrays, backends, coefficients, param_group
 from fastopt.bounds import BoundsCheck
 from fastopt.errors import BackendMismatchError
@@ -106,15 +108,16 @@ def _options(
 ) -> ParamGroup:
     """Return the hyperparameters of one group, checked."""
     leaves = [tree.leaves[position] for position in part.positions]
+    dtypes = {leaf.array.dtype: leaf.path for leaf in reversed(leaves)}
+    computed_in = {Format.of(dtype, False).real: path for dtype, path in dtypes.items()}
 
     def check_eps(options: Options) -> None:
         if not scale_safe:
-            _check_eps(formula, options, leaves)
+            _check_eps(formula, options, computed_in)
 
     def check_coefficients(options: Options) -> None:
-        for leaf in leaves:
-            real = Format.of(leaf.array.dtype, master_weights=False).real
-            coefficients.check(formula, options, real, leaf.path, scale_safe)
+        for real, path in computed_in.items():
+            coefficients.check(formula, options, real, path, scale_safe)
 
     def check_order(options: Options) -> None:
         for leaf in leaves if options["bounds"] else ():
@@ -141,15 +144,16 @@ def _options(
     return options
 
 
-def _check_eps(formula: type[Formula], options: Options, leaves: list[Leaf]) -> None:
+def _check_eps(
+    formula: type[Formula], options: Options, computed_in: dict[np.dtype[Any], str]
+) -> None:
     eps = options.get("eps")
-    for leaf in leaves:
-        real = Format.of(leaf.array.dtype, master_weights=False).real
+    for real, path in computed_in.items():
         least = smallest_eps(real)
         if isinstance(eps, float) and 0.0 < eps < least:
             raise ValueError(
                 f"{formula.__name__}: eps must be 0 or at least {least:.2g}, or it may underflow "
-                f"in {real}, in which {leaf.path} is computed; got {eps}"
+                f"in {real}, in which {path} is computed; got {eps}"
             )
 
 

@@ -36,6 +36,7 @@ class Exponents:
         self._parameters = parameters
         self._slots = slots
         self._units = units
+        self._real = real
         self._window = window_of(real)
 
     def choose(
@@ -51,7 +52,8 @@ class Exponents:
         ``squares`` is a driver's, ``scale`` what multiplies the gradients, ``l2`` what multiplies
         the parameter that is added to them, and ``span`` gives what is allowed for a parameter.
         """
-        norms = gradient_norms([parameter.size for parameter in self._parameters], squares)
+        sizes = [parameter.size for parameter in self._parameters]
+        norms = gradient_norms(sizes, squares, self._real)
         self.coming[:] = self.now
         for i in members:
             norm = norms[i] * abs(scale)
@@ -80,15 +82,18 @@ def is_exponent(value: Any) -> bool:
     return whole and -MOST <= value <= MOST
 
 
-def gradient_norms(sizes: Sequence[int], squares: Callable[[float], Array]) -> list[float]:
+def gradient_norms(
+    sizes: Sequence[int], squares: Callable[[float], Array], real: np.dtype[Any]
+) -> list[float]:
     """Return the norm of each parameter's gradient; 0 where there is none.
 
-    ``squares`` is a driver's: the sums of squares of (factor * gradient) by pieces.
+    ``squares`` is a driver's: the sums of squares of (factor * gradient) by pieces, in float64.
+    That holds the squares of ``real`` numbers if these are float32; else it takes another look.
     """
     found = _by_parameter(sizes, squares(1.0))
     units = np.ones(len(found))
     for factor, beyond in ((SMALLER, found == np.inf), (1.0 / SMALLER, found < TOO_SMALL)):
-        if beyond.any():
+        if real.itemsize == 8 and beyond.any():
             found[beyond] = _by_parameter(sizes, squares(factor))[beyond]
             units[beyond] = 1.0 / factor
     with np.errstate(all="ignore"):

@@ -77,7 +77,7 @@ class Squares:
                 continue
             least /= math.sqrt(group.share_of_new(int(self._clock[0])))
             sizes = [parameter.size for parameter in bucket.parameters]
-            norms = gradient_norms(sizes, bucket.squares)
+            norms = gradient_norms(sizes, bucket.squares, bucket.real)
             small = [i for i in bucket.members() if 0.0 < norms[i] * self._scale < least * sizes[i]]
             for path, size in self._largest(grouping, given, bucket, small):
                 if 0.0 < size < least:

@@ -129,7 +129,8 @@ class Optimizer(KnownAttributes, Formula, DeviceSteps, Persistent):
         """
         on_device = self._warm_up_device()
         for group in self._groups:
-            group.warm_up(norm=self._max_grad_norm is not None and not on_device)
+            norm = self._scale_safe or self._max_grad_norm is not None
+            group.warm_up(norm=norm and not on_device)
         return self
 
     def _step_in_turn(

@@ -54,6 +54,8 @@ class Persistent(ABC):
 
         ``{"fastopt": version, "optimizer": class name, "step_count": steps, "groups":
         [hyperparameters], "state": {name: {"step": steps, slot: array}}}``. The arrays are copies.
+        Under ``scale_safe`` an entry also has its "exponent" k: its arrays are those of gradients
+        times 2^k.
         A schedule is no part of it (None stands in its place): it is a function of the step count.
         One with a memory, ``ReduceLROnPlateau``, has ``{"schedule": its state_dict}`` there.
         ``max_grad_norm`` and ``on_nonfinite`` are no part of it either: give them to the
