@@ -730,7 +730,7 @@ def test_a17_hyperparameters_at_the_ends_of_float32_disturb_no_step_either(backe
         opt = fastopt.Adam(param, 1e-41, eps=1e-30, weight_decay=1e-44, backend=backend)
         opt.step(np.ones(2, np.float32), grad_scale=1e-20)
         opt.lr = 3e38
-        for _ in range(3):
+        for _ in range(2):
             opt.step(np.ones(2, np.float32))
     assert np.all(np.isinf(param))
 
