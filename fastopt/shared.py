@@ -55,11 +55,13 @@ class Shared(TypedDict, total=False):
         that gradients of 1e-25 or 1e25, whose squares float32 does not hold, train as those of 1e-2
         do: as if exponents had no limit. It is chosen by the norm of the parameter's gradient, and
         stays as it is while the product is between 2^-25 and 2^40 (2^-300 and 2^300 in float64);
-        ordinary gradients are multiplied by 1 and make the same bits as without. State and eps
-        follow: ``state_dict`` holds a parameter's "exponent" k beside its state, which is that of
-        gradients times 2^k. Elements of one array share it, so that squares of those less than
-        2^-38 times its norm can underflow still. It reads the gradients once more, and with CuPy
-        waits for the device in every step; not together with capturable=True.
+        ordinary gradients are multiplied by 1 and make the same bits as without. eps keeps its
+        meaning, so choose 0, or one below such gradients (1e-40 will do here): the default of 1e-8
+        outweighs gradients of 1e-25 with and without. State follows: ``state_dict`` holds a
+        parameter's "exponent" k beside its state, which is that of gradients times 2^k. Elements of
+        one array share it, so that squares of those less than 2^-38 times its norm can underflow
+        still. It reads the gradients once more, and with CuPy waits for the device in every step;
+        not together with capturable=True.
 
     backend: "auto", "numpy", "numba" or "cupy"; None (the default) for what is set elsewhere.
     """
