@@ -12,18 +12,17 @@ from fastopt import arrays, codes
 from fastopt.arena import Arena
 from fastopt.arrays import Array
 from fastopt.backends import Backend
+from fastopt.exponents import EXPONENT, Exponents
 from fastopt.extents import Extents
 from fastopt.formats import BOUNDS, Format
 from fastopt.norms import SMALLER, piece_counts
 from fastopt.parameters import Parameter
+from fastopt.slots import Slots
 from fastopt.tree import Leaf
 from fastopt_kernels import Rule
 
 if TYPE_CHECKING:
     from fastopt.backends.decisions import DeviceSide
-
-SCALE = "_scale"
-"""What the name of a slot in 8 bits goes on with where its scales are meant."""
 
 
 class Bucket:
@@ -58,6 +57,7 @@ class Bucket:
         like = leaves[0].array
         allocate = partial(backend.allocate, like)
         self._arena = Arena.zeros(allocate, len(rule.state), size, format)
+        self._slots = Slots(rule.state, format, self._arena)
         for slot, value in fill.items():
             with arrays.on_device_of(like):
                 self._arena.fill(rule.state.index(slot), value, slot in rule.signed)
@@ -70,6 +70,13 @@ class Bucket:
         """The parameters that the last ``check`` saw a gradient for; None: all."""
         self._table: list[Sequence[float]] = []
         self._rows: list[int] | None = None
+        self.exponents: Exponents | None = None
+        """Those of scale-safe steps; None: there is nothing of the kind."""
+
+    def be_scale_safe(self, units: Mapping[str, int]) -> None:
+        """Give every parameter an exponent; ``units`` are the formula's."""
+        slots = [self._slots.flat(parameter, units.keys()) for parameter in self.parameters]
+        self.exponents = Exponents(self.parameters, slots, units, self.real)
 
     def use(self, rule: Rule) -> None:
         """Go on with a rule that keeps the same state."""
@@ -152,34 +159,39 @@ class Bucket:
         ends = np.cumsum(piece_counts(parameter.size for parameter in self.parameters))
         return self.parameters[int(np.searchsorted(ends, bad[0], side="right"))].leaf
 
-    def plan(self, scalars: Callable[[int], Sequence[float]]) -> None:
+    def plan(self, scalars: Callable[..., Sequence[float]]) -> None:
         """Work out the coming step's scalars.
 
-        ``scalars`` gives those of a parameter's t-th step (1 for its first); parameters that have
-        missed gradients are at another step than the rest.
+        ``scalars`` gives those of a parameter's t-th step (1 for its first), and of its exponent if
+        it has one; parameters that have missed gradients are at another step than the rest.
         """
-        if self.active is None and self._even:
+        exponents = self.exponents
+        if exponents is None and self.active is None and self._even:
             self._table, self._rows = [scalars(int(self.steps[0]) + 1)], None
             return
-        row_of: dict[int, int] = {}
+        row_of: dict[tuple[int, ...], int] = {}
         self._rows = [0] * len(self.steps)
-        for i in self._members():
-            self._rows[i] = row_of.setdefault(int(self.steps[i]), len(row_of))
-        self._table = [scalars(step + 1) for step in row_of]
+        for i in self.members():
+            of_its_own = () if exponents is None else (int(exponents.coming[i]),)
+            at = int(self.steps[i]), *of_its_own
+            self._rows[i] = row_of.setdefault(at, len(row_of))
+        self._table = [scalars(step + 1, *exponent) for step, *exponent in row_of]
 
-    def _members(self) -> Sequence[int]:
+    def members(self) -> Sequence[int]:
         """Return the indices of the parameters that have a gradient."""
         return range(len(self.steps)) if self.active is None else self.active
 
     def update(self) -> None:
         """Update the parameters that ``check`` saw a gradient for, by the scalars of ``plan``."""
         if self._table:
+            if self.exponents is not None:
+                self.exponents.carry()
             self.update_by(lambda: self._driver.update(self._table, self._rows))
             self.count(self.active, 1)
 
     def update_by(self, launch: Callable[[], None]) -> None:
         """Update by what ``launch`` does to flat parameters, copied there and back if need be."""
-        chosen = set(self._members()) if self._copied else ()
+        chosen = set(self.members()) if self._copied else ()
         copied = [parameter for i, parameter in self._copied if i in chosen]
         for parameter in copied:
             parameter.gather()
@@ -204,17 +216,6 @@ class Bucket:
         return self.format.real
 
     @property
-    def slots(self) -> tuple[str, ...]:
-        """The names of the arrays that a parameter's state consists of."""
-        return (*self.rule.state, *self.format.masters)
-
-    @property
-    def _exact_slots(self) -> tuple[str, ...]:
-        """The names of the rows of the arena that are in the precision of the arithmetic."""
-        of_rule = self.rule.state if self.format.state == "real" else ()
-        return (*of_rule, *self.format.masters, *self.format.limits)
-
-    @property
     def nbytes(self) -> int:
         """The bytes of the state."""
         return self._arena.nbytes
@@ -223,9 +224,13 @@ class Bucket:
         """Write the bounds of every parameter, arrays in its shape, into their slots."""
         for parameter, pair in zip(self.parameters, bounds, strict=True):
             for slot, values in zip(BOUNDS, pair, strict=True):
-                view = parameter.state_view(self._arena.exact[self._exact_slots.index(slot)])
+                view = parameter.state_view(self._slots.limit(slot))
                 with arrays.on_device_of(view):
                     view[...] = arrays.like(values.astype(view.dtype), view)
+
+    def exponent(self, index: int) -> dict[str, int]:
+        """Return a parameter's exponent by its name in a state_dict, if it has one."""
+        return {} if self.exponents is None else {EXPONENT: int(self.exponents.now[index])}
 
     def set_step(self, index: int, step: int) -> None:
         """Set one parameter's step count."""
@@ -235,15 +240,4 @@ class Bucket:
     def state(self) -> Iterator[tuple[Leaf, int, dict[str, Array]]]:
         """Yield each parameter's leaf, step count and state (views, in the parameter's shape)."""
         for parameter, step in zip(self.parameters, self.steps.tolist(), strict=True):
-            yield parameter.leaf, step, dict(self._views(parameter))
-
-    def _views(self, parameter: Parameter) -> Iterator[tuple[str, Array]]:
-        arena, state = self._arena, self.rule.state
-        if arena.codes is not None:
-            yield from zip(state, map(parameter.code_view, arena.codes), strict=True)
-        if arena.scales is not None:
-            for slot, row in zip(state, arena.scales, strict=True):
-                yield slot + SCALE, parameter.scale_view(row)
-        for slot, row in zip(self._exact_slots, arena.exact, strict=True):
-            if slot not in self.format.limits:
-                yield slot, parameter.state_view(row)
+            yield parameter.leaf, step, dict(self._slots.views(parameter))

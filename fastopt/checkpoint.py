@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from fastopt import atomic_file, container, parameter_values, state
 from fastopt.arrays import Array
+from fastopt.conversion import converted
 from fastopt.errors import CheckpointError
 from fastopt.group import Group
 from fastopt.interrupts import Deferred
@@ -100,8 +102,12 @@ def restore(
     content: Mapping[str, Any],
     strict: bool,
     also: Companions | None,
+    convert: bool,
 ) -> LoadReport:
     """Take over what is in a checkpoint: look at all of it first, then write."""
+    changes: tuple[str, ...] = ()
+    if convert:
+        content, changes = converted(groups, content)
     commit, differences = state.restorer(optimizer, groups, clock, content, strict)
     commits = [commit]
     saved_params = content["params"]
@@ -114,7 +120,8 @@ def restore(
     taken = [key for key in companions if key in saved]
     commits += [_restorer_of(key, companions[key], saved[key]) for key in taken]
     _commit(commits)
-    return report(content, differences, saved_params is not None, taken, content["notes"])
+    made = report(content, differences, saved_params is not None, taken, content["notes"])
+    return replace(made, converted=changes)
 
 
 def _restorer_of(key: str, companion: Companion, saved: Any) -> Callable[[], None]:

@@ -6,7 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fastopt import arrays, backends, param_group
+import numpy as np
+
+from fastopt import arrays, backends, coefficients, param_group
 from fastopt.bounds import BoundsCheck
 from fastopt.errors import BackendMismatchError
 from fastopt.extents import Extents
@@ -35,12 +37,20 @@ class _Given:
 
 
 def make_groupings(
-    formula: type[Formula], params: Any, defaults: Options, asked: str, master_weights: bool
+    formula: type[Formula],
+    params: Any,
+    defaults: Options,
+    asked: str,
+    master_weights: bool,
+    scale_safe: bool = False,
 ) -> list[Grouping]:
     """Return the groups of an optimizer; raises for arrays and hyperparameters that are no good."""
     trees = []
     for tree, root, parts in _trees(params):
-        made = [(part, _options(formula, tree, part, defaults, master_weights)) for part in parts]
+        made = [
+            (part, _options(formula, tree, part, defaults, master_weights, scale_safe))
+            for part in parts
+        ]
         trees.append((tree, root, made))
     leaves = all_leaves([tree for tree, _, _ in trees], formula.__name__)
     _check_one_place(leaves, asked)
@@ -98,13 +108,25 @@ def _by_pattern(tree: Tree, given: Groups) -> Iterator[_Given]:
 
 
 def _options(
-    formula: type[Formula], tree: Tree, part: _Given, defaults: Options, master_weights: bool
+    formula: type[Formula],
+    tree: Tree,
+    part: _Given,
+    defaults: Options,
+    master_weights: bool,
+    scale_safe: bool,
 ) -> ParamGroup:
     """Return the hyperparameters of one group, checked."""
     leaves = [tree.leaves[position] for position in part.positions]
+    dtypes = {leaf.array.dtype: leaf.path for leaf in reversed(leaves)}
+    computed_in = {Format.of(dtype, False).real: path for dtype, path in dtypes.items()}
 
     def check_eps(options: Options) -> None:
-        _check_eps(formula, options, leaves)
+        if not scale_safe:
+            _check_eps(formula, options, computed_in)
+
+    def check_coefficients(options: Options) -> None:
+        for real, path in computed_in.items():
+            coefficients.check(formula, options, real, path, scale_safe)
 
     def check_order(options: Options) -> None:
         for leaf in leaves if options["bounds"] else ():
@@ -117,6 +139,11 @@ def _options(
     def check_storage(options: Options) -> None:
         for leaf in leaves:
             _check_storage(formula.__name__, options, leaf, master_weights)
+        if scale_safe and options["state_dtype"] is not None:
+            raise ValueError(
+                f"{formula.__name__}: state_dtype={options['state_dtype']!r} and scale_safe=True do "
+                "not go together: state that follows the gradients' scale is kept in full"
+            )
 
     def check_moment(options: Options) -> None:
         _check_moment(formula, options)
@@ -137,6 +164,7 @@ def _options(
     name = formula.__name__ + part.label
     options = ParamGroup(name, part.params, checks, [])
     options.reviews += [formula._review, check_eps, check_order, check_storage, check_moment]
+    options.reviews += [check_coefficients]
     options.update({**SHARED_DEFAULTS, **defaults, **part.options})
     return options
 
@@ -144,11 +172,8 @@ def _options(
 def _check_moment(formula: type[Formula], options: Options) -> None:
     """Refuse averages of squared moduli where squares of something else are averaged too."""
     rule = formula._rule(options)
-    if (
-        options["complex_moment"] == MODULUS
-        and not rule.squares
-        and set(rule.state) > set(rule.signed)
-    ):
+    other_squares = not rule.squares and set(rule.state) > set(rule.signed)
+    if options["complex_moment"] == MODULUS and other_squares:
         raise ValueError(
             f"{formula.__name__}: complex_moment={MODULUS!r} is for optimizers in which squares of "
             "gradients alone are averaged (Adagrad, RMSprop without centered, Adam, AdamW); use "
@@ -156,15 +181,16 @@ def _check_moment(formula: type[Formula], options: Options) -> None:
         )
 
 
-def _check_eps(formula: type[Formula], options: Options, leaves: list[Leaf]) -> None:
+def _check_eps(
+    formula: type[Formula], options: Options, computed_in: dict[np.dtype[Any], str]
+) -> None:
     eps = options.get("eps")
-    for leaf in leaves:
-        real = Format.of(leaf.array.dtype, master_weights=False).real
+    for real, path in computed_in.items():
         least = smallest_eps(real)
         if isinstance(eps, float) and 0.0 < eps < least:
             raise ValueError(
                 f"{formula.__name__}: eps must be 0 or at least {least:.2g}, or it may underflow "
-                f"in {real}, in which {leaf.path} is computed; got {eps}"
+                f"in {real}, in which {path} is computed; got {eps}"
             )
 
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from fastopt.hyperparameters import POSITIVE, Flag, OneOf, Scheduled
+from fastopt.interrupts import Deferred
 from fastopt.schedule_memory import memory_of
+
+if TYPE_CHECKING:
+    from fastopt.misfits import Misfit
 
 NonfinitePolicy = Literal["propagate", "skip", "raise"]
 
@@ -32,10 +36,20 @@ class GradientPolicy(ABC):
         """How many steps have been made."""
 
     def _set_policy(
-        self, max_grad_norm: Scheduled | None, on_nonfinite: NonfinitePolicy, capturable: bool
+        self,
+        max_grad_norm: Scheduled | None,
+        on_nonfinite: NonfinitePolicy,
+        capturable: bool,
+        scale_safe: bool,
     ) -> None:
         self._seen = Seen()
+        self._scale_safe = Flag()(f"{type(self).__name__}: scale_safe", scale_safe)
         self._capturable = Flag()(f"{type(self).__name__}: capturable", capturable)
+        if self._capturable and self._scale_safe:
+            raise ValueError(
+                f"{type(self).__name__}: scale_safe must be False for an optimizer that is "
+                "capturable, since the host looks at the gradients in every step; got True"
+            )
         self.max_grad_norm = max_grad_norm
         self.on_nonfinite = on_nonfinite
 
@@ -114,6 +128,16 @@ class GradientPolicy(ABC):
         """
         self._settle()
         return self._seen.skipped
+
+    def _refuse(self, norm: float, on_nonfinite: NonfinitePolicy, misfit: Misfit) -> None:
+        """Skip a step, or raise, for a gradient that should not be taken."""
+        if on_nonfinite == "raise":
+            raise FloatingPointError(
+                f"{misfit.what} at step {self.step_count}; nothing was changed. {misfit.advice}"
+            )
+        with Deferred():
+            self._seen.skipped += 1
+            self._seen.norm = norm
 
     def _clip_factor(self, norm: float) -> float:
         """Return what max_grad_norm multiplies the gradients by."""

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import groupby
-from operator import itemgetter
 from typing import Any
 
 import numpy as np
 
-from fastopt import arrays, backends, bounds, random_bits
+from fastopt import arrays, backends, bounds, coefficients
 from fastopt.arrays import Array
 from fastopt.buckets import Bucket
 from fastopt.extents import Extents
 from fastopt.formats import Format, State, real_size, state_of
 from fastopt.formula import Formula
 from fastopt.param_group import Options, ParamGroup
-from fastopt.precision import FLUSH_EVERY, tiny
 from fastopt.shared import FIXED, MODULUS
+from fastopt.step_scalars import StepScalars
 from fastopt.tree import Tree
 
 
@@ -46,7 +45,7 @@ class Group:
         self._formula = formula
         self._grads_root = grads_root
         self.buckets = self._make_buckets(asked, master_weights, everywhere)
-        self._scalars = [_Scalars(formula, bucket) for bucket in self.buckets]
+        self._scalars = [StepScalars(formula, bucket) for bucket in self.buckets]
         self._revision = options.revision
         options.reviews.append(self._check_same_state)
         self._prepared: tuple[int, float, int] | None = None
@@ -107,6 +106,17 @@ class Group:
                     f"{self._formula.__name__}: this change needs other state, {wanted.state} "
                     f"instead of {bucket.rule.state}; construct a new optimizer"
                 )
+
+    def be_scale_safe(self) -> None:
+        """Give every parameter an exponent; TypeError if the formula has not been prepared."""
+        units = self._formula._units
+        if units is None:
+            raise TypeError(
+                f"{self._formula.__name__}: scale_safe needs _units, the powers of the gradient's "
+                "unit in its state and scalars; without them it must be False"
+            )
+        for bucket in self.buckets:
+            bucket.be_scale_safe(units)
 
     def follow_settings(self) -> bool:
         """Go over to another rule, if a setting asks for one; return whether steps are made."""
@@ -179,6 +189,8 @@ class Group:
         """Work out a step's scalars, in float64 on the host."""
         self._prepare(grad_scale, clock)
         for bucket, scalars in zip(self.buckets, self._scalars, strict=True):
+            if bucket.exponents is not None:
+                scalars.choose_exponents(bucket.exponents, grad_scale)
             bucket.plan(scalars)
 
     def _prepare(self, grad_scale: float, clock: Array) -> None:
@@ -187,9 +199,27 @@ class Group:
         wanted = (self.options.revision, grad_scale, scheduled_for)
         if self._prepared != wanted:
             options = self.options.at(int(clock[0]))
+            if self.options.scheduled:
+                self._check_coefficients(options)
             for scalars in self._scalars:
                 scalars.prepare(options, grad_scale)
             self._prepared = wanted
+
+    def _check_coefficients(self, options: Options) -> None:
+        for bucket in self.buckets:
+            where, carried = bucket.parameters[0].leaf.path, bucket.exponents is not None
+            coefficients.check(self._formula, options, bucket.real, where, carried)
+
+    @property
+    def floor(self) -> float:
+        """The smallest denominator of an update."""
+        return self._formula._floor(self.options)
+
+    def share_of_new(self, step_count: int) -> float:
+        """Return the smallest share of what is new in an average of the next step; 1 if of none."""
+        options = self.options.at(step_count)
+        made = self._formula._scalars(options, options["lr"], step_count + 1, 1.0)
+        return min([1.0, *[v for name, v in made.items() if name.startswith("one_minus")]])
 
     def ask_schedules_anew(self) -> None:
         """Forget what schedules said when the last step was tried.
@@ -208,44 +238,3 @@ class Group:
         """Make the step that was checked and planned."""
         for bucket in self.buckets:
             bucket.update()
-
-
-class _Scalars:
-    """The scalars of a bucket's update: those common to all rules, then the rule's own."""
-
-    def __init__(self, formula: type[Formula], bucket: Bucket) -> None:
-        self._formula = formula
-        self._bucket = bucket
-
-    def prepare(self, options: Options, scale: float) -> None:
-        """Fix everything but the step count; the options have numbers in the place of schedules."""
-        lr, weight_decay = options["lr"], options["weight_decay"]
-        self._pick = _picker(self._bucket.rule.scalars)
-        small = tiny(self._bucket.format.real, self._formula._floor(options))
-        l2, decay = (0.0, lr * weight_decay) if self._formula._decoupled else (weight_decay, 0.0)
-        scale = -scale if options["maximize"] else scale
-        # Rounded here, so that what is 0 in the dtype is left out by every backend alike.
-        common = np.array([scale, l2, decay, small.signed, small.positive])
-        with np.errstate(all="ignore"):
-            self._flushing = tuple(common.astype(self._bucket.format.real).tolist())
-        self._common = (*self._flushing[:3], 0.0, 0.0)
-        self._limits: tuple[float, ...] = ()
-        if self._bucket.format.limit_scalars:
-            self._limits = bounds.numbers(options["bounds"], self._bucket.format.stored)
-        self._seed = options["seed"] if self._bucket.format.random_scalars else None
-        self._arguments = (options, lr, small.guard)
-
-    def __call__(self, t: int) -> tuple[float, ...]:
-        """Return the row of a parameter's t-th step (1 for the first)."""
-        options, lr, guard = self._arguments
-        common = self._common if t % FLUSH_EVERY else self._flushing
-        row = common + self._pick(self._formula._scalars(options, lr, t, guard)) + self._limits
-        if self._seed is None:
-            return row
-        key = random_bits.key(self._seed, t)
-        return (*row, float(key >> 16), float(key & 0xFFFF))  # exact in float32
-
-
-def _picker(names: tuple[str, ...]) -> Callable[[dict[str, float]], tuple[float, ...]]:
-    """Return what takes values out of a dict, in the order of the names."""
-    return itemgetter(*names) if len(names) > 1 else lambda values: tuple(values[n] for n in names)

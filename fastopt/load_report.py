@@ -66,6 +66,9 @@ class LoadReport:
             empty, but for hyperparameters that the version that saved did not have.
         unexpected: what was saved and not needed.
         mismatched: what has another shape or dtype here than in the file; it stays as it is.
+        converted: with ``convert=True`` what was taken over in another dtype:
+            "state:W.m: float32 -> float64"; and what became of master weights that only one side
+            has.
     """
 
     optimizer: str
@@ -77,6 +80,7 @@ class LoadReport:
     missing: tuple[str, ...] = ()
     unexpected: tuple[str, ...] = ()
     mismatched: tuple[str, ...] = ()
+    converted: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         taken = ["parameters and state" if self.params else "state without parameters"]
@@ -89,6 +93,7 @@ class LoadReport:
             "missing": self.missing,
             "unexpected": self.unexpected,
             "mismatched": self.mismatched,
+            "converted": self.converted,
             "notes": tuple(self.notes),
         }
         lines += [f"{name}: {', '.join(found)}" for name, found in parts.items() if found]

@@ -20,6 +20,7 @@ from fastopt.group import Group
 from fastopt.hyperparameters import Flag
 from fastopt.hyperparameters import Scheduled as Scheduled
 from fastopt.interrupts import Deferred
+from fastopt.misfits import Squares, nonfinite
 from fastopt.norms import total_norm
 from fastopt.param_group import ParamGroups
 from fastopt.persistence import Persistent, Turn
@@ -40,11 +41,12 @@ class Optimizer(KnownAttributes, Formula, DeviceSteps, Persistent):
         on_nonfinite: NonfinitePolicy = "propagate",
         capturable: bool = False,
         master_weights: bool = True,
+        scale_safe: bool = False,
         backend: str | None = None,
         **hyperparameters: Any,
     ) -> None:
         self._turn = Turn()
-        self._set_policy(max_grad_norm, on_nonfinite, capturable)
+        self._set_policy(max_grad_norm, on_nonfinite, capturable, scale_safe)
         self._clock = np.zeros(1, np.int64)  # the step count, where compiled code can reach it
         self._grouped = param_group.are_given(params)
         self._groupings = make_groupings(
@@ -53,11 +55,16 @@ class Optimizer(KnownAttributes, Formula, DeviceSteps, Persistent):
             hyperparameters,
             backends.requested(backend),
             Flag()(f"{type(self).__name__}: master_weights", master_weights),
+            self._scale_safe,
         )
         self._groups = [group for grouping in self._groupings for group in grouping.groups]
         self._param_groups = ParamGroups(group.options for group in self._groups)
-        at_once = len(self._groups) == 1 and self._groups[0].at_once
+        at_once = len(self._groups) == 1 and self._groups[0].at_once and not scale_safe
         self._only = self._groups[0] if at_once else None
+        if scale_safe:  # the host chooses the exponents, so it decides on the steps
+            for group in self._groups:
+                group.be_scale_safe()
+            return
         self._device = deciding_device(self._groupings, self._clock, self._seen, capturable)
 
     # The step -------------------------------------------------------------------------------
@@ -82,7 +89,8 @@ class Optimizer(KnownAttributes, Formula, DeviceSteps, Persistent):
         parameter, or a schedule's value out of range; TypeError for gradients that are no real
         floating arrays; BackendMismatchError for gradients of another array kind or device;
         RuntimeError if another thread is in a step of this optimizer; FloatingPointError under
-        ``on_nonfinite="raise"`` for a gradient with NaN or infinity.
+        ``on_nonfinite="raise"`` for a gradient with NaN or infinity, or with squares that do not
+        fit.
         """
         self._step(grads, grad_scale, self._on_nonfinite)
 
@@ -121,7 +129,8 @@ class Optimizer(KnownAttributes, Formula, DeviceSteps, Persistent):
         """
         on_device = self._warm_up_device()
         for group in self._groups:
-            group.warm_up(norm=self._max_grad_norm is not None and not on_device)
+            norm = self._scale_safe or self._max_grad_norm is not None
+            group.warm_up(norm=norm and not on_device)
         return self
 
     def _step_in_turn(
@@ -138,10 +147,17 @@ class Optimizer(KnownAttributes, Formula, DeviceSteps, Persistent):
         if on_nonfinite is not None:
             measured = total_norm(partial(_squares, updated))
             norm = measured.value * abs(grad_scale)
-            if not measured.finite and on_nonfinite != "propagate":
-                self._refuse(updated, norm, on_nonfinite)
+            looks = on_nonfinite != "propagate"
+            if looks and not measured.finite:
+                self._refuse(norm, on_nonfinite, nonfinite(updated))
                 return
-            grad_scale *= self._clip_factor(norm)
+            grad_scale *= (factor := self._clip_factor(norm))
+            if looks:
+                trees = list(zip(self._groupings, parts, strict=True))
+                squares = Squares(trees, updated, grad_scale, self._clock)
+                if misfit := squares.misfit(norm * factor, lost=on_nonfinite == "raise"):
+                    self._refuse(norm, on_nonfinite, misfit)
+                    return
         for group in updated:
             group.plan(grad_scale, self._clock)
         with Deferred():
@@ -149,20 +165,6 @@ class Optimizer(KnownAttributes, Formula, DeviceSteps, Persistent):
                 group.update()
             self._clock += 1
             self._seen.norm = norm
-
-    def _refuse(self, updated: Sequence[Group], norm: float, on_nonfinite: NonfinitePolicy) -> None:
-        """Skip a step, or raise, for a gradient with NaN or infinity."""
-        if on_nonfinite == "skip":
-            with Deferred():
-                self._seen.skipped += 1
-                self._seen.norm = norm
-            return
-        places = (group.nonfinite() for group in updated)
-        raise FloatingPointError(
-            f"{next(filter(None, places))} holds NaN or infinity at step {self.step_count}; "
-            "nothing was changed. Look at the loss and at what it divides by; "
-            "on_nonfinite='skip' leaves such steps out."
-        )
 
     def _split(self, grads: Any) -> Any:
         """Return the gradients tree by tree, where each group has a tree of its own."""

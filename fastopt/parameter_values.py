@@ -51,7 +51,9 @@ def restorer(
         else:
             writes.append((array, arrays.like(saved[name], array)))
     if strict and misfits:
-        raise CheckpointError(f"{misfits[0]}. Parameters are never cast or reshaped.")
+        raise CheckpointError(
+            f"{misfits[0]}. Parameters are never reshaped, and cast only with convert=True."
+        )
     return lambda: put(writes), differences + Differences(mismatched=tuple(misfits))
 
 

@@ -6,12 +6,14 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastopt import state
 from fastopt.arrays import Array
 from fastopt.errors import CheckpointError
 from fastopt.group import Group
+from fastopt.hyperparameters import Flag
 from fastopt.load_report import LoadReport
 
 if TYPE_CHECKING:
@@ -55,6 +57,8 @@ class Persistent(ABC):
         State in bfloat16 is an array of ml_dtypes' bfloat16; state in 8 bits is uint8 codes, with
         ``<slot>_scale``, a float32 for each 256 of them that are consecutive in memory, and with
         "order", the order of axes there, unless it is C order. Complex ones are pairs, a last axis.
+        Under ``scale_safe`` an entry also has its "exponent" k: its arrays are those of gradients
+        times 2^k.
         A schedule is no part of it (None stands in its place): it is a function of the step count.
         One with a memory, ``ReduceLROnPlateau``, has ``{"schedule": its state_dict}`` there.
         ``max_grad_norm`` and ``on_nonfinite`` are no part of it either: give them to the
@@ -63,8 +67,14 @@ class Persistent(ABC):
         self._settle()
         return state.collect(type(self).__name__, self._groups, self._clock)
 
-    def load_state_dict(self, saved: Mapping[str, Any], strict: bool = True) -> LoadReport:
-        """Take over a ``state_dict``, by the parameters' names; nothing is ever cast.
+    def load_state_dict(
+        self, saved: Mapping[str, Any], strict: bool = True, convert: bool = False
+    ) -> LoadReport:
+        """Take over a ``state_dict``, by the parameters' names; nothing is cast unasked.
+
+        With ``convert=True`` state of another floating dtype is converted to the one in use, each
+        value rounded once, and the report names it. Master weights that were not saved are made
+        from the parameters as they are now; those that are not kept here are left out.
 
         Hyperparameters are taken over too, except schedules, which stay; one with a memory takes
         that over. Groups made by pattern (``fastopt.groups``) take them over if the same groups of
@@ -75,13 +85,16 @@ class Persistent(ABC):
         CheckpointError, and changes nothing, if it is another optimizer's, or
         damaged, or does not fit by name, shape or dtype.
         """
-        from fastopt import checkpoint  # it takes milliseconds
+        from fastopt import checkpoint, conversion  # they take milliseconds
 
         name = type(self).__name__
+        changes: tuple[str, ...] = ()
+        if Flag()("load_state_dict: convert", convert):
+            saved, changes = conversion.converted(self._groups, saved)
         with self._setting_steps(saved):
             commit, differences = state.restorer(name, self._groups, self._clock, saved, strict)
             commit()
-        return checkpoint.report(saved, differences)
+        return replace(checkpoint.report(saved, differences), converted=changes)
 
     def save(
         self,
@@ -133,18 +146,23 @@ class Persistent(ABC):
         *,
         strict: bool = True,
         also: Companions | None = None,
+        convert: bool = False,
     ) -> LoadReport:
         """Take over what ``save`` wrote, on whatever backend: all of it or, on an error, nothing.
 
-        State and parameters are matched by name and never cast. Parameters are written in place,
-        if the file holds any. Hyperparameters are taken over, except schedules, as
-        ``load_state_dict`` does it.
+        State and parameters are matched by name and not cast, unless ``convert`` asks for it.
+        Parameters are written in place, if the file holds any. Hyperparameters are taken over,
+        except schedules, as ``load_state_dict`` does it.
 
         Args:
             path: the file.
             strict: raise if names, shapes or dtypes differ. Otherwise take what fits; the report
                 says what was left as it was.
             also: the companions that were stored, under the same names.
+            convert: take over parameters and state of another floating dtype, each value rounded
+                once; the report names them. Master weights that were not saved are made from the
+                saved parameters before these are rounded; a parameter without one here is made from
+                the saved master weight. A number that is infinite in the dtype in use is an error.
 
         Returns:
             What was taken over, and the notes that were stored: print it, or look at its fields.
@@ -160,11 +178,14 @@ class Persistent(ABC):
         """
         from fastopt import checkpoint  # it takes milliseconds
 
+        ask = Flag()("load: convert", convert)
         content, name = checkpoint.read(path), type(self).__name__
 
         def restore() -> LoadReport:
             with self._setting_steps(content):
-                return checkpoint.restore(name, self._groups, self._clock, content, strict, also)
+                return checkpoint.restore(
+                    name, self._groups, self._clock, content, strict, also, ask
+                )
 
         try:
             return self._at_rest(restore)

@@ -11,6 +11,7 @@ from fastopt import arrays, group_settings, stored_state
 from fastopt.arrays import Array
 from fastopt.buckets import Bucket
 from fastopt.errors import CheckpointError
+from fastopt.exponents import EXPONENT, is_exponent
 from fastopt.group import Group
 from fastopt.interrupts import Deferred
 from fastopt.load_report import Differences, compare_names
@@ -22,12 +23,12 @@ def collect(name: str, groups: Sequence[Group], clock: Array) -> dict[str, Any]:
     """Return the state_dict of an optimizer of this name."""
     entries = {}
     for bucket in _buckets(groups):
-        for leaf, step, slots in bucket.state():
+        for index, (leaf, step, slots) in enumerate(bucket.state()):
             copies = {
                 slot: stored_state.shown(arrays.on_host(array)) for slot, array in slots.items()
             }
             order = stored_state.order_of_blocks(leaf.array, bucket.format)
-            entries[leaf.name] = {"step": step, **order, **copies}
+            entries[leaf.name] = {"step": step, **bucket.exponent(index), **order, **copies}
     return {
         "fastopt": __version__,
         "optimizer": name,
@@ -58,22 +59,26 @@ def restorer(
         if key not in entries:
             continue
         entry = entries[key]
-        if wrong := _misfit(key, entry, slots, order):
+        if wrong := _misfit(key, entry, slots, order, bucket.exponents is not None):
             misfits.append(wrong)
             continue
-        counts.append((bucket, index, int(entry["step"])))
+        counts.append((bucket, index, int(entry["step"]), int(entry.get(EXPONENT, 0))))
         writes += [
             (view, arrays.like(stored_state.raw(entry[slot]), view)) for slot, view in slots.items()
         ]
     if strict and misfits:
-        raise CheckpointError(f"{misfits[0]}. State is never cast or reshaped.")
+        raise CheckpointError(
+            f"{misfits[0]}. State is never reshaped, and cast only with convert=True."
+        )
     differences += Differences(mismatched=tuple(misfits))
 
     def commit() -> None:
         with Deferred():
             put(writes)
-            for bucket, index, count in counts:
+            for bucket, index, count, exponent in counts:
                 bucket.set_step(index, count)
+                if bucket.exponents is not None:
+                    bucket.exponents.now[index] = exponent
             settings()
             clock[0] = step_count
 
@@ -104,19 +109,31 @@ def _parts(name: str, saved: Mapping[str, Any]) -> tuple[int, list[Any], Mapping
 
 
 def _misfit(
-    name: str, entry: Any, slots: Mapping[str, Array], order: Mapping[str, Any]
+    name: str,
+    entry: Any,
+    slots: Mapping[str, Array],
+    order: Mapping[str, Any],
+    scale_safe: bool,
 ) -> str | None:
-    """Return what has another shape or dtype in an entry than in these slots, None if nothing.
+    """Return what of an entry has another shape, dtype or unit than these slots; None if nothing.
 
     Raises CheckpointError unless the entry holds a step and exactly these slots, as arrays.
     """
     if isinstance(entry, Mapping) and (other := stored_state.misfit(name, entry, slots, order)):
         return other
-    if not isinstance(entry, Mapping) or entry.keys() != {"step", *order, *slots}:
+    if not isinstance(entry, Mapping) or entry.keys() - {EXPONENT} != {"step", *order, *slots}:
         got = sorted(map(str, entry)) if isinstance(entry, Mapping) else type(entry).__name__
         raise CheckpointError(f"{name}: expected step and {sorted(slots)}; got {got}")
     if not is_count(entry["step"]):
         raise CheckpointError(f"{name}: step must be a whole number; got {entry['step']!r}")
+    exponent = entry.get(EXPONENT, 0)
+    if not is_exponent(exponent):
+        raise CheckpointError(f"{name}: {EXPONENT} must be a whole number; got {exponent!r}")
+    if exponent and not scale_safe:
+        return (
+            f"state:{name}: it is that of gradients times 2^{exponent}, as scale_safe=True keeps "
+            "it; construct the optimizer with scale_safe=True"
+        )
     for slot in slots:
         if not isinstance(entry[slot], np.ndarray):
             got = type(entry[slot]).__name__

@@ -14,8 +14,8 @@ import numpy as np
 
 from fastopt import arrays
 from fastopt.arrays import Array
-from fastopt.buckets import SCALE
 from fastopt.formats import Format
+from fastopt.slots import SCALE
 
 ORDER = "order"
 

@@ -454,7 +454,7 @@ mutant("RMSprop_one_clock_for_all_parameters", rms, common_clock(rms))
 def adadelta(u: SimpleNamespace, of: Callable[[Any], Any], new_u: bool = False) -> None:
     u.v += u.one_minus_rho * (u.grad * u.grad - u.v)
     top = u.u + u.one_minus_rho * (u.grad * u.grad - u.u) if new_u else u.u
-    d = np.sqrt(top + u.eps) / np.sqrt(u.v + u.eps) * u.grad
+    d = np.sqrt(top + u.eps_steps) / np.sqrt(u.v + u.eps) * u.grad
     u.u += u.one_minus_rho * (of(d) ** 2 - u.u)
     u.param -= u.lr * d
 

@@ -179,10 +179,10 @@ def test_one_kind_of_gradient_ends_in_the_same_bits(variant: Variant, dtype: Any
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
-def test_a_weight_decay_below_float32_leaves_infinite_parameters_alike(name: str) -> None:
+def test_a_tiny_weight_decay_leaves_infinite_parameters_alike(name: str) -> None:
     params = [np.array([np.inf, -np.inf, 1.0, 0.0, -0.0], np.float32)]
     grads = [np.array([0.0, 1.0, 0.0, -0.0, 0.0], np.float32)]
-    assert_same(VARIANT_OF[name], params, [grads, grads], weight_decay=1e-60)
+    assert_same(VARIANT_OF[name], params, [grads, grads], weight_decay=1e-41)
 
 
 @each_dtype

@@ -11,8 +11,8 @@ from schedule_specs import RECORDED, made
 from variants import CPU_BACKENDS, VARIANTS, Variant
 
 import fastopt
-from fastopt import group
 from fastopt.schedules import linear
+from fastopt.step_scalars import StepScalars
 
 each_backend = pytest.mark.parametrize("backend", CPU_BACKENDS)
 each_variant = pytest.mark.parametrize("variant", VARIANTS, ids=str)
@@ -133,13 +133,13 @@ def test_without_a_schedule_nothing_is_worked_out_twice(
     variant: Variant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[int] = []
-    prepare = group._Scalars.prepare
+    prepare = StepScalars.prepare
 
     def counted(self: Any, options: Any, scale: float) -> None:
         calls.append(1)
         prepare(self, options, scale)
 
-    monkeypatch.setattr(group._Scalars, "prepare", counted)
+    monkeypatch.setattr(StepScalars, "prepare", counted)
     opt = variant(np.ones(2), backend="numpy")
     for _ in range(5):
         opt.step(np.ones(2))

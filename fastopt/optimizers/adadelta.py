@@ -47,6 +47,8 @@ class Adadelta(Optimizer):
 
     _checks = {"rho": FRACTION, "eps": POSITIVE}
 
+    _units = {"v": 2, "eps": 2}  # u and eps_steps are of steps
+
     def __init__(
         self,
         params: Any,
@@ -72,7 +74,8 @@ class Adadelta(Optimizer):
 
     @staticmethod
     def _scalars(options: Options, lr: float, t: int, guard: float) -> dict[str, float]:
-        return {"one_minus_rho": 1.0 - options["rho"], "eps": options["eps"], "lr": lr}
+        eps = options["eps"]
+        return {"one_minus_rho": 1.0 - options["rho"], "eps_steps": eps, "eps": eps, "lr": lr}
 
     @staticmethod
     def _floor(options: Options) -> float:

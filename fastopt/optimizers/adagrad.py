@@ -51,6 +51,8 @@ class Adagrad(Optimizer):
         "eps": EPS,
     }
 
+    _units = {"s": 2, "eps": 1}
+
     def __init__(
         self,
         params: Any,

@@ -64,6 +64,8 @@ class Adam(Optimizer):
         "bias_correction": Flag(),
     }
 
+    _units = {"m": 1, "v": 2, "vmax": 2, "eps": 1, "eps_outside": 1, "eps_inside": 2}
+
     def __init__(
         self,
         params: Any,

@@ -51,6 +51,8 @@ class Momentum(Optimizer):
 
     _checks = {"beta": Schedulable(FRACTION), "bias_correction": Flag()}
 
+    _units = {"v": 1, "step_size": -1}
+
     def __init__(
         self,
         params: Any,

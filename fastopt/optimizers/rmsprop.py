@@ -82,6 +82,8 @@ class RMSprop(Optimizer):
         "bias_correction": Flag(),
     }
 
+    _units = {"v": 2, "a": 1, "eps_inside": 2, "eps_outside": 1}
+
     def __init__(
         self,
         params: Any,

@@ -57,6 +57,8 @@ class SGD(Optimizer):
         "nesterov": Flag(),
     }
 
+    _units = {"buf": 1, "lr": -1}
+
     def __init__(
         self,
         params: Any,

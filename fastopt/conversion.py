@@ -1,0 +1,135 @@
+"""Saved values in the dtypes of an optimizer that takes them over (``convert=True``), rounded once.
+
+A parameter in full precision is its master weight, where one was saved that rounds to it; else it
+is the parameter itself. From that the parameter and the master weight that are wanted here are
+made. State is converted slot by slot. What differs in more than a floating dtype is left as it is,
+and refused by the checks that follow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from fastopt.arrays import Array, on_host
+from fastopt.errors import CheckpointError
+from fastopt.formats import MASTER
+from fastopt.group import Group
+from fastopt.rounding import rounded
+
+
+def converted(groups: Sequence[Group], saved: Any) -> tuple[Any, tuple[str, ...]]:
+    """Return a state_dict, or a checkpoint's content, as this optimizer keeps it, and the changes.
+
+    Raises CheckpointError for a finite number that is infinite in the dtype wanted.
+    """
+    if not isinstance(saved, Mapping) or not isinstance(saved.get("state"), Mapping):
+        return saved, ()  # whatever it is, it is refused
+    entries, params = dict(saved["state"]), saved.get("params")
+    params = dict(params) if isinstance(params, Mapping) else params
+    values = params if isinstance(params, dict) else {}
+    changes: list[str] = []
+    for group in groups:
+        for bucket in group.buckets:
+            for leaf, _, slots in bucket.state():
+                entry = entries.get(leaf.name)
+                if isinstance(entry, Mapping):
+                    one = _Entry(leaf.name, dict(entry), values, changes)
+                    one.convert(leaf.array, slots)
+                    entries[leaf.name] = one.entry
+    parts = {"state": entries} if params is None else {"state": entries, "params": params}
+    return {**saved, **parts}, tuple(sorted(changes))
+
+
+class _Entry:
+    """What was saved of one parameter; ``params`` are all that were saved, by name."""
+
+    def __init__(
+        self, name: str, entry: dict[str, Any], params: dict[str, Any], changes: list[str]
+    ) -> None:
+        self.entry = entry
+        self._name = name
+        self._params = params
+        self._changes = changes
+
+    def convert(self, here: Array, slots: Mapping[str, Array]) -> None:
+        """Convert it for a parameter, and its state, as they are kept here."""
+        master, param = self.entry.get(MASTER), self._params.get(self._name)
+        known = [each for each in (master, param) if each is not None]
+        if all(_alike(each, here) for each in known):
+            if MASTER in slots:
+                source = _whole(master, param)
+                self._with_master(on_host(here) if source is None else source, here, slots[MASTER])
+            else:
+                self._without_master(_whole(master, param), here)
+        for slot, view in slots.items():
+            if _alike(self.entry.get(slot), view):
+                what = f"state:{self._name}.{slot}"
+                self.entry[slot] = self._as(what, self.entry[slot], view.dtype)
+
+    def _with_master(self, whole: Array, here: Array, slot: Array) -> None:
+        if MASTER not in self.entry:
+            self._changes.append(f"state:{self._name}.{MASTER}: from the parameter")
+            self.entry[MASTER] = fitting(f"state:{self._name}.{MASTER}", whole, slot.dtype)
+        elif self._differs(here):
+            self.entry[MASTER] = whole
+        if self._differs(here):  # the parameter is the rounded copy of its master weight
+            self._replace_parameter(rounded(self.entry[MASTER], slot.dtype), here)
+
+    def _without_master(self, whole: Array | None, here: Array) -> None:
+        if self.entry.pop(MASTER, None) is not None:
+            self._changes.append(f"state:{self._name}.{MASTER}: left out")
+        if whole is not None and self._differs(here):
+            self._replace_parameter(whole, here)
+
+    def _differs(self, here: Array) -> bool:
+        """Return whether the parameter was saved, in another dtype."""
+        saved = self._params.get(self._name)
+        return saved is not None and saved.dtype != here.dtype
+
+    def _replace_parameter(self, whole: Array, here: Array) -> None:
+        what, before = f"param:{self._name}", self._params[self._name].dtype
+        self._params[self._name] = fitting(what, whole, here.dtype)
+        self._changes.append(f"{what}: {before} -> {here.dtype}")
+
+    def _as(self, what: str, value: Array, dtype: np.dtype[Any]) -> Array:
+        if value.dtype == dtype:
+            return value
+        self._changes.append(f"{what}: {value.dtype} -> {dtype}")
+        return fitting(what, value, dtype)
+
+
+def fitting(what: str, values: Array, dtype: np.dtype[Any]) -> Array:
+    """Return saved numbers in another dtype; CheckpointError if one overflows there."""
+    made = rounded(values, dtype)
+    if (lost := np.isfinite(values) & ~np.isfinite(made)).any():
+        raise CheckpointError(
+            f"{what}: {values[lost].flat[0]} is infinite in {dtype}, so {values.dtype} cannot be "
+            "converted to it here"
+        )
+    return made
+
+
+def _whole(master: Any, param: Any) -> Any:
+    """Return the parameter in the highest precision that was saved; None if it was not."""
+    if master is None or param is None:
+        return master if param is None else param
+    # What does not round to the parameter is not its master: somebody wrote the parameter since.
+    agrees = rounded(master, param.dtype) == param
+    return np.where(agrees, master, param.astype(master.dtype))
+
+
+def _alike(saved: Any, here: Array) -> bool:
+    """Return whether a saved array differs from one in use in nothing but a floating dtype."""
+    if not isinstance(saved, np.ndarray) or saved.shape != here.shape:
+        return False
+    return _sort(saved.dtype) == _sort(here.dtype) != "other"
+
+
+def _sort(dtype: np.dtype[Any]) -> str:
+    if not dtype.isnative or dtype.itemsize > 16:
+        return "other"
+    real = dtype.kind == "f" or dtype.name == "bfloat16"
+    return "real" if real else "complex" if dtype.kind == "c" else "other"
