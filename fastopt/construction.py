@@ -141,8 +141,8 @@ def _options(
             _check_storage(formula.__name__, options, leaf, master_weights)
         if scale_safe and options["state_dtype"] is not None:
             raise ValueError(
-                f"{formula.__name__}: state_dtype={options['state_dtype']!r} and scale_safe=True do "
-                "not go together: state that follows the gradients' scale is kept in full"
+                f"{formula.__name__}: state_dtype={options['state_dtype']!r} does not go together "
+                "with scale_safe=True: state that follows the gradients' scale is kept in full"
             )
 
     def check_moment(options: Options) -> None:

@@ -17,7 +17,9 @@ from fastopt.arrays import Array, on_host
 from fastopt.errors import CheckpointError
 from fastopt.formats import MASTER
 from fastopt.group import Group
+from fastopt.recoding import recoded
 from fastopt.rounding import rounded
+from fastopt.shared import STORAGE
 
 
 def converted(groups: Sequence[Group], saved: Any) -> tuple[Any, tuple[str, ...]]:
@@ -36,11 +38,27 @@ def converted(groups: Sequence[Group], saved: Any) -> tuple[Any, tuple[str, ...]
             for leaf, _, slots in bucket.state():
                 entry = entries.get(leaf.name)
                 if isinstance(entry, Mapping):
-                    one = _Entry(leaf.name, dict(entry), values, changes)
+                    entry = dict(entry)
+                    changes += recoded(leaf.name, entry, leaf.array, bucket)
+                    one = _Entry(leaf.name, entry, values, changes)
                     one.convert(leaf.array, slots)
                     entries[leaf.name] = one.entry
     parts = {"state": entries} if params is None else {"state": entries, "params": params}
+    if "groups" in saved:
+        parts["groups"] = _stored_as_here(groups, saved["groups"])
     return {**saved, **parts}, tuple(sorted(changes))
+
+
+def _stored_as_here(groups: Sequence[Group], saved: Any) -> Any:
+    """Return saved groups with what they say of storage in the words of this optimizer's."""
+    if not isinstance(saved, list) or not all(isinstance(group, Mapping) for group in saved):
+        return saved  # it is refused
+    ours = [{name: group.options[name] for name in STORAGE} for group in groups]
+    if all(each == ours[0] for each in ours):
+        ours = ours[:1] * len(saved)
+    if len(ours) != len(saved):
+        return saved
+    return [{**group, **own} for group, own in zip(saved, ours, strict=True)]
 
 
 class _Entry:

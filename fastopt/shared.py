@@ -119,5 +119,8 @@ SHARED_DEFAULTS: dict[str, Any] = {
 }
 """Those of them that are hyperparameters of a group."""
 
-FIXED = ("state_dtype", "stochastic_rounding", "complex_moment")
+STORAGE = ("state_dtype", "stochastic_rounding")
+"""Those that say how numbers are stored, which ``convert=True`` changes."""
+
+FIXED = (*STORAGE, "complex_moment")
 """Those that an optimizer keeps from its construction on."""

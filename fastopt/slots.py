@@ -26,7 +26,8 @@ class Slots:
 
     def limit(self, name: str) -> Array:
         """Return the row of a bound."""
-        return self._exact[name]
+        row: Array = self._exact[name]
+        return row
 
     def flat(self, parameter: Parameter, names: Collection[str]) -> dict[str, Array]:
         """Return a parameter's pieces of some rows, those in the arithmetic's precision."""

@@ -44,11 +44,15 @@ def misfit(
 ) -> str | None:
     """Return in what an entry is stored otherwise than these slots; None if it is stored alike."""
     for slot, array in slots.items():
-        here, there = _stored(array), _stored(saved.get(slot))
+        here, there = kind_of(array), kind_of(saved.get(slot))
         if there is not None and here != there and not slot.endswith(SCALE):
+            here, there = (
+                str(found.dtype.name) if kind == "real" else kind
+                for found, kind in ((array, here), (saved[slot], there))
+            )
             return (
-                f"state:{name}.{slot}: expected {here}; got {there}. State is never stored anew "
-                "in another dtype: construct the optimizer with the state_dtype of the saved one"
+                f"state:{name}.{slot}: expected {here}; got {there}. Construct the optimizer with "
+                "the state_dtype of the saved one, or convert"
             )
     there, here = (str(found.get(ORDER, "in C order")) for found in (saved, order))
     if there != here:  # as text: arrays have no truth value
@@ -59,12 +63,12 @@ def misfit(
     return None
 
 
-def _stored(array: Any) -> str | None:
-    """Return what the numbers of a slot are stored as; None for no array."""
+def kind_of(array: Any) -> str | None:
+    """Return how the numbers of a slot are stored, as a Format says it; None for no array."""
     if not isinstance(array, np.ndarray) and arrays.kind(array) is None:
         return None
-    name = str(array.dtype.name)
-    return {"uint8": "int8", "uint16": "bfloat16"}.get(name, name)
+    kinds = {"uint8": "int8", "uint16": "bfloat16", "bfloat16": "bfloat16"}
+    return kinds.get(array.dtype.name, "real")
 
 
 def _bfloat16() -> np.dtype[Any]:
