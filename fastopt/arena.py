@@ -57,8 +57,11 @@ class Arena:
         self.codes[slot], self.scales[slot] = code.item(0), scale.item(0)
 
     @property
+    def parts(self) -> tuple[Array, ...]:
+        """The arrays that there are, in this order."""
+        return tuple(part for part in (self.exact, self.codes, self.scales) if part is not None)
+
+    @property
     def nbytes(self) -> int:
         """The bytes of all of it."""
-        return sum(
-            part.nbytes for part in (self.exact, self.codes, self.scales) if part is not None
-        )
+        return sum(part.nbytes for part in self.parts)
