@@ -11,12 +11,12 @@ import numpy as np
 from fastopt import arrays
 from fastopt.arena import Arena
 from fastopt.arrays import Array
-from fastopt.backends import COMMON_SCALARS, cupy_norm_source
+from fastopt.backends import cupy_norm_source
 from fastopt.backends.cupy_arrays import UsualArrays
 from fastopt.backends.cupy_control import CupyControl
 from fastopt.backends.cupy_errors import check_device
 from fastopt.backends.cupy_launch import Kernels, Part
-from fastopt.backends.cupy_source import CAPACITY
+from fastopt.backends.cupy_source import CAPACITY, scalar_names
 from fastopt.errors import BackendUnavailableError
 from fastopt.formats import Format
 from fastopt.norms import LANES
@@ -37,7 +37,7 @@ class CupyDriver:
         return self
 
     def __init__(
-        self, rule: Rule, parameters: Sequence[Parameter], arena: Array, format: Format
+        self, rule: Rule, parameters: Sequence[Parameter], arena: Arena, format: Format
     ) -> None:
         self._format = format
         self.wide = format.real.itemsize == 8
@@ -48,13 +48,13 @@ class CupyDriver:
         self._grads = self._none
         self._held: Sequence[Array | None] = ()
         self._lanes: Array | None = None
-        with arrays.on_device_of(arena):
+        with arrays.on_device_of(arena.exact):
             parts = [
                 Part(_KERNELS, rule, format, parameters, k)
                 for k in range(0, len(parameters), CAPACITY)
             ]
             self._parts = [part for part in parts if part.count]
-            self._try_out([0.0] * len([*COMMON_SCALARS, *rule.scalars, *format.limit_scalars]))
+            self._try_out([0.0] * len(scalar_names(rule, format)))
             # Steps may run on another stream than the one that zeroed the arena.
             cupy.cuda.get_current_stream().synchronize()
 
@@ -66,8 +66,8 @@ class CupyDriver:
         except Exception as error:  # a compiler, a driver, a cache: each has errors of its own
             raise BackendUnavailableError(
                 "backend 'cupy' cannot run here: CuPy cannot build or launch a kernel on device "
-                f"{arrays.device(self._arena)}: {type(error).__name__}: {error}. It needs NVRTC "
-                "and CUDA's headers: pip install 'cupy-cuda12x[ctk]', or a CUDA toolkit."
+                f"{arrays.device(self._arena.exact)}: {type(error).__name__}: {error}. It needs "
+                "NVRTC and CUDA's headers: pip install 'cupy-cuda12x[ctk]', or a CUDA toolkit."
             ) from error
 
     def warm_up(self, norm: bool) -> None:
@@ -100,7 +100,7 @@ class CupyDriver:
         """
         if not self._parts:
             return np.zeros(0)
-        with arrays.on_device_of(self._arena):
+        with arrays.on_device_of(self._arena.exact):
             if self._lanes is None:
                 self._lanes = cupy.zeros(self.pieces() * LANES)
                 self._sums = cupy.zeros(self.pieces())
@@ -137,7 +137,7 @@ class CupyDriver:
 
     def update(self, table: Sequence[Sequence[float]], rows: Sequence[int] | None) -> None:
         """Update every parameter whose gradient is not None: a launch per distinct row."""
-        with arrays.on_device_of(self._arena):
+        with arrays.on_device_of(self._arena.exact):
             if cupy.cuda.get_current_stream().is_capturing():
                 raise RuntimeError(
                     "this step would be captured in a CUDA graph with the scalars of this one "
@@ -149,7 +149,7 @@ class CupyDriver:
         distinct: dict[bytes, list[int]] = {}
         for number, row in enumerate(scalars):
             distinct.setdefault(row.tobytes(), []).append(number)
-        with arrays.on_device_of(self._arena):
+        with arrays.on_device_of(self._arena.exact):
             for same in distinct.values():
                 mine = rows is None or np.isin(rows, same)
                 grads = np.where(mine, self._grads, 0)
@@ -176,12 +176,7 @@ class CupyBackend:
         self, rule: Rule, parameters: Sequence[Parameter], arena: Arena, format: Format
     ) -> CupyDriver:
         """Return the driver of some parameters."""
-        if format.random_scalars:
-            raise BackendUnavailableError(
-                "backend 'cupy' rounds nothing stochastically yet, and so keeps no state in fewer "
-                "bits; leave out state_dtype and stochastic_rounding for CuPy arrays"
-            )
-        return CupyDriver(rule, parameters, arena.exact, format)
+        return CupyDriver(rule, parameters, arena, format)
 
     def control(self, like: Array) -> CupyControl:
         """Return what steps are decided with on the array's device."""

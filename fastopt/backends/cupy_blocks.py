@@ -16,10 +16,15 @@ with gaps how its elements stand in memory: the number of its axes, then the len
 stride in bytes. -1 for one without gaps."""
 
 
-def blocks(parameters: Sequence[Parameter], length: int) -> tuple[Array, int]:
+def fields(draws: bool) -> tuple[str, ...]:
+    """Return the fields of a block; where a kernel draws also the counter of its first element."""
+    return (*BLOCK_FIELDS, *["counter"] * draws)
+
+
+def blocks(parameters: Sequence[Parameter], length: int, draws: bool = False) -> tuple[Array, int]:
     """Return the table of blocks, and how many there are.
 
-    It is a line of BLOCK_FIELDS for every ``length`` elements, then the axes that these refer to.
+    It is a line of ``fields`` for every ``length`` elements, then the axes that these refer to.
     """
     sizes = np.array([parameter.size for parameter in parameters], np.int64)
     counts = -(-sizes // length)
@@ -28,12 +33,14 @@ def blocks(parameters: Sequence[Parameter], length: int) -> tuple[Array, int]:
     place = np.array([parameter.offset for parameter in parameters], np.int64)[which] + start
     count = np.minimum(sizes[which] - start, length)
     axes_at, axes = np.full(len(sizes), -1), [np.zeros(0, np.int64)]
-    end = len(BLOCK_FIELDS) * len(which)
+    end = len(fields(draws)) * len(which)
     for k, parameter in enumerate(parameters):
         if parameter.apart:
             lines = np.array(parameter.axes(), np.int64)
             axes_at[k] = end
             axes.append(np.array([len(lines), *lines.reshape(-1)]))
             end += axes[-1].size
-    lines = np.stack([which, start, count, place, axes_at[which]], axis=1)
+    streams = np.array([parameter.stream for parameter in parameters], np.int64)
+    counter = [(streams[which] + start) % 2**32] * draws
+    lines = np.stack([which, start, count, place, axes_at[which], *counter], axis=1)
     return np.concatenate([lines.reshape(-1), *axes]), len(which)

@@ -6,7 +6,7 @@ the processor's own conversions are needed, which a C++ compiler for the CPU doe
 
 from __future__ import annotations
 
-_WORD = """
+WORD = """
 union Word { float value; unsigned int bits; };
 
 __device__ __forceinline__ float float_of(unsigned int bits) {
@@ -64,12 +64,15 @@ __device__ __forceinline__ real narrow(real number) { return number; }
 
 _HALF = {"float16": _FLOAT16, "bfloat16": _BFLOAT16}
 
-TYPE = {"float32": "float", "float64": "double", **dict.fromkeys(_HALF, "unsigned short")}
+TYPE = {
+    **{"float32": "float", "float64": "double", "uint16": "unsigned short"},
+    **{"uint8": "unsigned char", **dict.fromkeys(_HALF, "unsigned short")},
+}
 """The C++ type in which numbers of a dtype stand in memory."""
 
 
 def conversions(stored: str) -> str:
     """Return ``widen`` and ``narrow`` for a dtype by name, and ``widen`` for ``real`` itself."""
     if stored in _HALF:
-        return _WORD + _HALF[stored] + _SAME
+        return WORD + _HALF[stored] + _SAME
     return _SAME + _NARROW_SAME

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastopt import arrays
+from fastopt.arena import Arena
 from fastopt.arrays import Array
 from fastopt.backends import cupy_norm_source, cupy_source
 from fastopt.backends.cupy_blocks import blocks
@@ -68,10 +69,12 @@ class Part:
         self._addresses[0, : len(own)] = own
         self._rule = rule
         self._format = format
-        self._blocks, self.count = self._table(THREADS * cupy_source.pack(format))
+        self._blocks, self.count = self._table(
+            THREADS * cupy_source.pack(format), bool(format.random_scalars)
+        )
 
-    def _table(self, length: int) -> tuple[Array, int]:
-        table, count = blocks(self._parameters, length)
+    def _table(self, length: int, draws: bool = False) -> tuple[Array, int]:
+        table, count = blocks(self._parameters, length, draws)
         return self._kernels.cupy.asarray(table), count
 
     def _with(self, grads: Array) -> Any:
@@ -86,22 +89,23 @@ class Part:
         """Return whether any gradient is there; ``grads`` holds addresses, 0 for none."""
         return bool(self.count and grads[self._mine].any())
 
-    def launch(self, given: Any, grads: Array, scalars: Sequence[Any], arena: Array) -> None:
+    def launch(self, given: Any, grads: Array, scalars: Sequence[Any], arena: Arena) -> None:
         """Launch the update kernel, for gradients of the dtype ``given``."""
         self._launch(given, grads, scalars, arena)
 
     def launch_from_table(
-        self, given: Any, grads: Array, table: Sequence[Array], arena: Array
+        self, given: Any, grads: Array, table: Sequence[Array], arena: Arena
     ) -> None:
         """Launch the update kernel that takes counts, a scale and a table of scalars."""
         self._launch(given, grads, table, arena, True)
 
     def _launch(
-        self, given: Any, grads: Array, scalars: Sequence[Any], arena: Array, *from_table: bool
+        self, given: Any, grads: Array, scalars: Sequence[Any], arena: Arena, *from_table: bool
     ) -> None:
         about = (self._rule, self._format.with_gradients(given), self._kernels.by_value)
         kernel = self._kernels.of(cupy_source.kernel, *about, *from_table)
-        arguments = (self._with(grads), self._blocks, arena.shape[1], *scalars, arena.reshape(-1))
+        memory = [part.reshape(-1) for part in arena.parts]
+        arguments = (self._with(grads), self._blocks, arena.exact.shape[1], *scalars, *memory)
         kernel(*arguments, size=self.count * THREADS, block_size=THREADS)
 
     @cached_property

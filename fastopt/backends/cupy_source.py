@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from string import Template
 from typing import Any
 
 from fastopt.backends import COMMON_SCALARS, tiny_names
-from fastopt.backends.cupy_blocks import BLOCK_FIELDS
+from fastopt.backends import cupy_storage_source as storage
+from fastopt.backends.cupy_blocks import fields
 from fastopt.backends.cupy_half_source import TYPE, conversions
+from fastopt.backends.cupy_storage_source import lines
 from fastopt.formats import Format
 from fastopt_kernels import Rule
 
@@ -22,7 +24,7 @@ OPTIONS = ("--fmad=false",)
 """No fused multiply-add: each operation rounds once, as on the other backends."""
 
 # In a namespace, because CuPy's headers have a function that is called `real`.
-_PREAMBLE = Template("""
+_ELEMENT = Template("""
 namespace fastopt {
 
 typedef $real real;
@@ -32,8 +34,10 @@ $conversions
 template <typename T, int N> struct alignas(N * sizeof(T)) Pack { T x[N]; };
 
 struct Scalars { real $scalars; };
-
-__device__ __forceinline__ void element($references, $limits real grad, const Scalars &given) {
+$square_of
+__device__ __forceinline__ void element(
+    $references, $limits real grad, $modulus const Scalars &given
+) {
     $load_scalars
     grad = grad_scale * grad;
     grad = l2 != real(0) ? grad + l2 * param : grad;
@@ -45,11 +49,33 @@ __device__ __forceinline__ void element($references, $limits real grad, const Sc
     $keep_bounds
     $flush
 }
+""")
 
+_SQUARE_OF = """
+__device__ __forceinline__ real square_of(real param, real grad, const Scalars &given) {
+    grad = given.grad_scale * grad;
+    grad = given.l2 != real(0) ? grad + given.l2 * param : grad;
+    return grad * grad;
+}
+"""
+
+# Of both parts of each complex number, before the parameter changes.
+_SQUARE_MODULI = Template("""Pack<real, $count> square;
+    #pragma unroll
+    for (int k = 0; k < $count; ++k) {
+        square.x[k] = square_of(widen(param.x[k]), widen(grad.x[k]), scalars);
+    }
+    #pragma unroll
+    for (int k = 0; k < $count; k += 2) {
+        square.x[k] = square.x[k + 1] = square.x[k] + square.x[k + 1];
+    }""")
+
+_UPDATE = Template("""
 template <int N>
 __device__ __forceinline__ void update($pointers, const given *grad_at, const Scalars &scalars) {
     const Pack<given, N> grad = *reinterpret_cast<const Pack<given, N> *>(grad_at);
     $load_packs
+    $square_moduli
     #pragma unroll
     for (int k = 0; k < N; ++k) {
         $load_param
@@ -58,7 +84,9 @@ __device__ __forceinline__ void update($pointers, const given *grad_at, const Sc
     }
     $store_packs
 }
+""")
 
+_ELEMENT_OF = """
 __device__ __forceinline__ stored *element_of(
     long long address, long long number, const long long *axes
 ) {
@@ -69,9 +97,11 @@ __device__ __forceinline__ stored *element_of(
     }
     return reinterpret_cast<stored *>(address);
 }
+"""
 
+_BLOCK = Template("""
 __device__ __forceinline__ void update_block(
-    const long long *addresses, const long long *blocks, const long long *block, real *arena,
+    const long long *addresses, const long long *blocks, const long long *block, $memory,
     long long pitch, const Scalars &scalars
 ) {
     const long long param_address = addresses[block[0]];
@@ -83,9 +113,9 @@ __device__ __forceinline__ void update_block(
     if (block[4] >= 0) {  // there are gaps: one element at a time, wherever it is
         const long long *const axes = blocks + block[4];
         #pragma unroll 1
-        for (long long k = threadIdx.x; k < count; k += $threads) {
+        for (long long k = ${single}threadIdx.x; k < count; k += $single$threads) {
             stored *const param_at = element_of(param_address, start + k, axes);
-            update<1>(param_at, $state_k grad_at + k, scalars);
+            update<$at_least>(param_at, $state_k grad_at + k, scalars);
         }
         return;
     }
@@ -99,8 +129,8 @@ __device__ __forceinline__ void update_block(
         update<$pack>(param_at + first, $state_first grad_at + first, scalars);
     }
     #pragma unroll 1
-    for (long long k = packed + threadIdx.x; k < count; k += $threads) {
-        update<1>(param_at + k, $state_k grad_at + k, scalars);
+    for (long long k = packed + ${single}threadIdx.x; k < count; k += $single$threads) {
+        update<$at_least>(param_at + k, $state_k grad_at + k, scalars);
     }
 }
 
@@ -109,7 +139,7 @@ __device__ __forceinline__ void update_block(
 
 _OPERATION = Template("""
     fastopt::update_block(
-        $addresses, &blocks[0], &blocks[${fields}ll * blockIdx.x], &arena[0], pitch, {$scalars});
+        $addresses, &blocks[0], &blocks[${fields}ll * blockIdx.x], $memory, pitch, {$scalars});
 """)
 
 # A row of scalars that was chosen on the device, or none: see cupy_control_source.
@@ -122,34 +152,50 @@ _FROM_TABLE = Template("""
 
 
 def pack(format: Format) -> int:
-    """Return how many elements one thread takes at once: 16 bytes of each slot of state."""
+    """Return how many elements one thread takes at once: 16 bytes of each exact slot of state."""
     return 16 // format.real.itemsize
+
+
+def memory(format: Format) -> list[tuple[str, str]]:
+    """Return the arrays of state that a kernel takes: the dtype and the name of each."""
+    codes = {"bfloat16": [("uint16", "codes")], "int8": [("uint8", "codes"), ("float32", "scales")]}
+    return [(format.real.name, "arena"), *codes.get(format.state, ())]
+
+
+def scalar_names(rule: Rule, format: Format) -> list[str]:
+    """Return the names of an update's scalars, in the order of a row."""
+    return [*COMMON_SCALARS, *rule.scalars, *format.limit_scalars, *format.random_scalars]
 
 
 def kernel(rule: Rule, format: Format, by_value: bool, from_table: bool = False) -> dict[str, Any]:
     """Return the arguments of cupy.ElementwiseKernel for a rule and a format of parameters.
 
     The kernel takes ``addresses`` (CAPACITY of parameters, then CAPACITY of gradients, 0 where
-    there is none), ``blocks``, ``pitch`` (elements of a slot), the scalars, and ``arena``. The
-    addresses travel as a void scalar ``by_value``, which costs no copy to the device; otherwise in
-    an array there. ``from_table`` the scalars are in device memory: it takes ``counts``, whose
-    first element is the row of this step (-1: do nothing), ``scale``, which that row's gradient
-    scale is multiplied by, and ``table``.
+    there is none), ``blocks``, ``pitch`` (elements of a slot), the scalars, and ``arena``; where
+    state is in codes also ``codes`` and, for 8 bits, ``scales``. The addresses travel as a void
+    scalar ``by_value``, which costs no copy to the device; otherwise in an array there.
+    ``from_table`` the scalars are in device memory: it takes ``counts``, whose first element is the
+    row of this step (-1: do nothing), ``scale``, which that row's gradient scale is multiplied by,
+    and ``table``.
     """
-    scalars = [*COMMON_SCALARS, *rule.scalars, *format.limit_scalars]
+    scalars = scalar_names(rule, format)
+    arrays = memory(format)
     given, values = [f"{format.real} {name}" for name in scalars], scalars
     if from_table:
         given = ["raw int64 counts", f"raw {format.real} scale", f"raw {format.real} table"]
         values = ["row[0] * scale[0]", *[f"row[{k}]" for k in range(1, len(scalars))]]
     declared, addresses = addresses_of(by_value)
     operation = _OPERATION.substitute(
-        addresses=addresses, fields=len(BLOCK_FIELDS), scalars=", ".join(values)
+        addresses=addresses,
+        fields=len(fields(bool(format.random_scalars))),
+        memory=", ".join(f"&{name}[0]" for _, name in arrays),
+        scalars=", ".join(values),
     )
     if from_table:
         operation = _FROM_TABLE.substitute(width=len(scalars), update=operation.strip())
     return {
         "in_params": ", ".join([declared, "raw int64 blocks", "int64 pitch", *given]),
-        "out_params": f"raw {format.real} arena",
+        "out_params": ", ".join(f"raw {dtype} {name}" for dtype, name in arrays),
         "operation": operation,
         "name": f"fastopt_{rule.name}" + "_from_table" * from_table,
         "preamble": _preamble(rule, format, scalars),
@@ -169,51 +215,94 @@ def addresses_of(by_value: bool) -> tuple[str, str]:
 
 
 def _preamble(rule: Rule, format: Format, scalars: list[str]) -> str:
+    text = _ELEMENT.substitute(_of_elements(rule, format, scalars))
+    about = _of_blocks(rule, format)
+    if format.state == "int8":
+        about |= storage.of_int8(rule, format)
+        return text + _ELEMENT_OF + storage.INT8_BLOCK.substitute(about)
+    return text + _UPDATE.substitute(about) + _ELEMENT_OF + _BLOCK.substitute(about)
+
+
+def _of_elements(rule: Rule, format: Format, scalars: list[str]) -> dict[str, str]:
+    tiny = tiny_names(rule)
+    used = [name for name in scalars if name not in format.random_scalars]
+    return {
+        "real": TYPE[format.real.name],
+        "stored": TYPE[format.stored.name],
+        "given": TYPE[format.given.name],
+        "conversions": conversions(format.stored.name) + storage.conversions(format),
+        "scalars": ", ".join(scalars),
+        "references": ", ".join(f"real &{name}" for name in ("param", *rule.state)),
+        "load_scalars": lines(f"const real {name} = given.{name};" for name in used),
+        "square_of": _SQUARE_OF * format.modulus,
+        "modulus": "real square," * format.modulus,
+        "square": "const real square = grad * grad;" * (rule.squares and not format.modulus),
+        "rule": rule.cupy.strip(),
+        "flush": lines(f"{s} = fabs({s}) < {tiny[s]} ? real(0) : {s};" for s in rule.state),
+        "limits": " ".join(f"real {name}," for name in format.limits),
+        "keep_bounds": lines(_keep_bounds(rule, format)),
+    }
+
+
+def _of_blocks(rule: Rule, format: Format) -> dict[str, Any]:
     written = ("param", *rule.state, *format.masters)
     slots = (*written[1:], *format.limits)
     all_names = ("param", *slots)
-    tiny = tiny_names(rule)
-    stored = "widen(param.x[k])"
-    return _PREAMBLE.substitute(
-        real=TYPE[format.real.name],
-        stored=TYPE[format.stored.name],
-        given=TYPE[format.given.name],
-        conversions=conversions(format.stored.name),
-        scalars=", ".join(scalars),
-        references=", ".join(f"real &{name}" for name in ("param", *rule.state)),
-        load_scalars=_lines(f"const real {name} = given.{name};" for name in scalars),
-        square="const real square = grad * grad;" * rule.squares,
-        rule=rule.cupy.strip(),
-        flush=_lines(f"{s} = fabs({s}) < {tiny[s]} ? real(0) : {s};" for s in rule.state),
-        limits=" ".join(f"real {name}," for name in format.limits),
-        keep_bounds=_lines(_keep_bounds(rule, format)),
-        pointers=", ".join(f"{_type(name)} *{name}_at" for name in all_names),
-        load_packs=_lines(
-            f"Pack<{_type(name)}, N> {name} = "
-            f"*reinterpret_cast<Pack<{_type(name)}, N> *>({name}_at);"
+    types = dict.fromkeys(slots, "real") | {"param": "stored"}
+    types |= dict.fromkeys(rule.state, storage.TYPE_OF_STATE[format.state])
+    param, drawn = "widen(param.x[k])", bool(format.random_scalars)
+    moving = [*(f"{slot}_at" for slot in slots), *["counter"] * drawn]
+    narrowed = storage.narrowed(rule, format)
+    return {
+        "pointers": ", ".join(
+            [*(f"{types[s]} *{s}_at" for s in all_names), *["unsigned int counter"] * drawn]
+        ),
+        "load_packs": lines(
+            f"Pack<{types[name]}, N> {name} = "
+            f"*reinterpret_cast<Pack<{types[name]}, N> *>({name}_at);"
             for name in all_names
         ),
         # What does not round to the stored parameter is not its master: somebody wrote it since.
-        load_param=f"real number = master.x[k];\n"
-        f"        if (widen(narrow(number)) != {stored}) number = {stored};"
-        if format.master
-        else f"real number = {stored};",
-        elements=", ".join(
-            [*(f"{slot}.x[k]" for slot in (*rule.state, *format.limits)), "widen(grad.x[k])"]
+        "load_param": lines(
+            [
+                *storage.decode(rule, format),
+                "real number = master.x[k];\n"
+                f"        if (widen(narrow(number)) != {param}) number = {param};"
+                if format.master
+                else f"real number = {param};",
+            ]
         ),
-        store_param="param.x[k] = narrow(number);" + " master.x[k] = number;" * format.master,
-        store_packs=_lines(
-            f"*reinterpret_cast<Pack<{_type(name)}, N> *>({name}_at) = {name};" for name in written
+        "elements": ", ".join(
+            [
+                *(storage.now(slot, format) for slot in rule.state),
+                *(f"{slot}.x[k]" for slot in format.limits),
+                "widen(grad.x[k])",
+                *["square.x[k]"] * format.modulus,
+            ]
         ),
-        locate_state=_lines(
-            f"real *const {slot}_at = arena + {k} * pitch + place;" for k, slot in enumerate(slots)
+        "store_param": lines(
+            [
+                *storage.draw(rule, format),
+                f"param.x[k] = {narrowed};" + " master.x[k] = number;" * format.master,
+                *storage.encode(rule, format),
+            ]
         ),
-        state_first=" ".join(f"{slot}_at + first," for slot in slots),
-        state_k=" ".join(f"{slot}_at + k," for slot in slots),
-        capacity=CAPACITY,
-        pack=pack(format),
-        threads=THREADS,
-    )
+        "store_packs": lines(
+            f"*reinterpret_cast<Pack<{types[name]}, N> *>({name}_at) = {name};" for name in written
+        ),
+        "locate_state": lines(storage.locate(rule, format)),
+        "state_first": " ".join(f"{s} + first," for s in moving),
+        "state_k": " ".join(f"{s} + k," for s in moving),
+        "memory": ", ".join(f"{TYPE[dtype]} *{name}" for dtype, name in memory(format)),
+        "square_moduli": _SQUARE_MODULI.substitute(count=4 if format.state == "int8" else "N")
+        if format.modulus
+        else "",
+        "at_least": 2 if format.modulus else 1,
+        "single": "2ll * " * format.modulus,
+        "capacity": CAPACITY,
+        "pack": pack(format),
+        "threads": THREADS,
+    }
 
 
 def _keep_bounds(rule: Rule, format: Format) -> Iterator[str]:
@@ -223,11 +312,3 @@ def _keep_bounds(rule: Rule, format: Format) -> Iterator[str]:
     if format.reset:
         for slot in rule.signed:
             yield f"{slot} = param == lower || param == upper ? real(0) : {slot};"
-
-
-def _type(name: str) -> str:
-    return "stored" if name == "param" else "real"
-
-
-def _lines(lines: Iterable[str]) -> str:
-    return "\n    ".join(lines)

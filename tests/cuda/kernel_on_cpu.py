@@ -34,6 +34,7 @@ C_TYPES = {
     "int64": "long long",
     "int32": "int",
     "uint64": "unsigned long long",
+    "uint16": "unsigned short",
     "uint8": "unsigned char",
     "bool": "bool",
 }
@@ -122,8 +123,9 @@ static void to_the_end() {{
 
 // The threads of a block take turns; whoever comes to a barrier waits for the next round.
 static bool one_block(int64_t block) {{
-    threads = std::vector<Thread>(block);
+    threads.resize(block);
     for (Thread &thread : threads) {{
+        thread.done = false;
         thread.stack.resize(1 << 16);
         getcontext(&thread.at);
         thread.at.uc_stack.ss_sp = thread.stack.data();
