@@ -108,8 +108,11 @@ class _EightBits(Storage):
 
     def __init__(self, rule: Rule, format: Format) -> None:
         super().__init__(rule, format)
-        # An array each: of rows of one array the compiler does not know that they lie apart.
-        self.in_task = tuple(f"{slot}_row = empty({BLOCK}, real)" for slot in rule.state)
+        # An array each: of rows of one array the compiler does not know that they lie apart. Random
+        # words wait too: two slots share one, and drawing it again takes longer.
+        rows = [f"{slot}_row = empty({BLOCK}, real)" for slot in rule.state]
+        words = sorted({slot // 2 for slot in range(len(rule.state))})
+        self.in_task = (*rows, *(f"word{w}_row = empty({BLOCK}, u32)" for w in words))
 
     def in_chunk(self, scalars: int, stream: int) -> Iterator[str]:
         for k, slot in enumerate(self.rule.state):
@@ -135,7 +138,8 @@ class _EightBits(Storage):
 
     @property
     def draws(self) -> Sequence[str]:
-        return _words([len(self.rule.state)] * self.format.stochastic)
+        kept = sorted({slot // 2 for slot in range(len(self.rule.state))})
+        return [*_words(self._drawn), *(f"word{w}_row[i] = word{w}" for w in kept)]
 
     def load(self, slot: str) -> str:
         return f"{self._coder(slot)}_decode({slot}_of[i]) * {slot}_scale"
@@ -155,7 +159,7 @@ class _EightBits(Storage):
         yield f"    {slot}_scale = float_of(u32(scale_exponent << u32(23)))"
         yield f"    {slot}_scales[block] = {slot}_scale if {slot}_top != u32(0) else zero"
         yield "    for i in range(block_size):"
-        yield from (f"        {line}" for line in _words([number]))
+        yield f"        word{number // 2} = word{number // 2}_row[i]"
         code = f"{self._coder(slot)}_encode({slot}_row[i], scale_inverse, {_draw(number)})"
         yield f"        {slot}_of[i] = {code}"
 
