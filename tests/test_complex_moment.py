@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import cmath
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from cuda.fake_cupy import FakeCupy
+from cuda.runs import installed
 from hypothesis import given
 from hypothesis import strategies as st
 from variants import CPU_BACKENDS
@@ -66,14 +69,20 @@ def drawn(seed: int, shape: tuple[int, ...], dtype: Any) -> np.ndarray[Any, Any]
 
 
 def trained(
-    optimizer: Any, options: dict[str, Any], backend: str, dtype: Any, turn: complex = 1.0
-) -> list[np.ndarray[Any, Any]]:
-    """Return parameters of several layouts after some steps."""
+    optimizer: Any,
+    options: dict[str, Any],
+    backend: str,
+    dtype: Any,
+    turn: complex = 1.0,
+    move: Any = lambda array: array,
+) -> list[Any]:
+    """Return parameters of several layouts after some steps; ``move`` brings arrays elsewhere."""
     wide, big = drawn(1, (6, 8), dtype), drawn(2, (2_500,), dtype)
     params = [wide[:, ::2], drawn(3, (5, 3), dtype).T, big, drawn(4, (), dtype), wide[:0]]
     params[2] = big[1:]
     for param in params:
         param *= turn
+    params = [move(param) for param in params]
     opt = optimizer(params, 0.1, complex_moment="modulus", backend=backend, **options)
     for step in range(5):
         grads: list[Any] = [
@@ -81,7 +90,7 @@ def trained(
         ]
         if step == 2:
             grads[2] = None
-        opt.step(grads)
+        opt.step([None if grad is None else move(grad) for grad in grads])
     return params
 
 
@@ -95,6 +104,32 @@ def test_the_backends_end_in_the_same_bits(
     for other in runs[1:]:
         for one, two in zip(runs[0], other, strict=True):
             assert one.tobytes() == two.tobytes()
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="g++ runs the CUDA text on the CPU")
+@pytest.mark.parametrize("dtype", [np.complex64, np.complex128])
+@pytest.mark.parametrize("state_dtype", [None, "bfloat16", "int8"])
+@pytest.mark.parametrize(("optimizer", "options"), [SQUARES[0], SQUARES[5], SQUARES[7]])
+def test_the_cuda_text_ends_in_the_same_bits(
+    optimizer: Any, options: dict[str, Any], dtype: Any, state_dtype: str | None
+) -> None:
+    if state_dtype is not None and dtype == np.complex128:
+        return  # state in fewer bits is for float32
+    options = {**options, "weight_decay": 0.1, "state_dtype": state_dtype}
+    expected = trained(optimizer, options, "numpy", dtype)
+    with installed(FakeCupy()) as cupy:
+        gaps = cupy.asarray(np.zeros((6, 8), dtype))
+
+        def move(array: Any) -> Any:
+            if array.shape != (6, 4):  # in the same order in memory: random bits follow it
+                return cupy.asarray(np.ascontiguousarray(array.T)).T
+            there = gaps.copy()[:, ::2]
+            there[...] = cupy.asarray(np.ascontiguousarray(array))
+            return there
+
+        got = trained(optimizer, options, "cupy", dtype, move=move)
+        for one, two in zip(got, expected, strict=True):
+            assert cupy.asnumpy(one).tobytes() == two.tobytes()
 
 
 @each_backend
