@@ -266,7 +266,9 @@ def _of_blocks(rule: Rule, format: Format) -> dict[str, Any]:
         "locate_state": lines(storage.locate(rule, format)),
         "state_first": " ".join(f"{s} + first," for s in moving),
         "state_k": " ".join(f"{s} + k," for s in moving),
-        "memory": ", ".join(f"{TYPE[dtype]} *{name}" for dtype, name in memory(format)),
+        "memory": ", ".join(
+            ["real *arena", *(f"{TYPE[dtype]} *{name}" for dtype, name in memory(format)[1:])]
+        ),
         "capacity": CAPACITY,
         "pack": pack(format),
         "threads": THREADS,
