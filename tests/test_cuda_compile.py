@@ -32,18 +32,31 @@ FORMATS = [
     Format.of(_DOUBLE, True),
     Format.of(_BFLOAT, True),
     Format.of(_HALF, False).with_gradients(_FLOAT),
+    Format.of(_HALF, False, stochastic=True),
+    Format.of(_FLOAT, True, state="bfloat16"),
+    Format.of(_FLOAT, True, state="int8"),
+    Format.of(_HALF, True, "arrays", True, state="int8"),
+    Format.of(_BFLOAT, False, state="int8", stochastic=True),
 ]
 NEVER = (".local", ".approx", "call", "fma.")
-PACK = {2: r"v4\.[bu]16", 4: r"v4\.f32", 8: r"v2\.f64"}
+PACK = {1: r"v4\.[bu]8", 2: r"v4\.[bu]16", 4: r"v4\.f32", 8: r"v2\.f64"}
 """What one thread moves at once: 16 bytes of state, as many elements of the rest."""
-
-each_rule = pytest.mark.parametrize("name", RULES)
-each_format = pytest.mark.parametrize("format", FORMATS, ids=lambda format: format.name)
 
 
 def rule_of(name: str) -> Rule:
     rule: Rule = importlib.import_module(f"fastopt_kernels.{name}").RULE
     return rule
+
+
+each_pair = pytest.mark.parametrize(
+    ("name", "format"),
+    [
+        pytest.param(name, format, id=f"{name}-{format.name}")
+        for name in RULES
+        for format in FORMATS
+        if rule_of(name).state or format.state == "real"
+    ],
+)
 
 
 def kernel_of(
@@ -63,18 +76,19 @@ def faults(rule: Rule, format: Format, ptx: str) -> list[str]:
     found = [word for word in NEVER if word in body]
     if format.real == _FLOAT and ".f64" in body:
         found.append("arithmetic in double")
-    state = [format.real] * (len(rule.state) + format.master)
-    written = Counter([format.stored, *state])
-    for kind, packs in (("ld", written + Counter([format.given])), ("st", written)):
-        for dtype, count in packs.items():
-            seen = len(re.findall(rf"{kind}(\.global)?\.{PACK[dtype.itemsize]}", body))
+    state = np.dtype({"real": format.real, "bfloat16": "u2", "int8": "u1"}[format.state])
+    exact = [format.real] * format.master
+    written = Counter(d.itemsize for d in [format.stored, *[state] * len(rule.state), *exact])
+    read = [format.given.itemsize, *[format.real.itemsize] * len(format.limits)]
+    for kind, packs in (("ld", written + Counter(read)), ("st", written)):
+        for size, count in packs.items():
+            seen = len(re.findall(rf"{kind}(\.global)?\.{PACK[size]}", body))
             if seen < count or seen % count:
-                found.append(f"{seen} {kind} of packs of {dtype} for {count} arrays")
+                found.append(f"{seen} {kind} of packs of {size} bytes each for {count} arrays")
     return found
 
 
-@each_format
-@each_rule
+@each_pair
 @pytest.mark.parametrize("architecture", [75, 90, 120])
 def test_the_instructions_are_those_that_are_meant(
     name: str, format: Format, architecture: int
@@ -85,8 +99,7 @@ def test_the_instructions_are_those_that_are_meant(
         assert faults(rule, format, nvrtc.ptx(kernel, architecture)) == []
 
 
-@each_format
-@each_rule
+@each_pair
 def test_no_gpu_needs_the_stack(name: str, format: Format) -> None:
     assert_in_registers(kernel_of(rule_of(name), format))
     assert_in_registers(kernel_of(rule_of(name), format, from_table=True))
@@ -122,7 +135,7 @@ def assert_in_registers(kernel: Any) -> None:
     [
         ("grad = grad_scale * grad", "grad = grad_scale * grad + 0.1", "arithmetic in double"),
         ("sqrt(v)", "__fsqrt_rn(__fdividef(v, v))", ".approx"),
-        ("alignas(N * sizeof(T))", "", "0 ld of packs of float32 for 4 arrays"),
+        ("alignas(N * sizeof(T))", "", "0 ld of packs of 4 bytes each for 4 arrays"),
     ],
 )
 def test_a_fault_in_the_text_is_noticed(right: str, wrong: str, fault: str) -> None:

@@ -293,7 +293,9 @@ def _of_blocks(rule: Rule, format: Format) -> dict[str, Any]:
         "locate_state": lines(storage.locate(rule, format)),
         "state_first": " ".join(f"{s} + first," for s in moving),
         "state_k": " ".join(f"{s} + k," for s in moving),
-        "memory": ", ".join(f"{TYPE[dtype]} *{name}" for dtype, name in memory(format)),
+        "memory": ", ".join(
+            ["real *arena", *(f"{TYPE[dtype]} *{name}" for dtype, name in memory(format)[1:])]
+        ),
         "square_moduli": _SQUARE_MODULI.substitute(count=4 if format.state == "int8" else "N")
         if format.modulus
         else "",

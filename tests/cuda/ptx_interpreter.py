@@ -5,9 +5,8 @@ in the text run it together, which brings threads back together after a branch. 
 wrong silently is an error here: memory that nobody allocated, addresses that are no multiple of
 the width of the access, and words that one thread writes and another one touches.
 
-It knows the instructions of elementwise kernels and, in a launch of one block, shared memory and
-barriers: what the threads touch there is compared from barrier to barrier, and all of them must
-come to it. Another instruction is a NotImplementedError.
+It knows the instructions of elementwise kernels, shared memory, and barriers: what the threads of a
+block touch is compared from barrier to barrier, and all that have not left must come to it. Another instruction is a NotImplementedError.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ Lanes = np.ndarray[Any, Any]
 
 TYPES: dict[str, Any] = {
     **{"pred": np.bool_, "f32": np.float32, "f64": np.float64},
+    **{"u8": "u1", "b8": "u1", "s8": "i1"},
     **{"u16": "u2", "u32": "u4", "u64": "u8", "b16": "u2", "b32": "u4", "b64": "u8"},
     **{"s16": "i2", "s32": "i4", "s64": "i8"},
 }
@@ -81,6 +81,7 @@ class Memory:
         self._ends = self._starts + np.array([size for _, size in used], np.uint64)
         self._bytes = [_bytes_at(address, size) for address, size in used]
         self._touched: dict[str, list[tuple[Lanes, Lanes]]] = {"load": [], "store": []}
+        self._before: list[dict[str, list[tuple[Lanes, Lanes]]]] = []
 
     def load(self, at: Lanes, dtype: Any, count: int, threads: Lanes) -> Lanes:
         """Return ``count`` neighbours per thread, one row each."""
@@ -110,20 +111,43 @@ class Memory:
             first = at[lanes] - self._starts[region]
             yield lanes, self._bytes[region], first[:, None] + within
 
-    def check_races(self) -> None:
-        """Raise Fault if one thread writes what another one reads or writes."""
-        if not self._touched["store"]:
-            return
-        written, writers = map(np.concatenate, zip(*self._touched["store"], strict=True))
-        words, first = np.unique(written, return_index=True)
-        for touched, threads in (*self._touched["store"], *self._touched["load"]):
-            place = np.minimum(np.searchsorted(words, touched), len(words) - 1)
-            if ((words[place] == touched) & (writers[first][place] != threads)).any():
-                raise Fault("one thread writes what another one reads or writes")
+    def check_races(self, block: int) -> None:
+        """Raise Fault if one thread writes what another one reads or writes.
+
+        Between those of a block there may be a barrier; between blocks there is none.
+        """
+        for k, now in enumerate(self._all()):
+            _check_races(now["store"], [*now["store"], *now["load"]], 1)
+            for other in self._all()[:k]:
+                _check_races(now["store"], [*other["store"], *other["load"]], block)
+                _check_races(other["store"], now["load"], block)
+
+    def _all(self) -> list[dict[str, list[tuple[Lanes, Lanes]]]]:
+        return [*self._before, self._touched]
+
+    def barrier(self) -> None:
+        """Keep apart what is touched from now on."""
+        self._before.append(self._touched)
+        self.forget()
 
     def forget(self) -> None:
         """Begin anew with what was touched."""
         self._touched = {"load": [], "store": []}
+
+
+def _check_races(
+    stores: Sequence[tuple[Lanes, Lanes]], others: Sequence[tuple[Lanes, Lanes]], together: int
+) -> None:
+    """Compare accesses; so many consecutive threads ``together`` may touch the same."""
+    if not stores:
+        return
+    written, writers = map(np.concatenate, zip(*stores, strict=True))
+    words, first = np.unique(written, return_index=True)
+    owners = writers[first] // together
+    for touched, threads in others:
+        place = np.minimum(np.searchsorted(words, touched), len(words) - 1)
+        if ((words[place] == touched) & (owners[place] != threads // together)).any():
+            raise Fault("one thread writes what another one reads or writes")
 
 
 def _bytes_at(address: int, size: int) -> Lanes:
@@ -157,11 +181,9 @@ class Program:
 
     def run(self, memory: Memory, arguments: Sequence[bytes], grid: int, block: int) -> None:
         """Run all threads; the arguments are what stands in the kernel's parameters."""
-        if self.shared and grid != 1:
-            raise NotImplementedError("shared memory of several blocks")
         with np.errstate(all="ignore"):
             _Run(self, memory, arguments, grid, block).to_the_end()
-        memory.check_races()
+        memory.check_races(block)
 
 
 class _Run:
@@ -179,10 +201,18 @@ class _Run:
             "%ntid.x": np.full_like(threads, block),
             "%nctaid.x": np.full_like(threads, grid),
         }
-        pieces = {name: np.full(size, 0xFF, np.uint8) for name, size in program.shared.items()}
-        self._shared = {name: piece.ctypes.data for name, piece in pieces.items()}
+        pieces = {
+            name: [np.full(size, 0xFF, np.uint8) for _ in range(grid)]
+            for name, size in program.shared.items()
+        }
+        self._shared = {
+            name: np.array([piece.ctypes.data for piece in of_blocks], np.uint64)
+            for name, of_blocks in pieces.items()
+        }
         self._shared_pieces = pieces  # kept, so that the addresses stay theirs
-        self._shared_memory = Memory([(p.ctypes.data, p.size) for p in pieces.values()])
+        regions = [(p.ctypes.data, p.size) for of_blocks in pieces.values() for p in of_blocks]
+        self._shared_memory = Memory(regions)
+        self._block = block
         # Parameters have a memory of their own, which begins at 0.
         self._parameters: dict[str, int] = {}
         held = b""
@@ -195,11 +225,12 @@ class _Run:
         end = len(self._program.code)
         while (first := int(self._next.min())) < end:
             lanes = np.flatnonzero(self._next == first)
-            running = int((self._next < end).sum())
+            running = self._next < end
             self._next[lanes] += 1
             guard, operation, operands = self._program.code[first]
             if operation[0] in ("bar", "barrier"):
-                self._meet(all_are_here=len(lanes) == running and guard is None)
+                here, left = self._blocks_of(lanes), self._blocks_of(np.flatnonzero(running))
+                self._meet(guard is None and not ((here > 0) & (here != left)).any())
                 continue
             if guard:
                 wanted = self._registers[guard.lstrip("!")][lanes]
@@ -213,8 +244,13 @@ class _Run:
         """Let the threads of a block go on together."""
         if not all_are_here:
             raise Fault("some threads do not come to the barrier that others wait at")
-        self._shared_memory.check_races()
+        self._shared_memory.check_races(self._block)
         self._shared_memory.forget()
+        self._memory.barrier()
+
+    def _blocks_of(self, lanes: Lanes) -> Lanes:
+        """Return how many threads of each block these are."""
+        return np.bincount(lanes // self._block, minlength=len(self._next) // self._block)
 
     def _step(self, operation: list[str], operands: list[str], lanes: Lanes) -> None:
         name, kind = operation[0], operation[-1]
@@ -273,9 +309,10 @@ class _Run:
 
     def _get(self, operand: str, kind: str, lanes: Lanes) -> Lanes:
         dtype = np.dtype(TYPES[kind])
-        for places in (self._parameters, self._shared):
-            if operand in places:
-                return np.full(len(lanes), places[operand], dtype)
+        if operand in self._parameters:
+            return np.full(len(lanes), self._parameters[operand], dtype)
+        if operand in self._shared:
+            return self._shared[operand][lanes // self._block].astype(dtype)
         if operand in self._registers:
             held = self._registers[operand][lanes]
             return held.view(dtype) if held.itemsize == dtype.itemsize else held.astype(dtype)
