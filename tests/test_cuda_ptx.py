@@ -149,7 +149,7 @@ CODE_FAULTS = {
 def test_a_fault_in_the_barriers_of_codes_is_noticed(cupy: PtxCupy, fault: str) -> None:
     cupy.format = Format.of(np.dtype(np.float32), True, state="int8")
     cupy.changes = (CODE_FAULTS[fault],)
-    with pytest.raises((Fault, BackendUnavailableError), match="barrier|one thread writes"):
+    with pytest.raises((Fault, BackendUnavailableError), match=r"barrier|one thread writes"):
         difference_of(VARIANT_OF["adam"], cupy, np.float32, cuts=LONG[:2], state_dtype="int8")
 
 
