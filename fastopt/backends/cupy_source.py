@@ -7,10 +7,12 @@ from string import Template
 from typing import Any
 
 from fastopt.backends import COMMON_SCALARS, tiny_names
+from fastopt.backends import cupy_code_source as codes
 from fastopt.backends import cupy_storage_source as storage
 from fastopt.backends.cupy_blocks import fields
 from fastopt.backends.cupy_half_source import TYPE, conversions
 from fastopt.backends.cupy_storage_source import lines
+from fastopt.backends.cupy_update_source import BLOCK, ELEMENT, ELEMENT_OF, UPDATE
 from fastopt.formats import Format
 from fastopt_kernels import Rule
 
@@ -22,97 +24,6 @@ THREADS = 256
 
 OPTIONS = ("--fmad=false",)
 """No fused multiply-add: each operation rounds once, as on the other backends."""
-
-# In a namespace, because CuPy's headers have a function that is called `real`.
-_ELEMENT = Template("""
-namespace fastopt {
-
-typedef $real real;
-typedef $stored stored;
-typedef $given given;
-$conversions
-template <typename T, int N> struct alignas(N * sizeof(T)) Pack { T x[N]; };
-
-struct Scalars { real $scalars; };
-
-__device__ __forceinline__ void element($references, $limits real grad, const Scalars &given) {
-    $load_scalars
-    grad = grad_scale * grad;
-    grad = l2 != real(0) ? grad + l2 * param : grad;
-    param = decay != real(0) ? param - decay * param : param;
-    {
-        $rule
-    }
-    $keep_bounds
-    $flush
-}
-""")
-
-_UPDATE = Template("""
-template <int N>
-__device__ __forceinline__ void update($pointers, const given *grad_at, const Scalars &scalars) {
-    const Pack<given, N> grad = *reinterpret_cast<const Pack<given, N> *>(grad_at);
-    $load_packs
-    #pragma unroll
-    for (int k = 0; k < N; ++k) {
-        $load_param
-        element(number, $elements, scalars);
-        $store_param
-    }
-    $store_packs
-}
-""")
-
-_ELEMENT_OF = """
-__device__ __forceinline__ stored *element_of(
-    long long address, long long number, const long long *axes
-) {
-    #pragma unroll 1
-    for (long long axis = axes[0]; axis > 0; --axis) {
-        address += number % axes[2 * axis - 1] * axes[2 * axis];
-        number /= axes[2 * axis - 1];
-    }
-    return reinterpret_cast<stored *>(address);
-}
-"""
-
-_BLOCK = Template("""
-__device__ __forceinline__ void update_block(
-    const long long *addresses, const long long *blocks, const long long *block, $memory,
-    long long pitch, const Scalars &scalars
-) {
-    const long long param_address = addresses[block[0]];
-    const long long grad_address = addresses[$capacity + block[0]];
-    if (grad_address == 0) return;  // no gradient in this step
-    const long long start = block[1], count = block[2], place = block[3];
-    const given *const grad_at = reinterpret_cast<const given *>(grad_address) + start;
-    $locate_state
-    if (block[4] >= 0) {  // there are gaps: one element at a time, wherever it is
-        const long long *const axes = blocks + block[4];
-        #pragma unroll 1
-        for (long long k = threadIdx.x; k < count; k += $threads) {
-            stored *const param_at = element_of(param_address, start + k, axes);
-            update<1>(param_at, $state_k grad_at + k, scalars);
-        }
-        return;
-    }
-    stored *const param_at = reinterpret_cast<stored *>(param_address) + start;
-    // State is aligned by its places in the arena; the user's arrays begin where they like.
-    const bool aligned = param_address % (${pack} * sizeof(stored)) == 0
-        && grad_address % (${pack} * sizeof(given)) == 0;
-    const long long packed = aligned ? count - count % $pack : 0;
-    const long long first = threadIdx.x * ${pack}ll;
-    if (first < packed) {
-        update<$pack>(param_at + first, $state_first grad_at + first, scalars);
-    }
-    #pragma unroll 1
-    for (long long k = packed + threadIdx.x; k < count; k += $threads) {
-        update<1>(param_at + k, $state_k grad_at + k, scalars);
-    }
-}
-
-}  // namespace fastopt
-""")
 
 _OPERATION = Template("""
     fastopt::update_block(
@@ -135,8 +46,8 @@ def pack(format: Format) -> int:
 
 def memory(format: Format) -> list[tuple[str, str]]:
     """Return the arrays of state that a kernel takes: the dtype and the name of each."""
-    codes = {"bfloat16": [("uint16", "codes")], "int8": [("uint8", "codes"), ("float32", "scales")]}
-    return [(format.real.name, "arena"), *codes.get(format.state, ())]
+    coded = {"bfloat16": [("uint16", "codes")], "int8": [("uint8", "codes"), ("float32", "scales")]}
+    return [(format.real.name, "arena"), *coded.get(format.state, ())]
 
 
 def scalar_names(rule: Rule, format: Format) -> list[str]:
@@ -192,12 +103,12 @@ def addresses_of(by_value: bool) -> tuple[str, str]:
 
 
 def _preamble(rule: Rule, format: Format, scalars: list[str]) -> str:
-    text = _ELEMENT.substitute(_of_elements(rule, format, scalars))
+    text = ELEMENT.substitute(_of_elements(rule, format, scalars))
     about = _of_blocks(rule, format)
     if format.state == "int8":
         about |= storage.of_int8(rule, format)
-        return text + _ELEMENT_OF + storage.INT8_BLOCK.substitute(about)
-    return text + _UPDATE.substitute(about) + _ELEMENT_OF + _BLOCK.substitute(about)
+        return text + ELEMENT_OF + storage.INT8_BLOCK.substitute(about)
+    return text + UPDATE.substitute(about) + ELEMENT_OF + BLOCK.substitute(about)
 
 
 def _of_elements(rule: Rule, format: Format, scalars: list[str]) -> dict[str, str]:
@@ -207,7 +118,7 @@ def _of_elements(rule: Rule, format: Format, scalars: list[str]) -> dict[str, st
         "real": TYPE[format.real.name],
         "stored": TYPE[format.stored.name],
         "given": TYPE[format.given.name],
-        "conversions": conversions(format.stored.name) + storage.conversions(format),
+        "conversions": conversions(format.stored.name) + codes.conversions(format),
         "scalars": ", ".join(scalars),
         "references": ", ".join(f"real &{name}" for name in ("param", *rule.state)),
         "load_scalars": lines(f"const real {name} = given.{name};" for name in used),
