@@ -24,6 +24,7 @@ BLOCK = 256
 HALF = 0x8000
 """The draw that rounds to nearest, for what is encoded once."""
 
+_NORMAL = np.float32(2.0**-126)  # what is below is 0 on a GPU
 _NAN = 0x7FC0
 _INFINITE = 0x7F800000
 _u32 = np.uint32

@@ -30,9 +30,9 @@ class DeviceSteps(GradientPolicy):
         a CuPy stream) reads on the device what it goes by: the step count, which every replay adds
         to, and the scalars of the coming steps. Call this after setting a hyperparameter,
         ``max_grad_norm`` or ``on_nonfinite``, and otherwise at least once in 65 536 replays (never,
-        if no hyperparameter is a schedule and the bias corrections have come to their end): a
-        replay without scalars does nothing, and makes the next read of ``step_count`` or
-        ``state_dict`` raise RuntimeError. It waits for the device.
+        if no hyperparameter is a schedule, nothing is rounded by chance and the bias corrections
+        have come to their end): a replay without scalars does nothing, and makes the next read of
+        ``step_count`` or ``state_dict`` raise RuntimeError. It waits for the device.
 
         A graph keeps the addresses of the gradients, so write into the same arrays; and it keeps
         ``grad_scale``, unless that is a 0-d CuPy array. Without ``capturable`` nothing happens.

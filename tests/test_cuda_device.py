@@ -31,6 +31,7 @@ from cuda.runs import (
 from cuda.training import Training, replayed, train
 from safetensors.numpy import load_file
 from test_around_cupy import check_clipping, check_training
+from test_cuda_storage import LONG, MORE, WAYS
 from variants import VARIANT_OF, VARIANTS, Variant
 
 import fastopt
@@ -87,6 +88,16 @@ def test_every_way_to_store_halves_does_so(
 @pytest.mark.parametrize("dtype", HALVES)
 def test_every_half_is_read_and_rounded_to_as_numpy_does(gpu_only: Any, dtype: Any) -> None:
     assert differences(halves_of(np, dtype), halves_of(gpu_only, dtype)) == {}
+
+
+@pytest.mark.parametrize("way", [*WAYS, *MORE])
+@each_variant
+def test_state_in_codes_and_rounding_by_chance_do_so(
+    gpu_only: Any, variant: Variant, way: str
+) -> None:
+    dtype, options = (WAYS | MORE)[way]
+    more = {"cuts": [*LONG, *ODD], "missing": True, "seed": 2**40 + 7, **options}
+    assert difference_of(variant, gpu_only, dtype, **more) == {}
 
 
 # Many arrays -------------------------------------------------------------------------------------

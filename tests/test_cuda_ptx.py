@@ -28,10 +28,12 @@ from cuda.runs import (
     run_of,
 )
 from cuda.training import Training, replayed, train
+from test_cuda_storage import LONG, WAYS
 from variants import VARIANT_OF, VARIANTS, Variant
 
 from fastopt import device_tables
 from fastopt.backends import cupy_control_source, cupy_norm_source, cupy_source
+from fastopt.errors import BackendUnavailableError
 from fastopt.formats import Format
 from fastopt.norms import PIECE
 
@@ -119,6 +121,36 @@ def test_halves_with_master_weights_do_so_too(cupy: PtxCupy, variant: Variant, d
     cupy.format = Format.of(np.dtype(dtype), True)
     more = {"missing": True, "max_grad_norm": 100.0}
     assert difference_of(variant, cupy, dtype, cuts=[*FEW, *ODD], **more) == {}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", ["adam", "sgd_momentum", "adadelta"])
+def test_state_in_codes_and_rounding_by_chance_do_so_too(
+    cupy: PtxCupy, name: str, way: str
+) -> None:
+    dtype, options = WAYS[way]
+    state = options.get("state_dtype", "real")
+    chance = options.get("stochastic_rounding", False)
+    cupy.format = Format.of(np.dtype(dtype), not chance, state=state, stochastic=chance)
+    # One bucket: int8 is for long arrays alone.
+    assert (
+        difference_of(VARIANT_OF[name], cupy, dtype, cuts=LONG[:5], missing=True, **options) == {}
+    )
+
+
+CODE_FAULTS = {
+    "no first barrier": ("= largest[n];\n    __syncthreads();", "= largest[n];"),
+    "no second barrier": ("        }\n    }\n    __syncthreads();", "        }\n    }"),
+    "threads leave before": ("    share_l", "    if (count <= 0) return;\n    share_l"),
+}
+
+
+@pytest.mark.parametrize("fault", CODE_FAULTS)
+def test_a_fault_in_the_barriers_of_codes_is_noticed(cupy: PtxCupy, fault: str) -> None:
+    cupy.format = Format.of(np.dtype(np.float32), True, state="int8")
+    cupy.changes = (CODE_FAULTS[fault],)
+    with pytest.raises((Fault, BackendUnavailableError), match=r"barrier|one thread writes"):
+        difference_of(VARIANT_OF["adam"], cupy, np.float32, cuts=LONG[:2], state_dtype="int8")
 
 
 @pytest.mark.parametrize("dtype", HALVES)

@@ -14,6 +14,7 @@ from fastopt import codes, random_bits
 from fastopt.formats import Format
 
 _u32, _u16, _u8, _f32 = np.uint32, np.uint16, np.uint8, np.float32
+_NORMAL = _f32(2.0**-126)
 Function = Callable[..., Any]
 
 
@@ -108,7 +109,7 @@ def eight_bits(signed: bool, bits: Function, float_of: Function) -> Coder:
         most = code if code < top else top
         if signed:
             return _u8(most | (_u32(every >> _u32(24)) & _u32(0x80)))
-        nothing = most == _u32(0) and value > _f32(0)
+        nothing = most == _u32(0) and value >= _NORMAL
         return _u8(1) if nothing else _u8(most)
 
     return Coder(decode, encode)

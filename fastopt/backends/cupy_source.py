@@ -7,10 +7,19 @@ from string import Template
 from typing import Any
 
 from fastopt.backends import COMMON_SCALARS, tiny_names
+from fastopt.backends import cupy_code_source as codes
 from fastopt.backends import cupy_storage_source as storage
 from fastopt.backends.cupy_blocks import fields
 from fastopt.backends.cupy_half_source import TYPE, conversions
 from fastopt.backends.cupy_storage_source import lines
+from fastopt.backends.cupy_update_source import (
+    BLOCK,
+    ELEMENT,
+    ELEMENT_OF,
+    SQUARE_MODULI,
+    SQUARE_OF,
+    UPDATE,
+)
 from fastopt.formats import Format
 from fastopt_kernels import Rule
 
@@ -22,120 +31,6 @@ THREADS = 256
 
 OPTIONS = ("--fmad=false",)
 """No fused multiply-add: each operation rounds once, as on the other backends."""
-
-# In a namespace, because CuPy's headers have a function that is called `real`.
-_ELEMENT = Template("""
-namespace fastopt {
-
-typedef $real real;
-typedef $stored stored;
-typedef $given given;
-$conversions
-template <typename T, int N> struct alignas(N * sizeof(T)) Pack { T x[N]; };
-
-struct Scalars { real $scalars; };
-$square_of
-__device__ __forceinline__ void element(
-    $references, $limits real grad, $modulus const Scalars &given
-) {
-    $load_scalars
-    grad = grad_scale * grad;
-    grad = l2 != real(0) ? grad + l2 * param : grad;
-    $square
-    param = decay != real(0) ? param - decay * param : param;
-    {
-        $rule
-    }
-    $keep_bounds
-    $flush
-}
-""")
-
-_SQUARE_OF = """
-__device__ __forceinline__ real square_of(real param, real grad, const Scalars &given) {
-    grad = given.grad_scale * grad;
-    grad = given.l2 != real(0) ? grad + given.l2 * param : grad;
-    return grad * grad;
-}
-"""
-
-# Of both parts of each complex number, before the parameter changes.
-_SQUARE_MODULI = Template("""Pack<real, $count> square;
-    #pragma unroll
-    for (int k = 0; k < $count; ++k) {
-        square.x[k] = square_of(widen(param.x[k]), widen(grad.x[k]), scalars);
-    }
-    #pragma unroll
-    for (int k = 0; k < $count; k += 2) {
-        square.x[k] = square.x[k + 1] = square.x[k] + square.x[k + 1];
-    }""")
-
-_UPDATE = Template("""
-template <int N>
-__device__ __forceinline__ void update($pointers, const given *grad_at, const Scalars &scalars) {
-    const Pack<given, N> grad = *reinterpret_cast<const Pack<given, N> *>(grad_at);
-    $load_packs
-    $square_moduli
-    #pragma unroll
-    for (int k = 0; k < N; ++k) {
-        $load_param
-        element(number, $elements, scalars);
-        $store_param
-    }
-    $store_packs
-}
-""")
-
-_ELEMENT_OF = """
-__device__ __forceinline__ stored *element_of(
-    long long address, long long number, const long long *axes
-) {
-    #pragma unroll 1
-    for (long long axis = axes[0]; axis > 0; --axis) {
-        address += number % axes[2 * axis - 1] * axes[2 * axis];
-        number /= axes[2 * axis - 1];
-    }
-    return reinterpret_cast<stored *>(address);
-}
-"""
-
-_BLOCK = Template("""
-__device__ __forceinline__ void update_block(
-    const long long *addresses, const long long *blocks, const long long *block, $memory,
-    long long pitch, const Scalars &scalars
-) {
-    const long long param_address = addresses[block[0]];
-    const long long grad_address = addresses[$capacity + block[0]];
-    if (grad_address == 0) return;  // no gradient in this step
-    const long long start = block[1], count = block[2], place = block[3];
-    const given *const grad_at = reinterpret_cast<const given *>(grad_address) + start;
-    $locate_state
-    if (block[4] >= 0) {  // there are gaps: one element at a time, wherever it is
-        const long long *const axes = blocks + block[4];
-        #pragma unroll 1
-        for (long long k = ${single}threadIdx.x; k < count; k += $single$threads) {
-            stored *const param_at = element_of(param_address, start + k, axes);
-            update<$at_least>(param_at, $state_k grad_at + k, scalars);
-        }
-        return;
-    }
-    stored *const param_at = reinterpret_cast<stored *>(param_address) + start;
-    // State is aligned by its places in the arena; the user's arrays begin where they like.
-    const bool aligned = param_address % (${pack} * sizeof(stored)) == 0
-        && grad_address % (${pack} * sizeof(given)) == 0;
-    const long long packed = aligned ? count - count % $pack : 0;
-    const long long first = threadIdx.x * ${pack}ll;
-    if (first < packed) {
-        update<$pack>(param_at + first, $state_first grad_at + first, scalars);
-    }
-    #pragma unroll 1
-    for (long long k = packed + ${single}threadIdx.x; k < count; k += $single$threads) {
-        update<$at_least>(param_at + k, $state_k grad_at + k, scalars);
-    }
-}
-
-}  // namespace fastopt
-""")
 
 _OPERATION = Template("""
     fastopt::update_block(
@@ -158,8 +53,8 @@ def pack(format: Format) -> int:
 
 def memory(format: Format) -> list[tuple[str, str]]:
     """Return the arrays of state that a kernel takes: the dtype and the name of each."""
-    codes = {"bfloat16": [("uint16", "codes")], "int8": [("uint8", "codes"), ("float32", "scales")]}
-    return [(format.real.name, "arena"), *codes.get(format.state, ())]
+    coded = {"bfloat16": [("uint16", "codes")], "int8": [("uint8", "codes"), ("float32", "scales")]}
+    return [(format.real.name, "arena"), *coded.get(format.state, ())]
 
 
 def scalar_names(rule: Rule, format: Format) -> list[str]:
@@ -215,12 +110,12 @@ def addresses_of(by_value: bool) -> tuple[str, str]:
 
 
 def _preamble(rule: Rule, format: Format, scalars: list[str]) -> str:
-    text = _ELEMENT.substitute(_of_elements(rule, format, scalars))
+    text = ELEMENT.substitute(_of_elements(rule, format, scalars))
     about = _of_blocks(rule, format)
     if format.state == "int8":
         about |= storage.of_int8(rule, format)
-        return text + _ELEMENT_OF + storage.INT8_BLOCK.substitute(about)
-    return text + _UPDATE.substitute(about) + _ELEMENT_OF + _BLOCK.substitute(about)
+        return text + ELEMENT_OF + storage.INT8_BLOCK.substitute(about)
+    return text + UPDATE.substitute(about) + ELEMENT_OF + BLOCK.substitute(about)
 
 
 def _of_elements(rule: Rule, format: Format, scalars: list[str]) -> dict[str, str]:
@@ -230,11 +125,11 @@ def _of_elements(rule: Rule, format: Format, scalars: list[str]) -> dict[str, st
         "real": TYPE[format.real.name],
         "stored": TYPE[format.stored.name],
         "given": TYPE[format.given.name],
-        "conversions": conversions(format.stored.name) + storage.conversions(format),
+        "conversions": conversions(format.stored.name) + codes.conversions(format),
         "scalars": ", ".join(scalars),
         "references": ", ".join(f"real &{name}" for name in ("param", *rule.state)),
         "load_scalars": lines(f"const real {name} = given.{name};" for name in used),
-        "square_of": _SQUARE_OF * format.modulus,
+        "square_of": SQUARE_OF * format.modulus,
         "modulus": "real square," * format.modulus,
         "square": "const real square = grad * grad;" * (rule.squares and not format.modulus),
         "rule": rule.cupy.strip(),
@@ -296,7 +191,7 @@ def _of_blocks(rule: Rule, format: Format) -> dict[str, Any]:
         "memory": ", ".join(
             ["real *arena", *(f"{TYPE[dtype]} *{name}" for dtype, name in memory(format)[1:])]
         ),
-        "square_moduli": _SQUARE_MODULI.substitute(count=4 if format.state == "int8" else "N")
+        "square_moduli": SQUARE_MODULI.substitute(count=4 if format.state == "int8" else "N")
         if format.modulus
         else "",
         "at_least": 2 if format.modulus else 1,

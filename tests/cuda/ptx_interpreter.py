@@ -6,7 +6,8 @@ wrong silently is an error here: memory that nobody allocated, addresses that ar
 the width of the access, and words that one thread writes and another one touches.
 
 It knows the instructions of elementwise kernels, shared memory, and barriers: what the threads of a
-block touch is compared from barrier to barrier, and all that have not left must come to it. Another instruction is a NotImplementedError.
+block touch is compared from barrier to barrier, and all that have not left must come to it.
+Another instruction is a NotImplementedError.
 """
 
 from __future__ import annotations
