@@ -124,7 +124,7 @@ def _rounded(sizes: Array, draws: Array, values: Array, signed: bool) -> Array:
         codes |= values.view(np.uint32) >> 24 & _u32(0x80)
     else:
         # What is not zero never becomes zero: m / sqrt(v) would have no bound where v is small.
-        codes = np.maximum(codes, values > 0)
+        codes = np.maximum(codes, values >= _NORMAL)
     return np.asarray(codes, np.uint8)
 
 

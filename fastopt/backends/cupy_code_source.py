@@ -89,7 +89,8 @@ __device__ __forceinline__ unsigned char to_int8(
     const unsigned int rounded = (sum - ((low - 1u) << 23) + 4u) >> 19;
     const unsigned int code = rounded < top ? rounded : top;
     if (with_sign) return code | (bits >> 24 & 0x80u);
-    return code == 0u && (int)bits >= 0x00800000 ? 1u : code;  // what is not zero never becomes zero
+    // What is not zero (denormal numbers are, on a GPU) never becomes zero.
+    return code == 0u && (int)bits >= 0x00800000 ? 1u : code;
 }
 
 __device__ __forceinline__ unsigned int max_of(unsigned int one, unsigned int two) {
