@@ -76,6 +76,11 @@ class FastoptNumba(Contender):
     def result(self, index: int) -> Array:
         return self._params[index]
 
+    @property
+    def state_bytes(self) -> int:
+        """What the optimizer keeps beside the parameters."""
+        return self._opt.state_bytes
+
 
 class FastoptNumpy(FastoptNumba):
     name = "fastopt (NumPy)"

@@ -25,6 +25,7 @@ import report
 import rules
 import startup
 import steps
+import storage
 from targets import targets
 from traffic import BYTES_PER_PARAMETER
 
@@ -98,6 +99,7 @@ def _measure(quick: bool, large: bool, threads: int) -> dict[str, Any]:
         "sizes": measured,
         "bandwidth": _bandwidth(measured),
         "clipping": [_steps(clipped, *size, effort) for size in CLIPPED_SIZES if size in sizes],
+        "storage": _storage(quick, large, effort, ready),
         "rules": _rules(1_000_000 if quick else 20_000_000, effort, ready),
         "denormals": denormals.measure(
             [contender for contender in contenders.WITHOUT_GRADIENTS if contender in ready], _tell
@@ -108,6 +110,15 @@ def _measure(quick: bool, large: bool, threads: int) -> dict[str, Any]:
         "absent": {**absent, **absent_clipped},
         "others": quiet.others_since(before),
     }
+
+
+def _storage(
+    quick: bool, large: bool, effort: Effort, ready: Sequence[type[contenders.Contender]]
+) -> list[dict[str, Any]]:
+    if contenders.FastoptNumba not in ready:
+        return []
+    sizes = [*storage.SIZES[: 1 if quick else None], *([LARGE_SIZE[1]] if large else [])]
+    return [storage.measure(size, effort, ready, _tell) for size in sizes]
 
 
 def _rules(

@@ -42,6 +42,8 @@ def show(results: Mapping[str, Any], verdicts: Sequence[Target]) -> None:
     for mode in ("same", "fresh"):
         title = f"Clipping and step together, {mode} gradient arrays"
         table(title, *matrix(results["clipping"], mode, median))
+    table("State in fewer bits, same gradient arrays", *matrix(results["storage"], "same", median))
+    table(*_state_bytes(results["storage"]))
     table(*_rules(results["rules"]))
     table(*_denormals(results["denormals"]))
     if results["startup"]:
@@ -90,6 +92,15 @@ def _times_as_long(row: Mapping[str, Any], times: Mapping[str, Any], name: str) 
 def _share(row: Mapping[str, Any], times: Mapping[str, Any], name: str, rate: float) -> str:
     parameters = row["arrays"] * row["elements"]
     return f"{BYTES_PER_PARAMETER * parameters / times[name]['median'] / rate:.1%}"
+
+
+def _state_bytes(rows: Sequence[Mapping[str, Any]]) -> tuple[str, list[str], list[list[str]]]:
+    names = list(dict.fromkeys(name for row in rows for name in row["state_bytes"]))
+    header = ["", *(f"1 x {short(row['elements'])}" for row in rows)]
+    lines = [
+        [name, *(f"{row['state_bytes'][name] / 1e6:.1f} MB" for row in rows)] for name in names
+    ]
+    return "Bytes of state", header, lines
 
 
 def _rules(rows: Sequence[Mapping[str, Any]]) -> tuple[str, list[str], list[list[str]]]:

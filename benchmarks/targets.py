@@ -16,6 +16,8 @@ RATIOS = {  # arrays, elements: torch fused / fastopt on the same, on fresh grad
 CLIPPED_RATIOS = {(200, 1_000): 8.0, (1, 20_000_000): 1.3}
 LARGE = (1, 20_000_000)
 MODES = ("same", "fresh")
+STORAGE = {"bfloat16": (1.3, 2.0), "int8": (1.0, 3.9)}
+"""Of state in fewer bits: torch fused / fastopt, float32 state / its bytes."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ def targets(results: Results) -> list[Target]:
         *_against_torch(results),
         *_against_loop(results),
         *_clipped(results),
+        *_storage(results),
         *_rules(results),
         *_new_processes(results),
         *_denormals(results),
@@ -92,6 +95,17 @@ def _clipped(results: Results) -> Iterator[Target]:
         for mode in MODES:
             text = f"{names[0]} / {names[1]}, {at(size)}, {mode}"
             yield Target(text, limit, *find(results["clipping"], size, mode, *names))
+
+
+def _storage(results: Results) -> Iterator[Target]:
+    rows = results["storage"]
+    for kind, (speed, smaller) in STORAGE.items():
+        name = f"fastopt, state {kind}"
+        found = find(rows, LARGE, "same", "torch fused", name)
+        yield Target(f"torch fused / {name}, {at(LARGE)}", speed, *found)
+        sizes = [row["state_bytes"] for row in rows if row["elements"] == LARGE[1]]
+        measured = sizes[0]["fastopt"] / sizes[0][name] if sizes else None
+        yield Target(f"bytes of state, float32 / {kind}", smaller, measured)
 
 
 def _rules(results: Results) -> Iterator[Target]:

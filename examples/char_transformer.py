@@ -147,13 +147,14 @@ def in_dtype(params: Params, dtype: Any) -> Params:
     return tree_map(lambda array: array.astype(dtype, copy=False), params)
 
 
-def make_optimizer(params: Params, size: Size) -> fastopt.Optimizer:
+def make_optimizer(params: Params, size: Size, **options: Any) -> fastopt.Optimizer:
     """Return AdamW with the schedule, and with gradients clipped to the length 1."""
     return fastopt.AdamW(
         params,
         lr=lambda step: learning_rate(step, size.steps, size.lr),
         betas=(0.9, 0.99),  # a short memory suits a short training
         max_grad_norm=1.0,
+        **options,
     )
 
 
