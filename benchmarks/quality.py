@@ -120,11 +120,8 @@ def show(rows: Sequence[dict[str, Any]]) -> None:
     keys = [key for key in rows[0] if key not in ("model", "way", "state_bytes")]
     table = Table(title=str(rows[0]["model"]))
     table.add_column("parameters and state")
-    for key in (
-        "bytes of state",
-        *(name for key in keys for name in (f"{key} loss", "")),
-    ):
-        table.add_column(key, justify="right")
+    for title in ("bytes of state", *(part for key in keys for part in (f"{key} loss", ""))):
+        table.add_column(title, justify="right")
     for row in rows:
         cells = [str(row["way"]), f"{row['state_bytes']:,}"]
         for key in keys:

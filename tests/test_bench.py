@@ -241,6 +241,7 @@ def results(cpu: Any) -> dict[str, Any]:
         "sizes": sizes,
         "bandwidth": 1e9,
         "clipping": [],
+        "storage": [cpu.storage.measure(5_000, BRIEF, adam, lambda text: None)] * HAS_NUMBA,
         "rules": cpu.rules.measure(10, BRIEF, CPU_BACKENDS[-1], lambda text: None),
         "denormals": cpu.denormals.measure(adam, lambda text: None, parameters=10),
     }
@@ -265,6 +266,11 @@ def test_the_benchmark_measures_prints_writes_and_draws(
     assert "without a peer: not installed" in told
     assert "NOT QUIET" in told
     assert "NumPy loop" in told
+    if HAS_NUMBA:
+        sizes = results["storage"][0]["state_bytes"]
+        assert sizes["fastopt"] == 2 * sizes["fastopt, state bfloat16"] == 40_000
+        assert 3.8 < sizes["fastopt"] / sizes["fastopt, state int8"] < 4.0
+        assert "fastopt, state int8" in told
     assert json.loads(json.dumps(results, allow_nan=False)) == results
     cpu.report.draw(results, tmp_path / "picture.png")
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
@@ -294,7 +300,8 @@ def test_every_number_of_the_issue_is_a_target(cpu: Any, results: dict[str, Any]
     assert limits.count((60.0, False)) == 1
     assert limits.count((150.0, False)) == 2
     assert limits.count((1.15, False)) == 1
-    assert limits.count((1.3, True)) == limits.count((2.5, True)) - 1 == 2
+    assert limits.count((1.3, True)) == limits.count((2.5, True)) == 3
+    assert limits.count((2.0, True)) == limits.count((3.9, True)) == 1
 
 
 def test_memory_decides_who_takes_part_in_the_largest_size(cpu: Any, monkeypatch: Any) -> None:
