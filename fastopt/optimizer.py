@@ -79,8 +79,8 @@ class Optimizer(KnownAttributes, Formula, DeviceSteps, Persistent):
         anything else. A step that raises has changed nothing.
 
         Where all parameters are CuPy arrays of one device, nothing waits for it, except under
-        on_nonfinite="raise" or scale_safe=True, and once when under "skip" other gradients are None than before, or
-        when a setting was changed that needs another kernel.
+        on_nonfinite="raise" and scale_safe=True, and once when under "skip" other gradients are
+        None than before, or when a setting was changed that needs another kernel.
         ``grad_scale`` may then be a 0-d CuPy array of float32 or float64, which is read on the
         device. With max_grad_norm, "skip" or capturable=True schedules are asked for the values
         of steps that are still to come, as well.

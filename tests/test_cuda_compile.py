@@ -26,7 +26,7 @@ if reason := nvrtc.reason_to_skip():
 
 RULES = sorted({p.stem for p in Path(fastopt_kernels.__file__).parent.glob("[a-z]*.py")} - {"rule"})
 _FLOAT, _DOUBLE, _HALF = (np.dtype(t) for t in (np.float32, np.float64, np.float16))
-_BFLOAT = np.dtype(ml_dtypes.bfloat16)
+_BFLOAT, _COMPLEX = np.dtype(ml_dtypes.bfloat16), np.dtype(np.complex64)
 FORMATS = [
     Format.of(_FLOAT, True),
     Format.of(_DOUBLE, True),
@@ -39,6 +39,8 @@ FORMATS = [
 FEW = [  # those of which a few rules tell enough
     Format.of(_HALF, True, "arrays", True, state="int8"),
     Format.of(_BFLOAT, False, state="int8", stochastic=True),
+    Format.of(_COMPLEX, True, modulus=True),
+    Format.of(_COMPLEX, True, state="int8", modulus=True),
 ]
 NEVER = (".local", ".approx", "call", "fma.")
 PACK = {1: r"(?:v4\.[bu]8|[bu]32)", 2: r"v4\.[bu]16", 4: r"v4\.f32", 8: r"v2\.f64"}
