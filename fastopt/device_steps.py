@@ -30,9 +30,10 @@ class DeviceSteps(GradientPolicy):
         a CuPy stream) reads on the device what it goes by: the step count, which every replay adds
         to, and the scalars of the coming steps. Call this after setting a hyperparameter,
         ``max_grad_norm`` or ``on_nonfinite``, and otherwise at least once in 65 536 replays (never,
-        if no hyperparameter is a schedule, nothing is rounded by chance and the bias corrections
-        have come to their end): a replay without scalars does nothing, and makes the next read of
-        ``step_count`` or ``state_dict`` raise RuntimeError. It waits for the device.
+        if neither a hyperparameter nor max_grad_norm is a schedule, nothing is rounded by chance
+        and the bias corrections have come to their end): a replay without scalars does nothing, and
+        makes the next read of ``step_count`` or ``state_dict`` raise RuntimeError. It waits for the
+        device.
 
         A graph keeps the addresses of the gradients, so write into the same arrays; and it keeps
         ``grad_scale``, unless that is a 0-d CuPy array. Without ``capturable`` nothing happens.
@@ -54,8 +55,8 @@ class DeviceSteps(GradientPolicy):
         if self._device is None:
             return False
         limits = self._limits(on_nonfinite)
-        by_host = on_nonfinite == "raise" or callable(self._max_grad_norm)
-        if by_host or not (there or self._capturable or limits.measures):
+        decides = there or self._capturable or limits.measures
+        if on_nonfinite == "raise" or not decides:
             self._device.hand_over()
             return False
         self._device.step(parts, grad_scale, limits)
@@ -63,8 +64,7 @@ class DeviceSteps(GradientPolicy):
 
     def _warm_up_device(self) -> bool:
         """Prepare a device that decides; return whether there is one."""
-        by_host = self.on_nonfinite == "raise" or callable(self._max_grad_norm)
-        if self._device is None or by_host:
+        if self._device is None or self.on_nonfinite == "raise":
             return False
         self._device.warm_up(self._limits(self.on_nonfinite))
         return True
@@ -87,8 +87,7 @@ class DeviceSteps(GradientPolicy):
     def _limits(self, on_nonfinite: NonfinitePolicy) -> Limits:
         from fastopt.device_tables import Limits
 
-        limit = self._max_grad_norm
-        return Limits(None if callable(limit) else limit, on_nonfinite == "skip")
+        return Limits(self._max_grad_norm, on_nonfinite == "skip")
 
     def _settle(self, norm: bool = False) -> None:
         if self._device is not None:

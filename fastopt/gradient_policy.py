@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
@@ -25,6 +26,24 @@ class Seen:
 
     norm: float | None = None
     skipped: int = 0
+
+
+@dataclass(frozen=True, repr=False)
+class LimitSchedule:
+    """A limit of the norm that is a function of the step number: its values, checked."""
+
+    name: str
+    function: Callable[[int], float]
+
+    def __call__(self, step: int) -> float:
+        """Return the limit in a step; raises what the function does, TypeError and ValueError."""
+        return positive_or_inf(f"{self.name} at step {step}", self.function(step))
+
+    def __repr__(self) -> str:
+        return repr(self.function)
+
+
+Limit = float | LimitSchedule | None
 
 
 class GradientPolicy(ABC):
@@ -68,11 +87,8 @@ class GradientPolicy(ABC):
         None leaves the gradients as they are; math.inf too, but measures their norm. A function of
         the step number can be set; the value of the next step is returned.
         """
-        if not callable(self._max_grad_norm):
-            return self._max_grad_norm
-        step = self.step_count
-        name = f"{type(self).__name__}: max_grad_norm at step {step}"
-        return positive_or_inf(name, self._max_grad_norm(step))
+        limit = self._max_grad_norm
+        return limit(self.step_count) if isinstance(limit, LimitSchedule) else limit
 
     @max_grad_norm.setter
     def max_grad_norm(self, value: Scheduled | None) -> None:
@@ -82,16 +98,14 @@ class GradientPolicy(ABC):
                 f"{name} must be a number or a function of the step number alone, since it is not "
                 f"saved with the optimizer; got {value!r}"
             )
-        fixed = value is not None and not callable(value)
-        checked = positive_or_inf(name, value) if fixed else value
-        if callable(value) and self._capturable:
-            raise ValueError(
-                f"{name} must be a number for an optimizer that is capturable, since a function is "
-                f"asked on the host, which does not know the step; got {value!r}"
-            )
+        limit: Limit = None
+        if callable(value):
+            limit = LimitSchedule(name, value)
+        elif value is not None:
+            limit = positive_or_inf(name, value)
         self._forget_norm()
         self._seen.norm = None
-        self._max_grad_norm = checked
+        self._max_grad_norm = limit
 
     @property
     def grad_norm(self) -> float | None:

@@ -106,6 +106,18 @@ def test_what_is_set_between_replays_holds_after_refresh(cupy: FakeCupy) -> None
     )
 
 
+@pytest.mark.parametrize("first", [30.0, falling], ids=["number", "schedule"])
+def test_replays_follow_a_limit_by_schedule(cupy: FakeCupy, first: Any) -> None:
+    limits = {8: lambda t: 5.0 / (1 + t), 30: 2.0, 40: falling}
+    before = {k: lambda opt, v=v: setattr(opt, "max_grad_norm", v) for k, v in limits.items()}
+    training = Training(50, FEW, bad=(3, 22), before=before)
+    options = {"on_nonfinite": "skip", "max_grad_norm": first}
+    assert (
+        differences(train(training, ADAM, np, **options), replayed(training, ADAM, cupy, **options))
+        == {}
+    )
+
+
 def test_replays_and_steps_take_turns(cupy: FakeCupy) -> None:
     def run(xp: Any) -> dict[str, Any]:
         training = Training(60, FEW)

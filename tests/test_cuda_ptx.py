@@ -159,6 +159,13 @@ def test_every_half_is_read_and_rounded_to_as_numpy_does(cupy: PtxCupy, dtype: A
     assert differences(halves_of(np, dtype), halves_of(cupy, dtype)) == {}
 
 
+def test_a_limit_by_schedule_is_what_numpy_goes_by(cupy: PtxCupy) -> None:
+    training = Training(11, ((5,), (70, 3)), bad=(1, 6))
+    options = {"max_grad_norm": lambda t: 20.0 / (1 + t), "on_nonfinite": "skip"}
+    ends = [train(training, VARIANT_OF["adam"], xp, **options) for xp in (np, cupy)]
+    assert differences(*ends) == {}
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
 def test_what_is_decided_on_the_device_is_what_numpy_decides(

@@ -16,16 +16,20 @@ from fastopt.backends.cupy_source import OPTIONS
 from fastopt.norms import LANES, TOO_SMALL
 
 COUNTS = ("row", "clock", "skipped", "overrun")
-"""What is counted on the device: the row of this step (-1: none), how many steps were made, how
-many were skipped, and how many were left out because the tables had no row for them."""
+"""What is counted on the device: the row of this step (-1: there is none, SKIPPED_ROW: the step is
+skipped), how many steps were made, how many were skipped, and how many were left out because the
+tables had no row for them."""
+
+SKIPPED_ROW = -2
 
 MEASURED = ("norm", "scale")
 """The norm of the last step's gradients (-1 where it was not measured), and what scales them."""
 
-SETTINGS = ("base", "length", "period", "clips", "skips")
+SETTINGS = ("base", "length", "period", "clips", "skips", "limits")
 """What the host says: which step count the first row of the tables belongs to, how many rows there
 are, how many of the last ones come again and again for ever (0: none), whether the norm is limited,
-and whether a gradient that is not finite skips the step."""
+whether a gradient that is not finite skips the step, and at which address the limits of the coming
+steps stand, a float64 for each row (0: the limit is one number)."""
 
 _PREAMBLE = Template("""
 namespace fastopt {
@@ -78,12 +82,15 @@ _OPERATION = Template("""
         const bool skips = pieces >= 0 && settings[fastopt::SKIPS] != 0;
         const double norm = sqrt(sum) * unit * fabs(scale);
         const bool go = !skips || (sum <= $largest && fabs(scale) <= $largest);
-        if (clips) {
-            const double factor = limit[0] / (norm + 1e-6);
+        const long long clock = counts[fastopt::CLOCK];
+        const long long row = go ? fastopt::row_of(clock, &settings[0]) : $skipped;
+        const long long limits = settings[fastopt::LIMITS];
+        if (clips && (limits == 0 || row >= 0)) {
+            const double most =
+                limits != 0 ? reinterpret_cast<const double *>(limits)[row] : limit[0];
+            const double factor = most / (norm + 1e-6);
             scale *= factor > 1 ? 1 : factor;
         }
-        const long long clock = counts[fastopt::CLOCK];
-        const long long row = go ? fastopt::row_of(clock, &settings[0]) : -1;
         counts[fastopt::ROW] = row;
         if (row >= 0) counts[fastopt::CLOCK] = clock + 1;
         if (!go) counts[fastopt::SKIPPED] += 1;
@@ -101,7 +108,8 @@ def decide() -> dict[str, Any]:
     It takes the ``sums`` of squares of all ``pieces`` (-1: not measured) for the first of FACTORS
     or, if ``scaled``, for each; the gradients' scale as a ``number`` times what stands at an
     ``address`` in a float of ``width`` bytes (0: nothing); ``settings`` and ``limit``, the largest
-    norm. It writes ``counts``, ``measured``, and the scale in single precision.
+    norm where that is one number. It writes ``counts``, ``measured``, and the scale in single
+    precision.
     """
     fields = [*enumerate(COUNTS), *enumerate(MEASURED), *enumerate(SETTINGS)]
     return {
@@ -114,6 +122,7 @@ def decide() -> dict[str, Any]:
             too_small=repr(TOO_SMALL),
             larger=repr(FACTORS[2]),
             smaller=repr(FACTORS[1]),
+            skipped=SKIPPED_ROW,
         ),
         "name": "fastopt_decide",
         "preamble": _PREAMBLE.substitute(

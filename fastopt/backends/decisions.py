@@ -28,7 +28,8 @@ class Settings(NamedTuple):
 
     The tables hold ``length`` rows, from that of step count ``base`` on; of these the last
     ``period`` come again and again after the end, if it is not 0. ``clips``: the norm is brought
-    down to ``limit``. ``skips``: a step with a gradient that is not finite is left out.
+    down to ``limit`` or, where ``limits`` is not 0 but the address of a table, to that step's value
+    in it. ``skips``: a step with a gradient that is not finite is left out.
     """
 
     base: int
@@ -36,6 +37,7 @@ class Settings(NamedTuple):
     period: int
     clips: bool
     skips: bool
+    limits: int
     limit: float
 
 
