@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastopt import arrays
 from fastopt.arrays import Array
 from fastopt.blocks import blocks
+from fastopt.deciding import checked_scale
 from fastopt.errors import CheckpointError
+from fastopt.formats import real_dtype
 from fastopt.gradient_policy import NonfinitePolicy
 from fastopt.grouping import Grouping
-from fastopt.hyperparameters import FINITE, whole
+from fastopt.hyperparameters import whole
 from fastopt.interrupts import Deferred
 from fastopt.optimizer import Optimizer
 from fastopt.parameters import Parameter
 from fastopt.saved import Saved
 from fastopt.wrapper import Wrapper
+
+if TYPE_CHECKING:
+    from fastopt.scale_on_device import ScaleOnDevice
 
 
 class Accumulator(Wrapper):
@@ -67,18 +72,24 @@ class Accumulator(Wrapper):
         """
         return self._step(grads, grad_scale, self.on_nonfinite)
 
-    def _step(self, grads: Any, grad_scale: float, on_nonfinite: NonfinitePolicy) -> bool:
+    def _step(
+        self,
+        grads: Any,
+        grad_scale: Any,
+        on_nonfinite: NonfinitePolicy,
+        scaling: ScaleOnDevice | None = None,
+    ) -> bool:
         if self._count >= self._every:
             raise RuntimeError(
                 f"Accumulator: the step with the last {self._count} micro-batches has failed; call "
                 "flush() to try it again, or reset() to drop them"
             )
-        scale = FINITE("grad_scale", grad_scale)
+        scale, _ = checked_scale(grad_scale, self._innermost._device, on_nonfinite)
         checked = list(self._checked(grads))
         with Deferred():
             self._add(checked, scale)
             self._count += 1
-            return self._count == self._every and self._apply(on_nonfinite)
+            return self._count == self._every and self._apply(on_nonfinite, scaling)
 
     def flush(self) -> bool:
         """Step with the mean of what is there, if anything is; return whether it was.
@@ -102,27 +113,25 @@ class Accumulator(Wrapper):
             for (parameter, path), grad in zip(members, grouping.match(part), strict=True):
                 yield None if grad is None else parameter.checked(grad, path)
 
-    def _add(self, grads: list[Array | None], scale: float) -> None:
+    def _add(self, grads: list[Array | None], scale: Any) -> None:
         with np.errstate(all="ignore"):
             for k, (grad, own) in enumerate(zip(grads, self._beside.own, strict=True)):
                 if grad is None:
                     continue
                 with arrays.on_device_of(own):
                     for total, part in blocks(own, grad):
-                        part = part.astype(total.dtype, copy=False)
-                        if scale != 1.0:
-                            part = part * scale
+                        part = _scaled(part.astype(total.dtype, copy=False), scale)
                         if self._given[k]:
                             total += part
                         else:
                             total[...] = part
                 self._given[k] = True
 
-    def _apply(self, on_nonfinite: NonfinitePolicy) -> bool:
+    def _apply(self, on_nonfinite: NonfinitePolicy, scaling: ScaleOnDevice | None = None) -> bool:
         """Make the optimizer's step with the mean."""
         own = zip(self._beside.own, self._given, strict=True)
         sums = self._beside.nest(total if given else None for total, given in own)
-        self._opt._step(sums, 1.0 / self._count, on_nonfinite)
+        self._opt._step(sums, 1.0 / self._count, on_nonfinite, scaling)
         self.reset()
         return True
 
@@ -148,6 +157,14 @@ class Accumulator(Wrapper):
 
     def __repr__(self) -> str:
         return f"<Accumulator({self._count} of {self._every}) of {self._opt!r}>"
+
+
+def _scaled(part: Array, scale: Any) -> Array:
+    """Return a part times a number, or times what stands on its device, in the part's dtype."""
+    if isinstance(scale, float):
+        return part if scale == 1.0 else part * scale
+    product: Array = part * scale.astype(real_dtype(part.dtype), copy=False)
+    return product
 
 
 def _members(grouping: Grouping) -> list[tuple[Parameter, str]]:

@@ -178,6 +178,12 @@ def like(values: Array, target: Array) -> Array:
         return sys.modules["cupy"].asarray(values)  # type: ignore[no-any-return]  # cupy's
 
 
+def capturing(array: Array) -> bool:
+    """Return whether work on a CuPy array would now go into a CUDA graph instead of being done."""
+    with on_device_of(array):
+        return bool(sys.modules["cupy"].cuda.get_current_stream().is_capturing())
+
+
 def on_device_of(array: Array) -> AbstractContextManager[Any]:
     """Return a context for work on the array: CuPy works on its current device, not the array's."""
     return array.device if kind(array) == "cupy" else nullcontext()  # type: ignore[return-value]  # cupy.cuda.Device

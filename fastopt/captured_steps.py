@@ -14,6 +14,7 @@ from fastopt.coming_rows import Active
 from fastopt.device_tables import CAPTURED, Limits
 from fastopt.interrupts import Deferred
 from fastopt.on_device import OnDevice
+from fastopt.scale_on_device import ScaleOnDevice
 
 _OUT_OF_STEP = (
     "parameters that were at the same step when a step was captured in a CUDA graph would no "
@@ -31,10 +32,13 @@ class CapturableSteps(OnDevice):
         self._launched: set[Any] = set()  # what kinds of steps, which are thereby compiled
         self._captured: list[Any] = []  # what captured steps read, so that it stays in memory
         self._all_measure = True  # of those that were captured
+        self._scales = False  # the scale of a loss follows one of them
 
     # The capture -------------------------------------------------------------------------------
 
-    def _capture(self, parts: Sequence[Any], grad_scale: Any, limits: Limits) -> None:
+    def _capture(
+        self, parts: Sequence[Any], grad_scale: Any, limits: Limits, scaling: ScaleOnDevice | None
+    ) -> None:
         """Launch a step into a graph; nothing can be written for it, so all must be there."""
         if not self._control.can_capture:
             raise RuntimeError("to capture a step in a CUDA graph takes CuPy 14.1 or later")
@@ -52,16 +56,24 @@ class CapturableSteps(OnDevice):
                 "up: call opt.refresh() before capturing a step in a CUDA graph"
             )
         with Deferred():
-            self._launch(grad_scale, limits.measures)
+            self._launch(grad_scale, limits.measures, scaling=scaling)
             if not self._captured:
                 for group in self._groups:
                     group.keep_rules()
-            self._captured.append((grad_scale, [side.gradients() for side in self._sides()]))
+            gradients = [side.gradients() for side in self._sides()]
+            self._captured.append((grad_scale, gradients, scaling))
             self._all_measure &= limits.measures
+            self._scales |= scaling is not None
             self.counts.captured()
 
-    def _launch(self, grad_scale: Any, measures: bool, always: bool = False) -> None:
-        super()._launch(grad_scale, measures, always)
+    def _launch(
+        self,
+        grad_scale: Any,
+        measures: bool,
+        always: bool = False,
+        scaling: ScaleOnDevice | None = None,
+    ) -> None:
+        super()._launch(grad_scale, measures, always, scaling)
         self._launched.add(self._kind(measures))
 
     def _kind(self, measures: bool) -> Any:
@@ -114,6 +126,11 @@ class CapturableSteps(OnDevice):
                 "the step that was captured in a CUDA graph does not measure the norm, which "
                 "max_grad_norm and on_nonfinite='skip' need: construct a new optimizer, and "
                 "capture again"
+            )
+        if self._scales and not limits.skips:
+            raise RuntimeError(
+                "a LossScaler's step was captured in a CUDA graph, which leaves out steps that are "
+                "not finite: set on_nonfinite to 'skip' again, or construct a new optimizer"
             )
         self._rewrite(limits)
 

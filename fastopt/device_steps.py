@@ -11,6 +11,7 @@ from fastopt.gradient_policy import GradientPolicy, NonfinitePolicy
 if TYPE_CHECKING:
     from fastopt.device_tables import Limits
     from fastopt.on_device import OnDevice
+    from fastopt.scale_on_device import ScaleOnDevice
 
 
 class DeviceSteps(GradientPolicy):
@@ -46,11 +47,17 @@ class DeviceSteps(GradientPolicy):
         return self
 
     def _step_on_device(
-        self, parts: Sequence[Any], grad_scale: Any, on_nonfinite: NonfinitePolicy, there: bool
+        self,
+        parts: Sequence[Any],
+        grad_scale: Any,
+        on_nonfinite: NonfinitePolicy,
+        there: bool,
+        scaling: ScaleOnDevice | None,
     ) -> bool:
         """Make a step that is decided on the device, if it is; return whether it was.
 
-        ``there``: the gradients' scale is on the device.
+        ``there``: the gradients' scale is on the device. ``scaling``: that of the loss is, and
+        follows the step.
         """
         if self._device is None:
             return False
@@ -59,7 +66,7 @@ class DeviceSteps(GradientPolicy):
         if on_nonfinite == "raise" or not decides:
             self._device.hand_over()
             return False
-        self._device.step(parts, grad_scale, limits)
+        self._device.step(parts, grad_scale, limits, scaling)
         return True
 
     def _warm_up_device(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from fastopt.interrupts import Deferred
 from fastopt.optimizer import Optimizer
 from fastopt.saved import Saved
 from fastopt.wrapper import Wrapper
+
+if TYPE_CHECKING:
+    from fastopt.scale_on_device import ScaleOnDevice
 
 _SHARE = Number(low=0.0, high=1.0, low_open=True)
 
@@ -61,13 +64,21 @@ class Lookahead(Wrapper):
         """Make a step of the optimizer, and after every k-th pull the parameters back.
 
         Takes and raises what the optimizer's ``step`` does; a step that raises has changed nothing.
+        Where a device decides whether a step is skipped, this waits for it, since skipped steps do
+        not count here.
         """
         self._step(grads, grad_scale, self.on_nonfinite)
 
-    def _step(self, grads: Any, grad_scale: float, on_nonfinite: NonfinitePolicy) -> None:
+    def _step(
+        self,
+        grads: Any,
+        grad_scale: Any,
+        on_nonfinite: NonfinitePolicy,
+        scaling: ScaleOnDevice | None = None,
+    ) -> None:
         with Deferred():
             before = self._opt.step_count
-            self._opt._step(grads, grad_scale, on_nonfinite)
+            self._opt._step(grads, grad_scale, on_nonfinite, scaling)
             if self._opt.step_count > before:
                 self._steps += 1
             if self._steps == self._k:

@@ -14,6 +14,7 @@ from typing import Any
 from fastopt import arrays
 from fastopt.arrays import Array
 from fastopt.backends.decisions import Control, DeviceSide
+from fastopt.backends.scale_memory import ScaleMemory
 from fastopt.coming_rows import Active
 from fastopt.device_counts import DeviceCounts
 from fastopt.device_tables import DeviceTables, Limits
@@ -21,6 +22,8 @@ from fastopt.gradient_policy import Seen
 from fastopt.group import Group
 from fastopt.grouping import Grouping
 from fastopt.interrupts import Deferred
+from fastopt.scale_on_device import PREPARE, ScaleOnDevice
+from fastopt.scale_policy import ScalePolicy
 
 
 class OnDevice:
@@ -47,11 +50,16 @@ class OnDevice:
 
     # Steps -------------------------------------------------------------------------------------
 
-    def step(self, parts: Sequence[Any], grad_scale: Any, limits: Limits) -> None:
-        """Check, and launch all of a step; raises with nothing changed."""
+    def step(
+        self, parts: Sequence[Any], grad_scale: Any, limits: Limits, scaling: ScaleOnDevice | None
+    ) -> None:
+        """Check, and launch all of a step; raises with nothing changed.
+
+        ``scaling`` is the scale of the loss that follows the decision.
+        """
         with self._control.here():
             if self._control.capturing():
-                self._capture(parts, grad_scale, limits)
+                self._capture(parts, grad_scale, limits, scaling)
                 return
             self.counts.look()
             self._tables.follow(limits)
@@ -60,12 +68,14 @@ class OnDevice:
             self._see_to_rows()
             self._tables.send_settings(limits)
             with Deferred():
-                self._launch(grad_scale, limits.measures)
+                self._launch(grad_scale, limits.measures, scaling=scaling)
                 self.counts.launched(limits.measures, limits.skips)
                 if self._wants_counts():
                     self.counts.request()
 
-    def _capture(self, parts: Sequence[Any], grad_scale: Any, limits: Limits) -> None:
+    def _capture(
+        self, parts: Sequence[Any], grad_scale: Any, limits: Limits, scaling: ScaleOnDevice | None
+    ) -> None:
         raise RuntimeError(
             "this step would be captured in a CUDA graph; construct the optimizer with "
             "capturable=True"
@@ -104,11 +114,19 @@ class OnDevice:
             counts.settle()  # perhaps that step is not due yet
             self._tables.renew(counts.low, counts.low)
 
-    def _launch(self, grad_scale: Any, measures: bool, always: bool = False) -> None:
+    def _launch(
+        self,
+        grad_scale: Any,
+        measures: bool,
+        always: bool = False,
+        scaling: ScaleOnDevice | None = None,
+    ) -> None:
         sides = self._sides()
         if measures:
             self._control.measure(sides)
         self._control.decide(sides if measures else None, grad_scale)
+        if scaling is not None:
+            scaling.follow(self._control)
         for bucket, side in zip(self._buckets, sides, strict=True):
             tables = self._tables.of(bucket)
             bucket.update_by(partial(self._control.update, side, tables, always))
@@ -156,6 +174,13 @@ class OnDevice:
 
     def refresh(self, limits: Limits) -> None:
         """Write what captured steps need; there are none."""
+
+    def scale(self, policy: ScalePolicy) -> ScaleMemory:
+        """Return memory of this device for the scale of a loss."""
+        with self._control.here():
+            if self._control.capturing():
+                raise RuntimeError(f"the scale of the loss is not on the device yet: {PREPARE}")
+            return self._control.scale(policy)
 
     def hand_over(self) -> None:
         """Let the host make the coming step, after the device's."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any, NoReturn, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import numpy as np
 
@@ -25,6 +25,9 @@ from fastopt.norms import total_norm
 from fastopt.param_group import ParamGroups
 from fastopt.persistence import Persistent, Turn
 from fastopt.shared import SHARED_DEFAULTS
+
+if TYPE_CHECKING:
+    from fastopt.scale_on_device import ScaleOnDevice
 
 
 class Optimizer(KnownAttributes, Formula, DeviceSteps, Persistent):
@@ -94,8 +97,17 @@ class Optimizer(KnownAttributes, Formula, DeviceSteps, Persistent):
         """
         self._step(grads, grad_scale, self._on_nonfinite)
 
-    def _step(self, grads: Any, grad_scale: Any, on_nonfinite: NonfinitePolicy) -> None:
-        """Make a step under a policy for gradients that are not finite."""
+    def _step(
+        self,
+        grads: Any,
+        grad_scale: Any,
+        on_nonfinite: NonfinitePolicy,
+        scaling: ScaleOnDevice | None = None,
+    ) -> None:
+        """Make a step under a policy for gradients that are not finite.
+
+        ``scaling`` is the scale of the loss, where the device keeps it that decides on the step.
+        """
         # A plain flag: after a lock's acquire an interrupt could come before the try.
         turn = self._turn
         if turn.taken:
@@ -110,7 +122,9 @@ class Optimizer(KnownAttributes, Formula, DeviceSteps, Persistent):
             if type(grad_scale) is not float or grad_scale != 1.0:
                 grad_scale, there = checked_scale(grad_scale, self._device, on_nonfinite)
             parts = self._split(grads) if self._grouped else (grads,)
-            if self._device and self._step_on_device(parts, grad_scale, on_nonfinite, there):
+            if self._device and self._step_on_device(
+                parts, grad_scale, on_nonfinite, there, scaling
+            ):
                 return
             unseen = self._max_grad_norm is None and on_nonfinite == "propagate"
             only = self._only if unseen else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from fastopt.attributes import KnownAttributes
 from fastopt.beside import Beside
@@ -11,6 +11,9 @@ from fastopt.gradient_policy import NonfinitePolicy
 from fastopt.optimizer import Optimizer, Scheduled
 from fastopt.param_group import ParamGroups
 from fastopt.resumable import Resumable
+
+if TYPE_CHECKING:
+    from fastopt.scale_on_device import ScaleOnDevice
 
 
 class Wrapper(KnownAttributes, Resumable):
@@ -37,8 +40,14 @@ class Wrapper(KnownAttributes, Resumable):
         return Beside(trees, self._innermost._grouped)
 
     @abstractmethod
-    def _step(self, grads: Any, grad_scale: float, on_nonfinite: NonfinitePolicy) -> Any:
-        """Make a step under a policy for gradients that are not finite."""
+    def _step(
+        self,
+        grads: Any,
+        grad_scale: Any,
+        on_nonfinite: NonfinitePolicy,
+        scaling: ScaleOnDevice | None = None,
+    ) -> Any:
+        """Make a step as ``Optimizer._step`` does."""
 
     @property
     def lr(self) -> float:

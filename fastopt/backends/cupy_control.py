@@ -15,8 +15,12 @@ from fastopt.arrays import Array
 from fastopt.backends import cupy_control_source, cupy_norm_source
 from fastopt.backends.cupy_control_source import COUNTS, MEASURED
 from fastopt.backends.cupy_launch import Kernels
+from fastopt.backends.cupy_scale import CupyScale
+from fastopt.backends.cupy_told import Told
 from fastopt.backends.decisions import Counts, DeviceSide, Settings
+from fastopt.backends.scale_memory import Answer, ScaleMemory
 from fastopt.norms import LANES
+from fastopt.scale_policy import ScalePolicy
 
 _SINGLE = len(COUNTS) + len(MEASURED)  # where the scale stands in single precision
 
@@ -35,26 +39,24 @@ class CupyControl:
         self._lanes: Array | None = None
         self._tables: dict[Hashable, Array] = {}
         self._outgrown: list[Array] = []
-        self._requested = False
 
     # Memory, allocated when it is needed first -------------------------------------------------
 
     @cached_property
-    def _told(self) -> Any:
-        # One piece, so that one copy brings all of it to the host.
-        return self._cupy.zeros(_SINGLE + 1, np.int64)
+    def _told(self) -> Told:
+        return Told(self._cupy, _SINGLE + 1)
 
     @cached_property
     def _counts(self) -> Array:
-        return self._told[: len(COUNTS)]  # type: ignore[no-any-return]  # cupy's
+        return self._told.memory[: len(COUNTS)]  # type: ignore[no-any-return]  # cupy's
 
     @cached_property
     def _measured(self) -> Array:
-        return self._told[len(COUNTS) : _SINGLE].view(np.float64)  # type: ignore[no-any-return]  # cupy's
+        return self._told.memory[len(COUNTS) : _SINGLE].view(np.float64)  # type: ignore[no-any-return]  # cupy's
 
     @cached_property
     def _scale(self) -> dict[np.dtype[Any], Array]:
-        single = self._told[_SINGLE:].view(np.float32)[:1]
+        single = self._told.memory[_SINGLE:].view(np.float32)[:1]
         return {np.dtype(np.float32): single, np.dtype(np.float64): self._measured[1:]}
 
     @cached_property
@@ -68,16 +70,6 @@ class CupyControl:
     @cached_property
     def _sums(self) -> Array:
         return self._cupy.zeros(1)  # type: ignore[no-any-return]  # cupy's
-
-    @cached_property
-    def _pinned(self) -> Any:
-        # Not a pool's, which could hand it out again while a copy is on its way there.
-        memory = self._cupy.cuda.PinnedMemory(self._told.nbytes)
-        return self._cupy.cuda.PinnedMemoryPointer(memory, 0)
-
-    @cached_property
-    def _event(self) -> Any:
-        return self._cupy.cuda.Event(disable_timing=True)
 
     def here(self) -> AbstractContextManager[Any]:
         """Return a context for work on the device."""
@@ -99,7 +91,7 @@ class CupyControl:
         told = np.zeros(_SINGLE + 1, np.int64)
         told[: len(COUNTS)] = (-1, counts.clock, counts.skipped, counts.overrun)
         told[len(COUNTS) : _SINGLE].view(np.float64)[0] = counts.norm
-        self._told[...] = self._cupy.asarray(told)
+        self._told.write(told)
 
     def send_settings(self, settings: Settings) -> None:
         """Write the settings."""
@@ -159,31 +151,33 @@ class CupyControl:
         for mine, table in tables:
             side.update_by((self._counts, self._scale[table.dtype], table), mine, always)
 
+    def scale(self, policy: ScalePolicy) -> CupyScale:
+        """Return memory for the scale of a loss."""
+        return CupyScale(self._kernels, policy)
+
+    def rescale(self, scale: ScaleMemory, answer: Answer) -> None:
+        """Have a scale follow the last decision, and write whether the step was made."""
+        scale.follow(self._counts, answer)
+
     # What the device says ----------------------------------------------------------------------
 
     def request(self) -> None:
         """Have the counts copied to the host, some time; ``arrived`` returns them."""
-        self._told.data.copy_to_host_async(self._pinned.ptr, self._told.nbytes)
-        self._event.record()
-        self._requested = True
+        self._told.request()
 
     @property
     def requested(self) -> bool:
         """Whether counts are on their way."""
-        return self._requested
+        return self._told.requested
 
     def arrived(self) -> Counts | None:
         """Return the counts that were asked for, once, if they are here; else None."""
-        if not self._requested or not self._event.done:
-            return None
-        self._requested = False
-        return _read(np.frombuffer(self._pinned, np.int64, _SINGLE + 1))
+        told = self._told.arrived()
+        return None if told is None else _read(told)
 
     def fetch(self) -> Counts:
         """Wait for all that the device has to do, and return the counts."""
-        self._cupy.cuda.Device(arrays.device(self._like)).synchronize()  # steps on any stream
-        self._requested = False
-        return _read(arrays.on_host(self._told))
+        return _read(self._told.fetch())
 
     def wait(self) -> None:
         """Wait until what was written is there, for steps on any stream."""

@@ -7,6 +7,8 @@ from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol
 
 from fastopt.arrays import Array
+from fastopt.backends.scale_memory import Answer, ScaleMemory
+from fastopt.scale_policy import ScalePolicy
 
 
 class Counts(NamedTuple):
@@ -106,6 +108,12 @@ class Control(Protocol):
         Each of the ``tables`` comes with which parameters are updated by it (None: all).
         ``always`` launches without gradients too, which compiles what is needed.
         """
+
+    def scale(self, policy: ScalePolicy) -> ScaleMemory:
+        """Return memory for the scale of a loss."""
+
+    def rescale(self, scale: ScaleMemory, answer: Answer) -> None:
+        """Have a scale follow the last decision, and write whether the step was made."""
 
     def request(self) -> None:
         """Have the counts copied to the host, some time; ``arrived`` returns them."""

@@ -250,9 +250,15 @@ def _operator_in_place(compute: Callable[[Any, Any], Any]) -> Any:
 
     def method(self: ndarray, other: Any) -> ndarray:
         self._check_device()
-        self._host[...] = compute(self._host, _operand(other)).astype(
-            self._host.dtype, casting="same_kind"
-        )
+        operand = _operand(other)
+
+        def work() -> None:
+            with np.errstate(all="ignore"):
+                self._host[...] = compute(self._host, operand).astype(
+                    self._host.dtype, casting="same_kind"
+                )
+
+        _do(work)
         return self
 
     return method
