@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -238,3 +238,10 @@ class Group:
         """Make the step that was checked and planned."""
         for bucket in self.buckets:
             bucket.update()
+
+
+def squares(groups: Sequence[Group], factor: float) -> Iterator[Array]:
+    """Yield the sums of squares of all checked gradients, by pieces, bucket by bucket."""
+    for group in groups:
+        for bucket in group.buckets:
+            yield bucket.squares(factor)

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import numpy as np
 
 from fastopt import backends, param_group
-from fastopt.arrays import Array
 from fastopt.attributes import KnownAttributes
 from fastopt.construction import make_groupings
 from fastopt.deciding import checked_scale, deciding_device
 from fastopt.device_steps import DeviceSteps
 from fastopt.formula import Formula
 from fastopt.gradient_policy import NonfinitePolicy
-from fastopt.group import Group
+from fastopt.group import Group, squares
 from fastopt.hyperparameters import Flag
 from fastopt.hyperparameters import Scheduled as Scheduled
 from fastopt.interrupts import Deferred
@@ -159,7 +157,7 @@ class Optimizer(KnownAttributes, Formula, DeviceSteps, Persistent):
             updated += grouping.check(given)
         norm = None
         if on_nonfinite is not None:
-            measured = total_norm(partial(_squares, updated))
+            measured = total_norm(partial(squares, updated))
             norm = measured.value * abs(grad_scale)
             looks = on_nonfinite != "propagate"
             if looks and not measured.finite:
@@ -168,8 +166,8 @@ class Optimizer(KnownAttributes, Formula, DeviceSteps, Persistent):
             grad_scale *= (factor := self._clip_factor(norm))
             if looks:
                 trees = list(zip(self._groupings, parts, strict=True))
-                squares = Squares(trees, updated, grad_scale, self._clock)
-                if misfit := squares.misfit(norm * factor, lost=on_nonfinite == "raise"):
+                found = Squares(trees, updated, grad_scale, self._clock)
+                if misfit := found.misfit(norm * factor, lost=on_nonfinite == "raise"):
                     self._refuse(norm, on_nonfinite, misfit)
                     return
         for group in updated:
@@ -248,9 +246,3 @@ class Optimizer(KnownAttributes, Formula, DeviceSteps, Persistent):
             f"{type(self).__name__} cannot be pickled or copied: the copy would update arrays of "
             "its own, not the model's. Use state_dict and load_state_dict, or save and load."
         )
-
-
-def _squares(groups: Sequence[Group], factor: float) -> Iterator[Array]:
-    for group in groups:
-        for bucket in group.buckets:
-            yield bucket.squares(factor)

@@ -241,7 +241,9 @@ def results(cpu: Any) -> dict[str, Any]:
         "sizes": sizes,
         "bandwidth": 1e9,
         "clipping": [],
-        "storage": [cpu.storage.measure(5_000, BRIEF, adam, lambda text: None)] * HAS_NUMBA,
+        "storage": [cpu.storage.measure(5_000, BRIEF, adam, lambda text: None)]
+        if HAS_NUMBA
+        else [],
         "rules": cpu.rules.measure(10, BRIEF, CPU_BACKENDS[-1], lambda text: None),
         "denormals": cpu.denormals.measure(adam, lambda text: None, parameters=10),
     }
