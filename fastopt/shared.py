@@ -30,13 +30,14 @@ class Shared(TypedDict, total=False):
 
     max_grad_norm: scale all gradients together by min(1, max_grad_norm / (norm + 1e-6)), where
         norm is the 2-norm of all of them, in float64; > 0, in units of the gradient; None (the
-        default) leaves them alone, math.inf only measures. Or a function of the step number.
+        default) leaves them alone, math.inf only measures. Or a function of the step number, which
+        with CuPy is asked for steps that are still to come.
 
     on_nonfinite: what a NaN or an infinity in a step's gradients does. "propagate" (the default)
         does not look; "skip" leaves everything as it is and adds 1 to ``skipped_steps``; "raise"
         leaves everything as it is and raises FloatingPointError with the parameter's name. With
-        CuPy "raise" waits for the device in every step; the others never do, see
-        ``Optimizer.step``.
+        CuPy "raise" waits for the device in every step; the others do not where all parameters
+        are on one device, see ``Optimizer.step``.
 
     capturable: whether a step can be captured in a CUDA graph and replayed (False), see
         ``Optimizer.refresh``; not together with on_nonfinite="raise". On NumPy arrays it changes
