@@ -12,6 +12,8 @@ from typing import Any
 from contenders import LR, Array, Contender
 from gpu_contenders import Fastopt, TorchFused, cupy, wait
 
+import fastopt
+
 REFRESH = 20_000
 """Replays after which fastopt is asked to look ahead again, outside the timing; it looks 65 536
 steps ahead."""
@@ -51,15 +53,44 @@ class FastoptGraph(FastoptCapturable):
         with cupy().cuda.Stream(non_blocking=True) as stream:
             stream.begin_capture()
             try:
-                self._opt.step(self._grads)
+                self._launch()
             finally:  # or everything later would fail too
                 graph = stream.end_capture()
         wait()
         return graph
 
+    def _launch(self) -> None:
+        self._opt.step(self._grads)
+
     def step(self) -> None:
         self._replays += 1
         self._graph.launch()
+
+
+class FastoptScaled(FastoptCapturable):
+    """With a LossScaler, whose scale of 1 stays: what it costs to keep it on the device too."""
+
+    name = "fastopt LossScaler"
+    options = {"capturable": True, "on_nonfinite": "skip"}
+
+    def __init__(self, params: Sequence[Array], lr: float = LR) -> None:
+        super().__init__(params, lr)
+        self._scaler = fastopt.LossScaler(1.0, growth_interval=2**40).warmup(self._opt)
+
+    def step(self) -> None:
+        self._scaler.step(self._opt, self._grads)
+
+
+class FastoptScaledGraph(FastoptGraph):
+    name = "fastopt LossScaler, graph"
+    options = {"capturable": True, "on_nonfinite": "skip"}
+
+    def __init__(self, params: Sequence[Array], lr: float = LR) -> None:
+        super().__init__(params, lr)
+        self._scaler = fastopt.LossScaler(1.0, growth_interval=2**40).warmup(self._opt)
+
+    def _launch(self) -> None:
+        self._scaler.step(self._opt, self._grads)
 
 
 class TorchFusedGraph(TorchFused):
@@ -110,6 +141,8 @@ GRAPHS: tuple[type[Contender], ...] = (
     Fastopt,
     FastoptCapturable,
     FastoptGraph,
+    FastoptScaled,
+    FastoptScaledGraph,
     TorchFused,
     TorchFusedGraph,
     TorchCapturableGraph,

@@ -63,12 +63,13 @@ class Accumulator(Wrapper):
         """How many micro-batches have been added since the optimizer's last step."""
         return self._count
 
-    def step(self, grads: Any, *, grad_scale: float = 1.0) -> bool:
+    def step(self, grads: Any, *, grad_scale: Any = 1.0) -> bool:
         """Add a micro-batch's gradients; return True if that made the optimizer step.
 
-        Gradients are neither kept nor written. Raises what the optimizer's ``step`` does. Where the
-        gradients are at fault nothing has been added; where the optimizer's step is, all sums are
-        kept: then ``flush`` tries again, ``reset`` drops them, and this raises RuntimeError.
+        ``grad_scale`` may be a 0-d CuPy array where the optimizer's may. Gradients are neither kept
+        nor written. Raises what the optimizer's ``step`` does. Where the gradients are at fault
+        nothing has been added; where the optimizer's step is, all sums are kept: then ``flush``
+        tries again, ``reset`` drops them, and this raises RuntimeError.
         """
         return self._step(grads, grad_scale, self.on_nonfinite)
 

@@ -60,7 +60,7 @@ class Lookahead(Wrapper):
         """The slow weights: arrays nested as the parameters are, which every k-th step changes."""
         return self._slow
 
-    def step(self, grads: Any, *, grad_scale: float = 1.0) -> None:
+    def step(self, grads: Any, *, grad_scale: Any = 1.0) -> None:
         """Make a step of the optimizer, and after every k-th pull the parameters back.
 
         Takes and raises what the optimizer's ``step`` does; a step that raises has changed nothing.

@@ -81,10 +81,11 @@ class Optimizer(KnownAttributes, Formula, DeviceSteps, Persistent):
 
         Where all parameters are CuPy arrays of one device, nothing waits for it, except under
         on_nonfinite="raise" and scale_safe=True, and once when under "skip" other gradients are
-        None than before, or when a setting was changed that needs another kernel.
+        None than before, or a setting was changed that needs another kernel. Over several devices,
+        or with arrays on the host too, a step with max_grad_norm or "skip" waits for the norm.
         ``grad_scale`` may then be a 0-d CuPy array of float32 or float64, which is read on the
-        device. With max_grad_norm, "skip" or capturable=True schedules are asked for the values
-        of steps that are still to come, as well.
+        device. With max_grad_norm, "skip" or capturable=True schedules, that of max_grad_norm too,
+        are asked for the values of steps that are still to come, as well.
 
         Raises ValueError for another structure or shape, a gradient that shares memory with a
         parameter, or a schedule's value out of range; TypeError for gradients that are no real

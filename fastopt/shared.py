@@ -33,13 +33,14 @@ class Shared(TypedDict, total=False):
 
     max_grad_norm: scale all gradients together by min(1, max_grad_norm / (norm + 1e-6)), where
         norm is the 2-norm of all of them, in float64; > 0, in units of the gradient; None (the
-        default) leaves them alone, math.inf only measures. Or a function of the step number.
+        default) leaves them alone, math.inf only measures. Or a function of the step number, which
+        with CuPy is asked for steps that are still to come.
 
     on_nonfinite: what a NaN or an infinity in a step's gradients does. "propagate" (the default)
         does not look; "skip" leaves everything as it is and adds 1 to ``skipped_steps``; "raise"
         leaves everything as it is and raises FloatingPointError with the parameter's name. With
-        CuPy "raise" waits for the device in every step; the others never do, see
-        ``Optimizer.step``. "skip" and "raise" do the same for a finite gradient with an element
+        CuPy "raise" waits for the device in every step; the others do not where all parameters are
+        on one device, see ``Optimizer.step``. "skip" and "raise" do the same for a finite gradient with an element
         whose square overflows (from 1.8e19 on in float32), in rules that square; but on a device
         "skip" does not see it, where it is decided there. "raise" also names a gradient that is not
         0 and loses all its squares to underflow (below about 1e-17 in float32), if eps does not

@@ -17,7 +17,12 @@ import pytest
 from cuda import nvrtc
 
 import fastopt_kernels
-from fastopt.backends import cupy_control_source, cupy_norm_source, cupy_source
+from fastopt.backends import (
+    cupy_control_source,
+    cupy_norm_source,
+    cupy_scale_source,
+    cupy_source,
+)
 from fastopt.formats import Format
 from fastopt_kernels import Rule
 
@@ -124,6 +129,17 @@ def test_the_sum_of_squares_is_plain_arithmetic_in_double(dtype: np.dtype[Any]) 
         assert not [word for word in NEVER if word in body]
         assert re.findall(r"\badd\S*\.f\d+", body)[0] == "add.rn.f64"
         assert_in_registers(kernel)
+
+
+def test_the_scale_of_a_loss_is_plain_arithmetic_in_double() -> None:
+    kernel = importlib.import_module("cupy").ElementwiseKernel(**cupy_scale_source.rescale())
+    for architecture in (75, 90, 120):
+        _, _, body = nvrtc.ptx(kernel, architecture).partition(".entry")
+        assert not [word for word in NEVER if word in body]
+        assert len(re.findall(r"\bmul\S*\.f64", body)) == 2
+        assert "rcp.rn.f64" in body
+        assert not re.findall(r"\b(add|sub|mul|div|rcp)\S*\.f32", body)
+    assert_in_registers(kernel)
 
 
 def assert_in_registers(kernel: Any) -> None:

@@ -28,6 +28,7 @@ from cuda.runs import (
     run_of,
     some_values,
 )
+from cuda.scaling import scaled, scaled_replays
 from cuda.training import Training, replayed, train
 from safetensors.numpy import load_file
 from test_around_cupy import check_clipping, check_training
@@ -271,6 +272,45 @@ def test_a_scale_on_the_device_is_read_in_every_replay(xp: Any) -> None:
         stream.synchronize()
     assert param.get().tolist() == [-2.5] * 3
     assert opt.step_count == 2
+
+
+@each_dtype
+@each_variant
+def test_scaled_steps_and_replays_end_in_the_bits_of_numpy(
+    gpu_only: Any, variant: Variant, dtype: Any
+) -> None:
+    training = Training(50, dtypes=[dtype], bad=(0, 7, 8, 30, 49))
+    options = {"max_grad_norm": lambda t: 30.0 / (1 + t)}
+    expected = scaled(training, variant, np, **options)
+    assert differences(expected, scaled(training, variant, gpu_only, **options)) == {}
+    made = scaled_replays(training, variant, gpu_only, range(0, 50, 7), **options)
+    assert differences(expected, made) == {}
+
+
+@pytest.mark.parametrize("dtype", ["e", "f", "d", "F", ml_dtypes.bfloat16])
+def test_a_loss_is_multiplied_by_the_scale_as_numpy_does(xp: Any, dtype: Any) -> None:
+    loss = (some_values(70, np.float32, 1) / 1000).astype(dtype)
+    made = []
+    for module in (np, xp):
+        scaler = fastopt.LossScaler(70_000.0, growth_factor=1.1, growth_interval=1)
+        scaler.step(fastopt.SGD([module.asarray(np.zeros(3))]), [module.asarray(np.ones(3))])
+        given = module.asarray(loss.copy())
+        made += [on_host(scaler.multiply(given)), on_host(scaler.multiply(given, out=given))]
+    assert differences({"1": made[0], "2": made[1]}, {"1": made[2], "2": made[3]}) == {}
+    assert differences({"1": made[0]}, {"1": made[1]}) == {}
+
+
+def test_skipping_for_ever_is_noticed_although_nobody_reads(xp: Any) -> None:
+    opt, scaler = fastopt.SGD([xp.zeros(2)]), fastopt.LossScaler(1.0, min_scale=0.5, max_skips=2)
+    bad = xp.asarray(np.array([0.0, np.nan]))
+
+    def steps() -> None:
+        for _ in range(100):
+            scaler.step(opt, [bad])
+            xp.cuda.Device().synchronize()
+
+    with pytest.raises(FloatingPointError, match=r"skipped at the smallest scale, 0\.5"):
+        steps()
 
 
 def test_the_example_trains_by_a_graph(gpu_only: Any, capsys: Any) -> None:

@@ -139,8 +139,9 @@ def test_two_threads_with_a_stream_each_do_not_meet(xp: Any) -> None:
 @pytest.mark.parametrize("name", ["sgd_momentum", "adam", "adam_amsgrad"])
 @pytest.mark.parametrize("missing", [False, True])
 @pytest.mark.parametrize("options", [{}, {"max_grad_norm": 1.0, "on_nonfinite": "skip"}])
+@pytest.mark.parametrize("scaled", [False, True])
 def test_a_step_does_not_wait_for_the_device(
-    gpu_only: Any, name: str, missing: bool, options: Any
+    gpu_only: Any, name: str, missing: bool, options: Any, scaled: bool
 ) -> None:
     """On the stand-in test_cuda_text.py and test_on_device.py refuse whatever waits."""
     params = [gpu_only.ones(n, "f4") for n in (10, 5_000, 3)] + [gpu_only.ones((6, 8))[:, ::2]]
@@ -148,16 +149,25 @@ def test_a_step_does_not_wait_for_the_device(
     if missing:
         grads[1] = None
     opt = VARIANT_OF[name](params, backend="cupy", **options)
+    scaler = fastopt.LossScaler()
+
+    def step() -> None:
+        if scaled:
+            given = [None if grad is None else scaler.multiply(grad) for grad in grads]
+            scaler.step(opt, given)
+        else:
+            opt.step(grads)
+
     with gpu_only.cuda.Stream(non_blocking=True) as stream:
         gpu_only.cuda.Device().synchronize()  # all of the above is done
         keep_busy(gpu_only, 0)
         for _ in range(3):  # what is compiled or taken from the device once: cudaMalloc may wait
-            opt.step(grads)
+            step()
         stream.synchronize()
         keep_busy(gpu_only)
         busy = gpu_only.cuda.Event()
         busy.record(stream)
-        opt.step(grads)
+        step()
         returned_before_the_device_was_done = not busy.done
         stream.synchronize()
     assert returned_before_the_device_was_done

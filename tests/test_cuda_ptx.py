@@ -27,12 +27,18 @@ from cuda.runs import (
     installed,
     run_of,
 )
+from cuda.scaling import POLICY, scaled, scaled_replays
 from cuda.training import Training, replayed, train
 from test_cuda_storage import LONG, WAYS
 from variants import VARIANT_OF, VARIANTS, Variant
 
 from fastopt import device_tables
-from fastopt.backends import cupy_control_source, cupy_norm_source, cupy_source
+from fastopt.backends import (
+    cupy_control_source,
+    cupy_norm_source,
+    cupy_scale_source,
+    cupy_source,
+)
 from fastopt.errors import BackendUnavailableError
 from fastopt.formats import Format
 from fastopt.norms import PIECE
@@ -52,6 +58,7 @@ def ptx_of(name: str, format: Format, changes: tuple[tuple[str, str], ...] = ())
         "fastopt_all_squares": lambda: cupy_norm_source.all_squares(format.given, by_value=True),
         "fastopt_halves": cupy_norm_source.halves,
         "fastopt_decide": cupy_control_source.decide,
+        "fastopt_rescale": cupy_scale_source.rescale,
     }
     if name in others:
         text = others[name]()
@@ -201,6 +208,46 @@ def test_replays_of_a_captured_step_are_steps(cupy: PtxCupy) -> None:
             replayed(training, VARIANT_OF["adam"], cupy, **options),
         ]
     assert differences(*ends) == {}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_scale_follows_as_it_does_on_numpy(cupy: PtxCupy, dtype: Any) -> None:
+    cupy.format = Format.of(np.dtype(dtype), True)
+    training = Training(20, ((5,), (70, 3)), [dtype], bad=(1, 6, 7, 8, 9, 12))
+    policy = {**POLICY, "min_scale": 200.0, "max_scale": 5000.0}
+    more: dict[str, Any] = {"policy": policy, "max_grad_norm": 20.0}
+    ends = [scaled(training, VARIANT_OF["adam"], xp, **more) for xp in (np, cupy)]
+    assert differences(*ends) == {}
+
+
+def test_a_scale_follows_in_replays(cupy: PtxCupy) -> None:
+    training = Training(20, ((5,), (70, 3)), bad=(1, 6, 7, 12))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(device_tables, "CAPTURED", 64)
+        ends = [
+            scaled(training, VARIANT_OF["adam"], np),
+            scaled_replays(training, VARIANT_OF["adam"], cupy),
+        ]
+    assert differences(*ends) == {}
+
+
+SCALE_FAULTS = {
+    "the scale stays": ("scales[fastopt::SCALE] = scale", "scales[0] = scales[0]"),
+    "an answer outside": ("answers[place]", "answers[place + 1024]"),
+    "the inverse in single precision": ("inverse = 1.0 / scale", "inverse = 1.0f / float(scale)"),
+}
+
+
+@pytest.mark.parametrize("fault", SCALE_FAULTS)
+def test_a_fault_in_the_scale_is_noticed(cupy: PtxCupy, fault: str) -> None:
+    cupy.changes = (SCALE_FAULTS[fault],)
+    training = Training(12, ((5,), (70, 3)), bad=(1, 6))
+    try:
+        ends = [scaled(training, VARIANT_OF["sgd"], xp) for xp in (np, cupy)]
+        found: Any = differences(*ends)
+    except Fault as error:
+        found = error
+    assert found
 
 
 DECISION_FAULTS = {

@@ -97,7 +97,8 @@ def test_clipping_and_graphs_have_rows_of_their_own(written: tuple[Any, Path]) -
 
 def test_graphs_of_fastopt_are_measured_too(written: tuple[Any, Path]) -> None:
     results, _ = written
-    for name in ("fastopt capturable", "fastopt graph"):
+    scaled = ("fastopt LossScaler", "fastopt LossScaler, graph")
+    for name in ("fastopt capturable", "fastopt graph", *scaled):
         assert all(name in row["device"] for row in results["graphs"])
 
 
@@ -201,10 +202,11 @@ def test_a_torch_without_a_device_takes_no_part(gpu: Any, monkeypatch: Any) -> N
     assert absent["torch clip_grad_norm_, fused"] == "torch not installed"
 
 
-def test_a_graph_launches_what_was_captured_with_the_gradients_of_now(gpu: Any) -> None:
+@pytest.mark.parametrize("name", ["FastoptGraph", "FastoptScaled", "FastoptScaledGraph"])
+def test_a_graph_launches_what_was_captured_with_the_gradients_of_now(gpu: Any, name: str) -> None:
     params = [np.arange(5, dtype=np.float32), np.ones((2, 3), np.float32)]
     plain = [param.copy() for param in params]
-    graph = gpu.gpu_graphs.FastoptGraph(params, 0.1)
+    graph = getattr(gpu.gpu_graphs, name)(params, 0.1)
     opt = fastopt.Adam(plain, lr=0.1, backend="numpy")
     for factor in (1.0, -2.0, 3.0):
         grads = [np.full_like(param, factor) for param in params]
