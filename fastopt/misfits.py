@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastopt import overflow
 from fastopt.arrays import Array
 from fastopt.buckets import Bucket
 from fastopt.exponents import gradient_norms, largest
@@ -57,12 +58,12 @@ class Squares:
 
     def _too_large(self, norm: float) -> Misfit | None:
         """Return the first gradient with a square that overflows."""
-        for grouping, given, _, bucket in self._buckets():
-            if norm < math.sqrt(_range(bucket).max):  # and so is every element
-                continue
+        for grouping, given, _, bucket in self._buckets() if norm >= overflow.SAFE else ():
+            unit = overflow.unit(bucket.format)
             for path, size in self._largest(grouping, given, bucket, bucket.members()):
-                if math.isfinite(size) and _square(bucket, size) == math.inf:
-                    return _misfit(path, size, bucket, "is finite, but a square in it is too large")
+                if size * unit * self._scale >= overflow.OVERFLOWS:
+                    what = "is finite, but a square in it is too large"
+                    return _misfit(path, size * self._scale, bucket, what)
         return None
 
     def _lost(self) -> Misfit | None:
@@ -80,29 +81,28 @@ class Squares:
             norms = gradient_norms(sizes, bucket.squares, bucket.real)
             small = [i for i in bucket.members() if 0.0 < norms[i] * self._scale < least * sizes[i]]
             for path, size in self._largest(grouping, given, bucket, small):
-                if 0.0 < size < least:
-                    return _misfit(path, size, bucket, "is not 0, but all squares in it underflow")
+                if 0.0 < size * self._scale < least:
+                    what = "is not 0, but all squares in it underflow"
+                    return _misfit(path, size * self._scale, bucket, what)
         return None
 
     def _buckets(self) -> Iterator[tuple[Grouping, Any, Group, Bucket]]:
         for grouping, given in self._grads:
             for group in grouping.groups:
                 for bucket in group.buckets if group in self._groups else ():
-                    if bucket.exponents is None and set(bucket.rule.state) - set(
-                        bucket.rule.signed
-                    ):
+                    if bucket.exponents is None and bucket.rule.positive:
                         yield grouping, given, group, bucket
 
     def _largest(
         self, grouping: Grouping, given: Any, bucket: Bucket, members: Sequence[int]
     ) -> Iterator[tuple[str, float]]:
-        """Yield the names of some gradients with their largest real number, scaled."""
+        """Yield the names of some gradients with their largest real number, before it is scaled."""
         leaves = grouping.match(given) if members else []
         for i in members:
             grad = leaves[bucket.positions[i]]
             sizes = [largest(grad.real), largest(grad.imag)] if _complex(grad) else [largest(grad)]
             path = grouping.grads_root + bucket.parameters[i].leaf.suffix
-            yield path, max(sizes) * self._scale
+            yield path, float(bucket.real.type(max(sizes)))
 
 
 def _complex(grad: Any) -> bool:
@@ -111,13 +111,6 @@ def _complex(grad: Any) -> bool:
 
 def _range(bucket: Bucket) -> Any:
     return np.finfo(bucket.real)
-
-
-def _square(bucket: Bucket, size: float) -> float:
-    """Return the square of a number in a bucket's arithmetic."""
-    with np.errstate(all="ignore"):
-        number = bucket.real.type(size)
-        return float(number * number)
 
 
 def _misfit(path: str, size: float, bucket: Bucket, what: str) -> Misfit:

@@ -41,11 +41,11 @@ class Shared(TypedDict, total=False):
         leaves everything as it is and raises FloatingPointError with the parameter's name. With
         CuPy "raise" waits for the device in every step; the others do not where all parameters are
         on one device, see ``Optimizer.step``. "skip" and "raise" do the same for a finite gradient
-        with an element whose square overflows (from 1.8e19 on in float32), in rules that square;
-        but on a device "skip" does not see it, where it is decided there. "raise" also names a
-        gradient that is not 0 and loses all its squares to underflow (below about 1e-17 in
-        float32), if eps does not outweigh them, as the default eps does; "skip" makes such steps,
-        since leaving them out would stop the training. With scale_safe=True neither happens.
+        with an element whose square overflows (from 1.8e19 on in float32, after grad_scale and
+        clipping), in rules that square. "raise" also names a gradient that is not 0 and loses all
+        its squares to underflow (below about 1e-17 in float32), if eps does not outweigh them, as
+        the default eps does; "skip" makes such steps, since leaving them out would stop the
+        training. With scale_safe=True neither happens.
 
     capturable: whether a step can be captured in a CUDA graph and replayed (False), see
         ``Optimizer.refresh``; not together with on_nonfinite="raise". On NumPy arrays it changes

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -55,7 +55,14 @@ def ptx_of(name: str, format: Format, changes: tuple[tuple[str, str], ...] = ())
     """Return the PTX of a kernel, after changes of its text."""
     others: dict[str, Callable[[], dict[str, Any]]] = {
         "fastopt_squares": lambda: cupy_norm_source.squares(format.given, by_value=True),
-        "fastopt_all_squares": lambda: cupy_norm_source.all_squares(format.given, by_value=True),
+        **{
+            text()["name"]: text
+            for wide in (False, True)
+            for peaks in (False, True)
+            for text in [
+                partial(cupy_norm_source.squares_to_decide, format.given, True, wide, peaks)
+            ]
+        },
         "fastopt_halves": cupy_norm_source.halves,
         "fastopt_decide": cupy_control_source.decide,
         "fastopt_rescale": cupy_scale_source.rescale,
@@ -189,6 +196,16 @@ def test_what_is_decided_on_the_device_is_what_numpy_decides(
     )
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "complex64"])
+def test_steps_with_squares_that_overflow_are_left_out(cupy: PtxCupy, dtype: Any) -> None:
+    cupy.format = Format.of(np.dtype(dtype), True)
+    size = 1e160 if dtype == "float64" else 1e25
+    training = Training(8, ((5,), (70, 3), (4099,)), [dtype], large={2: size, 5: -size})
+    ends = [train(training, VARIANT_OF["adam"], xp, on_nonfinite="skip") for xp in (np, cupy)]
+    assert differences(*ends) == {}
+    assert ends[1]["counts"].tolist() == [6, 6, 2]
+
+
 @pytest.mark.parametrize("size", [1e-170, 1e170])
 def test_so_it_is_for_squares_beyond_float64(cupy: PtxCupy, size: float) -> None:
     cupy.format = Format.of(np.dtype(np.float64), True)
@@ -267,6 +284,29 @@ DECISION_FAULTS = {
     "a row too far": ("table[counts[0] *", "table[(counts[0] + 8) *"),
     "a skipped step counts": ("if (row >= 0) counts", "if (true) counts"),
 }
+
+
+PEAK_FAULTS = {
+    "no barrier": ("= most;\n    __syncthreads();", "= most;"),
+    "a barrier for some threads": (
+        "= most;\n    __syncthreads();",
+        "= most; if (threadIdx.x) __syncthreads();",
+    ),
+    "peaks beyond the end": ("pieces * 64, peak", "pieces * 64 + 1, peak"),
+    "a thread reads the clock late": ("__syncthreads();  // all have read", "// all have read"),
+}
+
+
+@pytest.mark.parametrize("fault", PEAK_FAULTS)
+def test_a_fault_in_the_largest_number_is_noticed(cupy: PtxCupy, fault: str) -> None:
+    cupy.changes = (PEAK_FAULTS[fault],)
+    training = Training(4, [(3,)] * 130, large={1: 1e19})
+    try:
+        ends = [train(training, VARIANT_OF["adam"], xp, on_nonfinite="skip") for xp in (np, cupy)]
+        found: Any = differences(*ends)
+    except Fault as error:
+        found = error
+    assert found
 
 
 @pytest.mark.parametrize("fault", DECISION_FAULTS)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import ml_dtypes
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from cuda.fake_cupy import FakeCupy
 from cuda.kernel_on_cpu import Stuck
+from cuda.planted import planted
 from cuda.runs import (
     ODD,
     Cuts,
@@ -29,7 +31,6 @@ from variants import VARIANT_OF, VARIANTS, Variant
 
 import fastopt
 from fastopt import device_tables
-from fastopt.backends import cupy_source
 
 pytestmark = pytest.mark.skipif(
     shutil.which("g++") is None, reason="needs g++, which runs the CUDA text on the CPU"
@@ -142,52 +143,29 @@ FAULTS = {
 }
 
 
-def plant(monkeypatch: pytest.MonkeyPatch, right: str, wrong: str) -> None:
-    kernel = cupy_source.kernel
-
-    def faulty(*about: Any) -> dict[str, Any]:
-        text = kernel(*about)
-        assert right in text["preamble"] or about[1].state != "int8"
-        return text | {"preamble": text["preamble"].replace(right, wrong)}
-
-    monkeypatch.setattr(cupy_source, "kernel", faulty)
-
-
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_in_the_text_is_noticed(
-    cupy: FakeCupy, fault: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plant(monkeypatch, *FAULTS[fault])
+def test_a_fault_in_the_text_is_noticed(cupy: FakeCupy, fault: str) -> None:
     options = {"state_dtype": "int8"}
-    assert difference_of(VARIANT_OF["adam"], cupy, np.float32, cuts=LONG[:3], **options)
+    with planted(cupy, *FAULTS[fault]):
+        assert difference_of(VARIANT_OF["adam"], cupy, np.float32, cuts=LONG[:3], **options)
 
 
-def test_a_thread_that_leaves_before_the_barrier_is_noticed(
-    cupy: FakeCupy, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plant(
-        monkeypatch,
-        "    share_largest(largest);\n",
-        "    if (count <= 0) return;\n    share_largest(largest);\n",
-    )
-    with pytest.raises((Stuck, fastopt.BackendUnavailableError), match="barrier"):
+def test_a_thread_that_leaves_before_the_barrier_is_noticed(cupy: FakeCupy) -> None:
+    right = "    share_largest(largest);\n"
+    stuck = pytest.raises((Stuck, fastopt.BackendUnavailableError), match="barrier")
+    with planted(cupy, right, "    if (count <= 0) return;\n" + right), stuck:
         difference_of(VARIANT_OF["adam"], cupy, np.float32, cuts=LONG[:1], state_dtype="int8")
 
 
-def test_a_narrow_that_forgets_nan_is_noticed(
-    cupy: FakeCupy, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plant(
-        monkeypatch,
-        "? 0x7fc0u : (bits + draw) >> 16",
-        "? (bits + draw) >> 16 : (bits + draw) >> 16",
-    )
+def test_a_narrow_that_forgets_nan_is_noticed(cupy: FakeCupy) -> None:
+    right, wrong = "? 0x7fc0u : (bits + draw) >> 16", "? (bits + draw) >> 16 : (bits + draw) >> 16"
     ends = []
     for xp in (np, cupy):
         param = xp.asarray(np.zeros(8, ml_dtypes.bfloat16))
         grad = np.zeros(8, np.float32)
         grad.view(np.uint32)[:] = 0x7FFFFFFF
-        opt = fastopt.SGD([param], master_weights=False, stochastic_rounding=True, **backend_of(xp))
-        opt.step([xp.asarray(grad)])
+        options = {"master_weights": False, "stochastic_rounding": True, **backend_of(xp)}
+        with planted(cupy, right, wrong) if xp is cupy else nullcontext():
+            fastopt.SGD([param], **options).step([xp.asarray(grad)])
         ends.append(np.isnan((param if xp is np else param.get()).astype(np.float32)).all())
     assert ends == [True, False]

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from cuda import fake_cupy
 from cuda.fake_cupy import FakeCupy, no_synchronisation
+from cuda.planted import planted
 from cuda.runs import (
     COMPLEX,
     DENSE,
@@ -38,8 +39,6 @@ from variants import VARIANT_OF, VARIANTS, Variant
 
 import fastopt
 import fastopt_kernels
-from fastopt.backends import cupy_source
-from fastopt.formats import Format
 from fastopt.norms import PIECE
 from fastopt.parameters import Parameter
 
@@ -355,44 +354,27 @@ HALF_FAULTS = {
 
 @needs_compiler
 @pytest.mark.parametrize("fault", HALF_FAULTS)
-def test_a_fault_in_the_text_for_halves_and_gaps_is_noticed(
-    cupy: FakeCupy, fault: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plant(monkeypatch, *HALF_FAULTS[fault])
+def test_a_fault_in_the_text_for_halves_and_gaps_is_noticed(cupy: FakeCupy, fault: str) -> None:
     apart: Cuts = [
         (lambda buffer: buffer[:5100].reshape(30, 17, 10)[:, ::2, ::3], in_shape),
         *DENSE,
     ]
-    found = difference_of(VARIANT_OF["adam"], cupy, ml_dtypes.bfloat16, cuts=apart)
-    assert found or any(differences(halves_of(np, d), halves_of(cupy, d)) for d in HALVES)
-
-
-def plant(monkeypatch: pytest.MonkeyPatch, right: str, wrong: str) -> None:
-    """Have every update kernel be made with another text."""
-    kernel = cupy_source.kernel
-    adam = kernel(fastopt_kernels.adam.RULE, Format.of(np.dtype(ml_dtypes.bfloat16), True), True)
-    assert right in adam["preamble"]
-
-    def faulty(*about: Any) -> dict[str, Any]:
-        text = kernel(*about)
-        return text | {"preamble": text["preamble"].replace(right, wrong)}
-
-    monkeypatch.setattr(cupy_source, "kernel", faulty)
+    with planted(cupy, *HALF_FAULTS[fault]):
+        found = difference_of(VARIANT_OF["adam"], cupy, ml_dtypes.bfloat16, cuts=apart)
+        assert found or any(differences(halves_of(np, d), halves_of(cupy, d)) for d in HALVES)
 
 
 @needs_compiler
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_in_the_text_is_noticed(
-    cupy: FakeCupy, fault: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plant(monkeypatch, *FAULTS[fault])
+def test_a_fault_in_the_text_is_noticed(cupy: FakeCupy, fault: str) -> None:
     options: tuple[dict[str, float], ...] = ({}, {"weight_decay": 0.03, "grad_scale": 0.37})
-    try:
-        found: list[Any] = [
-            difference_of(VARIANT_OF["adam"], cupy, np.float32, **o) for o in options
-        ]
-    except fake_cupy.CUDARuntimeError as error:  # a misaligned address
-        found = [error]
+    with planted(cupy, *FAULTS[fault]):
+        try:
+            found: list[Any] = [
+                difference_of(VARIANT_OF["adam"], cupy, np.float32, **o) for o in options
+            ]
+        except fake_cupy.CUDARuntimeError as error:  # a misaligned address
+            found = [error]
     assert any(found)
 
 

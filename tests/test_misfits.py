@@ -10,14 +10,13 @@ import numpy as np
 import pytest
 from cuda.fake_cupy import FakeCupy
 from cuda.runs import installed
-from variants import CPU_BACKENDS, VARIANTS, Variant
+from variants import CPU_BACKENDS, SQUARING, VARIANTS, Variant
 
 import fastopt
 from fastopt.optimizer import Optimizer
 
 each_backend = pytest.mark.parametrize("backend", CPU_BACKENDS)
 each_variant = pytest.mark.parametrize("variant", VARIANTS, ids=str)
-SQUARING = [v for v in VARIANTS if "sgd" not in v.name and "momentum" not in v.name[:8]]
 LINEAR = [v for v in VARIANTS if v not in SQUARING]
 each_squaring = pytest.mark.parametrize("variant", SQUARING, ids=str)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any
@@ -26,7 +25,7 @@ class Variant:
     """An optimizer's class with some hyperparameters."""
 
     name: str
-    optimizer: Callable[..., Optimizer]
+    optimizer: type[Optimizer]
     options: dict[str, Any] = field(default_factory=dict)
 
     def __call__(self, params: Any, **more: Any) -> Optimizer:
@@ -61,6 +60,7 @@ VARIANTS = [
     Variant("adamw", fastopt.AdamW, {"weight_decay": 0.1}),
     Variant("adamw_amsgrad", fastopt.AdamW, {"amsgrad": True}),
 ]
+SQUARING = [v for v in VARIANTS if not issubclass(v.optimizer, fastopt.SGD | fastopt.Momentum)]
 VARIANT_OF = {variant.name: variant for variant in VARIANTS}
 
 

@@ -17,6 +17,7 @@ from fastopt.backends.cupy_control import CupyControl
 from fastopt.backends.cupy_errors import check_device
 from fastopt.backends.cupy_launch import Kernels, Part
 from fastopt.backends.cupy_source import CAPACITY, scalar_names
+from fastopt.backends.decisions import Lanes
 from fastopt.errors import BackendUnavailableError
 from fastopt.formats import Format
 from fastopt.norms import LANES
@@ -41,6 +42,7 @@ class CupyDriver:
     ) -> None:
         self._format = format
         self.wide = format.real.itemsize == 8
+        self.squares_gradients = bool(rule.positive)
         self._arena = arena
         self._usual = UsualArrays(parameters, format)
         self._given = format.given  # of the gradients at hand
@@ -119,13 +121,10 @@ class CupyDriver:
         """Return how many pieces the gradients have."""
         return sum(part.pieces for part in self._parts)
 
-    def squares_to(self, lanes: Array, first: int, pieces: int | None) -> None:
-        """Sum the squares by lanes, for one factor or for all."""
+    def measure_to(self, lanes: Array, first: int, layout: Lanes) -> None:
+        """Write what a decision needs of the gradients, from their first piece's place on."""
         for part in self._parts:
-            if pieces is None:
-                part.squares(self._given, self._grads, 1.0, lanes, first)
-            else:
-                part.all_squares(self._given, self._grads, lanes, first, pieces)
+            part.squares_to_decide(self._given, self._grads, lanes, first, layout)
             first += part.pieces
 
     def update_by(self, given: tuple[Array, ...], mine: Array | None, always: bool) -> None:

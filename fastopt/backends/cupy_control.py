@@ -17,7 +17,7 @@ from fastopt.backends.cupy_control_source import COUNTS, MEASURED
 from fastopt.backends.cupy_launch import Kernels
 from fastopt.backends.cupy_scale import CupyScale
 from fastopt.backends.cupy_told import Told
-from fastopt.backends.decisions import Counts, DeviceSide, Settings
+from fastopt.backends.decisions import Counts, DeviceSide, Lanes, Settings
 from fastopt.backends.scale_memory import Answer, ScaleMemory
 from fastopt.norms import LANES
 from fastopt.scale_policy import ScalePolicy
@@ -113,25 +113,27 @@ class CupyControl:
     # Launches ----------------------------------------------------------------------------------
 
     def measure(self, sides: Sequence[DeviceSide]) -> None:
-        """Sum the squares of all gradients."""
-        counts = [side.pieces() for side in sides]
-        pieces, scaled = sum(counts), _scaled(sides)
+        """Measure all gradients."""
+        layout = _layout(sides)
+        count = layout.pieces * _factors(layout)
         if self._lanes is None:
-            self._lanes = self._cupy.zeros(max(1, pieces * scaled * LANES))
-            self._sums = self._cupy.zeros(max(1, pieces * scaled))
-        for side, end in zip(sides, np.cumsum(counts).tolist(), strict=True):
-            side.squares_to(self._lanes, end - side.pieces(), pieces if scaled > 1 else None)
-        if pieces:
-            halves = self._kernels.of(cupy_norm_source.halves)
-            halves(self._lanes, self._sums, size=pieces * scaled)
+            self._lanes = self._cupy.zeros(max(1, (count + layout.pieces * layout.peaks) * LANES))
+            self._sums = self._cupy.zeros(max(1, count))
+        first = 0
+        for side in sides:
+            side.measure_to(self._lanes, first, layout)
+            first += side.pieces()
+        if count:
+            self._kernels.of(cupy_norm_source.halves)(self._lanes, self._sums, size=count)
 
     def decide(self, sides: Sequence[DeviceSide] | None, grad_scale: Any) -> None:
         """Decide on a step, by what was measured of these gradients (None: nothing was)."""
         on_device = arrays.kind(grad_scale) == "cupy"
+        layout = Lanes(-1, False, False) if sides is None else _layout(sides)
         given = (
-            self._sums,
-            -1 if sides is None else sum(side.pieces() for side in sides),
-            0 if sides is None else int(_scaled(sides) > 1),
+            *(self._sums, layout.pieces, int(layout.wide)),
+            self._sums if self._lanes is None else self._lanes,
+            layout.pieces * _factors(layout) if layout.peaks else -1,
             1.0 if on_device else grad_scale,
             arrays.address(grad_scale) if on_device else 0,
             grad_scale.itemsize if on_device else 0,
@@ -184,10 +186,14 @@ class CupyControl:
         self._cupy.cuda.get_current_stream().synchronize()
 
 
-def _scaled(sides: Sequence[DeviceSide]) -> int:
-    """Return how many sums of squares are needed: those of float32 cannot leave float64's range."""
-    wide = any(side.wide for side in sides)
-    return len(cupy_norm_source.FACTORS) if wide else 1
+def _layout(sides: Sequence[DeviceSide]) -> Lanes:
+    """Return what has to be measured; the squares of float32 cannot leave float64's range."""
+    wide, peaks = any(s.wide for s in sides), any(s.squares_gradients for s in sides)
+    return Lanes(sum(side.pieces() for side in sides), wide, peaks)
+
+
+def _factors(layout: Lanes) -> int:
+    return len(cupy_norm_source.FACTORS) if layout.wide else 1
 
 
 def _read(told: Array) -> Counts:

@@ -1,8 +1,8 @@
 """The CUDA C++ that decides on a step: whether to make it, by which row, by which gradient scale.
 
 One block of LANES threads. Each adds up a lane of the pieces' sums of squares, and the lanes are
-added in halves, as ``global_norm`` lays it down; the first thread then does in float64 what the
-host does otherwise, by the same operations, and writes what the update kernels read.
+added in halves, as ``global_norm`` lays it down; then they do in float64 what the host does
+otherwise, by the same operations, and the first writes what the update kernels read.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import sys
 from string import Template
 from typing import Any
 
+from fastopt import overflow
 from fastopt.backends.cupy_norm_source import FACTORS
 from fastopt.backends.cupy_source import OPTIONS
 from fastopt.norms import LANES, TOO_SMALL
@@ -28,7 +29,7 @@ MEASURED = ("norm", "scale")
 SETTINGS = ("base", "length", "period", "clips", "skips", "limits")
 """What the host says: which step count the first row of the tables belongs to, how many rows there
 are, how many of the last ones come again and again for ever (0: none), whether the norm is limited,
-whether a gradient that is not finite skips the step, and at which address the limits of the coming
+whether a gradient that does not fit skips the step, and at which address the limits of the coming
 steps stand, a float64 for each row (0: the limit is one number)."""
 
 _PREAMBLE = Template("""
@@ -60,11 +61,24 @@ __device__ __forceinline__ long long row_of(long long clock, const long long *se
     return period > 0 ? settings[LENGTH] - period + beyond % period : -1;
 }
 
+// The largest of so many numbers, none of them negative.
+__device__ __forceinline__ double largest(const double *numbers, long long count, double *lane) {
+    double most = 0;
+    #pragma unroll 8
+    for (long long k = threadIdx.x; k < count; k += $lanes) {
+        most = numbers[k] > most ? numbers[k] : most;
+    }
+    lane[threadIdx.x] = most;
+    __syncthreads();
+    for (int k = 0; k < $lanes; ++k) most = lane[k] > most ? lane[k] : most;
+    return most;
+}
+
 }  // namespace fastopt
 """)
 
 _OPERATION = Template("""
-    __shared__ double lane[$lanes], again[$lanes];
+    __shared__ double lane[$lanes], again[$lanes], peak[$lanes];
     double sum = 0, unit = 1;
     if (pieces >= 0) {
         sum = fastopt::total(&sums[0], pieces, lane);
@@ -74,23 +88,32 @@ _OPERATION = Template("""
             sum = fastopt::total(&sums[(large ? 1 : 2) * pieces], pieces, again);
         }
     }
+    double scale = number;
+    if (width == 4) scale *= *reinterpret_cast<const float *>(address);
+    if (width == 8) scale *= *reinterpret_cast<const double *>(address);
+    const bool clips = pieces >= 0 && settings[fastopt::CLIPS] != 0;
+    const bool skips = pieces >= 0 && settings[fastopt::SKIPS] != 0;
+    const double norm = sqrt(sum) * unit * fabs(scale);
+    const bool finite = sum <= $largest && fabs(scale) <= $largest;
+    const long long clock = counts[fastopt::CLOCK];
+    const long long coming = fastopt::row_of(clock, &settings[0]);
+    const long long limits = settings[fastopt::LIMITS];
+    double factor = 1;
+    if (clips && (limits == 0 || coming >= 0)) {
+        const double most =
+            limits != 0 ? reinterpret_cast<const double *>(limits)[coming] : limit[0];
+        factor = most / (norm + 1e-6);
+        factor = factor > 1 ? 1 : factor;
+        scale *= factor;
+    }
+    bool go = !skips || finite;
+    if (skips && finite && peaks >= 0 && norm * factor >= $safe) {
+        const double most = fastopt::largest(&lanes[peaks * $lanes], pieces * $lanes, peak);
+        go = most * fabs(scale) < $overflows;
+    }
+    __syncthreads();  // all have read the clock
     if (threadIdx.x == 0) {
-        double scale = number;
-        if (width == 4) scale *= *reinterpret_cast<const float *>(address);
-        if (width == 8) scale *= *reinterpret_cast<const double *>(address);
-        const bool clips = pieces >= 0 && settings[fastopt::CLIPS] != 0;
-        const bool skips = pieces >= 0 && settings[fastopt::SKIPS] != 0;
-        const double norm = sqrt(sum) * unit * fabs(scale);
-        const bool go = !skips || (sum <= $largest && fabs(scale) <= $largest);
-        const long long clock = counts[fastopt::CLOCK];
-        const long long row = go ? fastopt::row_of(clock, &settings[0]) : $skipped;
-        const long long limits = settings[fastopt::LIMITS];
-        if (clips && (limits == 0 || row >= 0)) {
-            const double most =
-                limits != 0 ? reinterpret_cast<const double *>(limits)[row] : limit[0];
-            const double factor = most / (norm + 1e-6);
-            scale *= factor > 1 ? 1 : factor;
-        }
+        const long long row = go ? coming : $skipped;
         counts[fastopt::ROW] = row;
         if (row >= 0) counts[fastopt::CLOCK] = clock + 1;
         if (!go) counts[fastopt::SKIPPED] += 1;
@@ -106,15 +129,17 @@ def decide() -> dict[str, Any]:
     """Return the arguments of the kernel that decides, to be launched with LANES threads.
 
     It takes the ``sums`` of squares of all ``pieces`` (-1: not measured) for the first of FACTORS
-    or, if ``scaled``, for each; the gradients' scale as a ``number`` times what stands at an
+    or, if ``scaled``, for each; in ``lanes``, from those of this number on, the ``peaks`` (-1: not
+    measured); the gradients' scale as a ``number`` times what stands at an
     ``address`` in a float of ``width`` bytes (0: nothing); ``settings`` and ``limit``, the largest
     norm where that is one number. It writes ``counts``, ``measured``, and the scale in single
     precision.
     """
     fields = [*enumerate(COUNTS), *enumerate(MEASURED), *enumerate(SETTINGS)]
     return {
-        "in_params": "raw float64 sums, int64 pieces, int64 scaled, float64 number, int64 address, "
-        "int64 width, raw int64 settings, raw float64 limit",
+        "in_params": "raw float64 sums, int64 pieces, int64 scaled, raw float64 lanes, "
+        "int64 peaks, float64 number, int64 address, int64 width, raw int64 settings, "
+        "raw float64 limit",
         "out_params": "raw int64 counts, raw float64 measured, raw float32 single",
         "operation": _OPERATION.substitute(
             lanes=LANES,
@@ -123,6 +148,8 @@ def decide() -> dict[str, Any]:
             larger=repr(FACTORS[2]),
             smaller=repr(FACTORS[1]),
             skipped=SKIPPED_ROW,
+            safe=repr(overflow.SAFE),
+            overflows=repr(overflow.OVERFLOWS),
         ),
         "name": "fastopt_decide",
         "preamble": _PREAMBLE.substitute(

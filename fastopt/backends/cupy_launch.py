@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from fastopt import arrays
+from fastopt import arrays, overflow
 from fastopt.arena import Arena
 from fastopt.arrays import Array
 from fastopt.backends import cupy_norm_source, cupy_source
 from fastopt.backends.cupy_blocks import blocks
 from fastopt.backends.cupy_source import CAPACITY, THREADS
+from fastopt.backends.decisions import Lanes
 from fastopt.formats import Format
 from fastopt.norms import LANES, PIECE
 from fastopt.parameters import Parameter
@@ -119,15 +120,18 @@ class Part:
 
     def squares(self, given: Any, grads: Array, factor: float, lanes: Array, first: int) -> None:
         """Sum the squares of (factor * gradient) by lanes, from the first piece's place on."""
-        self._squares(cupy_norm_source.squares, given, grads, first, factor, lanes)
+        kernel = self._kernels.of(cupy_norm_source.squares, given, self._kernels.by_value)
+        self._over_pieces(kernel, grads, first, factor, lanes)
 
-    def all_squares(self, given: Any, grads: Array, lanes: Array, first: int, pieces: int) -> None:
-        """Do so for every factor; there are so many ``pieces`` in all."""
-        self._squares(cupy_norm_source.all_squares, given, grads, first, pieces, lanes)
-
-    def _squares(
-        self, text: Callable[..., dict[str, Any]], given: Any, grads: Array, *rest: Any
+    def squares_to_decide(
+        self, given: Any, grads: Array, lanes: Array, first: int, layout: Lanes
     ) -> None:
-        kernel = self._kernels.of(text, given, self._kernels.by_value)
+        """Write all the lanes that a decision needs, from the first piece's place on."""
+        about, unit = (given, self._kernels.by_value), overflow.unit(self._format)
+        text = cupy_norm_source.squares_to_decide
+        kernel = self._kernels.of(text, *about, layout.wide, layout.peaks)
+        self._over_pieces(kernel, grads, first, layout.pieces, unit, lanes)
+
+    def _over_pieces(self, kernel: Any, grads: Array, *rest: Any) -> None:
         table, pieces = self._piece_table
         kernel(self._with(grads), table, *rest, size=pieces * LANES, block_size=LANES)

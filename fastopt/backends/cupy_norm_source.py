@@ -6,7 +6,7 @@ barriers. Two kernels cost a launch, 3 % more memory traffic, and nothing to syn
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from string import Template
 from typing import Any
 
@@ -25,7 +25,7 @@ _SQUARES = Template("""
     const long long address = ($addresses)[$capacity + block[0]];
     const $given *const grad = reinterpret_cast<const $given *>(address) + block[1];
     const long long count = address != 0 ? block[2] : 0;
-    $sums
+    $start
     for (long long k = threadIdx.x; k < count; k += $lanes) {
         $add
     }
@@ -65,20 +65,39 @@ def squares(dtype: np.dtype[Any], by_value: bool) -> dict[str, Any]:
     return _squares(dtype, by_value, "float64 factor", ["factor"], "fastopt_squares")
 
 
-def all_squares(dtype: np.dtype[Any], by_value: bool) -> dict[str, Any]:
-    """Return the arguments of the kernel that does so for each of FACTORS in one pass.
+def squares_to_decide(
+    dtype: np.dtype[Any], by_value: bool, wide: bool, peaks: bool
+) -> dict[str, Any]:
+    """Return the arguments of the kernel that a device decides by, in one pass.
 
-    In place of ``factor`` it takes ``pieces``, how many there are in all: ``lanes`` holds those of
-    all pieces for the first factor, then for the second, and so on.
+    In place of ``factor`` it takes ``pieces``, how many there are in all, and ``unit``. It writes
+    the lanes of all pieces for the first of FACTORS, with ``wide`` then for the others, and with
+    ``peaks`` then the largest magnitude in each lane, times ``unit``.
     """
-    return _squares(dtype, by_value, "int64 pieces", map(repr, FACTORS), "fastopt_all_squares")
+    factors = [repr(factor) for factor in FACTORS[: None if wide else 1]]
+    name = f"fastopt_{'all_' * wide}squares{'_and_peaks' * peaks}_to_decide"
+    return _squares(dtype, by_value, "int64 pieces, float64 unit", factors, name, peaks)
 
 
 def _squares(
-    dtype: np.dtype[Any], by_value: bool, last: str, factors: Iterable[str], name: str
+    dtype: np.dtype[Any],
+    by_value: bool,
+    last: str,
+    factors: Sequence[str],
+    name: str,
+    peaks: bool = False,
 ) -> dict[str, Any]:
     declared, addresses = addresses_of(by_value)
-    numbered = list(enumerate(factors))
+    start = [f"double sum{k} = 0;" for k in range(len(factors))]
+    add = [
+        f"const double value{k} = number * {factor}; sum{k} += value{k} * value{k};"
+        for k, factor in enumerate(factors)
+    ]
+    kept = [f"sum{k}" for k in range(len(factors))]
+    if peaks:
+        start.append("fastopt::real peak = 0;")
+        add.append("const fastopt::real size = fabs(number); peak = size > peak ? size : peak;")
+        kept.append("peak * unit")
     return {
         "in_params": f"{declared}, raw int64 blocks, int64 first, {last}",
         "out_params": "raw float64 lanes",
@@ -88,14 +107,11 @@ def _squares(
             capacity=CAPACITY,
             given=TYPE[dtype.name],
             lanes=LANES,
-            sums=" ".join(f"double sum{k} = 0;" for k, _ in numbered),
-            add="\n        ".join(
-                f"const double value{k} = fastopt::widen(grad[k]) * {factor}; "
-                f"sum{k} += value{k} * value{k};"
-                for k, factor in numbered
-            ),
+            start=" ".join(start),
+            add="\n        ".join(["const fastopt::real number = fastopt::widen(grad[k]);", *add]),
             store=" ".join(
-                f"lanes[lane + {k}{' * pieces' * (k > 0)} * {LANES}] = sum{k};" for k, _ in numbered
+                f"lanes[lane + {k}{' * pieces' * (k > 0)} * {LANES}] = {value};"
+                for k, value in enumerate(kept)
             ),
         ),
         "preamble": _WIDEN.substitute(

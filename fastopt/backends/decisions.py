@@ -31,7 +31,7 @@ class Settings(NamedTuple):
     The tables hold ``length`` rows, from that of step count ``base`` on; of these the last
     ``period`` come again and again after the end, if it is not 0. ``clips``: the norm is brought
     down to ``limit`` or, where ``limits`` is not 0 but the address of a table, to that step's value
-    in it. ``skips``: a step with a gradient that is not finite is left out.
+    in it. ``skips``: a step is left out if a gradient is not finite, or a square of it overflows.
     """
 
     base: int
@@ -43,11 +43,26 @@ class Settings(NamedTuple):
     limit: float
 
 
+class Lanes(NamedTuple):
+    """What is measured of the ``pieces`` of all gradients, lane by lane (see ``norms``).
+
+    The sums of squares; with ``wide`` then those of the gradients multiplied by each other factor
+    that they may need; with ``peaks`` then the largest magnitudes.
+    """
+
+    pieces: int
+    wide: bool
+    peaks: bool
+
+
 class DeviceSide(Protocol):
     """What a driver does by numbers that stand in its device's memory."""
 
     wide: bool
     """Whether the squares of its gradients can leave the range of float64."""
+
+    squares_gradients: bool
+    """Whether its rule squares gradients, so that a step with a square that overflows is none."""
 
     def gradients(self) -> list[Array]:
         """Return the gradients of the coming step."""
@@ -55,12 +70,8 @@ class DeviceSide(Protocol):
     def pieces(self) -> int:
         """Return how many pieces the gradients have, see ``global_norm``."""
 
-    def squares_to(self, lanes: Array, first: int, pieces: int | None) -> None:
-        """Sum the squares by lanes, from the first piece's place on.
-
-        With ``pieces``, which is how many there are in all, for every factor that the gradients
-        may have to be multiplied by.
-        """
+    def measure_to(self, lanes: Array, first: int, layout: Lanes) -> None:
+        """Write what is measured of its gradients, from the place of its first piece on."""
 
     def update_by(self, given: tuple[Array, ...], mine: Array | None, always: bool) -> None:
         """Update the parameters that are chosen by ``mine`` (None: all) and have a gradient.
@@ -95,7 +106,7 @@ class Control(Protocol):
         """Write the rows of a table into its memory, which has room for so many; return it."""
 
     def measure(self, sides: Sequence[DeviceSide]) -> None:
-        """Sum the squares of all gradients."""
+        """Measure all gradients."""
 
     def decide(self, sides: Sequence[DeviceSide] | None, grad_scale: Any) -> None:
         """Decide on a step, by what was measured of these gradients (None: nothing was)."""

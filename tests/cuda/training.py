@@ -25,8 +25,8 @@ SHAPES: tuple[tuple[int, ...], ...] = ((5,), (70, 3), (), (0, 4), (4099,))
 class Training:
     """What happens: gradients from a seed; of some steps one element is NaN, some are missing.
 
-    ``missing`` says of a step and an array whether it has no gradient; ``before`` what is done to
-    the optimizer before a step.
+    ``large`` gives numbers that are an element of some steps' gradients; ``missing`` says of a step
+    and an array whether it has no gradient; ``before`` what is done to the optimizer before a step.
     """
 
     steps: int = 40
@@ -34,6 +34,7 @@ class Training:
     dtypes: Sequence[Any] = (np.float32,)
     size: float = 1.0
     bad: Sequence[int] = ()
+    large: Mapping[int, float] = field(default_factory=dict)
     missing: Callable[[int, int], bool] = lambda step, k: False
     scale: Callable[[int], float] = lambda step: 1.0
     before: Mapping[int, Callable[[Optimizer], object]] = field(default_factory=dict)
@@ -45,6 +46,8 @@ class Training:
         made: list[Any] = self._draw(1 + step)
         if step in self.bad:
             made[1].flat[made[1].size // 2] = (np.nan, np.inf, -np.inf)[step % 3]
+        if step in self.large:
+            made[-1].flat[made[-1].size // 3] = self.large[step]
         return [None if self.missing(step, k) else grad for k, grad in enumerate(made)]
 
     def _draw(self, seed: int) -> list[Any]:

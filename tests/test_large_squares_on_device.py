@@ -1,0 +1,185 @@
+"""Finite gradients with squares that overflow are left out on a device, just where NumPy does so.
+
+The CUDA text runs on the CPU, behind a stand-in for CuPy (see test_cuda_text.py).
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from cuda.fake_cupy import FakeCupy, no_synchronisation
+from cuda.planted import planted
+from cuda.runs import DTYPES, differences, installed
+from cuda.training import Training, replayed, train
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from variants import CPU_BACKENDS, SQUARING, VARIANT_OF, Variant
+
+import fastopt
+from fastopt import device_tables
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("g++") is None, reason="needs g++, which runs the CUDA text on the CPU"
+)
+each_squaring = pytest.mark.parametrize("variant", SQUARING, ids=str)
+ADAM = VARIANT_OF["adam"]
+FEW = ((70, 3), (4099,))
+
+
+@pytest.fixture(scope="module")
+def cupy() -> Iterator[FakeCupy]:
+    with installed(FakeCupy()) as module:
+        yield module
+
+
+def bound(dtype: Any) -> float:
+    """Return the first number whose square overflows in the arithmetic of a dtype."""
+    return 2.0**64 if np.dtype(dtype).name in ("float32", "complex64") else 2.0**512
+
+
+def ends(cupy: FakeCupy, training: Training, variant: Variant, **options: Any) -> list[Any]:
+    options = {"on_nonfinite": "skip", **options}
+    return [train(training, variant, xp, **options) for xp in (np, cupy)]
+
+
+@each_squaring
+@pytest.mark.parametrize("dtype", ["float32", "float64", "complex64", "complex128"])
+def test_such_steps_are_left_out_in_the_bits_of_numpy(
+    cupy: FakeCupy, variant: Variant, dtype: Any
+) -> None:
+    large = {1: 1.001 * bound(dtype), 4: -1.9 * bound(dtype), 6: 0.999 * bound(dtype)}
+    on_host, on_device = ends(cupy, Training(9, FEW, [dtype], large=large), variant)
+    assert differences(on_host, on_device) == {}
+    assert on_device["counts"].tolist() == [7, 7, 2]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_what_counts_is_the_gradient_after_scale_and_clipping(cupy: FakeCupy, dtype: Any) -> None:
+    """Half precision computes in float32, whose squares overflow after a large scale alone."""
+    for limit, skipped in ((1.0, 0), (1e20, 0), (1e22, 2), (None, 2)):
+        training = Training(8, FEW, [dtype], scale=lambda step: 1e20 if step in (2, 5) else 1.0)
+        on_host, on_device = ends(cupy, training, ADAM, max_grad_norm=limit)
+        assert differences(on_host, on_device) == {}
+        assert on_device["counts"][2] == (0 if np.dtype(dtype).itemsize == 8 else skipped)
+
+
+def test_a_limit_by_schedule_counts_too(cupy: FakeCupy) -> None:
+    large = dict.fromkeys(range(3, 6), 1e25)
+    training = Training(9, FEW, large=large)
+    on_host, on_device = ends(
+        cupy, training, ADAM, max_grad_norm=lambda step: 1e30 if step == 4 else 1.0
+    )
+    assert differences(on_host, on_device) == {}
+    # From the first step that is left out on, all have the same number, and its limit.
+    assert on_device["counts"].tolist() == [7, 7, 2]
+
+
+def test_buckets_have_bounds_of_their_own(cupy: FakeCupy) -> None:
+    for dtypes, skipped in (([np.float32, np.float64], 0), ([np.float64, np.float32], 1)):
+        training = Training(6, FEW, dtypes, large={2: 1e30})  # of the second array
+        on_host, on_device = ends(cupy, training, ADAM)
+        assert differences(on_host, on_device) == {}
+        assert on_device["counts"][2] == skipped
+
+
+def test_rules_without_squares_take_them(cupy: FakeCupy) -> None:
+    for name in ("sgd", "momentum"):
+        on_host, on_device = ends(cupy, Training(6, FEW, large={2: 1e30}), VARIANT_OF[name])
+        assert differences(on_host, on_device) == {}
+        assert on_device["counts"][2] == 0
+
+
+def test_a_modulus_overflows_where_both_parts_together_do(cupy: FakeCupy) -> None:
+    skipped = []
+    for size in (0.70, 0.71, 0.99):
+        training = Training(4, FEW, [np.complex64], large={1: size * 2.0**64 * (1 + 1j)})
+        on_host, on_device = ends(cupy, training, ADAM, complex_moment="modulus")
+        assert differences(on_host, on_device) == {}
+        skipped.append(int(on_device["counts"][2]))
+    assert skipped == [0, 1, 1]
+
+
+def test_replays_of_a_captured_step_leave_them_out(
+    cupy: FakeCupy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device_tables, "CAPTURED", 64)
+    training = Training(12, FEW, large={3: 1e25, 8: -1e20})
+    options: dict[str, Any] = {"on_nonfinite": "skip"}
+    on_device = replayed(training, ADAM, cupy, **options)
+    assert differences(train(training, ADAM, np, **options), on_device) == {}
+    assert on_device["counts"].tolist() == [10, 10, 2]
+
+
+def test_the_scale_of_a_loss_backs_off(cupy: FakeCupy) -> None:
+    scales = []
+    for xp in (np, cupy):
+        params = [xp.asarray(np.ones(300, np.float32))]
+        opt = fastopt.Adam(params)
+        scaler = fastopt.LossScaler(init_scale=0.5)
+        for size in (1.0, 1e19, 1.0):  # 2e19 without the scale
+            with no_synchronisation():
+                scaler.step(opt, [xp.asarray(np.full(300, size, np.float32))])
+        scales.append((scaler.scale, opt.step_count, opt.skipped_steps))
+    assert scales[0] == scales[1] == (0.25, 2, 1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    dtype=st.sampled_from(["float32", "float64", "complex64"]),
+    ulps=st.integers(-3, 3),
+    power=st.integers(-3, 3),
+    scale=st.one_of(st.just(1.0), st.floats(0.5, 2.0)),
+    limited=st.booleans(),
+)
+def test_every_backend_draws_the_line_at_the_same_number(
+    dtype: str, ulps: int, power: int, scale: float, limited: bool
+) -> None:
+    real = np.dtype("f4" if dtype != "float64" else "f8")
+    number = real.type(bound(dtype)) * real.type(2.0**power)
+    for _ in range(abs(ulps)):
+        number = np.nextafter(number, real.type(np.inf if ulps > 0 else 0))
+    skipped = set()
+    with installed(FakeCupy()) as cupy:
+        for name in (*CPU_BACKENDS, "cupy"):
+            xp: Any = cupy if name == "cupy" else np
+            grad = np.ones(70, dtype)
+            grad[7] = number
+            limit = float(number) * 0.75 if limited else None
+            more: Any = {"max_grad_norm": limit, "on_nonfinite": "skip", "backend": name}
+            opt = fastopt.Adam([xp.asarray(np.ones(70, dtype))], **more)
+            opt.step([xp.asarray(grad)], grad_scale=scale * 2.0**-power)
+            skipped.add(opt.skipped_steps)
+    assert len(skipped) == 1
+
+
+FAULTS = {
+    "no peaks are looked at": ("peaks >= 0 && norm", "peaks >= 1000 && norm"),
+    "the last ones are not": ("pieces * 64, peak)", "pieces * 64 - 64, peak)"),
+    "the sign of a number": ("size = fabs(number)", "size = number"),
+    "the last number of a lane": ("size > peak ? size : peak", "size"),
+    "another unit": ("peak * unit", "peak * (0.5 * unit)"),
+    "the gradient before its scale": ("most * fabs(scale) <", "most <"),
+    "the last of the lanes": ("k < 64; ++k) most", "k < 63; ++k) most"),
+    "peaks of other pieces": ("lanes[peaks * 64]", "lanes[peaks * 64 - 64]"),
+    "a norm that is safe, or not": ("norm * factor >= 9", "norm * factor >= 99999"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_in_the_text_is_noticed(fault: str) -> None:
+    places = ((190, -1.2, 1.0), (1, 1.2, 1.0), (70, -1.2, 1e3), (191, 1.2, 1e-3), (70, 0.9, 1.0))
+    trainings = [
+        Training(
+            4,
+            [(4096,), (count,)],
+            large={1: size * 2.0**64 / scale},
+            scale=lambda step, scale=scale: scale,  # type: ignore[misc]  # the default binds it
+        )
+        for count, size, scale in places
+    ]
+    with installed(FakeCupy()) as cupy, planted(cupy, *FAULTS[fault]):
+        assert any(differences(*ends(cupy, one, ADAM)) for one in trainings)
