@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from contenders import LR, Array, Contender, NumpyLoop
+from contenders import LR, Array, Classes, Contender, NumpyLoop
 
 CLOSE = 1e-5
 """How far parameters of about 1 may be off after a few steps."""
 
 
 def taking_part(
-    classes: Sequence[type[Contender]],
+    classes: Classes,
 ) -> tuple[list[type[Contender]], dict[str, str]]:
     """Return those that work here, and of the others the reason why not, by name."""
     ready: list[type[Contender]] = []

@@ -237,14 +237,25 @@ class FastoptClipped(FastoptNumba):
     options = {"max_grad_norm": 1.0}
 
 
-class TorchClipped(TorchFused):
+class ClippedByTorch:
+    """What makes a contender of PyTorch's clip: its own function, before the step."""
+
     name = "torch clip_grad_norm_, fused"
     clips = True
+    _torch: Any
+    _params: Any
+    _opt: Any
 
     def step(self) -> None:
         self._torch.nn.utils.clip_grad_norm_(self._params, 1.0)
         self._opt.step()
 
+
+class TorchClipped(ClippedByTorch, TorchFused):
+    pass
+
+
+Classes = Sequence[type[Contender]]
 
 ADAM: tuple[type[Contender], ...] = (
     FastoptNumba,

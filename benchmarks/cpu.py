@@ -8,16 +8,15 @@ README.md beside this file says what each number means.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 import checks
+import command_line
 import contenders
 import denormals
 import quiet
@@ -52,23 +51,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     results["targets"] = [{**asdict(target), "verdict": target.verdict} for target in verdicts]
     _say_where(results)
     report.show(results, verdicts)
-    if given.json is not None:
-        given.json.write_text(json.dumps(results, indent=1, allow_nan=False) + "\n")
+    command_line.write_json(given.json, results)
     if given.picture is not None:
         report.draw(results, given.picture)
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write the numbers there")
-    parser.add_argument("--picture", type=Path, metavar="PATH", help="draw them there (matplotlib)")
+    parser = command_line.parser(__doc__)
     parser.add_argument("--quick", action="store_true", help="small sizes, less time for each")
     parser.add_argument("--large", action="store_true", help="100 M parameters too")
     parser.add_argument("--threads", type=int, default=2, metavar="N", help="2 unless given")
-    given = parser.parse_args(argv)
-    for path in (given.json, given.picture):
-        if path is not None and not path.parent.is_dir():
-            parser.error(f"{path}: there is no such folder")
+    given = command_line.parse(parser, argv)
     if given.threads < 1:
         parser.error("--threads must be at least 1")
     return given

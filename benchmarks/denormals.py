@@ -7,11 +7,11 @@ and has long been denormal in float32, unless it was flushed to zero.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from contenders import Contender
+from contenders import Classes, Contender
 
 from fastopt.turns import Effort, Turn, take_turns
 
@@ -21,7 +21,7 @@ BRIEFLY = Effort(0.024, rounds=12)
 
 
 def measure(
-    classes: Sequence[type[Contender]], tell: Callable[[str], None], parameters: int = 1_000_000
+    classes: Classes, tell: Callable[[str], None], parameters: int = 1_000_000
 ) -> dict[str, dict[str, float]]:
     """Return of every contender the time of a step early and late, and their ratio, by name."""
     turns: dict[str, Turn] = {}

@@ -9,7 +9,6 @@ README.md beside this file says what each number means.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import subprocess
@@ -17,10 +16,10 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 import checks
+import command_line
 import gpu_bandwidth
 import gpu_contenders
 import gpu_graphs
@@ -28,7 +27,7 @@ import gpu_report
 import gpu_steps
 import gpu_tuning
 import quiet
-from contenders import Contender
+from contenders import Classes
 from gpu_targets import targets
 
 import fastopt
@@ -52,8 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     results |= _about()
     verdicts = [] if given.tune else targets(results)
     results["targets"] = [{**asdict(target), "verdict": target.verdict} for target in verdicts]
-    if given.json is not None:
-        given.json.write_text(json.dumps(results, indent=1, allow_nan=False) + "\n")
+    command_line.write_json(given.json, results)
     _say_where(results)
     if given.tune:
         gpu_report.show_tuning(results["tuning"])
@@ -64,15 +62,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write the numbers there")
-    parser.add_argument("--picture", type=Path, metavar="PATH", help="draw them there (matplotlib)")
+    parser = command_line.parser(__doc__)
     parser.add_argument("--quick", action="store_true", help="16 M parameters at most, less time")
     parser.add_argument("--tune", action="store_true", help="only try other shapes of the kernel")
-    given = parser.parse_args(argv)
-    for path in (given.json, given.picture):
-        if path is not None and (path.is_dir() or not path.parent.is_dir()):
-            parser.error(f"{path} cannot be written; name a file in a folder that is there")
+    given = command_line.parse(parser, argv)
     if given.tune and given.picture:
         parser.error("--tune draws no picture")
     return given
@@ -88,30 +81,27 @@ def _measure(quick: bool) -> dict[str, Any]:
     ones = sorted({*(size for size in ONE if size < largest), largest})
     # The largest comes last: what its arrays leave in the libraries' pools is in nobody's way.
     sizes = [*MANY, *((1, size) for size in ones)]
-    rows = [_steps(adam, *size, effort, bandwidth=size == sizes[-1]) for size in sizes]
+    rows = [_steps(adam, size, effort, bandwidth=size == sizes[-1]) for size in sizes]
     some = [*MANY[1:], (1, largest)]
     return {
         "sizes": rows,
         "bandwidth": _bandwidth(rows[-1]),
-        "clipping": [_steps(clipped, *size, effort) for size in some],
-        "graphs": [_steps(graphs, *size, effort) for size in [(1, ones[0]), *MANY]],
+        "clipping": [_steps(clipped, size, effort) for size in some],
+        "graphs": [_steps(graphs, size, effort) for size in [(1, ones[0]), *MANY]],
         "absent": {**absent, **absent_clipped, **absent_graphs},
         "others": quiet.others_since(before),
     }
 
 
 def _steps(
-    classes: Sequence[type[Contender]],
-    arrays: int,
-    elements: int,
-    effort: Effort,
-    bandwidth: bool = False,
+    classes: Classes, size: tuple[int, int], effort: Effort, bandwidth: bool = False
 ) -> dict[str, Any]:
+    arrays, elements = size
     _tell(f"{arrays} x {elements}: {', '.join(contender.name for contender in classes)}")
     if arrays * elements >= SLOW_FROM:
         effort = replace(effort, seconds=2 * effort.seconds)
     try:
-        return gpu_steps.measure(classes, arrays, elements, effort, bandwidth)
+        return gpu_steps.measure(classes, size, effort, bandwidth)
     finally:
         gpu_steps.give_memory_back()
 

@@ -10,7 +10,7 @@ import importlib
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from contenders import BETA1, BETA2, EPS, LR, Array, Contender
+from contenders import BETA1, BETA2, EPS, LR, Array, ClippedByTorch, Contender
 
 import fastopt
 
@@ -162,13 +162,8 @@ class TorchCapturable(TorchFused):
     options = {"capturable": True, "foreach": True}
 
 
-class TorchClipped(TorchFused):
-    name = "torch clip_grad_norm_, fused"
-    clips = True
-
-    def step(self) -> None:
-        self._torch.nn.utils.clip_grad_norm_(self._params, 1.0)
-        self._opt.step()
+class TorchClipped(ClippedByTorch, TorchFused):
+    pass
 
 
 ADAM: tuple[type[Contender], ...] = (

@@ -12,7 +12,7 @@ import gpu_bandwidth
 import gpu_timing
 import numpy as np
 from checks import away_from_zero, end, wrong_steps
-from contenders import Array, Contender
+from contenders import Array, Classes, Contender
 from gpu_contenders import cupy
 from steps import check_moved
 
@@ -26,11 +26,7 @@ LEAST = 4_000_000
 
 
 def measure(
-    classes: Sequence[type[Contender]],
-    arrays: int,
-    elements: int,
-    effort: Effort,
-    bandwidth: bool = False,
+    classes: Classes, size: tuple[int, int], effort: Effort, bandwidth: bool = False
 ) -> dict[str, Any]:
     """Return ``{"arrays": ..., "elements": ..., "host": {name: times}, "device": ...}``.
 
@@ -38,6 +34,7 @@ def measure(
     at this size, and why: all must make the same first three steps, which are checked, and in the
     end all must have moved on by as many steps as were timed.
     """
+    arrays, elements = size
     params = [_numbers(elements, number) for number in range(arrays)]
     grads = [away_from_zero(_numbers(elements, arrays + number)) for number in range(arrays)]
     made, left_out = _made(classes, params, grads)
@@ -68,7 +65,7 @@ def _numbers(elements: int, seed: int) -> Array:
 
 
 def _made(
-    classes: Sequence[type[Contender]], params: Sequence[Array], grads: Sequence[Array]
+    classes: Classes, params: Sequence[Array], grads: Sequence[Array]
 ) -> tuple[dict[str, Contender], dict[str, str]]:
     """Return the contenders that make the first steps rightly, and of the others the reason."""
     made: dict[str, Contender] = {}
@@ -86,7 +83,7 @@ def _made(
     return made, left_out
 
 
-def largest_fitting(classes: Sequence[type[Contender]], elements: int) -> int:
+def largest_fitting(classes: Classes, elements: int) -> int:
     """Return the size of one array, halved until all contenders fit on the device together."""
     free, _ = cupy().cuda.Device().mem_info
     # Four arrays of each contender, four for the bandwidth, and for each of the two libraries

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import traffic
 from checks import away_from_zero, end, wrong_steps
-from contenders import LR, Array, Contender
+from contenders import LR, Array, Classes, Contender
 
 from fastopt.turns import Effort, Turn, take_turns
 
@@ -20,9 +20,7 @@ TRAFFIC_FROM = 4_000_000
 """Parameters from which the bare traffic takes part: memory is what counts there, not the cache."""
 
 
-def measure(
-    classes: Sequence[type[Contender]], arrays: int, elements: int, effort: Effort
-) -> dict[str, Any]:
+def measure(classes: Classes, arrays: int, elements: int, effort: Effort) -> dict[str, Any]:
     """Return ``{"arrays": ..., "elements": ..., "same": {name: times}, "fresh": {...}}``.
 
     All contenders make the same first three steps, which are checked, and in the end all must have
@@ -62,9 +60,7 @@ def check_moved(name: str, before: Array, now: Array, steps: int) -> None:
         raise RuntimeError(f"{name} has moved by {moved:.0f} steps where {steps} were timed")
 
 
-def fitting(
-    classes: Sequence[type[Contender]], parameters: int
-) -> tuple[list[type[Contender]], list[str]]:
+def fitting(classes: Classes, parameters: int) -> tuple[list[type[Contender]], list[str]]:
     """Return the first of the contenders that fit in memory together, and the others' names."""
     memory = _available_memory()
     each = 5 * 4 * parameters  # parameter, gradient, m, v, and a new gradient or a temporary

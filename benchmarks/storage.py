@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, ClassVar
 
 import numpy as np
-from contenders import Contender, FastoptNumba, TorchFused
+from contenders import Classes, FastoptNumba, TorchFused
 
 from fastopt.turns import Effort, Turn, take_turns
 
@@ -24,13 +24,13 @@ class Int8State(FastoptNumba):
     options: ClassVar[dict[str, Any]] = {"state_dtype": "int8"}
 
 
-CLASSES: Sequence[type[Contender]] = (FastoptNumba, Bfloat16State, Int8State, TorchFused)
+CLASSES: Classes = (FastoptNumba, Bfloat16State, Int8State, TorchFused)
 
 
 def measure(
     parameters: int,
     effort: Effort,
-    ready: Sequence[type[Contender]],
+    ready: Classes,
     tell: Callable[[str], None],
 ) -> dict[str, Any]:
     """Return the times of a step on one array, and the bytes of state that fastopt keeps."""

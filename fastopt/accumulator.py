@@ -23,7 +23,7 @@ from fastopt.saved import Saved
 from fastopt.wrapper import Wrapper
 
 if TYPE_CHECKING:
-    from fastopt.scale_on_device import ScaleOnDevice
+    from fastopt.scale_on_device import Scaling
 
 
 class Accumulator(Wrapper):
@@ -74,11 +74,7 @@ class Accumulator(Wrapper):
         return self._step(grads, grad_scale, self.on_nonfinite)
 
     def _step(
-        self,
-        grads: Any,
-        grad_scale: Any,
-        on_nonfinite: NonfinitePolicy,
-        scaling: ScaleOnDevice | None = None,
+        self, grads: Any, grad_scale: Any, on_nonfinite: NonfinitePolicy, scaling: Scaling = None
     ) -> bool:
         if self._count >= self._every:
             raise RuntimeError(
@@ -128,7 +124,7 @@ class Accumulator(Wrapper):
                             total[...] = part
                 self._given[k] = True
 
-    def _apply(self, on_nonfinite: NonfinitePolicy, scaling: ScaleOnDevice | None = None) -> bool:
+    def _apply(self, on_nonfinite: NonfinitePolicy, scaling: Scaling = None) -> bool:
         """Make the optimizer's step with the mean."""
         own = zip(self._beside.own, self._given, strict=True)
         sums = self._beside.nest(total if given else None for total, given in own)

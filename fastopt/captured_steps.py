@@ -14,7 +14,7 @@ from fastopt.coming_rows import Active
 from fastopt.device_tables import CAPTURED, Limits
 from fastopt.interrupts import Deferred
 from fastopt.on_device import OnDevice
-from fastopt.scale_on_device import ScaleOnDevice
+from fastopt.scale_on_device import Scaling
 
 _OUT_OF_STEP = (
     "parameters that were at the same step when a step was captured in a CUDA graph would no "
@@ -29,7 +29,6 @@ class CapturableSteps(OnDevice):
 
     def __init__(self, *about: Any) -> None:
         super().__init__(*about)
-        self._launched: set[Any] = set()  # what kinds of steps, which are thereby compiled
         self._captured: list[Any] = []  # what captured steps read, so that it stays in memory
         self._all_measure = True  # of those that were captured
         self._scales = False  # the scale of a loss follows one of them
@@ -37,7 +36,7 @@ class CapturableSteps(OnDevice):
     # The capture -------------------------------------------------------------------------------
 
     def _capture(
-        self, parts: Sequence[Any], grad_scale: Any, limits: Limits, scaling: ScaleOnDevice | None
+        self, parts: Sequence[Any], grad_scale: Any, limits: Limits, scaling: Scaling
     ) -> None:
         """Launch a step into a graph; nothing can be written for it, so all must be there."""
         if not self._control.can_capture:
@@ -65,19 +64,6 @@ class CapturableSteps(OnDevice):
             self._all_measure &= limits.measures
             self._scales |= scaling is not None
             self.counts.captured()
-
-    def _launch(
-        self,
-        grad_scale: Any,
-        measures: bool,
-        always: bool = False,
-        scaling: ScaleOnDevice | None = None,
-    ) -> None:
-        super()._launch(grad_scale, measures, always, scaling)
-        self._launched.add(self._kind(measures))
-
-    def _kind(self, measures: bool) -> Any:
-        return measures, tuple(bucket.rule.name for bucket in self._buckets)
 
     @property
     def _clock(self) -> int:

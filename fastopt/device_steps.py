@@ -11,7 +11,7 @@ from fastopt.gradient_policy import GradientPolicy, NonfinitePolicy
 if TYPE_CHECKING:
     from fastopt.device_tables import Limits
     from fastopt.on_device import OnDevice
-    from fastopt.scale_on_device import ScaleOnDevice
+    from fastopt.scale_on_device import Scaling
 
 
 class DeviceSteps(GradientPolicy):
@@ -52,7 +52,7 @@ class DeviceSteps(GradientPolicy):
         grad_scale: Any,
         on_nonfinite: NonfinitePolicy,
         there: bool,
-        scaling: ScaleOnDevice | None,
+        scaling: Scaling,
     ) -> bool:
         """Make a step that is decided on the device, if it is; return whether it was.
 

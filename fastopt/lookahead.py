@@ -17,7 +17,7 @@ from fastopt.saved import Saved
 from fastopt.wrapper import Wrapper
 
 if TYPE_CHECKING:
-    from fastopt.scale_on_device import ScaleOnDevice
+    from fastopt.scale_on_device import Scaling
 
 _SHARE = Number(low=0.0, high=1.0, low_open=True)
 
@@ -70,11 +70,7 @@ class Lookahead(Wrapper):
         self._step(grads, grad_scale, self.on_nonfinite)
 
     def _step(
-        self,
-        grads: Any,
-        grad_scale: Any,
-        on_nonfinite: NonfinitePolicy,
-        scaling: ScaleOnDevice | None = None,
+        self, grads: Any, grad_scale: Any, on_nonfinite: NonfinitePolicy, scaling: Scaling = None
     ) -> None:
         with Deferred():
             before = self._opt.step_count

@@ -22,7 +22,7 @@ from fastopt.gradient_policy import Seen
 from fastopt.group import Group
 from fastopt.grouping import Grouping
 from fastopt.interrupts import Deferred
-from fastopt.scale_on_device import PREPARE, ScaleOnDevice
+from fastopt.scale_on_device import PREPARE, Scaling
 from fastopt.scale_policy import ScalePolicy
 
 
@@ -42,6 +42,7 @@ class OnDevice:
         self._tables = DeviceTables(groups, control, self.long_tables)
         self.counts = DeviceCounts(self._buckets, clock, seen, control)
         self._held: Any = None
+        self._launched: set[Any] = set()  # what kinds of steps, which are thereby compiled
 
     @property
     def device(self) -> int | None:
@@ -50,9 +51,7 @@ class OnDevice:
 
     # Steps -------------------------------------------------------------------------------------
 
-    def step(
-        self, parts: Sequence[Any], grad_scale: Any, limits: Limits, scaling: ScaleOnDevice | None
-    ) -> None:
+    def step(self, parts: Sequence[Any], grad_scale: Any, limits: Limits, scaling: Scaling) -> None:
         """Check, and launch all of a step; raises with nothing changed.
 
         ``scaling`` is the scale of the loss that follows the decision.
@@ -74,7 +73,7 @@ class OnDevice:
                     self.counts.request()
 
     def _capture(
-        self, parts: Sequence[Any], grad_scale: Any, limits: Limits, scaling: ScaleOnDevice | None
+        self, parts: Sequence[Any], grad_scale: Any, limits: Limits, scaling: Scaling
     ) -> None:
         raise RuntimeError(
             "this step would be captured in a CUDA graph; construct the optimizer with "
@@ -115,11 +114,7 @@ class OnDevice:
             self._tables.renew(counts.low, counts.low)
 
     def _launch(
-        self,
-        grad_scale: Any,
-        measures: bool,
-        always: bool = False,
-        scaling: ScaleOnDevice | None = None,
+        self, grad_scale: Any, measures: bool, always: bool = False, scaling: Scaling = None
     ) -> None:
         sides = self._sides()
         if measures:
@@ -131,6 +126,10 @@ class OnDevice:
             tables = self._tables.of(bucket)
             bucket.update_by(partial(self._control.update, side, tables, always))
         self._held = grad_scale  # in memory until the next step
+        self._launched.add(self._kind(measures))
+
+    def _kind(self, measures: bool) -> Any:
+        return measures, tuple(bucket.rule.name for bucket in self._buckets)
 
     def _sides(self) -> list[DeviceSide]:
         # Every driver has one: there would be no control otherwise.

@@ -25,7 +25,7 @@ from fastopt.persistence import Persistent, Turn
 from fastopt.shared import SHARED_DEFAULTS
 
 if TYPE_CHECKING:
-    from fastopt.scale_on_device import ScaleOnDevice
+    from fastopt.scale_on_device import Scaling
 
 
 class Optimizer(KnownAttributes, Formula, DeviceSteps, Persistent):
@@ -97,11 +97,7 @@ class Optimizer(KnownAttributes, Formula, DeviceSteps, Persistent):
         self._step(grads, grad_scale, self._on_nonfinite)
 
     def _step(
-        self,
-        grads: Any,
-        grad_scale: Any,
-        on_nonfinite: NonfinitePolicy,
-        scaling: ScaleOnDevice | None = None,
+        self, grads: Any, grad_scale: Any, on_nonfinite: NonfinitePolicy, scaling: Scaling = None
     ) -> None:
         """Make a step under a policy for gradients that are not finite.
 

@@ -151,3 +151,7 @@ class ScaleOnDevice:
         if given_up:
             self._given_up = given_up
             self._memory.forget_given_up()
+
+
+Scaling = ScaleOnDevice | None
+"""The scale of a loss that follows a step, if there is one on the device that decides on it."""

@@ -13,7 +13,7 @@ from fastopt.param_group import ParamGroups
 from fastopt.resumable import Resumable
 
 if TYPE_CHECKING:
-    from fastopt.scale_on_device import ScaleOnDevice
+    from fastopt.scale_on_device import Scaling
 
 
 class Wrapper(KnownAttributes, Resumable):
@@ -41,11 +41,7 @@ class Wrapper(KnownAttributes, Resumable):
 
     @abstractmethod
     def _step(
-        self,
-        grads: Any,
-        grad_scale: Any,
-        on_nonfinite: NonfinitePolicy,
-        scaling: ScaleOnDevice | None = None,
+        self, grads: Any, grad_scale: Any, on_nonfinite: NonfinitePolicy, scaling: Scaling = None
     ) -> Any:
         """Make a step as ``Optimizer._step`` does."""
 

@@ -19,12 +19,13 @@ import numpy as np
 import optree
 import pytest
 import safetensors
+from around import leaves
 from cuda.fake_cupy import FakeCupy
 from cuda.runs import installed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load, load_file
-from test_state_dict import leaves, make_grads, make_params
+from test_state_dict import make_grads, make_params
 from variants import CPU_BACKENDS, VARIANTS, Variant, script
 
 import fastopt

@@ -183,7 +183,7 @@ def test_who_computes_something_else_or_fails_is_left_out(gpu: Any) -> None:
                 super().step()
 
     loop = gpu.gpu_contenders.CupyLoop
-    row = gpu.gpu_steps.measure([Slower, Full, Tired, loop], 2, 50, Effort(0.0, 20))
+    row = gpu.gpu_steps.measure([Slower, Full, Tired, loop], (2, 50), Effort(0.0, 20))
     assert row["left_out"].keys() == {"slower", "full", "tired"}
     assert "not Adam" in row["left_out"]["slower"]
     assert row["left_out"]["full"] == "MemoryError: no room"

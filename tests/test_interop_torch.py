@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from golden.interop.move_format import outline
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from moved_runs import (
@@ -279,14 +280,6 @@ def test_step_count_is_for_what_pytorch_does_not_count() -> None:
 
 
 # From here to there ------------------------------------------------------------------------------
-
-
-def outline(node: Any) -> Any:
-    if isinstance(node, dict):
-        return {key: outline(value) for key, value in node.items()}
-    if isinstance(node, list | tuple):
-        return [outline(value) for value in node]
-    return f"{node.dtype} {node.shape}" if isinstance(node, np.ndarray) else node
 
 
 each_back = pytest.mark.parametrize("run", [r for r in RUNS if r.name != "Adam.named"], ids=str)

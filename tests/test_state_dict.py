@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from around import leaves
 from variants import CPU_BACKENDS, VARIANT_OF, VARIANTS, Variant
 
 import fastopt
@@ -31,13 +32,6 @@ def make_params(dtype: Any) -> Tree:
         "turned": rng.standard_normal((4, 6)).astype(dtype)[::2].T,
         "none": np.zeros((0, 2), dtype),
     }
-
-
-def leaves(tree: Any) -> list[Array]:
-    if isinstance(tree, np.ndarray):
-        return [tree]
-    parts = tree.values() if isinstance(tree, dict) else tree
-    return [leaf for part in parts for leaf in leaves(part)]
 
 
 def copied(tree: Any) -> Any:

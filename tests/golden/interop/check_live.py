@@ -17,16 +17,7 @@ import fastopt
 from fastopt import interop
 
 from .move_cases import HALF, STEPS, TORCH, inputs
-from .move_format import write
-
-
-def outline(node: Any) -> Any:
-    """Return a tree with dtypes and shapes in the place of arrays."""
-    if isinstance(node, dict):
-        return {key: outline(value) for key, value in node.items()}
-    if isinstance(node, list | tuple):
-        return [outline(value) for value in node]
-    return f"{node.dtype} {node.shape}" if isinstance(node, np.ndarray) else node
+from .move_format import outline, write
 
 
 def refused(part: str, call: Any, *arguments: Any, **named: Any) -> None:

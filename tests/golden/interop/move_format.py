@@ -25,6 +25,15 @@ def encode(node: Any, arrays: list[Any]) -> Any:
     return {"array": len(arrays) - 1}
 
 
+def outline(node: Any) -> Any:
+    """Return a tree with dtypes and shapes in the place of arrays."""
+    if isinstance(node, dict):
+        return {key: outline(value) for key, value in node.items()}
+    if isinstance(node, list | tuple):
+        return [outline(value) for value in node]
+    return f"{node.dtype} {node.shape}" if isinstance(node, np.ndarray) else node
+
+
 def write(library: str, cases: list[dict[str, Any]], versions: dict[str, str]) -> None:
     """Write the cases of one library; values that are NumPy arrays go beside the JSON."""
     arrays: list[Any] = []
