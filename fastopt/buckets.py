@@ -75,7 +75,7 @@ class Bucket:
 
     def be_scale_safe(self, units: Mapping[str, int]) -> None:
         """Give every parameter an exponent; ``units`` are the formula's."""
-        slots = [self._slots.flat(parameter, units.keys()) for parameter in self.parameters]
+        slots = [self._slots.pieces(parameter, units.keys()) for parameter in self.parameters]
         self.exponents = Exponents(self.parameters, slots, units, self.real)
 
     def use(self, rule: Rule) -> None:

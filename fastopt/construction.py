@@ -139,11 +139,6 @@ def _options(
     def check_storage(options: Options) -> None:
         for leaf in leaves:
             _check_storage(formula.__name__, options, leaf, master_weights)
-        if scale_safe and options["state_dtype"] is not None:
-            raise ValueError(
-                f"{formula.__name__}: state_dtype={options['state_dtype']!r} does not go together "
-                "with scale_safe=True: state that follows the gradients' scale is kept in full"
-            )
 
     def check_moment(options: Options) -> None:
         _check_moment(formula, options)

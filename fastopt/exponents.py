@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from fastopt import arrays
 from fastopt.arrays import Array
 from fastopt.norms import SMALLER, TOO_SMALL, piece_counts
 from fastopt.parameters import Parameter
+from fastopt.pieces import Piece, largest
 from fastopt.scaling import MOST, Span, chosen, window_of
 
 EXPONENT = "exponent"
@@ -20,14 +20,14 @@ EXPONENT = "exponent"
 class Exponents:
     """An exponent for each parameter: ``now`` that of its state, ``coming`` that of a step.
 
-    ``slots`` are each parameter's flat pieces of the state that has a unit, and ``units`` the power
-    of the gradient's unit that it has, by slot.
+    ``slots`` are each parameter's pieces of the state that has a unit, and ``units`` the power of
+    the gradient's unit that it has, by slot.
     """
 
     def __init__(
         self,
         parameters: Sequence[Parameter],
-        slots: Sequence[Mapping[str, Array]],
+        slots: Sequence[Mapping[str, Piece]],
         units: Mapping[str, int],
         real: np.dtype[Any],
     ) -> None:
@@ -66,13 +66,13 @@ class Exponents:
         """Carry the state over to the exponents that were chosen."""
         by = self.coming - self.now
         for i in np.flatnonzero(by).tolist():
-            for slot, values in self._slots[i].items():
-                rescale(values, self._units[slot] * int(by[i]))
+            for slot, piece in self._slots[i].items():
+                piece.rescale(self._units[slot] * int(by[i]))
         self.now[:] = self.coming
 
     def _magnitude(self, i: int) -> float:
         """Return the largest number of a parameter's state, in the gradient's unit."""
-        found = ((self._units[slot], largest(values)) for slot, values in self._slots[i].items())
+        found = ((self._units[slot], piece.largest()) for slot, piece in self._slots[i].items())
         return max((value ** (1.0 / power) for power, value in found), default=0.0)
 
 
@@ -103,24 +103,3 @@ def gradient_norms(
 def _by_parameter(sizes: Sequence[int], pieces: Array) -> Array:
     ends = np.cumsum(piece_counts(sizes)).tolist()
     return np.array([pieces[a:b].sum() for a, b in zip([0, *ends], ends, strict=False)], float)
-
-
-def largest(values: Array) -> float:
-    """Return the largest magnitude in an array, 0 if it is empty."""
-    if not values.size:
-        return 0.0
-    with arrays.on_device_of(values), np.errstate(all="ignore"):
-        return float(abs(values).max())
-
-
-def rescale(values: Array, power: int) -> None:
-    """Multiply an array by 2^power, in place."""
-    with arrays.on_device_of(values), np.errstate(all="ignore"):
-        while power:
-            part = max(-_PART, min(_PART, power))
-            values *= 2.0**part
-            power -= part
-
-
-_PART = 100
-"""Of 2^power as much is multiplied by at a time as float32 has."""

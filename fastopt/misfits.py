@@ -11,9 +11,10 @@ import numpy as np
 from fastopt import overflow
 from fastopt.arrays import Array
 from fastopt.buckets import Bucket
-from fastopt.exponents import gradient_norms, largest
+from fastopt.exponents import gradient_norms
 from fastopt.group import Group
 from fastopt.grouping import Grouping
+from fastopt.pieces import largest
 
 
 class Misfit(NamedTuple):

@@ -8,6 +8,7 @@ from fastopt.arena import Arena
 from fastopt.arrays import Array
 from fastopt.formats import Format
 from fastopt.parameters import Parameter
+from fastopt.pieces import EightBits, Piece, SixteenBits
 
 SCALE = "_scale"
 """What the name of a slot in 8 bits goes on with where its scales are meant."""
@@ -29,10 +30,19 @@ class Slots:
         row: Array = self._exact[name]
         return row
 
-    def flat(self, parameter: Parameter, names: Collection[str]) -> dict[str, Array]:
-        """Return a parameter's pieces of some rows, those in the arithmetic's precision."""
+    def pieces(self, parameter: Parameter, names: Collection[str]) -> dict[str, Piece]:
+        """Return a parameter's pieces of the rule's slots, of those that are named."""
         place = slice(parameter.offset, parameter.offset + parameter.size)
-        return {name: row[place] for name, row in self._exact.items() if name in names}
+        arena = self._arena
+        made: dict[str, Piece] = {}
+        for slot, name in enumerate(self._state):
+            if name in names and arena.scales is not None:
+                made[name] = EightBits(parameter.scale_view(arena.scales[slot]))
+            elif name in names and arena.codes is not None:
+                made[name] = SixteenBits(arena.codes[slot, place])
+            elif name in names:
+                made[name] = Piece(self._exact[name][place])
+        return made
 
     def views(self, parameter: Parameter) -> Iterator[tuple[str, Array]]:
         """Yield a parameter's state by name, in its shape: codes, their scales, then the others."""

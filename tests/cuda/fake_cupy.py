@@ -394,6 +394,8 @@ class ndarray:
     __add__, __iadd__ = _operator(operator.add), _operator_in_place(operator.add)
     __sub__, __isub__ = _operator(operator.sub), _operator_in_place(operator.sub)
     __mul__, __imul__ = _operator(operator.mul), _operator_in_place(operator.mul)
+    __ilshift__, __irshift__ = map(_operator_in_place, (operator.lshift, operator.rshift))
+    __ge__ = _operator(operator.ge)
     __truediv__, __pow__ = _operator(operator.truediv), _operator(operator.pow)
 
     # What waits for the device ---------------------------------------------------------------
