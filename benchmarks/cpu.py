@@ -106,7 +106,7 @@ def _measure(quick: bool, large: bool, threads: int) -> dict[str, Any]:
 
 
 def _storage(
-    quick: bool, large: bool, effort: Effort, ready: Sequence[type[contenders.Contender]]
+    quick: bool, large: bool, effort: Effort, ready: contenders.Classes
 ) -> list[dict[str, Any]]:
     if contenders.FastoptNumba not in ready:
         return []
@@ -114,15 +114,13 @@ def _storage(
     return [storage.measure(size, effort, ready, _tell) for size in sizes]
 
 
-def _rules(
-    parameters: int, effort: Effort, ready: Sequence[type[contenders.Contender]]
-) -> list[dict[str, Any]]:
+def _rules(parameters: int, effort: Effort, ready: contenders.Classes) -> list[dict[str, Any]]:
     backend = "numba" if contenders.FastoptNumba in ready else "numpy"
     return rules.measure(parameters, replace(effort, rounds=3), backend, _tell)
 
 
 def _steps(
-    classes: Sequence[type[contenders.Contender]], arrays: int, elements: int, effort: Effort
+    classes: contenders.Classes, arrays: int, elements: int, effort: Effort
 ) -> dict[str, Any]:
     fitting, left_out = steps.fitting(classes, arrays * elements)
     _tell(f"{arrays} x {elements}: {', '.join(contender.name for contender in fitting)}")

@@ -11,7 +11,6 @@ from variants import CPU_BACKENDS, HAS_NUMBA, VARIANT_OF, VARIANTS, Variant
 
 import fastopt
 from fastopt.arrays import Array
-from fastopt.backends import half_floats
 
 HALVES = [np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16)]
 STEPS = 10  # more than FLUSH_EVERY
@@ -173,13 +172,11 @@ def test_a_run_with_half_precision_goes_on_in_the_same_bits(dtype: Any) -> None:
 def test_every_half_is_read_and_rounded_to_as_numpy_does(dtype: Any, by_bits: bool) -> None:
     from numba import njit
 
-    from fastopt.backends import numba_backend, numba_intrinsics
+    from fastopt.backends import numba_halves
 
-    conversion = numba_backend._conversion(dtype)
-    if by_bits:  # what a processor without conversions of its own gets
-        make = getattr(half_floats, dtype.name)
-        conversion = make(numba_intrinsics.bits, numba_intrinsics.float_of)
-    widen, narrow = (njit(function) for function in conversion)
+    widen, narrow = numba_halves.conversion(dtype)
+    if by_bits and dtype.name == "float16":  # what a processor without conversions of its own gets
+        widen, narrow = numba_halves.FLOAT16_BY_BITS
 
     @njit
     def read(stored: Any, values: Any) -> None:

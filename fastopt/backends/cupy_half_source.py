@@ -1,6 +1,6 @@
 """The CUDA C++ that reads and writes float16 and bfloat16 as bits: text alone.
 
-The same operations as in ``half_floats``, for every compiler the same: neither CUDA's headers nor
+The same operations as in ``numba_halves``, for every compiler the same: neither CUDA's headers nor
 the processor's own conversions are needed, which a C++ compiler for the CPU does not have.
 """
 

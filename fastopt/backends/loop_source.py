@@ -13,7 +13,7 @@ from fastopt.backends.storage_source import Storage, storage_of
 from fastopt.formats import Format
 from fastopt_kernels import Rule
 
-LEAF_LINES = ("PARAM", "GRAD", "LENGTH", "OFFSET", "ROW", "STREAM")
+LEAF_LINES = ("PARAM", "GRAD", "OFFSET", "ROW", "STREAM")
 """What the lines of the array ``leaves`` hold: addresses, sizes, places in arena and table, where
 random bits begin."""
 

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.metadata import version
-from types import FunctionType
 from typing import Any
 
 import numba
@@ -19,15 +18,14 @@ from fastopt.arena import Arena
 from fastopt.arrays import Array
 from fastopt.backends import (
     array_headers,
-    code_loops,
-    half_floats,
+    numba_codes,
     numba_intrinsics,
     numba_loops,
 )
 from fastopt.backends.code_cache import CodeCache, fingerprint
-from fastopt.backends.half_floats import Conversion
 from fastopt.backends.loop_source import loop_source
 from fastopt.backends.numba_driver import NumbaDriver
+from fastopt.backends.numba_halves import conversion
 from fastopt.backends.numba_pool import Pool
 from fastopt.backends.storage_source import storage_of
 from fastopt.errors import BackendUnavailableError
@@ -35,23 +33,6 @@ from fastopt.formats import Format
 from fastopt.parameters import Parameter
 from fastopt.version import __version__
 from fastopt_kernels import Rule
-
-
-@cache
-def _conversion(dtype: np.dtype[Any]) -> Conversion:
-    """Return how numbers of a dtype are read and written, as functions to be compiled."""
-    if dtype.itemsize > 2:
-        return half_floats.EXACT
-    if dtype.name == "bfloat16":
-        return half_floats.bfloat16(numba_intrinsics.bits, numba_intrinsics.float_of)
-    codegen = numba.core.registry.cpu_target.target_context.codegen()
-    features = codegen.magic_tuple()[-1]
-    if "+f16c" in features:  # without it LLVM would call a function that is not there
-        return Conversion(
-            lambda stored: numba_intrinsics.widen_float16(stored),
-            lambda value: numba_intrinsics.narrow_float16(value),
-        )
-    return half_floats.float16(numba_intrinsics.bits, numba_intrinsics.float_of)
 
 
 def _type_of(dtype: np.dtype[Any]) -> Any:
@@ -82,16 +63,6 @@ def _unpack(context: Any, packed: bytes) -> Any:
     return compiler.CompileResult._rebuild(context, *pickle.loads(packed))
 
 
-_AS_BITS = numba_intrinsics.bits, numba_intrinsics.float_of
-
-
-def _compilable(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function of ours as one that compiled code can call; another is one already."""
-    ours = isinstance(function, FunctionType) and function.__module__ == code_loops.__name__
-    compilable: Callable[..., Any] = register_jitable(function) if ours else function
-    return compilable
-
-
 @cache
 def _compiled(function: Callable[..., Any], name: str) -> Any:
     """Return a function of ours, to be compiled at its first call."""
@@ -115,16 +86,16 @@ _KEPT: list[Any] = []
 def _work(rule: Rule, format: Format) -> int:
     """Return the address of what does the chunks of one rule's step."""
     text = loop_source(rule, format)
-    stored, given = _conversion(format.stored), _conversion(format.given)
+    stored, given = conversion(format.stored), conversion(format.given)
     scope: dict[str, Any] = {
         "__name__": __name__,
         "rule": register_jitable(rule.numba),
         "real": numba.from_dtype(format.real),
         "stored": _type_of(format.stored),
         "given": _type_of(format.given),
-        "widen": register_jitable(stored.widen),
-        "narrow": register_jitable(stored.narrow),
-        "widen_given": register_jitable(given.widen),
+        "widen": stored.widen,
+        "narrow": stored.narrow,
+        "widen_given": given.widen,
         "carray": numba.carray,
         "pointer_to": numba_intrinsics.pointer_to,
         "word": numba_intrinsics.word,
@@ -134,11 +105,10 @@ def _work(rule: Rule, format: Format) -> int:
         "float64": numba.float64,
         "empty": np.empty,
     }
-    names = storage_of(rule, format).functions
-    extra = code_loops.functions(names, format, *_AS_BITS)
-    scope |= dict(zip(names, map(_compilable, extra), strict=True))
+    storage = numba_codes.functions(storage_of(rule, format).functions, format)
+    scope |= storage
     exec(compile(text, f"<fastopt step of {rule.name}>", "exec"), scope)
-    parts = (rule.numba, *stored, given.widen, *extra)
+    parts = (rule.numba, *stored, given.widen, *storage.values())
     identity = text + "".join(map(fingerprint, parts))
     return _address(scope["work"], f"{rule.name}-{format.name}", identity)
 
@@ -146,7 +116,7 @@ def _work(rule: Rule, format: Format) -> int:
 @cache
 def _squares(dtype: np.dtype[Any]) -> int:
     """Return the address of what sums the squares of gradients of one dtype."""
-    widen = _conversion(dtype).widen
+    widen = conversion(dtype).widen
     function = numba_loops.squares(_type_of(dtype), widen, dtype.itemsize)
     return _address(function, f"squares-{dtype.name}", fingerprint(function) + fingerprint(widen))
 

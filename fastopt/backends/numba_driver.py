@@ -108,7 +108,6 @@ class NumbaDriver:
         lines = {
             "PARAM": [arrays.address(param) for param in self._params],
             "GRAD": [0] * len(self._params),
-            "LENGTH": self._sizes,
             "OFFSET": [parameter.offset for parameter in parameters],
             "ROW": [0] * len(self._params),
             "STREAM": [parameter.stream for parameter in parameters],

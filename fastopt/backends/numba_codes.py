@@ -9,69 +9,58 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
+from numba.extending import register_jitable
 
 from fastopt import codes, random_bits
+from fastopt.backends.numba_halves import widen_bfloat16
+from fastopt.backends.numba_intrinsics import bits, float_of
 from fastopt.formats import Format
 
 _u32, _u16, _u8, _f32 = np.uint32, np.uint16, np.uint8, np.float32
 _NORMAL = _f32(2.0**-126)
+_HALF_NORMAL = _f32(2.0**-14)  # the smallest of float16
+_FIRST, _SECOND = map(_u32, random_bits.MULTIPLIERS)
 Function = Callable[..., Any]
 
 
-def mixed(bits: Any) -> Any:
+@register_jitable  # type: ignore[untyped-decorator]  # numba has no types
+def mixed(word: Any) -> Any:
     """Return 32 bits that look random."""
-    bits = _u32(bits ^ (bits >> _u32(16))) * _FIRST
-    bits = _u32(_u32(bits) ^ (_u32(bits) >> _u32(15))) * _SECOND
-    return _u32(_u32(bits) ^ (_u32(bits) >> _u32(16)))
+    word = _u32(word ^ (word >> _u32(16))) * _FIRST
+    word = _u32(_u32(word) ^ (_u32(word) >> _u32(15))) * _SECOND
+    return _u32(_u32(word) ^ (_u32(word) >> _u32(16)))
 
 
-_FIRST, _SECOND = map(_u32, random_bits.MULTIPLIERS)
-
-
+@register_jitable  # type: ignore[untyped-decorator]
 def low_half(word: Any) -> Any:
     """Return the draw of a slot of even number."""
     return _u32(word & _u32(0xFFFF))
 
 
+@register_jitable  # type: ignore[untyped-decorator]
 def high_half(word: Any) -> Any:
     """Return the draw of a slot of odd number."""
     return _u32(word >> _u32(16))
 
 
-def from_bfloat16(float_of: Function) -> Function:
-    """Return what reads the bits of a bfloat16 as a float32."""
-
-    def widen(stored: Any) -> Any:
-        return float_of(_u32(_u32(stored) << _u32(16)))
-
-    return widen
+@register_jitable  # type: ignore[untyped-decorator]
+def to_bfloat16(value: Any, draw: Any) -> Any:
+    """Round a float32 to the bits of a bfloat16, by a draw."""
+    rounded = _u16(_u32(bits(value) + draw) >> _u32(16))
+    return rounded if value == value else _u16(0x7FC0)
 
 
-def to_bfloat16(bits: Function, float_of: Function) -> Function:
-    """Return what rounds a float32 to the bits of a bfloat16, by a draw."""
-
-    def narrow(value: Any, draw: Any) -> Any:
-        rounded = _u16(_u32(bits(value) + draw) >> _u32(16))
-        return rounded if value == value else _u16(0x7FC0)
-
-    return narrow
-
-
-def to_float16(bits: Function, float_of: Function) -> Function:
-    """Return what rounds a float32 to the bits of a float16, by a draw."""
-    normal = _f32(2.0**-14)
-
-    def narrow(value: Any, draw: Any) -> Any:
-        every = bits(value)
-        size = _u32(every & _u32(0x7FFFFFFF))
-        even = _u32(bits(float_of(size) + normal) - _u32(1 << 23))
-        even = even if size < _u32(0x38800000) else size
-        rounded = _u32(even - _u32(0x38000000) + (draw >> _u32(3))) >> _u32(13)
-        rounded = _u32(0x7C00) if size >= _u32(0x47800000) else rounded
-        rounded = _u32(0x7E00) if size > _u32(0x7F800000) else rounded
-        return _u16(rounded | ((every >> _u32(16)) & _u32(0x8000)))
-
-    return narrow
+@register_jitable  # type: ignore[untyped-decorator]
+def to_float16(value: Any, draw: Any) -> Any:
+    """Round a float32 to the bits of a float16, by a draw."""
+    every = bits(value)
+    size = _u32(every & _u32(0x7FFFFFFF))
+    even = _u32(bits(float_of(size) + _HALF_NORMAL) - _u32(1 << 23))
+    even = even if size < _u32(0x38800000) else size
+    rounded = _u32(even - _u32(0x38000000) + (draw >> _u32(3))) >> _u32(13)
+    rounded = _u32(0x7C00) if size >= _u32(0x47800000) else rounded
+    rounded = _u32(0x7E00) if size > _u32(0x7F800000) else rounded
+    return _u16(rounded | ((every >> _u32(16)) & _u32(0x8000)))
 
 
 class Coder(NamedTuple):
@@ -81,13 +70,14 @@ class Coder(NamedTuple):
     encode: Function
 
 
-def eight_bits(signed: bool, bits: Function, float_of: Function) -> Coder:
+def eight_bits(signed: bool) -> Coder:
     """Return the coder of state that can be negative, or cannot."""
     chosen = codes.grid(signed)
     low, top, normal = chosen.low, _u32(chosen.top), chosen.normal
     first = _u32(low << 23)
     below, offset = _u32(low - 1 << 23), _u32((low - 1 << 23) - 4)
 
+    @register_jitable  # type: ignore[untyped-decorator]
     def decode(code: Any) -> Any:
         every = _u32(code)
         size = _u32(every & top)
@@ -99,6 +89,7 @@ def eight_bits(signed: bool, bits: Function, float_of: Function) -> Coder:
             return float_of(_u32(bits(value) | _u32((every & _u32(0x80)) << _u32(24))))
         return value
 
+    @register_jitable  # type: ignore[untyped-decorator]
     def encode(value: Any, inverse: Any, draw: Any) -> Any:
         every = bits(value)
         size = float_of(_u32(every & _u32(0x7FFFFFFF))) * inverse
@@ -115,6 +106,7 @@ def eight_bits(signed: bool, bits: Function, float_of: Function) -> Coder:
     return Coder(decode, encode)
 
 
+@register_jitable  # type: ignore[untyped-decorator]
 def exponent(largest: Any) -> Any:
     """Return the exponent of a block's scale, given the bits of its largest magnitude."""
     found = _u32(largest + _u32(0x7FFFF)) >> _u32(23)
@@ -122,24 +114,19 @@ def exponent(largest: Any) -> Any:
     return found if found < _u32(253) else _u32(253)
 
 
-def functions(
-    names: Iterable[str], format: Format, bits: Function, float_of: Function
-) -> list[Function]:
+SIGNED, POSITIVE = eight_bits(signed=True), eight_bits(signed=False)
+
+_FUNCTIONS: dict[str, Function] = {
+    **{"u32": _u32, "bits": bits, "float_of": float_of, "exponent": exponent},
+    **{"mixed": mixed, "low_half": low_half, "high_half": high_half},
+    **{"widen_state": widen_bfloat16, "narrow_state": to_bfloat16},
+    **{"signed_decode": SIGNED.decode, "signed_encode": SIGNED.encode},
+    **{"positive_decode": POSITIVE.decode, "positive_encode": POSITIVE.encode},
+}
+
+
+def functions(names: Iterable[str], format: Format) -> dict[str, Function]:
     """Return what the loop of a format calls by these names."""
-    return [_function(name, format, bits, float_of) for name in names]
-
-
-def _function(name: str, format: Format, bits: Function, float_of: Function) -> Function:
-    bfloat16 = to_bfloat16(bits, float_of)
-    if name == "narrow_by":
-        return bfloat16 if format.stored.name == "bfloat16" else to_float16(bits, float_of)
-    if name.startswith(("signed", "positive")):
-        sort, _, direction = name.partition("_")
-        coder = eight_bits(sort == "signed", bits, float_of)
-        return coder.decode if direction == "decode" else coder.encode
-    known: dict[str, Function] = {
-        **{"u32": _u32, "empty": np.empty, "bits": bits, "float_of": float_of, "mixed": mixed},
-        **{"low_half": low_half, "high_half": high_half, "exponent": exponent},
-        **{"widen_state": from_bfloat16(float_of), "narrow_state": bfloat16},
-    }
-    return known[name]
+    narrow = to_bfloat16 if format.stored.name == "bfloat16" else to_float16
+    known = {**_FUNCTIONS, "narrow_by": narrow}
+    return {name: known[name] for name in names}
