@@ -53,7 +53,7 @@ class Arena:
         if self.scales is None:
             self.codes[slot] = codes.to_bfloat16(values, codes.HALF).item(0)
             return
-        code, scale = codes.to_int8(values, codes.HALF, signed)
+        code, scale = codes.to_int8(values, codes.HALF_OF_INT8, signed)
         self.codes[slot], self.scales[slot] = code.item(0), scale.item(0)
 
     @property

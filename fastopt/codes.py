@@ -1,8 +1,8 @@
 """Numbers in 16 and 8 bits: the formulas, in NumPy. Every backend ends in these bits.
 
-All rounding is stochastic: up with a probability that is the part left over, by a draw of 16 random
-bits. Rounding to nearest would lose an average that keeps 0.999: what comes in at a step is less
-than half a unit in 8 bits of fraction.
+All rounding is stochastic: up with a probability that is the part left over, by a draw of as many
+random bits as are cut off. Rounding to nearest would lose an average that keeps 0.999: what comes
+in at a step is less than half a unit in 8 bits of fraction.
 
 bfloat16 is the upper half of a float32. An 8-bit code is a small float, relative to the largest
 magnitude of its block of 256: three bits of exponent after a sign, or four without one, then four
@@ -21,12 +21,17 @@ from fastopt.arrays import Array
 BLOCK = 256
 """Consecutive real numbers of one parameter that share a scale."""
 
-HALF = 0x8000
-"""The draw that rounds to nearest, for what is encoded once."""
+CUT_OFF = 19
+"""Bits that an 8-bit code has less of a fraction than a float32."""
+
+HALF, HALF_OF_INT8 = 1 << 15, 1 << CUT_OFF - 1
+"""The draws that round to nearest, for what is encoded once."""
 
 _NORMAL = np.float32(2.0**-126)  # what is below is 0 on a GPU
 _NAN = 0x7FC0
 _INFINITE = 0x7F800000
+BEYOND = 0x7EF80001
+"""The bits of the first magnitude that 8 bits do not have: above 1.9375 * 2**126."""
 _u32 = np.uint32
 
 
@@ -93,16 +98,16 @@ def _evenly(bits: Array, normal: np.float32) -> Array:
 def to_int8(values: Array, draws: Array | int, signed: bool) -> tuple[Array, Array]:
     """Return float32 as 8-bit codes and the scales of their blocks; ``values`` are whole blocks.
 
-    A block with NaN or infinity becomes NaN, all of it: nothing can be hidden. What is beyond
-    1.9375 * 2**126 becomes that.
+    ``draws`` have CUT_OFF bits. A block with NaN, infinity, or a number beyond 1.9375 * 2**126
+    becomes NaN, all of it: nothing can be hidden.
     """
     values = values.reshape(-1, BLOCK)
     largest = np.abs(values).view(np.uint32).max(axis=1)
-    broken = largest >= _INFINITE
+    broken = largest >= BEYOND
     if broken.any():
         values = np.where(broken[:, None], np.float32(0), values)
     # Rounded up, so that the largest code is never exceeded; what it stands for has its own scale.
-    exponent = np.clip((largest + _u32(0x7FFFF)) >> 23, _u32(27), _u32(253))
+    exponent = np.clip(largest + _u32(0x7FFFF) >> 23, _u32(27), _u32(253))
     scales = (exponent << 23).view(np.float32)
     inverse = (_u32(254) - exponent << 23).view(np.float32)
     sizes = np.abs(values) * inverse[:, None]
@@ -117,9 +122,7 @@ def _rounded(sizes: Array, draws: Array, values: Array, signed: bool) -> Array:
     """Return the codes of magnitudes in units of their scales, from 0 to below 2."""
     chosen = grid(signed)
     bits = _evenly(sizes.view(np.uint32), chosen.normal)
-    # A draw has 3 bits less than what is left over; the half in their place keeps the mean.
-    codes = (bits + (draws << 3) - _u32((chosen.low - 1 << 23) - 4)) >> 19
-    codes = np.minimum(codes, _u32(chosen.top))
+    codes = bits + draws - _u32(chosen.low - 1 << 23) >> CUT_OFF
     if signed:
         codes |= values.view(np.uint32) >> 24 & _u32(0x80)
     else:

@@ -56,6 +56,7 @@ def stream(name: str) -> int:
 def word_key(key: int, word: int) -> int:
     """Return what the counters of a step are combined with (^) for its w-th word of 32 bits.
 
-    Slot s draws from word s // 2: its low 16 bits if s is even, else its high ones.
+    Slot s draws from word s // 2: its lowest bits if s is even, else its highest ones. Of 8-bit
+    codes these are 19 bits, so that the lowest 6 of the one are among the highest 6 of the other.
     """
     return key ^ word * GOLDEN & _LOW

@@ -80,7 +80,7 @@ def _encode(
         entry[slot] = stored_state.shown(codes.to_bfloat16(numbers, codes.HALF))
         return
     flat = _padded(_flat(numbers, order, axes))
-    made, entry[slot + SCALE] = codes.to_int8(flat, codes.HALF, signed)
+    made, entry[slot + SCALE] = codes.to_int8(flat, codes.HALF_OF_INT8, signed)
     entry[slot] = _shaped(made[: numbers.size], numbers.shape, order, axes)
 
 

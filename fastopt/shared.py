@@ -60,8 +60,9 @@ class Shared(TypedDict, total=False):
         "int8" in a quarter: 8-bit floats with a scale for every 256 of them; parameters of fewer
         than 4096 numbers keep float32 then. Steps compute in float32 all the same, and state is
         rounded stochastically, so that averages follow what is too small for them at a single step.
-        For float32, float16, bfloat16 and complex64 parameters. In 8 bits a NaN or an infinity
-        makes its whole block NaN (see on_nonfinite). It can differ between groups, and not change.
+        For float32, float16, bfloat16 and complex64 parameters. In 8 bits a NaN, an infinity or a
+        number above 1.6e38 makes its whole block NaN (see on_nonfinite). It can differ between
+        groups, and not change.
 
     stochastic_rounding: round float16 and bfloat16 parameters that have no master weights (set
         master_weights=False) up or down with the probability that keeps their mean (False), so that

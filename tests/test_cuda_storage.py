@@ -138,7 +138,7 @@ FAULTS = {
     "the last block of a tail is left": ("block[2] - first;", "block[2] / 256 * 256 - first;"),
     "no scale is kept": ("_scale_at = scale_of", "_scale_at; scale_of"),
     "the draw of another element": ("mix((counter + k)", "mix((counter + (k ^ 1))"),
-    "the other half of a word": ("bits0 >> 16", "bits0 & 0xffffu"),
+    "the other half of a word": ("bits0 >> 13", "bits0 & 0x7ffffu"),
     "nothing never becomes zero": ("(int)bits >= 0x00800000 ? 1u", "(int)bits > 0 ? 0u"),
 }
 

@@ -47,11 +47,11 @@ def beside() -> None:
     test("bfloat16", "numpy")
 
 
-def constant(draw: int) -> Plant:
-    """Return what draws the same for every element of every step."""
+def constant(share: float) -> Plant:
+    """Return what draws the same share of all draws for every element of every step."""
 
-    def of(self: Any, slot: int) -> Array:
-        return np.full_like(RIGHT_OF(self, slot), draw)
+    def of(self: Any, slot: int, size: int = 16) -> Array:
+        return np.full_like(RIGHT_OF(self, slot, size), int(share * 2**size))
 
     return lambda patch: patch.setattr(numpy_storage.Draws, "of", of)
 
@@ -61,8 +61,8 @@ def same_key(patch: pytest.MonkeyPatch) -> None:
 
 
 def one_half(patch: pytest.MonkeyPatch) -> None:
-    def of(self: Any, slot: int) -> Array:
-        return RIGHT_OF(self, slot // 2 * 2)
+    def of(self: Any, slot: int, size: int = 16) -> Array:
+        return RIGHT_OF(self, slot // 2 * 2, size)
 
     patch.setattr(numpy_storage.Draws, "of", of)
 
@@ -99,13 +99,13 @@ def counter_of_the_block(patch: pytest.MonkeyPatch) -> None:
 
 
 def halves_agree() -> None:
-    test_codes.test_draws_are_uniform_and_independent_of_each_other(0)
+    test_codes.test_draws_are_uniform_and_independent_of_each_other(0, 16)
 
 
 MUTANTS: dict[str, tuple[Plant, Sequence[Check]]] = {
     "draws do not depend on the step": (same_key, [average("int8"), average("bfloat16")]),
     "rounded down": (constant(0), [average("int8"), vector("adam.default.torch")]),
-    "rounded to nearest": (constant(codes.HALF), [average("int8"), average("bfloat16")]),
+    "rounded to nearest": (constant(0.5), [average("int8"), average("bfloat16")]),
     "two slots draw alike": (one_half, [halves_agree]),
     "the scale of the block before": (neighbours_scale, [vector("adam.default.torch")]),
     "the sign is lost": (sign_lost, [vector("momentum.default.optax")]),

@@ -140,7 +140,7 @@ FLOATS = arrays(np.float32, 256, elements=st.floats(-1e10, 1e10, width=32))
 def test_powers_of_two_there_and_back_change_no_bit(values: np.ndarray[Any, Any], by: int) -> None:
     values[abs(values) < 1e-15] = 0
     half = codes.to_bfloat16(values, codes.HALF)
-    eight, scales = codes.to_int8(values, codes.HALF, signed=True)
+    eight, scales = codes.to_int8(values, codes.HALF_OF_INT8, signed=True)
     places = {
         "real": (Piece(values), values, lambda: values),
         "bfloat16": (SixteenBits(half), half, lambda: codes.from_bfloat16(half)),

@@ -14,6 +14,7 @@ from bits import differences, special, threads, values
 from variants import CPU_BACKENDS, HAS_NUMBA, VARIANT_OF, VARIANTS, Variant
 
 import fastopt
+from fastopt import codes
 from fastopt.arrays import Array
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
@@ -482,3 +483,31 @@ def test_rounding_by_chance_changes_nothing_where_nothing_is_rounded(dtype: Any)
         for k, chance in enumerate([False, True])
     ]
     assert differences(*ends) == {}
+
+
+@two_backends
+@pytest.mark.parametrize("by_bits", [True, False])
+@pytest.mark.parametrize("signed", [False, True])
+def test_8_bits_are_read_alike_with_and_without_float16_in_the_processor(
+    signed: bool, by_bits: bool
+) -> None:
+    from numba import njit
+
+    from fastopt.backends import numba_codes, numba_halves
+
+    if by_bits:
+        decode = numba_codes._decoder(signed)
+    elif numba_halves.READS_HALVES:
+        decode = numba_codes._signed_by_half if signed else numba_codes._positive_by_half
+    else:
+        return  # this processor has the other way alone
+
+    @njit  # type: ignore[untyped-decorator]  # numba has no types
+    def read(stored: Array, numbers: Array) -> None:
+        for i in range(stored.size):
+            numbers[i] = decode(stored[i])
+
+    every, found = np.arange(256, dtype=np.uint8), np.empty(256, np.float32)
+    read(every, found)
+    right = codes.from_int8(every, np.ones(1, np.float32), signed)
+    assert np.array_equal(found.view(np.uint32), right.view(np.uint32))

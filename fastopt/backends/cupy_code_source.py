@@ -9,7 +9,7 @@ from __future__ import annotations
 from string import Template
 
 from fastopt.backends.cupy_half_source import TYPE, WORD
-from fastopt.codes import POSITIVE, SIGNED
+from fastopt.codes import BEYOND, POSITIVE, SIGNED
 from fastopt.formats import Format
 from fastopt.random_bits import MULTIPLIERS
 
@@ -69,11 +69,11 @@ __device__ __forceinline__ float from_int8(unsigned int code, float scale) {
 // The exponent of the scale of a block whose largest magnitude has these bits.
 __device__ __forceinline__ unsigned int exponent_of(unsigned int largest) {
     const unsigned int exponent = (largest + 0x7ffffu) >> 23;
-    return exponent < 27u ? 27u : exponent > 253u ? 253u : exponent;
+    return exponent < 27u ? 27u : exponent > 253u ? 253u : exponent;  // beyond: any will do
 }
 
 __device__ __forceinline__ float scale_of(unsigned int largest) {
-    const unsigned int bits = largest < 0x7f800000u ? exponent_of(largest) << 23 : 0x7fc00000u;
+    const unsigned int bits = largest < $beyond ? exponent_of(largest) << 23 : 0x7fc00000u;
     return float_of(largest == 0u ? 0u : bits);
 }
 
@@ -81,13 +81,11 @@ template <bool with_sign>
 __device__ __forceinline__ unsigned char to_int8(
     float value, unsigned int largest, unsigned int draw
 ) {
-    const unsigned int low = Grid<with_sign>::low, top = Grid<with_sign>::top;
-    const unsigned int bits = largest < 0x7f800000u ? bits_of(value) : 0u;
+    const unsigned int low = Grid<with_sign>::low;
+    const unsigned int bits = largest < $beyond ? bits_of(value) : 0u;
     const float inverse = float_of((254u - exponent_of(largest)) << 23);
     const unsigned int size = bits_of(float_of(bits & 0x7fffffffu) * inverse);
-    const unsigned int sum = evenly(size, low << 23) + (draw << 3);
-    const unsigned int rounded = (sum - ((low - 1u) << 23) + 4u) >> 19;
-    const unsigned int code = rounded < top ? rounded : top;
+    const unsigned int code = (evenly(size, low << 23) + draw - ((low - 1u) << 23)) >> 19;
     if (with_sign) return code | (bits >> 24 & 0x80u);
     // What is not zero (denormal numbers are, on a GPU) never becomes zero.
     return code == 0u && (int)bits >= 0x00800000 ? 1u : code;
@@ -140,6 +138,7 @@ def conversions(format: Format) -> str:
             signed_top=SIGNED.top,
             positive_low=POSITIVE.low,
             positive_top=POSITIVE.top,
+            beyond=f"{BEYOND:#x}u",
             threads=_BLOCK_OF_THREADS,
         )
     return text

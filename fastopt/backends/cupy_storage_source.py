@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from string import Template
 
-from fastopt.codes import BLOCK
+from fastopt.codes import BLOCK, CUT_OFF
 from fastopt.formats import Format
 from fastopt.random_bits import GOLDEN
 from fastopt_kernels import Rule
@@ -124,7 +124,7 @@ def encode(rule: Rule, format: Format) -> Iterator[str]:
         if format.state == "bfloat16":
             yield f"{slot}.x[k] = to_bfloat16({slot}_now, {_draw_of(n)});"
         if format.state == "int8":
-            about = f"{slot}_now.x[k], largest[{n}], {_draw_of(n)}"
+            about = f"{slot}_now.x[k], largest[{n}], {_draw_of(n, CUT_OFF)}"
             yield f"{slot}.x[k] = to_int8<{_sign(rule, slot)}>({about});"
 
 
@@ -186,8 +186,9 @@ def lines(made: Iterable[str]) -> str:
     return "\n    ".join(made)
 
 
-def _draw_of(slot: int) -> str:
-    return f"bits{slot // 2} >> 16" if slot % 2 else f"bits{slot // 2} & 0xffffu"
+def _draw_of(slot: int, size: int = 16) -> str:
+    word = f"bits{slot // 2}"
+    return f"{word} >> {32 - size}" if slot % 2 else f"{word} & {(1 << size) - 1:#x}u"
 
 
 def _sign(rule: Rule, slot: str) -> str:

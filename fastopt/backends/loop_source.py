@@ -101,7 +101,8 @@ def loop_source(rule: Rule, format: Format) -> str:
     if format.modulus:
         find.append(f"square_{storage.of} = empty({CHUNK}, real)")
         elements += [line.format(of=storage.of) for line in _MODULI]
-    elements += storage.loops(list(_element(rule, format, storage)))
+    usual = list(_element(rule, format, storage, usual=True))
+    elements += storage.loops(list(_element(rule, format, storage)), usual)
     scalars = [*COMMON_SCALARS, *rule.scalars, *format.limit_scalars]
     in_work, in_chunk = ("\n" + " " * depth for depth in (4, 8))
     return _SOURCE.format(
@@ -124,11 +125,12 @@ def loop_source(rule: Rule, format: Format) -> str:
     )
 
 
-def _element(rule: Rule, format: Format, storage: Storage) -> Iterator[str]:
-    """Yield the update of one element."""
+def _element(rule: Rule, format: Format, storage: Storage, usual: bool = False) -> Iterator[str]:
+    """Yield the update of one element; a usual one has no L2 term, and nothing is flushed."""
     yield from _LOAD_MASTER if format.master else ["param = widen(param_of[i])"]
     yield "grad = widen_given(grad_of[i]) * grad_scale"
-    yield "grad = grad + l2 * param if l2 != zero else grad"
+    if not usual:
+        yield "grad = grad + l2 * param if l2 != zero else grad"
     if rule.squares:
         yield "square = square_of[i]" if format.modulus else "square = grad * grad"
     yield "param = param - decay * param if decay != zero else param"
@@ -141,7 +143,8 @@ def _element(rule: Rule, format: Format, storage: Storage) -> Iterator[str]:
     if format.master:
         yield "master_of[i] = param"
     for slot, least in tiny_names(rule).items():
-        yield from storage.store(slot, f"zero if abs({slot}) < {least} else {slot}")
+        kept = f"zero if abs({slot}) < {least} else {slot}"
+        yield from storage.store(slot, slot if usual else kept)
 
 
 def _keep_bounds(rule: Rule, format: Format) -> Iterator[str]:

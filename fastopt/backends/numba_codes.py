@@ -6,14 +6,14 @@ Every constant is a typed scalar: Python's integers would widen the bits to 64.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numba.extending import register_jitable
 
 from fastopt import codes, random_bits
-from fastopt.backends.numba_halves import widen_bfloat16
-from fastopt.backends.numba_intrinsics import bits, float_of
+from fastopt.backends.numba_halves import READS_HALVES, widen_bfloat16
+from fastopt.backends.numba_intrinsics import bits, float_of, widen_float16
 from fastopt.formats import Format
 
 _u32, _u16, _u8, _f32 = np.uint32, np.uint16, np.uint8, np.float32
@@ -63,19 +63,38 @@ def to_float16(value: Any, draw: Any) -> Any:
     return _u16(rounded | ((every >> _u32(16)) & _u32(0x8000)))
 
 
-class Coder(NamedTuple):
-    """Between a float32 and its 8-bit code, for one sort of state."""
+@register_jitable  # type: ignore[untyped-decorator]
+def low_cut(word: Any) -> Any:
+    """Return the draw of an 8-bit slot of even number."""
+    return _u32(word & _u32((1 << codes.CUT_OFF) - 1))
 
-    decode: Function
-    encode: Function
+
+@register_jitable  # type: ignore[untyped-decorator]
+def high_cut(word: Any) -> Any:
+    """Return the draw of an 8-bit slot of odd number."""
+    return _u32(word >> _u32(32 - codes.CUT_OFF))
 
 
-def eight_bits(signed: bool) -> Coder:
-    """Return the coder of state that can be negative, or cannot."""
+# What 8 bits stand for is also a float16 (times 2**8, where there is a sign): of two or one bit of
+# exponent less, and six bits of fraction. A processor that reads these does the denormal ones, too.
+
+
+@register_jitable  # type: ignore[untyped-decorator]
+def _signed_by_half(code: Any) -> Any:
+    every = _u32(code)
+    half = _u32((every & _u32(0x80)) << _u32(8)) | _u32((every & _u32(0x7F)) << _u32(6))
+    return widen_float16(_u16(half)) * _f32(2.0**8)
+
+
+@register_jitable  # type: ignore[untyped-decorator]
+def _positive_by_half(code: Any) -> Any:
+    return widen_float16(_u16(_u32(code) << _u32(6)))
+
+
+def _decoder(signed: bool) -> Function:
+    """Return what does so by bits."""
     chosen = codes.grid(signed)
-    low, top, normal = chosen.low, _u32(chosen.top), chosen.normal
-    first = _u32(low << 23)
-    below, offset = _u32(low - 1 << 23), _u32((low - 1 << 23) - 4)
+    top, normal, below = _u32(chosen.top), chosen.normal, _u32(chosen.low - 1 << 23)
 
     @register_jitable  # type: ignore[untyped-decorator]
     def decode(code: Any) -> Any:
@@ -85,43 +104,66 @@ def eight_bits(signed: bool) -> Coder:
         base = _u32(size + _u32(16)) if small else size
         value = float_of(_u32(_u32(base << _u32(19)) + below))
         value = value - normal if small else value
-        if signed:
-            return float_of(_u32(bits(value) | _u32((every & _u32(0x80)) << _u32(24))))
-        return value
+        return float_of(_u32(bits(value) | _u32((every & ~top) << _u32(24))))
 
-    @register_jitable  # type: ignore[untyped-decorator]
-    def encode(value: Any, inverse: Any, draw: Any) -> Any:
-        every = bits(value)
-        size = float_of(_u32(every & _u32(0x7FFFFFFF))) * inverse
-        plain = bits(size)
-        even = _u32(bits(size + normal) - _u32(1 << 23))
-        even = even if plain < first else plain
-        code = _u32(_u32(_u32(even + _u32(draw << _u32(3))) - offset) >> _u32(19))
-        most = code if code < top else top
-        if signed:
-            return _u8(most | (_u32(every >> _u32(24)) & _u32(0x80)))
-        nothing = most == _u32(0) and value >= _NORMAL
-        return _u8(1) if nothing else _u8(most)
+    return decode  # type: ignore[no-any-return]
 
-    return Coder(decode, encode)
+
+@register_jitable  # type: ignore[untyped-decorator]
+def _evenly(size: Any, normal: Any) -> Any:
+    """Return the bits of a magnitude, evenly spaced below the smallest normal number too.
+
+    There those of the sum, with an exponent less, are more than its own; above it they are not.
+    """
+    own, summed = bits(size), _u32(bits(size + normal) - _u32(1 << 23))
+    return own if own > summed else summed
+
+
+_SIGNED, _POSITIVE = codes.SIGNED.normal, codes.POSITIVE.normal
+_CUT_OFF = _u32(codes.CUT_OFF)
+_SIGN = _u32(0x80 << codes.CUT_OFF)
+_SMALLEST = _u32((codes.POSITIVE.low - 1 << 23) + (1 << codes.CUT_OFF))
+
+
+# In an unsigned byte the exponents that a code leaves out are 0, but for a bit where the sign goes.
+
+
+@register_jitable  # type: ignore[untyped-decorator]
+def signed_encode(value: Any, inverse: Any, draw: Any) -> Any:
+    """Round a float32 to the code of state that can be negative, by a draw."""
+    every = bits(value)
+    size = float_of(_u32(every & _u32(0x7FFFFFFF))) * inverse
+    code = _u32(_evenly(size, _SIGNED) + draw)
+    code = _u32(code & ~_SIGN) | _u32(_u32(every >> _u32(24 - codes.CUT_OFF)) & _SIGN)
+    return _u8(_u32(code) >> _CUT_OFF)
+
+
+@register_jitable  # type: ignore[untyped-decorator]
+def positive_encode(value: Any, inverse: Any, draw: Any) -> Any:
+    """Round a float32 to the code of state that is never negative, by a draw."""
+    code = _u32(_evenly(value * inverse, _POSITIVE) + draw)
+    least = code if code > _SMALLEST else _SMALLEST
+    code = least if value >= _NORMAL else code
+    return _u8(_u32(code) >> _CUT_OFF)
 
 
 @register_jitable  # type: ignore[untyped-decorator]
 def exponent(largest: Any) -> Any:
     """Return the exponent of a block's scale, given the bits of its largest magnitude."""
     found = _u32(largest + _u32(0x7FFFF)) >> _u32(23)
-    found = found if found > _u32(27) else _u32(27)
-    return found if found < _u32(253) else _u32(253)
+    return found if found > _u32(27) else _u32(27)
 
 
-SIGNED, POSITIVE = eight_bits(signed=True), eight_bits(signed=False)
-
+_DECODERS: dict[str, Function] = (
+    {"signed_decode": _signed_by_half, "positive_decode": _positive_by_half}
+    if READS_HALVES
+    else {"signed_decode": _decoder(signed=True), "positive_decode": _decoder(signed=False)}
+)
 _FUNCTIONS: dict[str, Function] = {
-    **{"u32": _u32, "bits": bits, "float_of": float_of, "exponent": exponent},
-    **{"mixed": mixed, "low_half": low_half, "high_half": high_half},
+    **{"u32": _u32, "bits": bits, "float_of": float_of, "exponent": exponent, "mixed": mixed},
+    **{"low_half": low_half, "high_half": high_half, "low_cut": low_cut, "high_cut": high_cut},
     **{"widen_state": widen_bfloat16, "narrow_state": to_bfloat16},
-    **{"signed_decode": SIGNED.decode, "signed_encode": SIGNED.encode},
-    **{"positive_decode": POSITIVE.decode, "positive_encode": POSITIVE.encode},
+    **{"signed_encode": signed_encode, "positive_encode": positive_encode, **_DECODERS},
 }
 
 

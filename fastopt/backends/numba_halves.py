@@ -84,12 +84,16 @@ FLOAT16_BY_BITS = Conversion(_widen_float16, _narrow_float16)
 FLOAT16 = Conversion(widen_float16, narrow_float16)
 
 
+READS_HALVES: bool = (
+    "+f16c" in numba.core.registry.cpu_target.target_context.codegen().magic_tuple()[-1]
+)
+"""Whether the processor converts float16; without it LLVM would call a function that is missing."""
+
+
 def conversion(dtype: np.dtype[Any]) -> Conversion:
     """Return how numbers of a dtype are read and written."""
     if dtype.itemsize > 2:
         return EXACT
     if dtype.name == "bfloat16":
         return BFLOAT16
-    features = numba.core.registry.cpu_target.target_context.codegen().magic_tuple()[-1]
-    # Without the feature LLVM would call a function that is not there.
-    return FLOAT16 if "+f16c" in features else FLOAT16_BY_BITS
+    return FLOAT16 if READS_HALVES else FLOAT16_BY_BITS

@@ -53,6 +53,7 @@ def step(pool: int, threads: int, job: int, params: int, grads: int) -> bool:
 
 def squares(given: Any, widen: Callable[[Any], Any], itemsize: int) -> Callable[..., None]:
     """Return the loop that sums the squares of gradients of a type by pieces, to be compiled."""
+
     def work(job: int, lane_number: int, begin: int, end: int) -> None:
         leaves = carray(pointer_to(word(job + _LEAVES), int64), (_LINES, word(job + _COUNT)))
         pieces = carray(pointer_to(word(job + _CHUNKS), int64), (3, word(job + _TOTAL)))

@@ -25,12 +25,12 @@ class Draws:
         self._word = -1
         self._bits: Array | None = None
 
-    def of(self, slot: int) -> Array:
-        """Return the draws of a slot, each of 16 bits; slots are asked for in their order."""
+    def of(self, slot: int, size: int = 16) -> Array:
+        """Return the draws of a slot, of so many bits; slots are asked for in their order."""
         word = slot // 2
         if self._bits is None or self._word != word:
             self._bits, self._word = self._mixed(word), word
-        return self._bits >> 16 if slot % 2 else self._bits & np.uint32(0xFFFF)
+        return self._bits >> (32 - size) if slot % 2 else self._bits & np.uint32((1 << size) - 1)
 
     def _mixed(self, word: int) -> Array:
         runs = [_count(first, size) for first, size in self._counters]
@@ -73,7 +73,10 @@ class State:
                 target[:] = codes.to_bfloat16(values[slot], draws.of(slot))
                 continue
             size, scales = target.size, self._scales[slot]
-            whole = _padded(values[slot], scales.size), _padded(draws.of(slot), scales.size)
+            whole = (
+                _padded(values[slot], scales.size),
+                _padded(draws.of(slot, codes.CUT_OFF), scales.size),
+            )
             code, scales[:] = codes.to_int8(*whole, signed[slot])
             target[:] = code[:size]
 

@@ -7,9 +7,9 @@ the block waits in a row of the thread's own, which stays in the processor's cac
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from fastopt.codes import BLOCK
+from fastopt.codes import BEYOND, BLOCK
 from fastopt.formats import Format
 from fastopt.random_bits import GOLDEN
 from fastopt_kernels import Rule
@@ -20,6 +20,8 @@ def storage_of(rule: Rule, format: Format) -> Storage:
     kinds = {"real": Storage, "bfloat16": _SixteenBits, "int8": _EightBits}
     return kinds[format.state](rule, format)
 
+
+_USUAL = "l2 == zero and tiny_signed == zero and tiny_positive == zero"
 
 _CODERS = ("signed_decode", "signed_encode", "positive_decode", "positive_encode")
 
@@ -54,12 +56,17 @@ class Storage:
         if self._drawn:
             yield f"key_high, key_low = u32(row[{scalars}]), u32(row[{scalars + 1}])"
             yield "step_key = u32(u32(key_high << u32(16)) | key_low)"
-            yield f"counter = counter_at = u32(leaves[{stream}, leaf] + start)"
+            yield f"counter = u32(leaves[{stream}, leaf] + start)"
         for word in sorted({slot // 2 for slot in self._drawn}):
             yield f"key{word} = u32(step_key ^ u32({word * GOLDEN % 2**32}))"
 
-    def loops(self, element: Sequence[str]) -> Iterator[str]:
-        """Yield the loop over the elements of a chunk."""
+    def loops(self, element: Sequence[str], usual: Sequence[str]) -> Iterator[str]:
+        """Yield the loop over the elements of a chunk.
+
+        ``usual`` is the element's update in most steps. It has a loop of its own where arithmetic
+        takes the time, not memory.
+        """
+        yield from ["place = counter"] * bool(self._drawn)
         yield "for i in range(count):"
         yield from _indented(element)
 
@@ -90,6 +97,12 @@ class Storage:
 class _SixteenBits(Storage):
     functions = ("widen_state", "narrow_state")
 
+    def loops(self, element: Sequence[str], usual: Sequence[str]) -> Iterator[str]:
+        yield f"if {_USUAL}:"
+        yield from _indented(super().loops(usual, usual))
+        yield "else:"
+        yield from _indented(super().loops(element, usual))
+
     def find(self, at: Callable[[str], int]) -> Iterator[str]:
         yield self._find_codes(at, "uint16")
 
@@ -103,13 +116,13 @@ class _SixteenBits(Storage):
 
     def store(self, slot: str, value: str) -> Iterator[str]:
         draw = _draw(self.rule.state.index(slot))
-        yield f"{slot} = {value}"
+        yield from [f"{slot} = {value}"] * (value != slot)
         yield f"{slot}_of[i] = narrow_state({slot}, {draw})"
 
 
 class _EightBits(Storage):
     of = "chunk"
-    functions = ("bits", "float_of", "exponent", *_CODERS)
+    functions = ("bits", "float_of", "exponent", "low_cut", "high_cut", *_CODERS)
 
     def find(self, at: Callable[[str], int]) -> Iterator[str]:
         yield self._find_codes(at, "uint8")
@@ -125,23 +138,25 @@ class _EightBits(Storage):
             yield f"{slot}_scales = scales[{k}]"
         yield from super().in_chunk(scalars, stream)
 
-    def loops(self, element: Sequence[str]) -> Iterator[str]:
+    def loops(self, element: Sequence[str], usual: Sequence[str]) -> Iterator[str]:
         state = self.rule.state
         yield f"for block_begin in range(0, count, {BLOCK}):"
         # Views of a block: the compiler does not know that block_begin + i is not negative.
         body = [f"block = (first + block_begin) // {BLOCK}"]
         body += [f"block_size = min({BLOCK}, count - block_begin)"]
-        body += ["counter_at = u32(counter + u32(block_begin))"]
+        place = "place = u32(counter + u32(block_begin))"
         chunks = ["param", "grad", *state, *self.format.masters, *self.format.limits]
         for name in [*chunks, *["square"] * self.format.modulus]:
             body.append(f"{name}_of = {name}_chunk[block_begin : block_begin + block_size]")
         for slot in state:
             body += [f"{slot}_scale = {slot}_scales[block]", f"{slot}_top = u32(0)"]
-        body += ["for i in range(block_size):", *_indented(element)]
+        body += [place] * self.format.stochastic
+        body += [f"if {_USUAL}:", *_indented(["for i in range(block_size):", *_indented(usual)])]
+        body += ["else:", *_indented(["for i in range(block_size):", *_indented(element)])]
         for slot in state:
             body += self._scale(slot)
         encoded = [*_words(range(len(state))), *map(self._encoded, state)]
-        body += ["for i in range(block_size):", *_indented(encoded)]
+        body += [place, "for i in range(block_size):", *_indented(encoded)]
         yield from _indented(body)
 
     @property
@@ -152,13 +167,13 @@ class _EightBits(Storage):
         return f"{self._coder(slot)}_decode({slot}_of[i]) * {slot}_scale"
 
     def store(self, slot: str, value: str) -> Iterator[str]:
-        yield f"{slot} = {value}"
+        yield from [f"{slot} = {value}"] * (value != slot)
         yield f"{slot}_row[i] = {slot}"
         yield f"{slot}_top = max({slot}_top, u32(bits({slot}) & u32(0x7FFFFFFF)))"
 
     def _scale(self, slot: str) -> Iterator[str]:
         """Yield what finds a block's scale, and its inverse."""
-        yield f"if {slot}_top >= u32(0x7F800000):"
+        yield f"if {slot}_top >= u32({BEYOND}):"
         yield f"    {slot}_row[:] = 0"
         yield f"    {slot}_scales[block] = float_of(u32(0x7FC00000))"
         yield f"    {slot}_inverse = zero"
@@ -169,7 +184,7 @@ class _EightBits(Storage):
         yield f"    {slot}_inverse = float_of(u32(u32(u32(254) - scale_exponent) << u32(23)))"
 
     def _encoded(self, slot: str) -> str:
-        draw = _draw(self.rule.state.index(slot))
+        draw = _draw(self.rule.state.index(slot), "cut")
         return f"{slot}_of[i] = {self._coder(slot)}_encode({slot}_row[i], {slot}_inverse, {draw})"
 
     def _coder(self, slot: str) -> str:
@@ -177,14 +192,15 @@ class _EightBits(Storage):
 
 
 def _words(slots: Sequence[int]) -> list[str]:
-    """Return what draws the random bits of some slots of element ``i``."""
+    """Return what draws the random bits of some slots of the element at ``place``."""
     words = sorted({slot // 2 for slot in slots})
-    return [f"word{w} = mixed(u32(u32(counter_at + u32(i)) ^ key{w}))" for w in words]
+    drawn = [f"word{w} = mixed(u32(place ^ key{w}))" for w in words]
+    return [*drawn, "place = u32(place + u32(1))"] if words else []
 
 
-def _draw(slot: int) -> str:
-    return f"{'high' if slot % 2 else 'low'}_half(word{slot // 2})"
+def _draw(slot: int, part: str = "half") -> str:
+    return f"{'high' if slot % 2 else 'low'}_{part}(word{slot // 2})"
 
 
-def _indented(lines: Sequence[str]) -> Iterator[str]:
+def _indented(lines: Iterable[str]) -> Iterator[str]:
     return (f"    {line}" for line in lines)
