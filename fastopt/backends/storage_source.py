@@ -21,8 +21,6 @@ def storage_of(rule: Rule, format: Format) -> Storage:
     return kinds[format.state](rule, format)
 
 
-_USUAL = "l2 == zero and tiny_signed == zero and tiny_positive == zero"
-
 _CODERS = ("signed_decode", "signed_encode", "positive_decode", "positive_encode")
 
 
@@ -67,8 +65,7 @@ class Storage:
         takes the time, not memory.
         """
         yield from ["place = counter"] * bool(self._drawn)
-        yield "for i in range(count):"
-        yield from _indented(element)
+        yield from _for_each("count", element)
 
     @property
     def draws(self) -> Sequence[str]:
@@ -98,10 +95,7 @@ class _SixteenBits(Storage):
     functions = ("widen_state", "narrow_state")
 
     def loops(self, element: Sequence[str], usual: Sequence[str]) -> Iterator[str]:
-        yield f"if {_USUAL}:"
-        yield from _indented(super().loops(usual, usual))
-        yield "else:"
-        yield from _indented(super().loops(element, usual))
+        yield from _either(super().loops(usual, usual), super().loops(element, usual))
 
     def find(self, at: Callable[[str], int]) -> Iterator[str]:
         yield self._find_codes(at, "uint16")
@@ -139,25 +133,29 @@ class _EightBits(Storage):
         yield from super().in_chunk(scalars, stream)
 
     def loops(self, element: Sequence[str], usual: Sequence[str]) -> Iterator[str]:
-        state = self.rule.state
         yield f"for block_begin in range(0, count, {BLOCK}):"
+        yield from _indented(self._block(element, usual))
+
+    def _block(self, element: Sequence[str], usual: Sequence[str]) -> Iterator[str]:
+        """Yield what is done with a block: all of it is updated, then all of its state encoded."""
+        state = self.rule.state
+        yield f"block = (first + block_begin) // {BLOCK}"
+        yield f"block_size = min({BLOCK}, count - block_begin)"
         # Views of a block: the compiler does not know that block_begin + i is not negative.
-        body = [f"block = (first + block_begin) // {BLOCK}"]
-        body += [f"block_size = min({BLOCK}, count - block_begin)"]
-        place = "place = u32(counter + u32(block_begin))"
         chunks = ["param", "grad", *state, *self.format.masters, *self.format.limits]
         for name in [*chunks, *["square"] * self.format.modulus]:
-            body.append(f"{name}_of = {name}_chunk[block_begin : block_begin + block_size]")
+            yield f"{name}_of = {name}_chunk[block_begin : block_begin + block_size]"
         for slot in state:
-            body += [f"{slot}_scale = {slot}_scales[block]", f"{slot}_top = u32(0)"]
-        body += [place] * self.format.stochastic
-        body += [f"if {_USUAL}:", *_indented(["for i in range(block_size):", *_indented(usual)])]
-        body += ["else:", *_indented(["for i in range(block_size):", *_indented(element)])]
+            yield f"{slot}_scale = {slot}_scales[block]"
+            yield f"{slot}_top = u32(0)"
+        place = "place = u32(counter + u32(block_begin))"
+        yield from [place] * self.format.stochastic
+        yield from _either(_for_each("block_size", usual), _for_each("block_size", element))
         for slot in state:
-            body += self._scale(slot)
+            yield from self._scale(slot)
+        yield place
         encoded = [*_words(range(len(state))), *map(self._encoded, state)]
-        body += [place, "for i in range(block_size):", *_indented(encoded)]
-        yield from _indented(body)
+        yield from _for_each("block_size", encoded)
 
     @property
     def draws(self) -> Sequence[str]:
@@ -200,6 +198,19 @@ def _words(slots: Sequence[int]) -> list[str]:
 
 def _draw(slot: int, part: str = "half") -> str:
     return f"{'high' if slot % 2 else 'low'}_{part}(word{slot // 2})"
+
+
+def _for_each(count: str, element: Iterable[str]) -> Iterator[str]:
+    yield f"for i in range({count}):"
+    yield from _indented(element)
+
+
+def _either(usual: Iterable[str], otherwise: Iterable[str]) -> Iterator[str]:
+    """Yield the loops of a usual step, and those of others."""
+    yield "if l2 == zero and tiny_signed == zero and tiny_positive == zero:"
+    yield from _indented(usual)
+    yield "else:"
+    yield from _indented(otherwise)
 
 
 def _indented(lines: Iterable[str]) -> Iterator[str]:
