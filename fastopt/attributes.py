@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import TYPE_CHECKING, Any
 
 from fastopt.param_group import ParamGroups
@@ -29,6 +28,8 @@ class KnownAttributes:
         said = f"{type(self).__name__!r} object has no attribute {name!r}"
         settings = list(self._param_groups[0].plain) if "_param_groups" in vars(self) else []
         public = [known for known in dir(type(self)) if not known.startswith("_")]
+        import difflib  # a millisecond
+
         meant = next(iter(difflib.get_close_matches(name, [*settings, *public], n=1)), None)
         if meant in settings and meant not in public:
             return f"{said}; hyperparameters are set by group: opt.param_groups[0][{meant!r}] = ..."

@@ -12,6 +12,7 @@ not change stays where it is.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -133,11 +134,12 @@ def _rounded(sizes: Array, draws: Array, values: Array, signed: bool) -> Array:
 
 def from_int8(codes: Array, scales: Array, signed: bool) -> Array:
     """Return 8-bit codes as float32, exactly; the codes are whole blocks."""
-    relative = _TABLES[signed][codes].reshape(-1, BLOCK)
+    relative = _table(signed)[codes].reshape(-1, BLOCK)
     relative *= scales[:, None]
     return relative.reshape(-1)
 
 
+@cache
 def _table(signed: bool) -> Array:
     """Return what each code stands for, relative to its block's scale."""
     code = np.arange(256, dtype=np.uint32)
@@ -147,6 +149,3 @@ def _table(signed: bool) -> Array:
     bits = (np.where(small, size + _u32(16), size) << 19) + _u32(chosen.low - 1 << 23)
     values = bits.view(np.float32) - np.where(small, chosen.normal, np.float32(0))
     return np.where(code > chosen.top, -values, values)
-
-
-_TABLES = {signed: _table(signed) for signed in (False, True)}

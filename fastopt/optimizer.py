@@ -18,7 +18,6 @@ from fastopt.group import Group, squares
 from fastopt.hyperparameters import Flag
 from fastopt.hyperparameters import Scheduled as Scheduled
 from fastopt.interrupts import Deferred
-from fastopt.misfits import Squares, nonfinite
 from fastopt.norms import total_norm
 from fastopt.param_group import ParamGroups
 from fastopt.persistence import Persistent, Turn
@@ -154,16 +153,18 @@ class Optimizer(KnownAttributes, Formula, DeviceSteps, Persistent):
             updated += grouping.check(given)
         norm = None
         if on_nonfinite is not None:
+            from fastopt import misfits  # a millisecond, and most programs do not look
+
             measured = total_norm(partial(squares, updated))
             norm = measured.value * abs(grad_scale)
             looks = on_nonfinite != "propagate"
             if looks and not measured.finite:
-                self._refuse(norm, on_nonfinite, nonfinite(updated))
+                self._refuse(norm, on_nonfinite, misfits.nonfinite(updated))
                 return
             grad_scale *= (factor := self._clip_factor(norm))
             if looks:
                 trees = list(zip(self._groupings, parts, strict=True))
-                found = Squares(trees, updated, grad_scale, self._clock)
+                found = misfits.Squares(trees, updated, grad_scale, self._clock)
                 if misfit := found.misfit(norm * factor, lost=on_nonfinite == "raise"):
                     self._refuse(norm, on_nonfinite, misfit)
                     return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn, cast
 
@@ -53,6 +52,8 @@ class ParamGroup(dict[str, Any]):
         if name == "params":
             raise TypeError("a group's params are fixed; construct a new optimizer for others")
         if name not in self._checks:
+            import difflib  # a millisecond
+
             close = difflib.get_close_matches(name, self._checks, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(self._checks)}"
             raise TypeError(f"{self._owner} has no hyperparameter {name!r}; {hint}")

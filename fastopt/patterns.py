@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import SequenceMatcher
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -119,6 +118,8 @@ def _why_empty(pattern: str, names: Sequence[str], earlier: Iterable[str]) -> st
     if not names:
         return f"pattern {pattern!r} matches no parameter: params holds no array"
     asked = [level for level in _levels(pattern) if level != "**"]
+
+    from difflib import SequenceMatcher  # a millisecond
 
     def likeness(name: str) -> float:
         tail = _levels(name)[-len(asked) :]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -121,7 +120,13 @@ def _step_text(entry: optree.PyTreeEntry) -> str:
     if isinstance(entry, optree.NamedTupleEntry):
         return f".{entry.field}"
     key = entry.entry
-    return f"[{json.dumps(key, ensure_ascii=False) if isinstance(key, str) else repr(key)}]"
+    if not isinstance(key, str):
+        return f"[{key!r}]"
+    if key.isidentifier():
+        return f'["{key}"]'
+    import json  # two milliseconds, for what has to be quoted
+
+    return f"[{json.dumps(key, ensure_ascii=False)}]"
 
 
 def _check_unique(names: Sequence[str], suffixes: Sequence[str], root: str) -> None:
