@@ -59,7 +59,7 @@ def grid(signed: bool) -> Grid:
 
 def to_bfloat16(values: Array, draws: Array | int) -> Array:
     """Return float32 as the bits of bfloat16; NaN stays NaN."""
-    bits: Array = values.view(np.uint32) + np.asarray(draws, np.uint32)
+    bits: Array = np.asarray(values.view(np.uint32) + np.asarray(draws, np.uint32))
     bits >>= 16
     rounded: Array = bits.astype(np.uint16)
     rounded[np.isnan(values)] = _NAN

@@ -63,7 +63,8 @@ class Squares:
             unit = overflow.unit(bucket.format)
             for path, size in self._largest(grouping, given, bucket, bucket.members()):
                 if size * unit * self._scale >= overflow.OVERFLOWS:
-                    what = "is finite, but a square in it is too large"
+                    square = "the square of a modulus" if bucket.format.modulus else "a square"
+                    what = f"is finite, but {square} in it is too large"
                     return _misfit(path, size * self._scale, bucket, what)
         return None
 

@@ -19,7 +19,7 @@ OVERFLOWS = 1.0 - 2.0**-25
 def unit(format: Format) -> float:
     """Return what makes the first number whose square overflows 1.
 
-    The square of a modulus is the sum of two, which may each be as large.
+    The square of a modulus is the sum of two, which may each be as large: here they always are.
     """
     bound = 2.0**64 if format.real.itemsize == 4 else 2.0**512
     return (2.0**0.5 if format.modulus else 1.0) / bound

@@ -34,7 +34,8 @@ class Shared(TypedDict, total=False):
     max_grad_norm: scale all gradients together by min(1, max_grad_norm / (norm + 1e-6)), where
         norm is the 2-norm of all of them, in float64; > 0, in units of the gradient; None (the
         default) leaves them alone, math.inf only measures. Or a function of the step number, which
-        with CuPy is asked for steps that are still to come.
+        with CuPy is asked for steps that are still to come. (In float32 a norm that is 8.5e37 times
+        the limit, or more, asks for a factor that is 0 on a GPU, where denormal numbers are.)
 
     on_nonfinite: what a NaN or an infinity in a step's gradients does. "propagate" (the default)
         does not look; "skip" leaves everything as it is and adds 1 to ``skipped_steps``; "raise"
@@ -42,7 +43,8 @@ class Shared(TypedDict, total=False):
         CuPy "raise" waits for the device in every step; the others do not where all parameters are
         on one device, see ``Optimizer.step``. "skip" and "raise" do the same for a finite gradient
         with an element whose square overflows (from 1.8e19 on in float32, after grad_scale and
-        clipping), in rules that square. "raise" also names a gradient that is not 0 and loses all
+        clipping; from 1.3e19 on in either part where the square is that of a modulus), in rules
+        that square. "raise" also names a gradient that is not 0 and loses all
         its squares to underflow (below about 1e-17 in float32), if eps does not outweigh them, as
         the default eps does; "skip" makes such steps, since leaving them out would stop the
         training. With scale_safe=True neither happens.
@@ -60,9 +62,9 @@ class Shared(TypedDict, total=False):
         "int8" in a quarter: 8-bit floats with a scale for every 256 of them; parameters of fewer
         than 4096 numbers keep float32 then. Steps compute in float32 all the same, and state is
         rounded stochastically, so that averages follow what is too small for them at a single step.
-        For float32, float16, bfloat16 and complex64 parameters. In 8 bits a NaN, an infinity or a
-        number above 1.6e38 makes its whole block NaN (see on_nonfinite). It can differ between
-        groups, and not change.
+        For float32, float16, bfloat16 and complex64 parameters. In 8 bits state that is NaN,
+        infinite or above 1.6e38 makes its whole block NaN; on_nonfinite looks at gradients alone.
+        It can differ between groups, and not change.
 
     stochastic_rounding: round float16 and bfloat16 parameters that have no master weights (set
         master_weights=False) up or down with the probability that keeps their mean (False), so that

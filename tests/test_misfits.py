@@ -101,6 +101,23 @@ def test_what_counts_is_the_gradient_after_scale_and_clipping(backend: str) -> N
 
 
 @each_backend
+def test_a_modulus_counts_as_if_both_parts_were_as_large(backend: str) -> None:
+    for size, fits in ((1.3e19, True), (1.31e19, False)):
+        opt = fastopt.Adam(
+            [np.ones(3, np.complex64)],
+            backend=backend,
+            on_nonfinite="raise",
+            complex_moment="modulus",
+        )
+        if fits:
+            opt.step([np.full(3, size * (1 + 1j), np.complex64)])
+            assert opt.step_count == 1
+            continue
+        with pytest.raises(FloatingPointError, match="the square of a modulus in it is too large"):
+            opt.step([np.full(3, size, np.complex64)])
+
+
+@each_backend
 @pytest.mark.parametrize("dtype", [np.float16, np.complex64, np.float32])
 def test_gradients_of_any_dtype_are_looked_at(dtype: Any, backend: str) -> None:
     params = {"W": np.ones((3, 4), dtype).T}
