@@ -282,12 +282,14 @@ def test_parameters_without_gradients_keep_their_exponents(variant: Variant, bac
 
 @each_backend
 @each_variant
+@pytest.mark.parametrize("state_dtype", [None, "bfloat16", "int8"])
 def test_resuming_ends_in_the_bits_of_going_on(
-    variant: Variant, backend: str, tmp_path: Path
+    variant: Variant, state_dtype: str | None, backend: str, tmp_path: Path
 ) -> None:
+    options: dict[str, Any] = {"scale_safe": True, "state_dtype": state_dtype, "seed": 3}
     params, again = make(np.float32), make(np.float32, 5)
-    opt = variant(params, backend=backend, scale_safe=True)
-    resumed = variant(again, backend=CPU_BACKENDS[-1], scale_safe=True)
+    opt = variant(params, backend=backend, **options)
+    resumed = variant(again, backend=CPU_BACKENDS[-1], **options)
     for step, factor in enumerate(PATHS["and_back"]):
         if step == 6:
             opt.save(tmp_path / "run.safetensors")
@@ -299,6 +301,8 @@ def test_resuming_ends_in_the_bits_of_going_on(
     same(params, again)
     one, other = opt.state_dict()["state"], resumed.state_dict()["state"]
     assert [e["exponent"] for e in one.values()] == [e["exponent"] for e in other.values()]
+    for name, slots in slots_of(opt).items():
+        same(slots, slots_of(resumed)[name])
 
 
 def test_without_it_nothing_is_saved_and_such_state_is_refused() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -106,29 +105,6 @@ def test_a_run_stays_as_close_to_float64_as_its_bits_allow(
     way, apart = exact["second"] - start["second"], params["second"] - exact["second"]
     assert np.isfinite(params["second"]).all()
     assert np.sqrt((apart**2).mean()) <= close * np.sqrt((way**2).mean())
-
-
-@each_backend
-@each_storage
-def test_resuming_ends_in_the_bits_of_going_on(
-    state_dtype: str, backend: str, tmp_path: Path
-) -> None:
-    variant = next(v for v in VARIANTS if v.name == "adam")
-    options: dict[str, Any] = {"scale_safe": True, "state_dtype": state_dtype, "seed": 3}
-    params, again = make(np.float32), make(np.float32, 5)
-    opt = variant(params, backend=backend, **options)
-    resumed = variant(again, backend=CPU_BACKENDS[-1], **options)
-    for step, factor in enumerate(PATHS["and_back"]):
-        if step == 6:
-            opt.save(tmp_path / "run.safetensors")
-            resumed.load(tmp_path / "run.safetensors")
-        grads = make(np.float32, step, factor)
-        opt.step(grads)
-        if step >= 6:
-            resumed.step(grads)
-    same(params, again)
-    for name, slots in slots_of(opt).items():
-        same(slots, slots_of(resumed)[name])
 
 
 # Pieces ------------------------------------------------------------------------------------------
