@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Bucket:
-    """The parameters of one group on one device and of one dtype: one driver, one arena.
+    """The parameters of one group, device, dtype and storage of state: one driver, one arena.
 
     ``positions`` are the places of the parameters among the leaves of the tree. A step is either
     ``step_at_once``, or ``check``, ``plan`` and ``update``, in this order.

@@ -107,7 +107,8 @@ def to_int8(values: Array, draws: Array | int, signed: bool) -> tuple[Array, Arr
     broken = largest >= BEYOND
     if broken.any():
         values = np.where(broken[:, None], np.float32(0), values)
-    # Rounded up, so that the largest code is never exceeded; what it stands for has its own scale.
+    # Rounded up, so that the largest code is never exceeded; what that stands for, 1.9375 * 2**e,
+    # still has the scale 2**e.
     exponent = np.clip(largest + _u32(0x7FFFF) >> 23, _u32(27), _u32(253))
     scales = (exponent << 23).view(np.float32)
     inverse = (_u32(254) - exponent << 23).view(np.float32)

@@ -88,12 +88,13 @@ def gradient_norms(
     """Return the norm of each parameter's gradient; 0 where there is none.
 
     ``squares`` is a driver's: the sums of squares of (factor * gradient) by pieces, in float64.
-    That holds the squares of ``real`` numbers if these are float32; else it takes another look.
+    That holds the squares of float32; those of float64 may have to be summed again, scaled.
     """
     found = _by_parameter(sizes, squares(1.0))
     units = np.ones(len(found))
-    for factor, beyond in ((SMALLER, found == np.inf), (1.0 / SMALLER, found < TOO_SMALL)):
-        if real.itemsize == 8 and beyond.any():
+    again = ((SMALLER, found == np.inf), (1.0 / SMALLER, found < TOO_SMALL))
+    for factor, beyond in again if real.itemsize == 8 else ():
+        if beyond.any():
             found[beyond] = _by_parameter(sizes, squares(factor))[beyond]
             units[beyond] = 1.0 / factor
     with np.errstate(all="ignore"):

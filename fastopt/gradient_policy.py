@@ -120,7 +120,10 @@ class GradientPolicy(ABC):
 
     @property
     def on_nonfinite(self) -> NonfinitePolicy:
-        """What a NaN or an infinity in the gradients does: "propagate", "skip" or "raise"."""
+        """What gradients that do not fit do: "propagate", "skip" or "raise".
+
+        They hold NaN or infinity, or an element with a square that overflows.
+        """
         return self._on_nonfinite
 
     @on_nonfinite.setter
@@ -136,7 +139,7 @@ class GradientPolicy(ABC):
 
     @property
     def skipped_steps(self) -> int:
-        """How many steps were left out for gradients that were not finite.
+        """How many steps were left out for gradients that were not finite, or too large to square.
 
         On a device it is fetched when it is read here, which waits for the steps so far.
         """

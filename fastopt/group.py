@@ -108,7 +108,7 @@ class Group:
                 )
 
     def be_scale_safe(self) -> None:
-        """Give every parameter an exponent; TypeError if the formula has not been prepared."""
+        """Give every parameter an exponent; TypeError if the formula has no ``_units``."""
         units = self._formula._units
         if units is None:
             raise TypeError(
@@ -140,8 +140,7 @@ class Group:
 
     def nonfinite(self) -> str | None:
         """Return where the first checked gradient with NaN or infinity stands."""
-        found = (bucket.nonfinite() for bucket in self.buckets)
-        leaf = next(filter(None, found), None)
+        leaf = next(filter(None, (bucket.nonfinite() for bucket in self.buckets)), None)
         return None if leaf is None else self._grads_root + leaf.suffix
 
     @property
@@ -157,7 +156,6 @@ class Group:
         if not self.follow_settings():
             return False
         now, given = self.tree.current(), self.tree.match(grads, self._grads_root)
-        self.ask_schedules_anew()
         self._prepare(grad_scale, clock)
         return self.buckets[0].step_at_once(now, given, self._scalars[0], clock)
 
@@ -215,8 +213,13 @@ class Group:
         """The smallest denominator of an update."""
         return self._formula._floor(self.options)
 
+    @property
+    def averages_squares(self) -> bool:
+        """Whether the state is made of squares of gradients, which can overflow."""
+        return self._formula._averages_squares(self.buckets[0].rule)
+
     def share_of_new(self, step_count: int) -> float:
-        """Return the smallest share of what is new in an average of the next step; 1 if of none."""
+        """Return the smallest weight of what is new in an average of the next step; 1 without."""
         options = self.options.at(step_count)
         made = self._formula._scalars(options, options["lr"], step_count + 1, 1.0)
         return min([1.0, *[v for name, v in made.items() if name.startswith("one_minus")]])

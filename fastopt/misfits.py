@@ -33,12 +33,12 @@ def nonfinite(groups: Sequence[Group]) -> Misfit:
     )
 
 
-class Squares:
+class SquareCheck:
     """Looks for squares that overflow, or are lost, in a step that is being checked.
 
     ``grads`` are the trees that were given with their groupings, ``scale`` multiplies them, and
-    ``norm`` is that of all of them then. ``clock`` counts the steps. Only rules that square are
-    concerned: they have state that is never negative; and only parameters without exponents.
+    ``clock`` counts the steps. Only groups that average squares are concerned, and of these only
+    parameters without exponents.
     """
 
     def __init__(
@@ -54,7 +54,10 @@ class Squares:
         self._clock = clock
 
     def misfit(self, norm: float, lost: bool) -> Misfit | None:
-        """Return the first misfit; ``lost`` asks for squares that are lost, too."""
+        """Return the first misfit; ``lost`` asks for squares that are lost, too.
+
+        ``norm`` is that of all gradients, multiplied by the scale.
+        """
         return self._too_large(norm) or (self._lost() if lost else None)
 
     def _too_large(self, norm: float) -> Misfit | None:
@@ -63,8 +66,10 @@ class Squares:
             unit = overflow.unit(bucket.format)
             for path, size in self._largest(grouping, given, bucket, bucket.members()):
                 if size * unit * self._scale >= overflow.OVERFLOWS:
-                    square = "the square of a modulus" if bucket.format.modulus else "a square"
-                    what = f"is finite, but {square} in it is too large"
+                    square, is_ = "a square", "is"
+                    if bucket.format.modulus:
+                        square, is_ = "the square of a modulus", "may be"
+                    what = f"is finite, but {square} in it {is_} too large"
                     return _misfit(path, size * self._scale, bucket, what)
         return None
 
@@ -91,9 +96,10 @@ class Squares:
     def _buckets(self) -> Iterator[tuple[Grouping, Any, Group, Bucket]]:
         for grouping, given in self._grads:
             for group in grouping.groups:
-                for bucket in group.buckets if group in self._groups else ():
-                    if bucket.exponents is None and bucket.rule.positive:
-                        yield grouping, given, group, bucket
+                if group in self._groups and group.averages_squares:
+                    for bucket in group.buckets:
+                        if bucket.exponents is None:
+                            yield grouping, given, group, bucket
 
     def _largest(
         self, grouping: Grouping, given: Any, bucket: Bucket, members: Sequence[int]

@@ -80,11 +80,11 @@ class Optimizer(KnownAttributes, Formula, DeviceSteps, Persistent):
 
         Where all parameters are CuPy arrays of one device, nothing waits for it, except under
         on_nonfinite="raise" and scale_safe=True, and once when under "skip" other gradients are
-        None than before, or a setting was changed that needs another kernel. Over several devices,
-        or with arrays on the host too, a step with max_grad_norm or "skip" waits for the norm.
-        ``grad_scale`` may then be a 0-d CuPy array of float32 or float64, which is read on the
-        device. With max_grad_norm, "skip" or capturable=True schedules, that of max_grad_norm too,
-        are asked for the values of steps that are still to come, as well.
+        None than before, or a setting was changed that needs another kernel. But for these two
+        ``grad_scale`` may there be a 0-d CuPy array of float32 or float64, which is read on the
+        device. Over several devices, or with arrays on the host too, a step with max_grad_norm or
+        "skip" waits for the norm. With max_grad_norm, "skip" or capturable=True schedules, that of
+        max_grad_norm too, are asked for the values of steps that are still to come.
 
         Raises ValueError for another structure or shape, a gradient that shares memory with a
         parameter, or a schedule's value out of range; TypeError for gradients that are no real
@@ -98,7 +98,7 @@ class Optimizer(KnownAttributes, Formula, DeviceSteps, Persistent):
     def _step(
         self, grads: Any, grad_scale: Any, on_nonfinite: NonfinitePolicy, scaling: Scaling = None
     ) -> None:
-        """Make a step under a policy for gradients that are not finite.
+        """Make a step under a policy for gradients that do not fit.
 
         ``scaling`` is the scale of the loss, where the device keeps it that decides on the step.
         """
@@ -116,16 +116,14 @@ class Optimizer(KnownAttributes, Formula, DeviceSteps, Persistent):
             if type(grad_scale) is not float or grad_scale != 1.0:
                 grad_scale, there = checked_scale(grad_scale, self._device, on_nonfinite)
             parts = self._split(grads) if self._grouped else (grads,)
-            if self._device and self._step_on_device(
-                parts, grad_scale, on_nonfinite, there, scaling
-            ):
+            if self._step_on_device(parts, grad_scale, on_nonfinite, there, scaling):
                 return
-            unseen = self._max_grad_norm is None and on_nonfinite == "propagate"
-            only = self._only if unseen else None
-            for group in self._groups if only is None else ():
+            seen = self._max_grad_norm is not None or on_nonfinite != "propagate"
+            only = None if seen else self._only
+            for group in self._groups:
                 group.ask_schedules_anew()
             if only is None or not only.step_at_once(parts[0], grad_scale, self._clock):
-                self._step_in_turn(parts, grad_scale, None if unseen else on_nonfinite)
+                self._step_in_turn(parts, grad_scale, on_nonfinite if seen else None)
         finally:
             turn.taken = False
 
@@ -137,8 +135,8 @@ class Optimizer(KnownAttributes, Formula, DeviceSteps, Persistent):
         """
         on_device = self._warm_up_device()
         for group in self._groups:
-            norm = self._scale_safe or self._max_grad_norm is not None
-            group.warm_up(norm=norm and not on_device)
+            seen = self._max_grad_norm is not None or self._on_nonfinite != "propagate"
+            group.warm_up(norm=(seen or self._scale_safe) and not on_device)
         return self
 
     def _step_in_turn(
@@ -161,11 +159,12 @@ class Optimizer(KnownAttributes, Formula, DeviceSteps, Persistent):
             if looks and not measured.finite:
                 self._refuse(norm, on_nonfinite, misfits.nonfinite(updated))
                 return
-            grad_scale *= (factor := self._clip_factor(norm))
+            factor = self._clip_factor(norm)
+            grad_scale *= factor
             if looks:
                 trees = list(zip(self._groupings, parts, strict=True))
-                found = misfits.Squares(trees, updated, grad_scale, self._clock)
-                if misfit := found.misfit(norm * factor, lost=on_nonfinite == "raise"):
+                check = misfits.SquareCheck(trees, updated, grad_scale, self._clock)
+                if misfit := check.misfit(norm * factor, lost=on_nonfinite == "raise"):
                     self._refuse(norm, on_nonfinite, misfit)
                     return
         for group in updated:

@@ -2,7 +2,8 @@
 
 The largest element of a gradient times ``unit`` and what scales the gradient is compared with
 OVERFLOWS. That is exact for the arithmetic of float32, in which 2^64 is the first number whose
-square overflows and the product is rounded; float64 loses its last 3e-8 below 2^512.
+square overflows and the product is rounded; float64 loses its last 3e-8 below 2^512, and the
+square of a modulus is taken for twice that of its larger part.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ OVERFLOWS = 1.0 - 2.0**-25
 def unit(format: Format) -> float:
     """Return what makes the first number whose square overflows 1.
 
-    The square of a modulus is the sum of two, which may each be as large: here they always are.
+    The square of a modulus is the sum of two, which may each be as large.
     """
     bound = 2.0**64 if format.real.itemsize == 4 else 2.0**512
     return (2.0**0.5 if format.modulus else 1.0) / bound

@@ -8,7 +8,7 @@ from fastopt import arrays, codes
 from fastopt.arrays import Array
 
 _PART = 100
-"""Of 2^power as much is multiplied by at a time as float32 has."""
+"""2^power is multiplied by in parts: float32 has no 2^128."""
 
 
 class Piece:

@@ -61,12 +61,12 @@ class Wrapper(KnownAttributes, Resumable):
 
     @property
     def skipped_steps(self) -> int:
-        """How many steps the optimizer has left out for gradients that were not finite."""
+        """How many steps the optimizer has left out for what was in the gradients."""
         return self._opt.skipped_steps
 
     @property
     def on_nonfinite(self) -> NonfinitePolicy:
-        """What a NaN or an infinity in the gradients of the optimizer's step does."""
+        """What gradients that do not fit do in the optimizer's step."""
         return self._opt.on_nonfinite
 
     @property

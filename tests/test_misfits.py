@@ -113,7 +113,7 @@ def test_a_modulus_counts_as_if_both_parts_were_as_large(backend: str) -> None:
             opt.step([np.full(3, size * (1 + 1j), np.complex64)])
             assert opt.step_count == 1
             continue
-        with pytest.raises(FloatingPointError, match="the square of a modulus in it is too large"):
+        with pytest.raises(FloatingPointError, match="square of a modulus in it may be too large"):
             opt.step([np.full(3, size, np.complex64)])
 
 
@@ -127,6 +127,17 @@ def test_gradients_of_any_dtype_are_looked_at(dtype: Any, backend: str) -> None:
     grad[1, 2] = 1e20j if dtype == np.complex64 else 1e20
     with pytest.raises(FloatingPointError, match=r"too large for float32.* element is 1e\+20"):
         opt.step({"W": grad})
+
+
+@each_backend
+def test_where_nobody_said_what_is_squared_nothing_is_looked_for(backend: str) -> None:
+    class OfUnknownUnits(fastopt.Adam):
+        _units = None
+
+    params = make(np.float32)
+    opt = OfUnknownUnits(params, backend=backend, on_nonfinite="raise")
+    opt.step({name: np.full_like(param, 1e25) for name, param in params.items()})
+    assert opt.step_count == 1
 
 
 @each_backend

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from variants import CPU_BACKENDS, VARIANTS, Variant
+from variants import CPU_BACKENDS, HAS_NUMBA, VARIANTS, Variant
 
 import fastopt
 from fastopt.optimizer import Optimizer
@@ -170,3 +170,18 @@ def test_another_policy_is_refused(wrong: Any) -> None:
     ):
         opt.on_nonfinite = wrong
     assert opt.on_nonfinite == "propagate"
+
+
+@pytest.mark.skipif(not HAS_NUMBA, reason="numba is not installed")
+@pytest.mark.parametrize("policy", ["skip", "raise"])
+def test_a_warm_optimizer_compiles_nothing_more(
+    policy: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fastopt.backends import numba_backend
+
+    params = make("float32")
+    opt = fastopt.Adam(params, backend="numba", on_nonfinite=policy).warmup()
+    monkeypatch.setattr(numba_backend, "_work", None)
+    monkeypatch.setattr(numba_backend, "_squares", None)
+    opt.step(make("float32"))
+    assert opt.step_count == 1

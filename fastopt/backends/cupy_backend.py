@@ -42,7 +42,6 @@ class CupyDriver:
     ) -> None:
         self._format = format
         self.wide = format.real.itemsize == 8
-        self.squares_gradients = bool(rule.positive)
         self._arena = arena
         self._usual = UsualArrays(parameters, format)
         self._given = format.given  # of the gradients at hand

@@ -22,6 +22,7 @@ from fastopt.backends.scale_memory import Answer, ScaleMemory
 from fastopt.norms import LANES
 from fastopt.scale_policy import ScalePolicy
 
+_NOTHING = Lanes(-1, False, False)  # was measured
 _SINGLE = len(COUNTS) + len(MEASURED)  # where the scale stands in single precision
 
 
@@ -36,7 +37,7 @@ class CupyControl:
         self._kernels = kernels
         self._cupy = kernels.cupy
         self._like = like
-        self._lanes: Array | None = None
+        self._layout = _NOTHING
         self._tables: dict[Hashable, Array] = {}
         self._outgrown: list[Array] = []
 
@@ -69,7 +70,11 @@ class CupyControl:
 
     @cached_property
     def _sums(self) -> Array:
-        return self._cupy.zeros(1)  # type: ignore[no-any-return]  # cupy's
+        return self._cupy.zeros(1)  # type: ignore[no-any-return]  # cupy's; until there is more
+
+    @cached_property
+    def _lanes(self) -> Array:
+        return self._sums
 
     def here(self) -> AbstractContextManager[Any]:
         """Return a context for work on the device."""
@@ -112,28 +117,28 @@ class CupyControl:
 
     # Launches ----------------------------------------------------------------------------------
 
-    def measure(self, sides: Sequence[DeviceSide]) -> None:
+    def measure(self, sides: Sequence[DeviceSide], peaks: bool) -> None:
         """Measure all gradients."""
-        layout = _layout(sides)
-        count = layout.pieces * _factors(layout)
-        if self._lanes is None:
-            self._lanes = self._cupy.zeros(max(1, (count + layout.pieces * layout.peaks) * LANES))
-            self._sums = self._cupy.zeros(max(1, count))
+        layout = Lanes(sum(s.pieces() for s in sides), any(s.wide for s in sides), peaks)
+        sums = layout.pieces * _factors(layout)
+        if self._layout != layout:
+            self._layout = layout
+            self._lanes = self._cupy.zeros(max(1, (sums + layout.pieces * peaks) * LANES))
+            self._sums = self._cupy.zeros(max(1, sums))
         first = 0
         for side in sides:
             side.measure_to(self._lanes, first, layout)
             first += side.pieces()
-        if count:
-            self._kernels.of(cupy_norm_source.halves)(self._lanes, self._sums, size=count)
+        if sums:
+            self._kernels.of(cupy_norm_source.halves)(self._lanes, self._sums, size=sums)
 
-    def decide(self, sides: Sequence[DeviceSide] | None, grad_scale: Any) -> None:
-        """Decide on a step, by what was measured of these gradients (None: nothing was)."""
+    def decide(self, grad_scale: Any, measured: bool) -> None:
+        """Decide on a step, by what was measured last if that is so."""
         on_device = arrays.kind(grad_scale) == "cupy"
-        layout = Lanes(-1, False, False) if sides is None else _layout(sides)
+        layout = self._layout if measured else _NOTHING
         given = (
             *(self._sums, layout.pieces, int(layout.wide)),
-            self._sums if self._lanes is None else self._lanes,
-            layout.pieces * _factors(layout) if layout.peaks else -1,
+            *(self._lanes, layout.pieces * _factors(layout) if layout.peaks else -1),
             1.0 if on_device else grad_scale,
             arrays.address(grad_scale) if on_device else 0,
             grad_scale.itemsize if on_device else 0,
@@ -184,12 +189,6 @@ class CupyControl:
     def wait(self) -> None:
         """Wait until what was written is there, for steps on any stream."""
         self._cupy.cuda.get_current_stream().synchronize()
-
-
-def _layout(sides: Sequence[DeviceSide]) -> Lanes:
-    """Return what has to be measured; the squares of float32 cannot leave float64's range."""
-    wide, peaks = any(s.wide for s in sides), any(s.squares_gradients for s in sides)
-    return Lanes(sum(side.pieces() for side in sides), wide, peaks)
 
 
 def _factors(layout: Lanes) -> int:

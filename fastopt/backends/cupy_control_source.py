@@ -1,7 +1,7 @@
 """The CUDA C++ that decides on a step: whether to make it, by which row, by which gradient scale.
 
 One block of LANES threads. Each adds up a lane of the pieces' sums of squares, and the lanes are
-added in halves, as ``global_norm`` lays it down; then they do in float64 what the host does
+added in halves, as ``fastopt.norms`` lays it down; then they do in float64 what the host does
 otherwise, by the same operations, and the first writes what the update kernels read.
 """
 
@@ -14,6 +14,7 @@ from typing import Any
 from fastopt import overflow
 from fastopt.backends.cupy_norm_source import FACTORS
 from fastopt.backends.cupy_source import OPTIONS
+from fastopt.backends.decisions import Settings
 from fastopt.norms import LANES, TOO_SMALL
 
 COUNTS = ("row", "clock", "skipped", "overrun")
@@ -26,11 +27,8 @@ SKIPPED_ROW = -2
 MEASURED = ("norm", "scale")
 """The norm of the last step's gradients (-1 where it was not measured), and what scales them."""
 
-SETTINGS = ("base", "length", "period", "clips", "skips", "limits")
-"""What the host says: which step count the first row of the tables belongs to, how many rows there
-are, how many of the last ones come again and again for ever (0: none), whether the norm is limited,
-whether a gradient that does not fit skips the step, and at which address the limits of the coming
-steps stand, a float64 for each row (0: the limit is one number)."""
+SETTINGS = Settings._fields[:-1]
+"""What the host says, as int64; the last of it, the limit, is a float64 and stands behind them."""
 
 _PREAMBLE = Template("""
 namespace fastopt {

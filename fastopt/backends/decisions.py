@@ -14,7 +14,7 @@ from fastopt.scale_policy import ScalePolicy
 class Counts(NamedTuple):
     """What the device knows of the steps so far.
 
-    ``clock`` of them were made, ``skipped`` were not, for a gradient with NaN or infinity, and
+    ``clock`` of them were made, ``skipped`` were not, for what was in a gradient, and
     ``overrun`` were not because no row of scalars was there for them. ``norm`` is that of the last
     one's gradients, -1 where it was not measured.
     """
@@ -61,14 +61,11 @@ class DeviceSide(Protocol):
     wide: bool
     """Whether the squares of its gradients can leave the range of float64."""
 
-    squares_gradients: bool
-    """Whether its rule squares gradients, so that a step with a square that overflows is none."""
-
     def gradients(self) -> list[Array]:
         """Return the gradients of the coming step."""
 
     def pieces(self) -> int:
-        """Return how many pieces the gradients have, see ``global_norm``."""
+        """Return how many pieces the gradients have, see ``fastopt.norms``."""
 
     def measure_to(self, lanes: Array, first: int, layout: Lanes) -> None:
         """Write what is measured of its gradients, from the place of its first piece on."""
@@ -105,11 +102,11 @@ class Control(Protocol):
     def table(self, name: Hashable, rows: Array, capacity: int) -> Array:
         """Write the rows of a table into its memory, which has room for so many; return it."""
 
-    def measure(self, sides: Sequence[DeviceSide]) -> None:
-        """Measure all gradients."""
+    def measure(self, sides: Sequence[DeviceSide], peaks: bool) -> None:
+        """Measure all gradients: their squares, and with ``peaks`` their largest magnitudes."""
 
-    def decide(self, sides: Sequence[DeviceSide] | None, grad_scale: Any) -> None:
-        """Decide on a step, by what was measured of these gradients (None: nothing was)."""
+    def decide(self, grad_scale: Any, measured: bool) -> None:
+        """Decide on a step, by what was measured last if that is so."""
 
     def update(
         self, side: DeviceSide, tables: Sequence[tuple[Array | None, Array]], always: bool

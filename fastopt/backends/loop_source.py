@@ -1,4 +1,4 @@
-"""The text of the loop that Numba compiles for a rule, and where it finds its arrays.
+"""The text of the loop that Numba compiles for a rule.
 
 Only the number of state arrays and scalars differs between rules, but a loop over tuples of arrays
 is not vectorised (8 times slower), so the names are written out here.
@@ -9,37 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fastopt.backends import COMMON_SCALARS, tiny_names
+from fastopt.backends.job import CHUNK, JOB, LEAF_LINES, at
 from fastopt.backends.storage_source import Storage, storage_of
 from fastopt.formats import Format
 from fastopt_kernels import Rule
-
-LEAF_LINES = ("PARAM", "GRAD", "OFFSET", "ROW", "STREAM")
-"""What the lines of the array ``leaves`` hold: addresses, sizes, places in arena and table, where
-random bits begin."""
-
-JOB = (
-    *("FUNCTION", "TOTAL", "LEAVES", "COUNT", "CHUNKS"),
-    *("TABLE", "EXACT", "CODES", "SCALES", "PITCH", "SCRATCH"),  # of an update
-    *("LANES", "SUMS", "FACTOR"),  # of a norm
-    *("KNOWN", "AXES", "AXES_COUNT", "EXTENTS", "EXTENTS_COUNT", "STEPS", "CLOCK"),  # of a look
-)
-"""The words of a job: what does its chunks and how many they are; addresses and sizes of arrays.
-Compiled code finds all its arrays there: handing one over as an argument costs as much as updating
-100 elements."""
-
-CHUNK = 2_048
-"""Elements that are updated in one go: small enough to share out evenly among threads, large enough
-that finding the next ones costs nothing."""
-
-LANES_APART = 4_096
-"""Bytes from the lanes of one thread to those of the next: what two threads write all the time must
-not share a cache line, nor lie in two that processors fetch together."""
-
-
-def at(name: str) -> int:
-    """Return where a word of a job stands, in bytes from its beginning."""
-    return 8 * JOB.index(name)
-
 
 _SOURCE = """
 def work(job, lane, first_chunk, last_chunk):
@@ -97,7 +70,7 @@ def loop_source(rule: Rule, format: Format) -> str:
     slices = [
         f"{slot}_{storage.of} = exact[{k}, first : first + count]" for k, slot in enumerate(exact)
     ]
-    find, elements = [*storage.find(at)], []
+    find, elements = [*storage.find()], []
     if format.modulus:
         find.append(f"square_{storage.of} = empty({CHUNK}, real)")
         elements += [line.format(of=storage.of) for line in _MODULI]
@@ -118,9 +91,7 @@ def loop_source(rule: Rule, format: Format) -> str:
         load_scalars=in_chunk.join(
             f"{name} = real(row[{column}])" for column, name in enumerate(scalars)
         ),
-        slice_state=in_chunk.join(
-            [*slices, *storage.in_chunk(len(scalars), LEAF_LINES.index("STREAM"))]
-        ),
+        slice_state=in_chunk.join([*slices, *storage.in_chunk(len(scalars))]),
         elements=in_chunk.join(elements),
     )
 

@@ -75,8 +75,8 @@ def high_cut(word: Any) -> Any:
     return _u32(word >> _u32(32 - codes.CUT_OFF))
 
 
-# What 8 bits stand for is also a float16 (times 2**8, where there is a sign): of two or one bit of
-# exponent less, and six bits of fraction. A processor that reads these does the denormal ones, too.
+# A code whose bits are moved into those of a float16 is the same number there (2**-8 of it, where
+# there is a sign): it has two bits of exponent less, or one, and six bits of fraction.
 
 
 @register_jitable  # type: ignore[untyped-decorator]
@@ -92,7 +92,7 @@ def _positive_by_half(code: Any) -> Any:
 
 
 def _decoder(signed: bool) -> Function:
-    """Return what does so by bits."""
+    """Return what decodes 8 bits by integers, for processors that cannot convert float16."""
     chosen = codes.grid(signed)
     top, normal, below = _u32(chosen.top), chosen.normal, _u32(chosen.low - 1 << 23)
 
@@ -113,7 +113,7 @@ def _decoder(signed: bool) -> Function:
 def _evenly(size: Any, normal: Any) -> Any:
     """Return the bits of a magnitude, evenly spaced below the smallest normal number too.
 
-    There those of the sum, with an exponent less, are more than its own; above it they are not.
+    Below it the sum, its exponent lowered by one, has the larger bits, above it the size itself.
     """
     own, summed = bits(size), _u32(bits(size + normal) - _u32(1 << 23))
     return own if own > summed else summed
@@ -125,7 +125,8 @@ _SIGN = _u32(0x80 << codes.CUT_OFF)
 _SMALLEST = _u32((codes.POSITIVE.low - 1 << 23) + (1 << codes.CUT_OFF))
 
 
-# In an unsigned byte the exponents that a code leaves out are 0, but for a bit where the sign goes.
+# ``codes`` subtracts the exponent below the smallest normal code. In the byte that is kept here
+# that exponent is 0, but for the bit of the sign, which is overwritten.
 
 
 @register_jitable  # type: ignore[untyped-decorator]

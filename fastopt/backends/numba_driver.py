@@ -12,7 +12,7 @@ from fastopt.arena import Arena
 from fastopt.arrays import Array
 from fastopt.backends import COMMON_SCALARS, threads
 from fastopt.backends.array_headers import HeaderCheck
-from fastopt.backends.loop_source import CHUNK, JOB, LANES_APART, LEAF_LINES
+from fastopt.backends.job import CHUNK, JOB, LANES_APART, LEAF_LINES
 from fastopt.formats import Format
 from fastopt.norms import PIECE
 from fastopt.parameters import Parameter

@@ -9,7 +9,7 @@ from numba import carray, float64, int64
 from numba.extending import register_jitable
 
 from fastopt.backends import array_headers
-from fastopt.backends.loop_source import LANES_APART, LEAF_LINES, at
+from fastopt.backends.job import LANES_APART, LEAF_LINES, at
 from fastopt.backends.numba_intrinsics import half, pointer_to, prefetch, word
 from fastopt.backends.numba_pool import share
 from fastopt.norms import LANES

@@ -7,8 +7,9 @@ the block waits in a row of the thread's own, which stays in the processor's cac
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
+from fastopt.backends.job import LEAF_LINES, at
 from fastopt.codes import BEYOND, BLOCK
 from fastopt.formats import Format
 from fastopt.random_bits import GOLDEN
@@ -42,19 +43,16 @@ class Storage:
         if format.stochastic:
             self.functions += ("narrow_by",)
 
-    def find(self, at: Callable[[str], int]) -> Iterator[str]:
-        """Yield what finds the state, for all chunks; ``at`` tells where a word of the job is."""
+    def find(self) -> Iterator[str]:
+        """Yield what finds the state, for all chunks."""
         yield from ()
 
-    def in_chunk(self, scalars: int, stream: int) -> Iterator[str]:
-        """Yield what stands before the loops; random scalars follow so many others in the row.
-
-        ``stream`` is the line of the table of leaves where random bits begin.
-        """
+    def in_chunk(self, scalars: int) -> Iterator[str]:
+        """Yield what stands before the loops; random scalars follow so many others in the row."""
         if self._drawn:
             yield f"key_high, key_low = u32(row[{scalars}]), u32(row[{scalars + 1}])"
             yield "step_key = u32(u32(key_high << u32(16)) | key_low)"
-            yield f"counter = u32(leaves[{stream}, leaf] + start)"
+            yield f"counter = u32(leaves[{LEAF_LINES.index('STREAM')}, leaf] + start)"
         for word in sorted({slot // 2 for slot in self._drawn}):
             yield f"key{word} = u32(step_key ^ u32({word * GOLDEN % 2**32}))"
 
@@ -86,7 +84,7 @@ class Storage:
         by_chance = f"narrow_by(param, {_draw(len(self.rule.state))})"
         return by_chance if self.format.stochastic else "narrow(param)"
 
-    def _find_codes(self, at: Callable[[str], int], kind: str) -> str:
+    def _find_codes(self, kind: str) -> str:
         pointer = f"pointer_to(word(job + {at('CODES')}), {kind})"
         return f"codes = carray({pointer}, ({len(self.rule.state)}, word(job + {at('PITCH')})))"
 
@@ -97,13 +95,13 @@ class _SixteenBits(Storage):
     def loops(self, element: Sequence[str], usual: Sequence[str]) -> Iterator[str]:
         yield from _either(super().loops(usual, usual), super().loops(element, usual))
 
-    def find(self, at: Callable[[str], int]) -> Iterator[str]:
-        yield self._find_codes(at, "uint16")
+    def find(self) -> Iterator[str]:
+        yield self._find_codes("uint16")
 
-    def in_chunk(self, scalars: int, stream: int) -> Iterator[str]:
+    def in_chunk(self, scalars: int) -> Iterator[str]:
         for k, slot in enumerate(self.rule.state):
             yield f"{slot}_of = codes[{k}, first : first + count]"
-        yield from super().in_chunk(scalars, stream)
+        yield from super().in_chunk(scalars)
 
     def load(self, slot: str) -> str:
         return f"widen_state({slot}_of[i])"
@@ -118,19 +116,19 @@ class _EightBits(Storage):
     of = "chunk"
     functions = ("bits", "float_of", "exponent", "low_cut", "high_cut", *_CODERS)
 
-    def find(self, at: Callable[[str], int]) -> Iterator[str]:
-        yield self._find_codes(at, "uint8")
+    def find(self) -> Iterator[str]:
+        yield self._find_codes("uint8")
         blocks = f"({len(self.rule.state)}, word(job + {at('PITCH')}) // {BLOCK})"
         yield f"scales = carray(pointer_to(word(job + {at('SCALES')}), real), {blocks})"
         # An array each: of rows of one array the compiler does not know that they lie apart.
         for slot in self.rule.state:
             yield f"{slot}_row = empty({BLOCK}, real)"
 
-    def in_chunk(self, scalars: int, stream: int) -> Iterator[str]:
+    def in_chunk(self, scalars: int) -> Iterator[str]:
         for k, slot in enumerate(self.rule.state):
             yield f"{slot}_chunk = codes[{k}, first : first + count]"
             yield f"{slot}_scales = scales[{k}]"
-        yield from super().in_chunk(scalars, stream)
+        yield from super().in_chunk(scalars)
 
     def loops(self, element: Sequence[str], usual: Sequence[str]) -> Iterator[str]:
         yield f"for block_begin in range(0, count, {BLOCK}):"

@@ -51,11 +51,6 @@ class Rule:
         """The argument names that every form has, in order."""
         return ("param", "grad", *["square"] * self.squares, *self.state, *self.scalars)
 
-    @property
-    def positive(self) -> tuple[str, ...]:
-        """The state that is never negative: averages of squares."""
-        return tuple(slot for slot in self.state if slot not in self.signed)
-
     def _check_signature(self, form: str, function: object) -> None:
         if not callable(function):
             raise TypeError(f"rule {self.name}: the {form} form is missing; got {function!r}")
