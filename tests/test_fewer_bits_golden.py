@@ -1,4 +1,4 @@
-"""State in fewer bits meets the recorded vectors: in the mean exactly, and spread as it must be.
+"""Fewer bits meet the recorded vectors: state in the mean exactly, and spread as it must be.
 
 Of each element of a vector there are hundreds of copies, side by side, which differ in their draws
 alone. With u the largest distance of two neighbours on the grid, relative to the number:
@@ -19,6 +19,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 from test_golden import VECTORS, Vector, run
@@ -26,6 +27,9 @@ from variants import CPU_BACKENDS
 
 import fastopt
 from fastopt.arrays import Array
+
+ROUNDED = {np.dtype(np.float16): 2.0**-11, np.dtype(ml_dtypes.bfloat16): 2.0**-8}
+"""By how much a parameter is off that is rounded to nearest, relative to itself."""
 
 UNITS = {"bfloat16": 2.0**-7, "int8": 2.0**-4}
 COPIES = (4096, 1024, 512)
@@ -70,3 +74,29 @@ def check(vector: Vector, state_dtype: str, backend: str) -> None:
 @pytest.mark.parametrize("vector", VECTORS, ids=str)
 def test_state_in_fewer_bits_meets_the_oracle_in_the_mean(vector: Vector, state_dtype: str) -> None:
     check(vector, state_dtype, CPU_BACKENDS[-1])  # the bits are the same on both
+
+
+class OfHalf(Vector):
+    """A vector whose parameters are rounded, and whose gradients come in float32."""
+
+    def inputs(self, letter: str, dtype: Any) -> list[Array]:
+        return super().inputs(letter, dtype if letter == "p" else np.float32)
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+@pytest.mark.parametrize("dtype", ROUNDED, ids=str)
+@pytest.mark.parametrize("vector", VECTORS, ids=str)
+def test_half_precision_is_off_by_its_own_rounding_alone(
+    vector: Vector, dtype: Any, backend: str
+) -> None:
+    """Once at the beginning and once at the end; weight decay makes steps of the first, too."""
+    got = run(OfHalf(vector.path, vector.info), dtype, backend)
+    steps, decayed = vector.info["steps"], settings_of(vector, "weight_decay")
+    for k in range(3):
+        start = vector.inputs("p", np.float64)[k]
+        path = np.concatenate([start[None], vector[f"p{k}"]])
+        way = np.abs(np.diff(path, axis=0)).sum(axis=0)
+        close = ROUNDED[dtype] * (np.abs(path[0]) + np.abs(path[-1])) + 2.0**-24
+        close += 4 * np.finfo(np.float32).eps * steps * np.abs(path).max(axis=0)
+        close += ROUNDED[dtype] * way * decayed
+        assert (np.abs(got[f"p{k}"][-1].astype(float) - path[-1]) <= close).all()
