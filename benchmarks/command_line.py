@@ -1,4 +1,4 @@
-"""What the benchmarks of the CPU and of the GPU take from the command line, and write, alike."""
+"""What all benchmarks take from the command line, and write, alike."""
 
 from __future__ import annotations
 
@@ -9,18 +9,21 @@ from pathlib import Path
 from typing import Any
 
 
-def parser(description: str | None) -> argparse.ArgumentParser:
-    """Return a parser that knows where the numbers and a picture are written to."""
+def parser(description: str | None, picture: bool = True) -> argparse.ArgumentParser:
+    """Return a parser of where the numbers go, and the ``picture`` if there is one."""
     made = argparse.ArgumentParser(description=description.splitlines()[0] if description else None)
     made.add_argument("--json", type=Path, metavar="PATH", help="write the numbers there")
-    made.add_argument("--picture", type=Path, metavar="PATH", help="draw them there (matplotlib)")
+    if picture:
+        made.add_argument(
+            "--picture", type=Path, metavar="PATH", help="draw them there (matplotlib)"
+        )
     return made
 
 
-def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the arguments; exits for a path that nothing can be written to."""
     given = parser.parse_args(argv)
-    for path in (given.json, given.picture):
+    for path in (given.json, getattr(given, "picture", None)):
         if path is not None and (path.is_dir() or not path.parent.is_dir()):
             parser.error(f"{path} cannot be written; name a file in a folder that is there")
     return given

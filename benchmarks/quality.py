@@ -10,8 +10,6 @@ with float32 throughout and with smaller numbers; losses are means over the seed
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -19,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import command_line
 import ml_dtypes
 import numpy as np
 import optree
@@ -132,18 +131,16 @@ def show(rows: Sequence[dict[str, Any]]) -> None:
 
 def main() -> None:
     """Train, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = command_line.parser(__doc__, picture=False)
     parser.add_argument("--only", choices=MODELS, help="one of the models")
     parser.add_argument("--seeds", type=int, default=3, help="of digits; characters take one")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write the numbers there")
-    given = parser.parse_args()
+    given = command_line.parse(parser)
     results = {}
     for name in MODELS if given.only is None else [given.only]:
         results[name] = measure(name, range(given.seeds if name == "digits" else 1))
     for rows in results.values():
         show(rows)
-    if given.json is not None:
-        given.json.write_text(json.dumps(results, indent=1) + "\n")
+    command_line.write_json(given.json, results)
 
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.f
 # The text ---------------------------------------------------------------------------------------
 
 
-def library_files() -> Iterator[Path]:
+def standard_files() -> Iterator[Path]:
     """Yield the files of Python's standard library by name, without tests and tables."""
     folder = Path(os.__file__).parent
     left_out = {"test", "tests", "idle_test", "encodings", "pydoc_data"}
@@ -96,7 +96,7 @@ def load_text(context: int) -> tuple[np.ndarray, np.ndarray]:
     table = np.full(128, ALPHABET.index("?"))
     table[[ord(c) for c in ALPHABET]] = np.arange(V)
     parts: tuple[list[str], list[str]] = [], []
-    for number, path in enumerate(library_files()):
+    for number, path in enumerate(standard_files()):
         text = path.read_text(encoding="utf-8", errors="replace").expandtabs()
         parts[number % 10 == 9].append(text)
     codes = [np.frombuffer("\n".join(part).encode("ascii", "replace"), np.uint8) for part in parts]

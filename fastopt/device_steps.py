@@ -48,6 +48,7 @@ class DeviceSteps(GradientPolicy):
 
     def _step_on_device(
         self,
+        device: OnDevice,
         parts: Sequence[Any],
         grad_scale: Any,
         on_nonfinite: NonfinitePolicy,
@@ -59,14 +60,12 @@ class DeviceSteps(GradientPolicy):
         ``there``: the gradients' scale is on the device. ``scaling``: that of the loss is, and
         follows the step.
         """
-        if self._device is None:
-            return False
         limits = self._limits(on_nonfinite)
         decides = there or self._capturable or limits.measures
         if on_nonfinite == "raise" or not decides:
-            self._device.hand_over()
+            device.hand_over()
             return False
-        self._device.step(parts, grad_scale, limits, scaling)
+        device.step(parts, grad_scale, limits, scaling)
         return True
 
     def _warm_up_device(self) -> bool:

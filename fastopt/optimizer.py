@@ -116,7 +116,10 @@ class Optimizer(KnownAttributes, Formula, DeviceSteps, Persistent):
             if type(grad_scale) is not float or grad_scale != 1.0:
                 grad_scale, there = checked_scale(grad_scale, self._device, on_nonfinite)
             parts = self._split(grads) if self._grouped else (grads,)
-            if self._step_on_device(parts, grad_scale, on_nonfinite, there, scaling):
+            device = self._device
+            if device and self._step_on_device(
+                device, parts, grad_scale, on_nonfinite, there, scaling
+            ):
                 return
             seen = self._max_grad_norm is not None or on_nonfinite != "propagate"
             only = None if seen else self._only

@@ -23,9 +23,7 @@ class Piece:
 
     def rescale(self, power: int) -> None:
         """Multiply by 2^power, in place; what is not a normal number any more becomes 0."""
-        if power:
-            with arrays.on_device_of(self._values), np.errstate(all="ignore"):
-                _rescale(self._values, power)
+        _rescale(self._values, power)
 
 
 class SixteenBits(Piece):
@@ -38,13 +36,12 @@ class SixteenBits(Piece):
 
     def rescale(self, power: int) -> None:
         """Multiply by 2^power: exact, so that nothing is to be rounded."""
-        if power:
-            with arrays.on_device_of(self._values), np.errstate(all="ignore"):
-                wide = codes.from_bfloat16(self._values)
-                _rescale(wide, power)
-                bits = wide.view(np.uint32)
-                bits >>= 16
-                self._values[...] = bits
+        with arrays.on_device_of(self._values):
+            wide = codes.from_bfloat16(self._values)
+            _rescale(wide, power)
+            bits = wide.view(np.uint32)
+            bits >>= 16
+            self._values[...] = bits
 
 
 class EightBits(Piece):
@@ -67,9 +64,10 @@ def largest(values: Array) -> float:
 
 
 def _rescale(values: Array, power: int) -> None:
-    while power:
-        part = max(-_PART, min(_PART, power))
-        values *= 2.0**part
-        power -= part
-    # As a GPU has it for float32, where such numbers are 0.
-    values *= abs(values) >= float(np.finfo(values.dtype).smallest_normal)
+    with arrays.on_device_of(values), np.errstate(all="ignore"):
+        while power:
+            part = max(-_PART, min(_PART, power))
+            values *= 2.0**part
+            power -= part
+        # As a GPU has it for float32, where such numbers are 0.
+        values *= abs(values) >= float(np.finfo(values.dtype).smallest_normal)

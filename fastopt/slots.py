@@ -36,11 +36,13 @@ class Slots:
         arena = self._arena
         made: dict[str, Piece] = {}
         for slot, name in enumerate(self._state):
-            if name in names and arena.scales is not None:
+            if name not in names:
+                continue
+            if arena.scales is not None:
                 made[name] = EightBits(parameter.scale_view(arena.scales[slot]))
-            elif name in names and arena.codes is not None:
+            elif arena.codes is not None:
                 made[name] = SixteenBits(arena.codes[slot, place])
-            elif name in names:
+            else:
                 made[name] = Piece(self._exact[name][place])
         return made
 

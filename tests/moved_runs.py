@@ -46,19 +46,19 @@ def decoded(node: Any, arrays: dict[str, Array]) -> Any:
 class Run:
     """Ten steps of another library, its state, and where ten more steps of it end."""
 
-    library: str
+    origin: str
     number: int
     name: str
     dtype: str
 
     def __str__(self) -> str:
-        return f"{self.library}.{self.name}.{self.dtype}"
+        return f"{self.origin}.{self.name}.{self.dtype}"
 
     @property
     def info(self) -> dict[str, Any]:
         """Return all that was recorded, in arrays and trees of its own."""
-        arrays = _content(FOLDER / "interop" / f"{self.library}.npz")
-        found = decoded(_cases(self.library)[self.number], arrays)
+        arrays = _content(FOLDER / "interop" / f"{self.origin}.npz")
+        found = decoded(_cases(self.origin)[self.number], arrays)
         assert isinstance(found, dict)
         return found
 

@@ -175,7 +175,7 @@ def test_the_text_is_python_and_none_of_it_is_on_both_sides() -> None:
     training, held_out = ("".join(map(char.ALPHABET.__getitem__, t)) for t in char.load_text(128))
     assert "\nimport " in training
     assert "\nimport " in held_out
-    files = list(char.library_files())
+    files = list(char.standard_files())
     assert len(files) == len(set(files))
     assert not any("site-packages" in path.parts for path in files)
     held = max(files[9::10], key=lambda path: path.stat().st_size).read_text("utf-8").expandtabs()

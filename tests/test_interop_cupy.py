@@ -44,15 +44,15 @@ def moved(tree: Any, cupy: Any) -> Any:
 
 @pytest.mark.parametrize("run", SOME, ids=str)
 def test_a_state_goes_to_the_device_from_the_host_and_from_a_device(run: Run, cupy: Any) -> None:
-    assert {r.library for r in SOME} == LOAD.keys()
+    assert {r.origin for r in SOME} == LOAD.keys()
     info = run.info
-    unknown = run.library == "torch" or info["optimizer"] == "RMSprop"
-    more = {"step_count": HALF} if run.library != "keras" and unknown else {}
+    unknown = run.origin == "torch" or info["optimizer"] == "RMSprop"
+    more = {"step_count": HALF} if run.origin != "keras" and unknown else {}
     host = built(info, info["p10"], "numpy")
-    LOAD[run.library](host, info["state"], **more)
+    LOAD[run.origin](host, info["state"], **more)
     for state in (info["state"], moved(info["state"], cupy)):
         opt = built(info, [cupy.asarray(p) for p in info["p10"]], "cupy")
-        LOAD[run.library](opt, state, **more)
+        LOAD[run.origin](opt, state, **more)
         np.testing.assert_equal(opt.state_dict(), host.state_dict())
-    if run.library == "torch":
+    if run.origin == "torch":
         np.testing.assert_equal(to_torch(opt), to_torch(host))

@@ -135,13 +135,11 @@ class CupyDriver:
 
     def update(self, table: Sequence[Sequence[float]], rows: Sequence[int] | None) -> None:
         """Update every parameter whose gradient is not None: a launch per distinct row."""
-        with arrays.on_device_of(self._arena.exact):
-            if cupy.cuda.get_current_stream().is_capturing():
-                raise RuntimeError(
-                    "this step would be captured in a CUDA graph with the scalars of this one "
-                    "step, and replayed with them for ever; construct the optimizer with "
-                    "capturable=True"
-                )
+        if arrays.capturing(self._arena.exact):
+            raise RuntimeError(
+                "this step would be captured in a CUDA graph with the scalars of this one step, "
+                "and replayed with them for ever; construct the optimizer with capturable=True"
+            )
         with np.errstate(all="ignore"):  # a scalar beyond float32 becomes inf, as in NumPy
             scalars = np.array(table, self._format.real)
         distinct: dict[bytes, list[int]] = {}

@@ -84,7 +84,7 @@ class CupyControl:
 
     def capturing(self) -> bool:
         """Return whether what is launched now goes into a graph instead of being run."""
-        return bool(self._cupy.cuda.get_current_stream().is_capturing())
+        return arrays.capturing(self._like)
 
     @property
     def can_capture(self) -> bool:

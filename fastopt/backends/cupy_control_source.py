@@ -8,6 +8,7 @@ otherwise, by the same operations, and the first writes what the update kernels 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from string import Template
 from typing import Any
 
@@ -123,6 +124,12 @@ _OPERATION = Template("""
 """)
 
 
+def places_of(*tables: Sequence[str]) -> str:
+    """Return the text that names the places in some tables of numbers."""
+    places = [place for table in tables for place in enumerate(table)]
+    return "\n".join(f"enum {{ {name.upper()} = {k} }};" for k, name in places)
+
+
 def decide() -> dict[str, Any]:
     """Return the arguments of the kernel that decides, to be launched with LANES threads.
 
@@ -133,7 +140,6 @@ def decide() -> dict[str, Any]:
     norm where that is one number. It writes ``counts``, ``measured``, and the scale in single
     precision.
     """
-    fields = [*enumerate(COUNTS), *enumerate(MEASURED), *enumerate(SETTINGS)]
     return {
         "in_params": "raw float64 sums, int64 pieces, int64 scaled, raw float64 lanes, "
         "int64 peaks, float64 number, int64 address, int64 width, raw int64 settings, "
@@ -152,7 +158,7 @@ def decide() -> dict[str, Any]:
         "name": "fastopt_decide",
         "preamble": _PREAMBLE.substitute(
             lanes=LANES,
-            fields="\n".join(f"enum {{ {name.upper()} = {k} }};" for k, name in fields),
+            fields=places_of(COUNTS, MEASURED, SETTINGS),
         ),
         "no_return": True,
         "options": OPTIONS,

@@ -52,7 +52,7 @@ class CupyScale:
 
     def capturing(self) -> bool:
         """Return whether what is launched now goes into a graph instead of being run."""
-        return bool(self._cupy.cuda.get_current_stream().is_capturing())
+        return arrays.capturing(self._scales)
 
     @property
     def inverse(self) -> Array:

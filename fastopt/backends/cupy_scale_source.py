@@ -8,7 +8,7 @@ from __future__ import annotations
 from string import Template
 from typing import Any
 
-from fastopt.backends.cupy_control_source import COUNTS, SKIPPED_ROW
+from fastopt.backends.cupy_control_source import COUNTS, SKIPPED_ROW, places_of
 from fastopt.backends.cupy_source import OPTIONS
 
 SCALES = ("scale", "inverse")
@@ -63,7 +63,6 @@ def rescale() -> dict[str, Any]:
     the ``answers`` where it writes whether the step was made. ``scales``, ``tallies`` and
     ``singles``, the scales in single precision, it brings up to date.
     """
-    fields = [*enumerate(SCALES), *enumerate(TALLIES)]
     return {
         "in_params": "raw int64 counts, float64 growth_factor, float64 backoff_factor, "
         "int64 growth_interval, float64 min_scale, float64 max_scale, int64 max_skips, int64 place",
@@ -71,9 +70,7 @@ def rescale() -> dict[str, Any]:
         "raw int64 answers",
         "operation": _OPERATION.substitute(row=COUNTS.index("row"), skipped=SKIPPED_ROW),
         "name": "fastopt_rescale",
-        "preamble": _PREAMBLE.substitute(
-            fields="\n".join(f"enum {{ {name.upper()} = {k} }};" for k, name in fields)
-        ),
+        "preamble": _PREAMBLE.substitute(fields=places_of(SCALES, TALLIES)),
         "no_return": True,
         "options": OPTIONS,
     }

@@ -51,12 +51,21 @@ def to_bfloat16(value: Any, draw: Any) -> Any:
 
 
 @register_jitable  # type: ignore[untyped-decorator]
+def _evenly(size: Any, normal: Any) -> Any:
+    """Return the bits of a magnitude, evenly spaced below the smallest normal number too.
+
+    Below it the sum, its exponent lowered by one, has the larger bits, above it the size itself.
+    """
+    own, summed = bits(size), _u32(bits(size + normal) - _u32(1 << 23))
+    return own if own > summed else summed
+
+
+@register_jitable  # type: ignore[untyped-decorator]
 def to_float16(value: Any, draw: Any) -> Any:
     """Round a float32 to the bits of a float16, by a draw."""
     every = bits(value)
     size = _u32(every & _u32(0x7FFFFFFF))
-    even = _u32(bits(float_of(size) + _HALF_NORMAL) - _u32(1 << 23))
-    even = even if size < _u32(0x38800000) else size
+    even = _evenly(float_of(size), _HALF_NORMAL)
     rounded = _u32(even - _u32(0x38000000) + (draw >> _u32(3))) >> _u32(13)
     rounded = _u32(0x7C00) if size >= _u32(0x47800000) else rounded
     rounded = _u32(0x7E00) if size > _u32(0x7F800000) else rounded
@@ -107,16 +116,6 @@ def _decoder(signed: bool) -> Function:
         return float_of(_u32(bits(value) | _u32((every & ~top) << _u32(24))))
 
     return decode  # type: ignore[no-any-return]
-
-
-@register_jitable  # type: ignore[untyped-decorator]
-def _evenly(size: Any, normal: Any) -> Any:
-    """Return the bits of a magnitude, evenly spaced below the smallest normal number too.
-
-    Below it the sum, its exponent lowered by one, has the larger bits, above it the size itself.
-    """
-    own, summed = bits(size), _u32(bits(size + normal) - _u32(1 << 23))
-    return own if own > summed else summed
 
 
 _SIGNED, _POSITIVE = codes.SIGNED.normal, codes.POSITIVE.normal
