@@ -14,7 +14,7 @@ from fastopt.arrays import Array
 from fastopt.backends import Backend
 from fastopt.exponents import EXPONENT, Exponents
 from fastopt.extents import Extents
-from fastopt.formats import BOUNDS, Format
+from fastopt.formats import BOUNDS, Format, dtype_of
 from fastopt.norms import SMALLER, piece_counts
 from fastopt.parameters import Parameter
 from fastopt.slots import Slots
@@ -108,17 +108,22 @@ class Bucket:
 
     def _look(self, params: Sequence[Any], grads: Sequence[Any], root: str) -> None:
         """Look at every array in turn, and make the flat gradients."""
-        own = self.format.exact or all(map(self._has_own_dtype, grads))
+        wanted = self._read_as(grads)
         flat: list[Array | None] = []
         for parameter, param, grad in zip(self.parameters, params, grads, strict=True):
             path = root + parameter.leaf.suffix
             parameter.check_array(param)
-            wanted = parameter.dtype if own else self.format.real
             flat.append(parameter.flat_gradient(grad, wanted, path))
         self._driver.take_flat(flat)
 
-    def _has_own_dtype(self, grad: Any) -> bool:
-        return grad is None or getattr(grad, "dtype", None) == self.format.stored
+    def _read_as(self, grads: Sequence[Any]) -> np.dtype[Any]:
+        """Return the dtype that all gradients are read in: their own, where a step can read it."""
+        like = self.parameters[0].dtype
+        for real in self.format.readable:
+            dtype = dtype_of(real, like)
+            if all(grad is None or getattr(grad, "dtype", None) == dtype for grad in grads):
+                return dtype
+        return dtype_of(self.real, like)
 
     @property
     def at_once(self) -> bool:

@@ -12,7 +12,7 @@ from fastopt import arrays, backends, coefficients, param_group
 from fastopt.bounds import BoundsCheck
 from fastopt.errors import BackendMismatchError
 from fastopt.extents import Extents
-from fastopt.formats import STATE_DTYPES, Format
+from fastopt.formats import STATE_DTYPES, Format, arithmetic_of
 from fastopt.formula import Formula
 from fastopt.group import Group
 from fastopt.grouping import Grouping
@@ -118,14 +118,17 @@ def _options(
     """Return the hyperparameters of one group, checked."""
     leaves = [tree.leaves[position] for position in part.positions]
     dtypes = {leaf.array.dtype: leaf.path for leaf in reversed(leaves)}
-    computed_in = {Format.of(dtype, False).real: path for dtype, path in dtypes.items()}
+
+    def computed_in(options: Options) -> dict[np.dtype[Any], str]:
+        state_dtype = options["state_dtype"]
+        return {arithmetic_of(dtype, state_dtype): path for dtype, path in dtypes.items()}
 
     def check_eps(options: Options) -> None:
         if not scale_safe:
-            _check_eps(formula, options, computed_in)
+            _check_eps(formula, options, computed_in(options))
 
     def check_coefficients(options: Options) -> None:
-        for real, path in computed_in.items():
+        for real, path in computed_in(options).items():
             coefficients.check(formula, options, real, path, scale_safe)
 
     def check_order(options: Options) -> None:
@@ -192,7 +195,7 @@ def _check_eps(
 def _check_storage(owner: str, options: Options, leaf: Leaf, master_weights: bool) -> None:
     """Raise ValueError for rounding that a parameter's dtype does not have."""
     format = Format.of(leaf.array.dtype, master_weights)
-    if options["state_dtype"] is not None and format.real.itemsize != 4:
+    if options["state_dtype"] not in (None, "float64") and format.real.itemsize != 4:
         raise ValueError(
             f"{owner}: state_dtype={options['state_dtype']!r} is for parameters that are computed "
             f"in float32; {leaf.path} is {leaf.array.dtype}. Put it into a group of its own with "

@@ -14,11 +14,10 @@ from typing import Any
 import numpy as np
 
 from fastopt.arrays import Array, on_host
-from fastopt.errors import CheckpointError
-from fastopt.formats import MASTER
+from fastopt.formats import MASTER, wide
 from fastopt.group import Group
-from fastopt.recoding import recoded
-from fastopt.rounding import rounded
+from fastopt.recoding import fitting, recoded
+from fastopt.rounding import narrowed, rounded
 from fastopt.shared import STORAGE
 
 
@@ -69,6 +68,7 @@ class _Entry:
     ) -> None:
         self.entry = entry
         self._name = name
+        self._param = f"param:{name}"
         self._params = params
         self._changes = changes
 
@@ -94,7 +94,9 @@ class _Entry:
         elif self._differs(here):
             self.entry[MASTER] = whole
         if self._differs(here):  # the parameter is the rounded copy of its master weight
-            self._replace_parameter(rounded(self.entry[MASTER], slot.dtype), here)
+            master = rounded(self.entry[MASTER], slot.dtype)
+            # As a step rounds it: half precision by way of float32.
+            self._replace_parameter(fitting(self._param, master, wide(here.dtype)), here)
 
     def _without_master(self, whole: Array | None, here: Array) -> None:
         if self.entry.pop(MASTER, None) is not None:
@@ -108,9 +110,9 @@ class _Entry:
         return saved is not None and saved.dtype != here.dtype
 
     def _replace_parameter(self, whole: Array, here: Array) -> None:
-        what, before = f"param:{self._name}", self._params[self._name].dtype
-        self._params[self._name] = fitting(what, whole, here.dtype)
-        self._changes.append(f"{what}: {before} -> {here.dtype}")
+        before = self._params[self._name].dtype
+        self._params[self._name] = fitting(self._param, whole, here.dtype)
+        self._changes.append(f"{self._param}: {before} -> {here.dtype}")
 
     def _as(self, what: str, value: Array, dtype: np.dtype[Any]) -> Array:
         if value.dtype == dtype:
@@ -119,23 +121,12 @@ class _Entry:
         return fitting(what, value, dtype)
 
 
-def fitting(what: str, values: Array, dtype: np.dtype[Any]) -> Array:
-    """Return saved numbers in another dtype; CheckpointError if one overflows there."""
-    made = rounded(values, dtype)
-    if (lost := np.isfinite(values) & ~np.isfinite(made)).any():
-        raise CheckpointError(
-            f"{what}: {values[lost].flat[0]} is infinite in {dtype}, so {values.dtype} cannot be "
-            "converted to it here"
-        )
-    return made
-
-
 def _whole(master: Any, param: Any) -> Any:
     """Return the parameter in the highest precision that was saved; None if it was not."""
     if master is None or param is None:
         return master if param is None else param
     # What does not round to the parameter is not its master: somebody wrote the parameter since.
-    agrees = rounded(master, param.dtype) == param
+    agrees = narrowed(master, param.dtype) == param
     return np.where(agrees, master, param.astype(master.dtype))
 
 

@@ -20,7 +20,8 @@ BOUNDS = ("lower", "upper")
 State = Literal["real", "bfloat16", "int8"]
 """How a rule's state is stored: in the dtype of the arithmetic, or in codes (``fastopt.codes``)."""
 
-STATE_DTYPES = ("bfloat16", "int8")
+STATE_DTYPES = ("float64", "bfloat16", "int8")
+"""What ``state_dtype`` may be beside None: wider arithmetic and its state, or state in codes."""
 
 INT8_FROM = 4_096
 """Real numbers of a parameter from which its state is kept in 8 bits, where that is asked for."""
@@ -33,9 +34,12 @@ class Format:
     """What the backends need to know of a parameter's dtype.
 
     ``stored`` is the dtype of the parameter's real numbers (a complex one is a row of pairs of
-    them), ``given`` that of its gradient's, ``real`` that of its state and of all arithmetic. With
-    ``master`` the state holds the parameter in ``real`` too. The parameter is its rounded copy:
-    where the two do not agree somebody else wrote the parameter, and what was written counts.
+    them), ``given`` that of its gradient's, ``real`` that of its state and of all arithmetic. A
+    step widens the first two to it, exactly, and rounds the parameter at its end; half precision
+    goes by way of float32 both ways, so that float64 is rounded twice, the same everywhere. With
+    ``master`` the state holds a parameter of half precision in ``real`` too. The parameter is its
+    rounded copy: where the two do not agree somebody else wrote the parameter, and what was written
+    counts.
 
     ``bounds`` says whether parameters are kept between two numbers, or between arrays, which stand
     in the arena; with ``reset`` the signed state of one that is at a bound becomes 0.
@@ -65,19 +69,31 @@ class Format:
         state: State = "real",
         stochastic: bool = False,
         modulus: bool = False,
+        state_dtype: str | None = None,
     ) -> Format:
         """Return the format of parameters of a dtype, with gradients of the same dtype."""
         stored = real_dtype(dtype)
-        real = wide(stored)
-        master = master_weights and stored != real
-        stochastic = stochastic and stored != real and not master
+        real = arithmetic_of(dtype, state_dtype)
+        half = stored.itemsize == 2
+        master = master_weights and half
+        stochastic = stochastic and half and not master
         reset = reset and bounds != "none"
         modulus = modulus and dtype.kind == "c"
         return cls(stored, stored, real, master, bounds, reset, state, stochastic, modulus)
 
     def with_gradients(self, dtype: np.dtype[Any]) -> Format:
-        """Return the format for gradients of this dtype, which is ``stored`` or ``real``."""
+        """Return the format for gradients of this dtype, which is one of ``readable``."""
         return replace(self, given=dtype)
+
+    @property
+    def readable(self) -> tuple[np.dtype[Any], ...]:
+        """The dtypes of gradients that a step reads as they are; others become ``real``."""
+        return tuple(dict.fromkeys([self.stored, wide(self.stored), self.real]))
+
+    @property
+    def widened(self) -> bool:
+        """Whether a step computes in more precision than such parameters ask for."""
+        return self.real != wide(self.stored)
 
     @property
     def exact(self) -> bool:
@@ -91,6 +107,7 @@ class Format:
         bounds = [f"bounds-{self.bounds}"] * (self.bounds != "none")
         state = [f"state-{self.state}"] * (self.state != "real")
         flags = [*["reset"] * self.reset, *state, *["stochastic"] * self.stochastic]
+        flags += [f"in-{self.real.name}"] * self.widened
         flags += ["modulus"] * self.modulus
         return "-".join([*dtypes, *[MASTER] * self.master, *bounds, *flags])
 
@@ -125,16 +142,26 @@ def wide(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype(np.float32) if dtype.itemsize == 2 else dtype
 
 
+def arithmetic_of(dtype: np.dtype[Any], state_dtype: str | None) -> np.dtype[Any]:
+    """Return the dtype of the real numbers that parameters of a dtype are computed in."""
+    return np.dtype(np.float64) if state_dtype == "float64" else wide(real_dtype(dtype))
+
+
 def real_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """Return the dtype of a dtype's real numbers: half of a complex one, else itself."""
     return np.dtype(f"f{dtype.itemsize // 2}") if dtype.kind == "c" else dtype
 
 
+def dtype_of(real: np.dtype[Any], like: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the dtype of complex numbers made of such real ones if ``like`` is complex."""
+    return np.dtype(f"c{2 * real.itemsize}") if like.kind == "c" else real
+
+
 def state_of(state_dtype: str | None, size: int) -> State:
     """Return how the state of a parameter of so many real numbers is stored."""
-    if state_dtype is None or (state_dtype == "int8" and size < INT8_FROM):
-        return "real"
-    return "int8" if state_dtype == "int8" else "bfloat16"
+    if state_dtype == "bfloat16":
+        return "bfloat16"
+    return "int8" if state_dtype == "int8" and size >= INT8_FROM else "real"
 
 
 def real_size(shape_size: int, dtype: np.dtype[Any]) -> int:

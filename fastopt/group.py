@@ -53,12 +53,13 @@ class Group:
     def _make_buckets(self, asked: str, master_weights: bool, everywhere: Extents) -> list[Bucket]:
         """Sort the leaves by device, dtype and storage, and make a bucket of each sort."""
         leaves, rule = self.tree.leaves, self._formula._rule(self.options)
-        state_dtype = self.options["state_dtype"] if rule.state else None
+        state_dtype = self.options["state_dtype"]
 
         def place(position: int) -> tuple[int, str, State]:
             array = leaves[position].array
             device = arrays.device(array)
-            state = state_of(state_dtype, real_size(array.size, array.dtype))
+            size = real_size(array.size, array.dtype)
+            state = state_of(state_dtype if rule.state else None, size)
             return (-1 if device is None else device, array.dtype.name, state)
 
         made = []
@@ -71,7 +72,9 @@ class Group:
             kind = bounds.kind_of(limits)
             dtype, chance = members[0].array.dtype, self.options["stochastic_rounding"]
             modulus = self.options["complex_moment"] == MODULUS
-            format = Format.of(dtype, master_weights, kind, reset, state, chance, modulus)
+            format = Format.of(
+                dtype, master_weights, kind, reset, state, chance, modulus, state_dtype
+            )
             bucket = Bucket(backend, rule, members, positions, fill, format, everywhere)
             if kind == "arrays":
                 name = self._formula.__name__

@@ -15,6 +15,7 @@ import numpy as np
 from fastopt import codes, stored_state
 from fastopt.arrays import Array
 from fastopt.buckets import Bucket
+from fastopt.errors import CheckpointError
 from fastopt.rounding import rounded
 from fastopt.slots import SCALE
 from fastopt.stored_state import ORDER
@@ -37,7 +38,7 @@ def recoded(name: str, entry: dict[str, Any], param: Array, bucket: Bucket) -> l
         if wanted == "real":
             entry[slot] = values
         else:
-            _encode(entry, slot, values, wanted, order, signed)
+            _encode(name, entry, slot, values, wanted, order, signed)
         changes.append(f"state:{name}.{slot}: {kind or values.dtype} -> {wanted}")
     entry.pop(ORDER, None)
     if order:
@@ -70,18 +71,35 @@ def _decoded(
 
 
 def _encode(
-    entry: dict[str, Any], slot: str, values: Array, wanted: str, order: list[int], signed: bool
+    name: str,
+    entry: dict[str, Any],
+    slot: str,
+    values: Array,
+    wanted: str,
+    order: list[int],
+    signed: bool,
 ) -> None:
     axes = values.ndim
     if values.dtype.kind == "c":
         values = np.stack([values.real, values.imag], axis=-1)
-    numbers = rounded(values, np.dtype(np.float32))
+    numbers = fitting(f"state:{name}.{slot}", values, np.dtype(np.float32))
     if wanted == "bfloat16":
         entry[slot] = stored_state.shown(codes.to_bfloat16(numbers, codes.HALF))
         return
     flat = _padded(_flat(numbers, order, axes))
     made, entry[slot + SCALE] = codes.to_int8(flat, codes.HALF_OF_INT8, signed)
     entry[slot] = _shaped(made[: numbers.size], numbers.shape, order, axes)
+
+
+def fitting(what: str, values: Array, dtype: np.dtype[Any]) -> Array:
+    """Return saved numbers in another dtype; CheckpointError if one overflows there."""
+    made = rounded(values, dtype)
+    if (lost := np.isfinite(values) & ~np.isfinite(made)).any():
+        raise CheckpointError(
+            f"{what}: {values[lost].flat[0]} is infinite in {dtype}, so {values.dtype} cannot be "
+            "converted to it here"
+        )
+    return made
 
 
 def _is_order(order: Any, axes: int) -> bool:

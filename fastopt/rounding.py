@@ -1,4 +1,4 @@
-"""Rounding of arrays to another floating dtype, once: to nearest, ties to even."""
+"""Rounding of arrays to another floating dtype: to nearest, ties to even."""
 
 from __future__ import annotations
 
@@ -10,11 +10,22 @@ from fastopt.arrays import Array
 
 
 def rounded(values: Array, dtype: np.dtype[Any]) -> Array:
-    """Return values of any floating dtype in another one, each the nearest that it has."""
+    """Return values of any floating dtype in another one, each the nearest that it has: once."""
     with np.errstate(all="ignore"):
         if dtype.name == "bfloat16" and values.dtype == np.float64:
             values = _to_odd(values)
         return values.astype(dtype)
+
+
+def narrowed(values: Array, dtype: np.dtype[Any]) -> Array:
+    """Return what the arithmetic ends in as parameters of a dtype, as a step rounds them.
+
+    Half precision is rounded from float32, to which float64 is rounded before: twice.
+    """
+    with np.errstate(all="ignore"):
+        if dtype.itemsize == 2:
+            values = values.astype(np.float32, copy=False)
+        return values.astype(dtype, copy=False)
 
 
 def _to_odd(values: Array) -> Array:

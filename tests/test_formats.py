@@ -174,7 +174,7 @@ def test_every_half_is_read_and_rounded_to_as_numpy_does(dtype: Any, by_bits: bo
 
     from fastopt.backends import numba_halves
 
-    widen, narrow = numba_halves.conversion(dtype)
+    widen, narrow = numba_halves.conversion(dtype, np.dtype(np.float32))
     if by_bits and dtype.name == "float16":  # what a processor without conversions of its own gets
         widen, narrow = numba_halves.FLOAT16_BY_BITS
 

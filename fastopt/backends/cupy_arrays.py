@@ -9,7 +9,7 @@ import numpy as np
 
 from fastopt import arrays
 from fastopt.arrays import Array
-from fastopt.formats import Format, real_dtype
+from fastopt.formats import Format, dtype_of, real_dtype
 from fastopt.parameters import Parameter
 
 
@@ -21,13 +21,10 @@ class UsualArrays:
     """
 
     def __init__(self, parameters: Sequence[Parameter], format: Format) -> None:
-        self._format = format
         self._shapes = [(p.leaf.array, p.layout.shape) for p in parameters]
-        own = parameters[0].dtype
-        self._strides = {
-            dtype: [p.usual_strides(dtype) for p in parameters]
-            for dtype in ([own] if format.exact else [own, format.real])
-        }
+        self._own = parameters[0].dtype
+        dtypes = [dtype_of(real, self._own) for real in format.readable]
+        self._strides = {dtype: [p.usual_strides(dtype) for p in parameters] for dtype in dtypes}
         self._device = arrays.device(parameters[0].leaf.array)
         self._sizes = np.array([p.leaf.array.size for p in parameters], np.int64)
         self._extents = parameters[0].everywhere
@@ -39,7 +36,7 @@ class UsualArrays:
         """
         found = []
         dtype = next((getattr(g, "dtype", None) for g in grads if g is not None), None)
-        dtype = dtype or self._format.stored
+        dtype = dtype or self._own
         if dtype not in self._strides:
             return None
         expected = zip(self._shapes, self._strides[dtype], strict=True)

@@ -1,7 +1,9 @@
-"""The CUDA C++ that reads and writes float16 and bfloat16 as bits: text alone.
+"""The CUDA C++ that reads and writes numbers of another dtype than the arithmetic's: text alone.
 
 The same operations as in ``numba_halves``, for every compiler the same: neither CUDA's headers nor
-the processor's own conversions are needed, which a C++ compiler for the CPU does not have.
+the processor's own conversions are needed, which a C++ compiler for the CPU does not have. Between
+float32 and float64 the processor converts what is normal; denormal float32, which it takes for 0 in
+the way CuPy compiles, is read and written as the integer that it is, in units of 2**-149.
 """
 
 from __future__ import annotations
@@ -62,6 +64,45 @@ _NARROW_SAME = """
 __device__ __forceinline__ real narrow(real number) { return number; }
 """
 
+# 2 to the -97 has its last bit at 2 to the -149: the sum is rounded to that.
+_SINGLE = f"""
+union LongWord {{ double value; unsigned long long bits; }};
+
+__device__ __forceinline__ double widen(float stored) {{
+    const unsigned int bits = bits_of(stored), magnitude = bits & 0x7fffffffu;
+    const double denormal = (double)(int)magnitude * {2.0**-149!r};
+    if (magnitude >= 0x00800000u) return (double)stored;
+    return bits >> 31 ? -denormal : denormal;
+}}
+
+__device__ __forceinline__ float single(double value) {{
+    LongWord whole, sum;
+    whole.value = value;
+    sum.value = fabs(value) + {2.0**-97!r};
+    const unsigned int sign = (unsigned int)(whole.bits >> 32) & 0x80000000u;
+    const float denormal = float_of((unsigned int)sum.bits | sign);
+    return fabs(value) < {2.0**-126!r} ? denormal : (float)value;
+}}
+"""
+
+_NARROW_SINGLE = """
+__device__ __forceinline__ float narrow(double value) { return single(value); }
+"""
+
+_HALF_BY_SINGLE = """
+namespace bits16 {
+$half
+}  // namespace bits16
+
+__device__ __forceinline__ double widen(unsigned short stored) {
+    return widen(bits16::widen(stored));
+}
+
+__device__ __forceinline__ unsigned short narrow(double value) {
+    return bits16::narrow(single(value));
+}
+"""
+
 _HALF = {"float16": _FLOAT16, "bfloat16": _BFLOAT16}
 
 TYPE = {
@@ -71,8 +112,14 @@ TYPE = {
 """The C++ type in which numbers of a dtype stand in memory."""
 
 
-def conversions(stored: str) -> str:
-    """Return ``widen`` and ``narrow`` for a dtype by name, and ``widen`` for ``real`` itself."""
+def conversions(stored: str, real: str) -> str:
+    """Return ``widen`` and ``narrow`` between dtypes by name, and ``widen`` for ``real`` itself.
+
+    For float64 there is ``widen`` for float32 too, and ``single``, which rounds to it.
+    """
+    if stored != real == "float64":
+        half = _HALF_BY_SINGLE.replace("$half", _HALF[stored]) if stored in _HALF else ""
+        return WORD + _SINGLE + (half or _NARROW_SINGLE) + _SAME
     if stored in _HALF:
         return WORD + _HALF[stored] + _SAME
     return _SAME + _NARROW_SAME

@@ -16,6 +16,7 @@ import numpy as np
 from fastopt.backends.cupy_blocks import BLOCK_FIELDS
 from fastopt.backends.cupy_half_source import TYPE, conversions
 from fastopt.backends.cupy_source import CAPACITY, OPTIONS, addresses_of
+from fastopt.formats import wide
 from fastopt.norms import LANES, SMALLER
 
 FACTORS = (1.0, SMALLER, 1.0 / SMALLER)
@@ -116,8 +117,8 @@ def _squares(
             ),
         ),
         "preamble": _WIDEN.substitute(
-            real="double" if dtype.name == "float64" else "float",
-            conversions=conversions(dtype.name),
+            real=TYPE[wide(dtype).name],
+            conversions=conversions(dtype.name, wide(dtype).name),
         ),
         "name": name,
         "no_return": True,

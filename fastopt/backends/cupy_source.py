@@ -125,7 +125,9 @@ def _of_elements(rule: Rule, format: Format, scalars: list[str]) -> dict[str, st
         "real": TYPE[format.real.name],
         "stored": TYPE[format.stored.name],
         "given": TYPE[format.given.name],
-        "conversions": conversions(format.stored.name) + codes.conversions(format),
+        "conversions": (
+            conversions(format.stored.name, format.real.name) + codes.conversions(format)
+        ),
         "scalars": ", ".join(scalars),
         "references": ", ".join(f"real &{name}" for name in ("param", *rule.state)),
         "load_scalars": lines(f"const real {name} = given.{name};" for name in used),

@@ -115,7 +115,8 @@ def narrowed(rule: Rule, format: Format) -> str:
     """Return the parameter as it is stored."""
     if not format.stochastic:
         return "narrow(number)"
-    return f"to_{format.stored.name}(number, {_draw_of(len(rule.state))})"
+    number = "single(number)" if format.widened else "number"
+    return f"to_{format.stored.name}({number}, {_draw_of(len(rule.state))})"
 
 
 def encode(rule: Rule, format: Format) -> Iterator[str]:

@@ -29,7 +29,7 @@ from fastopt.backends.numba_halves import conversion
 from fastopt.backends.numba_pool import Pool
 from fastopt.backends.storage_source import storage_of
 from fastopt.errors import BackendUnavailableError
-from fastopt.formats import Format
+from fastopt.formats import Format, wide
 from fastopt.parameters import Parameter
 from fastopt.version import __version__
 from fastopt_kernels import Rule
@@ -86,7 +86,7 @@ _KEPT: list[Any] = []
 def _work(rule: Rule, format: Format) -> int:
     """Return the address of what does the chunks of one rule's step."""
     text = loop_source(rule, format)
-    stored, given = conversion(format.stored), conversion(format.given)
+    stored, given = (conversion(dtype, format.real) for dtype in (format.stored, format.given))
     scope: dict[str, Any] = {
         "__name__": __name__,
         "rule": register_jitable(rule.numba),
@@ -100,6 +100,7 @@ def _work(rule: Rule, format: Format) -> int:
         "pointer_to": numba_intrinsics.pointer_to,
         "word": numba_intrinsics.word,
         "int64": numba.int64,
+        "float32": numba.float32,
         "uint8": numba.uint8,
         "uint16": numba.uint16,
         "float64": numba.float64,
@@ -116,7 +117,7 @@ def _work(rule: Rule, format: Format) -> int:
 @cache
 def _squares(dtype: np.dtype[Any]) -> int:
     """Return the address of what sums the squares of gradients of one dtype."""
-    widen = conversion(dtype).widen
+    widen = conversion(dtype, wide(dtype)).widen
     function = numba_loops.squares(_type_of(dtype), widen, dtype.itemsize)
     return _address(function, f"squares-{dtype.name}", fingerprint(function) + fingerprint(widen))
 
@@ -171,8 +172,7 @@ class NumbaBackend:
         self, rule: Rule, parameters: Sequence[Parameter], arena: Arena, format: Format
     ) -> NumbaDriver:
         """Return the driver of some parameters."""
-        formats = dict.fromkeys([format, format.with_gradients(format.real)])
-        compiled = [_Compiled(rule, each) for each in formats]
+        compiled = [_Compiled(rule, format.with_gradients(given)) for given in format.readable]
         return NumbaDriver(rule, parameters, arena, format, compiled, _header_comparison())
 
     def control(self, like: Array) -> None:

@@ -13,7 +13,7 @@ from fastopt.arrays import Array
 from fastopt.backends import COMMON_SCALARS, threads
 from fastopt.backends.array_headers import HeaderCheck
 from fastopt.backends.job import CHUNK, JOB, LANES_APART, LEAF_LINES
-from fastopt.formats import Format
+from fastopt.formats import Format, dtype_of
 from fastopt.norms import PIECE
 from fastopt.parameters import Parameter
 from fastopt_kernels import Rule
@@ -77,9 +77,9 @@ class _Reading:
         parameters: Sequence[Parameter],
         words: Mapping[str, int | Array],
     ) -> None:
-        own = compiled.given == parameters[0].flat.dtype
-        dtype = parameters[0].dtype if own else compiled.given
+        dtype = dtype_of(compiled.given, parameters[0].dtype)
         self.compiled = compiled
+        self.dtypes = (compiled.given, dtype)
         self.update = _Job(compiled.update, words)
         self.norm = _Job(compiled.squares, words)
         self.headers = HeaderCheck(compare, parameters, dtype) if compare else None
@@ -174,7 +174,7 @@ class NumbaDriver:
         """Go over to the reading for these gradients, as far as the first of them tells."""
         dtype = next((getattr(grad, "dtype", None) for grad in grads if grad is not None), None)
         for reading in self._readings:
-            if reading.compiled.given == dtype:
+            if dtype in reading.dtypes:
                 self._reading = reading
         return self._reading
 

@@ -1,4 +1,4 @@
-"""float16 and bfloat16 as bits: widened to float32 exactly, narrowed by rounding to nearest even.
+"""How numbers are read and written: widened exactly, narrowed by rounding to nearest even.
 
 Numba has no 16-bit floats on a CPU, so its loops see them as uint16. bfloat16 is the upper half of
 a float32. float16 is converted by the processor where it can, else by its bits.
@@ -22,7 +22,7 @@ _u32, _u16 = np.uint32, np.uint16
 
 
 class Conversion(NamedTuple):
-    """From the stored bits to float32 and back, for one number; to be compiled."""
+    """From what is stored to the arithmetic and back, for one number; to be compiled."""
 
     widen: Callable[[Any], Any]
     narrow: Callable[[Any], Any]
@@ -78,7 +78,33 @@ def _narrow_float16(value: Any) -> Any:
     return _u16(rounded | sign)
 
 
+@register_jitable  # type: ignore[untyped-decorator]
+def _widen_single(stored: Any) -> Any:
+    return np.float64(stored)
+
+
+@register_jitable  # type: ignore[untyped-decorator]
+def _narrow_single(value: Any) -> Any:
+    return np.float32(value)
+
+
+def _by_single(half: Conversion) -> Conversion:
+    """Return how float64 becomes half precision: by way of float32, so that it is rounded twice."""
+    widen_half, narrow_half = half
+
+    @register_jitable  # type: ignore[untyped-decorator]
+    def widen(stored: Any) -> Any:
+        return np.float64(widen_half(stored))
+
+    @register_jitable  # type: ignore[untyped-decorator]
+    def narrow(value: Any) -> Any:
+        return narrow_half(np.float32(value))
+
+    return Conversion(widen, narrow)
+
+
 EXACT = Conversion(same, same)
+SINGLE = Conversion(_widen_single, _narrow_single)
 BFLOAT16 = Conversion(widen_bfloat16, _narrow_bfloat16)
 FLOAT16_BY_BITS = Conversion(_widen_float16, _narrow_float16)
 FLOAT16 = Conversion(widen_float16, narrow_float16)
@@ -90,10 +116,16 @@ READS_HALVES: bool = (
 """Whether the processor converts float16; without it LLVM would call a function that is missing."""
 
 
-def conversion(dtype: np.dtype[Any]) -> Conversion:
-    """Return how numbers of a dtype are read and written."""
-    if dtype.itemsize > 2:
+def conversion(dtype: np.dtype[Any], real: np.dtype[Any]) -> Conversion:
+    """Return how numbers of a dtype are read for arithmetic in another, and written after it."""
+    if dtype == real:
         return EXACT
+    if real.itemsize == 8:
+        return SINGLE if dtype.itemsize == 4 else _by_single(_half(dtype))
+    return _half(dtype)
+
+
+def _half(dtype: np.dtype[Any]) -> Conversion:
     if dtype.name == "bfloat16":
         return BFLOAT16
     return FLOAT16 if READS_HALVES else FLOAT16_BY_BITS

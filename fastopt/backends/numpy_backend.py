@@ -13,6 +13,7 @@ from fastopt.backends.numpy_storage import Draws, State
 from fastopt.formats import Format
 from fastopt.norms import LANES, PIECE, lane_sums
 from fastopt.parameters import Parameter
+from fastopt.rounding import narrowed
 from fastopt_kernels import Rule
 
 BLOCK_BYTES = 524_288
@@ -165,7 +166,7 @@ class NumpyDriver:
         param = stored if format.exact else stored.astype(format.real)
         if format.master:
             master = state[of_rule]
-            np.copyto(master, param, where=master.astype(stored.dtype) != stored)
+            np.copyto(master, param, where=narrowed(master, stored.dtype) != stored)
             param = master
         limits = state[-2:] if format.limits else ()
         if format.limit_scalars:
@@ -175,9 +176,10 @@ class NumpyDriver:
         if draws is not None:
             block.state.store(state[:of_rule], self._signed, draws)
         if format.stochastic and draws is not None:
-            stored[...] = draws.rounded(param, of_rule, stored.dtype)
+            single = narrowed(param, np.dtype(np.float32))
+            stored[...] = draws.rounded(single, of_rule, stored.dtype)
         elif not format.exact:
-            stored[...] = param
+            stored[...] = narrowed(param, stored.dtype)
 
     def _apply(
         self,

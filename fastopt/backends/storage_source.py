@@ -81,7 +81,7 @@ class Storage:
     @property
     def narrow(self) -> str:
         """The parameter as it is stored."""
-        by_chance = f"narrow_by(param, {_draw(len(self.rule.state))})"
+        by_chance = f"narrow_by(float32(param), {_draw(len(self.rule.state))})"
         return by_chance if self.format.stochastic else "narrow(param)"
 
     def _find_codes(self, kind: str) -> str:

@@ -61,9 +61,10 @@ def _written(number: int, group: Group, grouped: bool) -> list[Parameter]:
     found = {}
     for bucket in group.buckets:
         rule = bucket.rule
-        if bucket.format.state != "real":
+        if bucket.format.state != "real" or bucket.format.widened:
+            state_dtype = group.options["state_dtype"]
             raise ValueError(
-                f"{bucket.parameters[0].leaf.path} has state_dtype={bucket.format.state!r} here, "
+                f"{bucket.parameters[0].leaf.path} has state_dtype={state_dtype!r} here, "
                 "which other libraries have not; construct the optimizer with state_dtype=None"
             )
         for leaf, _, views in bucket.state():
