@@ -62,7 +62,6 @@ class OnDevice:
                 self._capture(parts, grad_scale, limits, scaling)
                 return
             self.counts.look()
-            self._tables.follow(limits)
             self._sort(self._check(parts))
             self.counts.lead()
             self._see_to_rows()
@@ -164,7 +163,6 @@ class OnDevice:
         for group in self._groups:
             group.warm_up(norm=False)  # goes over to the rule that the settings ask for
         self.counts.lead()
-        self._tables.follow(limits)
         self._write_rows()
         self._tables.send_settings(limits)
 

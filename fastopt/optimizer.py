@@ -37,7 +37,7 @@ class Optimizer(KnownAttributes, Formula, DeviceSteps, Persistent):
         self,
         params: Any,
         *,
-        max_grad_norm: Scheduled | None = None,
+        max_grad_norm: float | None = None,
         on_nonfinite: NonfinitePolicy = "propagate",
         capturable: bool = False,
         master_weights: bool = True,
@@ -83,8 +83,8 @@ class Optimizer(KnownAttributes, Formula, DeviceSteps, Persistent):
         None than before, or a setting was changed that needs another kernel. But for these two
         ``grad_scale`` may there be a 0-d CuPy array of float32 or float64, which is read on the
         device. Over several devices, or with arrays on the host too, a step with max_grad_norm or
-        "skip" waits for the norm. With max_grad_norm, "skip" or capturable=True schedules, that of
-        max_grad_norm too, are asked for the values of steps that are still to come.
+        "skip" waits for the norm. With max_grad_norm, "skip" or capturable=True schedules are asked
+        for the values of steps that are still to come.
 
         Raises ValueError for another structure or shape, a gradient that shares memory with a
         parameter, or a schedule's value out of range; TypeError for gradients that are no real

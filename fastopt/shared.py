@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, Literal, TypedDict
 
 from fastopt.gradient_policy import NonfinitePolicy
-from fastopt.hyperparameters import Scheduled
 
 MODULUS = "modulus"
 ComplexMoment = Literal["parts", "modulus"]
@@ -33,9 +32,9 @@ class Shared(TypedDict, total=False):
 
     max_grad_norm: scale all gradients together by min(1, max_grad_norm / (norm + 1e-6)), where
         norm is the 2-norm of all of them, in float64; > 0, in units of the gradient; None (the
-        default) leaves them alone, math.inf only measures. Or a function of the step number, which
-        with CuPy is asked for steps that are still to come. (In float32 a norm that is 8.5e37 times
-        the limit, or more, asks for a factor that is 0 on a GPU, where denormal numbers are.)
+        default) leaves them alone, math.inf only measures. It can be set between steps. (In float32
+        a norm that is 8.5e37 times the limit, or more, asks for a factor that is 0 on a GPU, where
+        denormal numbers are.)
 
     on_nonfinite: what a NaN or an infinity in a step's gradients does. "propagate" (the default)
         does not look; "skip" leaves everything as it is and adds 1 to ``skipped_steps``; "raise"
@@ -99,7 +98,7 @@ class Shared(TypedDict, total=False):
     trainable: bool
     bounds: Any
     reset_at_bounds: bool
-    max_grad_norm: Scheduled | None
+    max_grad_norm: float | None
     on_nonfinite: NonfinitePolicy
     capturable: bool
     master_weights: bool

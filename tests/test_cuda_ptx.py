@@ -173,9 +173,10 @@ def test_every_half_is_read_and_rounded_to_as_numpy_does(cupy: PtxCupy, dtype: A
     assert differences(halves_of(np, dtype), halves_of(cupy, dtype)) == {}
 
 
-def test_a_limit_by_schedule_is_what_numpy_goes_by(cupy: PtxCupy) -> None:
-    training = Training(11, ((5,), (70, 3)), bad=(1, 6))
-    options = {"max_grad_norm": lambda t: 20.0 / (1 + t), "on_nonfinite": "skip"}
+def test_a_limit_that_is_set_between_steps_is_what_numpy_goes_by(cupy: PtxCupy) -> None:
+    limits = {k: lambda opt, k=k: setattr(opt, "max_grad_norm", 20.0 / (1 + k)) for k in range(11)}
+    training = Training(11, ((5,), (70, 3)), bad=(1, 6), before=limits)
+    options = {"on_nonfinite": "skip"}
     ends = [train(training, VARIANT_OF["adam"], xp, **options) for xp in (np, cupy)]
     assert differences(*ends) == {}
 

@@ -67,14 +67,12 @@ def test_what_counts_is_the_gradient_after_scale_and_clipping(cupy: FakeCupy, dt
         assert on_device["counts"][2] == (0 if np.dtype(dtype).itemsize == 8 else skipped)
 
 
-def test_a_limit_by_schedule_counts_too(cupy: FakeCupy) -> None:
-    large = dict.fromkeys(range(3, 6), 1e25)
-    training = Training(9, FEW, large=large)
-    on_host, on_device = ends(
-        cupy, training, ADAM, max_grad_norm=lambda step: 1e30 if step == 4 else 1.0
-    )
+def test_a_limit_that_is_set_between_steps_counts_too(cupy: FakeCupy) -> None:
+    limits = {4: 1e30, 6: 1.0}
+    before = {k: lambda opt, v=v: setattr(opt, "max_grad_norm", v) for k, v in limits.items()}
+    training = Training(9, FEW, large=dict.fromkeys(range(3, 7), 1e25), before=before)
+    on_host, on_device = ends(cupy, training, ADAM, max_grad_norm=1.0)
     assert differences(on_host, on_device) == {}
-    # From the first step that is left out on, all have the same number, and its limit.
     assert on_device["counts"].tolist() == [7, 7, 2]
 
 

@@ -96,12 +96,9 @@ _OPERATION = Template("""
     const bool finite = sum <= $largest && fabs(scale) <= $largest;
     const long long clock = counts[fastopt::CLOCK];
     const long long coming = fastopt::row_of(clock, &settings[0]);
-    const long long limits = settings[fastopt::LIMITS];
     double factor = 1;
-    if (clips && (limits == 0 || coming >= 0)) {
-        const double most =
-            limits != 0 ? reinterpret_cast<const double *>(limits)[coming] : limit[0];
-        factor = most / (norm + 1e-6);
+    if (clips) {
+        factor = limit[0] / (norm + 1e-6);
         factor = factor > 1 ? 1 : factor;
         scale *= factor;
     }
@@ -137,7 +134,7 @@ def decide() -> dict[str, Any]:
     or, if ``scaled``, for each; in ``lanes``, from those of this number on, the ``peaks`` (-1: not
     measured); the gradients' scale as a ``number`` times what stands at an
     ``address`` in a float of ``width`` bytes (0: nothing); ``settings`` and ``limit``, the largest
-    norm where that is one number. It writes ``counts``, ``measured``, and the scale in single
+    norm. It writes ``counts``, ``measured``, and the scale in single
     precision.
     """
     return {

@@ -30,8 +30,8 @@ class Settings(NamedTuple):
 
     The tables hold ``length`` rows, from that of step count ``base`` on; of these the last
     ``period`` come again and again after the end, if it is not 0. ``clips``: the norm is brought
-    down to ``limit`` or, where ``limits`` is not 0 but the address of a table, to that step's value
-    in it. ``skips``: a step is left out if a gradient is not finite, or a square of it overflows.
+    down to ``limit``. ``skips``: a step is left out if a gradient is not finite, or a square of it
+    overflows.
     """
 
     base: int
@@ -39,7 +39,6 @@ class Settings(NamedTuple):
     period: int
     clips: bool
     skips: bool
-    limits: int
     limit: float
 
 
