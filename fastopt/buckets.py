@@ -15,7 +15,7 @@ from fastopt.backends import Backend
 from fastopt.exponents import EXPONENT, Exponents
 from fastopt.extents import Extents
 from fastopt.formats import BOUNDS, Format
-from fastopt.norms import SMALLER, piece_counts
+from fastopt.norms import SMALLER, array_norms, piece_counts
 from fastopt.parameters import Parameter
 from fastopt.slots import Slots
 from fastopt.tree import Leaf
@@ -150,6 +150,16 @@ class Bucket:
     def squares(self, factor: float) -> Array:
         """Return the sums of squares of the checked gradients, by pieces."""
         return self._driver.squares(factor)
+
+    def norms(self) -> list[float]:
+        """Return the norm of each parameter's checked gradient, 0 for none."""
+        sizes = [parameter.size for parameter in self.parameters]
+        return array_norms(sizes, self._driver.squares, self.real)
+
+    @property
+    def averages_squares_in_float32(self) -> bool:
+        """Whether the step that was checked averages squares of gradients in float32."""
+        return self.rule.averages_squares and self.real.itemsize == 4 and bool(self.members())
 
     def nonfinite(self) -> Leaf | None:
         """Return the first parameter whose checked gradient holds NaN or infinity."""

@@ -167,7 +167,7 @@ def _options(
 def _check_moment(formula: type[Formula], options: Options) -> None:
     """Refuse averages of squared moduli where squares of something else are averaged too."""
     rule = formula._rule(options)
-    other_squares = not rule.squares and formula._averages_squares(rule)
+    other_squares = rule.averages_squares and not rule.squares
     if options["complex_moment"] == MODULUS and other_squares:
         raise ValueError(
             f"{formula.__name__}: complex_moment={MODULUS!r} is for optimizers in which squares of "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
@@ -97,7 +98,7 @@ class GradientPolicy(ABC):
     def on_nonfinite(self) -> NonfinitePolicy:
         """What gradients that do not fit do: "propagate", "skip" or "raise".
 
-        They hold NaN or infinity, or an element with a square that overflows.
+        They hold NaN or infinity, or their norm is so large that squares overflow float32.
         """
         return self._on_nonfinite
 
@@ -121,9 +122,12 @@ class GradientPolicy(ABC):
         self._settle()
         return self._seen.skipped
 
-    def _refuse(self, norm: float, on_nonfinite: NonfinitePolicy, misfit: Misfit) -> None:
-        """Skip a step, or raise, for a gradient that should not be taken."""
+    def _refuse(
+        self, norm: float, on_nonfinite: NonfinitePolicy, find: Callable[[], Misfit]
+    ) -> None:
+        """Skip a step, or raise what is found, for gradients that should not be taken."""
         if on_nonfinite == "raise":
+            misfit = find()
             raise FloatingPointError(
                 f"{misfit.what} at step {self.step_count}; nothing was changed. {misfit.advice}"
             )

@@ -209,20 +209,16 @@ class Group:
             coefficients.check(self._formula, options, bucket.real, where, carried)
 
     @property
-    def floor(self) -> float:
-        """The smallest denominator of an update."""
-        return self._formula._floor(self.options)
+    def averages_squares_in_float32(self) -> bool:
+        """Whether the step that was checked averages squares of gradients in float32."""
+        return any(bucket.averages_squares_in_float32 for bucket in self.buckets)
 
-    @property
-    def averages_squares(self) -> bool:
-        """Whether the state is made of squares of gradients, which can overflow."""
-        return self._formula._averages_squares(self.buckets[0].rule)
-
-    def share_of_new(self, step_count: int) -> float:
-        """Return the smallest weight of what is new in an average of the next step; 1 without."""
-        options = self.options.at(step_count)
-        made = self._formula._scalars(options, options["lr"], step_count + 1, 1.0)
-        return min([1.0, *[v for name, v in made.items() if name.startswith("one_minus")]])
+    def norms(self) -> Iterator[tuple[str, float]]:
+        """Yield where each checked gradient stands, and its norm."""
+        for bucket in self.buckets:
+            norms = bucket.norms()
+            for i in bucket.members():
+                yield self._grads_root + bucket.parameters[i].leaf.suffix, norms[i]
 
     def ask_schedules_anew(self) -> None:
         """Forget what schedules said when the last step was tried.

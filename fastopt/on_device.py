@@ -38,7 +38,6 @@ class OnDevice:
         groups = [group for grouping in groupings for group in grouping.groups]
         self._groups = groups
         self._buckets = [bucket for group in groups for bucket in group.buckets]
-        self._squares = any(group.averages_squares for group in groups)
         self._control = control
         self._tables = DeviceTables(groups, control, self.long_tables)
         self.counts = DeviceCounts(self._buckets, clock, seen, control)
@@ -118,8 +117,9 @@ class OnDevice:
     ) -> None:
         sides = self._sides()
         if measures:
-            self._control.measure(sides, self._squares)
-        self._control.decide(grad_scale, measures)
+            self._control.measure(sides)
+        squares = any(bucket.averages_squares_in_float32 for bucket in self._buckets)
+        self._control.decide(grad_scale, measures, squares)
         if scaling is not None:
             scaling.follow(self._control)
         for bucket, side in zip(self._buckets, sides, strict=True):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import numpy as np
 
-from fastopt import backends, param_group
+from fastopt import backends, overflow, param_group
 from fastopt.attributes import KnownAttributes
 from fastopt.construction import make_groupings
 from fastopt.deciding import checked_scale, deciding_device
@@ -90,8 +90,7 @@ class Optimizer(KnownAttributes, Formula, DeviceSteps, Persistent):
         parameter, or a schedule's value out of range; TypeError for gradients that are no real
         floating arrays; BackendMismatchError for gradients of another array kind or device;
         RuntimeError if another thread is in a step of this optimizer; FloatingPointError under
-        ``on_nonfinite="raise"`` for a gradient with NaN or infinity, or with squares that do not
-        fit.
+        ``on_nonfinite="raise"`` for a gradient with NaN or infinity, or with squares that overflow.
         """
         self._step(grads, grad_scale, self._on_nonfinite)
 
@@ -160,16 +159,16 @@ class Optimizer(KnownAttributes, Formula, DeviceSteps, Persistent):
             norm = measured.value * abs(grad_scale)
             looks = on_nonfinite != "propagate"
             if looks and not measured.finite:
-                self._refuse(norm, on_nonfinite, misfits.nonfinite(updated))
+                self._refuse(norm, on_nonfinite, partial(misfits.nonfinite, updated))
                 return
             factor = self._clip_factor(norm)
             grad_scale *= factor
-            if looks:
-                trees = list(zip(self._groupings, parts, strict=True))
-                check = misfits.SquareCheck(trees, updated, grad_scale, self._clock)
-                if misfit := check.misfit(norm * factor, lost=on_nonfinite == "raise"):
-                    self._refuse(norm, on_nonfinite, misfit)
-                    return
+            squares_fit = norm * factor < overflow.LIMIT or not any(
+                group.averages_squares_in_float32 for group in updated
+            )
+            if looks and not squares_fit:
+                self._refuse(norm, on_nonfinite, partial(misfits.too_large, updated, grad_scale))
+                return
         for group in updated:
             group.plan(grad_scale, self._clock)
         with Deferred():

@@ -40,13 +40,10 @@ class Shared(TypedDict, total=False):
         does not look; "skip" leaves everything as it is and adds 1 to ``skipped_steps``; "raise"
         leaves everything as it is and raises FloatingPointError with the parameter's name. With
         CuPy "raise" waits for the device in every step; the others do not where all parameters are
-        on one device, see ``Optimizer.step``. "skip" and "raise" do the same for a finite gradient
-        with an element whose square overflows (from 1.8e19 on in float32, after grad_scale and
-        clipping; from 1.3e19 on in either part where the square is that of a modulus), in rules
-        that square. "raise" also names a gradient that is not 0 and loses all
-        its squares to underflow (below about 1e-17 in float32), if eps does not outweigh them, as
-        the default eps does; "skip" makes such steps, since leaving them out would stop the
-        training. With scale_safe=True neither happens.
+        on one device, see ``Optimizer.step``. "skip" and "raise" do the same for finite gradients
+        whose norm, after grad_scale and clipping, is 2^63 = 9.2e18 or more, where squares of
+        gradients are averaged in float32, which they overflow; "raise" names the parameter whose
+        gradient has the largest norm.
 
     capturable: whether a step can be captured in a CUDA graph and replayed (False), see
         ``Optimizer.refresh``; not together with on_nonfinite="raise". On NumPy arrays it changes

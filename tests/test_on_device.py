@@ -18,7 +18,7 @@ from cuda.kernel_on_cpu import Stuck
 from cuda.planted import planted
 from cuda.runs import DTYPES, differences, installed, on_host, some_values
 from cuda.training import Training, train
-from variants import SQUARING, VARIANT_OF, VARIANTS, Variant
+from variants import VARIANT_OF, VARIANTS, Variant
 
 import fastopt
 from fastopt import device_tables
@@ -267,13 +267,12 @@ def launches(cupy: FakeCupy, opt: Any, grads: Any) -> list[str]:
 def test_a_step_is_squares_halves_a_decision_and_an_update(
     cupy: FakeCupy, variant: Variant
 ) -> None:
-    peaks = "_and_peaks" * (variant in SQUARING)
     for dtype, squares in ((np.float32, "squares"), (np.float64, "all_squares")):
         grads = [cupy.zeros(n, dtype) for n in (3, 1024, 5000, 1)]
         opt = variant([cupy.zeros(g.shape, dtype) for g in grads], max_grad_norm=1.0).warmup()
         rule = opt.param_groups and opt._groups[0].buckets[0].rule.name
         for _ in range(20):
-            names = [f"{squares}{peaks}_to_decide", "halves", "decide", f"{rule}_from_table"]
+            names = [f"{squares}_to_decide", "halves", "decide", f"{rule}_from_table"]
             assert launches(cupy, opt, grads) == names
 
 
