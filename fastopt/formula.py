@@ -24,12 +24,6 @@ class Formula(ABC):
     _checks: ClassVar[Mapping[str, Check]] = {}
     _decoupled: ClassVar[bool] = False
     """Whether weight decay acts on the parameter, or as an L2 term on the gradient."""
-    _units: ClassVar[Mapping[str, int] | None] = None
-    """The power in which the gradient's unit stands in the rules' state and scalars, where it is
-    not 0. Gradients times c, with state and scalars times c^power, make the same step:
-    ``scale_safe`` rests on it. None: nobody has worked it out, and ``scale_safe`` is refused. A
-    scalar of a positive power must be what is added to a denominator, or to what is under its root.
-    """
 
     @staticmethod
     @abstractmethod

@@ -40,16 +40,9 @@ class GradientPolicy(ABC):
         max_grad_norm: float | None,
         on_nonfinite: NonfinitePolicy,
         capturable: bool,
-        scale_safe: bool,
     ) -> None:
         self._seen = Seen()
-        self._scale_safe = Flag()(f"{type(self).__name__}: scale_safe", scale_safe)
         self._capturable = Flag()(f"{type(self).__name__}: capturable", capturable)
-        if self._capturable and self._scale_safe:
-            raise ValueError(
-                f"{type(self).__name__}: scale_safe must be False for an optimizer that is "
-                "capturable, since the host looks at the gradients in every step; got True"
-            )
         self.max_grad_norm = max_grad_norm
         self.on_nonfinite = on_nonfinite
 

@@ -107,17 +107,6 @@ class Group:
                     f"instead of {bucket.rule.state}; construct a new optimizer"
                 )
 
-    def be_scale_safe(self) -> None:
-        """Give every parameter an exponent; TypeError if the formula has no ``_units``."""
-        units = self._formula._units
-        if units is None:
-            raise TypeError(
-                f"{self._formula.__name__}: scale_safe needs _units, the powers of the gradient's "
-                "unit in its state and scalars; without them it must be False"
-            )
-        for bucket in self.buckets:
-            bucket.be_scale_safe(units)
-
     def follow_settings(self) -> bool:
         """Go over to another rule, if a setting asks for one; return whether steps are made."""
         if self._revision != self.options.revision:
@@ -187,8 +176,6 @@ class Group:
         """Work out a step's scalars, in float64 on the host."""
         self._prepare(grad_scale, clock)
         for bucket, scalars in zip(self.buckets, self._scalars, strict=True):
-            if bucket.exponents is not None:
-                scalars.choose_exponents(bucket.exponents, grad_scale)
             bucket.plan(scalars)
 
     def _prepare(self, grad_scale: float, clock: Array) -> None:
@@ -205,8 +192,8 @@ class Group:
 
     def _check_coefficients(self, options: Options) -> None:
         for bucket in self.buckets:
-            where, carried = bucket.parameters[0].leaf.path, bucket.exponents is not None
-            coefficients.check(self._formula, options, bucket.real, where, carried)
+            where = bucket.parameters[0].leaf.path
+            coefficients.check(self._formula, options, bucket.real, where)
 
     @property
     def averages_squares_in_float32(self) -> bool:

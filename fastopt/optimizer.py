@@ -41,12 +41,11 @@ class Optimizer(KnownAttributes, Formula, DeviceSteps, Persistent):
         on_nonfinite: NonfinitePolicy = "propagate",
         capturable: bool = False,
         master_weights: bool = True,
-        scale_safe: bool = False,
         backend: str | None = None,
         **hyperparameters: Any,
     ) -> None:
         self._turn = Turn()
-        self._set_policy(max_grad_norm, on_nonfinite, capturable, scale_safe)
+        self._set_policy(max_grad_norm, on_nonfinite, capturable)
         self._clock = np.zeros(1, np.int64)  # the step count, where compiled code can reach it
         self._grouped = param_group.are_given(params)
         self._groupings = make_groupings(
@@ -55,16 +54,11 @@ class Optimizer(KnownAttributes, Formula, DeviceSteps, Persistent):
             hyperparameters,
             backends.requested(backend),
             Flag()(f"{type(self).__name__}: master_weights", master_weights),
-            self._scale_safe,
         )
         self._groups = [group for grouping in self._groupings for group in grouping.groups]
         self._param_groups = ParamGroups(group.options for group in self._groups)
-        at_once = len(self._groups) == 1 and self._groups[0].at_once and not scale_safe
+        at_once = len(self._groups) == 1 and self._groups[0].at_once
         self._only = self._groups[0] if at_once else None
-        if scale_safe:  # the host chooses the exponents, so it decides on the steps
-            for group in self._groups:
-                group.be_scale_safe()
-            return
         self._device = deciding_device(self._groupings, self._clock, self._seen, capturable)
 
     # The step -------------------------------------------------------------------------------
@@ -79,12 +73,12 @@ class Optimizer(KnownAttributes, Formula, DeviceSteps, Persistent):
         anything else. A step that raises has changed nothing.
 
         Where all parameters are CuPy arrays of one device, nothing waits for it, except under
-        on_nonfinite="raise" and scale_safe=True, and once when under "skip" other gradients are
-        None than before, or a setting was changed that needs another kernel. But for these two
-        ``grad_scale`` may there be a 0-d CuPy array of float32 or float64, which is read on the
-        device. Over several devices, or with arrays on the host too, a step with max_grad_norm or
-        "skip" waits for the norm. With max_grad_norm, "skip" or capturable=True schedules are asked
-        for the values of steps that are still to come.
+        on_nonfinite="raise", and once when under "skip" other gradients are None than before, or a
+        setting was changed that needs another kernel. But for "raise" ``grad_scale`` may there be a
+        0-d CuPy array of float32 or float64, which is read on the device. Over several devices, or
+        with arrays on the host too, a step with max_grad_norm or "skip" waits for the norm. With
+        max_grad_norm, "skip" or capturable=True schedules are asked for the values of steps that
+        are still to come.
 
         Raises ValueError for another structure or shape, a gradient that shares memory with a
         parameter, or a schedule's value out of range; TypeError for gradients that are no real
@@ -138,7 +132,7 @@ class Optimizer(KnownAttributes, Formula, DeviceSteps, Persistent):
         on_device = self._warm_up_device()
         for group in self._groups:
             seen = self._max_grad_norm is not None or self._on_nonfinite != "propagate"
-            group.warm_up(norm=(seen or self._scale_safe) and not on_device)
+            group.warm_up(norm=seen and not on_device)
         return self
 
     def _step_in_turn(

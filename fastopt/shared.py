@@ -76,18 +76,6 @@ class Shared(TypedDict, total=False):
     seed: of the random bits of both, a whole number from 0 to 2**64 - 1 (0). They depend on
         nothing else than a parameter's name, its step count and the place in it.
 
-    scale_safe: give every parameter a power of two that its gradients are multiplied by (False), so
-        that gradients of 1e-25 or 1e25, whose squares float32 does not hold, train as those of 1e-2
-        do: as if exponents had no limit. It is chosen by the norm of the parameter's gradient, and
-        stays as it is while the product is between 2^-25 and 2^40 (2^-300 and 2^300 in float64);
-        ordinary gradients are multiplied by 1 and make the same bits as without. eps keeps its
-        meaning, so choose 0, or one below such gradients (1e-40 will do here): the default of 1e-8
-        outweighs gradients of 1e-25 with and without. State follows: ``state_dict`` holds a
-        parameter's "exponent" k beside its state, which is that of gradients times 2^k. Elements of
-        one array share it, so that squares of those less than 2^-38 times its norm can underflow
-        still. It reads the gradients once more, and with CuPy waits for the device in every step;
-        not together with capturable=True.
-
     backend: "auto", "numpy", "numba" or "cupy"; None (the default) for what is set elsewhere.
     """
 
@@ -103,7 +91,6 @@ class Shared(TypedDict, total=False):
     stochastic_rounding: bool
     complex_moment: ComplexMoment
     seed: int
-    scale_safe: bool
     backend: str | None
 
 
