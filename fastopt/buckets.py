@@ -12,10 +12,9 @@ from fastopt import arrays, codes
 from fastopt.arena import Arena
 from fastopt.arrays import Array
 from fastopt.backends import Backend
-from fastopt.exponents import EXPONENT, Exponents
 from fastopt.extents import Extents
 from fastopt.formats import BOUNDS, Format, dtype_of
-from fastopt.norms import SMALLER, piece_counts
+from fastopt.norms import SMALLER, array_norms, piece_counts
 from fastopt.parameters import Parameter
 from fastopt.slots import Slots
 from fastopt.tree import Leaf
@@ -70,13 +69,6 @@ class Bucket:
         """The parameters that the last ``check`` saw a gradient for; None: all."""
         self._table: list[Sequence[float]] = []
         self._rows: list[int] | None = None
-        self.exponents: Exponents | None = None
-        """Those of scale-safe steps; None: there is nothing of the kind."""
-
-    def be_scale_safe(self, units: Mapping[str, int]) -> None:
-        """Give every parameter an exponent; ``units`` are the formula's."""
-        slots = [self._slots.pieces(parameter, units.keys()) for parameter in self.parameters]
-        self.exponents = Exponents(self.parameters, slots, units, self.real)
 
     def use(self, rule: Rule) -> None:
         """Go on with a rule that keeps the same state."""
@@ -156,6 +148,16 @@ class Bucket:
         """Return the sums of squares of the checked gradients, by pieces."""
         return self._driver.squares(factor)
 
+    def norms(self) -> list[float]:
+        """Return the norm of each parameter's checked gradient, 0 for none."""
+        sizes = [parameter.size for parameter in self.parameters]
+        return array_norms(sizes, self._driver.squares, self.real)
+
+    @property
+    def averages_squares_in_float32(self) -> bool:
+        """Whether the step that was checked averages squares of gradients in float32."""
+        return self.rule.averages_squares and self.real.itemsize == 4 and bool(self.members())
+
     def nonfinite(self) -> Leaf | None:
         """Return the first parameter whose checked gradient holds NaN or infinity."""
         bad = np.flatnonzero(~np.isfinite(self._driver.squares(SMALLER)))
@@ -164,23 +166,20 @@ class Bucket:
         ends = np.cumsum(piece_counts(parameter.size for parameter in self.parameters))
         return self.parameters[int(np.searchsorted(ends, bad[0], side="right"))].leaf
 
-    def plan(self, scalars: Callable[..., Sequence[float]]) -> None:
+    def plan(self, scalars: Callable[[int], Sequence[float]]) -> None:
         """Work out the coming step's scalars.
 
-        ``scalars`` gives those of a parameter's t-th step (1 for its first), and of its exponent if
-        it has one; parameters that have missed gradients are at another step than the rest.
+        ``scalars`` gives those of a parameter's t-th step (1 for its first); parameters that have
+        missed gradients are at another step than the rest.
         """
-        exponents = self.exponents
-        if exponents is None and self.active is None and self._even:
+        if self.active is None and self._even:
             self._table, self._rows = [scalars(int(self.steps[0]) + 1)], None
             return
-        row_of: dict[tuple[int, ...], int] = {}
+        row_of: dict[int, int] = {}
         self._rows = [0] * len(self.steps)
         for i in self.members():
-            of_its_own = () if exponents is None else (int(exponents.coming[i]),)
-            at = int(self.steps[i]), *of_its_own
-            self._rows[i] = row_of.setdefault(at, len(row_of))
-        self._table = [scalars(step + 1, *exponent) for step, *exponent in row_of]
+            self._rows[i] = row_of.setdefault(int(self.steps[i]), len(row_of))
+        self._table = [scalars(step + 1) for step in row_of]
 
     def members(self) -> Sequence[int]:
         """Return the indices of the parameters that have a gradient."""
@@ -189,8 +188,6 @@ class Bucket:
     def update(self) -> None:
         """Update the parameters that ``check`` saw a gradient for, by the scalars of ``plan``."""
         if self._table:
-            if self.exponents is not None:
-                self.exponents.carry()
             self.update_by(lambda: self._driver.update(self._table, self._rows))
             self.count(self.active, 1)
 
@@ -232,10 +229,6 @@ class Bucket:
                 view = parameter.state_view(self._slots.limit(slot))
                 with arrays.on_device_of(view):
                     view[...] = arrays.like(values.astype(view.dtype), view)
-
-    def exponent(self, index: int) -> dict[str, int]:
-        """Return a parameter's exponent by its name in a state_dict, if it has one."""
-        return {} if self.exponents is None else {EXPONENT: int(self.exponents.now[index])}
 
     def set_step(self, index: int, step: int) -> None:
         """Set one parameter's step count."""

@@ -20,19 +20,16 @@ _ZERO, _INFINITE = 2.0**-150, 2.0**128 - 2.0**103
 """Up to the first a number is rounded to 0 in float32, from the second on to infinity."""
 
 
-def check(
-    formula: type[Formula], options: Options, real: np.dtype[Any], where: str, carried: bool
-) -> None:
+def check(formula: type[Formula], options: Options, real: np.dtype[Any], where: str) -> None:
     """Raise ValueError for a coefficient that is 0 or infinite in ``real`` and not in float64.
 
-    ``where`` names a parameter that is computed in it. With ``carried`` what has the gradient's
-    unit is left out: ``scale_safe`` sees to it that it fits.
+    ``where`` names a parameter that is computed in it.
     """
     if real.itemsize != 4:
         return
     numbers = _numbers(options)
     for t in (1, _LATE):
-        for name, value in _coefficients(formula, numbers, t, carried):
+        for name, value in _coefficients(formula, numbers, t):
             if _ZERO < abs(value) < _INFINITE or value == 0.0:
                 continue
             raise ValueError(
@@ -49,19 +46,15 @@ def _numbers(options: Options) -> Options:
     return {name: _UNKNOWN.get(name, 0.5) if callable(value) else value for name, value in plain}
 
 
-def _coefficients(
-    formula: type[Formula], options: Options, t: int, carried: bool
-) -> Iterator[tuple[str, float]]:
+def _coefficients(formula: type[Formula], options: Options, t: int) -> Iterator[tuple[str, float]]:
     """Yield what the t-th step multiplies by and adds, and what state begins with."""
     lr, weight_decay = options["lr"], options["weight_decay"]
     made = formula._scalars(options, lr, t, 1.0)
-    units = formula._units or {} if carried else {}
     for name in formula._rule(options).scalars:
-        if name not in units:
-            yield name, made[name]
+        yield name, made[name]
     if formula._decoupled:
         yield "lr * weight_decay", lr * weight_decay
-    elif not carried:
+    else:
         yield "weight_decay", weight_decay
     for slot, value in formula._fill(options).items():
         yield f"the initial {slot}", value

@@ -16,7 +16,6 @@ import numpy as np
 
 from fastopt.arrays import Array
 from fastopt.buckets import Bucket
-from fastopt.gradient_policy import LimitSchedule
 from fastopt.group import Group
 from fastopt.precision import FLUSH_EVERY
 
@@ -32,10 +31,6 @@ Active = tuple[Sequence[int] | None, ...]
 
 Row = tuple[float, ...]
 """The scalars of a step: those common to all rules, then the rule's own."""
-
-
-Rows = tuple[float, Sequence[Row]]
-"""What a step goes by: the limit of the norm (-1 if no schedule says it), each table's row."""
 
 
 @dataclass
@@ -95,9 +90,6 @@ class ComingRows:
     def __init__(self, groups: Sequence[Group]) -> None:
         self._groups = groups
         self.tables: list[Table] = []
-        self.limit: LimitSchedule | None = None
-        """What the limit of the norm comes from, if it has a value for every row."""
-        self.limits = np.zeros((0, 1))
         self.base = self.length = self.period = 0
         self._made_for: Any = None
 
@@ -111,8 +103,6 @@ class ComingRows:
 
     @property
     def _scheduled(self) -> bool:
-        if self.limit is not None:
-            return True
         return any(group.options.scheduled for group in self._groups)
 
     def up_to_date(self, clock: int) -> bool:
@@ -125,8 +115,6 @@ class ComingRows:
         at = clock - self.base
         if not self._scheduled or not 0 <= at < self.length:
             return True
-        if self.limit is not None and self.limit(clock) != self.limits[at, 0]:
-            return False
         return all(
             table.rounded([table.row(clock)]).tobytes() == table.rows[at].tobytes()
             for table in self.tables
@@ -145,17 +133,15 @@ class ComingRows:
         """
         found, period = self._rows(low, high, high + ahead)
         for number, table in enumerate(self.tables):
-            table.rows = table.rounded([rows[number] for _, rows in found])
-        self.limits = np.array([[limit] for limit, _ in found])
+            table.rows = table.rounded([rows[number] for rows in found])
         self.base, self.length, self.period = low, len(found), period
         self._made_for = self._settings
 
-    def _rows(self, low: int, high: int, end: int) -> tuple[list[Rows], int]:
-        found: list[Rows] = []
+    def _rows(self, low: int, high: int, end: int) -> tuple[list[list[Row]], int]:
+        found: list[list[Row]] = []
         for clock in range(low, end):
             try:
-                limit = -1.0 if self.limit is None else self.limit(clock)
-                found.append((limit, [table.row(clock) for table in self.tables]))
+                found.append([table.row(clock) for table in self.tables])
             except Exception:  # whatever a schedule raises
                 if clock <= high:
                     raise
@@ -166,12 +152,12 @@ class ComingRows:
                 return found, FLUSH_EVERY
         return found, 0
 
-    def _constant(self, found: list[Rows], clock: int) -> bool:
+    def _constant(self, found: list[list[Row]], clock: int) -> bool:
         """Return whether the last rows, which end before a step count, come again for ever."""
         if self._scheduled:
             return False
         for number, table in enumerate(self.tables):
-            last = table.rounded([rows[number] for _, rows in found[-FLUSH_EVERY:]]).tobytes()
+            last = table.rounded([rows[number] for rows in found[-FLUSH_EVERY:]]).tobytes()
             for far in _FAR:
                 first = clock + (far - 1) * FLUSH_EVERY
                 later = [table.row(first + k) for k in range(FLUSH_EVERY)]

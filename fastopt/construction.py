@@ -42,15 +42,11 @@ def make_groupings(
     defaults: Options,
     asked: str,
     master_weights: bool,
-    scale_safe: bool = False,
 ) -> list[Grouping]:
     """Return the groups of an optimizer; raises for arrays and hyperparameters that are no good."""
     trees = []
     for tree, root, parts in _trees(params):
-        made = [
-            (part, _options(formula, tree, part, defaults, master_weights, scale_safe))
-            for part in parts
-        ]
+        made = [(part, _options(formula, tree, part, defaults, master_weights)) for part in parts]
         trees.append((tree, root, made))
     leaves = all_leaves([tree for tree, _, _ in trees], formula.__name__)
     _check_one_place(leaves, asked)
@@ -113,7 +109,6 @@ def _options(
     part: _Given,
     defaults: Options,
     master_weights: bool,
-    scale_safe: bool,
 ) -> ParamGroup:
     """Return the hyperparameters of one group, checked."""
     leaves = [tree.leaves[position] for position in part.positions]
@@ -124,12 +119,11 @@ def _options(
         return {arithmetic_of(dtype, state_dtype): path for dtype, path in dtypes.items()}
 
     def check_eps(options: Options) -> None:
-        if not scale_safe:
-            _check_eps(formula, options, computed_in(options))
+        _check_eps(formula, options, computed_in(options))
 
     def check_coefficients(options: Options) -> None:
         for real, path in computed_in(options).items():
-            coefficients.check(formula, options, real, path, scale_safe)
+            coefficients.check(formula, options, real, path)
 
     def check_order(options: Options) -> None:
         for leaf in leaves if options["bounds"] else ():
@@ -170,7 +164,7 @@ def _options(
 def _check_moment(formula: type[Formula], options: Options) -> None:
     """Refuse averages of squared moduli where squares of something else are averaged too."""
     rule = formula._rule(options)
-    other_squares = not rule.squares and formula._averages_squares(rule)
+    other_squares = rule.averages_squares and not rule.squares
     if options["complex_moment"] == MODULUS and other_squares:
         raise ValueError(
             f"{formula.__name__}: complex_moment={MODULUS!r} is for optimizers in which squares of "

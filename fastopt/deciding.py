@@ -47,7 +47,7 @@ def checked_scale(scale: Any, deciding: OnDevice | None, on_nonfinite: str) -> t
     if deciding is None or on_nonfinite == "raise":
         raise TypeError(
             "grad_scale can be an array on a device where all parameters are CuPy arrays of one "
-            "device, on_nonfinite is not 'raise' and scale_safe is False; here it must be a number"
+            "device and on_nonfinite is not 'raise'; here it must be a number"
         )
     if scale.shape != () or scale.dtype not in (np.float32, np.float64):
         raise TypeError(

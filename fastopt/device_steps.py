@@ -31,8 +31,8 @@ class DeviceSteps(GradientPolicy):
         a CuPy stream) reads on the device what it goes by: the step count, which every replay adds
         to, and the scalars of the coming steps. Call this after setting a hyperparameter,
         ``max_grad_norm`` or ``on_nonfinite``, and otherwise at least once in 65 536 replays (never,
-        if neither a hyperparameter nor max_grad_norm is a schedule, nothing is rounded by chance
-        and the bias corrections have come to their end): a replay without scalars does nothing, and
+        if no hyperparameter is a schedule, nothing is rounded by chance and the bias corrections
+        have come to their end): a replay without scalars does nothing, and
         makes the next read of ``step_count`` or ``state_dict`` raise RuntimeError. It waits for the
         device.
 

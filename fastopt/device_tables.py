@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from fastopt import arrays
 from fastopt.arrays import Array
 from fastopt.backends.decisions import Control, Settings
 from fastopt.buckets import Bucket
 from fastopt.coming_rows import FIRST, Active, ComingRows, tables
-from fastopt.gradient_policy import Limit, LimitSchedule
 from fastopt.group import Group
 
 MOST = 4_096
@@ -23,7 +21,7 @@ CAPTURED = 65_536
 class Limits(NamedTuple):
     """What the gradients of a step are held to: a norm (None: any), and whether to be finite."""
 
-    norm: Limit
+    norm: float | None
     skips: bool
 
     @property
@@ -44,16 +42,8 @@ class DeviceTables:
         self._long = long
         self._rows = ComingRows(groups)
         self._memory: list[Array] = []  # of the tables, in the same order
-        self._limits = 0  # the address of the limits
         self._ahead = 0
         self._settings: Settings | None = None  # as the device has them
-
-    def follow(self, limits: Limits) -> None:
-        """Take over what the rows have to hold of the limits."""
-        schedule = limits.norm if isinstance(limits.norm, LimitSchedule) else None
-        if schedule != self._rows.limit:
-            self._rows.limit = schedule
-            self._rows.forget()
 
     def sort(self, active: Active, clock: int) -> None:
         """Make the tables for these gradients; ``renew`` fills them."""
@@ -96,7 +86,6 @@ class DeviceTables:
 
     def ready_to_capture(self, clock: int, limits: Limits) -> bool:
         """Return whether captured steps find what they need for a long time."""
-        self.follow(limits)
         enough = self.has(clock, CAPTURED / 2) and self.up_to_date(clock)
         return enough and self._settings == self._wanted(limits)
 
@@ -117,9 +106,6 @@ class DeviceTables:
         self._memory = [
             self._control.table(table.name, table.rows, room) for table in self._rows.tables
         ]
-        if self._rows.limit is not None:
-            memory = self._control.table("limits", self._rows.limits, room)
-            self._limits = arrays.address(memory)
 
     def send_settings(self, limits: Limits) -> None:
         """Write the settings, if the device has others."""
@@ -130,8 +116,6 @@ class DeviceTables:
 
     def _wanted(self, limits: Limits) -> Settings:
         rows = self._rows
-        limit = limits.norm
-        fixed = limit if isinstance(limit, float) else -1.0
-        table = self._limits if isinstance(limit, LimitSchedule) else 0
-        clips = limit is not None
-        return Settings(rows.base, rows.length, rows.period, clips, limits.skips, table, fixed)
+        clips = limits.norm is not None
+        limit = -1.0 if limits.norm is None else limits.norm
+        return Settings(rows.base, rows.length, rows.period, clips, limits.skips, limit)

@@ -24,18 +24,6 @@ class Formula(ABC):
     _checks: ClassVar[Mapping[str, Check]] = {}
     _decoupled: ClassVar[bool] = False
     """Whether weight decay acts on the parameter, or as an L2 term on the gradient."""
-    _units: ClassVar[Mapping[str, int] | None] = None
-    """The power in which the gradient's unit stands in the rules' state and scalars, where it is
-    not 0. Gradients times c, with state and scalars times c^power, make the same step:
-    ``scale_safe`` rests on it. None: nobody has worked it out, and ``scale_safe`` is refused. A
-    scalar of a positive power must be what is added to a denominator, or to what is under its root.
-    State of a power of 2 or more is made of squares, which ``on_nonfinite`` looks at.
-    """
-
-    @classmethod
-    def _averages_squares(cls, rule: Rule) -> bool:
-        """Return whether state of a rule is made of squares, as far as ``_units`` says so."""
-        return any((cls._units or {}).get(slot, 0) >= 2 for slot in rule.state)
 
     @staticmethod
     @abstractmethod

@@ -8,9 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
-from fastopt.hyperparameters import POSITIVE, Flag, OneOf, Scheduled
+from fastopt.hyperparameters import POSITIVE, Flag, OneOf
 from fastopt.interrupts import Deferred
-from fastopt.schedule_memory import memory_of
 
 if TYPE_CHECKING:
     from fastopt.misfits import Misfit
@@ -28,24 +27,6 @@ class Seen:
     skipped: int = 0
 
 
-@dataclass(frozen=True, repr=False)
-class LimitSchedule:
-    """A limit of the norm that is a function of the step number: its values, checked."""
-
-    name: str
-    function: Callable[[int], float]
-
-    def __call__(self, step: int) -> float:
-        """Return the limit in a step; raises what the function does, TypeError and ValueError."""
-        return positive_or_inf(f"{self.name} at step {step}", self.function(step))
-
-    def __repr__(self) -> str:
-        return repr(self.function)
-
-
-Limit = float | LimitSchedule | None
-
-
 class GradientPolicy(ABC):
     """The limit of the norm and the policy for NaN and infinity, and what the last step showed."""
 
@@ -56,19 +37,12 @@ class GradientPolicy(ABC):
 
     def _set_policy(
         self,
-        max_grad_norm: Scheduled | None,
+        max_grad_norm: float | None,
         on_nonfinite: NonfinitePolicy,
         capturable: bool,
-        scale_safe: bool,
     ) -> None:
         self._seen = Seen()
-        self._scale_safe = Flag()(f"{type(self).__name__}: scale_safe", scale_safe)
         self._capturable = Flag()(f"{type(self).__name__}: capturable", capturable)
-        if self._capturable and self._scale_safe:
-            raise ValueError(
-                f"{type(self).__name__}: scale_safe must be False for an optimizer that is "
-                "capturable, since the host looks at the gradients in every step; got True"
-            )
         self.max_grad_norm = max_grad_norm
         self.on_nonfinite = on_nonfinite
 
@@ -84,25 +58,20 @@ class GradientPolicy(ABC):
     def max_grad_norm(self) -> float | None:
         """What the norm of all gradients together is scaled down to.
 
-        None leaves the gradients as they are; math.inf too, but measures their norm. A function of
-        the step number can be set; the value of the next step is returned.
+        None leaves the gradients as they are; math.inf too, but measures their norm. It can be set
+        between steps.
         """
-        limit = self._max_grad_norm
-        return limit(self.step_count) if isinstance(limit, LimitSchedule) else limit
+        return self._max_grad_norm
 
     @max_grad_norm.setter
-    def max_grad_norm(self, value: Scheduled | None) -> None:
+    def max_grad_norm(self, value: float | None) -> None:
         name = f"{type(self).__name__}: max_grad_norm"
-        if memory_of(value) is not None:
-            raise ValueError(
-                f"{name} must be a number or a function of the step number alone, since it is not "
-                f"saved with the optimizer; got {value!r}"
-            )
-        limit: Limit = None
         if callable(value):
-            limit = LimitSchedule(name, value)
-        elif value is not None:
-            limit = positive_or_inf(name, value)
+            raise TypeError(
+                f"{name} must be a number or None; got {value!r}. Set opt.max_grad_norm between "
+                "steps for another limit"
+            )
+        limit = None if value is None else positive_or_inf(name, value)
         self._forget_norm()
         self._seen.norm = None
         self._max_grad_norm = limit
@@ -122,7 +91,7 @@ class GradientPolicy(ABC):
     def on_nonfinite(self) -> NonfinitePolicy:
         """What gradients that do not fit do: "propagate", "skip" or "raise".
 
-        They hold NaN or infinity, or an element with a square that overflows.
+        They hold NaN or infinity, or their norm is so large that squares overflow float32.
         """
         return self._on_nonfinite
 
@@ -146,9 +115,12 @@ class GradientPolicy(ABC):
         self._settle()
         return self._seen.skipped
 
-    def _refuse(self, norm: float, on_nonfinite: NonfinitePolicy, misfit: Misfit) -> None:
-        """Skip a step, or raise, for a gradient that should not be taken."""
+    def _refuse(
+        self, norm: float, on_nonfinite: NonfinitePolicy, find: Callable[[], Misfit]
+    ) -> None:
+        """Skip a step, or raise what is found, for gradients that should not be taken."""
         if on_nonfinite == "raise":
+            misfit = find()
             raise FloatingPointError(
                 f"{misfit.what} at step {self.step_count}; nothing was changed. {misfit.advice}"
             )

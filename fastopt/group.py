@@ -110,17 +110,6 @@ class Group:
                     f"instead of {bucket.rule.state}; construct a new optimizer"
                 )
 
-    def be_scale_safe(self) -> None:
-        """Give every parameter an exponent; TypeError if the formula has no ``_units``."""
-        units = self._formula._units
-        if units is None:
-            raise TypeError(
-                f"{self._formula.__name__}: scale_safe needs _units, the powers of the gradient's "
-                "unit in its state and scalars; without them it must be False"
-            )
-        for bucket in self.buckets:
-            bucket.be_scale_safe(units)
-
     def follow_settings(self) -> bool:
         """Go over to another rule, if a setting asks for one; return whether steps are made."""
         if self._revision != self.options.revision:
@@ -190,8 +179,6 @@ class Group:
         """Work out a step's scalars, in float64 on the host."""
         self._prepare(grad_scale, clock)
         for bucket, scalars in zip(self.buckets, self._scalars, strict=True):
-            if bucket.exponents is not None:
-                scalars.choose_exponents(bucket.exponents, grad_scale)
             bucket.plan(scalars)
 
     def _prepare(self, grad_scale: float, clock: Array) -> None:
@@ -208,24 +195,20 @@ class Group:
 
     def _check_coefficients(self, options: Options) -> None:
         for bucket in self.buckets:
-            where, carried = bucket.parameters[0].leaf.path, bucket.exponents is not None
-            coefficients.check(self._formula, options, bucket.real, where, carried)
+            where = bucket.parameters[0].leaf.path
+            coefficients.check(self._formula, options, bucket.real, where)
 
     @property
-    def floor(self) -> float:
-        """The smallest denominator of an update."""
-        return self._formula._floor(self.options)
+    def averages_squares_in_float32(self) -> bool:
+        """Whether the step that was checked averages squares of gradients in float32."""
+        return any(bucket.averages_squares_in_float32 for bucket in self.buckets)
 
-    @property
-    def averages_squares(self) -> bool:
-        """Whether the state is made of squares of gradients, which can overflow."""
-        return self._formula._averages_squares(self.buckets[0].rule)
-
-    def share_of_new(self, step_count: int) -> float:
-        """Return the smallest weight of what is new in an average of the next step; 1 without."""
-        options = self.options.at(step_count)
-        made = self._formula._scalars(options, options["lr"], step_count + 1, 1.0)
-        return min([1.0, *[v for name, v in made.items() if name.startswith("one_minus")]])
+    def norms(self) -> Iterator[tuple[str, float]]:
+        """Yield where each checked gradient stands, and its norm."""
+        for bucket in self.buckets:
+            norms = bucket.norms()
+            for i in bucket.members():
+                yield self._grads_root + bucket.parameters[i].leaf.suffix, norms[i]
 
     def ask_schedules_anew(self) -> None:
         """Forget what schedules said when the last step was tried.

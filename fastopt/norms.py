@@ -9,8 +9,8 @@ added in halves: 32 to 32, 16 to 16, and so on. The pieces' sums are summed in t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -49,6 +49,29 @@ def total_norm(squares: Squares) -> Norm:
     elif total < TOO_SMALL:
         total, unit = total_of(squares(1.0 / SMALLER)), SMALLER
     return Norm(math.sqrt(total) * unit, math.isfinite(total))
+
+
+def array_norms(
+    sizes: Sequence[int], squares: Callable[[float], Array], real: np.dtype[Any]
+) -> list[float]:
+    """Return the norm of each of some gradients of these sizes, computed in ``real``.
+
+    ``squares`` gives the sums of squares of (factor * gradient), by pieces; 0 for no gradient.
+    """
+    found = _by_array(sizes, squares(1.0))
+    units = np.ones(len(found))
+    again = ((SMALLER, found == np.inf), (1.0 / SMALLER, found < TOO_SMALL))
+    for factor, beyond in again if real.itemsize == 8 else ():
+        if beyond.any():
+            found[beyond] = _by_array(sizes, squares(factor))[beyond]
+            units[beyond] = 1.0 / factor
+    with np.errstate(all="ignore"):
+        return (np.sqrt(found) * units).tolist()  # type: ignore[no-any-return]  # of float
+
+
+def _by_array(sizes: Sequence[int], pieces: Array) -> Array:
+    ends = np.cumsum(piece_counts(sizes)).tolist()
+    return np.array([pieces[a:b].sum() for a, b in zip([0, *ends], ends, strict=False)], float)
 
 
 def total_of(parts: Iterable[Array]) -> float:

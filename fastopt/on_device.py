@@ -38,7 +38,6 @@ class OnDevice:
         groups = [group for grouping in groupings for group in grouping.groups]
         self._groups = groups
         self._buckets = [bucket for group in groups for bucket in group.buckets]
-        self._squares = any(group.averages_squares for group in groups)
         self._control = control
         self._tables = DeviceTables(groups, control, self.long_tables)
         self.counts = DeviceCounts(self._buckets, clock, seen, control)
@@ -62,7 +61,6 @@ class OnDevice:
                 self._capture(parts, grad_scale, limits, scaling)
                 return
             self.counts.look()
-            self._tables.follow(limits)
             self._sort(self._check(parts))
             self.counts.lead()
             self._see_to_rows()
@@ -119,8 +117,9 @@ class OnDevice:
     ) -> None:
         sides = self._sides()
         if measures:
-            self._control.measure(sides, self._squares)
-        self._control.decide(grad_scale, measures)
+            self._control.measure(sides)
+        squares = any(bucket.averages_squares_in_float32 for bucket in self._buckets)
+        self._control.decide(grad_scale, measures, squares)
         if scaling is not None:
             scaling.follow(self._control)
         for bucket, side in zip(self._buckets, sides, strict=True):
@@ -164,7 +163,6 @@ class OnDevice:
         for group in self._groups:
             group.warm_up(norm=False)  # goes over to the rule that the settings ask for
         self.counts.lead()
-        self._tables.follow(limits)
         self._write_rows()
         self._tables.send_settings(limits)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import numpy as np
 
-from fastopt import backends, param_group
+from fastopt import backends, overflow, param_group
 from fastopt.attributes import KnownAttributes
 from fastopt.construction import make_groupings
 from fastopt.deciding import checked_scale, deciding_device
@@ -37,16 +37,15 @@ class Optimizer(KnownAttributes, Formula, DeviceSteps, Persistent):
         self,
         params: Any,
         *,
-        max_grad_norm: Scheduled | None = None,
+        max_grad_norm: float | None = None,
         on_nonfinite: NonfinitePolicy = "propagate",
         capturable: bool = False,
         master_weights: bool = True,
-        scale_safe: bool = False,
         backend: str | None = None,
         **hyperparameters: Any,
     ) -> None:
         self._turn = Turn()
-        self._set_policy(max_grad_norm, on_nonfinite, capturable, scale_safe)
+        self._set_policy(max_grad_norm, on_nonfinite, capturable)
         self._clock = np.zeros(1, np.int64)  # the step count, where compiled code can reach it
         self._grouped = param_group.are_given(params)
         self._groupings = make_groupings(
@@ -55,16 +54,11 @@ class Optimizer(KnownAttributes, Formula, DeviceSteps, Persistent):
             hyperparameters,
             backends.requested(backend),
             Flag()(f"{type(self).__name__}: master_weights", master_weights),
-            self._scale_safe,
         )
         self._groups = [group for grouping in self._groupings for group in grouping.groups]
         self._param_groups = ParamGroups(group.options for group in self._groups)
-        at_once = len(self._groups) == 1 and self._groups[0].at_once and not scale_safe
+        at_once = len(self._groups) == 1 and self._groups[0].at_once
         self._only = self._groups[0] if at_once else None
-        if scale_safe:  # the host chooses the exponents, so it decides on the steps
-            for group in self._groups:
-                group.be_scale_safe()
-            return
         self._device = deciding_device(self._groupings, self._clock, self._seen, capturable)
 
     # The step -------------------------------------------------------------------------------
@@ -79,19 +73,18 @@ class Optimizer(KnownAttributes, Formula, DeviceSteps, Persistent):
         anything else. A step that raises has changed nothing.
 
         Where all parameters are CuPy arrays of one device, nothing waits for it, except under
-        on_nonfinite="raise" and scale_safe=True, and once when under "skip" other gradients are
-        None than before, or a setting was changed that needs another kernel. But for these two
-        ``grad_scale`` may there be a 0-d CuPy array of float32 or float64, which is read on the
-        device. Over several devices, or with arrays on the host too, a step with max_grad_norm or
-        "skip" waits for the norm. With max_grad_norm, "skip" or capturable=True schedules, that of
-        max_grad_norm too, are asked for the values of steps that are still to come.
+        on_nonfinite="raise", and once when under "skip" other gradients are None than before, or a
+        setting was changed that needs another kernel. But for "raise" ``grad_scale`` may there be a
+        0-d CuPy array of float32 or float64, which is read on the device. Over several devices, or
+        with arrays on the host too, a step with max_grad_norm or "skip" waits for the norm. With
+        max_grad_norm, "skip" or capturable=True schedules are asked for the values of steps that
+        are still to come.
 
         Raises ValueError for another structure or shape, a gradient that shares memory with a
         parameter, or a schedule's value out of range; TypeError for gradients that are no real
         floating arrays; BackendMismatchError for gradients of another array kind or device;
         RuntimeError if another thread is in a step of this optimizer; FloatingPointError under
-        ``on_nonfinite="raise"`` for a gradient with NaN or infinity, or with squares that do not
-        fit.
+        ``on_nonfinite="raise"`` for a gradient with NaN or infinity, or with squares that overflow.
         """
         self._step(grads, grad_scale, self._on_nonfinite)
 
@@ -139,7 +132,7 @@ class Optimizer(KnownAttributes, Formula, DeviceSteps, Persistent):
         on_device = self._warm_up_device()
         for group in self._groups:
             seen = self._max_grad_norm is not None or self._on_nonfinite != "propagate"
-            group.warm_up(norm=(seen or self._scale_safe) and not on_device)
+            group.warm_up(norm=seen and not on_device)
         return self
 
     def _step_in_turn(
@@ -160,16 +153,16 @@ class Optimizer(KnownAttributes, Formula, DeviceSteps, Persistent):
             norm = measured.value * abs(grad_scale)
             looks = on_nonfinite != "propagate"
             if looks and not measured.finite:
-                self._refuse(norm, on_nonfinite, misfits.nonfinite(updated))
+                self._refuse(norm, on_nonfinite, partial(misfits.nonfinite, updated))
                 return
             factor = self._clip_factor(norm)
             grad_scale *= factor
-            if looks:
-                trees = list(zip(self._groupings, parts, strict=True))
-                check = misfits.SquareCheck(trees, updated, grad_scale, self._clock)
-                if misfit := check.misfit(norm * factor, lost=on_nonfinite == "raise"):
-                    self._refuse(norm, on_nonfinite, misfit)
-                    return
+            squares_fit = norm * factor < overflow.LIMIT or not any(
+                group.averages_squares_in_float32 for group in updated
+            )
+            if looks and not squares_fit:
+                self._refuse(norm, on_nonfinite, partial(misfits.too_large, updated, grad_scale))
+                return
         for group in updated:
             group.plan(grad_scale, self._clock)
         with Deferred():

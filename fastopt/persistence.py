@@ -57,8 +57,6 @@ class Persistent(ABC):
         State in bfloat16 is an array of ml_dtypes' bfloat16; state in 8 bits is uint8 codes, with
         ``<slot>_scale``, a float32 for each 256 of them that are consecutive in memory, and with
         "order", the order of axes there, unless it is C order. Complex ones are pairs, a last axis.
-        Under ``scale_safe`` an entry also has its "exponent" k: its arrays are those of gradients
-        times 2^k.
         A schedule is no part of it (None stands in its place): it is a function of the step count.
         One with a memory, ``ReduceLROnPlateau``, has ``{"schedule": its state_dict}`` there.
         ``max_grad_norm`` and ``on_nonfinite`` are no part of it either: give them to the

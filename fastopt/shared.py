@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, Literal, TypedDict
 
 from fastopt.gradient_policy import NonfinitePolicy
-from fastopt.hyperparameters import Scheduled
 
 MODULUS = "modulus"
 ComplexMoment = Literal["parts", "modulus"]
@@ -33,21 +32,18 @@ class Shared(TypedDict, total=False):
 
     max_grad_norm: scale all gradients together by min(1, max_grad_norm / (norm + 1e-6)), where
         norm is the 2-norm of all of them, in float64; > 0, in units of the gradient; None (the
-        default) leaves them alone, math.inf only measures. Or a function of the step number, which
-        with CuPy is asked for steps that are still to come. (In float32 a norm that is 8.5e37 times
-        the limit, or more, asks for a factor that is 0 on a GPU, where denormal numbers are.)
+        default) leaves them alone, math.inf only measures. It can be set between steps. (In float32
+        a norm that is 8.5e37 times the limit, or more, asks for a factor that is 0 on a GPU, where
+        denormal numbers are.)
 
     on_nonfinite: what a NaN or an infinity in a step's gradients does. "propagate" (the default)
         does not look; "skip" leaves everything as it is and adds 1 to ``skipped_steps``; "raise"
         leaves everything as it is and raises FloatingPointError with the parameter's name. With
         CuPy "raise" waits for the device in every step; the others do not where all parameters are
-        on one device, see ``Optimizer.step``. "skip" and "raise" do the same for a finite gradient
-        with an element whose square overflows (from 1.8e19 on in float32, after grad_scale and
-        clipping; from 1.3e19 on in either part where the square is that of a modulus), in rules
-        that square. "raise" also names a gradient that is not 0 and loses all
-        its squares to underflow (below about 1e-17 in float32), if eps does not outweigh them, as
-        the default eps does; "skip" makes such steps, since leaving them out would stop the
-        training. With scale_safe=True neither happens.
+        on one device, see ``Optimizer.step``. "skip" and "raise" do the same for finite gradients
+        whose norm, after grad_scale and clipping, is 2^63 = 9.2e18 or more, where squares of
+        gradients are averaged in float32, which they overflow; "raise" names the parameter whose
+        gradient has the largest norm.
 
     capturable: whether a step can be captured in a CUDA graph and replayed (False), see
         ``Optimizer.refresh``; not together with on_nonfinite="raise". On NumPy arrays it changes
@@ -80,18 +76,6 @@ class Shared(TypedDict, total=False):
     seed: of the random bits of both, a whole number from 0 to 2**64 - 1 (0). They depend on
         nothing else than a parameter's name, its step count and the place in it.
 
-    scale_safe: give every parameter a power of two that its gradients are multiplied by (False), so
-        that gradients of 1e-25 or 1e25, whose squares float32 does not hold, train as those of 1e-2
-        do: as if exponents had no limit. It is chosen by the norm of the parameter's gradient, and
-        stays as it is while the product is between 2^-25 and 2^40 (2^-300 and 2^300 in float64);
-        ordinary gradients are multiplied by 1 and make the same bits as without. eps keeps its
-        meaning, so choose 0, or one below such gradients (1e-40 will do here): the default of 1e-8
-        outweighs gradients of 1e-25 with and without. State follows: ``state_dict`` holds a
-        parameter's "exponent" k beside its state, which is that of gradients times 2^k. Elements of
-        one array share it, so that squares of those less than 2^-38 times its norm can underflow
-        still. It reads the gradients once more, and with CuPy waits for the device in every step;
-        not together with capturable=True.
-
     backend: "auto", "numpy", "numba" or "cupy"; None (the default) for what is set elsewhere.
     """
 
@@ -99,7 +83,7 @@ class Shared(TypedDict, total=False):
     trainable: bool
     bounds: Any
     reset_at_bounds: bool
-    max_grad_norm: Scheduled | None
+    max_grad_norm: float | None
     on_nonfinite: NonfinitePolicy
     capturable: bool
     master_weights: bool
@@ -107,7 +91,6 @@ class Shared(TypedDict, total=False):
     stochastic_rounding: bool
     complex_moment: ComplexMoment
     seed: int
-    scale_safe: bool
     backend: str | None
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from fastopt.arena import Arena
 from fastopt.arrays import Array
 from fastopt.formats import Format
 from fastopt.parameters import Parameter
-from fastopt.pieces import EightBits, Piece, SixteenBits
 
 SCALE = "_scale"
 """What the name of a slot in 8 bits goes on with where its scales are meant."""
@@ -29,22 +28,6 @@ class Slots:
         """Return the row of a bound."""
         row: Array = self._exact[name]
         return row
-
-    def pieces(self, parameter: Parameter, names: Collection[str]) -> dict[str, Piece]:
-        """Return a parameter's pieces of the rule's slots, of those that are named."""
-        place = slice(parameter.offset, parameter.offset + parameter.size)
-        arena = self._arena
-        made: dict[str, Piece] = {}
-        for slot, name in enumerate(self._state):
-            if name not in names:
-                continue
-            if arena.scales is not None:
-                made[name] = EightBits(parameter.scale_view(arena.scales[slot]))
-            elif arena.codes is not None:
-                made[name] = SixteenBits(arena.codes[slot, place])
-            else:
-                made[name] = Piece(self._exact[name][place])
-        return made
 
     def views(self, parameter: Parameter) -> Iterator[tuple[str, Array]]:
         """Yield a parameter's state by name, in its shape: codes, their scales, then the others."""

@@ -11,24 +11,26 @@ from fastopt import arrays, group_settings, stored_state
 from fastopt.arrays import Array
 from fastopt.buckets import Bucket
 from fastopt.errors import CheckpointError
-from fastopt.exponents import EXPONENT, is_exponent
 from fastopt.group import Group
 from fastopt.interrupts import Deferred
 from fastopt.load_report import Differences, compare_names
 from fastopt.saved import is_count, misfit
 from fastopt.version import __version__
 
+EXPONENT = "exponent"
+"""What an earlier version kept beside the state of a parameter: a power of two, see ``_misfit``."""
+
 
 def collect(name: str, groups: Sequence[Group], clock: Array) -> dict[str, Any]:
     """Return the state_dict of an optimizer of this name."""
     entries = {}
     for bucket in _buckets(groups):
-        for index, (leaf, step, slots) in enumerate(bucket.state()):
+        for leaf, step, slots in bucket.state():
             copies = {
                 slot: stored_state.shown(arrays.on_host(array)) for slot, array in slots.items()
             }
             order = stored_state.order_of_blocks(leaf.array, bucket.format)
-            entries[leaf.name] = {"step": step, **bucket.exponent(index), **order, **copies}
+            entries[leaf.name] = {"step": step, **order, **copies}
     return {
         "fastopt": __version__,
         "optimizer": name,
@@ -59,10 +61,10 @@ def restorer(
         if key not in entries:
             continue
         entry = entries[key]
-        if wrong := _misfit(key, entry, slots, order, bucket.exponents is not None):
+        if wrong := _misfit(key, entry, slots, order):
             misfits.append(wrong)
             continue
-        counts.append((bucket, index, int(entry["step"]), int(entry.get(EXPONENT, 0))))
+        counts.append((bucket, index, int(entry["step"])))
         writes += [
             (view, arrays.like(stored_state.raw(entry[slot]), view)) for slot, view in slots.items()
         ]
@@ -75,10 +77,8 @@ def restorer(
     def commit() -> None:
         with Deferred():
             put(writes)
-            for bucket, index, count, exponent in counts:
+            for bucket, index, count in counts:
                 bucket.set_step(index, count)
-                if bucket.exponents is not None:
-                    bucket.exponents.now[index] = exponent
             settings()
             clock[0] = step_count
 
@@ -113,9 +113,8 @@ def _misfit(
     entry: Any,
     slots: Mapping[str, Array],
     order: Mapping[str, Any],
-    scale_safe: bool,
 ) -> str | None:
-    """Return what of an entry has another shape, dtype or unit than these slots; None if nothing.
+    """Return what of an entry has another shape or dtype than these slots; None if nothing.
 
     Raises CheckpointError unless the entry holds a step and exactly these slots, as arrays.
     """
@@ -127,12 +126,14 @@ def _misfit(
     if not is_count(entry["step"]):
         raise CheckpointError(f"{name}: step must be a whole number; got {entry['step']!r}")
     exponent = entry.get(EXPONENT, 0)
-    if not is_exponent(exponent):
+    if isinstance(exponent, bool) or not isinstance(exponent, int | np.integer):
         raise CheckpointError(f"{name}: {EXPONENT} must be a whole number; got {exponent!r}")
-    if exponent and not scale_safe:
+    if exponent:
         return (
-            f"state:{name}: it is that of gradients times 2^{exponent}, as scale_safe=True keeps "
-            "it; construct the optimizer with scale_safe=True"
+            f"state:{name}: it is that of gradients times 2^{exponent}, as scale_safe of an "
+            "earlier version kept it, which this one does not read. Load without it "
+            "(strict=False takes over the rest) or train anew; for gradients whose squares float32 "
+            "does not hold there is state_dtype='float64' now"
         )
     for slot in slots:
         if not isinstance(entry[slot], np.ndarray):

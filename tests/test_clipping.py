@@ -129,6 +129,7 @@ def test_all_parameters_count_whatever_their_group_or_dtype() -> None:
         (-math.inf, ValueError),
         (True, TypeError),
         ("1", TypeError),
+        (lambda step: 1.0, TypeError),
     ],
 )
 def test_a_bad_max_grad_norm_is_refused_at_once(bad: Any, kind: type[Exception]) -> None:
@@ -141,6 +142,30 @@ def test_a_bad_max_grad_norm_is_refused_at_once(bad: Any, kind: type[Exception])
     opt.max_grad_norm = None
     opt.step(np.ones(1))
     assert opt.grad_norm is None
+
+
+def test_a_function_is_refused_with_what_to_do_instead() -> None:
+    said = r"SGD: max_grad_norm must be a number or None; got .*opt\.max_grad_norm between steps"
+    for function in (fastopt.schedules.linear(1.0, 1.0, 0.5, 10), lambda step: 1.0):
+        with pytest.raises(TypeError, match=said):
+            fastopt.SGD(np.ones(1), max_grad_norm=function)  # type: ignore[arg-type]  # that is tested
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+def test_it_can_be_set_between_steps(backend: str) -> None:
+    param = np.zeros(1)
+    opt = fastopt.SGD(param, 1.0, backend=backend)
+    moved = []
+    values: list[Any] = [math.inf, 0.5, np.float32(0.25), 2]
+    for value in values:
+        opt.max_grad_norm = value
+        assert (type(opt.max_grad_norm), opt.max_grad_norm) == (float, float(value))
+        before = param[0]
+        opt.step(np.ones(1))
+        assert opt.grad_norm == 1.0
+        moved.append(before - param[0])
+    np.testing.assert_allclose(moved, [1.0, 0.5, 0.25, 1.0], rtol=2e-6)
+    assert "max_grad_norm=2.0" in repr(opt)
 
 
 @pytest.mark.parametrize("backend", CPU_BACKENDS)

@@ -58,10 +58,7 @@ def ptx_of(name: str, format: Format, changes: tuple[tuple[str, str], ...] = ())
         **{
             text()["name"]: text
             for wide in (False, True)
-            for peaks in (False, True)
-            for text in [
-                partial(cupy_norm_source.squares_to_decide, format.given, True, wide, peaks)
-            ]
+            for text in [partial(cupy_norm_source.squares_to_decide, format.given, True, wide)]
         },
         "fastopt_halves": cupy_norm_source.halves,
         "fastopt_decide": cupy_control_source.decide,
@@ -173,9 +170,10 @@ def test_every_half_is_read_and_rounded_to_as_numpy_does(cupy: PtxCupy, dtype: A
     assert differences(halves_of(np, dtype), halves_of(cupy, dtype)) == {}
 
 
-def test_a_limit_by_schedule_is_what_numpy_goes_by(cupy: PtxCupy) -> None:
-    training = Training(11, ((5,), (70, 3)), bad=(1, 6))
-    options = {"max_grad_norm": lambda t: 20.0 / (1 + t), "on_nonfinite": "skip"}
+def test_a_limit_that_is_set_between_steps_is_what_numpy_goes_by(cupy: PtxCupy) -> None:
+    limits = {k: lambda opt, k=k: setattr(opt, "max_grad_norm", 20.0 / (1 + k)) for k in range(11)}
+    training = Training(11, ((5,), (70, 3)), bad=(1, 6), before=limits)
+    options = {"on_nonfinite": "skip"}
     ends = [train(training, VARIANT_OF["adam"], xp, **options) for xp in (np, cupy)]
     assert differences(*ends) == {}
 
@@ -197,13 +195,15 @@ def test_what_is_decided_on_the_device_is_what_numpy_decides(
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "complex64"])
-def test_steps_with_squares_that_overflow_are_left_out(cupy: PtxCupy, dtype: Any) -> None:
+def test_steps_with_squares_that_overflow_float32_are_left_out(cupy: PtxCupy, dtype: Any) -> None:
     cupy.format = Format.of(np.dtype(dtype), True)
-    size = 1e160 if dtype == "float64" else 1e25
-    training = Training(8, ((5,), (70, 3), (4099,)), [dtype], large={2: size, 5: -size})
+    below = float(np.nextafter(np.float32(2.0**63), np.float32(0)))
+    sizes = {1: below, 2: 2.0**63, 5: -1e25}
+    training = Training(8, ((5,), (70, 3), (4099,)), [dtype], large=sizes)
     ends = [train(training, VARIANT_OF["adam"], xp, on_nonfinite="skip") for xp in (np, cupy)]
     assert differences(*ends) == {}
-    assert ends[1]["counts"].tolist() == [6, 6, 2]
+    skipped = {"float64": 0, "bfloat16": 3}.get(dtype, 2)  # to which the first is rounded up
+    assert ends[1]["counts"].tolist() == [8 - skipped, 8 - skipped, skipped]
 
 
 @pytest.mark.parametrize("size", [1e-170, 1e170])
@@ -283,63 +283,9 @@ DECISION_FAULTS = {
     "the last update is left out": ("if (counts[0] >= 0)", "if (counts[0] > 0)"),
     "a row too far": ("table[counts[0] *", "table[(counts[0] + 8) *"),
     "a skipped step counts": ("if (row >= 0) counts", "if (true) counts"),
-}
-
-
-PEAK_FAULTS = {
-    "no barrier": ("= most;\n    __syncthreads();", "= most;"),
-    "a barrier for some threads": (
-        "= most;\n    __syncthreads();",
-        "= most; if (threadIdx.x) __syncthreads();",
+    "a first barrier for some threads": (
+        "= sum;\n    __syncthreads();",
+        "= sum; if (threadIdx.x) __syncthreads();",
     ),
-    "peaks beyond the end": ("pieces * 64, peak", "pieces * 64 + 1, peak"),
     "a thread reads the clock late": ("__syncthreads();  // all have read", "// all have read"),
 }
-
-
-@pytest.mark.parametrize("fault", PEAK_FAULTS)
-def test_a_fault_in_the_largest_number_is_noticed(cupy: PtxCupy, fault: str) -> None:
-    cupy.changes = (PEAK_FAULTS[fault],)
-    training = Training(4, [(3,)] * 130, large={1: 1e19})
-    try:
-        ends = [train(training, VARIANT_OF["adam"], xp, on_nonfinite="skip") for xp in (np, cupy)]
-        found: Any = differences(*ends)
-    except Fault as error:
-        found = error
-    assert found
-
-
-@pytest.mark.parametrize("fault", DECISION_FAULTS)
-def test_a_fault_in_the_decision_is_noticed(cupy: PtxCupy, fault: str) -> None:
-    cupy.changes = (DECISION_FAULTS[fault],)
-    many = Training(10, [(3,)] * 130, bad=(3,))
-    options = {"max_grad_norm": 1.0, "on_nonfinite": "skip"}
-    momentum = VARIANT_OF["momentum"]
-    try:
-        found: Any = differences(
-            train(many, momentum, np, **options), train(many, momentum, cupy, **options)
-        )
-    except Fault as error:
-        found = error
-    assert found
-
-
-FAULTS = {
-    "a tail too long": (
-        "packed + threadIdx.x; k < count;",
-        "packed + threadIdx.x; k < count + 1;",
-        "outside of all arrays",
-    ),
-    "a pack too long": ("(first < packed)", "(packed && first < count)", "outside of all"),
-    "packs of unaligned arrays": ("(4 * sizeof(stored))", "4", "misaligned"),
-    "threads that overlap": ("threadIdx.x * 4ll", "threadIdx.x / 2 * 4ll", "one thread writes"),
-    "a tail twice": ("long long k = packed", "long long k = 0", "one thread writes"),
-}
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_in_the_text_is_noticed(cupy: PtxCupy, fault: str) -> None:
-    right, wrong, noticed = FAULTS[fault]
-    cupy.changes = ((right, wrong),)
-    with pytest.raises(Fault, match=noticed):
-        difference_of(VARIANT_OF["adam"], cupy, np.float32, cuts=DENSE)

@@ -461,3 +461,30 @@ def test_strict_false_keeps_the_hyperparameters_that_were_not_saved() -> None:
     opt.lr = 0.5
     assert opt.load_state_dict(saved, strict=False).missing == ("groups[0].betas",)
     assert (opt.lr, opt.param_groups[0]["betas"]) == (0.25, (0.5, 0.75))
+
+
+@each_backend
+@each_variant
+def test_state_in_the_units_of_scale_safe_is_refused(variant: Variant, backend: str) -> None:
+    """As an earlier version saved it, with a power of two that gradients were multiplied by."""
+    opt = variant({"W": np.ones(3), "b": np.ones(2)}, backend=backend)
+    opt.step({"W": np.ones(3), "b": np.ones(2)})
+    saved = opt.state_dict()
+    for entry in saved["state"].values():
+        entry["exponent"] = 0
+    params = {"W": np.zeros(3), "b": np.zeros(2)}
+    other = variant(params, backend=backend)
+    other.load_state_dict(saved)
+    assert other.step_count == 1
+    saved["state"]["W"]["exponent"] = np.int64(-12)
+    before = other.state_dict()
+    said = r"state:W: it is that of gradients times 2\^-12, .*strict=False.*state_dtype='float64'"
+    with pytest.raises(CheckpointError, match=said):
+        other.load_state_dict(saved)
+    np.testing.assert_equal(other.state_dict(), before)
+    report = variant(params, backend=backend).load_state_dict(saved, strict=False)
+    assert len(report.mismatched) == 1
+    for wrong in (1.5, True, "1", None):
+        saved["state"]["W"]["exponent"] = wrong
+        with pytest.raises(CheckpointError, match="exponent must be a whole number"):
+            other.load_state_dict(saved)

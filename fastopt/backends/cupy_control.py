@@ -22,7 +22,7 @@ from fastopt.backends.scale_memory import Answer, ScaleMemory
 from fastopt.norms import LANES
 from fastopt.scale_policy import ScalePolicy
 
-_NOTHING = Lanes(-1, False, False)  # was measured
+_NOTHING = Lanes(-1, False)  # was measured
 _SINGLE = len(COUNTS) + len(MEASURED)  # where the scale stands in single precision
 
 
@@ -117,13 +117,13 @@ class CupyControl:
 
     # Launches ----------------------------------------------------------------------------------
 
-    def measure(self, sides: Sequence[DeviceSide], peaks: bool) -> None:
+    def measure(self, sides: Sequence[DeviceSide]) -> None:
         """Measure all gradients."""
-        layout = Lanes(sum(s.pieces() for s in sides), any(s.wide for s in sides), peaks)
+        layout = Lanes(sum(s.pieces() for s in sides), any(s.wide for s in sides))
         sums = layout.pieces * _factors(layout)
         if self._layout != layout:
             self._layout = layout
-            self._lanes = self._cupy.zeros(max(1, (sums + layout.pieces * peaks) * LANES))
+            self._lanes = self._cupy.zeros(max(1, sums * LANES))
             self._sums = self._cupy.zeros(max(1, sums))
         first = 0
         for side in sides:
@@ -132,13 +132,15 @@ class CupyControl:
         if sums:
             self._kernels.of(cupy_norm_source.halves)(self._lanes, self._sums, size=sums)
 
-    def decide(self, grad_scale: Any, measured: bool) -> None:
-        """Decide on a step, by what was measured last if that is so."""
+    def decide(self, grad_scale: Any, measured: bool, squares: bool) -> None:
+        """Decide on a step, by what was measured last if that is so.
+
+        ``squares`` says whether some rule averages squares in float32, which can overflow.
+        """
         on_device = arrays.kind(grad_scale) == "cupy"
         layout = self._layout if measured else _NOTHING
         given = (
-            *(self._sums, layout.pieces, int(layout.wide)),
-            *(self._lanes, layout.pieces * _factors(layout) if layout.peaks else -1),
+            *(self._sums, layout.pieces, int(layout.wide), int(squares)),
             1.0 if on_device else grad_scale,
             arrays.address(grad_scale) if on_device else 0,
             grad_scale.itemsize if on_device else 0,

@@ -60,24 +60,11 @@ __device__ __forceinline__ long long row_of(long long clock, const long long *se
     return period > 0 ? settings[LENGTH] - period + beyond % period : -1;
 }
 
-// The largest of so many numbers, none of them negative.
-__device__ __forceinline__ double largest(const double *numbers, long long count, double *lane) {
-    double most = 0;
-    #pragma unroll 8
-    for (long long k = threadIdx.x; k < count; k += $lanes) {
-        most = numbers[k] > most ? numbers[k] : most;
-    }
-    lane[threadIdx.x] = most;
-    __syncthreads();
-    for (int k = 0; k < $lanes; ++k) most = lane[k] > most ? lane[k] : most;
-    return most;
-}
-
 }  // namespace fastopt
 """)
 
 _OPERATION = Template("""
-    __shared__ double lane[$lanes], again[$lanes], peak[$lanes];
+    __shared__ double lane[$lanes], again[$lanes];
     double sum = 0, unit = 1;
     if (pieces >= 0) {
         sum = fastopt::total(&sums[0], pieces, lane);
@@ -96,20 +83,14 @@ _OPERATION = Template("""
     const bool finite = sum <= $largest && fabs(scale) <= $largest;
     const long long clock = counts[fastopt::CLOCK];
     const long long coming = fastopt::row_of(clock, &settings[0]);
-    const long long limits = settings[fastopt::LIMITS];
     double factor = 1;
-    if (clips && (limits == 0 || coming >= 0)) {
-        const double most =
-            limits != 0 ? reinterpret_cast<const double *>(limits)[coming] : limit[0];
-        factor = most / (norm + 1e-6);
+    if (clips) {
+        factor = limit[0] / (norm + 1e-6);
         factor = factor > 1 ? 1 : factor;
         scale *= factor;
     }
-    bool go = !skips || finite;
-    if (skips && finite && peaks >= 0 && norm * factor >= $safe) {
-        const double most = fastopt::largest(&lanes[peaks * $lanes], pieces * $lanes, peak);
-        go = most * fabs(scale) < $overflows;
-    }
+    const bool overflows = squares != 0 && norm * factor >= $limit;
+    const bool go = !skips || (finite && !overflows);
     __syncthreads();  // all have read the clock
     if (threadIdx.x == 0) {
         const long long row = go ? coming : $skipped;
@@ -134,16 +115,15 @@ def decide() -> dict[str, Any]:
     """Return the arguments of the kernel that decides, to be launched with LANES threads.
 
     It takes the ``sums`` of squares of all ``pieces`` (-1: not measured) for the first of FACTORS
-    or, if ``scaled``, for each; in ``lanes``, from those of this number on, the ``peaks`` (-1: not
-    measured); the gradients' scale as a ``number`` times what stands at an
-    ``address`` in a float of ``width`` bytes (0: nothing); ``settings`` and ``limit``, the largest
-    norm where that is one number. It writes ``counts``, ``measured``, and the scale in single
+    or, if ``scaled``, for each; ``squares``, not 0 if some rule averages squares in float32; the
+    gradients' scale as a ``number`` times what stands at an ``address`` in a float of ``width``
+    bytes (0: nothing); ``settings`` and ``limit``, the largest
+    norm. It writes ``counts``, ``measured``, and the scale in single
     precision.
     """
     return {
-        "in_params": "raw float64 sums, int64 pieces, int64 scaled, raw float64 lanes, "
-        "int64 peaks, float64 number, int64 address, int64 width, raw int64 settings, "
-        "raw float64 limit",
+        "in_params": "raw float64 sums, int64 pieces, int64 scaled, int64 squares, "
+        "float64 number, int64 address, int64 width, raw int64 settings, raw float64 limit",
         "out_params": "raw int64 counts, raw float64 measured, raw float32 single",
         "operation": _OPERATION.substitute(
             lanes=LANES,
@@ -152,8 +132,7 @@ def decide() -> dict[str, Any]:
             larger=repr(FACTORS[2]),
             smaller=repr(FACTORS[1]),
             skipped=SKIPPED_ROW,
-            safe=repr(overflow.SAFE),
-            overflows=repr(overflow.OVERFLOWS),
+            limit=repr(overflow.LIMIT),
         ),
         "name": "fastopt_decide",
         "preamble": _PREAMBLE.substitute(

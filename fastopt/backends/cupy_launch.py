@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fastopt import arrays, overflow
+from fastopt import arrays
 from fastopt.arena import Arena
 from fastopt.arrays import Array
 from fastopt.backends import cupy_norm_source, cupy_source
@@ -127,10 +127,9 @@ class Part:
         self, given: Any, grads: Array, lanes: Array, first: int, layout: Lanes
     ) -> None:
         """Write all the lanes that a decision needs, from the first piece's place on."""
-        about, unit = (given, self._kernels.by_value), overflow.unit(self._format)
         text = cupy_norm_source.squares_to_decide
-        kernel = self._kernels.of(text, *about, layout.wide, layout.peaks)
-        self._over_pieces(kernel, grads, first, layout.pieces, unit, lanes)
+        kernel = self._kernels.of(text, given, self._kernels.by_value, layout.wide)
+        self._over_pieces(kernel, grads, first, layout.pieces, lanes)
 
     def _over_pieces(self, kernel: Any, grads: Array, *rest: Any) -> None:
         table, pieces = self._piece_table

@@ -2,7 +2,7 @@
 
 Shared memory would do it in one kernel, but then the order of the additions would be spread over
 barriers. Two kernels cost a launch, 6 % more memory traffic for float32 (lanes are written and read
-again; of peaks they are read where the norm is large alone), and nothing to synchronise.
+again), and nothing to synchronise.
 """
 
 from __future__ import annotations
@@ -67,27 +67,19 @@ def squares(dtype: np.dtype[Any], by_value: bool) -> dict[str, Any]:
     return _squares(dtype, by_value, "float64 factor", ["factor"], "fastopt_squares")
 
 
-def squares_to_decide(
-    dtype: np.dtype[Any], by_value: bool, wide: bool, peaks: bool
-) -> dict[str, Any]:
+def squares_to_decide(dtype: np.dtype[Any], by_value: bool, wide: bool) -> dict[str, Any]:
     """Return the arguments of the kernel that a device decides by, in one pass.
 
-    In place of ``factor`` it takes ``pieces``, how many there are in all, and ``unit``. It writes
-    the lanes of all pieces for the first of FACTORS, with ``wide`` then for the others, and with
-    ``peaks`` then the largest magnitude in each lane, times ``unit``.
+    In place of ``factor`` it takes ``pieces``, how many there are in all. It writes the lanes of
+    all pieces for the first of FACTORS, and with ``wide`` then for the others.
     """
     factors = [repr(factor) for factor in FACTORS[: None if wide else 1]]
-    name = f"fastopt_{'all_' * wide}squares{'_and_peaks' * peaks}_to_decide"
-    return _squares(dtype, by_value, "int64 pieces, float64 unit", factors, name, peaks)
+    name = f"fastopt_{'all_' * wide}squares_to_decide"
+    return _squares(dtype, by_value, "int64 pieces", factors, name)
 
 
 def _squares(
-    dtype: np.dtype[Any],
-    by_value: bool,
-    last: str,
-    factors: Sequence[str],
-    name: str,
-    peaks: bool = False,
+    dtype: np.dtype[Any], by_value: bool, last: str, factors: Sequence[str], name: str
 ) -> dict[str, Any]:
     declared, addresses = addresses_of(by_value)
     start = [f"double sum{k} = 0;" for k in range(len(factors))]
@@ -95,11 +87,6 @@ def _squares(
         f"const double value{k} = number * {factor}; sum{k} += value{k} * value{k};"
         for k, factor in enumerate(factors)
     ]
-    kept = [f"sum{k}" for k in range(len(factors))]
-    if peaks:
-        start.append("fastopt::real peak = 0;")
-        add.append("const fastopt::real size = fabs(number); peak = size > peak ? size : peak;")
-        kept.append("peak * unit")
     return {
         "in_params": f"{declared}, raw int64 blocks, int64 first, {last}",
         "out_params": "raw float64 lanes",
@@ -112,8 +99,8 @@ def _squares(
             start=" ".join(start),
             add="\n        ".join(["const fastopt::real number = fastopt::widen(grad[k]);", *add]),
             store=" ".join(
-                f"lanes[lane + {k}{' * pieces' * (k > 0)} * {LANES}] = {value};"
-                for k, value in enumerate(kept)
+                f"lanes[lane + {k}{' * pieces' * (k > 0)} * {LANES}] = sum{k};"
+                for k in range(len(factors))
             ),
         ),
         "preamble": _WIDEN.substitute(

@@ -30,8 +30,8 @@ class Settings(NamedTuple):
 
     The tables hold ``length`` rows, from that of step count ``base`` on; of these the last
     ``period`` come again and again after the end, if it is not 0. ``clips``: the norm is brought
-    down to ``limit`` or, where ``limits`` is not 0 but the address of a table, to that step's value
-    in it. ``skips``: a step is left out if a gradient is not finite, or a square of it overflows.
+    down to ``limit``. ``skips``: a step is left out if a gradient is not finite, or squares
+    overflow (see ``fastopt.overflow``).
     """
 
     base: int
@@ -39,7 +39,6 @@ class Settings(NamedTuple):
     period: int
     clips: bool
     skips: bool
-    limits: int
     limit: float
 
 
@@ -47,12 +46,11 @@ class Lanes(NamedTuple):
     """What is measured of the ``pieces`` of all gradients, lane by lane (see ``norms``).
 
     The sums of squares; with ``wide`` then those of the gradients multiplied by each other factor
-    that they may need; with ``peaks`` then the largest magnitudes.
+    that they may need.
     """
 
     pieces: int
     wide: bool
-    peaks: bool
 
 
 class DeviceSide(Protocol):
@@ -102,11 +100,14 @@ class Control(Protocol):
     def table(self, name: Hashable, rows: Array, capacity: int) -> Array:
         """Write the rows of a table into its memory, which has room for so many; return it."""
 
-    def measure(self, sides: Sequence[DeviceSide], peaks: bool) -> None:
-        """Measure all gradients: their squares, and with ``peaks`` their largest magnitudes."""
+    def measure(self, sides: Sequence[DeviceSide]) -> None:
+        """Measure all gradients."""
 
-    def decide(self, grad_scale: Any, measured: bool) -> None:
-        """Decide on a step, by what was measured last if that is so."""
+    def decide(self, grad_scale: Any, measured: bool, squares: bool) -> None:
+        """Decide on a step, by what was measured last if that is so.
+
+        ``squares`` says whether some rule averages squares in float32, which can overflow.
+        """
 
     def update(
         self, side: DeviceSide, tables: Sequence[tuple[Array | None, Array]], always: bool

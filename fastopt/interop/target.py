@@ -12,7 +12,6 @@ import optree
 
 from fastopt.arrays import Array
 from fastopt.errors import CheckpointError
-from fastopt.exponents import EXPONENT
 from fastopt.group import Group
 from fastopt.optimizer import Optimizer
 
@@ -107,8 +106,6 @@ def take_over(
         options = {**opt.param_groups[parameter.group], **settings[parameter.group]}
         entry = _entry(parameter, incoming[parameter.name], count, type(opt)._fill(options))
         saved["state"][parameter.name].update(entry)
-        if EXPONENT in saved["state"][parameter.name]:
-            saved["state"][parameter.name][EXPONENT] = 0  # others have the gradient's own unit
     for group, changes in zip(saved["groups"], settings, strict=True):
         group.update(changes)
     opt.load_state_dict({**saved, "step_count": count})

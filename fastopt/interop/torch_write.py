@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from fastopt.arrays import Array
-from fastopt.exponents import EXPONENT
 from fastopt.interop.matching import Names, match
 from fastopt.interop.target import Parameter, groups_of
 from fastopt.interop.torch_table import Twin, twin_of
@@ -46,8 +45,7 @@ def to_torch(
 
     Raises:
         ValueError: if PyTorch has no such variant (eps_inside_sqrt, bounds, ...), or keeps the
-            state of these parameters in half precision, or if ``scale_safe`` has given one an
-            exponent.
+            state of these parameters in half precision.
         TypeError: for an optimizer that PyTorch does not have.
 
     Source: ``torch.optim``, PyTorch 2.13.
@@ -62,7 +60,6 @@ def to_torch(
         written.append({**settings, "params": [order[parameter.name] for parameter in members]})
         for parameter in members:
             _check_precision(parameter)
-            _check_unit(parameter, entries[parameter.name])
             entry = _entry(twin, entries[parameter.name], tensor or _as_it_is)
             if entry is not None:
                 state[order[parameter.name]] = entry
@@ -100,14 +97,6 @@ def _check_precision(parameter: Parameter) -> None:
         raise ValueError(
             f"PyTorch keeps the state of {dtype} parameters in {dtype}, and so would round that of "
             f"{parameter.name}; hand over float32 parameters"
-        )
-
-
-def _check_unit(parameter: Parameter, entry: Mapping[str, Any]) -> None:
-    if exponent := entry.get(EXPONENT, 0):
-        raise ValueError(
-            f"{parameter.name}: its state is that of gradients times 2^{exponent}, see scale_safe; "
-            "PyTorch has none of the kind. Hand it over while its gradients are of ordinary size"
         )
 
 

@@ -33,7 +33,7 @@ class Adadelta(Optimizer):
         weight_decay: coefficient of the L2 term, >= 0, or a function of the step number.
         shared: what every optimizer takes, see ``Shared``: maximize, trainable,
             bounds, max_grad_norm, on_nonfinite, capturable, master_weights,
-            state_dtype, stochastic_rounding, complex_moment, seed, scale_safe, backend.
+            state_dtype, stochastic_rounding, complex_moment, seed, backend.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, and for arrays
@@ -46,8 +46,6 @@ class Adadelta(Optimizer):
     """
 
     _checks = {"rho": FRACTION, "eps": POSITIVE}
-
-    _units = {"v": 2, "eps": 2}  # u and eps_steps are of steps
 
     def __init__(
         self,

@@ -32,7 +32,7 @@ class Adagrad(Optimizer):
         weight_decay: coefficient of the L2 term, >= 0, or a function of the step number.
         shared: what every optimizer takes, see ``Shared``: maximize, trainable,
             bounds, max_grad_norm, on_nonfinite, capturable, master_weights,
-            state_dtype, stochastic_rounding, complex_moment, seed, scale_safe, backend.
+            state_dtype, stochastic_rounding, complex_moment, seed, backend.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, and for arrays
@@ -50,8 +50,6 @@ class Adagrad(Optimizer):
         "initial_accumulator_value": NONNEGATIVE,
         "eps": EPS,
     }
-
-    _units = {"s": 2, "eps": 1}
 
     def __init__(
         self,

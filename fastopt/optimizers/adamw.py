@@ -33,7 +33,7 @@ class AdamW(Adam):
             function of the step number.
         shared: what every optimizer takes, see ``Shared``: maximize, trainable,
             bounds, max_grad_norm, on_nonfinite, capturable, master_weights,
-            state_dtype, stochastic_rounding, complex_moment, seed, scale_safe, backend.
+            state_dtype, stochastic_rounding, complex_moment, seed, backend.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, and for arrays

@@ -35,7 +35,7 @@ class Momentum(Optimizer):
         weight_decay: coefficient of the L2 term, >= 0, or a function of the step number.
         shared: what every optimizer takes, see ``Shared``: maximize, trainable,
             bounds, max_grad_norm, on_nonfinite, capturable, master_weights,
-            state_dtype, stochastic_rounding, complex_moment, seed, scale_safe, backend.
+            state_dtype, stochastic_rounding, complex_moment, seed, backend.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, and for arrays
@@ -50,8 +50,6 @@ class Momentum(Optimizer):
     """
 
     _checks = {"beta": Schedulable(FRACTION), "bias_correction": Flag()}
-
-    _units = {"v": 1, "step_size": -1}
 
     def __init__(
         self,

@@ -57,7 +57,7 @@ class RMSprop(Optimizer):
         weight_decay: coefficient of the L2 term, >= 0, or a function of the step number.
         shared: what every optimizer takes, see ``Shared``: maximize, trainable,
             bounds, max_grad_norm, on_nonfinite, capturable, master_weights,
-            state_dtype, stochastic_rounding, complex_moment, seed, scale_safe, backend.
+            state_dtype, stochastic_rounding, complex_moment, seed, backend.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, and for arrays
@@ -81,8 +81,6 @@ class RMSprop(Optimizer):
         "eps_inside_sqrt": Flag(),
         "bias_correction": Flag(),
     }
-
-    _units = {"v": 2, "a": 1, "eps_inside": 2, "eps_outside": 1}
 
     def __init__(
         self,

@@ -36,7 +36,7 @@ class SGD(Optimizer):
         weight_decay: coefficient of the L2 term, >= 0, or a function of the step number.
         shared: what every optimizer takes, see ``Shared``: maximize, trainable,
             bounds, max_grad_norm, on_nonfinite, capturable, master_weights,
-            state_dtype, stochastic_rounding, complex_moment, seed, scale_safe, backend.
+            state_dtype, stochastic_rounding, complex_moment, seed, backend.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, and for arrays
@@ -56,8 +56,6 @@ class SGD(Optimizer):
         "dampening": Schedulable(FINITE),
         "nesterov": Flag(),
     }
-
-    _units = {"buf": 1, "lr": -1}
 
     def __init__(
         self,

@@ -53,6 +53,7 @@ def _numba(
 RULE = Rule(
     name="adadelta",
     state=("v", "u"),
+    averages_squares=True,
     scalars=("one_minus_rho", "eps_steps", "eps", "lr"),
     numpy=_numpy,
     numba=_numba,

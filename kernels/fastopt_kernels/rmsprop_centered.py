@@ -55,6 +55,7 @@ def _numba(
 RULE = Rule(
     name="rmsprop_centered",
     state=("v", "a"),
+    averages_squares=True,
     signed=("a",),
     scalars=("one_minus_beta", "factor", "eps_inside", "eps_outside", "step_size"),
     numpy=_numpy,

@@ -65,6 +65,7 @@ def _numba(
 RULE = Rule(
     name="rmsprop_centered_momentum",
     state=("v", "a", "buf"),
+    averages_squares=True,
     signed=("a", "buf"),
     scalars=("one_minus_beta", "factor", "momentum", "rescale", "eps_inside", "eps_outside", "lr"),
     numpy=_numpy,

@@ -23,7 +23,9 @@ class Rule:
     * ``numba``: numbers of one element in, ``(param, *state)`` out; not decorated;
     * ``cupy``: C++ on local variables of type ``real`` that carry these names.
 
-    ``signed`` names the state that can be negative; the rest never is.
+    ``signed`` names the state that can be negative; the rest never is. ``averages_squares`` says
+    whether state is made of squares of gradients, which overflow where the gradient does not;
+    with ``squares`` it is.
     A rule that lacks a form, or whose forms disagree, raises ``TypeError`` here.
     """
 
@@ -35,6 +37,7 @@ class Rule:
     cupy: str
     signed: tuple[str, ...] = ()
     squares: bool = False
+    averages_squares: bool = False
 
     def __post_init__(self) -> None:
         """Hold the three forms against each other."""
@@ -42,6 +45,7 @@ class Rule:
             raise TypeError(f"rule name must be a lower-case identifier; got {self.name!r}")
         if unknown := set(self.signed) - set(self.state):
             raise TypeError(f"rule {self.name}: signed names no state: {sorted(unknown)}")
+        object.__setattr__(self, "averages_squares", self.averages_squares or self.squares)
         for form in ("numpy", "numba"):
             self._check_signature(form, getattr(self, form))
         self._check_cupy()
