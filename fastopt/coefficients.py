@@ -1,4 +1,8 @@
-"""Coefficients that arithmetic in float32 would make 0 or infinite: refused before a step."""
+"""Coefficients that arithmetic in float32 would make 0 or infinite: refused before a step.
+
+What is proportional to the learning rate, and weight decay, may become 0: a schedule or a decay by
+hand brings them down as far as it is followed, and the run goes on.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +25,7 @@ _ZERO, _INFINITE = 2.0**-150, 2.0**128 - 2.0**103
 
 
 def check(formula: type[Formula], options: Options, real: np.dtype[Any], where: str) -> None:
-    """Raise ValueError for a coefficient that is 0 or infinite in ``real`` and not in float64.
+    """Raise ValueError for a coefficient that is infinite in ``real`` and not in float64, or is 0.
 
     ``where`` names a parameter that is computed in it.
     """
@@ -29,12 +33,13 @@ def check(formula: type[Formula], options: Options, real: np.dtype[Any], where: 
         return
     numbers = _numbers(options)
     for t in (1, _LATE):
-        for name, value in _coefficients(formula, numbers, t):
-            if _ZERO < abs(value) < _INFINITE or value == 0.0:
+        for name, value, vanishes in _coefficients(formula, numbers, t):
+            too_small = 0.0 < abs(value) <= _ZERO and not vanishes
+            if abs(value) < _INFINITE and not too_small:
                 continue
             raise ValueError(
                 f"{formula.__name__}: {name} comes to {value:.3g}, which is "
-                f"{'0' if abs(value) <= _ZERO else 'infinite'} in {real}, in which {where} is "
+                f"{'0' if too_small else 'infinite'} in {real}, in which {where} is "
                 f"computed; got {_said(options)}. Choose others, or parameters of float64"
             )
 
@@ -46,18 +51,20 @@ def _numbers(options: Options) -> Options:
     return {name: _UNKNOWN.get(name, 0.5) if callable(value) else value for name, value in plain}
 
 
-def _coefficients(formula: type[Formula], options: Options, t: int) -> Iterator[tuple[str, float]]:
-    """Yield what the t-th step multiplies by and adds, and what state begins with."""
+def _coefficients(
+    formula: type[Formula], options: Options, t: int
+) -> Iterator[tuple[str, float, bool]]:
+    """Yield what the t-th step multiplies by and adds, what state begins with, and if it may be 0."""
     lr, weight_decay = options["lr"], options["weight_decay"]
     made = formula._scalars(options, lr, t, 1.0)
     for name in formula._rule(options).scalars:
-        yield name, made[name]
+        yield name, made[name], name in formula._lr_scalars
     if formula._decoupled:
-        yield "lr * weight_decay", lr * weight_decay
+        yield "lr * weight_decay", lr * weight_decay, True
     else:
-        yield "weight_decay", weight_decay
+        yield "weight_decay", weight_decay, True
     for slot, value in formula._fill(options).items():
-        yield f"the initial {slot}", value
+        yield f"the initial {slot}", value, False
 
 
 def _said(options: Options) -> str:

@@ -14,8 +14,9 @@ from fastopt_kernels import Rule
 class Formula(ABC):
     """The words and numbers of an optimizer; it knows no array and no backend.
 
-    A subclass gives ``_checks`` for its own hyperparameters, ``_rule`` and ``_scalars``, and where
-    they differ from the defaults here ``_floor``, ``_fill``, ``_review`` and ``_decoupled``.
+    A subclass gives ``_checks`` for its own hyperparameters, ``_rule``, ``_scalars`` and
+    ``_lr_scalars``, and where they differ from the defaults here ``_floor``, ``_fill``, ``_review``
+    and ``_decoupled``.
 
     Where a check is ``Schedulable`` the option may be a function of the step number: ``_rule`` and
     ``_review`` see the function, ``_scalars`` the number that it gave for the step.
@@ -24,6 +25,9 @@ class Formula(ABC):
     _checks: ClassVar[Mapping[str, Check]] = {}
     _decoupled: ClassVar[bool] = False
     """Whether weight decay acts on the parameter, or as an L2 term on the gradient."""
+    _lr_scalars: ClassVar[tuple[str, ...]] = ()
+    """The scalars that are proportional to the learning rate; where one is too small for the dtype
+    of the arithmetic it is 0, and steps go on, while any other is refused."""
 
     @staticmethod
     @abstractmethod

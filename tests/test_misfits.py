@@ -201,15 +201,14 @@ def test_rules_say_whether_they_average_squares() -> None:
 
 # Coefficients ------------------------------------------------------------------------------------
 
-TOO_SMALL: dict[str, tuple[Any, dict[str, Any], str]] = {
-    "lr": (fastopt.SGD, {"lr": 1e-46}, "lr comes to 1e-46, which is 0"),
+MISFITS: dict[str, tuple[Any, dict[str, Any], str]] = {
     "lr_large": (fastopt.SGD, {"lr": 1e39}, r"lr comes to 1e\+39, which is infinite"),
-    "lr_momentum": (fastopt.Momentum, {"lr": 1e-46}, "step_size .* which is 0"),
-    "weight_decay": (fastopt.Adam, {"weight_decay": 1e-46}, "weight_decay comes to 1e-46"),
-    "decoupled": (fastopt.AdamW, {"lr": 1e-20, "weight_decay": 1e-30}, "lr . weight_decay"),
+    "lr_momentum": (fastopt.Momentum, {"lr": 1e39}, "step_size .* which is infinite"),
+    "weight_decay": (fastopt.Adam, {"weight_decay": 1e39}, r"weight_decay comes to 1e\+39"),
+    "decoupled": (fastopt.AdamW, {"lr": 1e20, "weight_decay": 1e30}, "lr . weight_decay"),
     "momentum": (fastopt.SGD, {"momentum": 1e-50}, "keep comes to 1e-50"),
     "momentum_of_rmsprop": (fastopt.RMSprop, {"momentum": 1e40}, "momentum .* infinite"),
-    "step_size": (fastopt.Adam, {"lr": 1e-44, "betas": (0.0, 0.9999)}, "step_size"),
+    "step_size": (fastopt.Adam, {"lr": 1e38, "betas": (0.99, 0.0)}, "step_size"),
     "eps": (fastopt.Adam, {"eps": 1e-35}, "eps must be 0 or at least"),
     "eps_large": (fastopt.Adam, {"eps": 1e39}, "eps .* infinite"),
     "eps_inside": (fastopt.RMSprop, {"eps": 1e39, "eps_inside_sqrt": True}, "eps_inside .* inf"),
@@ -219,10 +218,10 @@ TOO_SMALL: dict[str, tuple[Any, dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("name", TOO_SMALL)
+@pytest.mark.parametrize("name", MISFITS)
 @pytest.mark.parametrize("dtype", ["float32", "float16", "complex64"])
 def test_a_coefficient_that_float32_has_not_is_refused(name: str, dtype: str) -> None:
-    make_one, options, said = TOO_SMALL[name]
+    make_one, options, said = MISFITS[name]
     params = {"W": np.ones(3, dtype), "b": np.ones(3, np.complex128)}
     with pytest.raises(ValueError, match=rf'(?s){said}.*params\["W"\]'):
         make_one(params, **options)
@@ -237,9 +236,9 @@ def test_a_coefficient_that_float32_has_not_is_refused(name: str, dtype: str) ->
 
 
 SCHEDULES: dict[str, tuple[Any, dict[str, Any], str]] = {
-    "lr": (fastopt.SGD, {"lr": lambda t: 0.1 if t < 2 else 1e-50}, "lr comes to 1e-50"),
+    "lr": (fastopt.SGD, {"lr": lambda t: 0.1 if t < 2 else 1e50}, r"lr comes to 1e\+50"),
     "lr_of_adam": (fastopt.Adam, {"lr": lambda t: 0.1 if t < 2 else 1e40}, "step_size .* inf"),
-    "weight_decay": (fastopt.Adam, {"weight_decay": lambda t: 0.1 if t < 2 else 1e-50}, "weight_"),
+    "weight_decay": (fastopt.Adam, {"weight_decay": lambda t: 0.1 if t < 2 else 1e50}, "weight_"),
     "momentum": (fastopt.SGD, {"momentum": lambda t: 0.9 if t < 2 else 1e-50}, "keep comes to"),
     "beta": (fastopt.RMSprop, {"momentum": lambda t: 0.9 if t < 2 else 1e-50}, "momentum comes"),
 }
@@ -268,3 +267,83 @@ def test_zeros_and_schedules_that_end_at_0_are_fine(variant: Variant, backend: s
     for _ in range(4):
         opt.step(make(np.float32))
     assert opt.step_count == 4
+
+
+# What may become nothing -------------------------------------------------------------------------
+
+
+@each_variant
+@pytest.mark.parametrize("t", [1, 7])
+def test_twice_the_learning_rate_doubles_what_is_said_to_be_proportional(
+    variant: Variant, t: int
+) -> None:
+    formula, options = variant.optimizer, variant(np.ones(1)).param_groups[0]
+    once = formula._scalars(options, 0.0625, t, 1e-19)
+    twice = formula._scalars(options, 0.125, t, 1e-19)
+    said = {name for name in once if name in formula._lr_scalars}
+    assert {name for name in once if once[name] != twice[name]} == said
+    assert all(twice[name] == 2.0 * once[name] for name in said)
+    assert said & set(formula._rule(options).scalars)
+
+
+VANISHING: dict[str, Any] = {
+    "by schedule": {"lr": lambda t: 10.0 ** (-12 * t)},
+    "its decay too": {"lr": lambda t: 10.0 ** (-12 * t), "weight_decay": 0.1},
+    "weight decay": {"weight_decay": lambda t: 10.0 ** (-12 * t)},
+    "from the first step on": {"lr": 1e-50, "weight_decay": 1e-50},
+}
+
+
+@each_backend
+@each_variant
+@pytest.mark.parametrize("case", VANISHING)
+@pytest.mark.parametrize("dtype", ["float32", "complex64", "float16"])
+def test_a_learning_rate_that_becomes_nothing_is_0_and_the_run_goes_on(
+    variant: Variant, case: str, dtype: str, backend: str
+) -> None:
+    params = {"W": np.ones(300, dtype)}
+    opt = variant(params, backend=backend, **VANISHING[case])
+    for _ in range(5):
+        before = params["W"].copy()
+        opt.step({"W": np.full(300, 0.5, dtype)})
+    assert opt.step_count == 5
+    assert np.isfinite(params["W"]).all()
+    assert (params["W"] == before).all() == (case != "weight decay")
+
+
+@each_backend
+def test_so_it_does_when_it_is_brought_down_by_hand(backend: str) -> None:
+    params = make(np.float32)
+    opt = fastopt.AdamW(params, 1e-2, backend=backend)
+    for _ in range(2_500):
+        opt.lr *= 0.96
+    opt.step(make(np.float32))
+    opt.lr = 0.0
+    opt.step(make(np.float32))
+    assert opt.step_count == 2
+    for name, start in make(np.float32).items():
+        np.testing.assert_array_equal(params[name], start)
+
+
+@each_backend
+def test_an_exponential_schedule_goes_on_for_ever(backend: str) -> None:
+    opt = fastopt.Adam(np.ones(3, np.float32), fastopt.schedules.exponential(1e-2, 0.9))
+    for _ in range(940):
+        opt.step(np.ones(3, np.float32))
+    assert opt.step_count == 940
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++, which runs the CUDA text")
+@pytest.mark.parametrize("options", [{}, {"max_grad_norm": 1.0, "on_nonfinite": "skip"}])
+def test_a_device_makes_such_steps_in_the_bits_of_numpy(options: dict[str, Any]) -> None:
+    ends = []
+    with installed(FakeCupy()) as cupy:
+        for xp in (np, cupy):
+            params = {name: xp.asarray(value) for name, value in make(np.float32).items()}
+            opt = fastopt.AdamW(params, lambda t: 10.0 ** (-12 * t), weight_decay=0.1, **options)
+            for step in range(6):
+                grads = make(np.float32)
+                opt.step({name: xp.asarray(grad * step) for name, grad in grads.items()})
+            ends.append([np.asarray(p if xp is np else p.get()) for p in params.values()])
+    for one, other in zip(*ends, strict=True):
+        np.testing.assert_array_equal(one, other)

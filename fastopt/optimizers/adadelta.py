@@ -47,6 +47,8 @@ class Adadelta(Optimizer):
 
     _checks = {"rho": FRACTION, "eps": POSITIVE}
 
+    _lr_scalars = ("lr",)
+
     def __init__(
         self,
         params: Any,

@@ -51,6 +51,8 @@ class Adagrad(Optimizer):
         "eps": EPS,
     }
 
+    _lr_scalars = ("step_size",)
+
     def __init__(
         self,
         params: Any,

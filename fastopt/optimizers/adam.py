@@ -64,6 +64,8 @@ class Adam(Optimizer):
         "bias_correction": Flag(),
     }
 
+    _lr_scalars = ("step_size",)
+
     def __init__(
         self,
         params: Any,

@@ -51,6 +51,8 @@ class Momentum(Optimizer):
 
     _checks = {"beta": Schedulable(FRACTION), "bias_correction": Flag()}
 
+    _lr_scalars = ("step_size",)
+
     def __init__(
         self,
         params: Any,

@@ -82,6 +82,8 @@ class RMSprop(Optimizer):
         "bias_correction": Flag(),
     }
 
+    _lr_scalars = ("step_size", "lr")
+
     def __init__(
         self,
         params: Any,

@@ -57,6 +57,8 @@ class SGD(Optimizer):
         "nesterov": Flag(),
     }
 
+    _lr_scalars = ("lr",)
+
     def __init__(
         self,
         params: Any,
