@@ -28,9 +28,9 @@ import storage
 from targets import targets
 from traffic import BYTES_PER_PARAMETER
 
-from fastopt.bench import SIZES
-from fastopt.cli import machine
-from fastopt.turns import FULL, QUICK, Effort
+from fastopt.cli.bench import SIZES
+from fastopt.cli.main import machine
+from fastopt.cli.timing import FULL, QUICK, Effort
 
 QUICK_SIZES = ((1, 10), (10, 10), (1, 100), (10, 1_000), (200, 1_000), (1, 100_000))
 LARGE_SIZE = (1, 100_000_000)

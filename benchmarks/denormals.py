@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from contenders import Classes, Contender
 
-from fastopt.turns import Effort, Turn, take_turns
+from fastopt.cli.timing import Effort, Turn, take_turns
 
 EARLY, LATE = 50, 1100
 BRIEFLY = Effort(0.024, rounds=12)

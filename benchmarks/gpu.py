@@ -31,8 +31,8 @@ from contenders import Classes
 from gpu_targets import targets
 
 import fastopt
-from fastopt.cli import machine
-from fastopt.turns import FULL, QUICK, Effort
+from fastopt.cli.main import machine
+from fastopt.cli.timing import FULL, QUICK, Effort
 
 LARGE, QUICK_LARGE = 256_000_000, 16_000_000
 MANY = ((10, 10_000), (300, 10_000), (1_000, 10_000))

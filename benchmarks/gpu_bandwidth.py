@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gpu_contenders import cupy
 
-from fastopt.turns import Turn
+from fastopt.cli.timing import Turn
 
 COPY, TRAFFIC = "copy", "same traffic"
 BYTES_PER_ELEMENT = {COPY: 8, TRAFFIC: 28}

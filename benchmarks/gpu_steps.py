@@ -16,7 +16,7 @@ from contenders import Array, Classes, Contender
 from gpu_contenders import cupy
 from steps import check_moved
 
-from fastopt.turns import Effort, Turn
+from fastopt.cli.timing import Effort, Turn
 
 PIECE = 1 << 20
 """Elements that are drawn at random; longer arrays repeat them."""

@@ -15,7 +15,7 @@ from typing import Any
 
 from gpu_contenders import cupy, wait
 
-from fastopt.turns import Effort, Step, Times, Turn, take_turns
+from fastopt.cli.timing import Effort, Step, Times, Turn, take_turns
 
 BLOCK = 0.02
 """Seconds of steps between two events: far above the events' own half microsecond."""

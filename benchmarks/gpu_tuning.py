@@ -14,8 +14,9 @@ import gpu_timing
 from gpu_contenders import cupy
 
 import fastopt
-from fastopt.backends import cupy_launch, cupy_source
-from fastopt.turns import Effort, Turn
+from fastopt.backends.cupy import launch
+from fastopt.backends.cupy import source as cupy_source
+from fastopt.cli.timing import Effort, Turn
 
 PACKS = (4, 8)
 THREADS = (128, 256, 512)
@@ -34,7 +35,7 @@ class Shape:
     def set(self) -> None:
         """Give the kernels that are built and launched from now on this shape."""
         # The launcher has a name of its own for the number.
-        cupy_source.THREADS = cupy_launch.THREADS = self.threads
+        cupy_source.THREADS = cupy_source.THREADS = self.threads
         cupy_source.pack = lambda *about: self.pack
 
 
@@ -58,7 +59,7 @@ def _row(arrays: int, elements: int, effort: Effort) -> dict[str, Any]:
 
 def _turn(shape: Shape, arrays: int, elements: int) -> Turn:
     """Return Adam's steps with kernels of a shape, which it compiles for itself."""
-    _backend()._KERNELS = cupy_launch.Kernels(cupy())
+    _backend()._KERNELS = launch.Kernels(cupy())
     shape.set()
     params = [cupy().ones(elements, "f4") for _ in range(arrays)]
     grads = [cupy().ones(elements, "f4") for _ in range(arrays)]
@@ -67,7 +68,7 @@ def _turn(shape: Shape, arrays: int, elements: int) -> Turn:
 
 
 def _backend() -> Any:
-    return importlib.import_module("fastopt.backends.cupy_backend")
+    return importlib.import_module("fastopt.backends.cupy.backend")
 
 
 @contextmanager
@@ -75,7 +76,7 @@ def _restored() -> Iterator[None]:
     """Put everything back in the end."""
     changed: Mapping[Any, tuple[str, ...]] = {
         cupy_source: ("THREADS", "pack"),
-        cupy_launch: ("THREADS",),
+        launch: ("THREADS",),
         _backend(): ("_KERNELS",),
     }
     before = {module: {n: getattr(module, n) for n in names} for module, names in changed.items()}

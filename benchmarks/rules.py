@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 import fastopt
-from fastopt.optimizer import Optimizer
-from fastopt.turns import Effort, Turn, take_turns
+from fastopt.cli.timing import Effort, Turn, take_turns
+from fastopt.optimizers.base import Optimizer
 
 NOT_ELEMENTWISE = {"LAMB", "LARS", "Adafactor", "Muon"}
 VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (

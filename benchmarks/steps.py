@@ -13,7 +13,7 @@ import traffic
 from checks import away_from_zero, end, wrong_steps
 from contenders import LR, Array, Classes, Contender
 
-from fastopt.turns import Effort, Turn, take_turns
+from fastopt.cli.timing import Effort, Turn, take_turns
 
 TRAFFIC = "same traffic"
 TRAFFIC_FROM = 4_000_000

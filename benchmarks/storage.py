@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from contenders import Classes, FastoptNumba, TorchFused
 
-from fastopt.turns import Effort, Turn, take_turns
+from fastopt.cli.timing import Effort, Turn, take_turns
 
 SIZES = (1_000_000, 20_000_000)
 

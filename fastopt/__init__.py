@@ -3,38 +3,39 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from fastopt.backends import array_namespace, available_backends, set_backend, use_backend
-from fastopt.backends.threads import set_num_threads
+from fastopt.backends import (
+    array_namespace,
+    available_backends,
+    set_backend,
+    set_num_threads,
+    use_backend,
+)
+from fastopt.checkpoint.state_dict import LoadReport
+from fastopt.core.param_groups import groups
 from fastopt.errors import (
     BackendMismatchError,
     BackendUnavailableError,
     CheckpointError,
     FastoptError,
 )
-from fastopt.load_report import LoadReport
-from fastopt.optimizer import Optimizer
-from fastopt.optimizers.adadelta import Adadelta
-from fastopt.optimizers.adagrad import Adagrad
-from fastopt.optimizers.adam import Adam
-from fastopt.optimizers.adamw import AdamW
-from fastopt.optimizers.momentum import Momentum
+from fastopt.optimizers.adagrad import Adadelta, Adagrad
+from fastopt.optimizers.adam import Adam, AdamW
+from fastopt.optimizers.base import Optimizer
 from fastopt.optimizers.rmsprop import RMSprop
-from fastopt.optimizers.sgd import SGD
-from fastopt.patterns import groups
+from fastopt.optimizers.sgd import SGD, Momentum
 from fastopt.version import __version__
 
 if TYPE_CHECKING:
     from fastopt import interop, schedules
-    from fastopt.accumulator import Accumulator
-    from fastopt.clipping import clip_grad_norm_, clip_grad_value_, global_norm
-    from fastopt.ema import EMA
-    from fastopt.lookahead import Lookahead
-    from fastopt.loss_scaler import LossScaler
+    from fastopt.core.norms import clip_grad_norm_, clip_grad_value_, global_norm
+    from fastopt.wrappers.accumulator import Accumulator
+    from fastopt.wrappers.averaging import EMA, Lookahead
+    from fastopt.wrappers.loss_scaler import LossScaler
 
 _ON_FIRST_USE = {
-    **dict.fromkeys(["clip_grad_norm_", "clip_grad_value_", "global_norm"], "clipping"),
-    **{"Accumulator": "accumulator", "EMA": "ema"},
-    **{"Lookahead": "lookahead", "LossScaler": "loss_scaler"},
+    **dict.fromkeys(["clip_grad_norm_", "clip_grad_value_", "global_norm"], "core.norms"),
+    **{"Accumulator": "wrappers.accumulator", "EMA": "wrappers.averaging"},
+    **{"Lookahead": "wrappers.averaging", "LossScaler": "wrappers.loss_scaler"},
 }
 """What is around a step, by the modules that hold it: not every program needs it."""
 

@@ -1,6 +1,6 @@
 """``python -m fastopt``."""
 
-from fastopt.cli import main
+from fastopt.cli.main import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fastopt.arrays import Array
+from fastopt.core.arrays import Array
 
 FOLDER = Path(__file__).parent / "golden" / "around"
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fastopt.arrays import Array
+from fastopt.core.arrays import Array
 
 SPECIAL = (0.0, -0.0, 1e30, -1e30, 1e-12, -1e-12, np.inf, -np.inf, np.nan)
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 import fastopt
-from fastopt import state
-from fastopt.container import FORMAT
+from fastopt import version
+from fastopt.checkpoint.file import FORMAT
 
 FOLDER = Path(__file__).parent / "data"
 
@@ -40,7 +40,7 @@ def trees(make: Callable[..., Any]) -> tuple[dict[str, Any], list[Any]]:
 def main() -> None:
     """Train four steps, in one of which some gradients are missing, and save."""
     # What comes before the release is then, to those who read it, of another version.
-    state.__version__ = f"{fastopt.__version__}.dev0"
+    version.__version__ = f"{fastopt.__version__}.dev0"
     rng = np.random.default_rng(0)
 
     def draw(shape: Any, dtype: Any) -> Any:

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 import fastopt
-from fastopt.arrays import Array
-from fastopt.optimizer import Optimizer
+from fastopt.core.arrays import Array
+from fastopt.optimizers.base import Optimizer
 
 FOLDER = Path(__file__).parent / "golden"
 HALF, STEPS = 10, 20

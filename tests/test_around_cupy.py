@@ -17,7 +17,7 @@ from cuda.fake_cupy import FakeCupy
 from cuda.runs import installed
 
 import fastopt
-from fastopt.arrays import Array
+from fastopt.core.arrays import Array
 from fastopt.errors import BackendMismatchError
 
 pytestmark = pytest.mark.skipif(

@@ -22,8 +22,8 @@ import pytest
 from variants import CPU_BACKENDS, HAS_NUMBA, VARIANT_OF, VARIANTS, Variant
 
 import fastopt
-from fastopt import arrays
-from fastopt.arrays import Array
+from fastopt.core import arrays
+from fastopt.core.arrays import Array
 from fastopt.errors import BackendMismatchError
 
 each_backend = pytest.mark.parametrize("backend", CPU_BACKENDS)
@@ -676,7 +676,7 @@ def test_a16_addresses_and_lengths_are_counted_beyond_two_to_the_31() -> None:
 
 @pytest.mark.skipif(not HAS_NUMBA, reason="numba is not installed")
 def test_a16_chunks_cover_more_than_two_to_the_31_elements_once() -> None:
-    module: Any = importlib.import_module("fastopt.backends.numba_driver")
+    module: Any = importlib.import_module("fastopt.backends.numba.backend")
     lengths = np.array([3, 2**31 + 7, 0, 5], np.intp)
     leaf, start, count = module._chunks(lengths, module.CHUNK)
     ends = start + count

@@ -16,9 +16,9 @@ import pytest
 from variants import CPU_BACKENDS, HAS_NUMBA
 
 import fastopt
-from fastopt import bandwidth, bench, cli
-from fastopt import turns as timing
-from fastopt.turns import QUICK, Effort, Turn, take_turns
+from fastopt.cli import bench, timing
+from fastopt.cli import main as cli
+from fastopt.cli.timing import QUICK, Effort, Turn, take_turns
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 MODULES = [path.stem for path in BENCHMARKS.glob("*.py")]
@@ -91,7 +91,7 @@ def test_tables_are_aligned() -> None:
 def test_the_bare_traffic_touches_all_that_adam_does(backend: str) -> None:
     params = [np.full(5, 2.0, np.float32), np.full((100, 700), 2.0, np.float32)]
     grads = [np.full_like(param, 0.5) for param in params]
-    opt = bandwidth.Traffic(params, lr=1.0, backend=backend)
+    opt = bench.Traffic(params, lr=1.0, backend=backend)
     for _ in range(3):
         opt.step(grads)
     assert all((param == 0.5).all() for param in params)
@@ -102,9 +102,9 @@ def test_the_bare_traffic_touches_all_that_adam_does(backend: str) -> None:
 
 def test_the_bare_traffic_is_as_many_arrays_as_adams() -> None:
     adam = fastopt.Adam([np.ones(1)]).state_dict()["state"]["0"]
-    bare = bandwidth.Traffic([np.ones(1)]).state_dict()["state"]["0"]
+    bare = bench.Traffic([np.ones(1)]).state_dict()["state"]["0"]
     assert bare.keys() == adam.keys() == {"step", "m", "v"}
-    assert 3 + 2 * len(bandwidth.RULE.state) == bandwidth.ADAM_ARRAYS_MOVED
+    assert 3 + 2 * len(bench.RULE.state) == bench.ADAM_ARRAYS_MOVED
 
 
 # Taking turns -----------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 from variants import CPU_BACKENDS, VARIANT_OF, VARIANTS, Variant
 
 import fastopt
-from fastopt.arrays import Array
+from fastopt.core.arrays import Array
 
 SHAPES = {"a": (300,), "b": (40, 30), "c": (), "d": (0, 2)}
 DTYPES = [np.float32, np.float64, np.float16, ml_dtypes.bfloat16]

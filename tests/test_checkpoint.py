@@ -29,11 +29,12 @@ from test_state_dict import make_grads, make_params
 from variants import CPU_BACKENDS, VARIANTS, Variant, script
 
 import fastopt
-from fastopt import LoadReport, container
-from fastopt.arrays import Array
+from fastopt import LoadReport
+from fastopt.checkpoint import file as checkpoint_file
+from fastopt.checkpoint.file import Encoder, decode
+from fastopt.core.arrays import Array
 from fastopt.errors import CheckpointError
-from fastopt.optimizer import Optimizer
-from fastopt.plain_tree import Encoder, decode
+from fastopt.optimizers.base import Optimizer
 
 each_backend = pytest.mark.parametrize("backend", CPU_BACKENDS)
 each_variant = pytest.mark.parametrize("variant", VARIANTS, ids=str)
@@ -398,7 +399,7 @@ def test_names_may_be_of_any_text(tmp_path: Path) -> None:
 def test_a_header_that_no_file_can_hold_is_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(container, "LONGEST_HEADER", 3000)
+    monkeypatch.setattr(checkpoint_file, "LONGEST_HEADER", 3000)
     opt = fastopt.SGD(np.ones(1))
     opt.save(tmp_path / "a")
     before = (tmp_path / "a").read_bytes()

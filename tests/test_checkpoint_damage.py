@@ -16,9 +16,9 @@ from make_checkpoint import described, trees
 from safetensors.numpy import save, save_file
 
 import fastopt
-from fastopt.container import FORMAT
+from fastopt.checkpoint.file import FORMAT
 from fastopt.errors import CheckpointError
-from fastopt.optimizer import Optimizer
+from fastopt.optimizers.base import Optimizer
 
 Json = dict[str, Any]
 

@@ -19,9 +19,9 @@ from test_step_is_atomic import interrupted, whole_traces
 from variants import script
 
 import fastopt
-from fastopt import atomic_file
+from fastopt.checkpoint import file
 from fastopt.errors import CheckpointError
-from fastopt.optimizer import Optimizer
+from fastopt.optimizers.base import Optimizer
 
 
 def made(value: float, size: int = 3) -> Optimizer:
@@ -412,14 +412,14 @@ def test_what_dead_processes_left_is_removed_and_nothing_else(path: Path) -> Non
 def test_the_temporary_file_of_another_thread_is_left_alone(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compare = atomic_file._compare
+    compare = file._compare
 
     def interleaved(temporary: Path, content: bytes) -> None:
-        monkeypatch.setattr(atomic_file, "_compare", compare)
+        monkeypatch.setattr(file, "_compare", compare)
         made(2.0).save(path)
         compare(temporary, content)
 
-    monkeypatch.setattr(atomic_file, "_compare", interleaved)
+    monkeypatch.setattr(file, "_compare", interleaved)
     made(3.0).save(path)
     assert (value_in(path), value_in(previous(path))) == (3.0, 2.0)
 

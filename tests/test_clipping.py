@@ -10,7 +10,7 @@ import pytest
 from variants import CPU_BACKENDS, VARIANTS, Variant
 
 import fastopt
-from fastopt.arrays import Array
+from fastopt.core.arrays import Array
 
 SIZES = [(1,), (63,), (64, 1), (65,), (4095,), (4096,), (4097, 3), (7, 70_000, 0, 5), (300_000,)]
 

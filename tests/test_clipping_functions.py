@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from variants import CPU_BACKENDS
 
 import fastopt
-from fastopt.arrays import Array
+from fastopt.core.arrays import Array
 
 VECTORS = Path(__file__).parent / "golden" / "around" / "clipping.npz"
 fixed = settings(max_examples=40, deadline=None, derandomize=True)

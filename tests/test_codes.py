@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastopt import codes, random_bits
-from fastopt.arrays import Array
-from fastopt.backends.numpy_storage import Draws
+from fastopt.backends.numpy.backend import Draws
+from fastopt.core import quantization
+from fastopt.core.arrays import Array
 
 DRAWS = np.array([0, 1, 0x7FFF, 0x8000, 0xFFFF], np.uint32)
 ALL_DRAWS = np.arange(2**16, dtype=np.uint32)
@@ -30,7 +30,7 @@ def bits(values: Array) -> Array:
 
 
 def narrow(dtype: Any) -> Callable[[Array, Array], Array]:
-    return codes.to_bfloat16 if dtype == BFLOAT16 else codes.to_float16
+    return quantization.to_bfloat16 if dtype == BFLOAT16 else quantization.to_float16
 
 
 def grid_values(signed: bool) -> Array:
@@ -50,9 +50,9 @@ def test_what_an_8_bit_code_stands_for_is_kept_whatever_the_draw(signed: bool, s
     values = grid_values(signed) * np.float32(scale)
     assert values.size == 256
     for draw in DRAWS_OF_INT8:
-        code, scales = codes.to_int8(values, np.full(256, draw), signed)
+        code, scales = quantization.to_int8(values, np.full(256, draw), signed)
         assert scales.tolist() == [scale]
-        assert np.array_equal(bits(codes.from_int8(code, scales, signed)), bits(values))
+        assert np.array_equal(bits(quantization.from_int8(code, scales, signed)), bits(values))
     assert len(set(code.tolist())) == 256
 
 
@@ -70,7 +70,7 @@ def test_what_16_bits_can_hold_is_kept_whatever_the_draw(dtype: Any) -> None:
 def test_bfloat16_is_read_as_its_own_library_reads_it() -> None:
     every = np.arange(2**16, dtype=np.uint16)
     right = every.view(BFLOAT16).astype(np.float32)
-    got = codes.from_bfloat16(every)
+    got = quantization.from_bfloat16(every)
     assert np.array_equal(got, right, equal_nan=True)
 
 
@@ -102,12 +102,12 @@ def test_8_bits_are_a_neighbour_and_in_the_mean_the_number(signed: bool, exponen
     rng = np.random.default_rng(exponent + 50)
     for size in np.ldexp(rng.uniform(1, 1.9375, 3), exponent).astype(np.float32):
         value = -size if signed else size
-        blocks = np.full((2**19 // 255 + 1, codes.BLOCK), value)
+        blocks = np.full((2**19 // 255 + 1, quantization.BLOCK), value)
         blocks[:, 0] = 1.5  # it gives the scale, 1
         draws = np.zeros(blocks.shape, np.uint32)
         draws[:, 1:] = np.resize(ALL_OF_INT8, (len(blocks), 255))
-        code, scales = codes.to_int8(blocks.reshape(-1), draws.reshape(-1), signed)
-        whole = codes.from_int8(code, scales, signed).reshape(blocks.shape)
+        code, scales = quantization.to_int8(blocks.reshape(-1), draws.reshape(-1), signed)
+        whole = quantization.from_int8(code, scales, signed).reshape(blocks.shape)
         drawn = whole[:, 1:].reshape(-1)[: 2**19].astype(float)
         place = int(np.searchsorted(grid, float(value)))
         below, above = grid[place - 1], grid[place]
@@ -131,8 +131,8 @@ def test_a_block_is_nowhere_further_off_than_its_grid(
     values = values.astype(np.float32) * (rng.choice([-1, 1], 512) if signed else 1)
     values = values.astype(np.float32)
     draws = rng.integers(0, 2**19, 512, dtype=np.uint32)
-    code, scales = codes.to_int8(values, draws, signed)
-    got = codes.from_int8(code, scales, signed).astype(float).reshape(2, -1)
+    code, scales = quantization.to_int8(values, draws, signed)
+    got = quantization.from_int8(code, scales, signed).astype(float).reshape(2, -1)
     sizes = np.abs(values.astype(float)).reshape(2, -1)
     largest = sizes.max(axis=1)
     assert (np.log2(scales.astype(float)) % 1 == 0).all()
@@ -148,30 +148,36 @@ def test_a_block_is_nowhere_further_off_than_its_grid(
 @each_sign
 @pytest.mark.parametrize("bad", [np.nan, -np.nan, np.inf, -np.inf])
 def test_what_is_not_finite_makes_its_own_block_nan_and_no_other(signed: bool, bad: float) -> None:
-    values = np.ones(3 * codes.BLOCK, np.float32)
-    values[codes.BLOCK + 7] = bad
-    code, scales = codes.to_int8(values, 0, signed)
-    got = codes.from_int8(code, scales, signed).reshape(3, -1)
+    values = np.ones(3 * quantization.BLOCK, np.float32)
+    values[quantization.BLOCK + 7] = bad
+    code, scales = quantization.to_int8(values, 0, signed)
+    got = quantization.from_int8(code, scales, signed).reshape(3, -1)
     assert np.isnan(got[1]).all()
     assert (got[[0, 2]] == 1).all()
 
 
 @each_sign
 def test_zeros_stay_zeros_and_what_is_too_large_is_as_infinity(signed: bool) -> None:
-    code, scales = codes.to_int8(np.zeros(256, np.float32), codes.HALF_OF_INT8, signed)
+    code, scales = quantization.to_int8(
+        np.zeros(256, np.float32), quantization.HALF_OF_INT8, signed
+    )
     assert not code.any()
     assert not scales.any()
     top = np.float32(1.9375 * 2.0**126)
     for draw in DRAWS_OF_INT8:
         most, more = (
-            codes.from_int8(*codes.to_int8(np.full(256, size), np.full(256, draw), signed), signed)
+            quantization.from_int8(
+                *quantization.to_int8(np.full(256, size), np.full(256, draw), signed), signed
+            )
             for size in (top, np.nextafter(top, np.float32(np.inf)))
         )
         assert (most == top).all()
         assert np.isnan(more).all()
     for value, kept in [(2.0**-126, True), (1e-45, False)]:  # denormal numbers are 0 on a GPU
         tiny = np.full(256, value, np.float32)
-        got = codes.from_int8(*codes.to_int8(tiny, np.full(256, np.uint32(0)), signed), signed)
+        got = quantization.from_int8(
+            *quantization.to_int8(tiny, np.full(256, np.uint32(0)), signed), signed
+        )
         assert (got > 0).all() if kept and not signed else (got == 0).all()
 
 
@@ -187,7 +193,7 @@ def test_16_bits_keep_what_is_not_finite(dtype: Any) -> None:
 
 def test_float16_overflows_by_chance_between_its_largest_number_and_65536() -> None:
     for value, infinite in [(65504.0, 0), (65520.0, 2**15), (65536.0, 2**16), (1e30, 2**16)]:
-        got = codes.to_float16(np.full(2**16, value, np.float32), ALL_DRAWS).view(np.float16)
+        got = quantization.to_float16(np.full(2**16, value, np.float32), ALL_DRAWS).view(np.float16)
         assert int(np.isinf(got).sum()) == infinite
 
 
@@ -196,8 +202,8 @@ def test_float16_overflows_by_chance_between_its_largest_number_and_65536() -> N
 
 def test_mixed_arrays_are_mixed_numbers_and_all_differ() -> None:
     some = np.concatenate([np.arange(5000), [0x12345678, 0xFFFFFFFF]]).astype(np.uint32)
-    expected = [random_bits.mix(int(number)) for number in some]
-    random_bits.mix_in_place(some)
+    expected = [quantization.mix(int(number)) for number in some]
+    quantization.mix_in_place(some)
     assert some.tolist() == expected
     assert len(set(expected)) == some.size
 
@@ -205,18 +211,18 @@ def test_mixed_arrays_are_mixed_numbers_and_all_differ() -> None:
 def test_keys_and_streams_differ_by_seed_step_and_name() -> None:
     seeds = [0, 1, 2, 2**31, 2**32, 2**32 + 1, 2**64 - 1]
     steps = [1, 2, 3, 2**31, 2**32, 2**32 + 1, 2**33 + 1, 2**62]
-    keys = [random_bits.key(seed, t) for seed in seeds for t in steps]
+    keys = [quantization.key(seed, t) for seed in seeds for t in steps]
     assert len(set(keys)) == len(keys)
     names = ["W", "b", "0.W", "0", "1", "é", "\ud800", ""]
-    assert len({random_bits.stream(name) for name in names}) == len(names)
-    assert random_bits.stream("123456789") == 0xCBF43926  # the CRC's own check value
+    assert len({quantization.stream(name) for name in names}) == len(names)
+    assert quantization.stream("123456789") == 0xCBF43926  # the CRC's own check value
 
 
 COUNT = 100_000
 
 
 def uniforms(seed: int, t: int, slot: int, size: int = 16, first: int = 0) -> Array:
-    key = random_bits.key(seed, t)
+    key = quantization.key(seed, t)
     drawn = Draws([(first, COUNT)], float(key >> 16), float(key & 0xFFFF)).of(slot, size)
     assert drawn.max() < 2**size
     return (drawn + 0.5) / 2**size
@@ -227,7 +233,7 @@ def correlation(one: Array, two: Array) -> float:
     return float(np.mean((one - 0.5) * (two - 0.5)) * 12 * np.sqrt(one.size))
 
 
-@pytest.mark.parametrize("size", [16, codes.CUT_OFF])
+@pytest.mark.parametrize("size", [16, quantization.CUT_OFF])
 @pytest.mark.parametrize("seed", [0, 1, 2**63])
 def test_draws_are_uniform_and_independent_of_each_other(seed: int, size: int) -> None:
     base = uniforms(seed, 1, 0, size)

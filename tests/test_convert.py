@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from variants import CPU_BACKENDS, VARIANT_OF, VARIANTS, Variant
 
 import fastopt
-from fastopt.arrays import Array
+from fastopt.core.arrays import Array
+from fastopt.core.quantization import rounded
 from fastopt.errors import CheckpointError
-from fastopt.rounding import rounded
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 REAL = [np.dtype(name) for name in ("float32", "float64", "float16")] + [BFLOAT16]

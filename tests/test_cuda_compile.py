@@ -17,13 +17,8 @@ import pytest
 from cuda import nvrtc
 
 import fastopt_kernels
-from fastopt.backends import (
-    cupy_control_source,
-    cupy_norm_source,
-    cupy_scale_source,
-    cupy_source,
-)
-from fastopt.formats import Format
+from fastopt.backends.cupy import source as cupy_source
+from fastopt.core.dtypes import Format
 from fastopt_kernels import Rule
 
 if reason := nvrtc.reason_to_skip():
@@ -119,10 +114,10 @@ def test_no_gpu_needs_the_stack(name: str, format: Format) -> None:
 def test_the_sum_of_squares_is_plain_arithmetic_in_double(dtype: np.dtype[Any]) -> None:
     cupy = importlib.import_module("cupy")
     for text in (
-        cupy_norm_source.squares(dtype, True),
-        *(cupy_norm_source.squares_to_decide(dtype, True, wide) for wide in (False, True)),
-        cupy_norm_source.halves(),
-        cupy_control_source.decide(),
+        cupy_source.squares(dtype, True),
+        *(cupy_source.squares_to_decide(dtype, True, wide) for wide in (False, True)),
+        cupy_source.halves(),
+        cupy_source.decide(),
     ):
         kernel = cupy.ElementwiseKernel(**text)
         _, _, body = nvrtc.ptx(kernel, 90).partition(".entry")
@@ -132,7 +127,7 @@ def test_the_sum_of_squares_is_plain_arithmetic_in_double(dtype: np.dtype[Any]) 
 
 
 def test_the_scale_of_a_loss_is_plain_arithmetic_in_double() -> None:
-    kernel = importlib.import_module("cupy").ElementwiseKernel(**cupy_scale_source.rescale())
+    kernel = importlib.import_module("cupy").ElementwiseKernel(**cupy_source.rescale())
     for architecture in (75, 90, 120):
         _, _, body = nvrtc.ptx(kernel, architecture).partition(".entry")
         assert not [word for word in NEVER if word in body]

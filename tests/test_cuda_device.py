@@ -36,8 +36,8 @@ from test_cuda_storage import LONG, MORE, WAYS
 from variants import VARIANT_OF, VARIANTS, Variant
 
 import fastopt
-from fastopt.backends.cupy_launch import Kernels
-from fastopt.norms import PIECE
+from fastopt.backends.cupy.launch import Kernels
+from fastopt.core.norms import PIECE
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "cuda_graph.py"
 ALL = [*DENSE, *ODD]
@@ -129,7 +129,7 @@ def test_addresses_in_an_array_serve_as_well(
     """As with a CuPy before 14.1, whose kernels take no addresses by value."""
     kernels = Kernels(xp)
     vars(kernels)["by_value"] = False
-    backend = importlib.import_module("fastopt.backends.cupy_backend")
+    backend = importlib.import_module("fastopt.backends.cupy.backend")
     monkeypatch.setattr(backend, "_KERNELS", kernels)
     assert difference_of(VARIANT_OF[name], xp, np.float32, missing=True, grad_scale=0.5) == {}
 

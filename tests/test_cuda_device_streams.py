@@ -18,7 +18,7 @@ from cuda.runs import differences, on_host, some_values
 from variants import VARIANT_OF
 
 import fastopt
-from fastopt.arrays import Array
+from fastopt.core.arrays import Array
 
 SIZE = 100_003
 STEPS = 6

@@ -20,8 +20,8 @@ from cuda.training import Training, replayed, train
 from variants import CPU_BACKENDS, VARIANT_OF, VARIANTS, Variant
 
 import fastopt
-from fastopt import device_tables
-from fastopt.arrays import address
+from fastopt.core.arrays import address
+from fastopt.engine import tables
 
 pytestmark = pytest.mark.skipif(
     shutil.which("g++") is None, reason="needs g++, which runs the CUDA text on the CPU"
@@ -34,7 +34,7 @@ FEW = ((5,), (70, 3))
 
 @pytest.fixture
 def cupy(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCupy]:
-    monkeypatch.setattr(device_tables, "CAPTURED", 64)  # a long table takes a while to work out
+    monkeypatch.setattr(tables, "CAPTURED", 64)  # a long table takes a while to work out
     with installed(FakeCupy()) as module:
         yield module
 
@@ -255,7 +255,7 @@ def test_constant_scalars_serve_for_ever(cupy: FakeCupy, variant: Variant) -> No
 
 
 def test_adams_scalars_become_constant(cupy: FakeCupy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device_tables, "CAPTURED", 4096)
+    monkeypatch.setattr(tables, "CAPTURED", 4096)
     variant = Variant("short", fastopt.Adam, {"betas": (0.5, 0.9)})
     training = Training(600, ((3,),))
     assert differences(train(training, variant, np), replayed(training, variant, cupy)) == {}

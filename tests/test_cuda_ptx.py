@@ -32,16 +32,11 @@ from cuda.training import Training, replayed, train
 from test_cuda_storage import LONG, WAYS
 from variants import VARIANT_OF, VARIANTS, Variant
 
-from fastopt import device_tables
-from fastopt.backends import (
-    cupy_control_source,
-    cupy_norm_source,
-    cupy_scale_source,
-    cupy_source,
-)
+from fastopt.backends.cupy import source as cupy_source
+from fastopt.core.dtypes import Format
+from fastopt.core.norms import PIECE
+from fastopt.engine import tables
 from fastopt.errors import BackendUnavailableError
-from fastopt.formats import Format
-from fastopt.norms import PIECE
 
 if reason := nvrtc.reason_to_skip():
     pytest.skip(reason, allow_module_level=True)
@@ -54,15 +49,15 @@ ARCHITECTURE = 90
 def ptx_of(name: str, format: Format, changes: tuple[tuple[str, str], ...] = ()) -> str:
     """Return the PTX of a kernel, after changes of its text."""
     others: dict[str, Callable[[], dict[str, Any]]] = {
-        "fastopt_squares": lambda: cupy_norm_source.squares(format.given, by_value=True),
+        "fastopt_squares": lambda: cupy_source.squares(format.given, by_value=True),
         **{
             text()["name"]: text
             for wide in (False, True)
-            for text in [partial(cupy_norm_source.squares_to_decide, format.given, True, wide)]
+            for text in [partial(cupy_source.squares_to_decide, format.given, True, wide)]
         },
-        "fastopt_halves": cupy_norm_source.halves,
-        "fastopt_decide": cupy_control_source.decide,
-        "fastopt_rescale": cupy_scale_source.rescale,
+        "fastopt_halves": cupy_source.halves,
+        "fastopt_decide": cupy_source.decide,
+        "fastopt_rescale": cupy_source.rescale,
     }
     if name in others:
         text = others[name]()
@@ -219,7 +214,7 @@ def test_replays_of_a_captured_step_are_steps(cupy: PtxCupy) -> None:
     training = Training(20, ((5,), (70, 3)), bad=(4,))
     options = {"max_grad_norm": 1.0, "on_nonfinite": "skip", "lr": lambda t: 0.1 / (1 + t)}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(device_tables, "CAPTURED", 64)
+        patch.setattr(tables, "CAPTURED", 64)
         ends = [
             train(training, VARIANT_OF["adam"], np, **options),
             replayed(training, VARIANT_OF["adam"], cupy, **options),
@@ -240,7 +235,7 @@ def test_a_scale_follows_as_it_does_on_numpy(cupy: PtxCupy, dtype: Any) -> None:
 def test_a_scale_follows_in_replays(cupy: PtxCupy) -> None:
     training = Training(20, ((5,), (70, 3)), bad=(1, 6, 7, 12))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(device_tables, "CAPTURED", 64)
+        patch.setattr(tables, "CAPTURED", 64)
         ends = [
             scaled(training, VARIANT_OF["adam"], np),
             scaled_replays(training, VARIANT_OF["adam"], cupy),

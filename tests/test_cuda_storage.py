@@ -30,7 +30,7 @@ from cuda.training import Training, replayed, train
 from variants import VARIANT_OF, VARIANTS, Variant
 
 import fastopt
-from fastopt import device_tables
+from fastopt.engine import tables
 
 pytestmark = pytest.mark.skipif(
     shutil.which("g++") is None, reason="needs g++, which runs the CUDA text on the CPU"
@@ -102,7 +102,7 @@ def test_steps_that_the_device_decides_on_draw_the_same(cupy: FakeCupy, way: str
 def test_replays_of_a_captured_step_draw_anew(
     cupy: FakeCupy, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(device_tables, "CAPTURED", 64)
+    monkeypatch.setattr(tables, "CAPTURED", 64)
     dtype, options = WAYS[way]
     training = Training(20, ((5,), (4099,)), [dtype], bad=(4,))
     more = {"max_grad_norm": 1.0, "on_nonfinite": "skip", "seed": SEED, **options}

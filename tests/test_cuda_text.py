@@ -39,8 +39,8 @@ from variants import VARIANT_OF, VARIANTS, Variant
 
 import fastopt
 import fastopt_kernels
-from fastopt.norms import PIECE
-from fastopt.parameters import Parameter
+from fastopt.core.buckets import Parameter
+from fastopt.core.norms import PIECE
 
 each_variant = pytest.mark.parametrize("variant", VARIANTS, ids=str)
 each_dtype = pytest.mark.parametrize("dtype", DTYPES)

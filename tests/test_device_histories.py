@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from variants import VARIANT_OF, Variant
 
-from fastopt import device_tables
-from fastopt.optimizer import Optimizer
+from fastopt.engine import tables
+from fastopt.optimizers.base import Optimizer
 
 pytestmark = pytest.mark.skipif(
     shutil.which("g++") is None, reason="needs g++, which runs the CUDA text on the CPU"
@@ -106,7 +106,7 @@ def test_a_history_on_the_device_ends_as_with_numpy(
 ) -> None:
     with pytest.MonkeyPatch.context() as patch, installed(FakeCupy()) as cupy:
         patch.setattr(fake_cupy.Event, "late", late)
-        patch.setattr(device_tables, "MOST", most)
-        patch.setattr(device_tables, "CAPTURED", 2 * most)
+        patch.setattr(tables, "MOST", most)
+        patch.setattr(tables, "CAPTURED", 2 * most)
         ends = [lived(history, VARIANT_OF[variant], xp, dtypes, capturable) for xp in (np, cupy)]
     assert differences(*ends) == {}

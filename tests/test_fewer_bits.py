@@ -10,7 +10,7 @@ import pytest
 from variants import CPU_BACKENDS, VARIANTS, Variant
 
 import fastopt
-from fastopt.arrays import Array
+from fastopt.core.arrays import Array
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 HALVES = [np.dtype(np.float16), BFLOAT16]

@@ -26,7 +26,7 @@ from test_golden import VECTORS, Vector, run
 from variants import CPU_BACKENDS
 
 import fastopt
-from fastopt.arrays import Array
+from fastopt.core.arrays import Array
 
 ROUNDED = {np.dtype(np.float16): 2.0**-11, np.dtype(ml_dtypes.bfloat16): 2.0**-8}
 """By how much a parameter is off that is rounded to nearest, relative to itself."""

@@ -13,16 +13,16 @@ import test_fewer_bits_golden
 import test_state_dtype
 from test_golden import VECTORS
 
-from fastopt import codes, random_bits
-from fastopt.arrays import Array
-from fastopt.backends import numpy_storage
-from fastopt.parameters import Parameter
+from fastopt.backends.numpy import backend as numpy_backend
+from fastopt.core import quantization
+from fastopt.core.arrays import Array
+from fastopt.core.buckets import Parameter
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 Check = Callable[[], None]
 
-RIGHT_TO_INT8, RIGHT_FROM_INT8 = codes.to_int8, codes.from_int8
-RIGHT_KEY, RIGHT_OF = random_bits.key, numpy_storage.Draws.of
+RIGHT_TO_INT8, RIGHT_FROM_INT8 = quantization.to_int8, quantization.from_int8
+RIGHT_KEY, RIGHT_OF = quantization.key, numpy_backend.Draws.of
 
 
 def vector(name: str, state_dtype: str = "int8") -> Check:
@@ -38,7 +38,7 @@ def average(state_dtype: str) -> Check:
 def never_zero() -> None:
     values = np.full(256, 1e-12, np.float32)
     values[0] = 1.0
-    code, _ = codes.to_int8(values, np.zeros(256, np.uint32), signed=False)
+    code, _ = quantization.to_int8(values, np.zeros(256, np.uint32), signed=False)
     assert code.all()
 
 
@@ -53,32 +53,32 @@ def constant(share: float) -> Plant:
     def of(self: Any, slot: int, size: int = 16) -> Array:
         return np.full_like(RIGHT_OF(self, slot, size), int(share * 2**size))
 
-    return lambda patch: patch.setattr(numpy_storage.Draws, "of", of)
+    return lambda patch: patch.setattr(numpy_backend.Draws, "of", of)
 
 
 def same_key(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(random_bits, "key", lambda seed, t: RIGHT_KEY(seed, 1))
+    patch.setattr(quantization, "key", lambda seed, t: RIGHT_KEY(seed, 1))
 
 
 def one_half(patch: pytest.MonkeyPatch) -> None:
     def of(self: Any, slot: int, size: int = 16) -> Array:
         return RIGHT_OF(self, slot // 2 * 2, size)
 
-    patch.setattr(numpy_storage.Draws, "of", of)
+    patch.setattr(numpy_backend.Draws, "of", of)
 
 
 def neighbours_scale(patch: pytest.MonkeyPatch) -> None:
     def read(code: Array, scales: Array, signed: bool) -> Array:
         return RIGHT_FROM_INT8(code, np.roll(scales, 1), signed)
 
-    patch.setattr(codes, "from_int8", read)
+    patch.setattr(quantization, "from_int8", read)
 
 
 def sign_lost(patch: pytest.MonkeyPatch) -> None:
     def write(values: Array, draws: Any, signed: bool) -> tuple[Array, Array]:
         return RIGHT_TO_INT8(np.abs(values), draws, signed)
 
-    patch.setattr(codes, "to_int8", write)
+    patch.setattr(quantization, "to_int8", write)
 
 
 def zero_allowed(patch: pytest.MonkeyPatch) -> None:
@@ -86,7 +86,7 @@ def zero_allowed(patch: pytest.MonkeyPatch) -> None:
         code, scales = RIGHT_TO_INT8(values, draws, signed)
         return np.where(code == 1, np.uint8(0), code), scales
 
-    patch.setattr(codes, "to_int8", write)
+    patch.setattr(quantization, "to_int8", write)
 
 
 def stream_by_place(patch: pytest.MonkeyPatch) -> None:
@@ -94,8 +94,8 @@ def stream_by_place(patch: pytest.MonkeyPatch) -> None:
 
 
 def counter_of_the_block(patch: pytest.MonkeyPatch) -> None:
-    right = numpy_storage._count
-    patch.setattr(numpy_storage, "_count", lambda first, size: right(first, size) // 256 * 256)
+    right = numpy_backend._count
+    patch.setattr(numpy_backend, "_count", lambda first, size: right(first, size) // 256 * 256)
 
 
 def halves_agree() -> None:

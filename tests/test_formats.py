@@ -10,7 +10,7 @@ import pytest
 from variants import CPU_BACKENDS, HAS_NUMBA, VARIANT_OF, VARIANTS, Variant
 
 import fastopt
-from fastopt.arrays import Array
+from fastopt.core.arrays import Array
 
 HALVES = [np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16)]
 STEPS = 10  # more than FLUSH_EVERY
@@ -172,11 +172,11 @@ def test_a_run_with_half_precision_goes_on_in_the_same_bits(dtype: Any) -> None:
 def test_every_half_is_read_and_rounded_to_as_numpy_does(dtype: Any, by_bits: bool) -> None:
     from numba import njit
 
-    from fastopt.backends import numba_halves
+    from fastopt.backends.numba import compiled
 
-    widen, narrow = numba_halves.conversion(dtype, np.dtype(np.float32))
+    widen, narrow = compiled.conversion(dtype, np.dtype(np.float32))
     if by_bits and dtype.name == "float16":  # what a processor without conversions of its own gets
-        widen, narrow = numba_halves.FLOAT16_BY_BITS
+        widen, narrow = compiled.FLOAT16_BY_BITS
 
     @njit
     def read(stored: Any, values: Any) -> None:

@@ -14,8 +14,8 @@ from test_golden import VECTORS, Vector, run, worst
 from variants import CPU_BACKENDS, VARIANTS, Variant
 
 import fastopt
-from fastopt.arrays import Array
-from fastopt.optimizer import Optimizer
+from fastopt.core.arrays import Array
+from fastopt.optimizers.base import Optimizer
 
 each_backend = pytest.mark.parametrize("backend", CPU_BACKENDS)
 each_variant = pytest.mark.parametrize("variant", VARIANTS, ids=str)

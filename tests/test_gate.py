@@ -15,7 +15,7 @@ from test_golden import VECTORS, options_of
 from variants import VARIANTS, public_optimizers
 
 import fastopt
-from fastopt.shared import FIXED
+from fastopt.core.options import FIXED
 
 KERNELS = Path(__file__).parent.parent / "kernels" / "fastopt_kernels"
 each_optimizer = pytest.mark.parametrize("optimizer", public_optimizers())

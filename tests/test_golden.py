@@ -13,7 +13,7 @@ import pytest
 from variants import CPU_BACKENDS
 
 import fastopt
-from fastopt.arrays import Array
+from fastopt.core.arrays import Array
 
 FOLDER = Path(__file__).parent / "golden"
 FILES = sorted(path for path in FOLDER.glob("*.npz") if path.stem != "inputs")

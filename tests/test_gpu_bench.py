@@ -18,9 +18,10 @@ from cuda.fake_torch import FakeTorch
 from cuda.runs import installed
 
 import fastopt
-from fastopt import turns
-from fastopt.backends import cupy_launch, cupy_source
-from fastopt.turns import Effort
+from fastopt.backends.cupy import launch as cupy_launch
+from fastopt.backends.cupy import source as cupy_source
+from fastopt.cli import timing
+from fastopt.cli.timing import Effort
 
 pytestmark = pytest.mark.skipif(
     shutil.which("g++") is None, reason="needs g++, which runs the CUDA text on the CPU"
@@ -46,7 +47,7 @@ def gpu(cupy: FakeDevice) -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(BENCHMARKS))
         module = importlib.import_module("gpu")
-        patch.setattr(turns, "PAUSE", 0.0)
+        patch.setattr(timing, "PAUSE", 0.0)
         patch.setattr(module, "LARGE", 6_000)
         patch.setattr(module, "QUICK_LARGE", 3_000)
         patch.setattr(module, "MANY", ((2, 30), (3, 30), (4, 30)))
@@ -277,7 +278,7 @@ def test_targets_are_pass_short_or_not_measured(gpu: Any) -> None:
 def test_the_host_waits_before_a_step_and_not_after_it(gpu: Any, monkeypatch: Any) -> None:
     log: list[str] = []
     monkeypatch.setattr(gpu.gpu_steps.gpu_timing, "wait", lambda: log.append("wait"))
-    step = turns.Turn(lambda: log.append("step"), lambda: log.append("prepare"))
+    step = timing.Turn(lambda: log.append("step"), lambda: log.append("prepare"))
     gpu.gpu_steps.gpu_timing.host_times({"a": step}, Effort(0.0, rounds=2, least=2))
     assert log == 4 * ["prepare", "wait", "step"]
 
@@ -288,7 +289,7 @@ def test_the_device_is_timed_over_many_steps(gpu: Any, cupy: FakeDevice, monkeyp
     monkeypatch.setattr(cupy.cuda.Event, "synchronize", lambda event: None)
     monkeypatch.setattr(cupy.cuda, "get_elapsed_time", lambda start, end: 4.0)  # ms
     monkeypatch.setattr(gpu.gpu_steps.gpu_timing, "BLOCK", 0.0134)
-    step = turns.Turn(lambda: log.append("step"))
+    step = timing.Turn(lambda: log.append("step"))
     found = gpu.gpu_steps.gpu_timing.device_times({"a": step}, Effort(0.0, rounds=2, least=1))
     first = ["step", "event", *3 * ["step"], "event"]  # 1.333 ms each: 10 in 13.4 ms
     assert log == first + 2 * ["step", "event", *10 * ["step"], "event"]
@@ -301,7 +302,7 @@ def test_the_device_is_timed_over_many_steps(gpu: Any, cupy: FakeDevice, monkeyp
 def test_tuning_tries_every_shape_of_the_kernel(
     gpu: Any, cupy: FakeDevice, tmp_path: Path, capsys: Any
 ) -> None:
-    before = cupy_source.THREADS, cupy_source.pack, cupy_launch.THREADS
+    before = cupy_source.THREADS, cupy_source.pack, cupy_source.THREADS
     cupy.launches.clear()
     gpu.main(["--tune", "--json", str(tmp_path / "numbers.json")])
     results = json.loads((tmp_path / "numbers.json").read_text())
@@ -309,7 +310,7 @@ def test_tuning_tries_every_shape_of_the_kernel(
     assert [row["elements"] for row in results["tuning"]] == [30, 30, 6_000]
     for row in results["tuning"]:
         assert row["device"].keys() - {"copy", "same traffic"} == names
-    assert (cupy_source.THREADS, cupy_source.pack, cupy_launch.THREADS) == before
+    assert (cupy_source.THREADS, cupy_source.pack, cupy_source.THREADS) == before
     assert "packs of 8, 512 threads" in capsys.readouterr().out
     shapes = {(launch.block, launch.size // launch.block) for launch in cupy.launches}
     blocks = {(t, -(-6_000 // (p * t))) for p in (4, 8) for t in (128, 256, 512)}
@@ -321,7 +322,7 @@ def test_every_shape_ends_in_the_same_bits(gpu: Any, cupy: FakeDevice) -> None:
     ends = []
     for shape in gpu.gpu_tuning.SHAPES:
         with gpu.gpu_tuning._restored():
-            backend = importlib.import_module("fastopt.backends.cupy_backend")
+            backend = importlib.import_module("fastopt.backends.cupy.backend")
             backend._KERNELS = cupy_launch.Kernels(cupy)
             shape.set()
             params = [cupy.asarray(value) for value in values[0]]

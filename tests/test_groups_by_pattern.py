@@ -16,11 +16,11 @@ from test_golden import VECTORS, Vector, run, worst
 from variants import CPU_BACKENDS, VARIANTS, Variant
 
 import fastopt
-from fastopt.arrays import Array
+from fastopt.core.arrays import Array
+from fastopt.core.param_groups import matches
+from fastopt.core.tree import Tree
 from fastopt.errors import CheckpointError
-from fastopt.optimizer import Optimizer
-from fastopt.patterns import matches
-from fastopt.tree import Tree
+from fastopt.optimizers.base import Optimizer
 
 each_backend = pytest.mark.parametrize("backend", CPU_BACKENDS)
 each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, np.complex64])

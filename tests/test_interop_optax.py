@@ -13,9 +13,9 @@ from moved_runs import HALF, STEPS, Run, built, deviation, first_params, go, inv
 from variants import CPU_BACKENDS
 
 import fastopt
-from fastopt.arrays import Array
+from fastopt.core.arrays import Array
 from fastopt.interop import load_optax
-from fastopt.optimizer import Optimizer
+from fastopt.optimizers.base import Optimizer
 
 RUNS = [run for run in runs("optax") if not run.name.startswith("refused")]
 REFUSED = [run for run in runs("optax") if run.name.startswith("refused")]

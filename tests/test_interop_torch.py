@@ -27,9 +27,9 @@ from moved_runs import (
 from variants import CPU_BACKENDS, VARIANT_OF, VARIANTS, Variant
 
 import fastopt
-from fastopt.arrays import Array
+from fastopt.core.arrays import Array
 from fastopt.interop import load_torch, to_torch
-from fastopt.optimizer import Optimizer
+from fastopt.optimizers.base import Optimizer
 
 RUNS = runs("torch")
 BACK = {(run.name, run.dtype): run for run in runs("to_torch")}

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from variants import CPU_BACKENDS, SQUARING, VARIANT_OF, Variant
 
 import fastopt
-from fastopt import device_tables
+from fastopt.engine import tables
 
 pytestmark = pytest.mark.skipif(
     shutil.which("g++") is None, reason="needs g++, which runs the CUDA text on the CPU"
@@ -129,7 +129,7 @@ def test_the_squares_of_moduli_below_the_limit_fit(cupy: FakeCupy) -> None:
 def test_replays_of_a_captured_step_leave_them_out(
     cupy: FakeCupy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(device_tables, "CAPTURED", 64)
+    monkeypatch.setattr(tables, "CAPTURED", 64)
     training = Training(12, FEW, large={3: 1e25, 8: -1e20})
     options: dict[str, Any] = {"on_nonfinite": "skip"}
     on_device = replayed(training, ADAM, cupy, **options)

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from variants import CPU_BACKENDS, VARIANT_OF, VARIANTS, Variant
 
-from fastopt import arrays
-from fastopt.arrays import Array
+from fastopt.core import arrays
+from fastopt.core.arrays import Array
 
 DTYPES = (np.float32, np.float64)
 GRAD_DTYPES = ("<f2", "<f4", "<f8", ">f4", ">f8", "g")

@@ -12,7 +12,7 @@ from cuda.runs import installed
 from variants import CPU_BACKENDS, SQUARING, VARIANTS, Variant
 
 import fastopt
-from fastopt.optimizer import Optimizer
+from fastopt.optimizers.base import Optimizer
 
 each_backend = pytest.mark.parametrize("backend", CPU_BACKENDS)
 each_variant = pytest.mark.parametrize("variant", VARIANTS, ids=str)

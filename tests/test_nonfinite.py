@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from variants import CPU_BACKENDS, HAS_NUMBA, VARIANTS, Variant
 
 import fastopt
-from fastopt.optimizer import Optimizer
+from fastopt.optimizers.base import Optimizer
 
 SHAPES = {"first": (3,), "second": (130, 70), "third": (), "empty": (0, 4)}
 POISON = [math.nan, math.inf, -math.inf]
@@ -177,7 +177,7 @@ def test_another_policy_is_refused(wrong: Any) -> None:
 def test_a_warm_optimizer_compiles_nothing_more(
     policy: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fastopt.backends import numba_backend
+    from fastopt.backends.numba import backend as numba_backend
 
     params = make("float32")
     opt = fastopt.Adam(params, backend="numba", on_nonfinite=policy).warmup()

@@ -29,8 +29,8 @@ from variants import (
 )
 
 import fastopt
-from fastopt.arrays import Array
-from fastopt.optimizer import Optimizer
+from fastopt.core.arrays import Array
+from fastopt.optimizers.base import Optimizer
 
 ROOT = Path(__file__).parent.parent
 DTYPES = (np.float32, np.float64)

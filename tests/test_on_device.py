@@ -21,7 +21,7 @@ from cuda.training import Training, train
 from variants import VARIANT_OF, VARIANTS, Variant
 
 import fastopt
-from fastopt import device_tables
+from fastopt.engine import tables
 
 pytestmark = pytest.mark.skipif(
     shutil.which("g++") is None, reason="needs g++, which runs the CUDA text on the CPU"
@@ -35,7 +35,7 @@ FEW = ((5,), (70, 3))
 @pytest.fixture
 def cupy(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCupy]:
     # Tables so short that they are written anew several times.
-    monkeypatch.setattr(device_tables, "MOST", 16)
+    monkeypatch.setattr(tables, "MOST", 16)
     with installed(FakeCupy()) as module:
         yield module
 
@@ -204,7 +204,7 @@ def test_a_hundred_steps_wait_for_nothing(
 ) -> None:
     # `late`: the device is so many looks behind the host; in the end, for ever.
     monkeypatch.setattr(fake_cupy.Event, "late", late)
-    monkeypatch.setattr(device_tables, "CAPTURED", 64)
+    monkeypatch.setattr(tables, "CAPTURED", 64)
     training = Training(100, FEW, bad=range(1, 100, 7) if "skip" in str(OPTIONS[options]) else ())
     assert unlike(training, ADAM, cupy, **OPTIONS[options]) == {}
 

@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 from variants import CPU_BACKENDS
 
 import fastopt
-from fastopt import arrays
-from fastopt.arrays import Array
-from fastopt.overlap import check_apart
-from fastopt.tree import Leaf
+from fastopt.core import arrays
+from fastopt.core.arrays import Array, check_apart
+from fastopt.core.tree import Leaf
 
 fixed = settings(max_examples=400, deadline=None, derandomize=True)
 

@@ -17,7 +17,7 @@ from variants import CPU_BACKENDS
 
 import fastopt
 from fastopt.errors import CheckpointError
-from fastopt.optimizer import Optimizer
+from fastopt.optimizers.base import Optimizer
 from fastopt.schedules import ReduceLROnPlateau, cosine, join, warmup
 
 each_backend = pytest.mark.parametrize("backend", CPU_BACKENDS)

@@ -18,9 +18,10 @@ import pytest
 from variants import HAS_NUMBA
 
 import fastopt
-from fastopt.backends import code_cache, threads
-from fastopt.formats import Format
-from fastopt.parameters import Parameter
+from fastopt import backends
+from fastopt.backends.numba import cache as code_cache
+from fastopt.core.buckets import Parameter
+from fastopt.core.dtypes import Format
 
 needs_numba = pytest.mark.skipif(not HAS_NUMBA, reason="numba is not installed")
 LARGE = 200_000  # above the size from which a step uses threads
@@ -129,13 +130,13 @@ def test_numba_num_threads_and_set_num_threads_do_not_change_the_bits(cache: Pat
 
 def test_set_num_threads_limits_what_a_step_uses() -> None:
     try:
-        assert threads.available(8) == 8
+        assert backends.available_threads(8) == 8
         fastopt.set_num_threads(3)
-        assert (threads.available(8), threads.available(2)) == (3, 2)
+        assert (backends.available_threads(8), backends.available_threads(2)) == (3, 2)
         for bad, kind in ((0, ValueError), (-1, ValueError), (1.5, TypeError), (True, TypeError)):
             with pytest.raises(kind, match="whole number"):
                 fastopt.set_num_threads(bad)  # type: ignore[arg-type]
-        assert threads.available(8) == 3
+        assert backends.available_threads(8) == 3
     finally:
         fastopt.set_num_threads(None)
 
@@ -358,7 +359,7 @@ def test_j5_the_fingerprint_sees_code_constants_globals_helpers_and_closures() -
 
 @needs_numba
 def test_j14_the_key_holds_the_processor_and_all_versions() -> None:
-    module = importlib.import_module("fastopt.backends.numba_backend")
+    module = importlib.import_module("fastopt.backends.numba.backend")
     rule = fastopt.Adam._rule({"amsgrad": True})
     step = module._Compiled(rule, Format.of(np.dtype("f4"), True)).step
     told = repr(step._cache._identity)

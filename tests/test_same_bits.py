@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from variants import HAS_NUMBA, VARIANT_OF, VARIANTS, Variant
 
 import fastopt
-from fastopt.arrays import Array
+from fastopt.core.arrays import Array
 
 os.environ.setdefault("NUMBA_NUM_THREADS", "2")  # two threads also run on one core
 

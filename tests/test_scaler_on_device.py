@@ -25,9 +25,9 @@ from hypothesis import strategies as st
 from variants import VARIANT_OF, VARIANTS, Variant
 
 import fastopt
-from fastopt import device_tables
-from fastopt.backends import cupy_scale
-from fastopt.scale_on_device import LOOK_EVERY, Stepped
+from fastopt.backends.cupy import control
+from fastopt.engine import tables
+from fastopt.wrappers.loss_scaler import LOOK_EVERY, Stepped
 
 pytestmark = pytest.mark.skipif(
     shutil.which("g++") is None, reason="needs g++, which runs the CUDA text on the CPU"
@@ -42,8 +42,8 @@ HOPELESS: dict[str, Any] = {"init_scale": 1.0, "min_scale": 0.25, "max_skips": 3
 
 @pytest.fixture
 def cupy(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCupy]:
-    monkeypatch.setattr(device_tables, "MOST", 16)
-    monkeypatch.setattr(device_tables, "CAPTURED", 64)
+    monkeypatch.setattr(tables, "MOST", 16)
+    monkeypatch.setattr(tables, "CAPTURED", 64)
     with installed(FakeCupy()) as module:
         yield module
 
@@ -74,7 +74,7 @@ def test_a_hundred_scaled_steps_wait_for_nothing(
     cupy: FakeCupy, policy: str, late: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fake_cupy.Event, "late", late)
-    monkeypatch.setattr(cupy_scale, "ANSWERS", 7)
+    monkeypatch.setattr(control, "ANSWERS", 7)
     training = Training(100, FEW, bad=range(1, 100, 7))
     options = {"on_nonfinite": policy, "capturable": policy == "skip"}
     assert unlike(training, ADAM, cupy, **options) == {}
@@ -160,7 +160,7 @@ def test_the_scale_after_every_step_is_numpys(
 def test_an_answer_holds_for_its_own_step_whenever_it_is_asked(
     cupy: FakeCupy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cupy_scale, "ANSWERS", 4)
+    monkeypatch.setattr(control, "ANSWERS", 4)
     opt, scaler = fastopt.SGD([cupy.zeros(2)]), fastopt.LossScaler()
     pattern = [number % 3 == 1 for number in range(20)]
     good, bad = cupy.zeros(2), cupy.asarray(np.array([0.0, np.nan]))

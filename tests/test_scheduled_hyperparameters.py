@@ -11,8 +11,8 @@ from schedule_specs import RECORDED, made
 from variants import CPU_BACKENDS, VARIANTS, Variant
 
 import fastopt
+from fastopt.engine.step import StepScalars
 from fastopt.schedules import linear
-from fastopt.step_scalars import StepScalars
 
 each_backend = pytest.mark.parametrize("backend", CPU_BACKENDS)
 each_variant = pytest.mark.parametrize("variant", VARIANTS, ids=str)

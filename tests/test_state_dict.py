@@ -14,9 +14,9 @@ from around import leaves
 from variants import CPU_BACKENDS, VARIANT_OF, VARIANTS, Variant
 
 import fastopt
-from fastopt.arrays import Array
+from fastopt.core.arrays import Array
 from fastopt.errors import CheckpointError
-from fastopt.optimizer import Optimizer
+from fastopt.optimizers.base import Optimizer
 
 Tree = dict[str, Any]
 each_backend = pytest.mark.parametrize("backend", CPU_BACKENDS)

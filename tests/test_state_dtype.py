@@ -14,8 +14,8 @@ from bits import differences, special, threads, values
 from variants import CPU_BACKENDS, HAS_NUMBA, VARIANT_OF, VARIANTS, Variant
 
 import fastopt
-from fastopt import codes
-from fastopt.arrays import Array
+from fastopt.core import quantization
+from fastopt.core.arrays import Array
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 STATE_DTYPES = ("bfloat16", "int8")
@@ -493,12 +493,12 @@ def test_8_bits_are_read_alike_with_and_without_float16_in_the_processor(
 ) -> None:
     from numba import njit
 
-    from fastopt.backends import numba_codes, numba_halves
+    from fastopt.backends.numba import compiled
 
     if by_bits:
-        decode = numba_codes._decoder(signed)
-    elif numba_halves.READS_HALVES:
-        decode = numba_codes._signed_by_half if signed else numba_codes._positive_by_half
+        decode = compiled._decoder(signed)
+    elif compiled.READS_HALVES:
+        decode = compiled._signed_by_half if signed else compiled._positive_by_half
     else:
         return  # this processor has the other way alone
 
@@ -509,5 +509,5 @@ def test_8_bits_are_read_alike_with_and_without_float16_in_the_processor(
 
     every, found = np.arange(256, dtype=np.uint8), np.empty(256, np.float32)
     read(every, found)
-    right = codes.from_int8(every, np.ones(1, np.float32), signed)
+    right = quantization.from_int8(every, np.ones(1, np.float32), signed)
     assert np.array_equal(found.view(np.uint32), right.view(np.uint32))

@@ -17,8 +17,8 @@ import pytest
 from variants import CPU_BACKENDS, HAS_NUMBA, VARIANT_OF, VARIANTS, Variant, script
 
 import fastopt
-from fastopt.arrays import Array
-from fastopt.optimizer import Optimizer
+from fastopt.core.arrays import Array
+from fastopt.optimizers.base import Optimizer
 
 PACKAGE = str(Path(fastopt.__file__).parent)  # also where the tests run against the wheel
 each_backend = pytest.mark.parametrize("backend", CPU_BACKENDS)

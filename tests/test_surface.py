@@ -13,7 +13,7 @@ import pytest
 from variants import CPU_BACKENDS, VARIANTS, Variant
 
 import fastopt
-from fastopt.param_group import ParamGroup
+from fastopt.core.param_groups import ParamGroup
 
 each_variant = pytest.mark.parametrize("variant", VARIANTS, ids=str)
 

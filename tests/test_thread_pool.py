@@ -14,7 +14,7 @@ from test_processes import cache, python  # noqa: F401  # the first is a fixture
 from variants import HAS_NUMBA
 
 import fastopt
-from fastopt.arrays import Array
+from fastopt.core.arrays import Array
 
 pytestmark = pytest.mark.skipif(not HAS_NUMBA, reason="the threads are those of the numba backend")
 SIZE = 300_001  # above the size from which a step uses threads, and no multiple of anything
@@ -33,7 +33,7 @@ def steps(number: int = 6) -> Array:
 @pytest.fixture
 def pool() -> Any:
     """The pool of this process, in use."""
-    from fastopt.backends import numba_backend
+    from fastopt.backends.numba import backend as numba_backend
 
     steps(1)
     return numba_backend._pool()
@@ -50,16 +50,16 @@ def alone() -> Iterator[Array]:
 
 
 def read(pool: Any, place: str) -> int:
-    from fastopt.backends import numba_pool
+    from fastopt.backends.numba import runtime
 
-    offset = pool.address - pool._memory.ctypes.data + getattr(numba_pool, place)
+    offset = pool.address - pool._memory.ctypes.data + getattr(runtime, place)
     return int(pool._memory[offset : offset + 8].view(np.int64)[0])
 
 
 def write(pool: Any, place: str, value: int) -> None:
-    from fastopt.backends import numba_pool
+    from fastopt.backends.numba import runtime
 
-    offset = pool.address - pool._memory.ctypes.data + getattr(numba_pool, place)
+    offset = pool.address - pool._memory.ctypes.data + getattr(runtime, place)
     pool._memory[offset : offset + 8].view(np.int64)[0] = value
 
 
@@ -139,21 +139,22 @@ def test_many_python_threads_step_at_once_and_are_done_with_the_pool(
 
 
 def test_a_system_without_posix_threads_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastopt.backends import numba_pool
+    from fastopt.backends.numba import runtime
 
-    monkeypatch.setattr(numba_pool.llvmlite.binding, "address_of_symbol", lambda name: None)
-    assert numba_pool.Pool(lambda function, name: pytest.fail("compiled")).threads(8) == 1
+    monkeypatch.setattr(runtime.llvmlite.binding, "address_of_symbol", lambda name: None)
+    assert runtime.Pool(lambda function, name: pytest.fail("compiled")).threads(8) == 1
 
 
 def test_no_more_threads_can_be_made(pool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastopt.backends import numba_backend, numba_pool
+    from fastopt.backends.numba import backend as numba_backend
+    from fastopt.backends.numba import runtime
 
     class Refused(threading.Thread):
         def start(self) -> None:
             raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(numba_pool.threading, "Thread", Refused)
-    other = numba_pool.Pool(numba_backend._compiled)
+    monkeypatch.setattr(runtime.threading, "Thread", Refused)
+    other = runtime.Pool(numba_backend._compiled)
     assert other.threads(8) == 1
     assert other.threads(8) == 1
 

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import fastopt
-from fastopt.optimizer import Optimizer
+from fastopt.optimizers.base import Optimizer
 
 HAS_NUMBA = find_spec("numba") is not None
 CPU_BACKENDS = ("numpy", "numba") if HAS_NUMBA else ("numpy",)

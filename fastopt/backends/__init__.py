@@ -1,4 +1,4 @@
-"""Which backend runs: the choice by name, environment and array kind, and what a backend is."""
+"""Which backend runs: the choice by name, environment and kind of array; the limit of threads."""
 
 from __future__ import annotations
 
@@ -9,115 +9,20 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from fastopt import arrays
-from fastopt.arena import Arena
-from fastopt.arrays import Array
+from fastopt.backends.interface import Backend
+from fastopt.core import arrays
+from fastopt.core.arrays import Array
+from fastopt.core.hyperparameters import whole
 from fastopt.errors import BackendMismatchError, BackendUnavailableError
-from fastopt.formats import Format
-from fastopt.parameters import Parameter
-from fastopt_kernels import Rule
 
-if TYPE_CHECKING:
-    from fastopt.backends.decisions import Control, DeviceSide
+# -------------------------------------------------------------------------------------------------
+# Which backend runs: the choice by name, environment and array kind, and what a backend is.
 
 ARRAY_KIND = {"numpy": "numpy", "numba": "numpy", "cupy": "cupy"}
 """The backends, each with the kind of arrays that it updates."""
-
-COMMON_SCALARS = ("grad_scale", "l2", "decay", "tiny_signed", "tiny_positive")
-"""What every update gets before its rule's own scalars, and every backend applies around a rule:
-
-grad <- grad_scale * grad;  grad <- grad + l2 * param;  param <- param - decay * param;  rule;
-state whose magnitude is below tiny_signed or tiny_positive becomes 0.
-"""
-
-
-def tiny_names(rule: Rule) -> dict[str, str]:
-    """Return for each state slot of a rule the common scalar below which it becomes 0."""
-    return {slot: "tiny_signed" if slot in rule.signed else "tiny_positive" for slot in rule.state}
-
-
-class StepAtOnce(Protocol):
-    """A whole step of a bucket in one call."""
-
-    def __call__(
-        self,
-        params: list[Array],
-        grads: list[Array | None],
-        row: Sequence[float],
-        steps: Array,
-        clock: Array,
-    ) -> bool:
-        """Look at the arrays, update, and add 1 to ``steps`` and ``clock``.
-
-        Returns False, with nothing changed, if any array is not as usual or a gradient is None.
-        """
-
-
-class Driver(Protocol):
-    """Runs one rule over the parameters of one bucket, which it knows from its construction."""
-
-    step_at_once: StepAtOnce | None
-    """Look, update and count in one call that nothing interrupts; None if the driver cannot."""
-
-    device_side: DeviceSide | None
-    """What it does by decisions that were made on its device; None if that is the host."""
-
-    def warm_up(self, norm: bool) -> None:
-        """Compile what the steps will need (with ``norm`` the sum of squares too); step nothing."""
-
-    def take_usual(self, params: list[Array], grads: list[Array | None]) -> int | None:
-        """Take a step's gradients if all arrays are as usual, and return how many are None.
-
-        Returns None if one is not: then the caller looks at them all, and calls ``take_flat``.
-        """
-
-    def take_flat(self, grads: Sequence[Array | None]) -> None:
-        """Take a step's gradients as flat real numbers.
-
-        All are of the dtype in which the parameters are stored, or all of that of the arithmetic.
-        """
-
-    def squares(self, factor: float) -> Array:
-        """Return the sums of squares of (factor * gradient) by pieces, as in ``fastopt.norms``.
-
-        Parameter after parameter; the pieces of a missing gradient are 0.
-        """
-
-    def update(self, table: Sequence[Sequence[float]], rows: Sequence[int] | None) -> None:
-        """Update every parameter whose gradient is not None.
-
-        ``table`` holds rows of scalars (the common ones, then the rule's); ``rows`` says which row
-        each parameter takes, None that all take the first.
-        """
-
-
-class Backend(Protocol):
-    """Makes drivers; knows where state lives."""
-
-    name: str
-    bridges_gaps: bool
-    """Whether drivers reach the elements of arrays with gaps; else they get flat copies."""
-    alignment: int
-    """The pieces of the state arena begin at multiples of this many elements."""
-
-    def allocate(self, like: Array, shape: tuple[int, int], dtype: np.dtype[Any]) -> Array:
-        """Return zeros, on the device of the array ``like``."""
-
-    def driver(
-        self, rule: Rule, parameters: Sequence[Parameter], arena: Arena, format: Format
-    ) -> Driver:
-        """Return the driver of some parameters, whose state is in the arena at their offsets.
-
-        The slots of the arena are those of the rule, ``format.masters`` and ``format.limits``; the
-        scalars are the common ones, those of the rule, and ``format.scalars``.
-        """
-
-    def control(self, like: Array) -> Control | None:
-        """Return what steps are decided with on the array's device; None if that is the host."""
 
 
 _chosen: str | None = None
@@ -171,7 +76,7 @@ def requested(backend: str | None = None) -> str:
 def load(name: str) -> Backend:
     """Return a backend by name; BackendUnavailableError says why it cannot run here."""
     try:
-        module = importlib.import_module(f"fastopt.backends.{name}_backend")
+        module = importlib.import_module(f"fastopt.backends.{name}.backend")
         backend: Backend = module.backend()
     except BackendUnavailableError:
         raise
@@ -244,3 +149,25 @@ def array_namespace(*given: Array) -> ModuleType:
             "(cupy.asarray, cupy.asnumpy)"
         )
     return np if kinds == {"numpy"} else sys.modules["cupy"]
+
+
+# -------------------------------------------------------------------------------------------------
+# How many threads the steps of this process may use.
+
+_limit: int | None = None
+
+
+def set_num_threads(number: int | None) -> None:
+    """Let the steps of this process use at most this many threads.
+
+    ``number`` is a whole number >= 1; more than ``NUMBA_NUM_THREADS`` (by default the number of
+    processors) makes no difference. None lifts the limit. The results do not depend on it, to the
+    bit. Only the Numba backend uses threads.
+    """
+    global _thread_limit
+    _limit = None if number is None else whole("the number of threads", number, low=1)
+
+
+def available_threads(most: int) -> int:
+    """Return how many threads a step may use now, of the given number that there are."""
+    return most if _limit is None else min(most, _limit)

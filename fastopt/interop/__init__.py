@@ -6,9 +6,8 @@ has to be installed where the run goes on. A state that does not belong to the o
 which anything is in doubt, is a CheckpointError, and then nothing has changed.
 """
 
-from fastopt.interop.keras_state import load_keras
-from fastopt.interop.optax_state import load_optax
-from fastopt.interop.torch_read import load_torch
-from fastopt.interop.torch_write import to_torch
+from fastopt.interop.keras import load_keras
+from fastopt.interop.optax import load_optax
+from fastopt.interop.torch import load_torch, to_torch
 
 __all__ = ["load_keras", "load_optax", "load_torch", "to_torch"]

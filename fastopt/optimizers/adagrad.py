@@ -1,14 +1,17 @@
-"""Adagrad: every parameter's steps shrink with the squared gradients it has seen."""
+"""Adagrad: steps shrink with squares of gradients; and Adadelta: no learning rate to tune."""
 
 from __future__ import annotations
 
+import math
 from typing import Any, Unpack
 
-from fastopt.hyperparameters import EPS, NONNEGATIVE
-from fastopt.optimizer import Optimizer, Scheduled
-from fastopt.param_group import Options
-from fastopt.shared import Shared
-from fastopt_kernels import Rule, adagrad
+from fastopt.core.hyperparameters import EPS, FRACTION, NONNEGATIVE, POSITIVE, Options, Scheduled
+from fastopt.core.options import Shared
+from fastopt.optimizers.base import Optimizer
+from fastopt_kernels import Rule, adadelta, adagrad
+
+# -------------------------------------------------------------------------------------------------
+# Adagrad: every parameter's steps shrink with the squared gradients it has seen.
 
 
 class Adagrad(Optimizer):
@@ -90,3 +93,77 @@ class Adagrad(Optimizer):
     @staticmethod
     def _fill(options: Options) -> dict[str, float]:
         return {"s": options["initial_accumulator_value"]}
+
+
+# -------------------------------------------------------------------------------------------------
+# Adadelta: steps in the parameter's own units, without a learning rate to tune.
+
+
+class Adadelta(Optimizer):
+    """Adadelta: the root of averaged squared steps over that of averaged squared gradients.
+
+    ::
+
+        g <- grad + weight_decay * p
+        v <- rho * v + (1 - rho) * g^2                   v = 0 at first
+        d <- sqrt(u + eps) / sqrt(v + eps) * g           u = 0 at first
+        u <- rho * u + (1 - rho) * d^2
+        p <- p - lr * d
+
+    Args:
+        params: an array, a tree of arrays, a list of parameter groups, or ``fastopt.groups(...)``;
+            updated in place.
+        lr: factor of every step, >= 0, without a unit; a number, or a function of the step number
+            (0 for the first step).
+        rho: share of the averages that is kept, in [0, 1).
+        eps: added inside both roots, > 0; with 0 the first step, and so all, would be zero.
+        weight_decay: coefficient of the L2 term, >= 0, or a function of the step number.
+        shared: what every optimizer takes, see ``Shared``: maximize, trainable,
+            bounds, max_grad_norm, on_nonfinite, capturable, master_weights,
+            state_dtype, stochastic_rounding, complex_moment, seed, backend.
+
+    Raises:
+        ValueError, TypeError: for hyperparameters out of range or of another type, and for arrays
+            that cannot be updated in place.
+        BackendUnavailableError, BackendMismatchError: if the backend asked for cannot run here, or
+            does not update such arrays.
+
+    Source: Zeiler, "ADADELTA: An Adaptive Learning Rate Method" (2012), algorithm 1, as PyTorch
+    2.13 computes it; optax agrees. keras has eps = 1e-7 and lr = 0.001 as defaults.
+    """
+
+    _checks = {"rho": FRACTION, "eps": POSITIVE}
+
+    _lr_scalars = ("lr",)
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Scheduled = 1.0,
+        *,
+        rho: float = 0.9,
+        eps: float = 1e-6,
+        weight_decay: Scheduled = 0.0,
+        **shared: Unpack[Shared],
+    ) -> None:
+        super().__init__(
+            params,
+            lr=lr,
+            rho=rho,
+            eps=eps,
+            weight_decay=weight_decay,
+            **shared,
+        )
+
+    @staticmethod
+    def _rule(options: Options) -> Rule:
+        return adadelta.RULE
+
+    @staticmethod
+    def _scalars(options: Options, lr: float, t: int, guard: float) -> dict[str, float]:
+        eps = options["eps"]
+        return {"one_minus_rho": 1.0 - options["rho"], "eps_steps": eps, "eps": eps, "lr": lr}
+
+    @staticmethod
+    def _floor(options: Options) -> float:
+        return math.sqrt(options["eps"])

@@ -5,11 +5,18 @@ from __future__ import annotations
 import math
 from typing import Any, Unpack
 
-from fastopt.hyperparameters import EPS, FRACTION, NONNEGATIVE, Flag, Schedulable
-from fastopt.optimizer import Optimizer, Scheduled
-from fastopt.param_group import Options
-from fastopt.scalars import eps_floor, eps_scalars, one_minus_power
-from fastopt.shared import Shared
+from fastopt.core.hyperparameters import (
+    EPS,
+    FRACTION,
+    NONNEGATIVE,
+    Flag,
+    Options,
+    Schedulable,
+    Scheduled,
+)
+from fastopt.core.options import Shared
+from fastopt.optimizers.base import Optimizer
+from fastopt.optimizers.common import eps_floor, eps_scalars, one_minus_power
 from fastopt_kernels import (
     Rule,
     rmsprop,

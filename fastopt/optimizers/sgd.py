@@ -1,14 +1,25 @@
-"""Gradient descent, plain, with momentum, or with Nesterov's momentum."""
+"""SGD: plain, with momentum, with Nesterov's; and Momentum: along an average of the gradients."""
 
 from __future__ import annotations
 
 from typing import Any, Unpack
 
-from fastopt.hyperparameters import FINITE, NONNEGATIVE, Flag, Schedulable
-from fastopt.optimizer import Optimizer, Scheduled
-from fastopt.param_group import Options
-from fastopt.shared import Shared
-from fastopt_kernels import Rule, sgd, sgd_momentum, sgd_nesterov
+from fastopt.core.hyperparameters import (
+    FINITE,
+    FRACTION,
+    NONNEGATIVE,
+    Flag,
+    Options,
+    Schedulable,
+    Scheduled,
+)
+from fastopt.core.options import Shared
+from fastopt.optimizers.base import Optimizer
+from fastopt.optimizers.common import one_minus_power
+from fastopt_kernels import Rule, momentum, sgd, sgd_momentum, sgd_nesterov
+
+# -------------------------------------------------------------------------------------------------
+# Gradient descent, plain, with momentum, or with Nesterov's momentum.
 
 
 class SGD(Optimizer):
@@ -101,4 +112,88 @@ class SGD(Optimizer):
             raise ValueError(
                 "SGD: nesterov=True needs momentum > 0 and dampening = 0; got momentum="
                 f"{options['momentum']}, dampening={options['dampening']}"
+            )
+
+
+# -------------------------------------------------------------------------------------------------
+# Descent along the exponentially weighted average of the gradients.
+
+
+class Momentum(Optimizer):
+    """Gradient descent along an exponentially weighted average of the gradients.
+
+    ::
+
+        g <- grad + weight_decay * p
+        v <- beta * v + (1 - beta) * g                   v = 0 at first
+        p <- p - lr * v                                  or v / (1 - beta^t) with bias_correction
+
+    The average forgets over about 1 / (1 - beta) steps. Components of the gradient that change
+    sign from step to step cancel in it; those that stay add up to their full size.
+
+    Args:
+        params: an array, a tree of arrays, a list of parameter groups, or ``fastopt.groups(...)``;
+            updated in place.
+        lr: learning rate, >= 0, in units of the parameter squared per unit of the loss; a number,
+            or a function of the step number (0 for the first step).
+        beta: share of the average that is kept, in [0, 1); without bias_correction it may be a
+            function of the step number.
+        bias_correction: divide by 1 - beta^t, so that the first steps are not too small.
+        weight_decay: coefficient of the L2 term, >= 0, or a function of the step number.
+        shared: what every optimizer takes, see ``Shared``: maximize, trainable,
+            bounds, max_grad_norm, on_nonfinite, capturable, master_weights,
+            state_dtype, stochastic_rounding, complex_moment, seed, backend.
+
+    Raises:
+        ValueError, TypeError: for hyperparameters out of range or of another type, and for arrays
+            that cannot be updated in place.
+        BackendUnavailableError, BackendMismatchError: if the backend asked for cannot run here, or
+            does not update such arrays.
+
+    Source: the form taught in Ng's "Improving Deep Neural Networks" (week 2) and used by HIPS
+    autograd's ``sgd``; with bias correction it is Adam's numerator (Kingma and Ba, 2015, algorithm
+    1). ``SGD(momentum=beta)`` adds the whole gradient instead of (1 - beta) of it: there the same
+    lr makes steps up to 1 / (1 - beta) times as long.
+    """
+
+    _checks = {"beta": Schedulable(FRACTION), "bias_correction": Flag()}
+
+    _lr_scalars = ("step_size",)
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Scheduled = 1e-2,
+        *,
+        beta: Scheduled = 0.9,
+        bias_correction: bool = False,
+        weight_decay: Scheduled = 0.0,
+        **shared: Unpack[Shared],
+    ) -> None:
+        super().__init__(
+            params,
+            lr=lr,
+            beta=beta,
+            bias_correction=bias_correction,
+            weight_decay=weight_decay,
+            **shared,
+        )
+
+    @staticmethod
+    def _rule(options: Options) -> Rule:
+        return momentum.RULE
+
+    @staticmethod
+    def _scalars(options: Options, lr: float, t: int, guard: float) -> dict[str, float]:
+        beta = options["beta"]
+        corrected = one_minus_power(beta, t) if options["bias_correction"] else 1.0
+        return {"one_minus_beta": 1.0 - beta, "step_size": lr / corrected}
+
+    @staticmethod
+    def _review(options: Options) -> None:
+        if options["bias_correction"] and callable(options["beta"]):
+            raise ValueError(
+                "Momentum: bias_correction divides by 1 - beta^t, which is right for one beta "
+                "alone; beta must be a number with it, or bias_correction False; got beta="
+                f"{options['beta']!r}"
             )

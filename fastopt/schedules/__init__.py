@@ -15,19 +15,23 @@ made, a memory; eps settles for good which state is too small to be kept.
 ``ReduceLROnPlateau`` is the one with a memory; it is saved with the optimizer.
 """
 
-from fastopt.schedules.annealing import cosine, cosine_restarts, cyclic, one_cycle
-from fastopt.schedules.decay import (
+from fastopt.schedules.functions import (
+    Schedule,
     constant,
+    cosine,
+    cosine_restarts,
+    cyclic,
     exponential,
     inverse_sqrt,
+    join,
     linear,
     multistep,
+    one_cycle,
     polynomial,
     step_decay,
+    warmup,
 )
 from fastopt.schedules.plateau import ReduceLROnPlateau
-from fastopt.schedules.schedule import Schedule
-from fastopt.schedules.sequence import join, warmup
 
 __all__ = [
     "ReduceLROnPlateau",

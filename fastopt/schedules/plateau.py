@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple, SupportsFloat
 
+from fastopt.core.hyperparameters import FINITE, FRACTION, NONNEGATIVE, Check, OneOf, Whole
 from fastopt.errors import CheckpointError
-from fastopt.hyperparameters import FINITE, FRACTION, NONNEGATIVE, Check, OneOf, Whole
-from fastopt.schedules.schedule import Schedule
+from fastopt.schedules.functions import Schedule
 
 
 class _Memory(NamedTuple):

@@ -14,7 +14,7 @@ from cuda.fake_cupy import FakeCupy, no_synchronisation
 from variants import Variant
 
 import fastopt
-from fastopt.arrays import Array
+from fastopt.core.arrays import Array
 
 DTYPES = (np.float32, np.float64)
 SIZES = (0, 1, 2, 3, 4, 5, 7, 63, 64, 65, 511, 513, *range(1023, 1028), 2049)
@@ -35,7 +35,7 @@ TINY = {
 @contextmanager
 def installed(cupy: FakeCupy) -> Iterator[FakeCupy]:
     """Put the stand-in where CuPy would be imported from, and leave nothing of it behind."""
-    name = "fastopt.backends.cupy_backend"
+    name = "fastopt.backends.cupy.backend"
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "cupy", cupy)
         patch.delitem(sys.modules, name, raising=False)
@@ -44,7 +44,7 @@ def installed(cupy: FakeCupy) -> Iterator[FakeCupy]:
             yield cupy
         finally:
             sys.modules.pop(name, None)
-            vars(fastopt.backends).pop("cupy_backend", None)
+            vars(sys.modules[name.rpartition(".")[0]]).pop("backend", None)
 
 
 Cut = Callable[[Any], Any]

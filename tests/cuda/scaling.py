@@ -12,9 +12,9 @@ from cuda.training import Training, end_of
 from variants import Variant
 
 import fastopt
-from fastopt.arrays import Array
-from fastopt.optimizer import Optimizer
-from fastopt.wrapper import Wrapper
+from fastopt.core.arrays import Array
+from fastopt.optimizers.base import Optimizer
+from fastopt.wrappers.base import Wrapper
 
 Wrap = Callable[[Optimizer], Optimizer | Wrapper]
 POLICY: dict[str, Any] = {"init_scale": 1024.0, "growth_interval": 3, "growth_factor": 3.0}

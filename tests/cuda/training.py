@@ -15,8 +15,8 @@ from cuda.fake_cupy import FakeCupy, no_synchronisation
 from cuda.runs import on_host
 from variants import Variant
 
-from fastopt.arrays import Array
-from fastopt.optimizer import Optimizer
+from fastopt.core.arrays import Array
+from fastopt.optimizers.base import Optimizer
 
 SHAPES: tuple[tuple[int, ...], ...] = ((5,), (70, 3), (), (0, 4), (4099,))
 

@@ -1,0 +1,1 @@
+"""The CuPy backend, the only importer of cupy."""

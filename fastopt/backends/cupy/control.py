@@ -1,0 +1,375 @@
+"""Steps that are decided on the device: what it keeps of an optimizer and of the loss's scale."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+from contextlib import AbstractContextManager
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from fastopt.backends.cupy import source as cupy_source
+from fastopt.backends.cupy.launch import Kernels
+from fastopt.backends.cupy.source import COUNTS, MEASURED, SCALES, TALLIES, rescale
+from fastopt.backends.interface import (
+    Answer,
+    Counts,
+    DeviceSide,
+    Lanes,
+    ScaleMemory,
+    ScaleTold,
+    Settings,
+)
+from fastopt.core import arrays
+from fastopt.core.arrays import Array
+from fastopt.core.loss_scale import Scale, ScalePolicy
+from fastopt.core.norms import LANES
+
+# -------------------------------------------------------------------------------------------------
+# Memory of a device that the host reads now and then, with and without waiting for it.
+
+
+class Told:
+    """Some int64 on a device, zeros at first, in one piece so that one copy brings all of them."""
+
+    def __init__(self, cupy: Any, size: int) -> None:
+        self._cupy = cupy
+        self.memory: Any = cupy.zeros(size, np.int64)
+        self.requested = False
+        """Whether a copy is on its way."""
+
+    def write(self, values: Array) -> None:
+        """Write all of it."""
+        self.memory[...] = self._cupy.asarray(values)
+
+    def request(self) -> None:
+        """Have it copied to the host, some time; ``arrived`` returns the copy."""
+        self.memory.data.copy_to_host_async(self._pinned.ptr, self.memory.nbytes)
+        self._event.record()
+        self.requested = True
+
+    def arrived(self) -> Array | None:
+        """Return the copy that was asked for, once, if it is here; else None."""
+        if not self.requested or not self._event.done:
+            return None
+        self.requested = False
+        return np.frombuffer(self._pinned, np.int64, self.memory.size)
+
+    def fetch(self) -> Array:
+        """Wait for all that the device has to do, and return what is there."""
+        self._cupy.cuda.Device(arrays.device(self.memory)).synchronize()  # steps on any stream
+        self.requested = False
+        return arrays.on_host(self.memory)
+
+    @cached_property
+    def _pinned(self) -> Any:
+        # Not a pool's, which could hand it out again while a copy is on its way there.
+        memory = self._cupy.cuda.PinnedMemory(self.memory.nbytes)
+        return self._cupy.cuda.PinnedMemoryPointer(memory, 0)
+
+    @cached_property
+    def _event(self) -> Any:
+        return self._cupy.cuda.Event(disable_timing=True)
+
+
+# -------------------------------------------------------------------------------------------------
+# The scale of a loss as a device keeps it, beside the decisions that it follows.
+
+ANSWERS = 1024
+"""Steps whose outcomes share a piece of memory; it is kept as long as one of them may be read."""
+
+_TALLIES = len(SCALES)  # where they begin
+_SINGLES = _TALLIES + len(TALLIES)
+_MOST = 2**63 - 1
+
+
+class CupyScale:
+    """The memory of a scale, all of it on the current device; it stays where it is."""
+
+    def __init__(self, kernels: Kernels, policy: ScalePolicy) -> None:
+        self._kernels = kernels
+        self._cupy = kernels.cupy
+        counts = {"growth_interval": policy.growth_interval, "max_skips": policy.max_skips}
+        self._policy = policy._replace(**{k: min(v, _MOST) for k, v in counts.items()})
+        self._told = Told(self._cupy, _SINGLES + 1)
+        memory = self._told.memory
+        self._scales = memory[:_TALLIES].view(np.float64)
+        self._tallies = memory[_TALLIES:_SINGLES]
+        self._singles = memory[_SINGLES:].view(np.float32)
+        self._of_captured = (self._cupy.zeros(1, np.int64), 0)
+        self._answers, self._next = self._cupy.zeros(ANSWERS, np.int64), 0
+        # Once before it counts, so that it is compiled when a step is captured.
+        self.follow(self._cupy.zeros(1, np.int64), self._of_captured)
+
+    @property
+    def device(self) -> int | None:
+        """The number of the device."""
+        return arrays.device(self._scales)
+
+    def here(self) -> AbstractContextManager[Any]:
+        """Return a context for work on the device."""
+        return arrays.on_device_of(self._scales)
+
+    def capturing(self) -> bool:
+        """Return whether what is launched now goes into a graph instead of being run."""
+        return arrays.capturing(self._scales)
+
+    @property
+    def inverse(self) -> Array:
+        """What gradients are multiplied by, of shape ()."""
+        return self._scales[1]  # type: ignore[no-any-return]  # cupy's
+
+    def factor(self, dtype: np.dtype[Any]) -> Array:
+        """Return what a loss is multiplied by, of shape () and in float32 or float64."""
+        scales = self._singles if dtype == np.float32 else self._scales
+        return scales[0]  # type: ignore[no-any-return]  # cupy's
+
+    def send(self, scale: Scale) -> None:
+        """Write the scale and what is counted."""
+        told = np.zeros(_SINGLES + 1, np.int64)
+        both = np.array([scale.value, 1.0 / scale.value])
+        told[:_TALLIES].view(np.float64)[:] = both
+        told[_TALLIES:_SINGLES] = (scale.good_steps, scale.skips, 0)
+        with np.errstate(over="ignore"):
+            told[_SINGLES:].view(np.float32)[:] = both
+        self._told.write(told)
+
+    # A step ------------------------------------------------------------------------------------
+
+    def place(self) -> Answer:
+        """Return a place for the answer whether the coming step is made."""
+        if self._next == ANSWERS:
+            self._answers, self._next = self._cupy.zeros(ANSWERS, np.int64), 0
+        self._next += 1
+        return self._answers, self._next - 1
+
+    @property
+    def place_of_captured(self) -> Answer:
+        """The place for what nobody can ask."""
+        return self._of_captured
+
+    def follow(self, counts: Array, answer: Answer) -> None:
+        """Launch what brings the scale up to date after a decision."""
+        answers, place = answer
+        written = (self._scales, self._tallies, self._singles, answers)
+        self._kernels.of(rescale)(counts, *self._policy, place, *written, size=1)
+
+    # What the device says ----------------------------------------------------------------------
+
+    def request(self) -> None:
+        """Have all of it copied to the host, some time; ``arrived`` returns it."""
+        if not self._told.requested:
+            self._told.request()
+
+    def arrived(self) -> ScaleTold | None:
+        """Return what was asked for, once, if it is here; else None."""
+        told = self._told.arrived()
+        return None if told is None else _read_scale(told)
+
+    def fetch(self) -> ScaleTold:
+        """Wait for all that the device has to do, and return what it says."""
+        return _read_scale(self._told.fetch())
+
+    def answer(self, given: Answer) -> bool:
+        """Wait, and return whether a step was made."""
+        answers, place = given
+        self._cupy.cuda.Device(self.device).synchronize()
+        return bool(arrays.on_host(answers[place : place + 1])[0])
+
+    def forget_given_up(self) -> None:
+        """Write that the host has heard of too many skips."""
+        self._tallies[TALLIES.index("given_up")] = 0
+
+
+def _read_scale(told: Array) -> ScaleTold:
+    value = float(told[:1].view(np.float64)[0])
+    good_steps, skips, given_up = told[_TALLIES:_SINGLES].tolist()
+    return ScaleTold(Scale(value, good_steps, skips), given_up)
+
+
+# -------------------------------------------------------------------------------------------------
+# What a device keeps of an optimizer whose steps are decided there, and what is launched.
+
+_NOTHING = Lanes(-1, False)  # was measured
+_SINGLE = len(COUNTS) + len(MEASURED)  # where the scale stands in single precision
+
+
+class CupyControl:
+    """The memory and the launches of one optimizer; all of it on one device and its current stream.
+
+    Only ``fetch`` and ``wait`` wait for the device. Memory that a captured step reads stays where
+    it is: a table is written in place as long as its rows fit.
+    """
+
+    def __init__(self, kernels: Kernels, like: Array) -> None:
+        self._kernels = kernels
+        self._cupy = kernels.cupy
+        self._like = like
+        self._layout = _NOTHING
+        self._tables: dict[Hashable, Array] = {}
+        self._outgrown: list[Array] = []
+
+    # Memory, allocated when it is needed first -------------------------------------------------
+
+    @cached_property
+    def _told(self) -> Told:
+        return Told(self._cupy, _SINGLE + 1)
+
+    @cached_property
+    def _counts(self) -> Array:
+        return self._told.memory[: len(COUNTS)]  # type: ignore[no-any-return]  # cupy's
+
+    @cached_property
+    def _measured(self) -> Array:
+        return self._told.memory[len(COUNTS) : _SINGLE].view(np.float64)  # type: ignore[no-any-return]  # cupy's
+
+    @cached_property
+    def _scale(self) -> dict[np.dtype[Any], Array]:
+        single = self._told.memory[_SINGLE:].view(np.float32)[:1]
+        return {np.dtype(np.float32): single, np.dtype(np.float64): self._measured[1:]}
+
+    @cached_property
+    def _settings(self) -> Any:
+        return self._cupy.zeros(len(Settings._fields), np.int64)
+
+    @cached_property
+    def _limit(self) -> Array:
+        return self._settings[-1:].view(np.float64)  # type: ignore[no-any-return]  # cupy's
+
+    @cached_property
+    def _sums(self) -> Array:
+        return self._cupy.zeros(1)  # type: ignore[no-any-return]  # cupy's; until there is more
+
+    @cached_property
+    def _lanes(self) -> Array:
+        return self._sums
+
+    def here(self) -> AbstractContextManager[Any]:
+        """Return a context for work on the device."""
+        return arrays.on_device_of(self._like)
+
+    # What the host says ------------------------------------------------------------------------
+
+    def capturing(self) -> bool:
+        """Return whether what is launched now goes into a graph instead of being run."""
+        return arrays.capturing(self._like)
+
+    @property
+    def can_capture(self) -> bool:
+        """Whether steps can be captured: an older CuPy copies addresses to the device in each."""
+        return self._kernels.by_value
+
+    def send_counts(self, counts: Counts) -> None:
+        """Write the counts."""
+        told = np.zeros(_SINGLE + 1, np.int64)
+        told[: len(COUNTS)] = (-1, counts.clock, counts.skipped, counts.overrun)
+        told[len(COUNTS) : _SINGLE].view(np.float64)[0] = counts.norm
+        self._told.write(told)
+
+    def send_settings(self, settings: Settings) -> None:
+        """Write the settings."""
+        numbers = np.array(settings[:-1], np.int64)
+        limit = np.array([settings.limit], np.float64)
+        self._settings[...] = self._cupy.asarray(np.append(numbers, limit.view(np.int64)))
+
+    def table(self, name: Hashable, rows: Array, capacity: int) -> Array:
+        """Write the rows of a table into its memory, which has room for so many; return it."""
+        memory = self._tables.get(name)
+        room = max(capacity, 1 << (len(rows) - 1).bit_length()) * rows.shape[1]
+        if memory is None or memory.size < rows.size or memory.dtype != rows.dtype:
+            if memory is not None:
+                self._outgrown.append(memory)  # kernels on another stream may read it still
+            memory = self._tables[name] = self._cupy.zeros(room, rows.dtype)
+        memory[: rows.size] = self._cupy.asarray(rows.reshape(-1))
+        return memory
+
+    # Launches ----------------------------------------------------------------------------------
+
+    def measure(self, sides: Sequence[DeviceSide]) -> None:
+        """Measure all gradients."""
+        layout = Lanes(sum(s.pieces() for s in sides), any(s.wide for s in sides))
+        sums = layout.pieces * _factors(layout)
+        if self._layout != layout:
+            self._layout = layout
+            self._lanes = self._cupy.zeros(max(1, sums * LANES))
+            self._sums = self._cupy.zeros(max(1, sums))
+        first = 0
+        for side in sides:
+            side.measure_to(self._lanes, first, layout)
+            first += side.pieces()
+        if sums:
+            self._kernels.of(cupy_source.halves)(self._lanes, self._sums, size=sums)
+
+    def decide(self, grad_scale: Any, measured: bool, squares: bool) -> None:
+        """Decide on a step, by what was measured last if that is so.
+
+        ``squares`` says whether some rule averages squares in float32, which can overflow.
+        """
+        on_device = arrays.kind(grad_scale) == "cupy"
+        layout = self._layout if measured else _NOTHING
+        given = (
+            *(self._sums, layout.pieces, int(layout.wide), int(squares)),
+            1.0 if on_device else grad_scale,
+            arrays.address(grad_scale) if on_device else 0,
+            grad_scale.itemsize if on_device else 0,
+            *(self._settings, self._limit, self._counts, self._measured),
+            self._scale[np.dtype(np.float32)],
+        )
+        self._kernels.of(cupy_source.decide)(*given, size=LANES, block_size=LANES)
+
+    def update(
+        self, side: DeviceSide, tables: Sequence[tuple[Array | None, Array]], always: bool
+    ) -> None:
+        """Update parameters by the row that was decided on.
+
+        Each of the ``tables`` comes with which parameters are updated by it (None: all).
+        ``always`` launches without gradients too, which compiles what is needed.
+        """
+        for mine, table in tables:
+            side.update_by((self._counts, self._scale[table.dtype], table), mine, always)
+
+    def scale(self, policy: ScalePolicy) -> CupyScale:
+        """Return memory for the scale of a loss."""
+        return CupyScale(self._kernels, policy)
+
+    def rescale(self, scale: ScaleMemory, answer: Answer) -> None:
+        """Have a scale follow the last decision, and write whether the step was made."""
+        scale.follow(self._counts, answer)
+
+    # What the device says ----------------------------------------------------------------------
+
+    def request(self) -> None:
+        """Have the counts copied to the host, some time; ``arrived`` returns them."""
+        self._told.request()
+
+    @property
+    def requested(self) -> bool:
+        """Whether counts are on their way."""
+        return self._told.requested
+
+    def arrived(self) -> Counts | None:
+        """Return the counts that were asked for, once, if they are here; else None."""
+        told = self._told.arrived()
+        return None if told is None else _read_counts(told)
+
+    def fetch(self) -> Counts:
+        """Wait for all that the device has to do, and return the counts."""
+        return _read_counts(self._told.fetch())
+
+    def wait(self) -> None:
+        """Wait until what was written is there, for steps on any stream."""
+        self._cupy.cuda.get_current_stream().synchronize()
+
+
+def _factors(layout: Lanes) -> int:
+    return len(cupy_source.FACTORS) if layout.wide else 1
+
+
+def _read_counts(told: Array) -> Counts:
+    counts = dict(zip(COUNTS, told.tolist(), strict=False))
+    norm = float(told[len(COUNTS) :].view(np.float64)[0])
+    return Counts(
+        counts["clock"], counts["skipped"], counts["overrun"], math.nan if norm != norm else norm
+    )

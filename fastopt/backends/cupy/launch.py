@@ -1,0 +1,193 @@
+"""Launches over the arrays of a bucket, and how they look; CuPy is handed in, not imported."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from fastopt.backends.cupy import source as cupy_source
+from fastopt.backends.cupy.source import CAPACITY, THREADS, blocks
+from fastopt.backends.interface import Lanes
+from fastopt.core import arrays
+from fastopt.core.arrays import Array
+from fastopt.core.buckets import Arena, Parameter
+from fastopt.core.dtypes import Format, dtype_of, real_dtype
+from fastopt.core.norms import LANES, PIECE
+from fastopt_kernels import Rule
+
+# -------------------------------------------------------------------------------------------------
+# Launches over the arrays of a bucket; cupy_backend, which imports CuPy, hands the module in.
+
+
+class Kernels:
+    """CuPy's kernels, each made once; CuPy compiles one at its first launch on a device."""
+
+    def __init__(self, cupy: Any) -> None:
+        self.cupy = cupy
+        self._made: dict[tuple[Any, ...], Any] = {}
+
+    @cached_property
+    def by_value(self) -> bool:
+        """Whether kernels take addresses by value: CuPy has void scalars from 14.1 on."""
+        try:
+            self.cupy.ElementwiseKernel("V16 x", "raw int64 y", "y[0] = 0", no_return=True)
+        except ValueError:
+            return False
+        return True
+
+    def of(self, text: Callable[..., dict[str, Any]], *about: Any) -> Any:
+        """Return the kernel whose text a function gives for these arguments."""
+        key = (text, *about)
+        if key not in self._made:
+            self._made[key] = self.cupy.ElementwiseKernel(**text(*about))
+        return self._made[key]
+
+
+class Part:
+    """At most CAPACITY parameters: those whose addresses fit a launch.
+
+    Nothing here waits for the device. What a kernel reads is never freed before: static tables and
+    the arena live as long as the driver; what is allocated in a step (converted gradients, a table
+    of addresses) goes back to CuPy's pool, which hands memory out again in the order of the current
+    stream, so after the kernel.
+    """
+
+    def __init__(
+        self,
+        kernels: Kernels,
+        rule: Rule,
+        format: Format,
+        parameters: Sequence[Parameter],
+        first: int,
+    ) -> None:
+        self._kernels = kernels
+        self._mine = slice(first, first + CAPACITY)
+        self._parameters = parameters[self._mine]
+        self._addresses = np.zeros((2, CAPACITY), np.int64)
+        own = [arrays.address(parameter.flat) for parameter in self._parameters]
+        self._addresses[0, : len(own)] = own
+        self._rule = rule
+        self._format = format
+        self._blocks, self.count = self._table(
+            THREADS * cupy_source.pack(format), bool(format.random_scalars)
+        )
+
+    def _table(self, length: int, draws: bool = False) -> tuple[Array, int]:
+        table, count = blocks(self._parameters, length, draws)
+        return self._kernels.cupy.asarray(table), count
+
+    def _with(self, grads: Array) -> Any:
+        """Return what a kernel takes as addresses."""
+        mine = grads[self._mine]
+        self._addresses[1, : len(mine)] = mine
+        if self._kernels.by_value:
+            return np.void(self._addresses.tobytes())
+        return self._kernels.cupy.asarray(self._addresses.reshape(-1))
+
+    def has_work(self, grads: Array) -> bool:
+        """Return whether any gradient is there; ``grads`` holds addresses, 0 for none."""
+        return bool(self.count and grads[self._mine].any())
+
+    def launch(self, given: Any, grads: Array, scalars: Sequence[Any], arena: Arena) -> None:
+        """Launch the update kernel, for gradients of the dtype ``given``."""
+        self._launch(given, grads, scalars, arena)
+
+    def launch_from_table(
+        self, given: Any, grads: Array, table: Sequence[Array], arena: Arena
+    ) -> None:
+        """Launch the update kernel that takes counts, a scale and a table of scalars."""
+        self._launch(given, grads, table, arena, True)
+
+    def _launch(
+        self, given: Any, grads: Array, scalars: Sequence[Any], arena: Arena, *from_table: bool
+    ) -> None:
+        about = (self._rule, self._format.with_gradients(given), self._kernels.by_value)
+        kernel = self._kernels.of(cupy_source.kernel, *about, *from_table)
+        memory = [part.reshape(-1) for part in arena.parts]
+        arguments = (self._with(grads), self._blocks, arena.exact.shape[1], *scalars, *memory)
+        kernel(*arguments, size=self.count * THREADS, block_size=THREADS)
+
+    @cached_property
+    def _piece_table(self) -> tuple[Array, int]:
+        return self._table(PIECE)
+
+    @property
+    def pieces(self) -> int:
+        """How many pieces the gradients have."""
+        return self._piece_table[1]
+
+    def squares(self, given: Any, grads: Array, factor: float, lanes: Array, first: int) -> None:
+        """Sum the squares of (factor * gradient) by lanes, from the first piece's place on."""
+        kernel = self._kernels.of(cupy_source.squares, given, self._kernels.by_value)
+        self._over_pieces(kernel, grads, first, factor, lanes)
+
+    def squares_to_decide(
+        self, given: Any, grads: Array, lanes: Array, first: int, layout: Lanes
+    ) -> None:
+        """Write all the lanes that a decision needs, from the first piece's place on."""
+        text = cupy_source.squares_to_decide
+        kernel = self._kernels.of(text, given, self._kernels.by_value, layout.wide)
+        self._over_pieces(kernel, grads, first, layout.pieces, lanes)
+
+    def _over_pieces(self, kernel: Any, grads: Array, *rest: Any) -> None:
+        table, pieces = self._piece_table
+        kernel(self._with(grads), table, *rest, size=pieces * LANES, block_size=LANES)
+
+
+# -------------------------------------------------------------------------------------------------
+# What a bucket's CuPy arrays usually look like, compared from the host.
+
+
+class UsualArrays:
+    """The expectations of one bucket: what they let through needs no closer look.
+
+    Shapes, strides and addresses are known on the host; no element is read, so nothing waits for
+    the device.
+    """
+
+    def __init__(self, parameters: Sequence[Parameter], format: Format) -> None:
+        self._shapes = [(p.leaf.array, p.layout.shape) for p in parameters]
+        self._own = parameters[0].dtype
+        dtypes = [dtype_of(real, self._own) for real in format.readable]
+        self._strides = {dtype: [p.usual_strides(dtype) for p in parameters] for dtype in dtypes}
+        self._device = arrays.device(parameters[0].leaf.array)
+        self._sizes = np.array([p.leaf.array.size for p in parameters], np.int64)
+        self._extents = parameters[0].everywhere
+
+    def addresses(self, params: list[Any], grads: list[Any]) -> tuple[np.dtype[Any], Array] | None:
+        """Return the dtype of the gradients' real numbers, and their addresses, 0 for None.
+
+        Returns None if any array is unusual.
+        """
+        found = []
+        dtype = next((getattr(g, "dtype", None) for g in grads if g is not None), None)
+        dtype = dtype or self._own
+        if dtype not in self._strides:
+            return None
+        expected = zip(self._shapes, self._strides[dtype], strict=True)
+        for param, grad, ((array, shape), strides) in zip(params, grads, expected, strict=True):
+            if param is not array or param.shape != shape:
+                return None
+            if grad is None:
+                found.append(0)
+                continue
+            if arrays.kind(grad) != "cupy" or grad.dtype != dtype:
+                return None
+            memory = grad.data
+            if grad.shape != shape or grad.strides != strides or memory.device_id != self._device:
+                return None
+            found.append(memory.ptr)
+        at = np.array(found, np.int64)
+        if self._may_overlap(at, self._sizes * dtype.itemsize):
+            return None
+        return real_dtype(dtype), at
+
+    def _may_overlap(self, grads: Array, nbytes: Array) -> bool:
+        """Return whether a gradient may share memory with a parameter, which is written."""
+        if not len(self._extents.high):
+            return False
+        before = np.searchsorted(self._extents.low, grads + nbytes) - 1
+        return bool(((before >= 0) & (self._extents.high[before] > grads)).any())

@@ -1,0 +1,1 @@
+"""The Numba backend, the only importer of numba."""

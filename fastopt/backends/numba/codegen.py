@@ -1,0 +1,369 @@
+"""The text of the loops that Numba compiles for a rule, and the layout of a job; no Numba."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from fastopt.backends.interface import COMMON_SCALARS, tiny_names
+from fastopt.core.dtypes import Format
+from fastopt.core.quantization import BEYOND, BLOCK, GOLDEN
+from fastopt_kernels import Rule
+
+# -------------------------------------------------------------------------------------------------
+# Where compiled code finds its arrays: the words of a job, and how work is cut up.
+
+LEAF_LINES = ("PARAM", "GRAD", "OFFSET", "ROW", "STREAM")
+"""What the lines of the array ``leaves`` hold of each parameter: the addresses of it and of its
+gradient, its places in arena and table, and where its random bits begin."""
+
+JOB = (
+    *("FUNCTION", "TOTAL", "LEAVES", "COUNT", "CHUNKS"),
+    *("TABLE", "EXACT", "CODES", "SCALES", "PITCH"),  # of an update
+    *("LANES", "SUMS", "FACTOR"),  # of a norm
+    *("KNOWN", "AXES", "AXES_COUNT", "EXTENTS", "EXTENTS_COUNT", "STEPS", "CLOCK"),  # of a look
+)
+"""The words of a job: what does its chunks and how many they are; addresses and sizes of arrays.
+Compiled code finds all its arrays there: handing one over as an argument costs as much as updating
+100 elements."""
+
+CHUNK = 2_048
+"""Elements that are updated in one go: small enough to share out evenly among threads, large enough
+that finding the next ones costs nothing."""
+
+LANES_APART = 4_096
+"""Bytes from the lanes of one thread to those of the next: what two threads write all the time must
+not share a cache line, nor lie in two that processors fetch together."""
+
+
+def at(name: str) -> int:
+    """Return where a word of a job stands, in bytes from its beginning."""
+    return 8 * JOB.index(name)
+
+
+# -------------------------------------------------------------------------------------------------
+# What the loop that Numba compiles does to state on its way from and to memory, as text.
+#
+# State in the precision of the arithmetic is read and written as it is, that of 16 bits is
+# converted on the way. The scale of a block in 8 bits is known only when all of it has been
+# updated: until then the block waits in a row of the thread's own, which stays in the processor's
+# cache.
+
+
+def storage_of(rule: Rule, format: Format) -> Storage:
+    """Return the texts of a format."""
+    kinds = {"real": Storage, "bfloat16": _SixteenBits, "int8": _EightBits}
+    return kinds[format.state](rule, format)
+
+
+_CODERS = ("signed_decode", "signed_encode", "positive_decode", "positive_encode")
+
+
+class Storage:
+    """State in the precision of the arithmetic; what is common to all storage."""
+
+    functions: tuple[str, ...] = ()
+    """What is compiled in beside what every step needs, by ``numba_backend``."""
+    of = "of"
+    """What the names of a chunk's arrays end with: ``param_of``."""
+
+    def __init__(self, rule: Rule, format: Format) -> None:
+        self.rule = rule
+        self.format = format
+        slots = range(len(rule.state)) if format.state != "real" else range(0)
+        self._drawn = [*slots, *[len(rule.state)] * format.stochastic]
+        if format.random_scalars:
+            self.functions = ("u32", "mixed", "low_half", "high_half", *self.functions)
+        if format.stochastic:
+            self.functions += ("narrow_by",)
+
+    def find(self) -> Iterator[str]:
+        """Yield what finds the state, for all chunks."""
+        yield from ()
+
+    def in_chunk(self, scalars: int) -> Iterator[str]:
+        """Yield what stands before the loops; random scalars follow so many others in the row."""
+        if self._drawn:
+            yield f"key_high, key_low = u32(row[{scalars}]), u32(row[{scalars + 1}])"
+            yield "step_key = u32(u32(key_high << u32(16)) | key_low)"
+            yield f"counter = u32(leaves[{LEAF_LINES.index('STREAM')}, leaf] + start)"
+        for word in sorted({slot // 2 for slot in self._drawn}):
+            yield f"key{word} = u32(step_key ^ u32({word * GOLDEN % 2**32}))"
+
+    def loops(self, element: Sequence[str], usual: Sequence[str]) -> Iterator[str]:
+        """Yield the loop over the elements of a chunk.
+
+        ``usual`` is the element's update in most steps. It has a loop of its own where arithmetic
+        takes the time, not memory.
+        """
+        yield from ["place = counter"] * bool(self._drawn)
+        yield from _for_each("count", element)
+
+    @property
+    def draws(self) -> Sequence[str]:
+        """What draws the random bits of an element."""
+        return _words(self._drawn)
+
+    def load(self, slot: str) -> str:
+        """Return a slot of an element in the precision of the arithmetic."""
+        return f"{slot}_of[i]"
+
+    def store(self, slot: str, value: str) -> Iterator[str]:
+        """Yield what writes a slot of an element."""
+        yield f"{slot}_of[i] = {value}"
+
+    @property
+    def narrow(self) -> str:
+        """The parameter as it is stored."""
+        by_chance = f"narrow_by(float32(param), {_draw(len(self.rule.state))})"
+        return by_chance if self.format.stochastic else "narrow(param)"
+
+    def _find_codes(self, kind: str) -> str:
+        pointer = f"pointer_to(word(job + {at('CODES')}), {kind})"
+        return f"codes = carray({pointer}, ({len(self.rule.state)}, word(job + {at('PITCH')})))"
+
+
+class _SixteenBits(Storage):
+    functions = ("widen_state", "narrow_state")
+
+    def loops(self, element: Sequence[str], usual: Sequence[str]) -> Iterator[str]:
+        yield from _either(super().loops(usual, usual), super().loops(element, usual))
+
+    def find(self) -> Iterator[str]:
+        yield self._find_codes("uint16")
+
+    def in_chunk(self, scalars: int) -> Iterator[str]:
+        for k, slot in enumerate(self.rule.state):
+            yield f"{slot}_of = codes[{k}, first : first + count]"
+        yield from super().in_chunk(scalars)
+
+    def load(self, slot: str) -> str:
+        return f"widen_state({slot}_of[i])"
+
+    def store(self, slot: str, value: str) -> Iterator[str]:
+        draw = _draw(self.rule.state.index(slot))
+        yield from [f"{slot} = {value}"] * (value != slot)
+        yield f"{slot}_of[i] = narrow_state({slot}, {draw})"
+
+
+class _EightBits(Storage):
+    of = "chunk"
+    functions = ("bits", "float_of", "exponent", "low_cut", "high_cut", *_CODERS)
+
+    def find(self) -> Iterator[str]:
+        yield self._find_codes("uint8")
+        blocks = f"({len(self.rule.state)}, word(job + {at('PITCH')}) // {BLOCK})"
+        yield f"scales = carray(pointer_to(word(job + {at('SCALES')}), real), {blocks})"
+        # An array each: of rows of one array the compiler does not know that they lie apart.
+        for slot in self.rule.state:
+            yield f"{slot}_row = empty({BLOCK}, real)"
+
+    def in_chunk(self, scalars: int) -> Iterator[str]:
+        for k, slot in enumerate(self.rule.state):
+            yield f"{slot}_chunk = codes[{k}, first : first + count]"
+            yield f"{slot}_scales = scales[{k}]"
+        yield from super().in_chunk(scalars)
+
+    def loops(self, element: Sequence[str], usual: Sequence[str]) -> Iterator[str]:
+        yield f"for block_begin in range(0, count, {BLOCK}):"
+        yield from _indented(self._block(element, usual))
+
+    def _block(self, element: Sequence[str], usual: Sequence[str]) -> Iterator[str]:
+        """Yield what is done with a block: all of it is updated, then all of its state encoded."""
+        state = self.rule.state
+        yield f"block = (first + block_begin) // {BLOCK}"
+        yield f"block_size = min({BLOCK}, count - block_begin)"
+        # Views of a block: the compiler does not know that block_begin + i is not negative.
+        chunks = ["param", "grad", *state, *self.format.masters, *self.format.limits]
+        for name in [*chunks, *["square"] * self.format.modulus]:
+            yield f"{name}_of = {name}_chunk[block_begin : block_begin + block_size]"
+        for slot in state:
+            yield f"{slot}_scale = {slot}_scales[block]"
+            yield f"{slot}_top = u32(0)"
+        place = "place = u32(counter + u32(block_begin))"
+        yield from [place] * self.format.stochastic
+        yield from _either(_for_each("block_size", usual), _for_each("block_size", element))
+        for slot in state:
+            yield from self._scale(slot)
+        yield place
+        encoded = [*_words(range(len(state))), *map(self._encoded, state)]
+        yield from _for_each("block_size", encoded)
+
+    @property
+    def draws(self) -> Sequence[str]:
+        return _words([len(self.rule.state)] * self.format.stochastic)
+
+    def load(self, slot: str) -> str:
+        return f"{self._coder(slot)}_decode({slot}_of[i]) * {slot}_scale"
+
+    def store(self, slot: str, value: str) -> Iterator[str]:
+        yield from [f"{slot} = {value}"] * (value != slot)
+        yield f"{slot}_row[i] = {slot}"
+        yield f"{slot}_top = max({slot}_top, u32(bits({slot}) & u32(0x7FFFFFFF)))"
+
+    def _scale(self, slot: str) -> Iterator[str]:
+        """Yield what finds a block's scale, and its inverse."""
+        yield f"if {slot}_top >= u32({BEYOND}):"
+        yield f"    {slot}_row[:] = 0"
+        yield f"    {slot}_scales[block] = float_of(u32(0x7FC00000))"
+        yield f"    {slot}_inverse = zero"
+        yield "else:"
+        yield f"    scale_exponent = exponent({slot}_top)"
+        yield f"    {slot}_scale = float_of(u32(scale_exponent << u32(23)))"
+        yield f"    {slot}_scales[block] = {slot}_scale if {slot}_top != u32(0) else zero"
+        yield f"    {slot}_inverse = float_of(u32(u32(u32(254) - scale_exponent) << u32(23)))"
+
+    def _encoded(self, slot: str) -> str:
+        draw = _draw(self.rule.state.index(slot), "cut")
+        return f"{slot}_of[i] = {self._coder(slot)}_encode({slot}_row[i], {slot}_inverse, {draw})"
+
+    def _coder(self, slot: str) -> str:
+        return "signed" if slot in self.rule.signed else "positive"
+
+
+def _words(slots: Sequence[int]) -> list[str]:
+    """Return what draws the random bits of some slots of the element at ``place``."""
+    words = sorted({slot // 2 for slot in slots})
+    drawn = [f"word{w} = mixed(u32(place ^ key{w}))" for w in words]
+    return [*drawn, "place = u32(place + u32(1))"] if words else []
+
+
+def _draw(slot: int, part: str = "half") -> str:
+    return f"{'high' if slot % 2 else 'low'}_{part}(word{slot // 2})"
+
+
+def _for_each(count: str, element: Iterable[str]) -> Iterator[str]:
+    yield f"for i in range({count}):"
+    yield from _indented(element)
+
+
+def _either(usual: Iterable[str], otherwise: Iterable[str]) -> Iterator[str]:
+    """Yield the loops of a usual step, and those of others."""
+    yield "if l2 == zero and tiny_signed == zero and tiny_positive == zero:"
+    yield from _indented(usual)
+    yield "else:"
+    yield from _indented(otherwise)
+
+
+def _indented(lines: Iterable[str]) -> Iterator[str]:
+    return (f"    {line}" for line in lines)
+
+
+# -------------------------------------------------------------------------------------------------
+# The text of the loop that Numba compiles for a rule.
+#
+# Only the number of state arrays and scalars differs between rules, but a loop over tuples of
+# arrays is not vectorised (8 times slower), so the names are written out here.
+
+_SOURCE = """
+def work(job, lane, first_chunk, last_chunk):
+    leaves = carray(pointer_to(word(job + {LEAVES_AT}), int64), ({LINES}, word(job + {COUNT_AT})))
+    chunks = carray(pointer_to(word(job + {CHUNKS_AT}), int64), (3, word(job + {TOTAL_AT})))
+    table = carray(pointer_to(word(job + {TABLE_AT}), float64), (word(job + {COUNT_AT}), {WIDTH}))
+    exact = carray(pointer_to(word(job + {EXACT_AT}), real), ({SLOTS}, word(job + {PITCH_AT})))
+    {find_state}
+    for chunk in range(first_chunk, last_chunk):
+        leaf, start, count = chunks[0, chunk], chunks[1, chunk], chunks[2, chunk]
+        if leaves[{GRAD}, leaf] == 0:  # no gradient in this step
+            continue
+        first = leaves[{OFFSET}, leaf] + start
+        row = table[leaves[{ROW}, leaf]]
+        zero = real(0)
+        {load_scalars}
+        param_at = pointer_to(leaves[{PARAM}, leaf] + start * {param_size}, stored)
+        grad_at = pointer_to(leaves[{GRAD}, leaf] + start * {grad_size}, given)
+        param_{of} = carray(param_at, count)
+        grad_{of} = carray(grad_at, count)
+        {slice_state}
+        {elements}
+"""
+
+# Of both parts of each complex number, before any parameter of the chunk has changed.
+_MODULI = (
+    "for i in range(0, count, 2):",
+    "    re = widen_given(grad_{of}[i]) * grad_scale",
+    "    im = widen_given(grad_{of}[i + 1]) * grad_scale",
+    "    re = re + l2 * widen(param_{of}[i]) if l2 != zero else re",
+    "    im = im + l2 * widen(param_{of}[i + 1]) if l2 != zero else im",
+    "    square = re * re + im * im",
+    "    square_{of}[i] = square",
+    "    square_{of}[i + 1] = square",
+)
+
+# What does not round to the stored parameter is not its master: somebody wrote the parameter since.
+_LOAD_MASTER = (
+    "param = widen(param_of[i])",
+    "master = master_of[i]",
+    "param = master if widen(narrow(master)) == param else param",
+)
+
+
+def loop_source(rule: Rule, format: Format) -> str:
+    """Return the source of ``work(job, lane, ...)``, which does chunks of one rule's step.
+
+    It refers by name to ``rule``, ``real``, ``stored``, ``given`` (types), ``widen``, ``narrow``,
+    ``widen_given``, ``carray``, ``empty``, ``pointer_to``, ``word``, dtypes, and to the functions
+    of the format's storage.
+    """
+    storage = storage_of(rule, format)
+    masters = [*format.masters, *format.limits]
+    exact = [*(rule.state if format.state == "real" else ()), *masters]
+    slices = [
+        f"{slot}_{storage.of} = exact[{k}, first : first + count]" for k, slot in enumerate(exact)
+    ]
+    find, elements = [*storage.find()], []
+    if format.modulus:
+        find.append(f"square_{storage.of} = empty({CHUNK}, real)")
+        elements += [line.format(of=storage.of) for line in _MODULI]
+    usual = list(_element(rule, format, storage, usual=True))
+    elements += storage.loops(list(_element(rule, format, storage)), usual)
+    scalars = [*COMMON_SCALARS, *rule.scalars, *format.limit_scalars]
+    in_work, in_chunk = ("\n" + " " * depth for depth in (4, 8))
+    return _SOURCE.format(
+        param_size=format.stored.itemsize,
+        grad_size=format.given.itemsize,
+        LINES=len(LEAF_LINES),
+        WIDTH=len([*COMMON_SCALARS, *rule.scalars, *format.scalars]),
+        SLOTS=len(exact),
+        **{name: line for line, name in enumerate(LEAF_LINES)},
+        **{f"{name}_AT": at(name) for name in JOB},
+        of=storage.of,
+        find_state=in_work.join(find),
+        load_scalars=in_chunk.join(
+            f"{name} = real(row[{column}])" for column, name in enumerate(scalars)
+        ),
+        slice_state=in_chunk.join([*slices, *storage.in_chunk(len(scalars))]),
+        elements=in_chunk.join(elements),
+    )
+
+
+def _element(rule: Rule, format: Format, storage: Storage, usual: bool = False) -> Iterator[str]:
+    """Yield the update of one element; a usual one has no L2 term, and nothing is flushed."""
+    yield from _LOAD_MASTER if format.master else ["param = widen(param_of[i])"]
+    yield "grad = widen_given(grad_of[i]) * grad_scale"
+    if not usual:
+        yield "grad = grad + l2 * param if l2 != zero else grad"
+    if rule.squares:
+        yield "square = square_of[i]" if format.modulus else "square = grad * grad"
+    yield "param = param - decay * param if decay != zero else param"
+    given = ["param", "grad", *["square"] * rule.squares]
+    inputs = ", ".join([*given, *map(storage.load, rule.state), *rule.scalars])
+    yield f"{', '.join(['param', *rule.state])}, = rule({inputs})"
+    yield from _keep_bounds(rule, format)
+    yield from storage.draws
+    yield f"param_of[i] = {storage.narrow}"
+    if format.master:
+        yield "master_of[i] = param"
+    for slot, least in tiny_names(rule).items():
+        kept = f"zero if abs({slot}) < {least} else {slot}"
+        yield from storage.store(slot, slot if usual else kept)
+
+
+def _keep_bounds(rule: Rule, format: Format) -> Iterator[str]:
+    for name in format.limits:
+        yield f"{name} = {name}_of[i]"
+    if format.bounds != "none":
+        yield "param = lower if param < lower else param"
+        yield "param = upper if param > upper else param"
+    if format.reset:
+        for slot in rule.signed:
+            yield f"{slot} = zero if param == lower or param == upper else {slot}"

@@ -1,0 +1,401 @@
+"""What is compiled beside the rules: the step around them, norms, half precision, and codes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+from numba import carray, float64, int64
+from numba.extending import register_jitable
+
+from fastopt.backends.numba import headers
+from fastopt.backends.numba.codegen import LANES_APART, LEAF_LINES, at
+from fastopt.backends.numba.runtime import (
+    bits,
+    float_of,
+    half,
+    narrow_float16,
+    pointer_to,
+    prefetch,
+    share,
+    widen_float16,
+    word,
+)
+from fastopt.core import quantization
+from fastopt.core.dtypes import Format
+from fastopt.core.norms import LANES
+
+# -------------------------------------------------------------------------------------------------
+# How numbers are read and written: widened exactly, narrowed by rounding to nearest even.
+#
+# Numba has no 16-bit floats on a CPU, so its loops see them as uint16. bfloat16 is the upper half
+# of a float32. float16 is converted by the processor where it can, else by its bits.
+#
+# Every constant is a typed scalar: Python's integers would widen the bits to 64, and half as many
+# of them fit the processor's registers.
+
+_u32, _u16 = np.uint32, np.uint16
+
+
+class Conversion(NamedTuple):
+    """From what is stored to the arithmetic and back, for one number; to be compiled."""
+
+    widen: Callable[[Any], Any]
+    narrow: Callable[[Any], Any]
+
+
+@register_jitable  # type: ignore[untyped-decorator]  # numba has no types
+def same(number: Any) -> Any:
+    """Return a number that is stored as it is computed with."""
+    return number
+
+
+@register_jitable  # type: ignore[untyped-decorator]
+def widen_bfloat16(stored: Any) -> Any:
+    """Return the bits of a bfloat16 as a float32."""
+    return float_of(_u32(_u32(stored) << _u32(16)))
+
+
+@register_jitable  # type: ignore[untyped-decorator]
+def _narrow_bfloat16(value: Any) -> Any:
+    all_bits = bits(value)
+    odd = (all_bits >> _u32(16)) & _u32(1)
+    rounded = _u16((all_bits + _u32(0x7FFF) + odd) >> _u32(16))
+    return rounded if value == value else _u16(0x7FC0)  # NaN could round to infinity
+
+
+# The exponents of float32 and float16 differ by 112 (0x38000000 in place); float16 has 13 bits less
+# of a fraction. Its denormals are multiples of 2**-24, which a float32 between 0.5 and 1 is too.
+
+
+@register_jitable  # type: ignore[untyped-decorator]
+def _widen_float16(stored: Any) -> Any:
+    all_bits = _u32(stored)
+    magnitude = all_bits & _u32(0x7FFF)
+    normal = float_of(_u32((magnitude << _u32(13)) + _u32(0x38000000)))
+    denormal = np.float32(np.int32(magnitude)) * np.float32(2.0**-24)
+    infinite = float_of(_u32((magnitude << _u32(13)) | _u32(0x7F800000)))
+    size = denormal if magnitude < _u32(0x0400) else normal
+    size = infinite if magnitude >= _u32(0x7C00) else size
+    return -size if all_bits >= _u32(0x8000) else size
+
+
+@register_jitable  # type: ignore[untyped-decorator]
+def _narrow_float16(value: Any) -> Any:
+    all_bits = bits(value)
+    sign = (all_bits >> _u32(16)) & _u32(0x8000)
+    magnitude = _u32(all_bits & _u32(0x7FFFFFFF))
+    odd = (magnitude >> _u32(13)) & _u32(1)
+    normal = (magnitude - _u32(0x38000000) + _u32(0x0FFF) + odd) >> _u32(13)
+    denormal = bits(float_of(magnitude) + np.float32(0.5)) - _u32(0x3F000000)
+    rounded = denormal if magnitude < _u32(0x38800000) else normal
+    rounded = _u32(0x7C00) if magnitude >= _u32(0x477FF000) else rounded  # from 65520 on
+    rounded = _u32(0x7E00) if magnitude > _u32(0x7F800000) else rounded  # NaN
+    return _u16(rounded | sign)
+
+
+@register_jitable  # type: ignore[untyped-decorator]
+def _widen_single(stored: Any) -> Any:
+    return np.float64(stored)
+
+
+@register_jitable  # type: ignore[untyped-decorator]
+def _narrow_single(value: Any) -> Any:
+    return np.float32(value)
+
+
+def _by_single(half: Conversion) -> Conversion:
+    """Return how float64 becomes half precision: by way of float32, so that it is rounded twice."""
+    widen_half, narrow_half = half
+
+    @register_jitable  # type: ignore[untyped-decorator]
+    def widen(stored: Any) -> Any:
+        return np.float64(widen_half(stored))
+
+    @register_jitable  # type: ignore[untyped-decorator]
+    def narrow(value: Any) -> Any:
+        return narrow_half(np.float32(value))
+
+    return Conversion(widen, narrow)
+
+
+EXACT = Conversion(same, same)
+SINGLE = Conversion(_widen_single, _narrow_single)
+BFLOAT16 = Conversion(widen_bfloat16, _narrow_bfloat16)
+FLOAT16_BY_BITS = Conversion(_widen_float16, _narrow_float16)
+FLOAT16 = Conversion(widen_float16, narrow_float16)
+
+
+READS_HALVES: bool = (
+    "+f16c" in numba.core.registry.cpu_target.target_context.codegen().magic_tuple()[-1]
+)
+"""Whether the processor converts float16; without it LLVM would call a function that is missing."""
+
+
+def conversion(dtype: np.dtype[Any], real: np.dtype[Any]) -> Conversion:
+    """Return how numbers of a dtype are read for arithmetic in another, and written after it."""
+    if dtype == real:
+        return EXACT
+    if real.itemsize == 8:
+        return SINGLE if dtype.itemsize == 4 else _by_single(_half(dtype))
+    return _half(dtype)
+
+
+def _half(dtype: np.dtype[Any]) -> Conversion:
+    if dtype.name == "bfloat16":
+        return BFLOAT16
+    return FLOAT16 if READS_HALVES else FLOAT16_BY_BITS
+
+
+# -------------------------------------------------------------------------------------------------
+# Codes of 16 and 8 bits for one number at a time, to be compiled; the formulas are in
+# ``core.quantization``.
+#
+# Every constant is a typed scalar: Python's integers would widen the bits to 64.
+
+_u8, _f32 = np.uint8, np.float32
+_NORMAL = _f32(2.0**-126)
+_HALF_NORMAL = _f32(2.0**-14)  # the smallest of float16
+_FIRST, _SECOND = map(_u32, quantization.MULTIPLIERS)
+Function = Callable[..., Any]
+
+
+@register_jitable  # type: ignore[untyped-decorator]  # numba has no types
+def mixed(word: Any) -> Any:
+    """Return 32 bits that look random."""
+    word = _u32(word ^ (word >> _u32(16))) * _FIRST
+    word = _u32(_u32(word) ^ (_u32(word) >> _u32(15))) * _SECOND
+    return _u32(_u32(word) ^ (_u32(word) >> _u32(16)))
+
+
+@register_jitable  # type: ignore[untyped-decorator]
+def low_half(word: Any) -> Any:
+    """Return the draw of a slot of even number."""
+    return _u32(word & _u32(0xFFFF))
+
+
+@register_jitable  # type: ignore[untyped-decorator]
+def high_half(word: Any) -> Any:
+    """Return the draw of a slot of odd number."""
+    return _u32(word >> _u32(16))
+
+
+@register_jitable  # type: ignore[untyped-decorator]
+def to_bfloat16(value: Any, draw: Any) -> Any:
+    """Round a float32 to the bits of a bfloat16, by a draw."""
+    rounded = _u16(_u32(bits(value) + draw) >> _u32(16))
+    return rounded if value == value else _u16(0x7FC0)
+
+
+@register_jitable  # type: ignore[untyped-decorator]
+def _evenly(size: Any, normal: Any) -> Any:
+    """Return the bits of a magnitude, evenly spaced below the smallest normal number too.
+
+    Below it the sum, its exponent lowered by one, has the larger bits, above it the size itself.
+    """
+    own, summed = bits(size), _u32(bits(size + normal) - _u32(1 << 23))
+    return own if own > summed else summed
+
+
+@register_jitable  # type: ignore[untyped-decorator]
+def to_float16(value: Any, draw: Any) -> Any:
+    """Round a float32 to the bits of a float16, by a draw."""
+    every = bits(value)
+    size = _u32(every & _u32(0x7FFFFFFF))
+    even = _evenly(float_of(size), _HALF_NORMAL)
+    rounded = _u32(even - _u32(0x38000000) + (draw >> _u32(3))) >> _u32(13)
+    rounded = _u32(0x7C00) if size >= _u32(0x47800000) else rounded
+    rounded = _u32(0x7E00) if size > _u32(0x7F800000) else rounded
+    return _u16(rounded | ((every >> _u32(16)) & _u32(0x8000)))
+
+
+@register_jitable  # type: ignore[untyped-decorator]
+def low_cut(word: Any) -> Any:
+    """Return the draw of an 8-bit slot of even number."""
+    return _u32(word & _u32((1 << quantization.CUT_OFF) - 1))
+
+
+@register_jitable  # type: ignore[untyped-decorator]
+def high_cut(word: Any) -> Any:
+    """Return the draw of an 8-bit slot of odd number."""
+    return _u32(word >> _u32(32 - quantization.CUT_OFF))
+
+
+# A code whose bits are moved into those of a float16 is the same number there (2**-8 of it, where
+# there is a sign): it has two bits of exponent less, or one, and six bits of fraction.
+
+
+@register_jitable  # type: ignore[untyped-decorator]
+def _signed_by_half(code: Any) -> Any:
+    every = _u32(code)
+    half = _u32((every & _u32(0x80)) << _u32(8)) | _u32((every & _u32(0x7F)) << _u32(6))
+    return widen_float16(_u16(half)) * _f32(2.0**8)
+
+
+@register_jitable  # type: ignore[untyped-decorator]
+def _positive_by_half(code: Any) -> Any:
+    return widen_float16(_u16(_u32(code) << _u32(6)))
+
+
+def _decoder(signed: bool) -> Function:
+    """Return what decodes 8 bits by integers, for processors that cannot convert float16."""
+    chosen = quantization.grid(signed)
+    top, normal, below = _u32(chosen.top), chosen.normal, _u32(chosen.low - 1 << 23)
+
+    @register_jitable  # type: ignore[untyped-decorator]
+    def decode(code: Any) -> Any:
+        every = _u32(code)
+        size = _u32(every & top)
+        small = size < _u32(16)
+        base = _u32(size + _u32(16)) if small else size
+        value = float_of(_u32(_u32(base << _u32(19)) + below))
+        value = value - normal if small else value
+        return float_of(_u32(bits(value) | _u32((every & ~top) << _u32(24))))
+
+    return decode  # type: ignore[no-any-return]
+
+
+_SIGNED, _POSITIVE = quantization.SIGNED.normal, quantization.POSITIVE.normal
+_CUT_OFF = _u32(quantization.CUT_OFF)
+_SIGN = _u32(0x80 << quantization.CUT_OFF)
+_SMALLEST = _u32((quantization.POSITIVE.low - 1 << 23) + (1 << quantization.CUT_OFF))
+
+
+# ``codes`` subtracts the exponent below the smallest normal code. In the byte that is kept here
+# that exponent is 0, but for the bit of the sign, which is overwritten.
+
+
+@register_jitable  # type: ignore[untyped-decorator]
+def signed_encode(value: Any, inverse: Any, draw: Any) -> Any:
+    """Round a float32 to the code of state that can be negative, by a draw."""
+    every = bits(value)
+    size = float_of(_u32(every & _u32(0x7FFFFFFF))) * inverse
+    code = _u32(_evenly(size, _SIGNED) + draw)
+    code = _u32(code & ~_SIGN) | _u32(_u32(every >> _u32(24 - quantization.CUT_OFF)) & _SIGN)
+    return _u8(_u32(code) >> _CUT_OFF)
+
+
+@register_jitable  # type: ignore[untyped-decorator]
+def positive_encode(value: Any, inverse: Any, draw: Any) -> Any:
+    """Round a float32 to the code of state that is never negative, by a draw."""
+    code = _u32(_evenly(value * inverse, _POSITIVE) + draw)
+    least = code if code > _SMALLEST else _SMALLEST
+    code = least if value >= _NORMAL else code
+    return _u8(_u32(code) >> _CUT_OFF)
+
+
+@register_jitable  # type: ignore[untyped-decorator]
+def exponent(largest: Any) -> Any:
+    """Return the exponent of a block's scale, given the bits of its largest magnitude."""
+    found = _u32(largest + _u32(0x7FFFF)) >> _u32(23)
+    return found if found > _u32(27) else _u32(27)
+
+
+_DECODERS: dict[str, Function] = (
+    {"signed_decode": _signed_by_half, "positive_decode": _positive_by_half}
+    if READS_HALVES
+    else {"signed_decode": _decoder(signed=True), "positive_decode": _decoder(signed=False)}
+)
+_FUNCTIONS: dict[str, Function] = {
+    **{"u32": _u32, "bits": bits, "float_of": float_of, "exponent": exponent, "mixed": mixed},
+    **{"low_half": low_half, "high_half": high_half, "low_cut": low_cut, "high_cut": high_cut},
+    **{"widen_state": widen_bfloat16, "narrow_state": to_bfloat16},
+    **{"signed_encode": signed_encode, "positive_encode": positive_encode, **_DECODERS},
+}
+
+
+def functions(names: Iterable[str], format: Format) -> dict[str, Function]:
+    """Return what the loop of a format calls by these names."""
+    narrow = to_bfloat16 if format.stored.name == "bfloat16" else to_float16
+    known = {**_FUNCTIONS, "narrow_by": narrow}
+    return {name: known[name] for name in names}
+
+
+# -------------------------------------------------------------------------------------------------
+# What the Numba backend compiles beside the rules: the step around them, and norms.
+
+compare = headers.build(word, half)
+_compare = register_jitable(compare)
+_AHEAD = 8_192
+"""Bytes that are asked for before they are needed."""
+
+_LINES, _GRAD = len(LEAF_LINES), LEAF_LINES.index("GRAD")
+_FUNCTION, _TOTAL, _LEAVES, _COUNT, _CHUNKS = (
+    at(name) for name in ("FUNCTION", "TOTAL", "LEAVES", "COUNT", "CHUNKS")
+)
+_LANES, _SUMS, _FACTOR = (at(name) for name in ("LANES", "SUMS", "FACTOR"))
+_KNOWN, _AXES, _AXES_COUNT = (at(name) for name in ("KNOWN", "AXES", "AXES_COUNT"))
+_EXTENTS, _EXTENTS_COUNT = (at(name) for name in ("EXTENTS", "EXTENTS_COUNT"))
+_STEPS, _CLOCK = (at(name) for name in ("STEPS", "CLOCK"))
+
+
+def step(pool: int, threads: int, job: int, params: int, grads: int) -> bool:
+    """Do a job's chunks; given the addresses of the lists of arrays, look before and count after.
+
+    Returns False, with nothing done, if an array is not as expected or a gradient is None.
+    """
+    count = word(job + _COUNT)
+    if params != 0:
+        leaves = carray(pointer_to(word(job + _LEAVES), int64), (_LINES, count))
+        known = carray(pointer_to(word(job + _KNOWN), int64), (count + 1, 6))
+        axes = carray(pointer_to(word(job + _AXES), int64), (word(job + _AXES_COUNT), 2))
+        extents = carray(pointer_to(word(job + _EXTENTS), int64), (2, word(job + _EXTENTS_COUNT)))
+        if _compare(params, grads, known, axes, extents, leaves[_GRAD]) != 0:
+            return False
+    share(pool, threads, word(job + _FUNCTION), job, word(job + _TOTAL))
+    if params != 0:
+        steps = carray(pointer_to(word(job + _STEPS), int64), count)
+        for leaf in range(count):
+            steps[leaf] += 1
+        carray(pointer_to(word(job + _CLOCK), int64), 1)[0] += 1
+    return True
+
+
+def squares(given: Any, widen: Callable[[Any], Any], itemsize: int) -> Callable[..., None]:
+    """Return the loop that sums the squares of gradients of a type by pieces, to be compiled."""
+
+    def work(job: int, lane_number: int, begin: int, end: int) -> None:
+        leaves = carray(pointer_to(word(job + _LEAVES), int64), (_LINES, word(job + _COUNT)))
+        pieces = carray(pointer_to(word(job + _CHUNKS), int64), (3, word(job + _TOTAL)))
+        sums = carray(pointer_to(word(job + _SUMS), float64), word(job + _TOTAL))
+        factor = carray(pointer_to(word(job + _FACTOR), float64), 1)[0]
+        lane = carray(pointer_to(word(job + _LANES) + LANES_APART * lane_number, float64), LANES)
+        for piece in range(begin, end):
+            leaf, start, count = pieces[0, piece], pieces[1, piece], pieces[2, piece]
+            lane[:] = 0.0
+            if leaves[_GRAD, leaf] == 0:  # no gradient in this step
+                count = 0
+            first = leaves[_GRAD, leaf] + start * itemsize
+            rest = count % (4 * LANES)
+            values = carray(pointer_to(first, given), count)
+            for start_of_rows in range(0, count - rest, 4 * LANES):
+                # Four rows at a time, so that the lanes are fetched and put back once for four; one
+                # after another, which is the order that the norm is defined by. The processor sees
+                # no pattern in that, so it is told what comes.
+                rows = values[start_of_rows : start_of_rows + 4 * LANES]
+                coming = first + start_of_rows * itemsize + _AHEAD
+                for line in range(0, 4 * LANES * itemsize, 64):
+                    prefetch(coming + line)
+                for j in range(LANES):
+                    value = widen(rows[j]) * factor
+                    total = lane[j] + value * value
+                    value = widen(rows[j + LANES]) * factor
+                    total += value * value
+                    value = widen(rows[j + 2 * LANES]) * factor
+                    total += value * value
+                    value = widen(rows[j + 3 * LANES]) * factor
+                    lane[j] = total + value * value
+            tail = values[count - rest :]
+            for j in range(rest):
+                value = widen(tail[j]) * factor
+                lane[j % LANES] += value * value
+            width = LANES // 2
+            while width > 0:
+                for j in range(width):
+                    lane[j] += lane[j + width]
+                width //= 2
+            sums[piece] = lane[0]
+
+    return work

@@ -1,0 +1,1 @@
+"""State as dicts and files, and back: all or nothing."""

@@ -1,0 +1,602 @@
+"""Checkpoints as one safetensors file each, replaced as a whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import math
+import os
+import re
+import secrets
+import shutil
+import stat
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, BinaryIO, NoReturn, Protocol
+
+import numpy as np
+
+from fastopt.checkpoint import state_dict as checkpoint_state_dict
+from fastopt.checkpoint.convert import converted
+from fastopt.checkpoint.state_dict import Differences, LoadReport, compare_names
+from fastopt.core import arrays as core_arrays
+from fastopt.core.arrays import Array
+from fastopt.core.signals import Deferred, DeferredTermination
+from fastopt.engine.build import Group
+from fastopt.errors import CheckpointError
+
+# -------------------------------------------------------------------------------------------------
+# A file that is replaced whole or not at all, whatever kills the process or the machine.
+#
+# The new content goes to ``.<name>.tmp.<process>.<random>`` beside the file, is flushed to the
+# disk, read again and compared, and only then moved over the old file, which stays as
+# ``<name>.prev``.
+
+_in_use: set[str] = set()
+"""The temporary files that threads of this process are at work on."""
+
+_PIECE = 1 << 20
+
+
+def previous(path: Path) -> Path:
+    """Return where the file before the present one is kept."""
+    return path.with_name(f"{path.name}.prev")
+
+
+def replace_file(path: Path, content: bytes, keep_previous: bool) -> None:
+    """Replace a file, or make it. A link is followed: what it points to is replaced.
+
+    Raises OSError that names the file, which then is as it was, with one exception: if the folder
+    cannot be flushed, the new file is there already, but may not survive a power cut.
+    """
+    target = Path(os.path.realpath(path))
+    _check_replaceable(target)
+    _remove_stale(target)
+    temporary = _beside(target)
+    _in_use.add(temporary.name)
+    try:
+        _write_through(temporary, content)
+        _compare(temporary, content)
+        with Deferred(), DeferredTermination():
+            if keep_previous:
+                _keep(target)
+            os.replace(temporary, target)
+            _flush_folder(target.parent)
+    except OSError as error:
+        if error.filename is None:  # as for a full disk
+            error.filename = str(path)
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+        _in_use.discard(temporary.name)
+
+
+def _check_replaceable(target: Path) -> None:
+    """Raise OSError for what is no file: a folder, a device, a pipe."""
+    with contextlib.suppress(FileNotFoundError):
+        mode = target.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, "a checkpoint replaces regular files only", str(target))
+
+
+def _write_through(path: Path, content: bytes) -> None:
+    """Write a new file, down to the disk."""
+    with path.open("xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _compare(path: Path, content: bytes) -> None:
+    """Read a file again; OSError unless it holds these bytes and no more."""
+    whole = memoryview(content)
+    with path.open("rb") as file:
+        same = all(file.read(_PIECE) == whole[i : i + _PIECE] for i in range(0, len(whole), _PIECE))
+        if not same or file.read(1):
+            raise OSError(errno.EIO, "what was written reads back as something else", str(path))
+
+
+def _keep(target: Path) -> None:
+    """Give the old file a second name, so that there is no moment without either."""
+    spare = _beside(target)
+    _in_use.add(spare.name)
+    try:
+        try:
+            os.link(target, spare)
+        except FileNotFoundError:
+            return
+        except OSError:  # a file system without links, or a file of another user
+            shutil.copyfile(target, spare)
+            with spare.open("rb+") as file:
+                os.fsync(file.fileno())
+        os.replace(spare, previous(target))
+    finally:
+        spare.unlink(missing_ok=True)  # two names of one file are both left by os.replace
+        _in_use.discard(spare.name)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Bring the names in a folder to the disk, where that can be asked for."""
+    if sys.platform == "win32":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # network file systems
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _beside(target: Path) -> Path:
+    return target.with_name(f".{target.name}.tmp.{os.getpid()}.{secrets.token_hex(8)}")
+
+
+def _remove_stale(target: Path) -> None:
+    """Remove what killed processes have left beside the file."""
+    pattern = re.compile(rf"\.{re.escape(target.name)}\.tmp\.(\d+)\.[0-9a-f]{{16}}")
+    for name in os.listdir(target.parent):
+        found = pattern.fullmatch(name)
+        if found and name not in _in_use and not _is_alive(int(found[1])):
+            with contextlib.suppress(OSError):  # another process may be faster
+                (target.parent / name).unlink()
+
+
+def _is_alive(process: int) -> bool:
+    """Return whether a process other than this one is running."""
+    if process == os.getpid():  # what this one works on is in _in_use
+        return False
+    if sys.platform == "win32":  # there os.kill ends the process that it asks for
+        return True
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+# -------------------------------------------------------------------------------------------------
+# Nested plain values and arrays as JSON values with the arrays apart, and back, exactly.
+
+
+class Encoder:
+    """Turns nested values into JSON values, and collects their arrays, C-ordered and on the host.
+
+    What JSON has no word for becomes a dict with one key that begins with a dollar sign:
+    ``{"$array": key}``, ``{"$tuple": [...]}``, ``{"$float": "nan"}``; a dict that has such a key
+    itself is wrapped in ``{"$dict": ...}``. Numbers come back exactly; NumPy scalars come back as
+    Python numbers.
+    """
+
+    def __init__(self) -> None:
+        self.arrays: dict[str, Array] = {}
+
+    def encode(self, prefix: str, value: Any, path: tuple[str, ...] = ()) -> Any:
+        """Return a value in its JSON form; TypeError names the place of what has none.
+
+        An array gets the key ``prefix`` and ``path``, joined with slashes.
+        """
+        if isinstance(value, np.generic):
+            value = value.item()
+        if value is None or isinstance(value, bool | int | str):
+            return value
+        if isinstance(value, float):
+            return value if math.isfinite(value) else {"$float": repr(float(value))}
+        if isinstance(value, Mapping):
+            return self._dict(prefix, value, path)
+        if isinstance(value, list | tuple):
+            items = [self.encode(prefix, v, (*path, str(i))) for i, v in enumerate(value)]
+            return items if isinstance(value, list) else {"$tuple": items}
+        if core_arrays.kind(value) is not None:
+            return {"$array": self._keep(prefix + "/".join(path), value)}
+        raise TypeError(
+            f"{prefix}{'/'.join(path)} must be None, a bool, a real number, text, an array, or a "
+            f"list, tuple or dict of such; got {type(value).__name__}"
+        )
+
+    def _dict(self, prefix: str, value: Mapping[Any, Any], path: tuple[str, ...]) -> Any:
+        for key in value:
+            if not isinstance(key, str):
+                raise TypeError(
+                    f"{prefix}{'/'.join(path)} must have text as its keys; got {key!r}, "
+                    "which would come back as something else"
+                )
+        items = {str(k): self.encode(prefix, v, (*path, k)) for k, v in value.items()}
+        return {"$dict": items} if any(key.startswith("$") for key in items) else items
+
+    def _keep(self, key: str, array: Array) -> str:
+        # A file's keys are UTF-8, which has no lone surrogates; the names themselves are in JSON.
+        key = wanted = key.encode("utf-8", "backslashreplace").decode()
+        count = 1
+        while key in self.arrays:  # {"a/b": x, "a": {"b": y}}
+            count += 1
+            key = f"{wanted}#{count}"
+        on_device = core_arrays.kind(array) == "cupy"
+        self.arrays[key] = core_arrays.on_host(array) if on_device else np.asarray(array, order="C")
+        return key
+
+
+def decode(value: Any, found: Mapping[str, Array]) -> Any:
+    """Return what was encoded; ValueError, KeyError or TypeError if nothing is encoded like this.
+
+    ``found`` holds the arrays by their keys.
+    """
+    if isinstance(value, list):
+        return [decode(item, found) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if len(value) == 1:
+        (kind, content), *_ = value.items()
+        if kind == "$array":
+            return found[content]
+        if kind == "$tuple":
+            return tuple(decode(item, found) for item in content)
+        if kind == "$float":
+            return _nonfinite(content)
+        if kind == "$dict":
+            return {key: decode(item, found) for key, item in content.items()}
+    if any(key.startswith("$") for key in value):
+        raise ValueError(f"unknown kind of value {sorted(value)[:3]}")
+    return {key: decode(item, found) for key, item in value.items()}
+
+
+def _nonfinite(text: Any) -> float:
+    if text not in ("nan", "inf", "-inf"):
+        raise ValueError(f"unknown number {text!r}")
+    return float(text)
+
+
+# -------------------------------------------------------------------------------------------------
+# A manifest and named arrays as one safetensors file, in which every bit is accounted for.
+#
+# The manifest is a dict of JSON values. It stands in the file's metadata as text, beside its
+# sha256, and lists every array's dtype, shape and sha256. Complex arrays are stored as real ones
+# with a last axis of 2.
+
+FORMAT = 1
+"""Grows when a file could not be read by what reads the files before it."""
+
+LONGEST_HEADER = 100_000_000
+"""Bytes; what safetensors allows."""
+
+_NAMES = {  # safetensors' names of the dtypes
+    **{"bool": "BOOL", "float16": "F16", "float32": "F32", "float64": "F64", "bfloat16": "BF16"},
+    **{f"int{bits}": f"I{bits}" for bits in (8, 16, 32, 64)},
+    **{f"uint{bits}": f"U{bits}" for bits in (8, 16, 32, 64)},
+}
+_REAL = {"complex64": "float32", "complex128": "float64"}
+
+
+def pack_arrays(content: Mapping[str, Any], arrays: Mapping[str, Array]) -> bytes:
+    """Return the file's bytes. The arrays must be C-ordered NumPy arrays.
+
+    Raises TypeError for an array of another dtype than real and complex numbers, integers and
+    bool, ValueError if there are more names or notes than a file's header can hold.
+    """
+    from safetensors.numpy import save
+
+    stored = {key: _to_stored(key, array) for key, array in arrays.items()}
+    described = {
+        key: {
+            "dtype": array.dtype.name,
+            "shape": list(array.shape),
+            "sha256": _sha256(stored[key]),
+        }
+        for key, array in arrays.items()
+    }
+    text = json.dumps({"format_version": FORMAT, **content, "arrays": described}, allow_nan=False)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    packed = save(stored, {"fastopt": text, "fastopt_sha256": digest})
+    if (length := int.from_bytes(packed[:8], "little")) > LONGEST_HEADER:
+        raise ValueError(
+            f"names, hyperparameters and notes take {length} bytes, of which a checkpoint holds "
+            f"{LONGEST_HEADER}; put large notes into arrays"
+        )
+    return packed
+
+
+def unpack(file: BinaryIO, size: int) -> tuple[dict[str, Any], dict[str, Array]]:
+    """Return manifest and arrays of a file of so many bytes.
+
+    Raises CheckpointError for anything but a whole and undamaged file of a known format; until
+    the sizes in it are known to fit the file's own, no more than the header is read.
+    """
+    from safetensors import SafetensorError, deserialize
+
+    start = file.read(8)
+    length = int.from_bytes(start, "little")
+    if len(start) < 8 or length > LONGEST_HEADER:
+        raise CheckpointError("this is no safetensors file")
+    if length > size - 8:
+        raise CheckpointError("this is no safetensors file, or it was cut off")
+    header = file.read(length)
+    manifest = _manifest(header)
+    described = _described(manifest)
+    expected = 8 + length + sum(_stored_size(*entry[:2]) for entry in described.values())
+    if size != expected:
+        raise CheckpointError(f"{size} bytes instead of {expected}: cut off, or damaged")
+    data = start + header + file.read(size - 8 - length)
+    try:
+        views = dict(deserialize(data))  # type: ignore[no-untyped-call]  # its stub has no types
+    except SafetensorError as error:
+        _damaged(str(error))
+    if views.keys() != described.keys():
+        _damaged("the arrays are not those of the manifest")
+    return manifest, {key: _array(key, view, *described[key]) for key, view in views.items()}
+
+
+def _manifest(header: bytes) -> dict[str, Any]:
+    """Return the manifest from a file's header, checked by its hash."""
+    try:
+        fields = json.loads(header)
+    except (ValueError, RecursionError):
+        raise CheckpointError("this is no safetensors file, or its header is damaged") from None
+    metadata = fields.get("__metadata__") if isinstance(fields, dict) else None
+    text = metadata.get("fastopt") if isinstance(metadata, dict) else None
+    if not isinstance(metadata, dict) or not isinstance(text, str):
+        raise CheckpointError("this is no checkpoint of fastopt: its header holds no manifest")
+    encoded = text.encode("utf-8", "replace")
+    if metadata.get("fastopt_sha256") != hashlib.sha256(encoded).hexdigest():
+        _damaged("the manifest's sha256 is another")
+    try:
+        manifest = json.loads(text, parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
+        _damaged(str(error))
+    version = manifest.get("format_version") if isinstance(manifest, dict) else None
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        _damaged(f"format_version is {version!r}")
+    if version > FORMAT:
+        raise CheckpointError(
+            f"this is format {version}, written by fastopt {manifest.get('fastopt')}; this version "
+            f"reads formats up to {FORMAT}. Use a newer fastopt."
+        )
+    return dict(manifest)
+
+
+def _no_number(text: str) -> NoReturn:
+    raise ValueError(f"{text} is no JSON")
+
+
+def _described(manifest: Mapping[str, Any]) -> dict[str, tuple[str, tuple[int, ...], str]]:
+    """Return of every array the dtype's name, the shape and the sha256."""
+    entries = manifest.get("arrays")
+    if not isinstance(entries, dict):
+        _damaged("the manifest lists no arrays")
+    described = {}
+    for key, entry in entries.items():
+        found = entry if isinstance(entry, dict) else {}
+        dtype, shape, digest = (found.get(name) for name in ("dtype", "shape", "sha256"))
+        if not isinstance(dtype, str) or _REAL.get(dtype, dtype) not in _NAMES:
+            _damaged(f"{key} is of dtype {dtype!r}")
+        if not isinstance(shape, list) or not _is_shape(shape):
+            _damaged(f"{key} is of shape {shape!r}")
+        if not isinstance(digest, str):
+            _damaged(f"{key} has no sha256")
+        described[key] = dtype, tuple(shape), digest
+    return described
+
+
+def _is_shape(shape: list[Any]) -> bool:
+    return len(shape) <= 64 and all(type(n) is int and 0 <= n < 2**63 for n in shape)
+
+
+def _array(
+    key: str, view: Mapping[str, Any], dtype: str, shape: tuple[int, ...], sha: str
+) -> Array:
+    """Return an array as it was saved, if all that is known of it is true."""
+    real = _REAL.get(dtype, dtype)
+    stored_shape = [*shape, 2] if dtype in _REAL else [*shape]
+    if view["dtype"] != _NAMES[real] or list(view["shape"]) != stored_shape:
+        _damaged(f"{key} is {view['dtype']} {view['shape']}, not {dtype} {shape}")
+    if hashlib.sha256(view["data"]).hexdigest() != sha:
+        _damaged(f"the sha256 of {key} is another")
+    try:
+        return np.frombuffer(view["data"], _dtype(dtype)).reshape(shape)
+    except ValueError as error:  # no elements along an axis that is too long for NumPy
+        _damaged(f"{key}: {error}")
+
+
+def _to_stored(key: str, array: Array) -> Array:
+    name = array.dtype.name
+    if _REAL.get(name, name) not in _NAMES or not array.dtype.isnative:
+        raise TypeError(
+            f"{key} is of dtype {array.dtype.str} ({name}), which has no place in a file"
+        )
+    if name in _REAL:
+        return array.reshape(-1).view(_REAL[name]).reshape(*array.shape, 2)
+    return array
+
+
+def _sha256(array: Array) -> str:
+    return hashlib.sha256(array.reshape(-1).view(np.uint8).data).hexdigest()
+
+
+def _stored_size(dtype: str, shape: tuple[int, ...]) -> int:
+    return math.prod(shape) * _dtype(dtype).itemsize
+
+
+def _dtype(name: str) -> np.dtype[Any]:
+    if name != "bfloat16":
+        return np.dtype(name)
+    import ml_dtypes
+
+    bfloat16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    return bfloat16
+
+
+def _damaged(why: str) -> NoReturn:
+    raise CheckpointError(f"the file is damaged: {why}")
+
+
+# -------------------------------------------------------------------------------------------------
+# An optimizer, its parameters and its companions as one file, and back: all of it or nothing.
+
+
+class Companion(Protocol):
+    """What can be saved beside an optimizer."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything to be remembered: plain values and arrays, nested."""
+
+    def _restorer(self, saved: Any) -> Callable[[], None]:
+        """Look at all of a state_dict; return what takes it over, which cannot fail.
+
+        Raises CheckpointError if it does not fit.
+        """
+
+
+Companions = Mapping[str, Companion]
+
+_PREFIXES = {"state": "state:", "params": "param:", "also": "also:", "notes": "note:"}
+
+
+def pack(
+    optimizer: str,
+    groups: Sequence[Group],
+    clock: Array,
+    params: bool,
+    also: Companions | None,
+    notes: Mapping[str, Any] | None,
+) -> bytes:
+    """Return a checkpoint's bytes."""
+    content = checkpoint_state_dict.collect_state(optimizer, groups, clock)
+    content["params"] = checkpoint_state_dict.collect_parameters(groups) if params else None
+    content["also"] = {k: one.state_dict() for k, one in _checked(also, "state_dict").items()}
+    content["notes"] = _mapping("notes", notes)
+    encoder = Encoder()
+    manifest = {
+        name: encoder.encode(_PREFIXES.get(name, f"{name}:"), value)
+        for name, value in content.items()
+    }
+    return pack_arrays(manifest, encoder.arrays)
+
+
+def write(path: str | os.PathLike[str], content: bytes, keep_previous: bool) -> None:
+    """Replace a checkpoint by another."""
+    replace_file(Path(path), content, keep_previous)
+
+
+def read(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return what is in a checkpoint; CheckpointError if the file is not a whole one."""
+    place = Path(path)
+    try:
+        if place.exists() and not place.is_file() and not place.is_dir():
+            raise CheckpointError("this is no regular file")  # a pipe could be waited for
+        with place.open("rb") as file:
+            manifest, arrays = unpack(file, os.fstat(file.fileno()).st_size)
+        return _content(manifest, arrays)
+    except CheckpointError as error:
+        raise explained(path, error) from None
+
+
+def explained(path: str | os.PathLike[str], error: CheckpointError) -> CheckpointError:
+    """Return the error with the file's name, and that of the checkpoint before it, if there is."""
+    before = previous(Path(os.path.realpath(path)))
+    hint = f" The checkpoint before it is {str(before)!r}." if before.is_file() else ""
+    return CheckpointError(f"{os.fspath(path)!r}: {str(error).rstrip('.')}.{hint}")
+
+
+def _content(manifest: Mapping[str, Any], arrays: Mapping[str, Array]) -> dict[str, Any]:
+    try:
+        content = {k: decode(v, arrays) for k, v in manifest.items() if k != "arrays"}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"the file is damaged: {error!r}") from None
+    for name, kinds in (("fastopt", str), ("also", dict), ("notes", dict)):
+        if not isinstance(content.get(name), kinds):
+            raise CheckpointError(f"the file is damaged: {name} is {content.get(name)!r}")
+    if not isinstance(content.get("params", ...), dict | None):
+        raise CheckpointError("the file is damaged: params is neither a dict nor null")
+    return content
+
+
+def restore(
+    optimizer: str,
+    groups: Sequence[Group],
+    clock: Array,
+    content: Mapping[str, Any],
+    strict: bool,
+    also: Companions | None,
+    convert: bool,
+) -> LoadReport:
+    """Take over what is in a checkpoint: look at all of it first, then write."""
+    changes: tuple[str, ...] = ()
+    if convert:
+        content, changes = converted(groups, content)
+    commit, differences = checkpoint_state_dict.state_restorer(
+        optimizer, groups, clock, content, strict
+    )
+    commits = [commit]
+    saved_params = content["params"]
+    if saved_params is not None:
+        commit, more = checkpoint_state_dict.parameters_restorer(groups, saved_params, strict)
+        commits.append(commit)
+        differences += more
+    companions, saved = _checked(also, "_restorer"), content["also"]
+    differences += compare_names("companions (also=)", "also:", companions, saved, strict)
+    taken = [key for key in companions if key in saved]
+    commits += [_restorer_of(key, companions[key], saved[key]) for key in taken]
+    _commit(commits)
+    made = report(content, differences, saved_params is not None, taken, content["notes"])
+    return replace(made, converted=changes)
+
+
+def _restorer_of(key: str, companion: Companion, saved: Any) -> Callable[[], None]:
+    try:
+        return companion._restorer(saved)
+    except CheckpointError as error:
+        raise CheckpointError(f"also[{key!r}]: {error}") from error
+
+
+def _commit(commits: Iterable[Callable[[], None]]) -> None:
+    with Deferred():
+        for commit in commits:
+            commit()
+
+
+def report(
+    content: Mapping[str, Any],
+    differences: Differences,
+    params: bool = False,
+    also: Iterable[str] = (),
+    notes: Mapping[str, Any] | None = None,
+) -> LoadReport:
+    """Return the report on a state that was taken over."""
+    return LoadReport(
+        optimizer=str(content["optimizer"]),
+        version=str(content.get("fastopt", "unknown")),
+        step_count=int(content["step_count"]),
+        params=params,
+        also=tuple(also),
+        notes=dict(notes or {}),
+        missing=differences.missing,
+        unexpected=differences.unexpected,
+        mismatched=differences.mismatched,
+    )
+
+
+def _checked(also: Companions | None, needed: str) -> Companions:
+    companions: Companions = _mapping("also", also)
+    for key, companion in companions.items():
+        if not isinstance(key, str):
+            raise TypeError(f"also must have text as its keys; got {key!r}")
+        if not callable(getattr(companion, needed, None)):
+            raise TypeError(
+                f"also[{key!r}] must be a companion of the optimizer, such as an EMA or a "
+                f"LossScaler; got {type(companion).__name__}. Plain values belong into notes."
+            )
+    return companions
+
+
+def _mapping(name: str, given: Any) -> Any:
+    if given is not None and not isinstance(given, Mapping):
+        raise TypeError(f"{name} must be a dict; got {type(given).__name__}")
+    return {} if given is None else given

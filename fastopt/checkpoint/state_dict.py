@@ -1,0 +1,603 @@
+"""An optimizer's state as a dict, and back: collected by name, checked as a whole, then written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from fastopt.core import arrays
+from fastopt.core.arrays import Array
+from fastopt.core.buckets import SCALE, Bucket, Parameter
+from fastopt.core.dtypes import Format
+from fastopt.core.hyperparameters import saved_form
+from fastopt.core.options import FIXED
+from fastopt.core.param_groups import ParamGroup
+from fastopt.core.saved import is_count, misfit
+from fastopt.core.signals import Deferred
+from fastopt.engine.build import Group
+from fastopt.errors import CheckpointError
+from fastopt.version import __version__
+
+# -------------------------------------------------------------------------------------------------
+# What a load took over and what it left alone, as something to print and to look into.
+
+
+@dataclass(frozen=True)
+class Differences:
+    """Names on one side only, and what has another shape or dtype on the two sides."""
+
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    mismatched: tuple[str, ...] = ()
+
+    def __add__(self, other: Differences) -> Differences:
+        return Differences(
+            self.missing + other.missing,
+            self.unexpected + other.unexpected,
+            self.mismatched + other.mismatched,
+        )
+
+
+def compare_names(
+    what: str, prefix: str, here: Collection[str], there: Collection[Any], strict: bool
+) -> Differences:
+    """Return the names that only one side has; CheckpointError instead if that is not allowed.
+
+    ``here`` are the names that are needed, ``there`` those that were saved.
+    """
+    missing = [name for name in here if name not in there]
+    extra = [str(name) for name in there if name not in here]
+    if strict and (missing or extra):
+        raise CheckpointError(
+            f"{what}: {len(missing)} not in the file {_first(missing)}, {len(extra)} only in the "
+            f"file {_first(extra)}; they are matched by name (strict=False takes what fits)"
+        )
+    return Differences(_with(prefix, missing), _with(prefix, extra))
+
+
+def _first(names: list[str]) -> list[str]:
+    return sorted(names)[:3]
+
+
+def _with(prefix: str, names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(prefix + name for name in names))
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What ``load`` or ``load_state_dict`` did.
+
+    Attributes:
+        optimizer: the class that was saved, which is the one that loaded.
+        version: the version of fastopt that saved it.
+        step_count: the steps that were made when it was saved.
+        params: whether the parameters' values were taken over too, or only the state.
+        also: the names of the companions that were taken over.
+        notes: what the user had saved beside, as it was.
+        missing: what was needed and not saved: "state:W", "param:W", "also:ema",
+            "groups[0].lr"; it stays as it is. Under ``strict=True`` this and the next two are
+            empty, but for hyperparameters that the version that saved did not have.
+        unexpected: what was saved and not needed.
+        mismatched: what has another shape or dtype here than in the file; it stays as it is.
+        converted: with ``convert=True`` what was taken over in another dtype:
+            "state:W.m: float32 -> float64"; and what became of master weights that only one side
+            has.
+    """
+
+    optimizer: str
+    version: str
+    step_count: int
+    params: bool
+    also: tuple[str, ...] = ()
+    notes: dict[str, Any] = field(default_factory=dict)
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    mismatched: tuple[str, ...] = ()
+    converted: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        taken = ["parameters and state" if self.params else "state without parameters"]
+        taken += self.also
+        lines = [
+            f"{self.optimizer} at step {self.step_count}, saved by fastopt {self.version}: "
+            + ", ".join(taken)
+        ]
+        parts = {
+            "missing": self.missing,
+            "unexpected": self.unexpected,
+            "mismatched": self.mismatched,
+            "converted": self.converted,
+            "notes": tuple(self.notes),
+        }
+        lines += [f"{name}: {', '.join(found)}" for name, found in parts.items() if found]
+        return "\n".join(lines)
+
+
+# -------------------------------------------------------------------------------------------------
+# What schedules remember, for the checkpoint: found in them, looked at, and then written back.
+#
+# A schedule with a memory has ``state_dict()`` and ``_restorer(saved)``, which checks a saved state
+# and returns the function that takes it over. A schedule made of others has them as ``_parts``.
+
+_KEY = "schedule"  # of the one entry that stands for a schedule in a state_dict
+
+
+def memory_of(schedule: Any) -> dict[str, Any] | None:
+    """Return what is saved of a schedule; None of a function that has no memory."""
+    states = [part.state_dict() for part in _remembering(schedule)]
+    return {_KEY: states[0] if len(states) == 1 else states} if states else None
+
+
+def is_memory(saved: Any) -> bool:
+    """Return whether a saved hyperparameter is the memory of a schedule."""
+    return isinstance(saved, Mapping) and saved.keys() == {_KEY}
+
+
+def restorers(
+    groups: Sequence[Mapping[str, Any]], saved: Sequence[Mapping[str, Any]], strict: bool
+) -> list[Callable[[], None]]:
+    """Return what writes all groups' memories back; raises CheckpointError if one does not fit.
+
+    A memory whose schedule is not there is refused if ``strict``, and left out if not.
+    """
+    found: dict[int, Any] = {}  # by schedule, which several groups may share
+    writes = []
+    for number, (group, given) in enumerate(zip(groups, saved, strict=True)):
+        for name, memory in given.items():
+            if name not in group or not is_memory(memory):
+                continue
+            place = f"groups[{number}]: {name}"
+            for part, state in _pairs(place, group[name], memory[_KEY], strict):
+                writes.append(_restorer(place, part, state))
+                if found.setdefault(id(part), state) != state:
+                    raise CheckpointError(
+                        f"{place}: {part!r} is used in several places, and what was saved for them "
+                        "differs; give each a schedule of its own"
+                    )
+    return writes
+
+
+def left_out(group: Mapping[str, Any], saved: Mapping[str, Any]) -> list[str]:
+    """Return the names of a group's saved memories for which it has no such schedules."""
+    memories = {k: v[_KEY] for k, v in saved.items() if k in group and is_memory(v)}
+    return [
+        name
+        for name, memory in memories.items()
+        if len(list(_remembering(group[name]))) != len(_states(memory))
+    ]
+
+
+def _states(memory: Any) -> list[Any]:
+    return memory if isinstance(memory, list) and len(memory) > 1 else [memory]
+
+
+def _pairs(place: str, schedule: Any, saved: Any, strict: bool) -> Iterator[tuple[Any, Any]]:
+    parts = list(_remembering(schedule))
+    states = _states(saved)
+    if len(parts) == len(states):
+        yield from zip(parts, states, strict=True)
+    elif strict:
+        raise CheckpointError(
+            f"{place}: {len(states)} schedules with a memory were saved, and {schedule!r} has "
+            f"{len(parts)} (strict=False keeps ours)"
+        )
+
+
+def _restorer(place: str, schedule: Any, state: Any) -> Callable[[], None]:
+    try:
+        write: Callable[[], None] = schedule._restorer(state)
+    except CheckpointError as error:
+        raise CheckpointError(f"{place}: {error}") from error
+    return write
+
+
+def _remembering(schedule: Any) -> Iterator[Any]:
+    """Yield the schedules with a memory that a schedule is or is made of."""
+    if hasattr(type(schedule), "_restorer"):
+        yield schedule
+    for part in schedule._parts if hasattr(type(schedule), "_parts") else ():
+        yield from _remembering(part)
+
+
+# -------------------------------------------------------------------------------------------------
+# The hyperparameters of groups in a state_dict, and which of them go to which group.
+
+Changes = dict[str, Any]
+
+
+def collected(groups: Sequence[Group]) -> list[dict[str, Any]]:
+    """Return each group's hyperparameters; of a schedule its memory, None if it has none.
+
+    Groups that share a tree have no other names, so they have those of their parameters, as
+    "params".
+    """
+    listed = []
+    for group in groups:
+        names = {"params": _names(group)} if len(groups) > 1 and _one_tree(groups) else {}
+        plain = group.options.plain.items()
+        listed.append({name: _saved(name, value) for name, value in plain} | names)
+    return listed
+
+
+def _saved(name: str, value: Any) -> Any:
+    if callable(value):
+        return memory_of(value)
+    return saved_form(value) if name == "bounds" else value
+
+
+def settings_restorer(
+    groups: Sequence[Group],
+    saved: Sequence[Mapping[str, Any]],
+    names: Collection[str],
+    strict: bool,
+    complete: bool,
+) -> tuple[Callable[[], None], Differences]:
+    """Look at all saved groups; return what takes them over, schedules' memories included.
+
+    ``names`` are the saved parameters'; ``complete`` says that no hyperparameter may be missing.
+
+    Groups with a tree each are matched by their order. Groups that share a tree are matched by
+    their parameters: if not each of them was a group when the state was saved, they keep what they
+    have, since a group's settings are not those of other parameters.
+    """
+    if _one_tree(groups) and (len(groups) > 1 or any("params" in group for group in saved)):
+        order = _order([_names(group) for group in groups], saved, names, strict)
+        if order is None:
+            return lambda: None, Differences()
+        saved = [{k: v for k, v in saved[place].items() if k != "params"} for place in order]
+    if len(saved) != len(groups):
+        raise CheckpointError(
+            f"the optimizer has {len(groups)} parameter groups; the state has {len(saved)}"
+        )
+    changes = [
+        _changes(number, group.options, given, strict, complete)
+        for number, (group, given) in enumerate(zip(groups, saved, strict=True))
+    ]
+    options = [group.options for group in groups]
+    memories = restorers(options, saved, strict)
+
+    def commit() -> None:
+        for group, changed in zip(options, changes, strict=True):
+            group.update(changed)
+        for write in memories:
+            write()
+
+    return commit, _differences(options, saved)
+
+
+def _differences(groups: Sequence[ParamGroup], saved: Sequence[Mapping[str, Any]]) -> Differences:
+    """Return the hyperparameters that were not saved, and the memories that find no schedule."""
+    pairs = list(enumerate(zip(groups, saved, strict=True)))
+    return Differences(
+        missing=tuple(
+            f"groups[{number}].{name}"
+            for number, (group, given) in pairs
+            for name in sorted(group.plain.keys() - given)
+        ),
+        mismatched=tuple(
+            f"groups[{number}].{name}: expected the memory of {group[name]!r}; got another"
+            for number, (group, given) in pairs
+            for name in left_out(group, given)
+        )
+        + tuple(other for number, pair in pairs for other in _rounded_otherwise(number, *pair)),
+    )
+
+
+def _rounded_otherwise(number: int, group: ParamGroup, saved: Mapping[str, Any]) -> Iterator[str]:
+    """Yield in what saved settings differ that an optimizer keeps from its construction on."""
+    for name in FIXED:
+        if name in saved and repr(saved[name]) != repr(group[name]):  # an array has no truth value
+            yield f"groups[{number}].{name}: expected {group[name]!r}; got {saved[name]!r:.200}"
+
+
+def _one_tree(groups: Sequence[Group]) -> bool:
+    return all(group.tree is groups[0].tree for group in groups)
+
+
+def _names(group: Group) -> list[str]:
+    return [leaf.name for leaf in group.leaves]
+
+
+def _order(
+    mine: Sequence[Collection[str]],
+    saved: Sequence[Mapping[str, Any]],
+    names: Collection[str],
+    strict: bool,
+) -> list[int] | None:
+    """Return which saved group holds each of my groups' parameters; None if these differ."""
+    if len(saved) == 1 and "params" not in saved[0]:
+        theirs = [list(names)]
+    else:
+        theirs = [_saved_names(number, group) for number, group in enumerate(saved)]
+    together = [name for group in theirs for name in group]
+    if strict and (len(together) != len(names) or set(together) != set(names)):
+        raise CheckpointError("the saved groups do not hold each parameter of the state once")
+    place = {frozenset(group): number for number, group in enumerate(theirs)}
+    order = [place.get(frozenset(group)) for group in mine]
+    found = [number for number in order if number is not None]
+    return found if len(found) == len(mine) == len(saved) else None
+
+
+def _saved_names(number: int, group: Mapping[str, Any]) -> list[str]:
+    given = group.get("params")
+    if not isinstance(given, list) or not all(isinstance(name, str) for name in given):
+        raise CheckpointError(
+            f"groups[{number}]: expected params, a list of names, as of groups that share a tree; "
+            f"got {given!r:.200}"
+        )
+    return given
+
+
+def _changes(
+    number: int, group: ParamGroup, saved: Mapping[str, Any], strict: bool, complete: bool
+) -> Changes:
+    """Return the hyperparameters to take over; schedules, on either side, are left as they are."""
+    if strict and (other := list(_rounded_otherwise(number, group, saved))):
+        raise CheckpointError(f"{other[0]}. Construct the optimizer with that of the saved one")
+    if complete and (missing := group.plain.keys() - saved):
+        raise CheckpointError(f"groups[{number}] lacks {sorted(missing)} (strict=False keeps ours)")
+    kept = {k for k, v in saved.items() if v is None or (k in group and is_memory(v))}
+    kept.update(FIXED)
+    try:
+        checked = group.checked({k: v for k, v in saved.items() if k not in kept})
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"groups[{number}]: {error}") from error
+    return {name: value for name, value in checked.items() if not callable(group[name])}
+
+
+# -------------------------------------------------------------------------------------------------
+# State in 16 and 8 bits as it stands in a state_dict, and whether what was saved is stored alike.
+#
+# The codes of 16 bits are bfloat16 arrays. Those of 8 bits are uint8 arrays in the parameter's
+# shape (complex numbers are pairs, on a last axis), and ``<slot>_scale`` has the scales of their
+# blocks. Blocks are consecutive in memory, so where a parameter is not in C order the entry has its
+# "order".
+
+ORDER = "order"
+
+
+def shown(array: Array) -> Array:
+    """Return a slot as it stands in a state_dict: codes of 16 bits as bfloat16."""
+    return array.view(_bfloat16()) if array.dtype == np.uint16 else array
+
+
+def raw(array: Array) -> Array:
+    """Return a slot of a state_dict as it is stored."""
+    return array.view(np.uint16) if array.dtype.name == "bfloat16" else array
+
+
+def order_of_blocks(param: Array, format: Format) -> dict[str, list[int]]:
+    """Return what an entry says of the memory order of a parameter: nothing if it is C order.
+
+    The axes by decreasing stride, ~axis for one that runs backwards.
+    """
+    order = arrays.layout_of(param).order if format.state == "int8" else []
+    return {ORDER: order} if order else {}
+
+
+def stored_misfit(
+    name: str, saved: Mapping[str, Any], slots: Mapping[str, Array], order: Mapping[str, Any]
+) -> str | None:
+    """Return in what an entry is stored otherwise than these slots; None if it is stored alike."""
+    for slot, array in slots.items():
+        here, there = kind_of(array), kind_of(saved.get(slot))
+        if there is not None and here != there and not slot.endswith(SCALE):
+            here, there = (
+                str(found.dtype.name) if kind == "real" else kind
+                for found, kind in ((array, here), (saved[slot], there))
+            )
+            return (
+                f"state:{name}.{slot}: expected {here}; got {there}. Construct the optimizer with "
+                "the state_dtype of the saved one, or convert"
+            )
+    there, here = (str(found.get(ORDER, "in C order")) for found in (saved, order))
+    if there != here:  # as text: arrays have no truth value
+        return (
+            f"state:{name}: expected axes by decreasing stride {here}; got {there:.200}. Blocks of "
+            "8-bit state are consecutive in memory, so give the parameter the order it had"
+        )
+    return None
+
+
+def kind_of(array: Any) -> str | None:
+    """Return how the numbers of a slot are stored, as a Format says it; None for no array."""
+    if not isinstance(array, np.ndarray) and arrays.kind(array) is None:
+        return None
+    kinds = {"uint8": "int8", "uint16": "bfloat16", "bfloat16": "bfloat16"}
+    return kinds.get(array.dtype.name, "real")
+
+
+def _bfloat16() -> np.dtype[Any]:
+    try:
+        import ml_dtypes
+    except ImportError as error:
+        raise ImportError(
+            "state in bfloat16 becomes NumPy arrays of that dtype, which ml_dtypes has; pip "
+            "install ml_dtypes"
+        ) from error
+    bfloat16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    return bfloat16
+
+
+# -------------------------------------------------------------------------------------------------
+# An optimizer's state as a dict, and back: by name, all or nothing, never cast.
+
+EXPONENT = "exponent"
+"""What an earlier version kept beside the state of a parameter: a power of two, see ``_misfit``."""
+
+
+def collect_state(name: str, groups: Sequence[Group], clock: Array) -> dict[str, Any]:
+    """Return the state_dict of an optimizer of this name."""
+    entries = {}
+    for bucket in _buckets(groups):
+        for leaf, step, slots in bucket.state():
+            copies = {slot: shown(arrays.on_host(array)) for slot, array in slots.items()}
+            order = order_of_blocks(leaf.array, bucket.format)
+            entries[leaf.name] = {"step": step, **order, **copies}
+    return {
+        "fastopt": __version__,
+        "optimizer": name,
+        "step_count": int(clock[0]),
+        "groups": collected(groups),
+        "state": entries,
+    }
+
+
+def state_restorer(
+    name: str, groups: Sequence[Group], clock: Array, saved: Mapping[str, Any], strict: bool
+) -> tuple[Callable[[], None], Differences]:
+    """Look at all of a state_dict of an optimizer of this name; return what takes it over."""
+    step_count, hyperparameters, entries = _parts(name, saved)
+    # What another version does not know, it cannot have saved: there the report is enough.
+    complete = strict and saved.get("fastopt") == __version__
+    settings, differences = settings_restorer(groups, hyperparameters, entries, strict, complete)
+    targets = {
+        leaf.name: (bucket, index, slots, order_of_blocks(leaf.array, bucket.format))
+        for bucket in _buckets(groups)
+        for index, (leaf, _, slots) in enumerate(bucket.state())
+    }
+    differences += compare_names("state", "state:", targets, entries, strict)
+    counts, writes, misfits = [], [], []
+    for key, (bucket, index, slots, order) in targets.items():
+        if key not in entries:
+            continue
+        entry = entries[key]
+        if wrong := _misfit(key, entry, slots, order):
+            misfits.append(wrong)
+            continue
+        counts.append((bucket, index, int(entry["step"])))
+        writes += [(view, arrays.like(raw(entry[slot]), view)) for slot, view in slots.items()]
+    if strict and misfits:
+        raise CheckpointError(
+            f"{misfits[0]}. State is never reshaped, and cast only with convert=True."
+        )
+    differences += Differences(mismatched=tuple(misfits))
+
+    def commit() -> None:
+        with Deferred():
+            put(writes)
+            for bucket, index, count in counts:
+                bucket.set_step(index, count)
+            settings()
+            clock[0] = step_count
+
+    return commit, differences
+
+
+def put(writes: Iterable[tuple[Array, Array]]) -> None:
+    """Write arrays into others of the same shape, dtype and device."""
+    for target, values in writes:
+        with arrays.on_device_of(target):
+            target[...] = values
+
+
+def _parts(name: str, saved: Mapping[str, Any]) -> tuple[int, list[Any], Mapping[str, Any]]:
+    """Return step count, hyperparameters and entries of a state_dict with the right outline."""
+    if not isinstance(saved, Mapping) or "optimizer" not in saved:
+        raise CheckpointError(f"expected a state_dict of {name}; got {type(saved).__name__}")
+    if saved["optimizer"] != name:
+        raise CheckpointError(f"the state is of {saved['optimizer']}; this optimizer is {name}")
+    step_count, groups, entries = (saved.get(key) for key in ("step_count", "groups", "state"))
+    if step_count is None or not is_count(step_count):
+        raise CheckpointError(f"step_count must be a whole number from 0 on; got {step_count!r}")
+    if not isinstance(groups, list) or not all(isinstance(group, Mapping) for group in groups):
+        raise CheckpointError(f"groups must be a list of dicts; got {groups!r:.200}")
+    if not isinstance(entries, Mapping):
+        raise CheckpointError("state must be a dict of the parameters' names")
+    return int(step_count), groups, entries
+
+
+def _misfit(
+    name: str,
+    entry: Any,
+    slots: Mapping[str, Array],
+    order: Mapping[str, Any],
+) -> str | None:
+    """Return what of an entry has another shape or dtype than these slots; None if nothing.
+
+    Raises CheckpointError unless the entry holds a step and exactly these slots, as arrays.
+    """
+    if isinstance(entry, Mapping) and (other := stored_misfit(name, entry, slots, order)):
+        return other
+    if not isinstance(entry, Mapping) or entry.keys() - {EXPONENT} != {"step", *order, *slots}:
+        got = sorted(map(str, entry)) if isinstance(entry, Mapping) else type(entry).__name__
+        raise CheckpointError(f"{name}: expected step and {sorted(slots)}; got {got}")
+    if not is_count(entry["step"]):
+        raise CheckpointError(f"{name}: step must be a whole number; got {entry['step']!r}")
+    exponent = entry.get(EXPONENT, 0)
+    if isinstance(exponent, bool) or not isinstance(exponent, int | np.integer):
+        raise CheckpointError(f"{name}: {EXPONENT} must be a whole number; got {exponent!r}")
+    if exponent:
+        return (
+            f"state:{name}: it is that of gradients times 2^{exponent}, as scale_safe of an "
+            "earlier version kept it, which this one does not read. Load without it "
+            "(strict=False takes over the rest) or train anew; for gradients whose squares float32 "
+            "does not hold there is state_dtype='float64' now"
+        )
+    for slot in slots:
+        if not isinstance(entry[slot], np.ndarray):
+            got = type(entry[slot]).__name__
+            raise CheckpointError(f"{name}.{slot}: expected a NumPy array; got {got}")
+    wrong = (misfit(f"state:{name}.{slot}", view, raw(entry[slot])) for slot, view in slots.items())
+    return next(filter(None, wrong), None)
+
+
+def _buckets(groups: Sequence[Group]) -> Iterator[Bucket]:
+    for group in groups:
+        yield from group.buckets
+
+
+# -------------------------------------------------------------------------------------------------
+# The parameters' own values in a checkpoint: read from the user's arrays, written back.
+
+
+def collect_parameters(groups: Sequence[Group]) -> dict[str, Array]:
+    """Return the parameters by name; ValueError if one is no longer the user's."""
+    found = {}
+    for parameter, now in _with_current(groups):
+        if now is not parameter.leaf.array:
+            parameter.check_array(now)  # raises, and says what to do
+        found[parameter.leaf.name] = parameter.leaf.array
+    return found
+
+
+def parameters_restorer(
+    groups: Sequence[Group], saved: Mapping[str, Any], strict: bool
+) -> tuple[Callable[[], None], Differences]:
+    """Look at all saved parameters; return what writes them.
+
+    Raises CheckpointError for what does not fit, ValueError for parameters that are no longer the
+    user's, or cannot be written any more.
+    """
+    targets = {}
+    for parameter, now in _with_current(groups):
+        parameter.check_array(now)
+        targets[parameter.leaf.name] = parameter.leaf.array
+    differences = compare_names("parameters", "param:", targets, saved, strict)
+    writes, misfits = [], []
+    for name, array in targets.items():
+        if name not in saved:
+            continue
+        if not isinstance(saved[name], np.ndarray):
+            raise CheckpointError(f"param:{name}: expected an array; got {saved[name]!r}")
+        if wrong := misfit(f"param:{name}", array, saved[name]):
+            misfits.append(wrong)
+        else:
+            writes.append((array, arrays.like(saved[name], array)))
+    if strict and misfits:
+        raise CheckpointError(
+            f"{misfits[0]}. Parameters are never reshaped, and cast only with convert=True."
+        )
+    return lambda: put(writes), differences + Differences(mismatched=tuple(misfits))
+
+
+def _with_current(groups: Sequence[Group]) -> Iterator[tuple[Parameter, Any]]:
+    """Yield every parameter with what stands in its place in the user's tree now."""
+    for group in groups:
+        now = group.tree.current()
+        for bucket in group.buckets:
+            for position, parameter in zip(bucket.positions, bucket.parameters, strict=True):
+                yield parameter, now[position]

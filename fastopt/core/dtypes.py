@@ -1,0 +1,228 @@
+"""Dtypes: how parameters and state are stored, what a step computes in, what is flushed to 0."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any, Literal
+
+import numpy as np
+
+# -------------------------------------------------------------------------------------------------
+# How the numbers of parameters are stored, and in which precision a step computes with them.
+
+SUPPORTED_DTYPES = ("float32", "float64", "float16", "bfloat16", "complex64", "complex128")
+
+MASTER = "master"
+"""The state slot of the parameters in the precision of the arithmetic."""
+
+
+Kind = Literal["none", "numbers", "arrays"]
+
+BOUNDS = ("lower", "upper")
+
+State = Literal["real", "bfloat16", "int8"]
+"""How a rule's state is stored: in the arithmetic's dtype or in codes (``core.quantization``)."""
+
+STATE_DTYPES = ("float64", "bfloat16", "int8")
+"""What ``state_dtype`` may be beside None: wider arithmetic and its state, or state in codes."""
+
+INT8_FROM = 4_096
+"""Real numbers of a parameter from which its state is kept in 8 bits, where that is asked for."""
+
+RANDOM = ("random_high", "random_low")
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """What the backends need to know of a parameter's dtype.
+
+    ``stored`` is the dtype of the parameter's real numbers (a complex one is a row of pairs of
+    them), ``given`` that of its gradient's, ``real`` that of its state and of all arithmetic. A
+    step widens the first two to it, exactly, and rounds the parameter at its end; half precision
+    goes by way of float32 both ways, so that float64 is rounded twice, the same everywhere. With
+    ``master`` the state holds a parameter of half precision in ``real`` too. The parameter is its
+    rounded copy: where the two do not agree somebody else wrote the parameter, and what was written
+    counts.
+
+    ``bounds`` says whether parameters are kept between two numbers, or between arrays, which stand
+    in the arena; with ``reset`` the signed state of one that is at a bound becomes 0.
+
+    ``state`` says how the rule's state is stored between steps, which compute in ``real`` all the
+    same; ``stochastic`` that the parameters are rounded to ``stored`` up or down by chance;
+    ``modulus`` that a rule gets the squares of the moduli of pairs.
+    """
+
+    stored: np.dtype[Any]
+    given: np.dtype[Any]
+    real: np.dtype[Any]
+    master: bool
+    bounds: Kind = "none"
+    reset: bool = False
+    state: State = "real"
+    stochastic: bool = False
+    modulus: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        dtype: np.dtype[Any],
+        master_weights: bool,
+        bounds: Kind = "none",
+        reset: bool = False,
+        state: State = "real",
+        stochastic: bool = False,
+        modulus: bool = False,
+        state_dtype: str | None = None,
+    ) -> Format:
+        """Return the format of parameters of a dtype, with gradients of the same dtype."""
+        stored = real_dtype(dtype)
+        real = arithmetic_of(dtype, state_dtype)
+        half = stored.itemsize == 2
+        master = master_weights and half
+        stochastic = stochastic and half and not master
+        reset = reset and bounds != "none"
+        modulus = modulus and dtype.kind == "c"
+        return cls(stored, stored, real, master, bounds, reset, state, stochastic, modulus)
+
+    def with_gradients(self, dtype: np.dtype[Any]) -> Format:
+        """Return the format for gradients of this dtype, which is one of ``readable``."""
+        return replace(self, given=dtype)
+
+    @property
+    def readable(self) -> tuple[np.dtype[Any], ...]:
+        """The dtypes of gradients that a step reads as they are; others become ``real``."""
+        return tuple(dict.fromkeys([self.stored, wide(self.stored), self.real]))
+
+    @property
+    def widened(self) -> bool:
+        """Whether a step computes in more precision than such parameters ask for."""
+        return self.real != wide(self.stored)
+
+    @property
+    def exact(self) -> bool:
+        """Whether a step computes in the precision in which the parameters are stored."""
+        return self.stored == self.real
+
+    @property
+    def name(self) -> str:
+        """A short name for what is compiled for it."""
+        dtypes = dict.fromkeys([self.stored.name, self.given.name])
+        bounds = [f"bounds-{self.bounds}"] * (self.bounds != "none")
+        state = [f"state-{self.state}"] * (self.state != "real")
+        flags = [*["reset"] * self.reset, *state, *["stochastic"] * self.stochastic]
+        flags += [f"in-{self.real.name}"] * self.widened
+        flags += ["modulus"] * self.modulus
+        return "-".join([*dtypes, *[MASTER] * self.master, *bounds, *flags])
+
+    @property
+    def masters(self) -> tuple[str, ...]:
+        """The slot of the master weights, if there are any: it follows those of the rule."""
+        return (MASTER,) if self.master else ()
+
+    @property
+    def limits(self) -> tuple[str, ...]:
+        """The slots of bounds that are arrays; they come last and are never written."""
+        return BOUNDS if self.bounds == "arrays" else ()
+
+    @property
+    def limit_scalars(self) -> tuple[str, ...]:
+        """The scalars of bounds that are numbers; they follow those of the rule."""
+        return BOUNDS if self.bounds == "numbers" else ()
+
+    @property
+    def scalars(self) -> tuple[str, ...]:
+        """What a row of scalars ends with, after those of the rule."""
+        return (*self.limit_scalars, *self.random_scalars)
+
+    @property
+    def random_scalars(self) -> tuple[str, ...]:
+        """The halves of a step's random key, if anything is rounded by chance; they come last."""
+        return RANDOM if self.state != "real" or self.stochastic else ()
+
+
+def wide(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the dtype in which such numbers are computed with: float32 for half precision."""
+    return np.dtype(np.float32) if dtype.itemsize == 2 else dtype
+
+
+def arithmetic_of(dtype: np.dtype[Any], state_dtype: str | None) -> np.dtype[Any]:
+    """Return the dtype of the real numbers that parameters of a dtype are computed in."""
+    return np.dtype(np.float64) if state_dtype == "float64" else wide(real_dtype(dtype))
+
+
+def real_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the dtype of a dtype's real numbers: half of a complex one, else itself."""
+    return np.dtype(f"f{dtype.itemsize // 2}") if dtype.kind == "c" else dtype
+
+
+def dtype_of(real: np.dtype[Any], like: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the dtype of complex numbers made of such real ones if ``like`` is complex."""
+    return np.dtype(f"c{2 * real.itemsize}") if like.kind == "c" else real
+
+
+def state_of(state_dtype: str | None, size: int) -> State:
+    """Return how the state of a parameter of so many real numbers is stored."""
+    if state_dtype == "bfloat16":
+        return "bfloat16"
+    return "int8" if state_dtype == "int8" and size >= INT8_FROM else "real"
+
+
+def real_size(shape_size: int, dtype: np.dtype[Any]) -> int:
+    """Return how many real numbers so many elements of a dtype are."""
+    return shape_size * dtype.itemsize // real_dtype(dtype).itemsize
+
+
+# -------------------------------------------------------------------------------------------------
+# What is too small to matter in a dtype: the guard against 0/0, and the flush to zero.
+#
+# State that no longer receives gradients decays until it is denormal, and then stays there: on a
+# CPU every later step becomes 10 to 100 times slower, for ever. So state is set to zero before
+# that, far below where it could move a parameter. How far depends on the optimizer's smallest
+# denominator ("floor": eps, or the root of an eps inside the root; 1 where nothing is divided):
+#
+# * signed state (averages of gradients): below floor * 2**-60 a step is below lr * 2**-60;
+# * positive state (averages of squares): its root is below floor * 2**-27, so that adding it to the
+#   floor changes nothing in float32 (floor * 2**-56 in float64).
+#
+# No threshold exceeds 2**-100 (float32) or 2**-900 (float64), which is so far above the denormal
+# numbers that looking every few steps is enough. Where an eps is so small that they would be
+# denormal themselves, what is within a factor of 8 of denormal is flushed all the same; only
+# positive state under an eps that its root could outweigh even there is left alone, and pays in
+# time.
+
+FLUSH_EVERY = 8
+"""State is flushed when a parameter's step count is a multiple of this, on every backend alike."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tiny:
+    """The small numbers of one dtype and floor.
+
+    ``guard`` stands in for an eps of 0, as the root of the smallest normal number: a zero gradient
+    divided by it is 0 instead of NaN, and one whose square underflows makes no step much longer
+    than lr. ``signed`` and ``positive`` are the magnitudes below which such state becomes 0 (0:
+    never).
+    """
+
+    guard: float
+    signed: float
+    positive: float
+
+
+@lru_cache(maxsize=256)
+def tiny(dtype: np.dtype[Any], floor: float) -> Tiny:
+    """Return the small numbers of a state dtype and an optimizer's smallest denominator."""
+    normal = float(np.finfo(dtype).smallest_normal)
+    highest, square = (2.0**-100, 2.0**-54) if dtype.itemsize == 4 else (2.0**-900, 2.0**-112)
+    guard, lowest = normal**0.5, 8.0 * normal
+    signed = max(min(highest, floor * 2.0**-60), lowest)
+    positive = min(highest, floor * floor * square)
+    if positive < lowest:
+        positive = lowest if floor == 0.0 or floor >= 4.0 * guard else 0.0
+    return Tiny(guard, signed, positive)
+
+
+def smallest_eps(dtype: np.dtype[Any]) -> float:
+    """Return the smallest eps that stays a normal number when a bias correction scales it."""
+    return float(np.finfo(dtype).smallest_normal) * 2.0**24

@@ -1,0 +1,404 @@
+"""Hyperparameters: checks of their values, bounds, and the scalars that a rule makes of them."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+
+from fastopt.core import arrays
+from fastopt.core.dtypes import BOUNDS, Kind
+from fastopt.core.tree import Leaf, Tree
+from fastopt_kernels import Rule
+
+# -------------------------------------------------------------------------------------------------
+# What a hyperparameter may be, and what is said when it is not that.
+
+Scheduled = float | Callable[[int], float]
+"""A number, or a function of the step number (0 for the first step) that returns one."""
+
+
+class Check(Protocol):
+    """Returns the value in its plain Python form, or raises TypeError or ValueError."""
+
+    def __call__(self, name: str, value: Any) -> Any:
+        """Check one hyperparameter's value."""
+
+
+@dataclass(frozen=True)
+class Number:
+    """A finite real number between two ends; Python's, NumPy's or a 0-d array."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    low_open: bool = False
+    high_open: bool = False
+
+    def __call__(self, name: str, value: Any) -> float:
+        """Return the number as a float."""
+        number = as_float(value)
+        if number is None:
+            raise TypeError(f"{name} must be a number in {self}; got {value!r}")
+        inside = self.low <= number <= self.high and math.isfinite(number)
+        at_open_end = (self.low_open and number == self.low) or (
+            self.high_open and number == self.high
+        )
+        if not inside or at_open_end:
+            raise ValueError(f"{name} must be a number in {self}; got {value!r}")
+        return number
+
+    def __str__(self) -> str:
+        left = "(" if self.low_open or self.low == -math.inf else "["
+        right = ")" if self.high_open or self.high == math.inf else "]"
+        return f"{left}{self.low:g}, {self.high:g}{right}"
+
+
+@dataclass(frozen=True)
+class Flag:
+    """True or False."""
+
+    def __call__(self, name: str, value: Any) -> bool:
+        """Return the flag as a bool."""
+        if not isinstance(value, bool | np.bool_):
+            raise TypeError(f"{name} must be True or False; got {value!r}")
+        return bool(value)
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """One of a few words."""
+
+    words: tuple[str, ...]
+
+    def __call__(self, name: str, value: Any) -> str:
+        """Return the word as it is."""
+        if not isinstance(value, str):
+            raise TypeError(f"{name} must be one of {', '.join(self.words)}; got {value!r}")
+        if value not in self.words:
+            raise ValueError(f"{name} must be one of {', '.join(self.words)}; got {value!r}")
+        return value
+
+
+@dataclass(frozen=True)
+class Maybe:
+    """None, or what another check lets through."""
+
+    check: OneOf
+
+    def __call__(self, name: str, value: Any) -> str | None:
+        """Return None, or what the other check returns."""
+        return None if value is None else self.check(f"{name}, if it is not None,", value)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two numbers, each with its own range."""
+
+    first: Number
+    second: Number
+
+    def __call__(self, name: str, value: Any) -> tuple[float, float]:
+        """Return the pair as a tuple of floats."""
+        if not isinstance(value, tuple | list) or len(value) != 2:
+            raise TypeError(f"{name} must be a pair of numbers; got {value!r}")
+        return self.first(f"{name}[0]", value[0]), self.second(f"{name}[1]", value[1])
+
+
+@dataclass(frozen=True)
+class Schedulable:
+    """A number, or a function of the step number (0 for the first step) that returns one."""
+
+    number: Number
+
+    def __call__(self, name: str, value: Any) -> Scheduled:
+        """Return the number as a float, or the function as it is."""
+        if callable(value):
+            return value  # type: ignore[no-any-return]  # its values are checked at every step
+        return self.number(name, value)
+
+    def at(self, name: str, value: Any, step: int) -> float:
+        """Return the value in a step, checked; ``value`` is what ``__call__`` returned."""
+        return self.number(name, value(step)) if callable(value) else value
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A whole number from ``low`` on, to ``high`` if there is one."""
+
+    low: int
+    high: int | None = None
+
+    def __call__(self, name: str, value: Any) -> int:
+        """Return the number as an int."""
+        return whole(name, value, self.low, self.high)
+
+
+def whole(name: str, value: Any, low: int, high: int | None = None) -> int:
+    """Return a whole number that is in the range, or raise TypeError or ValueError."""
+    upto = "on" if high is None else f"to {high}"
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{name} must be a whole number from {low} {upto}; got {value!r}")
+    if value < low or (high is not None and value > high):
+        raise ValueError(f"{name} must be a whole number from {low} {upto}; got {value!r}")
+    return int(value)
+
+
+def as_float(value: Any) -> float | None:
+    """Return a real number as a float; None for anything else, truth values and NaN included."""
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value[()]
+    if isinstance(value, bool | np.bool_) or not isinstance(
+        value, int | float | np.integer | np.floating
+    ):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+NONNEGATIVE = Number(low=0.0)
+POSITIVE = Number(low=0.0, low_open=True)
+FRACTION = Number(low=0.0, high=1.0, high_open=True)
+"""A decay rate: 0 forgets everything, 1 would never learn and is excluded."""
+FINITE = Number()
+EPS = NONNEGATIVE
+"""Added to a denominator; 0 is allowed and then stands for the smallest guard against 0/0."""
+
+
+# -------------------------------------------------------------------------------------------------
+# Bounds of parameters: what may be given, and what the backends are told of it.
+
+
+@dataclass(frozen=True)
+class BoundsCheck:
+    """None, or a pair of a lower and an upper bound, each a number, None, or a tree of those."""
+
+    def __call__(self, name: str, value: Any) -> tuple[Any, Any] | None:
+        """Return the pair, with numbers as floats and None for no bound."""
+        if value is None:
+            return None
+        if not isinstance(value, tuple | list) or len(value) != 2:
+            raise TypeError(
+                f"{name} must be None or a pair (lower, upper), each a number, None, or a tree of "
+                f"arrays nested as the parameters; got {value!r:.200}"
+            )
+        lower, upper = (_number(f"{name}[{k}]", one) for k, one in enumerate(value))
+        if isinstance(lower, float) and isinstance(upper, float) and lower > upper:
+            raise ValueError(f"{name}: the lower must be at most the upper; got {value!r}")
+        return None if lower is None and upper is None else (lower, upper)
+
+
+def _number(name: str, value: Any) -> Any:
+    """Return a number as a float; what is no number as it is."""
+    number = as_float(value)
+    if number is not None and math.isnan(number):
+        raise ValueError(f"{name} must not be NaN; None is no bound")
+    return value if number is None else number
+
+
+def kind_of(bounds: tuple[Any, Any] | None) -> Kind:
+    """Return whether there are bounds, and whether they are the same for all parameters."""
+    if bounds is None:
+        return "none"
+    return "numbers" if all(isinstance(b, float | None) for b in bounds) else "arrays"
+
+
+def saved_form(bounds: tuple[Any, Any] | None) -> tuple[Any, Any] | None:
+    """Return what stands in a state_dict: bounds that are arrays do not."""
+    return bounds if kind_of(bounds) == "numbers" else None
+
+
+def numbers(bounds: tuple[Any, Any], dtype: np.dtype[Any]) -> tuple[float, float]:
+    """Return bounds that are numbers as numbers of the parameters' dtype, none as infinite."""
+    lower, upper = bounds
+    low = -math.inf if lower is None else float(_inside(np.array([lower]), dtype, 1)[0])
+    high = math.inf if upper is None else float(_inside(np.array([upper]), dtype, -1)[0])
+    return low, high
+
+
+def of_leaves(
+    bounds: tuple[Any, Any],
+    tree: Tree,
+    leaves: Sequence[Leaf],
+    positions: Sequence[int],
+    owner: str,
+) -> list[tuple[Any, Any]]:
+    """Return the bounds of some leaves of a tree, as host arrays in the shape of the leaf.
+
+    Raises ValueError for another structure or shape, TypeError for other things than numbers and
+    real arrays, and ValueError if a lower bound exceeds the upper.
+    """
+    sides = []
+    for side, given, none in zip(BOUNDS, bounds, (-math.inf, math.inf), strict=True):
+        root = f"{owner}: bounds, {side}"
+        spread = (
+            [given] * (max(positions) + 1)
+            if isinstance(given, float | None)
+            else tree.match(given, root)
+        )
+        sides.append(
+            [
+                _of_leaf(root, spread[at], leaf, none)
+                for at, leaf in zip(positions, leaves, strict=True)
+            ]
+        )
+    for leaf, lower, upper in zip(leaves, *sides, strict=True):
+        if (lower > upper).any():
+            raise ValueError(f"{owner}: the lower bound of {leaf.path} exceeds the upper")
+    return list(zip(*sides, strict=True))
+
+
+def _of_leaf(root: str, given: Any, leaf: Leaf, none: float) -> Any:
+    place = root + leaf.suffix
+    value = _number(place, none if given is None else given)
+    if isinstance(value, float):
+        value = np.full(leaf.array.shape, value)
+    if arrays.kind(value) is None or value.dtype.kind != "f":
+        raise TypeError(
+            f"{place} must be a number, None or a real array; got {type(value).__name__}"
+        )
+    if value.shape != leaf.array.shape:
+        raise ValueError(
+            f"{place} must have the shape of {leaf.path}, {leaf.array.shape}; got {value.shape}"
+        )
+    host = arrays.on_host(value)
+    if np.isnan(host).any():
+        raise ValueError(f"{place} must not hold NaN; infinity is no bound")
+    return _inside(host, leaf.array.dtype, 1 if none < 0 else -1)
+
+
+def _inside(values: Any, dtype: np.dtype[Any], towards: int) -> Any:
+    """Return bounds in a dtype, rounded up (1) or down (-1), so that they are kept in any dtype."""
+    with np.errstate(over="ignore"):
+        rounded = values.astype(dtype)
+    beyond = rounded < values if towards > 0 else rounded > values
+    stepped = np.nextafter(rounded, np.array(towards * np.inf, dtype))
+    return np.where(beyond, stepped, rounded).astype(dtype)
+
+
+# -------------------------------------------------------------------------------------------------
+# What an optimizer says of its mathematics: its rule, and the scalars of a step.
+
+
+class Formula(ABC):
+    """The words and numbers of an optimizer; it knows no array and no backend.
+
+    A subclass gives ``_checks`` for its own hyperparameters, ``_rule``, ``_scalars`` and
+    ``_lr_scalars``, and where they differ from the defaults here ``_floor``, ``_fill``, ``_review``
+    and ``_decoupled``.
+
+    Where a check is ``Schedulable`` the option may be a function of the step number: ``_rule`` and
+    ``_review`` see the function, ``_scalars`` the number that it gave for the step.
+    """
+
+    _checks: ClassVar[Mapping[str, Check]] = {}
+    _decoupled: ClassVar[bool] = False
+    """Whether weight decay acts on the parameter, or as an L2 term on the gradient."""
+    _lr_scalars: ClassVar[tuple[str, ...]] = ()
+    """The scalars that are proportional to the learning rate; where one is too small for the dtype
+    of the arithmetic it is 0, and steps go on, while any other is refused."""
+
+    @staticmethod
+    @abstractmethod
+    def _rule(options: Options) -> Rule:
+        """Return the rule that these hyperparameters ask for."""
+
+    @staticmethod
+    @abstractmethod
+    def _scalars(options: Options, lr: float, t: int, guard: float) -> dict[str, float]:
+        """Return the rule's scalars in the t-th step (1 for the first) of a parameter.
+
+        ``guard`` stands in for an eps of 0.
+        """
+
+    @staticmethod
+    def _floor(options: Options) -> float:
+        """Return the smallest denominator of an update; 1 if nothing is divided."""
+        return 1.0
+
+    @staticmethod
+    def _fill(options: Options) -> dict[str, float]:
+        """Return the value that state begins with, by slot, where it is not 0."""
+        return {}
+
+    @staticmethod
+    def _review(options: Options) -> None:
+        """Raise ValueError for hyperparameters that make no sense together."""
+
+
+# -------------------------------------------------------------------------------------------------
+# Coefficients that arithmetic in float32 would make 0 or infinite: refused before a step.
+#
+# What is proportional to the learning rate, and weight decay, may become 0: a schedule or a decay
+# by hand brings them down as far as it is followed, and the run goes on.
+
+_UNKNOWN = {"lr": 1.0, "weight_decay": 0.0}
+"""What stands for schedules where their values are not known yet; 0.5 for any other."""
+
+_LATE = 1_000_000
+"""A step in which bias corrections are 1."""
+
+_ZERO, _INFINITE = 2.0**-150, 2.0**128 - 2.0**103
+"""Up to the first a number is rounded to 0 in float32, from the second on to infinity."""
+
+
+def check(formula: type[Formula], options: Options, real: np.dtype[Any], where: str) -> None:
+    """Raise ValueError for a coefficient that is infinite in ``real`` and not in float64, or is 0.
+
+    ``where`` names a parameter that is computed in it.
+    """
+    if real.itemsize != 4:
+        return
+    numbers = _numbers(options)
+    for t in (1, _LATE):
+        for name, value, vanishes in _coefficients(formula, numbers, t):
+            too_small = 0.0 < abs(value) <= _ZERO and not vanishes
+            if abs(value) < _INFINITE and not too_small:
+                continue
+            raise ValueError(
+                f"{formula.__name__}: {name} comes to {value:.3g}, which is "
+                f"{'0' if too_small else 'infinite'} in {real}, in which {where} is "
+                f"computed; got {_said(options)}. Choose others, or parameters of float64"
+            )
+
+
+def _numbers(options: Options) -> Options:
+    if not any(map(callable, options.values())):
+        return options
+    plain = ((name, value) for name, value in options.items() if name != "params")
+    return {name: _UNKNOWN.get(name, 0.5) if callable(value) else value for name, value in plain}
+
+
+def _coefficients(
+    formula: type[Formula], options: Options, t: int
+) -> Iterator[tuple[str, float, bool]]:
+    """Yield what the t-th step multiplies by and adds, what state begins with, and if it may be 0."""
+    lr, weight_decay = options["lr"], options["weight_decay"]
+    made = formula._scalars(options, lr, t, 1.0)
+    for name in formula._rule(options).scalars:
+        yield name, made[name], name in formula._lr_scalars
+    if formula._decoupled:
+        yield "lr * weight_decay", lr * weight_decay, True
+    else:
+        yield "weight_decay", weight_decay, True
+    for slot, value in formula._fill(options).items():
+        yield f"the initial {slot}", value, False
+
+
+def _said(options: Options) -> str:
+    """Return the numbers among the hyperparameters, as they were given."""
+    kinds = (float, tuple)
+    return ", ".join(f"{k}={v!r}" for k, v in options.items() if isinstance(v, kinds))
+
+
+def positive_or_inf(name: str, value: Any) -> float:
+    """Return a number above 0, which may be infinite; raise TypeError or ValueError otherwise."""
+    return value if isinstance(value, float) and value == math.inf else POSITIVE(name, value)
+
+
+Options = dict[str, Any]

@@ -1,0 +1,363 @@
+"""Norms of gradients in one order of summation on every backend, and clipping by them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import optree
+
+from fastopt.core import arrays
+from fastopt.core import tree as trees
+from fastopt.core.arrays import Array, blocks, sharing
+from fastopt.core.dtypes import real_dtype, wide
+from fastopt.core.hyperparameters import POSITIVE, positive_or_inf
+from fastopt.core.signals import Deferred
+
+# -------------------------------------------------------------------------------------------------
+# The norm of many gradients together: float64, in one order, on every backend.
+#
+# The order of a sum decides its last bits, so it is laid down here and is the same for every
+# backend and number of threads. The squares of a gradient are summed in pieces of ``PIECE``
+# elements: in each piece lane j adds the elements j, j + 64, j + 128, ... one after another, and
+# then the lanes are added in halves: 32 to 32, 16 to 16, and so on. The pieces' sums are summed in
+# the same way.
+
+PIECE = 4_096
+LANES = 64
+
+SMALLER = 2.0**-600
+"""Finite gradients multiplied by this have a finite sum of squares, in float64 too."""
+
+TOO_SMALL = 2.0**-900
+"""A sum of squares below this may have lost some of them to underflow."""
+
+Squares = Callable[[float], Iterable[Array]]
+"""Given a factor, returns each bucket's sums of the squares of (factor * gradient), by pieces."""
+
+
+class Norm(NamedTuple):
+    """The norm of all gradients, and whether every one of their elements is finite."""
+
+    value: float
+    finite: bool
+
+
+def total_norm(squares: Squares) -> Norm:
+    """Return the root of the sum of squares; finite whenever the norm itself is.
+
+    The squares of float64 gradients can overflow or underflow where their norm does not. Then they
+    are summed once more, multiplied by a power of two, which is exact.
+    """
+    total, unit = total_of(squares(1.0)), 1.0
+    if total == math.inf:
+        total, unit = total_of(squares(SMALLER)), 1.0 / SMALLER
+    elif total < TOO_SMALL:
+        total, unit = total_of(squares(1.0 / SMALLER)), SMALLER
+    return Norm(math.sqrt(total) * unit, math.isfinite(total))
+
+
+def array_norms(
+    sizes: Sequence[int], squares: Callable[[float], Array], real: np.dtype[Any]
+) -> list[float]:
+    """Return the norm of each of some gradients of these sizes, computed in ``real``.
+
+    ``squares`` gives the sums of squares of (factor * gradient), by pieces; 0 for no gradient.
+    """
+    found = _by_array(sizes, squares(1.0))
+    units = np.ones(len(found))
+    again = ((SMALLER, found == np.inf), (1.0 / SMALLER, found < TOO_SMALL))
+    for factor, beyond in again if real.itemsize == 8 else ():
+        if beyond.any():
+            found[beyond] = _by_array(sizes, squares(factor))[beyond]
+            units[beyond] = 1.0 / factor
+    with np.errstate(all="ignore"):
+        return (np.sqrt(found) * units).tolist()  # type: ignore[no-any-return]  # of float
+
+
+def _by_array(sizes: Sequence[int], pieces: Array) -> Array:
+    ends = np.cumsum(piece_counts(sizes)).tolist()
+    return np.array([pieces[a:b].sum() for a, b in zip([0, *ends], ends, strict=False)], float)
+
+
+def total_of(parts: Iterable[Array]) -> float:
+    """Return the sum of the sums of all pieces."""
+    sums = np.concatenate([np.zeros(0), *parts])
+    padded = np.zeros(-(-sums.size // LANES) * LANES)
+    padded[: sums.size] = sums
+    return float(lane_sums(padded.reshape(1, -1, LANES))[0])
+
+
+def lane_sums(rows: Array) -> Array:
+    """Return the sum of each piece; ``rows`` has the shape (pieces, rows, LANES)."""
+    if arrays.kind(rows) == "numpy":
+        # One row after another, as the last axis stands closest in memory.
+        lanes = rows.sum(axis=1)
+    else:
+        lanes = rows[:, 0]  # CuPy's sum has an order of its own
+        for number in range(1, rows.shape[1]):
+            lanes = lanes + rows[:, number]
+    width = LANES // 2
+    while width:
+        lanes = lanes[:, :width] + lanes[:, width : 2 * width]
+        width //= 2
+    return lanes[:, 0]  # type: ignore[no-any-return]
+
+
+def piece_counts(sizes: Iterable[int]) -> list[int]:
+    """Return how many pieces arrays of these sizes have."""
+    return [-(-size // PIECE) for size in sizes]
+
+
+# -------------------------------------------------------------------------------------------------
+# Norms of many arrays together, outside of a step: the 2-norm in the bits of a step's.
+
+HOST_BATCH, DEVICE_BATCH = 2**16, 2**24
+"""Elements that are widened to float64 in one go: as the cache holds, or for few launches."""
+
+
+def norm_of(given: Sequence[Array], order: float) -> float:
+    """Return (sum of |x|^order)^(1/order) over all elements of all arrays; the maximum for inf.
+
+    Summed in float64. It neither overflows nor underflows where the norm itself does not.
+    """
+    flats = _in_order(given, magnitudes=order != 2.0)
+    with np.errstate(all="ignore"):
+        if order == 2.0:
+            return total_norm(partial(_squares, flats)).value
+        largest = _largest(flats)
+        if order == math.inf or largest == 0.0 or not math.isfinite(largest):
+            return largest
+        total = total_of(_sums(flats, lambda values: (abs(values) / largest) ** order))
+        return largest * float(np.float64(total) ** (1.0 / order))
+
+
+def _in_order(given: Sequence[Array], magnitudes: bool) -> list[Array]:
+    """Return the elements of each array, flat, in the order in which a step's norm adds them.
+
+    Complex elements as their magnitudes, or as their real and imaginary parts.
+    """
+
+    def place(array: Array) -> tuple[int, str]:
+        device = arrays.device(array) if arrays.kind(array) == "cupy" else None
+        return (-1 if device is None else device, array.dtype.name)
+
+    return [_flat(array, magnitudes) for array in sorted(given, key=place)]
+
+
+def _flat(array: Array, magnitudes: bool) -> Array:
+    with arrays.on_device_of(array):
+        flat = arrays.layout_of(array).turn(array).reshape(-1)
+        if flat.dtype.kind != "c":
+            return flat
+        if magnitudes:
+            return abs(flat)
+        together = flat if flat.flags.c_contiguous else flat.copy()
+        return together.view(real_dtype(flat.dtype))
+
+
+def _squares(flats: Sequence[Array], factor: float) -> Iterator[Array]:
+    def square(values: Array) -> Array:
+        values *= factor
+        values *= values
+        return values
+
+    return _sums(flats, square)
+
+
+def _sums(flats: Sequence[Array], term: Callable[[Array], Array]) -> Iterator[Array]:
+    """Yield the sums, by pieces, of what ``term`` makes of float64 values; of 0 it makes 0."""
+    for batch in _batches(flats):
+        with arrays.on_device_of(batch[0]):
+            terms = term(_padded(batch)).reshape(-1, PIECE // LANES, LANES)
+            yield arrays.on_host(lane_sums(terms))
+
+
+def _largest(flats: Sequence[Array]) -> float:
+    """Return the largest magnitude; NaN if there is a NaN."""
+    found = [0.0]
+    for batch in _batches(flats):
+        with arrays.on_device_of(batch[0]):
+            found.append(float(abs(_padded(batch)).max()))
+    return float(np.max(found))
+
+
+def _batches(flats: Sequence[Array]) -> Iterator[list[Array]]:
+    """Cut flat arrays, and put the parts together into batches of one device."""
+    batch: list[Array] = []
+    room, where = 0, None
+    for flat in flats:
+        on_host = arrays.kind(flat) == "numpy"
+        most = HOST_BATCH if on_host else DEVICE_BATCH
+        device = None if on_host else arrays.device(flat)
+        for start in range(0, flat.size, most):
+            part = flat[start : start + most]
+            needed = PIECE * -(-part.size // PIECE)
+            if batch and (needed > room or device != where):
+                yield batch
+                batch = []
+            if not batch:
+                room, where = most, device
+            batch.append(part)
+            room -= needed
+    if batch:
+        yield batch
+
+
+def _padded(batch: Sequence[Array]) -> Array:
+    """Return the elements in float64, each array's pieces filled up with zeros."""
+    counts = piece_counts(part.size for part in batch)
+    values: Array = arrays.namespace_of(batch[0]).zeros(sum(counts) * PIECE)
+    at = 0
+    for part, count in zip(batch, counts, strict=True):
+        values[at : at + part.size] = part
+        at += count * PIECE
+    return values
+
+
+# -------------------------------------------------------------------------------------------------
+# Clip gradients in place, by their norm or by their values; the norm of all of them together.
+
+
+def global_norm(grads: Any) -> float:
+    """Return the 2-norm of all gradients together: sqrt(sum of |g|^2 over all elements).
+
+    In float64 and in one order of summation, so that float32 gradients of 1e25 have a finite norm.
+    That order is a step's: the bits are those of ``opt.grad_norm``, if no gradient is None, and all
+    have the dtype and memory order of their parameters, which are of one dtype or one group.
+
+    Args:
+        grads: an array or a tree of NumPy or CuPy arrays of any floating or complex dtype; None
+            counts as zero. It is not written.
+
+    Raises:
+        TypeError: for anything else in the tree.
+    """
+    return norm_of([array for _, array in _leaves(grads, written=False)], 2.0)
+
+
+def clip_grad_norm_(grads: Any, max_norm: float, norm_type: float = 2.0) -> float:
+    """Scale all gradients together down to a norm, in place, and return the norm they had.
+
+    ::
+
+        norm <- (sum of |g|^norm_type over all elements)^(1 / norm_type)    max |g| for inf
+        g    <- min(1, max_norm / (norm + 1e-6)) * g
+
+    The norm is taken in float64. If it is infinite, finite gradients become 0 and infinite ones
+    NaN; if it is NaN, all become NaN. Inside a step, ``max_grad_norm`` does the same without
+    writing the gradients, and ``on_nonfinite`` deals with what is not finite.
+
+    Args:
+        grads: an array or a tree of NumPy or CuPy arrays of any floating or complex dtype; None is
+            left alone.
+        max_norm: the largest norm allowed, > 0, in units of the gradient; inf only measures.
+        norm_type: > 0; inf for the largest magnitude.
+
+    Raises:
+        ValueError, TypeError: for arguments out of range, and for leaves that are no floating
+            arrays, are read-only, or share memory; nothing has been written then.
+
+    Source: Pascanu, Mikolov and Bengio, "On the difficulty of training recurrent neural networks"
+    (ICML 2013), algorithm 1, with PyTorch's 1e-6.
+    """
+    max_norm = positive_or_inf("max_norm", max_norm)
+    norm_type = positive_or_inf("norm_type", norm_type)
+    found = [array for _, array in _leaves(grads, written=True)]
+    norm = norm_of(found, norm_type)
+    factor = clip_factor(max_norm, norm)
+    if factor != 1.0:
+        with Deferred(), np.errstate(all="ignore"):
+            for array in found:
+                with arrays.on_device_of(array):
+                    _scale(array, factor)
+    return norm
+
+
+def clip_grad_value_(grads: Any, value: float) -> None:
+    """Limit every element of every gradient to [-value, value], in place; NaN stays NaN.
+
+    Args:
+        grads: an array or a tree of NumPy or CuPy arrays of any real floating dtype; None is left
+            alone.
+        value: > 0, in units of the gradient.
+
+    Raises:
+        ValueError, TypeError: as ``clip_grad_norm_``, and for complex gradients; nothing has been
+            written then.
+    """
+    value = POSITIVE("value", value)
+    found = _leaves(grads, written=True)
+    for position, array in found:
+        if array.dtype.kind == "c":
+            raise TypeError(
+                f"{_path(grads, position)} is {array.dtype}, which has no order; clip complex "
+                "gradients by their norm (clip_grad_norm_)"
+            )
+    with Deferred(), np.errstate(all="ignore"):
+        for _, array in found:
+            limit = np.asarray(value).astype(array.dtype)[()]
+            with arrays.on_device_of(array):
+                array.clip(-limit, limit, out=array)
+
+
+def _scale(array: Array, factor: float) -> None:
+    """Multiply an array by a number, half precision in float32, where the number is not lost."""
+    computed = wide(array.dtype)
+    for (part,) in blocks(array):
+        if part.dtype != computed:
+            part[...] = (part.astype(computed) * factor).astype(part.dtype)
+        elif part.dtype.kind == "c":
+            for component in (part.real, part.imag):
+                component *= factor
+        else:
+            part *= factor
+
+
+def _path(grads: Any, position: int) -> str:
+    return trees.paths(grads, "grads")[position]
+
+
+def _leaves(grads: Any, written: bool) -> list[tuple[int, Array]]:
+    """Return the arrays of a tree, each with its position among the leaves, all checked."""
+    leaves = optree.tree_leaves(grads, none_is_leaf=True)
+    if not written:  # NumPy's reductions return scalars for 0-d results
+        leaves = [np.asarray(x) if isinstance(x, np.inexact) else x for x in leaves]
+    found = [(k, leaf) for k, leaf in enumerate(leaves) if leaf is not None]
+    for position, leaf in found:
+        if (problem := _problem(leaf, written)) is not None:
+            kind, text = problem
+            raise kind(f"{_path(grads, position)} {text}")
+    if written and (same := sharing([array for _, array in found])):
+        one, two = (_path(grads, found[k][0]) for k in same)
+        raise ValueError(
+            f"{one} and {two} share memory, so they would be clipped twice; hand in each array once"
+        )
+    return found
+
+
+def _problem(leaf: Any, written: bool) -> tuple[type[Exception], str] | None:
+    """Return what keeps a leaf from being measured, or written."""
+    if arrays.kind(leaf) is None:
+        got = type(leaf).__name__
+        return TypeError, f"must be a numpy.ndarray or cupy.ndarray, or None; got {got}"
+    if leaf.dtype.kind not in "fc" and leaf.dtype.name != "bfloat16":
+        return TypeError, f"must be of a floating or complex dtype; got {leaf.dtype}"
+    if written and not getattr(leaf.flags, "writeable", True):
+        return ValueError, "is read-only, and gradients are clipped in place; give a copy"
+    if written and arrays.overlaps_itself(leaf):
+        return ValueError, (
+            f"holds elements that share memory (strides {leaf.strides}, shape {leaf.shape}), so "
+            "they would be clipped twice; give a copy"
+        )
+    return None
+
+
+def clip_factor(max_norm: float, norm: float) -> float:
+    """Return what scales gradients of this norm down to ``max_norm``, and 1 if they are shorter."""
+    # As PyTorch's clip_grad_norm_; a norm of NaN makes everything NaN.
+    factor = max_norm / (norm + 1e-6)
+    return 1.0 if factor > 1.0 else factor

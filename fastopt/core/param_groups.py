@@ -1,0 +1,264 @@
+"""Parameter groups: hyperparameters that are checked when set, and groups by patterns of names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any, NoReturn, cast
+
+from fastopt.core.hyperparameters import Check, Options, Schedulable
+from fastopt.core.tree import Tree
+
+# -------------------------------------------------------------------------------------------------
+# Parameter groups: the hyperparameters of some parameters, checked whenever they are set.
+
+
+class ParamGroup(dict[str, Any]):
+    """A dict with "params" and every hyperparameter; a bad value is refused when it is set.
+
+    ``checks`` belong to the hyperparameters by name; each of ``reviews`` sees the whole group, and
+    raises for combinations that make no sense and changes that an optimizer in use cannot make.
+    ``revision`` grows with every change; ``scheduled`` says whether a value is a function.
+    """
+
+    def __init__(
+        self,
+        owner: str,
+        params: Any,
+        checks: Mapping[str, Check],
+        reviews: list[Callable[[Options], None]],
+    ) -> None:
+        super().__init__(params=params)
+        self._owner = owner
+        self._checks = checks
+        self.reviews = reviews
+        self.revision = 0
+        self.scheduled = False
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        self.update({name: value})
+
+    def update(self, *given: Any, **named: Any) -> None:
+        """Set several hyperparameters; none is set if one is refused."""
+        super().update(self.checked(dict(*given, **named)))
+        self.revision += 1
+        self.scheduled = any(callable(value) for value in self.plain.values())
+
+    def checked(self, changes: Mapping[str, Any]) -> Options:
+        """Return the changes in their plain form, if every one of them can be made."""
+        checked = {name: self._check(name, value) for name, value in changes.items()}
+        for review in self.reviews:
+            review({**self, **checked})
+        return checked
+
+    def _check(self, name: str, value: Any) -> Any:
+        if name == "params":
+            raise TypeError("a group's params are fixed; construct a new optimizer for others")
+        if name not in self._checks:
+            import difflib  # a millisecond
+
+            close = difflib.get_close_matches(name, self._checks, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(self._checks)}"
+            raise TypeError(f"{self._owner} has no hyperparameter {name!r}; {hint}")
+        return self._checks[name](f"{self._owner}: {name}", value)
+
+    def __ior__(self, given: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> ParamGroup:  # type: ignore[override,misc]  # narrower than dict's on purpose
+        self.update(given)
+        return self
+
+    def setdefault(self, name: str, default: Any = None) -> Any:
+        """Return a hyperparameter; all are there, so nothing is ever set."""
+        if name not in self:
+            self._check(name, default)
+        return self[name]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return dict, (dict(self),)  # a copy is a plain dict: it sets nothing
+
+    def _fixed(self, *_: Any, **__: Any) -> NoReturn:
+        raise TypeError(f"a {self._owner} group keeps all its hyperparameters; set them instead")
+
+    __delitem__ = _fixed
+    pop = _fixed
+    popitem = _fixed
+    clear = _fixed
+
+    def value(self, name: str, step_count: int) -> Any:
+        """Return a hyperparameter's value in a step, checked if a schedule gives it."""
+        value = self[name]
+        if not callable(value):
+            return value
+        check = cast(Schedulable, self._checks[name])  # no other lets a function through
+        return check.at(f"{self._owner}: {name} at step {step_count}", value, step_count)
+
+    def at(self, step_count: int) -> Options:
+        """Return the hyperparameters with the values of a step in the place of schedules."""
+        if not self.scheduled:
+            return self
+        return {name: self.value(name, step_count) for name in self.plain}
+
+    @property
+    def plain(self) -> Options:
+        """The hyperparameters alone, as a dict of its own."""
+        return {name: value for name, value in self.items() if name != "params"}
+
+
+class ParamGroups(list[ParamGroup]):
+    """All groups of an optimizer; the groups can be changed, and the list of them cannot."""
+
+    def _fixed(self, *_: Any, **__: Any) -> NoReturn:
+        raise TypeError(
+            "an optimizer keeps the groups that it was made with; construct a new optimizer for "
+            "others (settings are changed in a group: opt.param_groups[0]['lr'] = 0.1)"
+        )
+
+    append = extend = insert = pop = remove = clear = sort = reverse = _fixed
+    __setitem__ = __delitem__ = __iadd__ = __imul__ = _fixed
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        return list, (list(self),)  # a copy is a plain list
+
+
+def are_given(params: Any) -> bool:
+    """Return whether the parameters are a list of groups; raise if they nearly are."""
+    items = params if isinstance(params, list | tuple) else [params]
+    looks = [isinstance(item, dict) and "params" in item for item in items]
+    if any(looks) and not (isinstance(params, list) and all(looks)):
+        where = (
+            f"params[{looks.index(False)}] has no 'params'"
+            if not all(looks)
+            else "got " + (type(params).__name__)
+        )
+        raise TypeError(
+            "params looks like parameter groups, which are a list of dicts that each have "
+            f"'params'; {where}"
+        )
+    return any(looks)
+
+
+# -------------------------------------------------------------------------------------------------
+# Settings by pattern: which parameters of one tree form a group, told by their names.
+
+
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """One tree of parameters, and hyperparameters by pattern; what ``groups`` returns."""
+
+    params: Any = field(repr=False)
+    settings: Mapping[str, Mapping[str, Any]]
+
+    def members(self, names: Sequence[str]) -> list[tuple[str | None, list[int]]]:
+        """Return each group's pattern and the positions of its parameters in ``names``.
+
+        The first group is that of the parameters which no pattern matches, if there are any; its
+        pattern is None. Raises ValueError for a pattern that no parameter is left for.
+        """
+        found: dict[str | None, list[int]] = {
+            None: [],
+            **{pattern: [] for pattern in self.settings},
+        }
+        for position, name in enumerate(names):
+            found[next((p for p in self.settings if matches(p, name)), None)].append(position)
+        for pattern in self.settings:
+            if not found[pattern]:
+                raise ValueError(_why_empty(pattern, names, self.settings))
+        return [(pattern, members) for pattern, members in found.items() if members]
+
+
+def groups(params: Any, settings: Mapping[str, Mapping[str, Any]]) -> Groups:
+    """Return parameters with other hyperparameters for some of them, to hand to any optimizer.
+
+    ::
+
+        params = {"embed": {"W": E}, "layers": [{"W": W, "b": b}]}
+        opt = Adam(groups(params, {"**/b": {"weight_decay": 0}, "embed.*": {"lr": 1e-4}}), lr=1e-3)
+        opt.step(grads)  # nested as params
+
+    A pattern is matched against the whole name that a parameter has in ``state_dict``
+    (``layers.0.b``). "." and "/" both separate levels, in patterns and in names. Within one level
+    ``*`` stands for anything, ``?`` for one character, ``[ab]`` for one of these and ``[!ab]`` for
+    one of all others; a level that is ``**`` stands for any number of levels, none included. Upper
+    and lower case differ. Of several patterns that match a parameter the first one counts, alone;
+    parameters that none matches have the optimizer's own settings.
+
+    The optimizer's ``param_groups`` are the parameters that no pattern matched, if there are any,
+    and then one group per pattern; "params" of each is a dict of its arrays by name. The names in
+    ``state_dict`` are those that the tree has without groups.
+
+    Args:
+        params: an array or a tree of arrays.
+        settings: hyperparameters by pattern; what is not named is as for all others.
+
+    Raises:
+        ValueError: for a pattern that matches nothing, or only what earlier ones have matched.
+        TypeError: if ``params`` are groups already, or ``settings`` is no dict of dicts by pattern;
+            and whatever an optimizer raises for arrays that it cannot update.
+    """
+    if isinstance(params, Groups) or are_given(params):
+        raise TypeError("groups takes one tree of parameters; these are parameter groups already")
+    if not isinstance(settings, Mapping):
+        raise TypeError(f"settings must be a dict of dicts by pattern; got {settings!r:.200}")
+    made = Groups(params, {pattern: _checked(pattern, settings[pattern]) for pattern in settings})
+    made.members([leaf.name for leaf in Tree(params).leaves])
+    return made
+
+
+def matches(pattern: str, name: str) -> bool:
+    """Return whether a pattern stands for a parameter's name."""
+    return _fits(_levels(pattern), _levels(name))
+
+
+def _levels(text: str) -> tuple[str, ...]:
+    return tuple(text.replace("/", ".").split("."))
+
+
+def _fits(pattern: tuple[str, ...], name: tuple[str, ...]) -> bool:
+    if not pattern:
+        return not name
+    first, rest = pattern[0], pattern[1:]
+    if first == "**":
+        return any(_fits(rest, name[skipped:]) for skipped in range(len(name) + 1))
+    return bool(name) and fnmatchcase(name[0], first) and _fits(rest, name[1:])
+
+
+def _checked(pattern: Any, own: Any) -> dict[str, Any]:
+    if not isinstance(pattern, str):
+        raise TypeError(f"a pattern must be a string, such as 'layers.*.b'; got {pattern!r}")
+    if not isinstance(own, Mapping) or "params" in own:
+        got = "one with 'params'" if isinstance(own, Mapping) else repr(own)[:200]
+        raise TypeError(f"pattern {pattern!r} must have a dict of hyperparameters; got {got}")
+    return dict(own)
+
+
+def _why_empty(pattern: str, names: Sequence[str], earlier: Iterable[str]) -> str:
+    """Say why a pattern gets no parameter, and what was perhaps meant."""
+    taken = [name for name in names if matches(pattern, name)]
+    if taken:
+        first = next(other for other in earlier if matches(other, taken[0]))
+        return (
+            f"pattern {pattern!r} gets no parameter: {first!r} comes first and has matched "
+            f"{_some(taken)}. The first match counts, so put the narrower pattern first."
+        )
+    if any(matches(f"{pattern}.**", name) for name in names):
+        return (
+            f"pattern {pattern!r} matches a branch but no parameter; '{pattern}.**' stands for "
+            "all parameters below it"
+        )
+    if not names:
+        return f"pattern {pattern!r} matches no parameter: params holds no array"
+    asked = [level for level in _levels(pattern) if level != "**"]
+
+    from difflib import SequenceMatcher  # a millisecond
+
+    def likeness(name: str) -> float:
+        tail = _levels(name)[-len(asked) :]
+        return SequenceMatcher(None, ".".join(asked).lower(), ".".join(tail).lower()).ratio()
+
+    close = sorted(names, key=likeness, reverse=True)[:3]
+    return f"pattern {pattern!r} matches no parameter; the closest are {_some(close)}"
+
+
+def _some(names: Sequence[str]) -> str:
+    """Return the first three of some names, as a list in words."""
+    return ", ".join(map(repr, names[:3])) + (", ..." if len(names) > 3 else "")

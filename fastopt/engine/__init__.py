@@ -1,0 +1,1 @@
+"""From parameter groups to steps: buckets, kernels, scalars, policies, device memory."""

@@ -1,0 +1,281 @@
+"""EMA: an average of the parameters to evaluate with; Lookahead: k steps forward, a part back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
+
+from fastopt.core import arrays, param_groups
+from fastopt.core.arrays import Array, blocks
+from fastopt.core.hyperparameters import FRACTION, Flag, Number, whole
+from fastopt.core.options import NonfinitePolicy
+from fastopt.core.saved import Resumable, Saved
+from fastopt.core.signals import Deferred
+from fastopt.engine.build import all_leaves, trees_of
+from fastopt.optimizers.base import Optimizer
+from fastopt.wrappers.base import Beside, Wrapper, move
+
+if TYPE_CHECKING:
+    from fastopt.wrappers.loss_scaler import Scaling
+
+# -------------------------------------------------------------------------------------------------
+# EMA: an exponential moving average of the parameters, to evaluate with.
+
+
+class EMA(Resumable):
+    """Exponential moving average of parameters, updated after each step.
+
+    ::
+
+        avg <- p                                         at construction
+        avg <- avg + (1 - d) * (p - avg)                 at each update
+
+        d = decay, or with warmup min(decay, (1 + n) / (10 + n)), n = 0, 1, ... updates so far
+
+    Args:
+        params: an array, a tree of arrays or a list of parameter groups, as an optimizer takes
+            them; they are written only by ``swap``.
+        decay: share of the average that is kept, in [0, 1).
+        warmup: keep less of it in the first updates, so that the start is forgotten sooner.
+
+    Raises:
+        ValueError, TypeError: for a decay out of range, and for parameters that an optimizer would
+            refuse.
+
+    Averages are kept in the parameter's dtype, those of float16 and bfloat16 in float32, where a
+    share of 0.001 is not rounded away. A NaN in a parameter stays in its average (unless decay is
+    0).
+
+    Source: Polyak and Juditsky, "Acceleration of Stochastic Approximation by Averaging" (1992), in
+    its exponential form; results as torch.optim.swa_utils.AveragedModel with get_ema_multi_avg_fn
+    gives, whose first update copies, as the construction does here. The warmup is that of
+    tf.train.ExponentialMovingAverage with num_updates.
+    """
+
+    def __init__(self, params: Any, decay: float = 0.999, *, warmup: bool = False) -> None:
+        self._decay = FRACTION("EMA: decay", decay)
+        self._warmup = Flag()("EMA: warmup", warmup)
+        trees = trees_of(params)
+        all_leaves(trees, "EMA")
+        self._beside = Beside(trees, param_groups.are_given(params))
+        self._beside.take_parameters()
+        self._average = self._beside.nest(self._beside.own)
+        self._updates = 0
+        self._swapped = False
+
+    @property
+    def average(self) -> Any:
+        """The averages: arrays nested as the parameters are, which every update changes.
+
+        For parameter groups a list with one tree per group. Inside ``swap`` they hold the
+        parameters.
+        """
+        return self._average
+
+    @property
+    def updates(self) -> int:
+        """How many updates have been made."""
+        return self._updates
+
+    @property
+    def decay(self) -> float:
+        """The share of the average that the next update keeps."""
+        if not self._warmup:
+            return self._decay
+        return min(self._decay, (1 + self._updates) / (10 + self._updates))
+
+    def update(self) -> None:
+        """Take the parameters as they are now into the averages.
+
+        Raises RuntimeError inside ``swap``, and ValueError if a parameter is no longer the array
+        that was given, or has another shape.
+        """
+        self._refuse_if_swapped("update")
+        self._beside.check_parameters("EMA")
+        share = 1.0 - self.decay
+        with Deferred(), np.errstate(all="ignore"):
+            for param, average in self._beside.pairs:
+                move(average, param, share)
+            self._updates += 1
+
+    @contextmanager
+    def swap(self) -> Iterator[None]:
+        """Exchange parameters and averages, in place, for the length of a ``with`` block.
+
+        They are exchanged back also if the block raises. Write nothing into them inside, and step
+        no optimizer. Raises RuntimeError inside another swap, and ValueError as ``update`` does and
+        for a read-only parameter.
+        """
+        self._refuse_if_swapped("swap")
+        self._beside.check_parameters("EMA")
+        self._beside.check_writeable()
+        kept = self._lost_in_half_precision()
+        try:
+            with Deferred():
+                self._exchange()
+                self._swapped = True
+            yield
+        finally:
+            interrupt: KeyboardInterrupt | None = None
+            while self._swapped:
+                try:
+                    self._exchange_back(kept)
+                except KeyboardInterrupt as error:  # it waits until all is back
+                    interrupt = error
+            if interrupt is not None:
+                raise interrupt
+
+    def _lost_in_half_precision(self) -> dict[int, Array]:
+        """Return copies of the averages that being a parameter for a while would round."""
+        kept = {}
+        for k, (param, average) in enumerate(self._beside.pairs):
+            if param.dtype != average.dtype:
+                with arrays.on_device_of(average):
+                    kept[k] = average.copy()
+        return kept
+
+    def _exchange_back(self, kept: Mapping[int, Array]) -> None:
+        with Deferred():
+            self._exchange()
+            for k, values in kept.items():
+                with arrays.on_device_of(values):
+                    self._beside.own[k][...] = values
+            self._swapped = False
+
+    def _exchange(self) -> None:
+        with np.errstate(all="ignore"):
+            for param, average in self._beside.pairs:
+                with arrays.on_device_of(param):
+                    for one, other in blocks(param, average):
+                        was = one.astype(other.dtype)
+                        one[...] = other.astype(one.dtype)
+                        other[...] = was
+
+    def _refuse_if_swapped(self, what: str) -> None:
+        if self._swapped:
+            raise RuntimeError(
+                f"EMA: {what} inside a swap, where the parameters are the averages; "
+                "leave the with block first"
+            )
+
+    def _remembered(self) -> dict[str, Any]:
+        self._refuse_if_swapped("state_dict")
+        return {"updates": self._updates, "average": self._beside.on_host()}
+
+    def _restorer(self, saved: Any) -> Callable[[], None]:
+        self._refuse_if_swapped("load_state_dict")
+        opened = Saved("EMA", saved)
+        updates = opened.count("updates")
+        averages = opened.arrays("average", self._beside.by_name)
+
+        def write() -> None:
+            with Deferred():
+                self._beside.take_saved(averages)
+                self._updates = updates
+
+        return write
+
+    def __repr__(self) -> str:
+        count = len(self._beside.leaves)
+        warmup = ", warmup=True" if self._warmup else ""
+        return f"<EMA(decay={self._decay!r}{warmup}): {count} arrays, {self._updates} updates>"
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise TypeError(
+            "EMA cannot be pickled or copied: the copy would average arrays of its own, not the "
+            "model's. Use state_dict and load_state_dict."
+        )
+
+
+# -------------------------------------------------------------------------------------------------
+# Lookahead: k steps forward with any optimizer, and then a part of the way back.
+
+_SHARE = Number(low=0.0, high=1.0, low_open=True)
+
+
+class Lookahead(Wrapper):
+    """Lookahead: slow weights that follow the parameters every k steps, and pull them back.
+
+    ::
+
+        p    <- the optimizer's step                     every step
+        slow <- slow + alpha * (p - slow)                after every k-th step; slow = p at first
+        p    <- slow
+
+    Args:
+        opt: the optimizer that makes the steps; its state goes on over the pulls.
+        k: steps between two pulls, >= 1. A step that was skipped (``on_nonfinite``) does not count.
+        alpha: share of the way that the slow weights go, in (0, 1]; 1 changes nothing.
+
+    Raises:
+        ValueError, TypeError: for arguments out of range.
+
+    Its ``state_dict`` holds the slow weights; the optimizer's own is saved beside it.
+
+    Source: Zhang, Lucas, Hinton and Ba, "Lookahead Optimizer: k steps forward, 1 step back"
+    (NeurIPS 2019), algorithm 1; results as optax.lookahead gives. The inner state is kept at the
+    pulls, as there by default.
+    """
+
+    def __init__(self, opt: Optimizer | Wrapper, k: int = 5, alpha: float = 0.5) -> None:
+        super().__init__(opt)
+        self._k = whole("Lookahead: k", k, 1)
+        self._alpha = _SHARE("Lookahead: alpha", alpha)
+        self._beside = self._make_beside()
+        self._beside.take_parameters()
+        self._slow = self._beside.nest(self._beside.own)
+        self._steps = 0  # since the slow weights last moved
+
+    @property
+    def slow(self) -> Any:
+        """The slow weights: arrays nested as the parameters are, which every k-th step changes."""
+        return self._slow
+
+    def step(self, grads: Any, *, grad_scale: Any = 1.0) -> None:
+        """Make a step of the optimizer, and after every k-th pull the parameters back.
+
+        Takes and raises what the optimizer's ``step`` does; a step that raises has changed nothing.
+        Where a device decides whether a step is skipped, this waits for it, since skipped steps do
+        not count here.
+        """
+        self._step(grads, grad_scale, self.on_nonfinite)
+
+    def _step(
+        self, grads: Any, grad_scale: Any, on_nonfinite: NonfinitePolicy, scaling: Scaling = None
+    ) -> None:
+        with Deferred():
+            before = self._opt.step_count
+            self._opt._step(grads, grad_scale, on_nonfinite, scaling)
+            if self._opt.step_count > before:
+                self._steps += 1
+            if self._steps == self._k:
+                self._pull()
+                self._steps = 0
+
+    def _pull(self) -> None:
+        with np.errstate(all="ignore"):
+            for param, slow in self._beside.pairs:
+                move(slow, param, self._alpha)
+                with arrays.on_device_of(param):
+                    param[...] = slow.astype(param.dtype, copy=False)
+
+    def _remembered(self) -> dict[str, Any]:
+        return {"steps": self._steps, "slow": self._beside.on_host()}
+
+    def _restorer(self, saved: Any) -> Callable[[], None]:
+        opened = Saved("Lookahead", saved)
+        steps = opened.count("steps", self._k - 1)
+        slow = opened.arrays("slow", self._beside.by_name)
+
+        def write() -> None:
+            with Deferred():
+                self._beside.take_saved(slow)
+                self._steps = steps
+
+        return write
+
+    def __repr__(self) -> str:
+        return f"<Lookahead(k={self._k}, alpha={self._alpha!r}) of {self._opt!r}>"

@@ -1,0 +1,184 @@
+"""The base of wrappers, which stand around an optimizer, and arrays beside the parameters."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from fastopt.backends import array_namespace
+from fastopt.core import arrays
+from fastopt.core.arrays import Array, blocks
+from fastopt.core.dtypes import wide
+from fastopt.core.hyperparameters import Scheduled
+from fastopt.core.options import NonfinitePolicy
+from fastopt.core.param_groups import ParamGroups
+from fastopt.core.saved import Resumable
+from fastopt.core.tree import Leaf, Tree
+from fastopt.optimizers.base import KnownAttributes, Optimizer
+
+if TYPE_CHECKING:
+    from fastopt.wrappers.loss_scaler import Scaling
+
+# -------------------------------------------------------------------------------------------------
+# Arrays that stand beside the parameters, one for each: averages, sums, slow weights.
+
+
+class Beside:
+    """An array for each parameter: its shape and place, its dtype or float32 for half precision.
+
+    ``trees`` are those of the parameter groups; ``grouped`` says whether the user made groups.
+    """
+
+    def __init__(self, trees: Sequence[Tree], grouped: bool) -> None:
+        self._trees = trees
+        self._grouped = grouped
+        self.leaves = [leaf for tree in trees for leaf in tree.leaves]
+        self.own = [_like(leaf.array) for leaf in self.leaves]
+
+    @property
+    def pairs(self) -> Iterator[tuple[Array, Array]]:
+        """Each parameter with its array."""
+        return zip((leaf.array for leaf in self.leaves), self.own, strict=True)
+
+    @property
+    def by_name(self) -> dict[str, Array]:
+        """The arrays by the names of their parameters."""
+        return {leaf.name: own for leaf, own in zip(self.leaves, self.own, strict=True)}
+
+    def nest(self, values: Iterable[Any]) -> Any:
+        """Return one value per parameter as the parameters are nested; of groups, a list."""
+        waiting = iter(values)
+        nested = [tree.nest([next(waiting) for _ in tree.leaves]) for tree in self._trees]
+        return nested if self._grouped else nested[0]
+
+    def take_parameters(self) -> None:
+        """Copy the parameters."""
+        for param, own in self.pairs:
+            with arrays.on_device_of(own):
+                own[...] = param.astype(own.dtype)
+
+    def take_saved(self, saved: Mapping[str, Array]) -> None:
+        """Copy saved arrays, which are known to fit."""
+        by_name = self.by_name
+        for name, values in saved.items():
+            own = by_name[name]
+            with arrays.on_device_of(own):
+                own[...] = arrays.like(values, own)
+
+    def on_host(self) -> dict[str, Array]:
+        """Return copies by name, as NumPy arrays."""
+        return {name: arrays.on_host(own) for name, own in self.by_name.items()}
+
+    def check_parameters(self, owner: str) -> None:
+        """Raise ValueError if the user's trees no longer hold the arrays that were handed in."""
+        now = [array for tree in self._trees for array in tree.current()]
+        for leaf, array, own in zip(self.leaves, now, self.own, strict=True):
+            _check(leaf, array, own, owner)
+
+    def check_writeable(self) -> None:
+        """Raise ValueError if a parameter can no longer be written."""
+        for leaf in self.leaves:
+            if not getattr(leaf.array.flags, "writeable", True):
+                raise ValueError(f"{leaf.path} has become read-only; it is written in place here")
+
+
+def _check(leaf: Leaf, now: object, own: Array, owner: str) -> None:
+    if now is not leaf.array:
+        raise ValueError(
+            f"{leaf.path} is no longer the array that the {owner} was given. Write into it "
+            f"(params[...][...] = value), or construct a new {owner}."
+        )
+    if leaf.array.shape != own.shape or wide(leaf.array.dtype) != own.dtype:
+        raise ValueError(
+            f"{leaf.path} had the shape {own.shape} when the {owner} was made; got "
+            f"{leaf.array.dtype} of shape {leaf.array.shape}. Construct a new {owner}."
+        )
+
+
+def _like(array: Array) -> Array:
+    """Return zeros of an array's shape and place, in its order in memory but without gaps."""
+    with arrays.on_device_of(array):
+        zeros = array_namespace(array).zeros(array.size, wide(array.dtype))
+    return arrays.layout_of(array).unturn(zeros)
+
+
+def move(own: Array, target: Array, share: float) -> None:
+    """Go a share of the way to a target: own <- own + share * (target - own)."""
+    with arrays.on_device_of(own):
+        for mine, there in blocks(own, target):
+            if share == 1.0:  # exactly, and whatever stood here before
+                mine[...] = there.astype(own.dtype, copy=False)
+                continue
+            way = there.astype(own.dtype, copy=False) - mine
+            way *= share
+            mine += way
+
+
+# -------------------------------------------------------------------------------------------------
+# Base of what stands around an optimizer and makes its steps.
+
+
+class Wrapper(KnownAttributes, Resumable):
+    """Steps an optimizer, or another wrapper, and passes on what can be read and set."""
+
+    def __init__(self, opt: Optimizer | Wrapper) -> None:
+        name = type(self).__name__
+        if not isinstance(opt, Optimizer | Wrapper):
+            raise TypeError(
+                f"{name} takes an optimizer, as fastopt.{name}(fastopt.Adam(params)); "
+                f"got {type(opt).__name__}"
+            )
+        self._opt = opt
+        self._innermost: Optimizer = opt._innermost if isinstance(opt, Wrapper) else opt
+
+    @property
+    def opt(self) -> Optimizer | Wrapper:
+        """What it stands around."""
+        return self._opt
+
+    def _make_beside(self) -> Beside:
+        """Return arrays that stand beside the optimizer's parameters."""
+        trees = [grouping.tree for grouping in self._innermost._groupings]
+        return Beside(trees, self._innermost._grouped)
+
+    @abstractmethod
+    def _step(
+        self, grads: Any, grad_scale: Any, on_nonfinite: NonfinitePolicy, scaling: Scaling = None
+    ) -> Any:
+        """Make a step as ``Optimizer._step`` does."""
+
+    @property
+    def lr(self) -> float:
+        """The optimizer's learning rate in its next step; can be set."""
+        return self._opt.lr
+
+    @lr.setter
+    def lr(self, value: Scheduled) -> None:
+        self._opt.lr = value
+
+    @property
+    def step_count(self) -> int:
+        """How many steps the optimizer has made."""
+        return self._opt.step_count
+
+    @property
+    def skipped_steps(self) -> int:
+        """How many steps the optimizer has left out for what was in the gradients."""
+        return self._opt.skipped_steps
+
+    @property
+    def on_nonfinite(self) -> NonfinitePolicy:
+        """What gradients that do not fit do in the optimizer's step."""
+        return self._opt.on_nonfinite
+
+    @property
+    def param_groups(self) -> ParamGroups:
+        """The optimizer's parameter groups."""
+        return self._opt.param_groups
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise TypeError(
+            f"{type(self).__name__} cannot be pickled or copied, as optimizers cannot. Use "
+            "state_dict and load_state_dict."
+        )
