@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from cuda.device import ON_DEVICE, real_cupy
-from cuda.fake_device import FakeDevice
-from cuda.runs import installed
+
+from helpers.cuda.device import ON_DEVICE, real_cupy
+from helpers.cuda.fake_device import FakeDevice
+from helpers.cuda.runs import installed
 
 BOTH = ["stand-in", pytest.param("device", marks=ON_DEVICE)]
 

@@ -1,0 +1,181 @@
+"""CuPy's source for every rule compiles for every GPU, into the instructions that are meant.
+
+NVRTC needs no GPU: pip install cupy-cuda12x nvidia-cuda-nvrtc-cu12 nvidia-cuda-runtime-cu12.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import fastopt_kernels
+from fastopt.backends.cupy import source as cupy_source
+from fastopt.core.dtypes import Format
+from fastopt_kernels import Rule
+from helpers.cuda import nvrtc
+
+if reason := nvrtc.reason_to_skip():
+    pytest.skip(reason, allow_module_level=True)
+
+RULES = sorted({p.stem for p in Path(fastopt_kernels.__file__).parent.glob("[a-z]*.py")} - {"rule"})
+_FLOAT, _DOUBLE, _HALF = (np.dtype(t) for t in (np.float32, np.float64, np.float16))
+_BFLOAT, _COMPLEX = np.dtype(ml_dtypes.bfloat16), np.dtype(np.complex64)
+FORMATS = [
+    Format.of(_FLOAT, True),
+    Format.of(_DOUBLE, True),
+    Format.of(_BFLOAT, True),
+    Format.of(_HALF, False).with_gradients(_FLOAT),
+    Format.of(_HALF, False, stochastic=True),
+    Format.of(_FLOAT, True, state="bfloat16"),
+    Format.of(_FLOAT, True, state="int8"),
+]
+FEW = [  # those of which a few rules tell enough
+    Format.of(_HALF, True, "arrays", True, state="int8"),
+    Format.of(_BFLOAT, False, state="int8", stochastic=True),
+    Format.of(_COMPLEX, True, modulus=True),
+    Format.of(_COMPLEX, True, state="int8", modulus=True),
+]
+NEVER = (".local", ".approx", "call", "fma.")
+PACK = {1: r"(?:v4\.[bu]8|[bu]32)", 2: r"v4\.[bu]16", 4: r"v4\.f32", 8: r"v2\.f64"}
+"""What one thread moves at once: 16 bytes of state, as many elements of the rest."""
+
+
+def rule_of(name: str) -> Rule:
+    rule: Rule = importlib.import_module(f"fastopt_kernels.{name}").RULE
+    return rule
+
+
+each_pair = pytest.mark.parametrize(
+    ("name", "format"),
+    [
+        pytest.param(name, format, id=f"{name}-{format.name}")
+        for name in RULES
+        for format in (*FORMATS, *FEW)
+        if rule_of(name).state or format.state == "real"
+        if name in ("adam", "rmsprop_centered_momentum") or format not in FEW
+    ],
+)
+
+
+def kernel_of(
+    rule: Rule,
+    format: Format,
+    by_value: bool = True,
+    from_table: bool = False,
+    **changes: Any,
+) -> Any:
+    text = cupy_source.kernel(rule, format, by_value, from_table) | changes
+    return importlib.import_module("cupy").ElementwiseKernel(**text)
+
+
+def faults(rule: Rule, format: Format, ptx: str) -> list[str]:
+    """Return what should not be in the instructions of a kernel, or is missing there."""
+    _, _, body = ptx.partition(".entry")
+    found = [word for word in NEVER if word in body]
+    if format.real == _FLOAT and ".f64" in body:
+        found.append("arithmetic in double")
+    state = np.dtype({"real": format.real, "bfloat16": "u2", "int8": "u1"}[format.state])
+    exact = [format.real] * format.master
+    written = Counter(d.itemsize for d in [format.stored, *[state] * len(rule.state), *exact])
+    read = [format.given.itemsize, *[format.real.itemsize] * len(format.limits)]
+    for kind, packs in (("ld", written + Counter(read)), ("st", written)):
+        for size, count in packs.items():
+            seen = len(re.findall(rf"{kind}(\.global)?\.{PACK[size]}", body))
+            if seen < count or (size > 1 and seen % count):  # a word may be other things too
+                found.append(f"{seen} {kind} of packs of {size} bytes each for {count} arrays")
+    return found
+
+
+@each_pair
+@pytest.mark.parametrize("architecture", [75, 90, 120])
+def test_the_instructions_are_those_that_are_meant(
+    name: str, format: Format, architecture: int
+) -> None:
+    rule = rule_of(name)
+    for by_value, from_table in ((True, False), (False, False), (True, True)):
+        kernel = kernel_of(rule, format, by_value, from_table)
+        assert faults(rule, format, nvrtc.ptx(kernel, architecture)) == []
+
+
+@each_pair
+def test_no_gpu_needs_the_stack(name: str, format: Format) -> None:
+    assert_in_registers(kernel_of(rule_of(name), format))
+    assert_in_registers(kernel_of(rule_of(name), format, from_table=True))
+
+
+@pytest.mark.parametrize("dtype", [_FLOAT, _DOUBLE, _HALF, _BFLOAT], ids=str)
+def test_the_sum_of_squares_is_plain_arithmetic_in_double(dtype: np.dtype[Any]) -> None:
+    cupy = importlib.import_module("cupy")
+    for text in (
+        cupy_source.squares(dtype, True),
+        *(cupy_source.squares_to_decide(dtype, True, wide) for wide in (False, True)),
+        cupy_source.halves(),
+        cupy_source.decide(),
+    ):
+        kernel = cupy.ElementwiseKernel(**text)
+        _, _, body = nvrtc.ptx(kernel, 90).partition(".entry")
+        assert not [word for word in NEVER if word in body]
+        assert re.findall(r"\badd\S*\.f\d+", body)[0] == "add.rn.f64"
+        assert_in_registers(kernel)
+
+
+def test_the_scale_of_a_loss_is_plain_arithmetic_in_double() -> None:
+    kernel = importlib.import_module("cupy").ElementwiseKernel(**cupy_source.rescale())
+    for architecture in (75, 90, 120):
+        _, _, body = nvrtc.ptx(kernel, architecture).partition(".entry")
+        assert not [word for word in NEVER if word in body]
+        assert len(re.findall(r"\bmul\S*\.f64", body)) == 2
+        assert "rcp.rn.f64" in body
+        assert not re.findall(r"\b(add|sub|mul|div|rcp)\S*\.f32", body)
+    assert_in_registers(kernel)
+
+
+def assert_in_registers(kernel: Any) -> None:
+    for architecture in nvrtc.ARCHITECTURES:
+        said = nvrtc.said_of_machine_code(kernel, architecture)
+        assert "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads" in said
+        registers = re.search(r"Used (\d+) registers", said)
+        assert registers
+        assert int(registers[1]) <= 128  # two blocks of 256 threads at least
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "fault"),
+    [
+        ("grad = grad_scale * grad", "grad = grad_scale * grad + 0.1", "arithmetic in double"),
+        ("sqrt(v)", "__fsqrt_rn(__fdividef(v, v))", ".approx"),
+        ("alignas(N * sizeof(T))", "", "0 ld of packs of 4 bytes each for 4 arrays"),
+    ],
+)
+def test_a_fault_in_the_text_is_noticed(right: str, wrong: str, fault: str) -> None:
+    rule, format = rule_of("adam"), FORMATS[0]
+    preamble = cupy_source.kernel(rule, format, True)["preamble"]
+    assert right in preamble
+    kernel = kernel_of(rule, format, preamble=preamble.replace(right, wrong))
+    assert fault in faults(rule, format, nvrtc.ptx(kernel, 90))
+
+
+def test_contraction_is_noticed() -> None:
+    rule, format = rule_of("adam"), FORMATS[0]
+    kernel = kernel_of(rule, format, options=("--fmad=true",))
+    assert "fma." in faults(rule, format, nvrtc.ptx(kernel, 90))
+
+
+def test_a_scale_in_double_is_noticed() -> None:
+    rule, format = rule_of("adam"), FORMATS[0]
+    text = cupy_source.kernel(rule, format, True, True)
+    for part, right, wrong in (
+        ("in_params", "raw float32 scale", "raw float64 scale"),
+        ("operation", "row[0] * scale[0]", "float(row[0] * scale[0])"),
+    ):
+        assert right in text[part]
+        text[part] = text[part].replace(right, wrong)
+    kernel = importlib.import_module("cupy").ElementwiseKernel(**text)
+    assert faults(rule, format, nvrtc.ptx(kernel, 90)) == ["arithmetic in double"]

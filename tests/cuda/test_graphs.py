@@ -1,0 +1,431 @@
+"""A step that is captured in a CUDA graph and replayed is a step: the same bits, and it counts.
+
+The CUDA text runs on the CPU, behind a stand-in for CuPy (see test_text.py), whose graphs run
+again what was launched while they were captured, and which refuses while capturing what CUDA does.
+"""
+
+from __future__ import annotations
+
+import gc
+import shutil
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fastopt
+from fastopt.core.arrays import address
+from fastopt.engine import tables
+from helpers.cuda import fake_cupy
+from helpers.cuda.fake_cupy import FakeCupy, Graph, live_memory, no_synchronisation
+from helpers.cuda.runs import DTYPES, differences, installed
+from helpers.cuda.training import Training, replayed, train
+from helpers.variants import CPU_BACKENDS, VARIANT_OF, VARIANTS, Variant
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("g++") is None, reason="needs g++, which runs the CUDA text on the CPU"
+)
+each_variant = pytest.mark.parametrize("variant", VARIANTS, ids=str)
+each_dtype = pytest.mark.parametrize("dtype", DTYPES)
+ADAM = VARIANT_OF["adam"]
+FEW = ((5,), (70, 3))
+
+
+@pytest.fixture
+def cupy(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCupy]:
+    monkeypatch.setattr(tables, "CAPTURED", 64)  # a long table takes a while to work out
+    with installed(FakeCupy()) as module:
+        yield module
+
+
+def falling(step: int) -> float:
+    return 0.1 / (1 + step)
+
+
+def capture(cupy: FakeCupy, step: Callable[[], object]) -> Graph:
+    """Return the graph of what is launched, which waits for nothing."""
+    with no_synchronisation(), cupy.cuda.Stream(non_blocking=True) as stream:
+        stream.begin_capture()
+        try:
+            step()
+        finally:
+            graph: Graph = stream.end_capture()
+    return graph
+
+
+# The same bits -------------------------------------------------------------------------------
+
+
+@each_dtype
+@each_variant
+def test_fifty_replays_are_fifty_steps_of_numpy(
+    cupy: FakeCupy, variant: Variant, dtype: Any
+) -> None:
+    training = Training(50, dtypes=[dtype])
+    options = {"lr": falling, "weight_decay": 0.01}
+    assert (
+        differences(
+            train(training, variant, np, **options), replayed(training, variant, cupy, **options)
+        )
+        == {}
+    )
+
+
+@each_dtype
+@each_variant
+def test_so_they_are_clipped_and_skipped(cupy: FakeCupy, variant: Variant, dtype: Any) -> None:
+    training = Training(50, dtypes=[dtype], bad=(0, 7, 8, 30, 49))
+    options = {"max_grad_norm": 20.0, "on_nonfinite": "skip"}
+    assert (
+        differences(
+            train(training, variant, np, **options), replayed(training, variant, cupy, **options)
+        )
+        == {}
+    )
+
+
+def test_what_is_set_between_replays_holds_after_refresh(cupy: FakeCupy) -> None:
+    def change(opt: Any) -> None:
+        opt.param_groups[0]["betas"] = (0.5, 0.6)
+        opt.max_grad_norm = None
+        opt.on_nonfinite = "propagate"
+
+    before = {
+        5: lambda opt: setattr(opt, "lr", 0.5),
+        6: lambda opt: setattr(opt, "max_grad_norm", 0.1),
+        20: lambda opt: opt.load_state_dict(opt.state_dict() | {"step_count": 100}),
+        30: lambda opt: setattr(opt, "lr", falling),
+        40: change,
+    }
+    training = Training(50, FEW, bad=(3, 22), before=before)
+    options = {"on_nonfinite": "skip", "max_grad_norm": 10.0}
+    assert (
+        differences(train(training, ADAM, np, **options), replayed(training, ADAM, cupy, **options))
+        == {}
+    )
+
+
+def test_replays_follow_the_limit(cupy: FakeCupy) -> None:
+    limits = {8: 5.0, 9: 0.5, 30: 2.0, 40: 0.01}
+    before = {k: lambda opt, v=v: setattr(opt, "max_grad_norm", v) for k, v in limits.items()}
+    training = Training(50, FEW, bad=(3, 22), before=before)
+    options = {"on_nonfinite": "skip", "max_grad_norm": 30.0}
+    assert (
+        differences(train(training, ADAM, np, **options), replayed(training, ADAM, cupy, **options))
+        == {}
+    )
+
+
+def test_replays_and_steps_take_turns(cupy: FakeCupy) -> None:
+    def run(xp: Any) -> dict[str, Any]:
+        training = Training(60, FEW)
+        params = [xp.asarray(param) for param in training.params()]
+        grads = [xp.asarray(grad) for grad in training.grads(0)]
+        opt = fastopt.Adam(params, lr=falling, capturable=True, on_nonfinite="skip")
+        made: list[int] = []
+
+        def step() -> None:
+            opt.step(grads)
+
+        step()  # prepares as warmup does
+        replay = capture(cupy, step).launch if xp is cupy else step
+        for number in range(1, 60):
+            for grad, now in zip(grads, training.grads(number), strict=True):
+                grad[...] = xp.asarray(now)
+            (step if number % 4 else replay)()
+            if number == 30:
+                opt.lr = 0.2  # the next step is not a replay
+            if number % 25 == 0:
+                made.append(opt.step_count)
+        assert made == [26, 51]
+        return {str(k): fake(param) for k, param in enumerate(params)}
+
+    assert differences(run(np), run(cupy)) == {}
+
+
+def fake(array: Any) -> Any:
+    return array.get() if hasattr(array, "get") else array
+
+
+def test_a_scale_on_the_device_is_read_in_every_replay(cupy: FakeCupy) -> None:
+    param, grad = cupy.zeros(3), cupy.asarray(np.ones(3))
+    scale = cupy.asarray(np.array(2.0, np.float32))
+    opt = fastopt.SGD([param], lr=1.0, capturable=True).warmup()
+    graph = capture(cupy, lambda: opt.step([grad], grad_scale=scale))
+    graph.launch()
+    scale[...] = 0.5
+    graph.launch()
+    assert param.get().tolist() == [-2.5] * 3
+    assert opt.step_count == 2
+
+
+def test_parameters_at_different_steps_are_captured_too(cupy: FakeCupy) -> None:
+    ends = []
+    for xp in (np, cupy):
+        training = Training(30, ((3,), (4,), (5,)))
+        params = [xp.asarray(param) for param in training.params()]
+        grads = [xp.asarray(grad) for grad in training.grads(0)]
+        opt = fastopt.Adam(params, lr=0.1, capturable=True)
+        opt.step([grads[0], None, grads[2]])
+        late = [grads[0], grads[1], None]
+        opt.step(late)
+        opt.refresh()
+        replay = capture(cupy, lambda o=opt, g=late: o.step(g)).launch if xp is cupy else None
+        for _ in range(20):
+            replay() if replay else opt.step(late)
+        end = {f"{k}": fake(param) for k, param in enumerate(params)}
+        steps = [entry["step"] for entry in opt.state_dict()["state"].values()]
+        assert steps == [22, 21, 1]
+        ends.append(end)
+    assert differences(*ends) == {}
+
+
+def test_strided_parameters_are_copied_in_every_replay(cupy: FakeCupy) -> None:
+    memory, grad = cupy.zeros(6), cupy.asarray(np.ones(3))
+    opt = fastopt.SGD([memory[::2]], lr=1.0, capturable=True).warmup()
+    graph = capture(cupy, lambda: opt.step([grad]))
+    graph.launch()
+    memory[...] = 5.0
+    graph.launch()
+    assert memory.get().tolist() == [4.0, 5.0] * 3
+
+
+def test_two_graphs_of_one_optimizer_count_together(cupy: FakeCupy) -> None:
+    param, grads = cupy.zeros(2), [cupy.asarray(np.full(2, g)) for g in (1.0, 10.0)]
+    opt = fastopt.SGD([param], lr=1.0, capturable=True).warmup()
+    graphs = [capture(cupy, lambda g=grad: opt.step([g])) for grad in grads]
+    for graph in (*graphs, *graphs, graphs[0]):
+        graph.launch()
+    assert param.get().tolist() == [-23.0] * 2
+    assert opt.step_count == 5
+
+
+# The end of the table ---------------------------------------------------------------------------
+
+
+def test_replays_beyond_the_table_do_nothing_and_say_so(cupy: FakeCupy) -> None:
+    param, grad = cupy.zeros(2), cupy.asarray(np.ones(2))
+    opt = fastopt.SGD([param], lr=lambda t: 1.0, capturable=True).warmup()
+    graph = capture(cupy, lambda: opt.step([grad]))
+    for _ in range(67):
+        graph.launch()
+    assert param.get().tolist() == [-64.0] * 2
+    for read in (lambda: opt.step_count, opt.state_dict, lambda: opt.skipped_steps):
+        with pytest.raises(RuntimeError, match=r"3 replays.*did nothing.*opt.refresh\(\)"):
+            read()
+    opt.refresh()
+    assert opt.step_count == 64
+    for _ in range(64):
+        graph.launch()
+    assert opt.step_count == 128
+    assert param.get().tolist() == [-128.0] * 2
+
+
+def test_a_step_after_the_end_of_the_table_finds_out(cupy: FakeCupy) -> None:
+    grad = cupy.asarray(np.ones(2))
+    opt = fastopt.SGD([cupy.zeros(2)], lr=lambda t: 1.0, capturable=True).warmup()
+    graph = capture(cupy, lambda: opt.step([grad]))
+    for _ in range(65):
+        graph.launch()
+    with no_synchronisation():
+        opt.step([grad])  # asks for the counts
+        with pytest.raises(RuntimeError, match=r"opt.refresh\(\)"):
+            opt.step([grad])
+
+
+def test_a_step_writes_the_coming_rows_too(cupy: FakeCupy) -> None:
+    param, grad = cupy.zeros(2), cupy.asarray(np.ones(2))
+    opt = fastopt.SGD([param], lr=lambda t: 1.0, capturable=True).warmup()
+    graph = capture(cupy, lambda: opt.step([grad]))
+    with no_synchronisation():
+        for _ in range(20):
+            for _ in range(20):
+                graph.launch()
+            for _ in range(2):  # the first asks for the counts, the second has them
+                opt.step([grad])
+    assert opt.step_count == 440
+    assert param.get().tolist() == [-440.0] * 2
+
+
+@pytest.mark.parametrize("variant", [VARIANT_OF["rmsprop"], VARIANT_OF["sgd_momentum"]], ids=str)
+def test_constant_scalars_serve_for_ever(cupy: FakeCupy, variant: Variant) -> None:
+    training = Training(300, FEW)
+    assert differences(train(training, variant, np), replayed(training, variant, cupy)) == {}
+
+
+def test_adams_scalars_become_constant(cupy: FakeCupy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "CAPTURED", 4096)
+    variant = Variant("short", fastopt.Adam, {"betas": (0.5, 0.9)})
+    training = Training(600, ((3,),))
+    assert differences(train(training, variant, np), replayed(training, variant, cupy)) == {}
+    opt = variant([cupy.zeros(3, np.float32)], capturable=True).warmup()
+    assert opt._device is not None
+    rows = opt._device._tables._rows
+    assert (rows.length, rows.period) == (256, 8)  # 0.9^t is lost in float32 from t = 165 on
+
+
+# What cannot be captured ------------------------------------------------------------------------
+
+
+def refused(cupy: FakeCupy, step: Callable[[], object], message: str) -> None:
+    cupy.launches.clear()
+    with pytest.raises(RuntimeError, match=message):
+        capture(cupy, step)
+    assert cupy.launches == []
+
+
+def test_without_capturable_it_is_an_error(cupy: FakeCupy) -> None:
+    for options in ({}, {"max_grad_norm": 1.0}, {"on_nonfinite": "raise"}):
+        param, grad = cupy.zeros(2), cupy.asarray(np.ones(2))
+        opt = fastopt.SGD([param], **options).warmup()
+        message = "capturable=True" if "on_nonfinite" not in options else "capturable|Unsupported"
+        refused(cupy, lambda o=opt, g=grad: o.step([g]), message)
+        assert opt.step_count == 0
+        opt.step([grad])
+        assert opt.step_count == 1
+
+
+def test_what_was_not_prepared_is_an_error(cupy: FakeCupy) -> None:
+    grads = [cupy.asarray(np.ones(2)), cupy.asarray(np.ones(2))]
+    opt = fastopt.Adam([cupy.zeros(2), cupy.zeros(2)], capturable=True)
+    refused(cupy, lambda: opt.step(grads), r"opt.warmup\(\)")
+    opt.warmup()
+    refused(cupy, lambda: opt.step([grads[0], None]), r"opt.warmup\(\)")
+    opt.max_grad_norm = 1.0
+    refused(cupy, lambda: opt.step(grads), r"opt.warmup\(\)")
+    opt.step(grads)
+    opt.lr = 0.5
+    refused(cupy, lambda: opt.step(grads), r"opt.refresh\(\)")
+    opt.refresh()
+    opt.max_grad_norm = 2.0
+    refused(cupy, lambda: opt.step(grads), r"opt.refresh\(\)")
+    opt.refresh()
+    capture(cupy, lambda: opt.step(grads)).launch()
+    assert opt.step_count == 2
+
+
+def test_most_of_the_table_must_be_left(cupy: FakeCupy) -> None:
+    grad = cupy.asarray(np.ones(2))
+    opt = fastopt.SGD([cupy.zeros(2)], lr=falling, capturable=True)
+    for _ in range(40):
+        opt.step([grad])
+    refused(cupy, lambda: opt.step([grad]), r"opt.refresh\(\)")
+    opt.refresh()
+    capture(cupy, lambda: opt.step([grad]))
+
+
+def test_gradients_that_would_be_copied_are_refused(cupy: FakeCupy) -> None:
+    param = cupy.asarray(np.ones((3, 4)))
+    opt = fastopt.SGD([param], capturable=True).warmup()
+    for grad in (np.ones((3, 4), np.float32), np.ones((4, 3)).T, np.ones((3, 8))[:, ::2]):
+        given = cupy.asarray(grad)
+        if not grad.flags.c_contiguous:
+            given = cupy.asarray(np.ascontiguousarray(grad.T)).T
+        refused(cupy, lambda g=given: opt.step([g]), "captured copies nothing")
+    refused(cupy, lambda: opt.step([np.ones((3, 4))]), "captured copies nothing")
+
+
+def test_an_older_cupy_cannot_capture() -> None:
+    with installed(FakeCupy(void_scalars=False)) as cupy:
+        grad = cupy.asarray(np.ones(2))
+        opt = fastopt.SGD([cupy.zeros(2)], lr=1.0, capturable=True).warmup()
+        refused(cupy, lambda: opt.step([grad]), "CuPy 14.1")
+        opt.step([grad])
+        assert opt.step_count == 1
+
+
+def test_while_capturing_nothing_can_be_read_or_refreshed(cupy: FakeCupy) -> None:
+    grad = cupy.asarray(np.ones(2))
+    opt = fastopt.Adam([cupy.zeros(2)], capturable=True, on_nonfinite="skip").warmup()
+    opt.step([grad])
+    reads: tuple[Callable[[], object], ...] = (
+        lambda: opt.step_count,
+        lambda: opt.grad_norm,
+        opt.state_dict,
+        opt.refresh,
+        opt.warmup,
+    )
+    for read in reads:
+        refused(cupy, read, "while a stream is captured")
+    assert opt.step_count == 1
+
+
+def test_after_a_capture_some_changes_are_refused(cupy: FakeCupy) -> None:
+    params = [cupy.zeros(2), cupy.zeros(3)]
+    grads = [cupy.asarray(np.ones(2)), cupy.asarray(np.ones(3))]
+    opt = fastopt.Adam(params, capturable=True).warmup()
+    graph = capture(cupy, lambda: opt.step(grads))
+    graph.launch()
+    with pytest.raises(ValueError, match="needs another one, so construct a new optimizer"):
+        opt.param_groups[0]["eps_inside_sqrt"] = True
+    with pytest.raises(RuntimeError, match="other gradients are None"):
+        opt.step([grads[0], None])
+    saved = opt.state_dict()
+    saved["step_count"], saved["state"]["0"]["step"] = 7, 9
+    with pytest.raises(RuntimeError, match="would no longer be; construct"):
+        opt.load_state_dict(saved)
+    assert (opt.step_count, opt.state_dict()["state"]["0"]["step"]) == (1, 1)
+    for bad in ({}, {**saved, "state": 5}, {**saved, "state": {"0": 5}}):
+        with pytest.raises(fastopt.CheckpointError):
+            opt.load_state_dict(bad)
+    opt.max_grad_norm = 1.0
+    with pytest.raises(RuntimeError, match="does not measure the norm"):
+        opt.refresh()
+    opt.max_grad_norm = None
+    opt.refresh()
+    graph.launch()
+
+
+def test_what_a_graph_reads_stays_in_memory(cupy: FakeCupy) -> None:
+    param = cupy.zeros(1000)
+    held = [cupy.asarray(np.ones(1000)), cupy.asarray(np.array(1.0))]
+    opt = fastopt.SGD([param], lr=1.0, capturable=True).warmup()
+    graph = capture(cupy, lambda: opt.step(held[:1], grad_scale=held[1]))
+    places = {address(array) for array in held}
+    held.clear()
+    opt.step([cupy.asarray(np.ones(1000))])
+    gc.collect()
+    assert places <= {start for start, _ in live_memory()}
+    graph.launch()
+    assert opt.step_count == 2
+
+
+# Everywhere else ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+def test_on_numpy_arrays_capturable_changes_nothing(backend: str) -> None:
+    training = Training(10, FEW)
+    ends = []
+    for capturable in (True, False):
+        params = training.params()
+        opt = fastopt.Adam(params, backend=backend, capturable=capturable).warmup().refresh()
+        assert opt.capturable is capturable
+        for step in range(10):
+            opt.step(training.grads(step))
+        ends.append({str(k): param for k, param in enumerate(params)})
+    assert differences(*ends) == {}
+
+
+@pytest.mark.parametrize("xp", [np, None])
+def test_capturable_and_raise_exclude_each_other(cupy: FakeCupy, xp: Any) -> None:
+    param = (xp or cupy).zeros(2)
+    with pytest.raises(ValueError, match=r"on_nonfinite must be propagate or skip .* capturable"):
+        fastopt.Adam([param], capturable=True, on_nonfinite="raise")
+    opt = fastopt.Adam([param], capturable=True)
+    with pytest.raises(ValueError, match="capturable"):
+        opt.on_nonfinite = "raise"
+    assert opt.on_nonfinite == "propagate"
+    for wrong in (1, "yes", None):
+        with pytest.raises(TypeError, match="capturable must be True or False"):
+            fastopt.Adam([param], capturable=wrong)
+
+
+def test_the_stand_in_refuses_what_cannot_be_captured(cupy: FakeCupy) -> None:
+    array = cupy.zeros(2)
+    for what in (array.get, array.copy, lambda: cupy.zeros(2), lambda: cupy.asarray([1.0])):
+        with pytest.raises(fake_cupy.CUDARuntimeError):
+            capture(cupy, what)
+    with pytest.raises(RuntimeError, match="legacy"):
+        cupy.cuda.get_current_stream().begin_capture()

@@ -1,0 +1,605 @@
+"""Steps that a device decides on: they wait for nothing, and end in the bits of NumPy's.
+
+The CUDA text runs on the CPU, behind a stand-in for CuPy (see test_text.py).
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import fastopt
+from fastopt.engine import tables
+from helpers.cuda import fake_cupy
+from helpers.cuda.fake_cupy import FakeCupy, no_synchronisation
+from helpers.cuda.kernel_on_cpu import Stuck
+from helpers.cuda.planted import planted
+from helpers.cuda.runs import DTYPES, differences, installed, on_host, some_values
+from helpers.cuda.training import Training, train
+from helpers.variants import VARIANT_OF, VARIANTS, Variant
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("g++") is None, reason="needs g++, which runs the CUDA text on the CPU"
+)
+each_variant = pytest.mark.parametrize("variant", VARIANTS, ids=str)
+each_dtype = pytest.mark.parametrize("dtype", DTYPES)
+ADAM, SGD, MOMENTUM = (VARIANT_OF[name] for name in ("adam", "sgd", "momentum"))
+FEW = ((5,), (70, 3))
+
+
+@pytest.fixture
+def cupy(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCupy]:
+    # Tables so short that they are written anew several times.
+    monkeypatch.setattr(tables, "MOST", 16)
+    with installed(FakeCupy()) as module:
+        yield module
+
+
+def falling(step: int) -> float:
+    return 0.1 / (1 + step)
+
+
+def unlike(training: Training, variant: Variant, cupy: FakeCupy, **options: Any) -> dict[str, int]:
+    """Return how the device's end differs from that of NumPy."""
+    return differences(
+        train(training, variant, np, **options), train(training, variant, cupy, **options)
+    )
+
+
+# The same bits -------------------------------------------------------------------------------
+
+
+@each_dtype
+@each_variant
+def test_clipped_and_skipped_steps_end_in_the_bits_of_numpy(
+    cupy: FakeCupy, variant: Variant, dtype: Any
+) -> None:
+    training = Training(dtypes=[dtype], bad=(0, 3, 4, 5, 20, 39), scale=lambda step: 0.5 + step)
+    options = {"max_grad_norm": 30.0, "on_nonfinite": "skip", "weight_decay": 0.01}
+    assert unlike(training, variant, cupy, **options) == {}
+
+
+@each_dtype
+@each_variant
+def test_so_they_do_with_schedules_and_gradients_that_are_missing_for_a_while(
+    cupy: FakeCupy, variant: Variant, dtype: Any
+) -> None:
+    def missing(step: int, k: int) -> bool:
+        return (k == 1 and 5 <= step < 12) or (k == 4 and step < 2) or (k == 0 and step >= 30)
+
+    training = Training(dtypes=[dtype], missing=missing)
+    options = {"lr": falling, "weight_decay": lambda t: 0.01 * t, "maximize": True}
+    assert unlike(training, variant, cupy, max_grad_norm=2.0, **options) == {}
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-30, 1e19, 1e200, 1e-170])
+@pytest.mark.parametrize("limit", [1e-3, 1e300])
+def test_buckets_of_two_dtypes_have_one_norm(cupy: FakeCupy, size: float, limit: float) -> None:
+    # 1e200 overflows in float32: the norm is infinite, and the step is left out.
+    shapes = [(n,) for n in (1, 63, 64, 65, 4095, 4096, 4097, 9000, 3)]
+    training = Training(3, shapes, (np.float32, np.float64), size)
+    options = {"max_grad_norm": limit, "on_nonfinite": "skip"}
+    with np.errstate(over="ignore"):
+        assert unlike(training, SGD, cupy, **options) == {}
+
+
+@pytest.mark.parametrize("size", [1e-320, 1e-170, 1e-150, 1.0, 1e150, 1e200, 1e307])
+def test_a_norm_in_float64_is_numpys_however_large_or_small(cupy: FakeCupy, size: float) -> None:
+    training = Training(2, [(300,)] * 70, [np.float64], size)
+    assert unlike(training, SGD, cupy, max_grad_norm=1.0) == {}
+
+
+@pytest.mark.parametrize("limit", [1.0, np.inf])
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+def test_a_norm_that_is_no_number_spreads_as_with_numpy(
+    cupy: FakeCupy, value: float, limit: float
+) -> None:
+    ends = []
+    for xp in (np, cupy):
+        params = [xp.asarray(np.ones(3)), xp.asarray(np.ones(2))]
+        opt = fastopt.SGD(params, lr=1.0, max_grad_norm=limit)
+        with np.errstate(invalid="ignore"):
+            opt.step([xp.asarray(np.array([1.0, value, 2.0])), xp.asarray(np.ones(2))])
+        ends.append([opt.grad_norm, opt.step_count, *(x for p in params for x in host(p))])
+    np.testing.assert_array_equal(*ends)
+    assert not np.isfinite(ends[1][0])
+
+
+@each_dtype
+def test_three_hundred_arrays_have_one_norm(cupy: FakeCupy, dtype: Any) -> None:
+    training = Training(3, [(n % 90,) for n in range(300)], [dtype])
+    assert unlike(training, ADAM, cupy, max_grad_norm=1.0) == {}
+
+
+def test_strided_parameters_are_copied_there_and_back(cupy: FakeCupy) -> None:
+    ends = []
+    for xp in (np, cupy):
+        memory = xp.asarray(np.arange(40.0))
+        opt = fastopt.Adam([memory[::2]], lr=0.1, on_nonfinite="skip")
+        for step in range(6):
+            grad = np.full(20, np.nan if step == 2 else step + 1.0)
+            opt.step([xp.asarray(grad)])
+        ends.append({"memory": np.array(memory.get() if xp is cupy else memory)})
+    assert differences(*ends) == {}
+    assert (ends[0]["memory"][1::2] == np.arange(1.0, 40.0, 2.0)).all()
+
+
+def test_what_is_set_between_steps_holds_from_the_next_step_on(cupy: FakeCupy) -> None:
+    def change(opt: Any) -> None:
+        opt.param_groups[0]["betas"] = (0.5, 0.6)
+        opt.param_groups[0]["eps_inside_sqrt"] = True  # another rule
+        opt.max_grad_norm = None
+        opt.warmup()
+
+    before = {k: lambda opt, k=k: setattr(opt, "lr", 0.1 / k) for k in range(1, 12)}
+    before |= {
+        15: lambda opt: setattr(opt, "max_grad_norm", 0.5),
+        20: change,
+        24: lambda opt: setattr(opt, "lr", falling),
+    }
+    training = Training(28, FEW, bad=(3, 16, 22, 26), before=before)
+    assert unlike(training, ADAM, cupy, on_nonfinite="skip", max_grad_norm=1.0) == {}
+
+
+def test_host_and_device_take_turns(cupy: FakeCupy) -> None:
+    ends = []
+    for xp in (np, cupy):
+        params = [xp.asarray(param) for param in Training(shapes=FEW).params()]
+        opt = fastopt.Adam(params, lr=falling)
+        for step, policy in enumerate(["skip", "propagate", "skip", "raise", "propagate"] * 4):
+            opt.on_nonfinite = policy
+            opt.max_grad_norm = 1.0 if step % 3 else None
+            bad = [step] if policy == "skip" and step % 4 == 2 else []
+            opt.step([xp.asarray(grad) for grad in Training(20, FEW, bad=bad).grads(step)])
+            # Read at times only, so that it is behind at others.
+            if step % 7 == 0:
+                assert opt.lr == falling(opt.step_count)
+        norm = opt.grad_norm
+        assert norm is None or np.isfinite(norm)
+        ends.append({str(k): np.array(on) for k, on in enumerate(map(host, params))})
+        ends[-1]["counts"] = np.array([opt.step_count, opt.skipped_steps])
+    assert differences(*ends) == {}
+    assert ends[0]["counts"].tolist() == [18, 2]
+
+
+def host(array: Any) -> Any:
+    return array.get() if hasattr(array, "get") else array
+
+
+def test_a_state_dict_is_taken_over_in_the_middle(cupy: FakeCupy) -> None:
+    def again(opt: Any) -> None:
+        saved = opt.state_dict()
+        saved["step_count"] += 5
+        saved["state"]["0"]["step"] += 100
+        opt.load_state_dict(saved)
+
+    before = {7: again, 21: again}
+    for bad in ((), (3, 20)):
+        training = Training(30, FEW, bad=bad, before=before)
+        assert unlike(training, ADAM, cupy, on_nonfinite="skip", lr=falling) == {}
+    assert unlike(Training(30, FEW, before=before), ADAM, cupy, max_grad_norm=1.0) == {}
+
+
+# Nothing waits -------------------------------------------------------------------------------
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "clipped": {"max_grad_norm": 1.0},
+    "skipping": {"on_nonfinite": "skip"},
+    "both": {"max_grad_norm": 1.0, "on_nonfinite": "skip"},
+    "scheduled": {"on_nonfinite": "skip", "lr": falling, "weight_decay": falling},
+    "capturable": {"capturable": True, "lr": falling},
+    "all": {"capturable": True, "on_nonfinite": "skip", "max_grad_norm": 1.0},
+}
+
+
+@pytest.mark.parametrize("late", [0, 3, 10**9])
+@pytest.mark.parametrize("options", OPTIONS)
+def test_a_hundred_steps_wait_for_nothing(
+    cupy: FakeCupy, options: str, late: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # `late`: the device is so many looks behind the host; in the end, for ever.
+    monkeypatch.setattr(fake_cupy.Event, "late", late)
+    monkeypatch.setattr(tables, "CAPTURED", 64)
+    training = Training(100, FEW, bad=range(1, 100, 7) if "skip" in str(OPTIONS[options]) else ())
+    assert unlike(training, ADAM, cupy, **OPTIONS[options]) == {}
+
+
+def test_what_would_wait_is_noticed(cupy: FakeCupy) -> None:
+    opt = fastopt.Adam([cupy.zeros(3)], on_nonfinite="skip", max_grad_norm=1.0)
+    opt.step([cupy.zeros(3)])
+    for name in ("step_count", "grad_norm", "skipped_steps"):
+        opt.step([cupy.zeros(3)])
+        with no_synchronisation(), pytest.raises(fake_cupy.HiddenSynchronisation):
+            getattr(opt, name)
+        fake_cupy.waits.clear()
+        getattr(opt, name)
+        assert fake_cupy.waits == ["Device.synchronize", "ndarray.get"]
+        with no_synchronisation():
+            assert (opt.step_count, opt.grad_norm, opt.skipped_steps)[0] > 0
+    raising = fastopt.Adam([cupy.zeros(3)], on_nonfinite="raise")
+    with no_synchronisation(), pytest.raises(fake_cupy.HiddenSynchronisation):
+        raising.step([cupy.zeros(3)])
+
+
+def test_without_skipping_only_the_norm_is_on_the_device(cupy: FakeCupy) -> None:
+    opt = fastopt.Adam([cupy.zeros(3)], lr=falling, max_grad_norm=1.0)
+    opt.step([cupy.asarray(np.array([3.0, 0.0, 4.0]))])
+    with no_synchronisation():
+        assert opt.step_count == 1
+        assert opt.lr == falling(1)
+        assert opt.skipped_steps == 0
+    assert opt.grad_norm == 5.0
+    opt.max_grad_norm = 2.0
+    with no_synchronisation():
+        assert opt.grad_norm is None
+
+
+def test_while_steps_may_be_skipped_other_missing_gradients_wait_once(cupy: FakeCupy) -> None:
+    params = [cupy.zeros(3), cupy.zeros(4)]
+    opt = fastopt.Adam(params, on_nonfinite="skip")
+    full = [cupy.zeros(3), cupy.zeros(4)]
+    opt.step(full)
+    for grads in ([full[0], None], full):
+        fake_cupy.waits.clear()
+        for _ in range(3):
+            opt.step(grads)
+        assert fake_cupy.waits == ["Device.synchronize", "ndarray.get"]
+    saved = opt.state_dict()["state"]
+    assert [saved[name]["step"] for name in "01"] == [7, 4]
+
+
+# Launches ------------------------------------------------------------------------------------
+
+
+def launches(cupy: FakeCupy, opt: Any, grads: Any) -> list[str]:
+    cupy.launches.clear()
+    with no_synchronisation():
+        opt.step(grads)
+    return [launch.name.removeprefix("fastopt_") for launch in cupy.launches]
+
+
+@each_variant
+def test_a_step_is_squares_halves_a_decision_and_an_update(
+    cupy: FakeCupy, variant: Variant
+) -> None:
+    for dtype, squares in ((np.float32, "squares"), (np.float64, "all_squares")):
+        grads = [cupy.zeros(n, dtype) for n in (3, 1024, 5000, 1)]
+        opt = variant([cupy.zeros(g.shape, dtype) for g in grads], max_grad_norm=1.0).warmup()
+        rule = opt.param_groups and opt._groups[0].buckets[0].rule.name
+        for _ in range(20):
+            names = [f"{squares}_to_decide", "halves", "decide", f"{rule}_from_table"]
+            assert launches(cupy, opt, grads) == names
+
+
+def test_each_bucket_adds_squares_and_an_update_and_nothing_else(cupy: FakeCupy) -> None:
+    sizes = [5] * 300
+    groups = [
+        {"params": [cupy.zeros(n, np.float32) for n in sizes]},
+        {"params": [cupy.zeros(4, np.float64)], "lr": 0.5},
+    ]
+    grads = [[cupy.zeros(p.shape, p.dtype) for p in group["params"]] for group in groups]
+    both = ["all_squares_to_decide"] * 3 + ["halves", "decide"] + ["sgd_from_table"] * 3
+    opt = fastopt.SGD(groups, max_grad_norm=1.0)
+    assert launches(cupy, opt, grads) == both
+    assert launches(cupy, opt, [grads[0], [None]]) == both[:-1]
+    counted = fastopt.SGD(groups, capturable=True)
+    assert launches(cupy, counted, grads) == ["decide"] + ["sgd_from_table"] * 3
+    by_value = fastopt.SGD(groups)
+    assert launches(cupy, by_value, grads) == ["sgd"] * 3
+
+
+def test_nothing_is_sent_while_nothing_changes(
+    cupy: FakeCupy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grads = [cupy.asarray(np.ones(3, np.float32))]
+    opt = fastopt.SGD([cupy.zeros(3, np.float32)], max_grad_norm=1.0, on_nonfinite="skip")
+    opt.step(grads)
+    # Its rows are the same in every eighth step, so eight are enough for ever.
+    monkeypatch.setattr(cupy, "asarray", None)
+    monkeypatch.setattr(cupy, "zeros", None)
+    monkeypatch.setattr(fake_cupy.MemoryPointer, "copy_to_host_async", None)
+    for _ in range(50):
+        opt.step(grads)
+    assert opt.step_count == 51
+
+
+def test_a_device_that_never_answers_costs_little_memory(
+    cupy: FakeCupy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fake_cupy.Event, "late", 10**9)
+    opt = fastopt.Adam([cupy.zeros(3)], lr=falling, on_nonfinite="skip")
+    for _ in range(300):
+        opt.step([cupy.zeros(3)])
+    assert opt._device is not None
+    outgrown = opt._device._control._outgrown  # type: ignore[attr-defined]  # CuPy's
+    assert len(outgrown) <= 7  # each twice as large as the one before
+
+
+# Schedules are asked ahead --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("skip", [True, False])
+def test_a_schedule_that_ends_raises_when_its_end_has_come(cupy: FakeCupy, skip: bool) -> None:
+    rates = [0.1, 0.2, 0.3, 0.4, 0.5]
+    options: dict[str, Any] = {"on_nonfinite": "skip"} if skip else {"max_grad_norm": 1.0}
+    ends = []
+    for xp in (np, cupy):
+        param = xp.asarray(np.zeros(3))
+        opt = fastopt.SGD([param], lr=lambda t: rates[t], **options)
+        made = 0
+        for step in range(12):
+            bad = skip and step % 3 == 1
+            grad = xp.asarray(np.full(3, np.nan if bad else 1.0))
+            if made < 5:
+                opt.step([grad])
+                made += not bad
+            else:
+                with pytest.raises(IndexError):
+                    opt.step([xp.asarray(np.ones(3))])
+                assert opt.step_count == 5
+        ends.append({"param": np.array(host(param)), "n": np.array(opt.skipped_steps)})
+    assert differences(*ends) == {}
+
+
+@pytest.mark.parametrize("options", [{"max_grad_norm": 1.0}, {"on_nonfinite": "skip"}])
+def test_a_schedule_with_a_memory_is_followed(cupy: FakeCupy, options: dict[str, Any]) -> None:
+    ends = []
+    for xp in (np, cupy):
+        rate = [1.0]
+        param = xp.asarray(np.zeros(3))
+        opt = fastopt.SGD([param], lr=lambda t, rate=rate: rate[0], **options)
+        for step in range(40):
+            if step % 9 == 4:
+                rate[0] /= 2
+            opt.step([xp.asarray(np.full(3, np.nan if step % 5 == 0 else 0.1))])
+            if "max_grad_norm" in options and step % 5 == 0:
+                param[...] = 0.0
+        ends.append({"param": np.array(host(param))})
+    assert differences(*ends) == {}
+
+
+def test_a_bad_value_of_a_schedule_changes_nothing(cupy: FakeCupy) -> None:
+    param = cupy.zeros(3)
+    opt = fastopt.SGD([param], lr=lambda t: -1.0 if t == 3 else 0.5, max_grad_norm=100.0)
+    for _ in range(3):
+        opt.step([cupy.asarray(np.ones(3))])
+    for _ in range(2):
+        with pytest.raises(ValueError, match="lr at step 3 must be"):
+            opt.step([cupy.asarray(np.ones(3))])
+    assert opt.step_count == 3
+    assert param.get().tolist() == [-1.5] * 3
+    opt.lr = 1.0
+    opt.step([cupy.asarray(np.ones(3))])
+    assert param.get().tolist() == [-2.5] * 3
+
+
+# A scale on the device ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+@pytest.mark.parametrize("options", [{}, *OPTIONS.values()], ids=["plain", *OPTIONS])
+def test_a_scale_on_the_device_is_read_there(
+    cupy: FakeCupy, kind: Any, options: dict[str, Any]
+) -> None:
+    training = Training(20, FEW, bad=(3,) if "skip" in str(options) else ())
+    training.scale = lambda step: 2.0**-step if step % 2 else -3.0
+    at_host = train(training, ADAM, np, **options)
+    on_device = train(training, ADAM, cupy, lambda x: cupy.asarray(np.array(x, kind)), **options)
+    assert differences(at_host, on_device) == {}
+
+
+def test_numbers_and_arrays_take_turns_as_scales(cupy: FakeCupy) -> None:
+    training = Training(20, FEW, scale=lambda step: 1.0 + step)
+    mixed = train(training, ADAM, cupy, lambda x: x if x % 3 else cupy.asarray(np.array(x)))
+    assert differences(train(training, ADAM, np), mixed) == {}
+
+
+def test_a_scale_that_is_not_finite_skips_the_step(cupy: FakeCupy) -> None:
+    param = cupy.asarray(np.ones(3))
+    opt = fastopt.SGD([param], lr=1.0, on_nonfinite="skip")
+    for bad in (np.inf, np.nan):
+        opt.step([cupy.zeros(3)], grad_scale=cupy.asarray(np.array(bad)))
+    assert opt.skipped_steps == 2
+    assert opt.step_count == 0
+    assert param.get().tolist() == [1.0] * 3
+
+
+def test_other_scales_are_refused(cupy: FakeCupy) -> None:
+    opt = fastopt.SGD([cupy.zeros(3)], max_grad_norm=1.0)
+    grads = [cupy.zeros(3)]
+    for scale, message in (
+        (cupy.zeros(1), r"shape \(\)"),
+        (cupy.asarray(np.array(1)), "float32 or float64"),
+        ("2", "must be a number"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            opt.step(grads, grad_scale=scale)
+    with pytest.raises(ValueError, match="must be a number"):
+        opt.step(grads, grad_scale=np.inf)
+    there = cupy.asarray(np.array(2.0))
+    for other in (
+        fastopt.SGD([np.zeros(3)], backend="numpy"),
+        fastopt.SGD([cupy.zeros(3)], on_nonfinite="raise"),
+    ):
+        with pytest.raises(TypeError, match="here it must be a number"):
+            other.step([None], grad_scale=there)
+    assert opt.step_count == 0
+
+
+# Several devices, and the host -----------------------------------------------------------------
+
+
+def test_over_several_devices_the_host_decides() -> None:
+    with installed(FakeCupy(devices=2)) as cupy:
+        params, grads = [cupy.zeros(3)], [cupy.asarray(np.ones(3))]
+        with cupy.cuda.Device(1):
+            params.append(cupy.zeros(4))
+            grads.append(cupy.asarray(np.array([1.0, np.nan, 1.0, 1.0])))
+        opt = fastopt.SGD(params, lr=1.0, on_nonfinite="skip")
+        opt.step(grads)
+        assert (opt.step_count, opt.skipped_steps) == (0, 1)
+        with pytest.raises(ValueError, match="device 0 and device 1"):
+            fastopt.SGD(params, capturable=True)
+        with pytest.raises(TypeError, match="must be a number"):
+            opt.step(grads, grad_scale=cupy.asarray(np.array(1.0)))
+        alone = fastopt.SGD(params[1:], lr=1.0, on_nonfinite="skip")
+        alone.step(grads[1:])
+        assert (alone.step_count, alone.skipped_steps) == (0, 1)
+        with cupy.cuda.Device(1):
+            scale = cupy.asarray(np.array(1.0))
+        alone.step(grads[1:], grad_scale=scale)
+        with pytest.raises(fastopt.BackendMismatchError, match="device 1"):
+            alone.step(grads[1:], grad_scale=cupy.asarray(np.array(1.0)))
+
+
+def test_an_optimizer_without_elements_counts(cupy: FakeCupy) -> None:
+    opt = fastopt.Adam([cupy.zeros((0, 3))], max_grad_norm=1.0, on_nonfinite="skip").warmup()
+    for grad in (cupy.zeros((0, 3)), None):
+        opt.step([grad])
+    assert (opt.step_count, opt.skipped_steps, opt.grad_norm) == (2, 0, 0.0)
+
+
+def test_warmup_changes_nothing(cupy: FakeCupy) -> None:
+    training = Training(
+        10, FEW, bad=(2,), before={0: lambda o: o.warmup(), 5: lambda o: o.warmup()}
+    )
+    assert unlike(training, ADAM, cupy, on_nonfinite="skip", max_grad_norm=1.0) == {}
+    assert unlike(training, MOMENTUM, cupy, on_nonfinite="skip", capturable=True) == {}
+
+
+def test_a_step_that_is_refused_leaves_the_counts_alone(cupy: FakeCupy) -> None:
+    params = [cupy.zeros(3), cupy.zeros(4)]
+    opt = fastopt.Adam(params, on_nonfinite="skip")
+    good = [cupy.asarray(np.ones(3)), cupy.asarray(np.ones(4))]
+    opt.step(good)
+    with pytest.raises(ValueError, match="shape"):
+        opt.step([None, cupy.zeros(3)])
+    opt.step(good)
+    opt.step([good[0], None])
+    saved = opt.state_dict()
+    assert (saved["step_count"], saved["state"]["0"]["step"], saved["state"]["1"]["step"]) == (
+        3,
+        3,
+        2,
+    )
+
+
+# Faults that must not pass ---------------------------------------------------------------------
+
+FAULTS = {
+    "another order of the lanes": ("k < count; k += 64", "k < count; k += 1"),
+    "halves in another order": ("+ width]", "^ 1]"),
+    "a sum that leaves out the last": ("k < count", "k < count - 1"),
+    "no first barrier": (
+        "lane[threadIdx.x] = sum;\n    __syncthreads();",
+        "lane[threadIdx.x] = sum;",
+    ),
+    "no barrier between halves": ("+ width];\n        __syncthreads();", "+ width];"),
+    "a skipped step counts": ("if (row >= 0) counts", "if (true) counts"),
+    "nothing is skipped": ("bool go = !skips ||", "bool go = true ||"),
+    "the row of the step before": ("fastopt::row_of(clock,", "fastopt::row_of(clock - 1,"),
+    "rows after the end": ("beyond % period", "(beyond + 1) % period"),
+    "no update asks for the row": ("if (counts[0] >= 0)", "if (true)"),
+    "the scale is left out": ("row[0] * scale[0]", "row[0]"),
+    "a limit that is never kept": ("scale *= factor;", "scale *= 1;"),
+    "another eps of the limit": ("norm + 1e-6", "norm + 1e-7"),
+    "a sign of the scale in the norm": ("fabs(scale);", "scale;"),
+    "large gradients as small ones": ("large ? 1 : 2", "large ? 2 : 1"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_in_the_text_is_noticed(cupy: FakeCupy, fault: str) -> None:
+    many = [(3 + n % 2,) for n in range(150)]
+    trainings = [
+        Training(20, many, [np.float64], size, bad=(2, 7), scale=lambda step: -1.0)
+        for size in (1.0, 1e-275, 1e200)  # as usual; flushed; squared too large for float64
+    ]
+    options: dict[str, Any] = {"on_nonfinite": "skip", "max_grad_norm": 1.0}
+    with planted(cupy, *FAULTS[fault]):
+        try:
+            unequal: Any = any(unlike(one, MOMENTUM, cupy, **options) for one in trainings)
+        except (Stuck, RuntimeError) as error:  # threads that wait for ever; steps without a row
+            unequal = error
+    assert unequal
+    assert "g++" not in str(unequal)  # the text compiles
+
+
+# Together with what else there is ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16, np.complex64])
+@pytest.mark.parametrize("capturable", [True, False])
+def test_groups_frozen_groups_and_every_dtype_end_in_the_bits_of_numpy(
+    cupy: FakeCupy, dtype: Any, capturable: bool
+) -> None:
+    ends = []
+    for xp in (np, cupy):
+        params = {
+            layer: {
+                name: xp.asarray(some_values(size, dtype, size))
+                for name, size in (("w", 700), ("b", 3))
+            }
+            for layer in ("one", "two")
+        }
+        given = fastopt.groups(params, {"**/b": {"weight_decay": 0.0}, "two.*": {"lr": 0.01}})
+        more: dict[str, Any] = {"max_grad_norm": 40.0, "on_nonfinite": "skip"}
+        opt = fastopt.AdamW(given, lr=lambda t: 0.1 / (1 + t), capturable=capturable, **more)
+        for step in range(20):
+            grads: dict[str, Any] = {
+                layer: {
+                    name: xp.asarray(some_values(param.size, dtype, 100 * step + param.size))
+                    for name, param in tree.items()
+                }
+                for layer, tree in params.items()
+            }
+            if step % 7 == 3:
+                grads["one"]["w"][5] = np.inf
+            if step % 5 == 4:
+                grads["two"]["b"] = None
+            opt.param_groups[1]["trainable"] = step % 6 > 1
+            opt.step(grads)
+        arrays = [on_host(param) for tree in params.values() for param in tree.values()]
+        end: dict[str, Any] = {str(k): array for k, array in enumerate(arrays)}
+        state = opt.state_dict()
+        end |= {f"{n}.{s}": np.asarray(x) for n, e in state["state"].items() for s, x in e.items()}
+        ends.append(end | {"norm": np.array(opt.grad_norm), "n": np.array(opt.step_count)})
+        assert opt.skipped_steps == 3
+    assert differences(*ends) == {}
+
+
+# Limits of the norm that are set between steps ---------------------------------------------------
+
+
+def tightened(steps: int) -> dict[int, Any]:
+    """Return what sets another limit before every step."""
+    return {k: lambda opt, k=k: setattr(opt, "max_grad_norm", 30.0 / (1 + k)) for k in range(steps)}
+
+
+@each_dtype
+@each_variant
+def test_a_limit_that_is_set_for_every_step_ends_in_the_bits_of_numpy(
+    cupy: FakeCupy, variant: Variant, dtype: Any
+) -> None:
+    more: dict[str, Any] = {"dtypes": [dtype], "before": tightened(40)}
+    training = Training(bad=(0, 3, 4, 20, 39), scale=lambda step: 0.5 + step, **more)
+    assert unlike(training, variant, cupy, on_nonfinite="skip", lr=falling) == {}
+    # Without skipping the host counts for itself.
+    assert unlike(Training(**more), variant, cupy) == {}
+
+
+@pytest.mark.parametrize("late", [0, 3, 10**9])
+def test_limits_take_turns_and_wait_for_nothing(
+    cupy: FakeCupy, late: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fake_cupy.Event, "late", late)
+    limits = {3: 0.5, 9: 20.0, 30: 0.1, 31: 0.2, 32: 0.3, 70: None, 75: np.inf, 77: 0.01}
+    before = {k: lambda opt, v=v: setattr(opt, "max_grad_norm", v) for k, v in limits.items()}
+    training = Training(100, FEW, bad=range(1, 100, 7), before=before)
+    options = {"on_nonfinite": "skip", "max_grad_norm": 30.0}
+    assert unlike(training, ADAM, cupy, **options) == {}

@@ -1,0 +1,104 @@
+"""The recorded runs of other libraries' optimizers, and how far from them ours end."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import fastopt
+from fastopt.core.arrays import Array
+
+FOLDER = Path(__file__).parents[1] / "golden"
+
+
+FILES = sorted(path for path in FOLDER.glob("*.npz") if path.stem != "inputs")
+
+
+@cache
+def arrays_in(path: Path) -> dict[str, Array]:
+    with np.load(path, allow_pickle=False) as file:
+        return dict(file)
+
+
+@dataclass(frozen=True)
+class Vector:
+    """One recorded run."""
+
+    path: Path
+    info: dict[str, Any]
+
+    def __str__(self) -> str:
+        return f"{self.path.stem}.{self.info['name']}"
+
+    def __getitem__(self, key: str) -> Array:
+        return arrays_in(self.path)[f"{self.info['name']}/{key}"]
+
+    @property
+    def state(self) -> list[str]:
+        return list(self.info["state"])
+
+    def inputs(self, letter: str, dtype: Any) -> list[Array]:
+        given = arrays_in(FOLDER / "inputs.npz")
+        return [given[f"{self.info['inputs']}/{letter}{k}"].astype(dtype) for k in range(3)]
+
+
+VECTORS = [Vector(p, info) for p in FILES for info in json.loads(str(arrays_in(p)["cases"]))]
+
+
+def options_of(given: dict[str, Any]) -> dict[str, Any]:
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
+
+
+def run(vector: Vector, dtype: Any, backend: str, optimizer: Any = None) -> dict[str, Array]:
+    """Run a vector's steps; returns what was recorded of it, by the same names."""
+    info = vector.info
+    params, grads = vector.inputs("p", dtype), vector.inputs("g", dtype)
+    options = options_of(info["kwargs"])
+    members = [group["params"] for group in info["groups"]] or [[0, 1, 2]]
+    groups = [
+        {**options_of(group), "params": [params[k] for k in group["params"]]}
+        for group in info["groups"]
+    ]
+    make = optimizer or getattr(fastopt, info["optimizer"])
+    opt = make(groups or params, backend=backend, **options)
+    missing = {int(k): set(steps) for k, steps in info["missing"].items()}
+    kept: dict[str, list[Array]] = {f"p{k}": [] for k in range(3)}
+    for step in range(info["steps"]):
+        if (lr := info["lr_changes"].get(str(step))) is not None:
+            opt.lr = lr
+        now = [None if step in missing.get(k, ()) else grads[k][step] for k in range(3)]
+        opt.step([[now[k] for k in some] for some in members] if groups else now)
+        if step + 1 in info["recorded"]:
+            for k in range(3):
+                kept[f"p{k}"].append(params[k].copy())
+    out = {name: np.array(values) for name, values in kept.items()}
+    order = [k for some in members for k in some]
+    for k, entry in zip(order, opt.state_dict()["state"].values(), strict=True):
+        out |= {f"{slot}{k}": entry[slot] for slot in vector.state}
+        out[f"t{k}"] = np.asarray(entry["step"])
+    return out
+
+
+def deviation(got: Array, expected: Array, scale: Array) -> float:
+    """Return the largest difference, each in units of what is usual in its place."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        off = np.abs(got - expected) / scale
+    return float(np.nanmax(np.where(got == expected, 0.0, off), initial=0.0))
+
+
+def worst(vector: Vector, got: dict[str, Array]) -> float:
+    """Return the largest relative deviation of a run: parameters on the way, state at the end."""
+    most = 0.0
+    for k in range(3):
+        expected = vector[f"p{k}"]
+        most = max(most, deviation(got[f"p{k}"], expected, np.abs(expected).max(axis=0)))
+        for slot in vector.state:
+            want = vector[f"{slot}{k}"]
+            most = max(most, deviation(got[f"{slot}{k}"], want, np.abs(want)))
+        assert got[f"t{k}"] == vector["t"][k], f"step count of parameter {k}"
+    return most if all(np.isfinite(a).all() for a in got.values()) else np.inf

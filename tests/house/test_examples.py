@@ -1,0 +1,121 @@
+"""The examples do what they say: right gradients, 97 % of the digits, the same on every backend."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fastopt
+from helpers.variants import CPU_BACKENDS
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def digits() -> ModuleType:
+    return load("train_digits")
+
+
+def test_the_digits_gradients_are_those_of_finite_differences(digits: ModuleType) -> None:
+    rng = np.random.default_rng(0)
+    params = {k: v.astype(np.float64) for k, v in digits.initial_params(np, rng).items()}
+    training, _ = digits.load_images(np)
+    x, y = training.x[:8].astype(np.float64), training.y[:8].astype(np.float64)
+    _, grads = digits.loss_and_gradients(np, params, x, y)
+    for name, array in params.items():
+        for index in rng.integers(0, array.size, 5):
+            at = np.unravel_index(index, array.shape)
+            kept, losses = array[at], []
+            for change in (1e-6, -1e-6):
+                array[at] = kept + change
+                losses.append(float(digits.loss_and_gradients(np, params, x, y)[0]))
+            array[at] = kept
+            assert grads[name][at] == pytest.approx((losses[0] - losses[1]) / 2e-6, abs=1e-8)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd", "rmsprop"])
+def test_97_percent_of_the_digits_are_read_and_the_backends_print_the_same(
+    digits: ModuleType, optimizer: str, tmp_path: Path, capsys: Any
+) -> None:
+    told = []
+    for backend in CPU_BACKENDS:
+        picture = tmp_path / f"{backend}.png"
+        with fastopt.use_backend(backend):
+            digits.main(["--optimizer", optimizer, "--picture", str(picture)])
+        line = capsys.readouterr().out
+        assert f"on {backend}: " in line
+        assert picture.read_bytes().startswith(b"\x89PNG")
+        told.append(line.split(": ")[1].split(" s of training")[0].rpartition(",")[0])
+        assert float(told[-1].split("%")[0]) >= 97.0
+    assert len(set(told)) == 1
+
+
+@pytest.mark.parametrize("name", ["train_digits", "cuda_graph"])
+def test_a_backend_that_cannot_run_is_one_clear_line(name: str) -> None:
+    if fastopt.available_backends()["cupy"] is None:
+        pytest.skip("a GPU is here")
+    with fastopt.use_backend("cupy"), pytest.raises(SystemExit, match="backend 'cupy' cannot run"):
+        load(name).main([])
+
+
+def test_the_graphs_network_is_that_of_the_digits(digits: ModuleType) -> None:
+    graph = load("cuda_graph")
+    network = graph.Network(np, np.random.default_rng(0))
+    training, _ = digits.load_images(np)
+    network.x[...], network.y[...] = (a[: graph.BATCH_SIZE] for a in (training.x, training.y))
+    network.forward()
+    network.backward()
+    loss, grads = digits.loss_and_gradients(np, network.params, network.x, network.y)
+    assert float(network.loss) == pytest.approx(-float(loss) * graph.BATCH_SIZE, rel=1e-6)
+    for name, grad in grads.items():
+        np.testing.assert_allclose(network.grads[name], grad, rtol=1e-4, atol=1e-7)
+
+
+def test_the_graphs_training_ends_in_the_same_losses_on_every_backend(capsys: Any) -> None:
+    graph, told = load("cuda_graph"), []
+    for backend in CPU_BACKENDS:
+        with fastopt.use_backend(backend):
+            graph.main(["--epochs", "8"])
+        first, second = capsys.readouterr().out.splitlines()
+        assert second.startswith(f"448 steps on {backend}, made one after another: ")
+        told.append(first)
+    assert len(set(told)) == 1
+    assert float(told[0].split()[-4]) < 0.15
+    with pytest.raises(SystemExit):
+        graph.main(["--epochs", "0"])
+
+
+def test_the_schedules_are_drawn_under_the_words_that_make_them(tmp_path: Path) -> None:
+    example = load("schedules")
+    example.main(["--out", str(tmp_path)])
+    assert (tmp_path / "schedules.png").read_bytes().startswith(b"\x89PNG")
+    drawn = set()
+    for words, schedule in example.SCHEDULES.items():
+        said = eval(words, vars(example))
+        drawn.add(type(said).__name__)
+        assert example.values(said, 1000) == example.values(schedule, 1000)
+        assert repr(said) == repr(schedule) or words.startswith("lambda")
+    assert drawn - {"function"} == set(fastopt.schedules.__all__) - {"Schedule"}
+    with pytest.raises(SystemExit):
+        example.main(["--steps", "0"])
+
+
+def test_the_paths_are_drawn(tmp_path: Path) -> None:
+    load("paths").main(["--out", str(tmp_path)])
+    assert {"paths_momentum.png", "paths_rmsprop.png"} <= {p.name for p in tmp_path.iterdir()}

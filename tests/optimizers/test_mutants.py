@@ -1,0 +1,513 @@
+"""Deliberately wrong optimizers: the recorded vectors catch every one of them.
+
+Each mutant is a mistake that somebody has published or shipped. A mutant that passes would mean
+that the vectors do not see such a mistake in our own code.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import math
+from collections.abc import Callable
+from functools import cache
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fastopt
+from fastopt_kernels import Rule
+from helpers import vectors
+from helpers.variants import public_optimizers
+
+Make = Callable[..., Any]
+MUTANTS: dict[str, tuple[Make, Make]] = {}
+"""Per name: the right optimizer, and the wrong one."""
+
+NAMES = {optimizer.__name__: optimizer for optimizer in public_optimizers()}
+ALL = list(NAMES.values())
+
+
+def vectors_of(optimizer: Make) -> list[vectors.Vector]:
+    return [v for v in vectors.VECTORS if NAMES[v.info["optimizer"]] is optimizer]
+
+
+def meets(vector: vectors.Vector, make: Make) -> bool:
+    """Return whether a vector is met by what ``make`` constructs."""
+    got = vectors.run(vector, np.float64, "numpy", make)
+    try:
+        return vectors.worst(vector, got) <= 1e-11
+    except AssertionError:  # a wrong step count
+        return False
+
+
+def passes(optimizer: Make, make: Make) -> bool:
+    """Return whether all of an optimizer's vectors are met by what ``make`` constructs."""
+    return all(meets(vector, make) for vector in vectors_of(optimizer))
+
+
+# How mutants are made ----------------------------------------------------------------------------
+
+
+def scalars(base: Any, change: Callable[[dict[str, float], dict[str, Any], int], Any]) -> Any:
+    """Return a class whose scalars are changed by a function of them, the options and t."""
+
+    def wrong(options: Any, lr: float, t: int, guard: float) -> dict[str, float]:
+        made = base._scalars(options, lr, t, guard)
+        return {**made, **change({**made, "lr": lr}, options, t)}
+
+    return type("Mutant", (base,), {"_scalars": staticmethod(wrong)})
+
+
+def given(base: Any, change: Callable[[dict[str, Any], float, int], tuple[Any, float, int]]) -> Any:
+    """Return a class that computes its scalars from changed options, lr and t."""
+
+    def wrong(options: Any, lr: float, t: int, guard: float) -> dict[str, float]:
+        made: dict[str, float] = base._scalars(*change(dict(options), lr, t), guard)
+        return made
+
+    return type("Mutant", (base,), {"_scalars": staticmethod(wrong)})
+
+
+def rule(base: Any, update: Callable[[SimpleNamespace], None]) -> Any:
+    """Return a class whose rule does something else; ``update`` gets all arguments by name."""
+
+    @cache
+    def wrong(name: str, right: Rule) -> Rule:
+        def form(*values: Any) -> None:
+            update(SimpleNamespace(**dict(zip(right.arguments, values, strict=True))))
+
+        form.__signature__ = inspect.signature(right.numpy)  # type: ignore[attr-defined]
+        return dataclasses.replace(right, numpy=form)
+
+    def choose(options: Any) -> Rule:
+        right = base._rule(options)
+        return wrong(right.name, right)
+
+    return type("Mutant", (base,), {"_rule": staticmethod(choose)})
+
+
+def arguments(base: Any, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:
+    """Return what constructs the right optimizer with changed arguments, groups' ones too."""
+
+    def make(params: Any, **options: Any) -> Any:
+        if isinstance(params[0], dict):
+            params = [change(dict(group)) for group in params]
+        return base(params, **change(options))
+
+    return make
+
+
+def stepping(base: Any, step: Callable[[Any, Any, Callable[[Any], None]], None]) -> Any:
+    """Return a class with another step; it gets the optimizer, the gradients and the right step."""
+
+    def wrong(self: Any, grads: Any) -> None:
+        step(self, grads, lambda other: base.step(self, other))
+
+    return type("Mutant", (base,), {"step": wrong})
+
+
+def each(change: Callable[[Any], Any], tree: Any) -> Any:
+    """Return a nested list with every leaf changed."""
+    return [each(change, part) for part in tree] if isinstance(tree, list) else change(tree)
+
+
+def mutant(name: str, base: Any, make: Make) -> None:
+    assert name not in MUTANTS
+    MUTANTS[name] = base, make
+
+
+# Of every optimizer ------------------------------------------------------------------------------
+
+
+def stale(self: Any, grads: Any, step: Callable[[Any], None]) -> None:
+    before = getattr(
+        self, "_before", each(lambda g: None if g is None else np.zeros_like(g), grads)
+    )
+    self._before = grads
+    step(each(lambda g: None if g is None else g, before))
+
+
+def without_tail(self: Any, grads: Any, step: Callable[[Any], None]) -> None:
+    def cut(grad: Any) -> Any:
+        if grad is None or grad.size < 2:
+            return grad
+        grad = grad.copy()
+        grad.reshape(-1)[-1] = 0
+        return grad
+
+    step(each(cut, grads))
+
+
+def none_as_zero(self: Any, grads: Any, step: Callable[[Any], None]) -> None:
+    leaves = [leaf for group in self.param_groups for leaf in group["params"]]
+    zeros = iter([np.zeros_like(leaf) for leaf in leaves])
+    step(each(lambda g: next(zeros) if g is None else (next(zeros), g)[1], grads))
+
+
+def common_clock(base: Any) -> Make:
+    """Return what counts one step for all parameters, whether they had a gradient or not."""
+
+    def make(params: Any, **options: Any) -> Any:
+        clock = SimpleNamespace(t=0)
+
+        def step(self: Any, grads: Any) -> None:
+            clock.t += 1
+            base.step(self, grads)
+
+        def wrong(options: Any, lr: float, t: int, guard: float) -> dict[str, float]:
+            made: dict[str, float] = base._scalars(options, lr, clock.t, guard)
+            return made
+
+        body = {"step": step, "_scalars": staticmethod(wrong)}
+        return type("Mutant", (base,), body)(params, **options)
+
+    return make
+
+
+for right in ALL:
+    own = right.__name__
+    mutant(f"{own}_one_step_stale", right, stepping(right, stale))
+    mutant(f"{own}_last_element_dropped", right, stepping(right, without_tail))
+    mutant(f"{own}_missing_gradient_is_zero", right, stepping(right, none_as_zero))
+    mutant(f"{own}_maximize_ignored", right, arguments(right, lambda o: {**o, "maximize": False}))
+    mutant(
+        f"{own}_maximize_sign_turned_twice",
+        right,
+        arguments(right, lambda o: {**o, "maximize": not o.get("maximize", False)}),
+    )
+    mutant(
+        f"{own}_weight_decay_ignored",
+        right,
+        arguments(right, lambda o: {**o, "weight_decay": 0.0}),
+    )
+    mutant(
+        f"{own}_decay_coupled_for_decoupled_and_back",
+        right,
+        type("Mutant", (right,), {"_decoupled": not right._decoupled}),
+    )
+    mutant(
+        f"{own}_scalars_rounded_to_float32",
+        right,
+        scalars(right, lambda made, *_: {name: float(np.float32(x)) for name, x in made.items()}),
+    )
+    if right is not fastopt.Adadelta:  # no recorded vector of it changes lr
+        kept = property(right.lr.fget, lambda self, value: None)
+        mutant(f"{own}_lr_of_the_first_step_kept", right, type("Mutant", (right,), {"lr": kept}))
+
+# Adam and AdamW ----------------------------------------------------------------------------------
+
+
+def squared(u: SimpleNamespace) -> None:
+    """Adam without the square of the gradient."""
+    u.m += u.one_minus_beta1 * (u.grad - u.m)
+    u.v += u.one_minus_beta2 * (np.abs(u.grad) - u.v)
+    top = np.maximum(u.vmax, u.v, out=u.vmax) if hasattr(u, "vmax") else u.v
+    adam(u, u.m, top)
+
+
+def adam(u: SimpleNamespace, m: Any, top: Any) -> None:
+    if hasattr(u, "eps"):
+        u.param -= u.step_size * (m / (np.sqrt(top) + u.eps))
+    else:
+        u.param -= u.step_size * (m / (np.sqrt(top + u.eps_inside) + u.eps_outside))
+
+
+def old_m(u: SimpleNamespace) -> None:
+    adam(u, u.m.copy(), u.v + u.one_minus_beta2 * (u.grad * u.grad - u.v))
+    u.m += u.one_minus_beta1 * (u.grad - u.m)
+    u.v += u.one_minus_beta2 * (u.grad * u.grad - u.v)
+
+
+def old_v(u: SimpleNamespace) -> None:
+    u.m += u.one_minus_beta1 * (u.grad - u.m)
+    adam(u, u.m, u.v.copy())
+    u.v += u.one_minus_beta2 * (u.grad * u.grad - u.v)
+
+
+def max_forgotten(u: SimpleNamespace) -> None:
+    u.m += u.one_minus_beta1 * (u.grad - u.m)
+    u.v += u.one_minus_beta2 * (u.grad * u.grad - u.v)
+    if hasattr(u, "vmax"):
+        u.vmax[...] = u.v
+    adam(u, u.m, u.v)
+
+
+def decay_after(base: Any) -> Make:
+    """Return what decays after the update instead of before it."""
+
+    def make(params: Any, weight_decay: float = 0.01, **options: Any) -> Any:
+        def step(self: Any, grads: Any) -> None:
+            base.step(self, grads)
+            for param, grad in zip(params, grads, strict=True):
+                if grad is not None:
+                    param *= 1 - self.lr * weight_decay
+
+        if isinstance(params[0], dict):
+            return base(params, weight_decay=weight_decay, **options)
+        return type("Mutant", (base,), {"step": step})(params, weight_decay=0.0, **options)
+
+    return make
+
+
+def decay_without_lr(options: dict[str, Any]) -> dict[str, Any]:
+    return {**options, "weight_decay": options.get("weight_decay", 0.01) / options.get("lr", 1e-3)}
+
+
+def corrected_maximum(base: Any) -> Make:
+    """Return AMSGrad with the maximum of the corrected average, as in optax."""
+    now = SimpleNamespace(c2=1.0, first=1.0)
+
+    def note(made: dict[str, float], options: dict[str, Any], t: int) -> dict[str, float]:
+        now.c2 = 1 - options["betas"][1] ** t if options["bias_correction"] else 1.0
+        eps = options["eps"]
+        inside = options["eps_inside_sqrt"]
+        where = (
+            {"eps_inside": eps, "eps_outside": 0.0} if inside else {"eps_outside": eps, "eps": eps}
+        )
+        return {"step_size": made["step_size"] / math.sqrt(now.c2), **where}
+
+    def update(u: SimpleNamespace) -> None:
+        u.m += u.one_minus_beta1 * (u.grad - u.m)
+        u.v += u.one_minus_beta2 * (u.grad * u.grad - u.v)
+        top = u.v / now.c2
+        if hasattr(u, "vmax"):
+            top = np.maximum(u.vmax, top, out=u.vmax)
+        adam(u, u.m, top)
+
+    return scalars(rule(base, update), note)
+
+
+for right in (fastopt.Adam, fastopt.AdamW):
+    own = right.__name__
+    swapped = given(right, lambda o, lr, t: ({**o, "betas": o["betas"][::-1]}, lr, t))
+    uncorrected = given(right, lambda o, lr, t: ({**o, "bias_correction": False}, lr, t))
+    elsewhere = given(
+        right, lambda o, lr, t: ({**o, "eps_inside_sqrt": not o["eps_inside_sqrt"]}, lr, t)
+    )
+    mutant(f"{own}_betas_swapped", right, swapped)
+    mutant(f"{own}_no_bias_correction", right, uncorrected)
+    mutant(f"{own}_correction_one_step_late", right, given(right, lambda o, lr, t: (o, lr, t + 1)))
+    mutant(
+        f"{own}_correction_one_step_early",
+        right,
+        given(right, lambda o, lr, t: (o, lr, max(t - 1, 1))),
+    )
+    mutant(
+        f"{own}_corrected_by_beta_and_not_its_power",  # ODL, Tike
+        right,
+        given(right, lambda o, lr, t: (o, lr, 1)),
+    )
+    mutant(f"{own}_eps_on_the_other_side_of_the_root", right, elsewhere)
+    mutant(
+        f"{own}_eps_before_the_bias_correction",  # keras, chainer
+        right,
+        scalars(
+            right,
+            lambda made, o, t: (
+                {} if o["eps_inside_sqrt"] else {"eps_outside": o["eps"], "eps": o["eps"]}
+            ),
+        ),
+    )
+    mutant(
+        f"{own}_only_v_corrected",
+        right,
+        scalars(
+            right,
+            lambda made, o, t: {
+                "step_size": made["step_size"]
+                * (1 - o["betas"][0] ** t if o["bias_correction"] else 1)
+            },
+        ),
+    )
+    mutant(f"{own}_square_missing", right, rule(right, squared))
+    mutant(f"{own}_step_with_the_old_m", right, rule(right, old_m))
+    mutant(f"{own}_step_with_the_old_v", right, rule(right, old_v))
+    mutant(f"{own}_amsgrad_forgets_the_maximum", right, rule(right, max_forgotten))
+    mutant(f"{own}_amsgrad_of_the_corrected_v", right, corrected_maximum(right))
+    mutant(f"{own}_one_clock_for_all_parameters", right, common_clock(right))
+    mutant(
+        f"{own}_m_without_one_minus_beta",
+        right,
+        scalars(right, lambda made, o, t: {"one_minus_beta1": 1.0}),
+    )
+mutant("AdamW_decay_after_the_update", fastopt.AdamW, decay_after(fastopt.AdamW))
+mutant("AdamW_decay_not_times_lr", fastopt.AdamW, arguments(fastopt.AdamW, decay_without_lr))
+
+# SGD and Momentum --------------------------------------------------------------------------------
+
+
+def sgd_forms(
+    u: SimpleNamespace, lr_inside: bool = False, old_ahead: bool = False, ahead: bool = True
+) -> None:
+    """SGD in all its forms, with a mistake."""
+    if not hasattr(u, "buf"):
+        u.param -= u.lr * u.grad
+        return
+    nesterov = hasattr(u, "momentum")
+    keep, take = (u.momentum, 1.0) if nesterov else (u.keep, u.take)
+    inside, outside = (u.lr, 1.0) if lr_inside else (1.0, u.lr)
+    old = u.buf.copy()
+    u.buf *= keep
+    u.buf += inside * take * u.grad
+    d = inside * u.grad + keep * (old if old_ahead else u.buf) if nesterov and ahead else u.buf
+    u.param -= outside * d
+
+
+def without_one_minus_beta(u: SimpleNamespace) -> None:
+    u.v *= 1 - u.one_minus_beta
+    u.v += u.grad
+    u.param -= u.step_size * u.v
+
+
+sgd = fastopt.SGD
+mutant("SGD_lr_in_the_buffer", sgd, rule(sgd, lambda u: sgd_forms(u, lr_inside=True)))
+mutant("SGD_nesterov_with_the_old_buffer", sgd, rule(sgd, lambda u: sgd_forms(u, old_ahead=True)))
+mutant("SGD_nesterov_ignored", sgd, rule(sgd, lambda u: sgd_forms(u, ahead=False)))
+mutant(
+    "SGD_dampening_at_the_first_step",
+    sgd,
+    scalars(sgd, lambda made, o, t: {"take": 1 - o["dampening"]}),
+)
+mutant("SGD_dampening_ignored", sgd, scalars(sgd, lambda made, o, t: {"take": 1.0}))
+# One clock for all parameters: no recorded vector of SGD has dampening and a missing first
+# gradient; test_formulas.py has, under f8.
+momentum = fastopt.Momentum
+mutant("Momentum_without_one_minus_beta", momentum, rule(momentum, without_one_minus_beta))
+mutant(
+    "Momentum_bias_correction_ignored",
+    momentum,
+    given(momentum, lambda o, lr, t: ({**o, "bias_correction": False}, lr, t)),
+)
+mutant(
+    "Momentum_always_corrected",
+    momentum,
+    given(momentum, lambda o, lr, t: ({**o, "bias_correction": True}, lr, t)),
+)
+mutant("Momentum_one_clock_for_all_parameters", momentum, common_clock(momentum))
+
+# Adagrad, RMSprop and Adadelta -------------------------------------------------------------------
+
+
+def adagrad_squared(u: SimpleNamespace) -> None:
+    u.s += np.abs(u.grad)
+    u.param -= u.step_size * (u.grad / (np.sqrt(u.s) + u.eps))
+
+
+def adagrad_eps_inside(u: SimpleNamespace) -> None:
+    u.s += u.grad * u.grad
+    u.param -= u.step_size * (u.grad / np.sqrt(u.s + u.eps))
+
+
+adagrad = fastopt.Adagrad
+mutant("Adagrad_square_missing", adagrad, rule(adagrad, adagrad_squared))
+mutant("Adagrad_eps_inside_the_root", adagrad, rule(adagrad, adagrad_eps_inside))
+mutant(
+    "Adagrad_lr_decay_one_step_early",
+    adagrad,
+    given(adagrad, lambda o, lr, t: (o, lr, t + 1)),
+)
+mutant("Adagrad_begins_at_zero", adagrad, type("M", (adagrad,), {"_fill": lambda options: {}}))
+mutant("Adagrad_one_clock_for_all_parameters", adagrad, common_clock(adagrad))
+
+
+def rmsprop(u: SimpleNamespace, square: Any, centred: bool = True, lr_inside: bool = False) -> None:
+    """RMSprop in all its forms, with a mistake."""
+    u.v += u.one_minus_beta * (square - u.v)
+    w = u.v
+    if hasattr(u, "a"):
+        u.a += u.one_minus_beta * (u.grad - u.a)
+        w = np.abs(u.v - u.factor * (u.a * u.a)) if centred else u.v
+    d = u.grad / (np.sqrt(w + u.eps_inside) + u.eps_outside)
+    if not hasattr(u, "buf"):
+        u.param -= u.step_size * d
+        return
+    u.buf *= u.momentum
+    u.buf += (u.lr if lr_inside else 1.0) * u.rescale * d
+    u.param -= (1.0 if lr_inside else u.lr) * u.buf
+
+
+rms = fastopt.RMSprop
+mutant("RMSprop_square_missing", rms, rule(rms, lambda u: rmsprop(u, np.abs(u.grad))))
+mutant("RMSprop_not_centred", rms, rule(rms, lambda u: rmsprop(u, u.grad * u.grad, centred=False)))
+mutant(
+    "RMSprop_lr_in_the_buffer",  # keras, optax
+    rms,
+    rule(rms, lambda u: rmsprop(u, u.grad * u.grad, lr_inside=True)),
+)
+mutant("RMSprop_begins_at_one", rms, type("M", (rms,), {"_fill": lambda options: {"v": 1.0}}))
+mutant(
+    "RMSprop_eps_on_the_other_side_of_the_root",
+    rms,
+    given(rms, lambda o, lr, t: ({**o, "eps_inside_sqrt": not o["eps_inside_sqrt"]}, lr, t)),
+)
+mutant(
+    "RMSprop_bias_correction_ignored",
+    rms,
+    given(rms, lambda o, lr, t: ({**o, "bias_correction": False}, lr, t)),
+)
+mutant("RMSprop_one_clock_for_all_parameters", rms, common_clock(rms))
+
+
+def adadelta(u: SimpleNamespace, of: Callable[[Any], Any], new_u: bool = False) -> None:
+    u.v += u.one_minus_rho * (u.grad * u.grad - u.v)
+    top = u.u + u.one_minus_rho * (u.grad * u.grad - u.u) if new_u else u.u
+    d = np.sqrt(top + u.eps_steps) / np.sqrt(u.v + u.eps) * u.grad
+    u.u += u.one_minus_rho * (of(d) ** 2 - u.u)
+    u.param -= u.lr * d
+
+
+def adadelta_eps_outside(u: SimpleNamespace) -> None:
+    u.v += u.one_minus_rho * (u.grad * u.grad - u.v)
+    d = (np.sqrt(u.u) + u.eps) / (np.sqrt(u.v) + u.eps) * u.grad
+    u.u += u.one_minus_rho * (d * d - u.u)
+    u.param -= u.lr * d
+
+
+delta = fastopt.Adadelta
+mutant(
+    "Adadelta_gathers_scaled_steps", delta, rule(delta, lambda u: adadelta(u, lambda d: u.lr * d))
+)
+mutant("Adadelta_gathers_gradients", delta, rule(delta, lambda u: adadelta(u, lambda d: u.grad)))
+mutant(
+    "Adadelta_one_step_ahead", delta, rule(delta, lambda u: adadelta(u, lambda d: d, new_u=True))
+)
+mutant("Adadelta_eps_outside_the_roots", delta, rule(delta, adadelta_eps_outside))
+mutant(
+    "Adadelta_rho_and_one_minus_rho_swapped",
+    delta,
+    given(delta, lambda o, lr, t: ({**o, "rho": 1 - o["rho"]}, lr, t)),
+)
+
+
+# The tests ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("optimizer", ALL)
+def test_the_right_optimizer_made_like_a_mutant_passes(optimizer: Any) -> None:
+    assert vectors_of(optimizer)
+    assert passes(optimizer, type("Same", (optimizer,), {}))
+    assert passes(optimizer, scalars(optimizer, lambda made, options, t: {}))
+    assert passes(optimizer, given(optimizer, lambda options, lr, t: (options, lr, t)))
+    assert passes(optimizer, arguments(optimizer, lambda options: options))
+    assert passes(optimizer, stepping(optimizer, lambda self, grads, step: step(grads)))
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "update"),
+    [
+        (sgd, sgd_forms),
+        (rms, lambda u: rmsprop(u, u.grad * u.grad)),
+        (delta, lambda u: adadelta(u, lambda d: d)),
+    ],
+)
+def test_the_forms_that_mutants_are_written_from_pass(optimizer: Any, update: Any) -> None:
+    assert passes(optimizer, rule(optimizer, update))
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_wrong_optimizer_is_caught(name: str) -> None:
+    optimizer, make = MUTANTS[name]
+    assert not passes(optimizer, make)

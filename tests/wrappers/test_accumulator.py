@@ -1,0 +1,308 @@
+"""Accumulator: micro-batches end where the whole batch does, in PyTorch's values too."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import fastopt
+from helpers.around import copied, make_grads, make_params, mapped, same, vectors
+from helpers.variants import CPU_BACKENDS, VARIANTS, Variant
+
+RECORDED = vectors("accumulation")
+TORCH: dict[str, Any] = {
+    "sgd": lambda p, b: fastopt.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.25, backend=b),
+    "adamw": lambda p, b: fastopt.AdamW(p, lr=0.01, weight_decay=0.1, backend=b),
+}
+each_backend = pytest.mark.parametrize("backend", CPU_BACKENDS)
+fixed = settings(max_examples=60, deadline=None, derandomize=True)
+
+
+@each_backend
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", TORCH)
+def test_the_steps_are_those_of_pytorch(name: str, dtype: str, backend: str) -> None:
+    params = [RECORDED[f"p{k}"].astype(dtype) for k in range(3)]
+    grads = [RECORDED[f"g{k}"].astype(dtype) for k in range(3)]
+    every = int(RECORDED["every"])
+    acc = fastopt.Accumulator(TORCH[name](params, backend), every)
+    for t in range(len(grads[0])):
+        stepped = acc.step([np.asarray(g[t]) for g in grads])
+        assert stepped == (t % every == every - 1)
+        assert acc.count == (t + 1) % every
+        if stepped:
+            near = 1e-12 if dtype == "float64" else 8 * (t + 1) * 2.0**-23
+            for k, param in enumerate(params):
+                expected = RECORDED[f"{name}/p{k}"][t // every]
+                np.testing.assert_allclose(param, expected, rtol=near, atol=near)
+
+
+@each_backend
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_micro_batches_end_where_the_whole_batch_does(variant: Variant, backend: str) -> None:
+    """With small whole numbers and powers of two no sum is rounded: every bit is the same."""
+    params, others = make_params(np.float32), make_params(np.float32)
+    options = {"backend": backend, "weight_decay": 0.125, "max_grad_norm": 2.0}
+    acc = fastopt.Accumulator(variant(params, **options), 4)
+    plain = variant(others, **options)
+    rng = np.random.default_rng(0)
+    for _ in range(3):
+        micro = [
+            mapped(lambda p: rng.integers(-64, 64, p.shape).astype(p.dtype), params)
+            for _ in range(4)
+        ]
+        assert [acc.step(grads, grad_scale=0.5) for grads in micro] == [False] * 3 + [True]
+        plain.step(total(*micro), grad_scale=0.5 / 4)
+        assert same(params, others)
+    assert acc.step_count == plain.step_count == 3
+
+
+def total(*trees: Any) -> Any:
+    if isinstance(trees[0], dict):
+        return {name: total(*(tree[name] for tree in trees)) for name in trees[0]}
+    if isinstance(trees[0], list | tuple):
+        return type(trees[0])(total(*parts) for parts in zip(*trees, strict=True))
+    return np.asarray(sum(trees))
+
+
+@fixed
+@given(st.data())
+def test_any_cut_into_micro_batches_steps_as_the_whole(data: Any) -> None:
+    """A least squares fit: gradients of means over parts of the data."""
+    seed = data.draw(st.integers(0, 2**32 - 1))
+    every, size = data.draw(st.integers(1, 6)), data.draw(st.integers(1, 4))
+    backend = data.draw(st.sampled_from(CPU_BACKENDS))
+    rng = np.random.default_rng(seed)
+    x, y = rng.standard_normal((every * size, 3)), rng.standard_normal(every * size)
+    one, two = np.zeros(3), np.zeros(3)
+    acc = fastopt.Accumulator(fastopt.Adam(one, lr=0.1, backend=backend), every)
+    plain = fastopt.Adam(two, lr=0.1, backend=backend)
+    for _ in range(3):
+        plain.step(x.T @ (x @ two - y) / len(y))
+        for cut in np.split(np.arange(every * size), every):
+            acc.step(x[cut].T @ (x[cut] @ one - y[cut]) / size)
+    np.testing.assert_allclose(one, two, rtol=1e-8, atol=1e-8)
+    assert acc.step_count == 3
+
+
+@each_backend
+def test_a_missing_gradient_is_zero_unless_it_is_missing_in_all(backend: str) -> None:
+    params = {"a": np.zeros(2), "b": np.zeros(2), "c": np.zeros(2)}
+    opt = fastopt.SGD(params, lr=1.0, momentum=0.5, backend=backend)
+    acc = fastopt.Accumulator(opt, 2)
+    for _ in range(2):
+        acc.step({"a": np.ones(2), "b": None, "c": None})
+        acc.step({"a": np.ones(2), "b": np.ones(2), "c": None})
+    steps = {name: entry["step"] for name, entry in opt.state_dict()["state"].items()}
+    assert steps == {"a": 2, "b": 2, "c": 0}
+    assert [params[name][0] for name in "abc"] == [-2.5, -1.25, 0.0]
+
+
+@pytest.mark.parametrize("dtype", ["float16", ml_dtypes.bfloat16, "float64", ">f4"])
+@each_backend
+def test_sums_do_not_have_the_gradients_dtype(dtype: Any, backend: str) -> None:
+    param = np.zeros(3, np.float32)
+    acc = fastopt.Accumulator(fastopt.SGD(param, lr=1.0, backend=backend), 4096)
+    grad = np.ones(3, dtype)
+    for _ in range(4096):  # in float16 the sum would stop at 2048, in bfloat16 at 256
+        acc.step(grad)
+    assert param.tolist() == [-1.0] * 3
+
+
+@pytest.mark.parametrize("dtype", ["float16", ml_dtypes.bfloat16])
+@each_backend
+def test_sums_for_half_precision_are_float32(dtype: Any, backend: str) -> None:
+    param = np.zeros(3, dtype)
+    acc = fastopt.Accumulator(fastopt.SGD(param, lr=1.0, backend=backend), 4096)
+    for _ in range(4096):
+        acc.step(np.ones(3, dtype))
+    assert (param == -1.0).all()
+    acc.step(np.ones(3, dtype))
+    assert acc.state_dict()["sum"]["params"].dtype == np.float32
+
+
+@each_backend
+def test_complex_gradients_are_added(backend: str) -> None:
+    param = np.zeros(3, np.complex64)
+    acc = fastopt.Accumulator(fastopt.SGD(param, lr=1.0, backend=backend), 2)
+    acc.step(np.full(3, 1 + 2j, np.complex64))
+    acc.step(np.full(3, 3 - 4j, np.complex128))
+    assert param.tolist() == [-2 + 1j] * 3
+
+
+@each_backend
+def test_gradients_are_neither_kept_nor_written(backend: str) -> None:
+    param, grad = np.zeros((2, 3)), np.ones((2, 3))
+    acc = fastopt.Accumulator(fastopt.SGD(param, lr=1.0, backend=backend), 2)
+    acc.step(grad)
+    grad[...] = 3.0
+    grad.flags.writeable = False
+    acc.step(grad)
+    assert (param == -2.0).all()
+    assert (grad == 3.0).all()
+    grad = np.full((2, 3), 5.0)
+    acc.step(grad, grad_scale=2.0)
+    grad[...] = 0.0
+    assert acc.flush()
+    assert (param == -12.0).all()
+
+
+@each_backend
+def test_flush_steps_with_the_mean_of_what_is_there(backend: str) -> None:
+    param = np.zeros(2)
+    acc = fastopt.Accumulator(fastopt.SGD(param, lr=1.0, backend=backend), 5)
+    assert not acc.flush()
+    assert acc.step_count == 0
+    acc.step(np.array([1.0, 2.0]))
+    acc.step(np.array([2.0, 6.0]))
+    assert acc.flush()
+    assert param.tolist() == [-1.5, -4.0]
+    assert (acc.count, acc.step_count) == (0, 1)
+    acc.step(np.array([8.0, 8.0]))
+    acc.reset()
+    assert acc.count == 0
+    assert not acc.flush()
+    assert param.tolist() == [-1.5, -4.0]
+    for _ in range(5):
+        acc.step(np.array([1.0, 1.0]))
+    assert param.tolist() == [-2.5, -5.0]
+
+
+@each_backend
+def test_parameter_groups_take_a_list_of_trees(backend: str) -> None:
+    groups = [{"params": {"a": np.zeros(2)}}, {"params": [np.zeros(1, np.float32)], "lr": 0.5}]
+    acc = fastopt.Accumulator(fastopt.SGD(groups, lr=1.0, backend=backend), 2)
+    acc.step([{"a": np.ones(2)}, [np.ones(1)]])
+    assert acc.step([{"a": np.full(2, 3.0)}, [None]])
+    assert groups[0]["params"]["a"].tolist() == [-2.0, -2.0]  # type: ignore[index]
+    assert groups[1]["params"][0].tolist() == [-0.25]  # type: ignore[index]
+    with pytest.raises(ValueError, match="list of 2 trees"):
+        acc.step({"a": np.ones(2)})
+
+
+@each_backend
+def test_a_frozen_group_is_not_looked_at(backend: str) -> None:
+    params = {"W": np.zeros(2), "b": np.zeros(2)}
+    given = fastopt.groups(params, {"b": {"lr": 0.5}})
+    opt = fastopt.SGD(given, lr=1.0, backend=backend)
+    acc = fastopt.Accumulator(opt, 2)
+    opt.param_groups[1]["trainable"] = False
+    acc.step({"W": np.ones(2), "b": "nothing to see"})
+    acc.step({"W": np.ones(2), "b": np.ones(2)})
+    assert [params["W"][0], params["b"][0]] == [-1.0, 0.0]
+    opt.param_groups[1]["trainable"] = True
+    for _ in range(2):
+        acc.step({"W": np.ones(2), "b": np.ones(2)})
+    assert [params["W"][0], params["b"][0]] == [-2.0, -0.5]
+    for group in opt.param_groups:
+        group["trainable"] = False
+    assert [acc.step({"W": np.ones(2), "b": np.ones(2)}) for _ in range(2)] == [False, True]
+    assert [params["W"][0], params["b"][0]] == [-2.0, -0.5]
+
+
+@pytest.mark.parametrize(
+    ("bad", "kind", "message"),
+    [
+        (np.ones(3), ValueError, r'grads\["b"\] must have the shape'),
+        (np.ones(2, int), TypeError, r'grads\["b"\] must be of a real floating dtype'),
+        (np.ones(2, complex), TypeError, "real floating dtype"),
+        (1.0, TypeError, r'grads\["b"\] must be a numpy array'),
+        ([np.ones(2)], TypeError, "got list"),
+    ],
+)
+@each_backend
+def test_bad_gradients_are_refused_and_nothing_of_them_is_added(
+    bad: Any, kind: type[Exception], message: str, backend: str
+) -> None:
+    params = {"a": np.zeros(2), "b": np.zeros(2)}
+    acc = fastopt.Accumulator(fastopt.SGD(params, lr=1.0, backend=backend), 2)
+    acc.step({"a": np.ones(2), "b": np.ones(2)})
+    before = acc.state_dict()
+    with pytest.raises(kind, match=message):
+        acc.step({"a": np.ones(2), "b": bad})
+    with pytest.raises(ValueError, match=r'missing grads\["b"\]'):
+        acc.step({"a": np.ones(2)})
+    for scale in (math.nan, "1", None):
+        with pytest.raises((ValueError, TypeError), match="grad_scale"):
+            acc.step({"a": np.ones(2), "b": np.ones(2)}, grad_scale=scale)  # type: ignore[arg-type]
+    np.testing.assert_equal(acc.state_dict(), before)
+    acc.step({"a": np.ones(2), "b": np.ones(2)})
+    assert params["b"].tolist() == [-1.0, -1.0]
+
+
+@each_backend
+def test_a_step_that_raises_keeps_the_sums(backend: str) -> None:
+    rates: list[Any] = [0.5, "no rate", 0.25]
+    param = np.zeros(2)
+    opt = fastopt.SGD(param, lr=lambda t: rates[0], backend=backend)
+    acc = fastopt.Accumulator(opt, 2)
+    acc.step(np.ones(2))
+    del rates[0]
+    with pytest.raises(TypeError, match="lr"):
+        acc.step(np.full(2, 3.0))
+    assert acc.count == 2
+    with pytest.raises(RuntimeError, match=r"flush\(\) to try it again, or reset\(\)"):
+        acc.step(np.ones(2))
+    with pytest.raises(TypeError, match="lr"):
+        acc.flush()
+    saved = acc.state_dict()
+    del rates[0]
+    assert acc.flush()
+    assert param.tolist() == [-0.5, -0.5]
+    acc.load_state_dict(saved)
+    acc.reset()
+    assert not acc.step(np.ones(2))
+
+
+@each_backend
+def test_what_is_not_finite_meets_the_optimizers_policy_at_its_step(backend: str) -> None:
+    param = np.ones(2)
+    opt = fastopt.SGD(param, lr=0.5, on_nonfinite="skip", backend=backend)
+    acc = fastopt.Accumulator(opt, 2)
+    acc.step(np.array([math.inf, 1.0]))
+    assert acc.skipped_steps == 0
+    assert acc.step(np.ones(2))  # the end of its micro-batches, which the optimizer has skipped
+    assert (acc.skipped_steps, acc.step_count, acc.count) == (1, 0, 0)
+    for _ in range(2):
+        acc.step(np.ones(2))
+    assert param.tolist() == [0.5, 0.5]
+    opt.on_nonfinite = "raise"
+    acc.step(np.ones(2))
+    with pytest.raises(FloatingPointError):
+        acc.step(np.array([math.nan, 1.0]))
+    acc.reset()
+    assert param.tolist() == [0.5, 0.5]
+
+
+def test_it_goes_around_a_lookahead_and_inside_one() -> None:
+    ends = []
+    for outside in (True, False):
+        params = make_params()
+        opt = fastopt.SGD(params, lr=0.1)
+        acc: Any = (
+            fastopt.Accumulator(fastopt.Lookahead(opt, 2), 3)
+            if outside
+            else fastopt.Lookahead(fastopt.Accumulator(opt, 3), 2)
+        )
+        acc.lr = 0.05
+        for step in range(12):
+            acc.step(make_grads(params, step))
+        assert (opt.lr, acc.step_count, acc.lr) == (0.05, 4, 0.05)
+        ends.append(copied(params))
+    assert same(*ends)
+
+
+@pytest.mark.parametrize("bad", [0, -1, 2.0, True, None, "4"])
+def test_bad_arguments_are_refused(bad: Any) -> None:
+    with pytest.raises((ValueError, TypeError), match="Accumulator: every must be a whole number"):
+        fastopt.Accumulator(fastopt.SGD(np.ones(1)), bad)
+    with pytest.raises(TypeError, match="Accumulator takes an optimizer"):
+        fastopt.Accumulator(np.ones(1), 2)  # type: ignore[arg-type]
+    acc = fastopt.Accumulator(fastopt.SGD(np.ones(1)), 2)
+    assert repr(acc).startswith("<Accumulator(0 of 2) of <SGD(")

@@ -1,0 +1,265 @@
+"""EMA: PyTorch's averages, TensorFlow's warmup, a swap that always comes back."""
+
+from __future__ import annotations
+
+import signal
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import fastopt
+from helpers.around import copied, leaves, make_grads, make_params, mapped, same, vectors
+
+RECORDED = vectors("ema")
+DECAYS = RECORDED["decays"].tolist()
+EPS = {"float32": 2.0**-23, "float64": 2.0**-52}
+
+
+def path_of(number: int, dtype: str, **options: Any) -> list[list[Any]]:
+    """Return the averages after every update of a recorded path of parameters."""
+    given = [RECORDED[f"p{k}"].astype(dtype) for k in range(3)]
+    params = [np.array(x[0]) for x in given]
+    ema = fastopt.EMA(params, DECAYS[number], **options)
+    kept = []
+    for t in range(1, len(given[0])):
+        for param, x in zip(params, given, strict=True):
+            param[...] = x[t]
+        ema.update()
+        kept.append([average.copy() for average in ema.average])
+    return kept
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("number", range(len(DECAYS)))
+def test_the_averages_are_those_of_pytorch(number: int, dtype: str) -> None:
+    for t, averages in enumerate(path_of(number, dtype)):
+        for k, average in enumerate(averages):
+            expected = RECORDED[f"{number}/{dtype}/avg{k}"][t]
+            assert average.dtype == expected.dtype == dtype
+            near = 4 * (t + 1) * EPS[dtype]
+            np.testing.assert_allclose(average, expected, rtol=near, atol=near)
+
+
+@pytest.mark.parametrize("number", range(len(DECAYS)))
+def test_the_warmup_is_that_of_its_formula(number: int) -> None:
+    for t, averages in enumerate(path_of(number, "float64", warmup=True)):
+        for k, average in enumerate(averages):
+            expected = RECORDED[f"{number}/warmup/avg{k}"][t]
+            np.testing.assert_allclose(average, expected, rtol=1e-14, atol=1e-15)
+
+
+def test_the_decay_that_comes_next_can_be_read() -> None:
+    ema = fastopt.EMA(np.zeros(1), 0.25, warmup=True)
+    seen = []
+    for _ in range(4):
+        seen.append(ema.decay)
+        ema.update()
+    assert seen == [1 / 10, 2 / 11, 0.25, 0.25]
+    assert fastopt.EMA(np.zeros(1), 0.25).decay == 0.25
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_decay_of_zero_is_the_parameters_and_a_constant_stays_itself(dtype: str) -> None:
+    params = make_params(dtype)
+    ema = fastopt.EMA(params, 0.0)
+    for step in range(5):
+        for param, new in zip(leaves(params), leaves(make_grads(params, step)), strict=True):
+            param[...] = new
+        ema.update()
+        assert same(params, ema.average)
+    params["W"][0, 0], params["W"][1, 1] = np.nan, np.inf
+    ema.update()
+    params["W"][0, 0] = params["W"][1, 1] = 1.0
+    ema.update()
+    assert same(params, ema.average)
+    for decay in (0.0, 0.3, 0.7, 0.999):
+        still = fastopt.EMA(params, decay)
+        for _ in range(20):
+            still.update()
+        assert same(params, still.average)
+
+
+def test_averages_have_the_parameters_nesting_and_memory_of_their_own() -> None:
+    params = make_params(np.float32)
+    before = copied(params)
+    ema = fastopt.EMA(params)
+    assert same(params, ema.average)
+    assert type(ema.average["layers"][1]) is tuple
+    for param, average in zip(leaves(params), leaves(ema.average), strict=True):
+        assert not np.shares_memory(param, average)
+        param += 1.0
+    assert same(before, ema.average)
+    ema.update()
+    for old, average in zip(leaves(before), leaves(ema.average), strict=True):
+        np.testing.assert_allclose(average, old + 0.001, rtol=1e-5, atol=1e-6)
+    single = fastopt.EMA(np.ones(3), 0.5)
+    assert single.average.tolist() == [1.0] * 3
+
+
+def test_parameter_groups_give_a_list_of_trees() -> None:
+    groups = [{"params": {"a": np.zeros(2)}, "lr": 0.1}, {"params": [np.ones(3, np.float32)]}]
+    opt, ema = fastopt.SGD(groups, lr=1.0), fastopt.EMA(groups, 0.5)
+    opt.step([{"a": np.ones(2)}, [np.ones(3, np.float32)]])
+    ema.update()
+    np.testing.assert_allclose(ema.average[0]["a"], -0.05)
+    np.testing.assert_allclose(ema.average[1][0], 0.5)
+    assert list(ema.state_dict()["average"]) == ["0.a", "1.0"]
+
+
+def test_groups_by_pattern_give_one_tree() -> None:
+    params = {"W": np.zeros(2), "b": np.zeros(2)}
+    given = fastopt.groups(params, {"b": {"lr": 0.5}})
+    opt, ema = fastopt.SGD(given, lr=1.0), fastopt.EMA(given, 0.5)
+    look = fastopt.Lookahead(opt, 1, 0.5)
+    look.step({"W": np.ones(2), "b": np.ones(2)})
+    ema.update()
+    assert [ema.average["W"][0], ema.average["b"][0]] == [-0.25, -0.125]
+    assert [look.slow["W"][0], look.slow["b"][0]] == [-0.5, -0.25]
+
+
+# Half precision ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_half_precision_is_averaged_in_float32(dtype: Any) -> None:
+    params = {
+        "a": np.ones(4, dtype),
+        "b": np.array(1.0, dtype),
+        "c": np.ones((4, 6), dtype)[:, ::2],
+    }
+    ema = fastopt.EMA(params, 0.999)
+    for param in params.values():
+        param[...] = 2.0
+    for _ in range(1000):
+        ema.update()
+    expected = 2.0 - 0.999**1000  # in bfloat16 it would still be 1
+    for average in ema.average.values():
+        assert average.dtype == np.float32
+        np.testing.assert_allclose(average, expected, rtol=1e-4)
+    kept = copied(ema.average)
+    with ema.swap():
+        assert same(params, mapped(lambda a: a.astype(dtype), kept))
+    assert same(ema.average, kept)
+    assert all((param == 2.0).all() and param.dtype == dtype for param in params.values())
+
+
+# Swapping ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_swap_exchanges_in_place_and_back(dtype: str) -> None:
+    params = make_params(dtype)
+    ema = fastopt.EMA(params, 0.5)
+    for param in leaves(params):
+        param *= 3.0
+    ema.update()
+    arrays = leaves(params)
+    now, averages = copied(params), copied(ema.average)
+    for _ in range(2):
+        with ema.swap():
+            assert same(params, averages)
+            assert same(ema.average, now)
+        assert same(params, now)
+        assert same(ema.average, averages)
+    with pytest.raises(ZeroDivisionError), ema.swap():
+        raise ZeroDivisionError
+    assert same(params, now)
+    assert same(ema.average, averages)
+    assert all(a is b for a, b in zip(leaves(params), arrays, strict=True))
+    ema.update()
+
+
+def test_inside_a_swap_nothing_else_is_allowed() -> None:
+    param = np.zeros(2)
+    ema = fastopt.EMA(param, 0.5)
+    saved = ema.state_dict()
+    param += 1.0
+    with ema.swap():
+        for call in (ema.update, ema.state_dict, lambda: ema.load_state_dict(saved)):
+            with pytest.raises(RuntimeError, match="inside a swap"):
+                call()
+        with pytest.raises(RuntimeError, match="swap inside a swap"), ema.swap():
+            pass
+        assert param.tolist() == [0.0, 0.0]
+    assert param.tolist() == [1.0, 1.0]
+
+
+def test_a_swap_that_is_never_left_comes_back_with_its_end() -> None:
+    param = np.zeros(2)
+    ema = fastopt.EMA(param, 0.5)
+    param += 1.0
+    swap = ema.swap()
+    swap.__enter__()
+    assert param.tolist() == [0.0, 0.0]
+    del swap
+    assert param.tolist() == [1.0, 1.0]
+
+
+def test_an_interrupt_in_the_block_comes_out_of_it_and_all_is_back() -> None:
+    param = np.zeros(2)
+    ema = fastopt.EMA(param, 0.5)
+    param += 1.0
+    with pytest.raises(KeyboardInterrupt), ema.swap():
+        signal.raise_signal(signal.SIGINT)
+    assert param.tolist() == [1.0, 1.0]
+    ema.update()
+
+
+# What is refused ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("bad", "kind"),
+    [
+        (1.0, ValueError),
+        (-0.1, ValueError),
+        (np.nan, ValueError),
+        ("x", TypeError),
+        (True, TypeError),
+    ],
+)
+def test_a_bad_decay_is_refused(bad: Any, kind: type[Exception]) -> None:
+    with pytest.raises(kind, match=r"EMA: decay must be a number in \[0, 1\)"):
+        fastopt.EMA(np.zeros(1), bad)
+    with pytest.raises(TypeError, match="EMA: warmup"):
+        fastopt.EMA(np.zeros(1), warmup=1)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("bad", "kind", "message"),
+    [
+        ([], ValueError, "EMA got no parameters"),
+        ([1.0], TypeError, r"params\[0\] must be a numpy.ndarray"),
+        ([np.ones(2, int)], TypeError, "must be of one of the dtypes"),
+        (None, TypeError, "params must be"),
+    ],
+)
+def test_bad_parameters_are_refused(bad: Any, kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind, match=message):
+        fastopt.EMA(bad)
+    same_twice = np.ones(2)
+    with pytest.raises(ValueError, match="are the same array"):
+        fastopt.EMA([same_twice, same_twice])
+
+
+def test_another_array_in_the_tree_is_an_error_and_changes_nothing() -> None:
+    params = {"a": np.zeros(2), "b": np.zeros(2)}
+    ema = fastopt.EMA(params, 0.5)
+    params["a"] += 1.0
+    first = params["b"]
+    params["b"] = np.ones(2)
+    with pytest.raises(ValueError, match=r'params\["b"\] is no longer the array that the EMA'):
+        ema.update()
+    with pytest.raises(ValueError, match="no longer"), ema.swap():
+        pass
+    params["b"] = first
+    assert not ema.average["a"].any()
+    params["a"].flags.writeable = False
+    with pytest.raises(ValueError, match=r'params\["a"\] has become read-only'), ema.swap():
+        pass
+    ema.update()  # which only reads
+    assert ema.average["a"].tolist() == [0.5, 0.5]
+    assert ema.updates == 1
+    assert "1 updates" in repr(ema)

@@ -1,0 +1,219 @@
+"""LossScaler: PyTorch's policy, with limits: a scale that cannot vanish, an end to skipping."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import fastopt
+from helpers.around import cases, vectors
+from helpers.variants import CPU_BACKENDS, VARIANTS, Variant
+
+RECORDED, CASES = vectors("loss_scaler"), cases("loss_scaler")
+FAR = {"min_scale": 2.0**-100, "max_scale": 2.0**100}
+"""PyTorch has no limits, so the vectors are met with limits that are never reached."""
+BAD = np.array([1.0, math.inf])
+
+each_backend = pytest.mark.parametrize("backend", CPU_BACKENDS)
+fixed = settings(max_examples=100, deadline=None, derandomize=True)
+
+
+@each_backend
+@pytest.mark.parametrize("number", range(len(CASES)))
+def test_scale_and_steps_are_those_of_pytorch(number: int, backend: str) -> None:
+    scaler = fastopt.LossScaler(**CASES[number], **FAR)
+    param = np.ones(4)
+    opt = fastopt.SGD(param, lr=0.125, momentum=0.5, backend=backend)
+    grads, bad = RECORDED[f"{number}/g"], RECORDED[f"{number}/bad"]
+    for t, (grad, poisoned) in enumerate(zip(grads, bad, strict=True)):
+        scaled = grad * scaler.scale
+        if poisoned:
+            scaled[1] = math.nan if grad[0] > 0 else math.inf
+        assert scaler.step(opt, scaled) == (not poisoned)
+        # PyTorch keeps the scale in float32.
+        assert scaler.scale == pytest.approx(RECORDED[f"{number}/scale"][t], rel=1e-5)
+        assert scaler.state_dict()["good_steps"] == RECORDED[f"{number}/tracker"][t]
+        np.testing.assert_allclose(param, RECORDED[f"{number}/p"][t], rtol=1e-5)
+    assert opt.skipped_steps == bad.sum()
+    assert opt.step_count == (~bad).sum()
+
+
+@each_backend
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_a_scaled_step_is_the_step_and_clipping_sees_unscaled_gradients(
+    variant: Variant, backend: str
+) -> None:
+    one, two = np.ones(50, np.float32), np.ones(50, np.float32)
+    opt = variant(one, backend=backend, max_grad_norm=1.5)
+    plain = variant(two, backend=backend, max_grad_norm=1.5)
+    scaler = fastopt.LossScaler()
+    rng = np.random.default_rng(0)
+    for step in range(6):
+        grad = rng.standard_normal(50).astype(np.float32)
+        poisoned = step in (1, 4)
+        scaled = grad * np.float32(scaler.scale)
+        if poisoned:
+            scaled[7] = math.inf
+        scaler.step(opt, scaled)
+        if not poisoned:
+            plain.step(grad)
+            assert opt.grad_norm == pytest.approx(float(np.linalg.norm(grad)), rel=1e-6)
+        assert one.tobytes() == two.tobytes()
+    assert scaler.scale == 65536.0 / 4
+
+
+def test_gradients_that_underflow_in_float16_survive() -> None:
+    small, lost, kept = 1e-9, np.zeros(2, np.float32), np.zeros(2, np.float32)
+    fastopt.SGD(lost, lr=1.0).step(np.full(2, small, np.float16))
+    scaler = fastopt.LossScaler()
+    scaler.step(fastopt.SGD(kept, lr=1.0), np.full(2, small * scaler.scale, np.float16))
+    assert not lost.any()
+    np.testing.assert_allclose(kept, -small, rtol=1e-3)
+
+
+@pytest.mark.parametrize("policy", ["propagate", "skip", "raise"])
+def test_the_optimizers_policy_and_schedule_wait(policy: Any) -> None:
+    param = np.ones(2)
+    opt = fastopt.SGD(param, lr=lambda t: 0.5**t, on_nonfinite=policy)
+    scaler = fastopt.LossScaler()
+    assert not scaler.step(opt, BAD)
+    assert (opt.lr, opt.step_count, opt.skipped_steps) == (1.0, 0, 1)
+    assert opt.on_nonfinite == policy
+    assert param.tolist() == [1.0, 1.0]
+
+
+# The limits --------------------------------------------------------------------------------------
+
+
+def test_the_scale_does_not_grow_beyond_its_limit() -> None:
+    scaler = fastopt.LossScaler(2.0**22, growth_factor=3.0, growth_interval=1)
+    opt = fastopt.SGD(np.ones(2), lr=0.0)
+    seen = []
+    for _ in range(4):
+        scaler.step(opt, np.ones(2))
+        seen.append(scaler.scale)
+    assert seen == [3 * 2.0**22, 2.0**24, 2.0**24, 2.0**24]
+
+
+def test_skipping_at_the_smallest_scale_ends_in_an_error() -> None:
+    scaler = fastopt.LossScaler(1.0, min_scale=0.25, max_skips=3)
+    param = np.ones(2)
+    opt = fastopt.SGD(param, lr=0.0)
+    for expected in (0.5, 0.25, 0.25, 0.25):
+        assert not scaler.step(opt, BAD)
+        assert scaler.scale == expected
+    assert scaler.step(opt, np.ones(2))  # which makes it count anew
+    for _ in range(2):
+        assert not scaler.step(opt, BAD)
+    for _ in range(2):
+        with pytest.raises(FloatingPointError, match="steps in a row were skipped at the smallest"):
+            scaler.step(opt, BAD)
+    assert scaler.step(opt, np.ones(2))
+    assert param.tolist() == [1.0, 1.0]
+    assert (opt.step_count, opt.skipped_steps) == (2, 8)
+
+
+def test_by_default_the_scale_ends_below_1_and_skipping_after_some_time() -> None:
+    scaler, opt = fastopt.LossScaler(), fastopt.SGD(np.ones(2))
+    for _ in range(30 + 9):
+        assert not scaler.step(opt, BAD)
+    with pytest.raises(FloatingPointError, match="10 steps in a row"):
+        scaler.step(opt, BAD)
+    assert scaler.scale == 2.0**-14
+    assert opt.skipped_steps == 30 + 10
+
+
+@fixed
+@given(
+    st.lists(st.booleans(), max_size=60), st.integers(1, 4), st.floats(1.1, 8), st.floats(0.1, 0.9)
+)
+def test_the_scale_stays_within_its_limits_whatever_happens(
+    bad: list[bool], interval: int, growth: float, backoff: float
+) -> None:
+    scaler = fastopt.LossScaler(
+        1.0, growth, backoff, interval, min_scale=0.01, max_scale=50.0, max_skips=100
+    )
+    opt = fastopt.SGD(np.ones(2), lr=0.0)
+    good = 0
+    for poisoned in bad:
+        before = scaler.scale
+        scaler.step(opt, BAD if poisoned else np.ones(2))
+        good = 0 if poisoned else good + 1
+        if poisoned:
+            expected = max(before * backoff, 0.01)
+        elif good == interval:
+            expected, good = min(before * growth, 50.0), 0
+        else:
+            expected = before
+        assert scaler.scale == expected
+    assert opt.skipped_steps == sum(bad)
+
+
+# With wrappers -----------------------------------------------------------------------------------
+
+
+def test_with_an_accumulator_only_steps_of_the_optimizer_count() -> None:
+    param = np.zeros(2)
+    acc = fastopt.Accumulator(fastopt.SGD(param, lr=1.0), 2)
+    scaler = fastopt.LossScaler(8.0, growth_interval=2)
+    bad = (False, False, True, False, False, False, False, False)
+    made = [scaler.step(acc, BAD if now else np.full(2, scaler.scale)) for now in bad]
+    assert made == [False, True, False, False, False, True, False, True]
+    assert param.tolist() == [-3.0, -3.0]  # each micro-batch divided by the scale it was made with
+    assert scaler.scale == 8.0  # halved once, doubled once
+    assert (acc.skipped_steps, acc.step_count) == (1, 3)
+
+
+def test_with_a_lookahead_a_skipped_step_does_not_count() -> None:
+    param = np.zeros(2)
+    look = fastopt.Lookahead(fastopt.SGD(param, lr=1.0), 2, 0.5)
+    scaler = fastopt.LossScaler(1.0)
+    for bad in (False, True, False):
+        scaler.step(look, BAD if bad else np.full(2, scaler.scale))
+    assert param.tolist() == [-1.0, -1.0]
+
+
+# What is refused ---------------------------------------------------------------------------------
+
+
+def test_a_step_that_raises_leaves_the_scale() -> None:
+    opt = fastopt.SGD(np.ones(2))
+    scaler = fastopt.LossScaler(growth_interval=1)
+    with pytest.raises(ValueError, match="must have the shape"):
+        scaler.step(opt, np.ones(3))
+    with pytest.raises(TypeError, match=r"LossScaler.step takes an optimizer; got ndarray"):
+        scaler.step(np.ones(2), opt)  # type: ignore[arg-type]
+    assert (scaler.scale, opt.skipped_steps) == (65536.0, 0)
+    assert "scale 65536" in repr(scaler)
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "name"),
+    [
+        ({"init_scale": 0.0}, ValueError, "init_scale"),
+        ({"init_scale": -1.0}, ValueError, "init_scale"),
+        ({"init_scale": math.inf}, ValueError, "init_scale"),
+        ({"init_scale": 2.0**25}, ValueError, "init_scale"),
+        ({"init_scale": 2.0**-15}, ValueError, "init_scale"),
+        ({"init_scale": "x"}, TypeError, "init_scale"),
+        ({"growth_factor": 1.0}, ValueError, "growth_factor"),
+        ({"growth_factor": math.nan}, ValueError, "growth_factor"),
+        ({"backoff_factor": 1.0}, ValueError, "backoff_factor"),
+        ({"backoff_factor": 0.0}, ValueError, "backoff_factor"),
+        ({"growth_interval": 0}, ValueError, "growth_interval"),
+        ({"growth_interval": 1.5}, TypeError, "growth_interval"),
+        ({"min_scale": 0.0}, ValueError, "min_scale"),
+        ({"max_scale": 2.0**-20}, ValueError, "max_scale"),
+        ({"max_scale": math.inf}, ValueError, "max_scale"),
+        ({"max_skips": 0}, ValueError, "max_skips"),
+        ({"max_skips": True}, TypeError, "max_skips"),
+    ],
+)
+def test_bad_arguments_are_refused(options: Any, kind: type[Exception], name: str) -> None:
+    with pytest.raises(kind, match=f"LossScaler: {name} must be"):
+        fastopt.LossScaler(**options)
