@@ -1,16 +1,96 @@
-"""The fixtures of the tests that run on a GPU, and on stand-ins where there is none."""
+"""How the suite runs: what the default run takes of large products, one thread per worker, devices."""
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Sequence
+from heapq import heapify, heappop, heappush
+from itertools import combinations
 from typing import Any
 
-import pytest
+for _library in ("OMP", "OPENBLAS", "MKL"):  # before NumPy is loaded: a worker uses one processor
+    os.environ.setdefault(f"{_library}_NUM_THREADS", "1")
 
+import pytest
+from hypothesis import settings
+
+import fastopt
 from helpers.cuda.device import ON_DEVICE, real_cupy
 from helpers.cuda.fake_device import FakeDevice
 from helpers.cuda.runs import installed
+
+settings.register_profile("fastopt", deadline=None, derandomize=True)
+settings.load_profile("fastopt")
+
+# What the default run takes of a product ---------------------------------------------------------
+
+
+def covering(points: Sequence[tuple[Hashable, ...]], together: int) -> set[int]:
+    """Return which points suffice so that all values that meet in one of them do, so many at once.
+
+    The greedy choice: always the point with the most that is missing.
+    """
+    sets = [set(combinations(enumerate(point), together)) for point in points]
+    missing = set().union(*sets)
+    waiting = [(-len(some), k) for k, some in enumerate(sets)]
+    heapify(waiting)
+    chosen = set()
+    while missing:
+        count, k = heappop(waiting)
+        now = len(sets[k] & missing)
+        if now == -count:
+            chosen.add(k)
+            missing -= sets[k]
+        elif now:
+            heappush(waiting, (-now, k))
+    return chosen
+
+
+def point(item: pytest.Function) -> tuple[Hashable, ...]:
+    """Return where in the product of its parameters a test is: by decorator, and by fixture."""
+    left = {name: id(value) for name, value in item.callspec.params.items()}
+    place: list[Hashable] = []
+    for marker in item.iter_markers("parametrize"):
+        names = marker.args[0] if marker.args else marker.kwargs["argnames"]
+        split = names.replace(",", " ").split() if isinstance(names, str) else names
+        place.append(tuple(left.pop(name, None) for name in split))
+    return (*place, *left.values())
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as exhaustive what the default run leaves out of the products of parameters.
+
+    Of a test with three parameters or more it takes so many points that every two values meet; of
+    one that is marked ``covering(n)`` so many that every n do. What needs a GPU is left as it is.
+    """
+    functions: dict[Any, list[pytest.Function]] = {}
+    for item in items:
+        if hasattr(item, "callspec") and not item.get_closest_marker("gpu"):
+            functions.setdefault((item.cls, item.function), []).append(item)
+    for members in functions.values():
+        marker = members[0].get_closest_marker("covering")
+        together = marker.args[0] if marker else 2
+        points = [point(member) for member in members]
+        if len(points[0]) > together:
+            kept = covering(points, together)
+            for k, member in enumerate(members):
+                if k not in kept:
+                    member.add_marker("exhaustive")
+
+
+# Threads -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def one_thread(request: pytest.FixtureRequest) -> None:
+    """Let steps use one thread, since there is a worker per processor; not in tests of threads."""
+    apart = request.node.get_closest_marker("xdist_group")
+    fastopt.set_num_threads(None if apart else 1)
+
+
+# Devices -----------------------------------------------------------------------------------------
 
 BOTH = ["stand-in", pytest.param("device", marks=ON_DEVICE)]
 

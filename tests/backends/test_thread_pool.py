@@ -16,7 +16,10 @@ from fastopt.core.arrays import Array
 from helpers.processes import cache, python  # noqa: F401  # the first is a fixture
 from helpers.variants import HAS_NUMBA
 
-pytestmark = pytest.mark.skipif(not HAS_NUMBA, reason="the threads are those of the numba backend")
+pytestmark = [
+    pytest.mark.skipif(not HAS_NUMBA, reason="the threads are those of the numba backend"),
+    pytest.mark.xdist_group("apart"),
+]
 SIZE = 300_001  # above the size from which a step uses threads, and no multiple of anything
 
 

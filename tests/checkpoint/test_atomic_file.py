@@ -117,6 +117,7 @@ print(kills, hits, began)
 """
 
 
+@pytest.mark.xdist_group("apart")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_kill_9_at_random_moments_never_leaves_an_unreadable_or_half_new_file(
     tmp_path: Path,

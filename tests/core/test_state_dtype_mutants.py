@@ -115,6 +115,7 @@ MUTANTS: dict[str, tuple[Plant, Sequence[Check]]] = {
 }
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_fault_is_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     plant, checks = MUTANTS[name]

@@ -509,6 +509,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_in_the_text_is_noticed(cupy: FakeCupy, fault: str) -> None:
     policy = {**POLICY, "min_scale": 200.0, "max_scale": 5000.0, "max_skips": 100}

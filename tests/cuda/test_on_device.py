@@ -513,6 +513,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_in_the_text_is_noticed(cupy: FakeCupy, fault: str) -> None:
     many = [(3 + n % 2,) for n in range(150)]

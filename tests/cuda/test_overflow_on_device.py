@@ -193,6 +193,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_in_the_text_is_noticed(fault: str) -> None:
     cases: list[tuple[Training, Variant, dict[str, Any]]] = [

@@ -151,6 +151,7 @@ CODE_FAULTS = {
 }
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("fault", CODE_FAULTS)
 def test_a_fault_in_the_barriers_of_codes_is_noticed(cupy: PtxCupy, fault: str) -> None:
     cupy.format = Format.of(np.dtype(np.float32), True, state="int8")
@@ -250,6 +251,7 @@ SCALE_FAULTS = {
 }
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("fault", SCALE_FAULTS)
 def test_a_fault_in_the_scale_is_noticed(cupy: PtxCupy, fault: str) -> None:
     cupy.changes = (SCALE_FAULTS[fault],)

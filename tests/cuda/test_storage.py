@@ -143,6 +143,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_in_the_text_is_noticed(cupy: FakeCupy, fault: str) -> None:
     options = {"state_dtype": "int8"}

@@ -352,6 +352,7 @@ HALF_FAULTS = {
 }
 
 
+@pytest.mark.exhaustive
 @needs_compiler
 @pytest.mark.parametrize("fault", HALF_FAULTS)
 def test_a_fault_in_the_text_for_halves_and_gaps_is_noticed(cupy: FakeCupy, fault: str) -> None:
@@ -364,6 +365,7 @@ def test_a_fault_in_the_text_for_halves_and_gaps_is_noticed(cupy: FakeCupy, faul
         assert found or any(differences(halves_of(np, d), halves_of(cupy, d)) for d in HALVES)
 
 
+@pytest.mark.exhaustive
 @needs_compiler
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_in_the_text_is_noticed(cupy: FakeCupy, fault: str) -> None:

@@ -424,6 +424,7 @@ print(stopped, "interrupts")
 """
 
 
+@pytest.mark.xdist_group("apart")
 @each_backend
 def test_sixty_four_interrupts_at_random_moments_leave_no_half_step(backend: str) -> None:
     end = script(RANDOM_INTERRUPTS, backend, "0")

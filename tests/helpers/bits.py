@@ -9,7 +9,12 @@ from typing import Any
 
 import numpy as np
 
+<<<<<<< HEAD
 from fastopt.core.arrays import Array
+=======
+import fastopt
+from fastopt.arrays import Array
+>>>>>>> cc25a3b (Run the tests in parallel, and of large products what lets every two values meet)
 
 SPECIAL = (0.0, -0.0, 1e30, -1e30, 1e-12, -1e-12, np.inf, -np.inf, np.nan)
 
@@ -60,6 +65,7 @@ def differences(one: dict[str, Any], two: dict[str, Any]) -> dict[str, int]:
 def threads(count: int) -> Iterator[None]:
     numba: Any = importlib.import_module("numba")
     before = numba.get_num_threads()
+    fastopt.set_num_threads(None)
     numba.set_num_threads(count)
     try:
         yield

@@ -23,6 +23,7 @@ from fastopt.core.dtypes import Format
 from helpers.processes import WORK, python
 from helpers.variants import HAS_NUMBA
 
+pytestmark = pytest.mark.xdist_group("apart")
 needs_numba = pytest.mark.skipif(not HAS_NUMBA, reason="numba is not installed")
 
 

@@ -507,6 +507,7 @@ def test_the_forms_that_mutants_are_written_from_pass(optimizer: Any, update: An
     assert passes(optimizer, rule(optimizer, update))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_wrong_optimizer_is_caught(name: str) -> None:
     optimizer, make = MUTANTS[name]
