@@ -35,7 +35,7 @@ class Shape:
     def set(self) -> None:
         """Give the kernels that are built and launched from now on this shape."""
         # The launcher has a name of its own for the number.
-        cupy_source.THREADS = cupy_source.THREADS = self.threads
+        cupy_source.THREADS = launch.THREADS = self.threads
         cupy_source.pack = lambda *about: self.pack
 
 

@@ -164,7 +164,7 @@ def set_num_threads(number: int | None) -> None:
     processors) makes no difference. None lifts the limit. The results do not depend on it, to the
     bit. Only the Numba backend uses threads.
     """
-    global _thread_limit
+    global _limit
     _limit = None if number is None else whole("the number of threads", number, low=1)
 
 

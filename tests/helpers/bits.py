@@ -9,12 +9,8 @@ from typing import Any
 
 import numpy as np
 
-<<<<<<< HEAD
-from fastopt.core.arrays import Array
-=======
 import fastopt
-from fastopt.arrays import Array
->>>>>>> cc25a3b (Run the tests in parallel, and of large products what lets every two values meet)
+from fastopt.core.arrays import Array
 
 SPECIAL = (0.0, -0.0, 1e30, -1e30, 1e-12, -1e-12, np.inf, -np.inf, np.nan)
 

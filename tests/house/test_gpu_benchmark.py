@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import fastopt
+from fastopt.backends.cupy import launch
 from fastopt.backends.cupy import launch as cupy_launch
 from fastopt.backends.cupy import source as cupy_source
 from fastopt.cli import timing
@@ -302,7 +303,7 @@ def test_the_device_is_timed_over_many_steps(gpu: Any, cupy: FakeDevice, monkeyp
 def test_tuning_tries_every_shape_of_the_kernel(
     gpu: Any, cupy: FakeDevice, tmp_path: Path, capsys: Any
 ) -> None:
-    before = cupy_source.THREADS, cupy_source.pack, cupy_source.THREADS
+    before = cupy_source.THREADS, cupy_source.pack, launch.THREADS
     cupy.launches.clear()
     gpu.main(["--tune", "--json", str(tmp_path / "numbers.json")])
     results = json.loads((tmp_path / "numbers.json").read_text())
@@ -310,7 +311,7 @@ def test_tuning_tries_every_shape_of_the_kernel(
     assert [row["elements"] for row in results["tuning"]] == [30, 30, 6_000]
     for row in results["tuning"]:
         assert row["device"].keys() - {"copy", "same traffic"} == names
-    assert (cupy_source.THREADS, cupy_source.pack, cupy_source.THREADS) == before
+    assert (cupy_source.THREADS, cupy_source.pack, launch.THREADS) == before
     assert "packs of 8, 512 threads" in capsys.readouterr().out
     shapes = {(launch.block, launch.size // launch.block) for launch in cupy.launches}
     blocks = {(t, -(-6_000 // (p * t))) for p in (4, 8) for t in (128, 256, 512)}

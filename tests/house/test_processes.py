@@ -184,7 +184,7 @@ def test_no_gradient_is_copied_and_nothing_is_kept(
 # Compiled code on disk ----------------------------------------------------------------------------
 
 HITS = """
-from fastopt.backends import numba_backend
+from fastopt.backends.numba import backend as numba_backend
 seen = []
 kept = numba_backend.CodeCache.load_overload
 def watch(self, *arguments):
