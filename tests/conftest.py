@@ -1,50 +1,33 @@
-"""How the suite runs: what the default run takes of large products, one thread per worker, devices."""
+"""How the suite runs: what it takes of large products by default, threads, devices."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Hashable, Iterator, Sequence
-from heapq import heapify, heappop, heappush
-from itertools import combinations
+from collections.abc import Hashable, Iterator
 from typing import Any
 
-for _library in ("OMP", "OPENBLAS", "MKL"):  # before NumPy is loaded: a worker uses one processor
-    os.environ.setdefault(f"{_library}_NUM_THREADS", "1")
+# Before NumPy is loaded: a worker uses one processor.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("MKL_NUM_THREADS", "1")
 
 import pytest
 from hypothesis import settings
 
 import fastopt
+from helpers.covering import covering
 from helpers.cuda.device import ON_DEVICE, real_cupy
 from helpers.cuda.fake_device import FakeDevice
 from helpers.cuda.runs import installed
+from helpers.processes import cache_folder
+
+__all__ = ["cache_folder"]  # a fixture
 
 settings.register_profile("fastopt", deadline=None, derandomize=True)
 settings.load_profile("fastopt")
 
 # What the default run takes of a product ---------------------------------------------------------
-
-
-def covering(points: Sequence[tuple[Hashable, ...]], together: int) -> set[int]:
-    """Return which points suffice so that all values that meet in one of them do, so many at once.
-
-    The greedy choice: always the point with the most that is missing.
-    """
-    sets = [set(combinations(enumerate(point), together)) for point in points]
-    missing = set().union(*sets)
-    waiting = [(-len(some), k) for k, some in enumerate(sets)]
-    heapify(waiting)
-    chosen = set()
-    while missing:
-        count, k = heappop(waiting)
-        now = len(sets[k] & missing)
-        if now == -count:
-            chosen.add(k)
-            missing -= sets[k]
-        elif now:
-            heappush(waiting, (-now, k))
-    return chosen
 
 
 def point(item: pytest.Function) -> tuple[Hashable, ...]:

@@ -377,7 +377,7 @@ def _numbers(options: Options) -> Options:
 def _coefficients(
     formula: type[Formula], options: Options, t: int
 ) -> Iterator[tuple[str, float, bool]]:
-    """Yield what the t-th step multiplies by and adds, what state begins with, and if it may be 0."""
+    """Yield what the t-th step multiplies by and adds, state's first value, and if it may be 0."""
     lr, weight_decay = options["lr"], options["weight_decay"]
     made = formula._scalars(options, lr, t, 1.0)
     for name in formula._rule(options).scalars:

@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 
 import fastopt
 from fastopt.core.arrays import Array
-from helpers.processes import cache, python  # noqa: F401  # the first is a fixture
+from helpers.processes import python
 from helpers.variants import HAS_NUMBA
 
 pytestmark = [
@@ -189,28 +190,28 @@ print("survived")
 
 
 def test_children_forked_in_the_midst_of_steps_have_threads_of_their_own(
-    cache: Any,  # noqa: F811
+    cache_folder: Path,
 ) -> None:
     environment = {"NUMBA_NUM_THREADS": "2", "PYTHONWARNINGS": "default"}
     if (os.cpu_count() or 1) < 2:
         pytest.skip("this machine has one processor")
-    assert python(FORKS, cache, **environment) == "survived\n"
+    assert python(FORKS, cache_folder, **environment) == "survived\n"
 
 
 @pytest.mark.parametrize("pause", ["0", "0.05"])
 def test_a_program_ends_while_its_threads_look_for_work_or_sleep(
-    cache: Any,  # noqa: F811
+    cache_folder: Path,
     pause: str,
 ) -> None:
     code = f"work(1)\nimport time; time.sleep({pause})\nprint('ended')"
     for _ in range(5):
-        assert python(code, cache) == "ended\n"
+        assert python(code, cache_folder) == "ended\n"
 
 
-def test_a_step_at_the_very_end_of_a_program_is_made(cache: Any) -> None:  # noqa: F811
+def test_a_step_at_the_very_end_of_a_program_is_made(cache_folder: Path) -> None:
     code = """
 import atexit
 atexit.register(lambda: print(work() == expected))
 expected = work()
 """
-    assert python(code, cache) == "True\n"
+    assert python(code, cache_folder) == "True\n"

@@ -44,8 +44,8 @@ def python(code: str, cache: Path | str, **environment: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache folder that the programs of this file share, filled."""
+def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache folder that the programs of a test file share, filled."""
     path = tmp_path_factory.mktemp("cache")
     python("work()", path)
     return path

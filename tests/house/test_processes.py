@@ -32,7 +32,7 @@ needs_numba = pytest.mark.skipif(not HAS_NUMBA, reason="numba is not installed")
 
 @needs_numba
 @pytest.mark.parametrize("layer", ["default", "workqueue", "omp"])
-def test_j1_many_threads_step_many_optimizers_at_once(cache: Path, layer: str) -> None:
+def test_j1_many_threads_step_many_optimizers_at_once(cache_folder: Path, layer: str) -> None:
     code = """
 expected = work()
 results = []
@@ -42,13 +42,13 @@ for thread in crowd: thread.join()
 assert results == [work(20)] * 4
 print("survived")
 """
-    assert python(code, cache, NUMBA_THREADING_LAYER=layer) == "survived\n"
+    assert python(code, cache_folder, NUMBA_THREADING_LAYER=layer) == "survived\n"
 
 
 @needs_numba
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 @pytest.mark.parametrize("layer", ["default", "workqueue"])
-def test_j2_a_child_of_a_fork_survives_its_first_step(cache: Path, layer: str) -> None:
+def test_j2_a_child_of_a_fork_survives_its_first_step(cache_folder: Path, layer: str) -> None:
     code = """
 expected = work()
 child = os.fork()
@@ -58,12 +58,14 @@ assert os.waitpid(child, 0)[1] == 0
 assert work() == expected
 print("survived")
 """
-    assert python(code, cache, NUMBA_THREADING_LAYER=layer) == "survived\n"
+    assert python(code, cache_folder, NUMBA_THREADING_LAYER=layer) == "survived\n"
 
 
 @needs_numba
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_j2_multiprocessing_ends_in_the_same_bits(cache: Path, method: str, tmp_path: Path) -> None:
+def test_j2_multiprocessing_ends_in_the_same_bits(
+    cache_folder: Path, method: str, tmp_path: Path
+) -> None:
     if method == "fork" and not hasattr(os, "fork"):
         pytest.skip("this system has no fork")
     (tmp_path / "job.py").write_text(WORK)
@@ -77,17 +79,17 @@ if __name__ == "__main__":
         assert pool.map(job.work, [4, 4, 4]) == [expected] * 3
     print("survived")
 """
-    assert python(code, cache, PYTHONWARNINGS="default") == "survived\n"
+    assert python(code, cache_folder, PYTHONWARNINGS="default") == "survived\n"
 
 
 @needs_numba
-def test_numba_num_threads_and_set_num_threads_do_not_change_the_bits(cache: Path) -> None:
+def test_numba_num_threads_and_set_num_threads_do_not_change_the_bits(cache_folder: Path) -> None:
     told = [
-        python("import hashlib; print(hashlib.sha256(work()).hexdigest())", cache, **env)
+        python("import hashlib; print(hashlib.sha256(work()).hexdigest())", cache_folder, **env)
         for env in ({}, {"NUMBA_NUM_THREADS": "1"}, {"NUMBA_NUM_THREADS": "2"})
     ]
     code = "fastopt.set_num_threads(1)\nimport hashlib; print(hashlib.sha256(work()).hexdigest())"
-    assert len({*told, python(code, cache)}) == 1
+    assert len({*told, python(code, cache_folder)}) == 1
 
 
 def test_set_num_threads_limits_what_a_step_uses() -> None:
@@ -199,16 +201,18 @@ print(hashlib.sha256(result).hexdigest(), seen.count(True), seen.count(False))
 
 
 @needs_numba
-def test_j10_a_second_process_compiles_nothing(cache: Path) -> None:
-    _, hits, misses = python(HITS, cache).split()
+def test_j10_a_second_process_compiles_nothing(cache_folder: Path) -> None:
+    _, hits, misses = python(HITS, cache_folder).split()
     assert int(misses) == 0
     assert int(hits) >= 3
 
 
 @needs_numba
-def test_j6_a_damaged_cache_is_compiled_anew_to_the_same_bits(cache: Path, tmp_path: Path) -> None:
-    expected = python(HITS, cache).split()[0]
-    for number, path in enumerate(sorted(cache.glob("*.bin"))):
+def test_j6_a_damaged_cache_is_compiled_anew_to_the_same_bits(
+    cache_folder: Path, tmp_path: Path
+) -> None:
+    expected = python(HITS, cache_folder).split()[0]
+    for number, path in enumerate(sorted(cache_folder.glob("*.bin"))):
         content = bytearray(path.read_bytes())
         if number % 3 == 0:
             content[len(content) // 2] ^= 1
@@ -237,18 +241,20 @@ def test_j6_every_flipped_byte_and_every_shorter_file_is_noticed() -> None:
 
 
 @needs_numba
-def test_j3_a_cache_folder_that_cannot_be_made_costs_no_error(cache: Path, tmp_path: Path) -> None:
-    expected = python(HITS, cache).split()[0]
+def test_j3_a_cache_folder_that_cannot_be_made_costs_no_error(
+    cache_folder: Path, tmp_path: Path
+) -> None:
+    expected = python(HITS, cache_folder).split()[0]
     (tmp_path / "file").write_text("in the way")
     for place in (tmp_path / "file", tmp_path / "file" / "below", "/proc/nowhere"):
         assert python(HITS, place).split()[:2] == [expected, "0"]
 
 
 @needs_numba
-def test_j8_a_full_disk_costs_no_error(cache: Path, tmp_path: Path) -> None:
+def test_j8_a_full_disk_costs_no_error(cache_folder: Path, tmp_path: Path) -> None:
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
     pytest.importorskip("resource", reason="this system has no file size limits")
-    expected = python(HITS, cache).split()[0]
+    expected = python(HITS, cache_folder).split()[0]
     assert python(limit + HITS, tmp_path).split()[:2] == [expected, "0"]
     assert list(tmp_path.iterdir()) == []
 
