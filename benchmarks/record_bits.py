@@ -107,9 +107,9 @@ def valid(case: Case, backend: str) -> bool:
     """Return whether a case means something, and is no error."""
     dtypes, storage = DTYPES[case["dtype"]], case["storage"]
     real = all(np.dtype(_dtype(name)).kind != "c" for name in dtypes)
-    if any("64" in name and name != "complex64" or "128" in name for name in dtypes):
-        if storage != "plain":
-            return False
+    wide = any(name in ("float64", "complex128") for name in dtypes)
+    if wide and storage != "plain":
+        return False
     halves = any(name in ("float16", "bfloat16") for name in dtypes)
     if not halves and storage not in ("plain", "bfloat16", "int8"):
         return False
@@ -129,9 +129,7 @@ def valid(case: Case, backend: str) -> bool:
         return False
     if case["capturable"] == "yes" and backend != "cupy":
         return False
-    if case["scale"] == "on_device" and (backend != "cupy" or case["nonfinite"] == "raise"):
-        return False
-    return True
+    return case["scale"] != "on_device" or (backend == "cupy" and case["nonfinite"] != "raise")
 
 
 def key_of(case: Case) -> str:
