@@ -79,6 +79,7 @@ class FastoptScaled(FastoptCapturable):
 
     def step(self) -> None:
         self._scaler.step(self._opt, self._grads)
+        self._scaler.update()
 
 
 class FastoptScaledGraph(FastoptGraph):
@@ -91,6 +92,7 @@ class FastoptScaledGraph(FastoptGraph):
 
     def _launch(self) -> None:
         self._scaler.step(self._opt, self._grads)
+        self._scaler.update()
 
 
 class TorchFusedGraph(TorchFused):

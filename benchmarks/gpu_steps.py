@@ -18,7 +18,7 @@ from steps import check_moved
 
 from fastopt.cli.timing import Effort, Turn
 
-PIECE = 1 << 20
+TILE = 1 << 20
 """Elements that are drawn at random; longer arrays repeat them."""
 
 LEAST = 4_000_000
@@ -60,7 +60,7 @@ def measure(
 
 
 def _numbers(elements: int, seed: int) -> Array:
-    piece = np.random.default_rng(seed).standard_normal(min(elements, PIECE), np.float32)
+    piece = np.random.default_rng(seed).standard_normal(min(elements, TILE), np.float32)
     return np.resize(piece, elements)
 
 

@@ -16,6 +16,7 @@ from fastopt.backends.interface import Backend
 from fastopt.core import arrays
 from fastopt.core.arrays import Array
 from fastopt.core.hyperparameters import whole
+from fastopt.core.tree import Leaf
 from fastopt.errors import BackendMismatchError, BackendUnavailableError
 
 # -------------------------------------------------------------------------------------------------
@@ -105,17 +106,18 @@ def available_backends() -> dict[str, str | None]:
     return reasons
 
 
-def for_array(array: Array, path: str, asked: str) -> Backend:
-    """Return the backend that updates an array when ``asked`` (a name or "auto") is requested."""
-    kind = arrays.kind(array)
+def for_leaves(leaves: Sequence[Leaf], asked: str) -> Backend:
+    """Return the backend that updates arrays of one kind; ``asked`` is a name, or "auto"."""
     if asked == "auto":
+        kind = arrays.kind(leaves[0].array)
         return _first_available(["cupy"] if kind == "cupy" else ["numba", "numpy"])
     backend = load(asked)
-    if kind != ARRAY_KIND[asked]:
-        raise BackendMismatchError(
-            f"backend {asked!r} updates {ARRAY_KIND[asked]} arrays; {path} is a {kind} array. "
-            "Convert it (cupy.asarray, cupy.asnumpy), or ask for backend 'auto'."
-        )
+    for leaf in leaves:
+        if (kind := arrays.kind(leaf.array)) != ARRAY_KIND[asked]:
+            raise BackendMismatchError(
+                f"backend {asked!r} updates {ARRAY_KIND[asked]} arrays; {leaf.path} is a {kind} "
+                "array. Convert it (cupy.asarray, cupy.asnumpy), or ask for backend 'auto'."
+            )
     return backend
 
 

@@ -11,11 +11,11 @@ from fastopt.checkpoint import state_dict
 from fastopt.checkpoint.state_dict import ORDER
 from fastopt.core import quantization
 from fastopt.core.arrays import Array, on_host
-from fastopt.core.buckets import SCALE, Bucket
+from fastopt.core.buckets import SCALE, Bucket, OptimizerState
 from fastopt.core.dtypes import MASTER, wide
 from fastopt.core.options import STORAGE
+from fastopt.core.param_groups import ParamGroup
 from fastopt.core.quantization import narrowed, rounded
-from fastopt.engine.build import Group
 from fastopt.errors import CheckpointError
 
 # -------------------------------------------------------------------------------------------------
@@ -29,8 +29,8 @@ from fastopt.errors import CheckpointError
 def recoded(name: str, entry: dict[str, Any], param: Array, bucket: Bucket) -> list[str]:
     """Change an entry to what a bucket's arena keeps of a parameter; return what was changed."""
     changes: list[str] = []
-    wanted = bucket.format.state
-    order = state_dict.order_of_blocks(param, bucket.format).get(ORDER, [])
+    wanted = bucket.spec.state
+    order = state_dict.order_of_blocks(param, bucket.spec).get(ORDER, [])
     before = entry.get(ORDER, [])
     for slot in bucket.rule.state:
         kind = state_dict.kind_of(entry.get(slot))
@@ -146,7 +146,7 @@ def _padded(flat: Array) -> Array:
 # is, and refused by the checks that follow.
 
 
-def converted(groups: Sequence[Group], saved: Any) -> tuple[Any, tuple[str, ...]]:
+def converted(state: OptimizerState, saved: Any) -> tuple[Any, tuple[str, ...]]:
     """Return a state_dict, or a checkpoint's content, as this optimizer keeps it, and the changes.
 
     Raises CheckpointError for a finite number that is infinite in the dtype wanted.
@@ -157,27 +157,26 @@ def converted(groups: Sequence[Group], saved: Any) -> tuple[Any, tuple[str, ...]
     params = dict(params) if isinstance(params, Mapping) else params
     values = params if isinstance(params, dict) else {}
     changes: list[str] = []
-    for group in groups:
-        for bucket in group.buckets:
-            for leaf, _, slots in bucket.state():
-                entry = entries.get(leaf.name)
-                if isinstance(entry, Mapping):
-                    entry = dict(entry)
-                    changes += recoded(leaf.name, entry, leaf.array, bucket)
-                    one = _Entry(leaf.name, entry, values, changes)
-                    one.convert(leaf.array, slots)
-                    entries[leaf.name] = one.entry
+    for bucket in state.buckets:
+        for leaf, _, slots in bucket.state():
+            entry = entries.get(leaf.name)
+            if isinstance(entry, Mapping):
+                entry = dict(entry)
+                changes += recoded(leaf.name, entry, leaf.array, bucket)
+                one = _Entry(leaf.name, entry, values, changes)
+                one.convert(leaf.array, slots)
+                entries[leaf.name] = one.entry
     parts = {"state": entries} if params is None else {"state": entries, "params": params}
     if "groups" in saved:
-        parts["groups"] = _stored_as_here(groups, saved["groups"])
+        parts["groups"] = _stored_as_here(state.groups, saved["groups"])
     return {**saved, **parts}, tuple(sorted(changes))
 
 
-def _stored_as_here(groups: Sequence[Group], saved: Any) -> Any:
+def _stored_as_here(groups: Sequence[ParamGroup], saved: Any) -> Any:
     """Return saved groups with what they say of storage in the words of this optimizer's."""
     if not isinstance(saved, list) or not all(isinstance(group, Mapping) for group in saved):
         return saved  # it is refused
-    ours = [{name: group.options[name] for name in STORAGE} for group in groups]
+    ours = [{name: group[name] for name in STORAGE} for group in groups]
     if all(each == ours[0] for each in ours):
         ours = ours[:1] * len(saved)
     if len(ours) != len(saved):

@@ -13,7 +13,7 @@ import secrets
 import shutil
 import stat
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, Protocol
@@ -25,8 +25,8 @@ from fastopt.checkpoint.convert import converted
 from fastopt.checkpoint.state_dict import Differences, LoadReport, compare_names
 from fastopt.core import arrays as core_arrays
 from fastopt.core.arrays import Array
+from fastopt.core.buckets import OptimizerState
 from fastopt.core.signals import Deferred, DeferredTermination
-from fastopt.engine.build import Group
 from fastopt.errors import CheckpointError
 
 # -------------------------------------------------------------------------------------------------
@@ -461,15 +461,14 @@ _PREFIXES = {"state": "state:", "params": "param:", "also": "also:", "notes": "n
 
 def pack(
     optimizer: str,
-    groups: Sequence[Group],
-    clock: Array,
+    state: OptimizerState,
     params: bool,
     also: Companions | None,
     notes: Mapping[str, Any] | None,
 ) -> bytes:
     """Return a checkpoint's bytes."""
-    content = checkpoint_state_dict.collect_state(optimizer, groups, clock)
-    content["params"] = checkpoint_state_dict.collect_parameters(groups) if params else None
+    content = checkpoint_state_dict.collect_state(optimizer, state)
+    content["params"] = checkpoint_state_dict.collect_parameters(state) if params else None
     content["also"] = {k: one.state_dict() for k, one in _checked(also, "state_dict").items()}
     content["notes"] = _mapping("notes", notes)
     encoder = Encoder()
@@ -520,8 +519,7 @@ def _content(manifest: Mapping[str, Any], arrays: Mapping[str, Array]) -> dict[s
 
 def restore(
     optimizer: str,
-    groups: Sequence[Group],
-    clock: Array,
+    state: OptimizerState,
     content: Mapping[str, Any],
     strict: bool,
     also: Companions | None,
@@ -530,14 +528,12 @@ def restore(
     """Take over what is in a checkpoint: look at all of it first, then write."""
     changes: tuple[str, ...] = ()
     if convert:
-        content, changes = converted(groups, content)
-    commit, differences = checkpoint_state_dict.state_restorer(
-        optimizer, groups, clock, content, strict
-    )
+        content, changes = converted(state, content)
+    commit, differences = checkpoint_state_dict.state_restorer(optimizer, state, content, strict)
     commits = [commit]
     saved_params = content["params"]
     if saved_params is not None:
-        commit, more = checkpoint_state_dict.parameters_restorer(groups, saved_params, strict)
+        commit, more = checkpoint_state_dict.parameters_restorer(state, saved_params, strict)
         commits.append(commit)
         differences += more
     companions, saved = _checked(also, "_restorer"), content["also"]

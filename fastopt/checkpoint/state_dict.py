@@ -10,14 +10,13 @@ import numpy as np
 
 from fastopt.core import arrays
 from fastopt.core.arrays import Array
-from fastopt.core.buckets import SCALE, Bucket, Parameter
-from fastopt.core.dtypes import Format
-from fastopt.core.hyperparameters import saved_form
+from fastopt.core.buckets import SCALE, OptimizerState, Parameter
+from fastopt.core.dtypes import UpdateSpec
+from fastopt.core.hyperparameters import saved_bounds
 from fastopt.core.options import FIXED
 from fastopt.core.param_groups import ParamGroup
 from fastopt.core.saved import is_count, misfit
 from fastopt.core.signals import Deferred
-from fastopt.engine.build import Group
 from fastopt.errors import CheckpointError
 from fastopt.version import __version__
 
@@ -208,16 +207,17 @@ def _remembering(schedule: Any) -> Iterator[Any]:
 Changes = dict[str, Any]
 
 
-def collected(groups: Sequence[Group]) -> list[dict[str, Any]]:
+def collected(state: OptimizerState) -> list[dict[str, Any]]:
     """Return each group's hyperparameters; of a schedule its memory, None if it has none.
 
     Groups that share a tree have no other names, so they have those of their parameters, as
     "params".
     """
     listed = []
-    for group in groups:
-        names = {"params": _names(group)} if len(groups) > 1 and _one_tree(groups) else {}
-        plain = group.options.plain.items()
+    for number, group in enumerate(state.groups):
+        shared = len(state.groups) > 1 and not state.tree.grouped
+        names = {"params": _names(state, number)} if shared else {}
+        plain = group.plain.items()
         listed.append({name: _saved(name, value) for name, value in plain} | names)
     return listed
 
@@ -225,11 +225,11 @@ def collected(groups: Sequence[Group]) -> list[dict[str, Any]]:
 def _saved(name: str, value: Any) -> Any:
     if callable(value):
         return memory_of(value)
-    return saved_form(value) if name == "bounds" else value
+    return saved_bounds(value) if name == "bounds" else value
 
 
 def settings_restorer(
-    groups: Sequence[Group],
+    state: OptimizerState,
     saved: Sequence[Mapping[str, Any]],
     names: Collection[str],
     strict: bool,
@@ -243,20 +243,22 @@ def settings_restorer(
     their parameters: if not each of them was a group when the state was saved, they keep what they
     have, since a group's settings are not those of other parameters.
     """
-    if _one_tree(groups) and (len(groups) > 1 or any("params" in group for group in saved)):
-        order = _order([_names(group) for group in groups], saved, names, strict)
+    options = state.groups
+    named = len(options) > 1 or any("params" in group for group in saved)
+    if named and not state.tree.grouped:
+        mine = [_names(state, number) for number in range(len(options))]
+        order = _order(mine, saved, names, strict)
         if order is None:
             return lambda: None, Differences()
         saved = [{k: v for k, v in saved[place].items() if k != "params"} for place in order]
-    if len(saved) != len(groups):
+    if len(saved) != len(options):
         raise CheckpointError(
-            f"the optimizer has {len(groups)} parameter groups; the state has {len(saved)}"
+            f"the optimizer has {len(options)} parameter groups; the state has {len(saved)}"
         )
     changes = [
-        _changes(number, group.options, given, strict, complete)
-        for number, (group, given) in enumerate(zip(groups, saved, strict=True))
+        _changes(number, group, given, strict, complete)
+        for number, (group, given) in enumerate(zip(options, saved, strict=True))
     ]
-    options = [group.options for group in groups]
     memories = restorers(options, saved, strict)
 
     def commit() -> None:
@@ -293,12 +295,8 @@ def _rounded_otherwise(number: int, group: ParamGroup, saved: Mapping[str, Any])
             yield f"groups[{number}].{name}: expected {group[name]!r}; got {saved[name]!r:.200}"
 
 
-def _one_tree(groups: Sequence[Group]) -> bool:
-    return all(group.tree is groups[0].tree for group in groups)
-
-
-def _names(group: Group) -> list[str]:
-    return [leaf.name for leaf in group.leaves]
+def _names(state: OptimizerState, number: int) -> list[str]:
+    return [leaf.name for leaf in state.leaves_of(number)]
 
 
 def _order(
@@ -369,12 +367,12 @@ def raw(array: Array) -> Array:
     return array.view(np.uint16) if array.dtype.name == "bfloat16" else array
 
 
-def order_of_blocks(param: Array, format: Format) -> dict[str, list[int]]:
+def order_of_blocks(param: Array, spec: UpdateSpec) -> dict[str, list[int]]:
     """Return what an entry says of the memory order of a parameter: nothing if it is C order.
 
     The axes by decreasing stride, ~axis for one that runs backwards.
     """
-    order = arrays.layout_of(param).order if format.state == "int8" else []
+    order = arrays.layout_of(param).order if spec.state == "int8" else []
     return {ORDER: order} if order else {}
 
 
@@ -403,7 +401,7 @@ def stored_misfit(
 
 
 def kind_of(array: Any) -> str | None:
-    """Return how the numbers of a slot are stored, as a Format says it; None for no array."""
+    """Return how the numbers of a slot are stored, as a UpdateSpec says it; None for no array."""
     if not isinstance(array, np.ndarray) and arrays.kind(array) is None:
         return None
     kinds = {"uint8": "int8", "uint16": "bfloat16", "bfloat16": "bfloat16"}
@@ -429,34 +427,34 @@ EXPONENT = "exponent"
 """What an earlier version kept beside the state of a parameter: a power of two, see ``_misfit``."""
 
 
-def collect_state(name: str, groups: Sequence[Group], clock: Array) -> dict[str, Any]:
+def collect_state(name: str, state: OptimizerState) -> dict[str, Any]:
     """Return the state_dict of an optimizer of this name."""
     entries = {}
-    for bucket in _buckets(groups):
+    for bucket in state.buckets:
         for leaf, step, slots in bucket.state():
             copies = {slot: shown(arrays.on_host(array)) for slot, array in slots.items()}
-            order = order_of_blocks(leaf.array, bucket.format)
+            order = order_of_blocks(leaf.array, bucket.spec)
             entries[leaf.name] = {"step": step, **order, **copies}
     return {
         "fastopt": __version__,
         "optimizer": name,
-        "step_count": int(clock[0]),
-        "groups": collected(groups),
+        "step_count": int(state.counts.steps[0]),
+        "groups": collected(state),
         "state": entries,
     }
 
 
 def state_restorer(
-    name: str, groups: Sequence[Group], clock: Array, saved: Mapping[str, Any], strict: bool
+    name: str, state: OptimizerState, saved: Mapping[str, Any], strict: bool
 ) -> tuple[Callable[[], None], Differences]:
     """Look at all of a state_dict of an optimizer of this name; return what takes it over."""
     step_count, hyperparameters, entries = _parts(name, saved)
     # What another version does not know, it cannot have saved: there the report is enough.
     complete = strict and saved.get("fastopt") == __version__
-    settings, differences = settings_restorer(groups, hyperparameters, entries, strict, complete)
+    settings, differences = settings_restorer(state, hyperparameters, entries, strict, complete)
     targets = {
-        leaf.name: (bucket, index, slots, order_of_blocks(leaf.array, bucket.format))
-        for bucket in _buckets(groups)
+        leaf.name: (bucket, index, slots, order_of_blocks(leaf.array, bucket.spec))
+        for bucket in state.buckets
         for index, (leaf, _, slots) in enumerate(bucket.state())
     }
     differences += compare_names("state", "state:", targets, entries, strict)
@@ -482,7 +480,7 @@ def state_restorer(
             for bucket, index, count in counts:
                 bucket.set_step(index, count)
             settings()
-            clock[0] = step_count
+            state.counts.steps[0] = step_count
 
     return commit, differences
 
@@ -545,19 +543,14 @@ def _misfit(
     return next(filter(None, wrong), None)
 
 
-def _buckets(groups: Sequence[Group]) -> Iterator[Bucket]:
-    for group in groups:
-        yield from group.buckets
-
-
 # -------------------------------------------------------------------------------------------------
 # The parameters' own values in a checkpoint: read from the user's arrays, written back.
 
 
-def collect_parameters(groups: Sequence[Group]) -> dict[str, Array]:
+def collect_parameters(state: OptimizerState) -> dict[str, Array]:
     """Return the parameters by name; ValueError if one is no longer the user's."""
     found = {}
-    for parameter, now in _with_current(groups):
+    for parameter, now in _with_current(state):
         if now is not parameter.leaf.array:
             parameter.check_array(now)  # raises, and says what to do
         found[parameter.leaf.name] = parameter.leaf.array
@@ -565,7 +558,7 @@ def collect_parameters(groups: Sequence[Group]) -> dict[str, Array]:
 
 
 def parameters_restorer(
-    groups: Sequence[Group], saved: Mapping[str, Any], strict: bool
+    state: OptimizerState, saved: Mapping[str, Any], strict: bool
 ) -> tuple[Callable[[], None], Differences]:
     """Look at all saved parameters; return what writes them.
 
@@ -573,7 +566,7 @@ def parameters_restorer(
     user's, or cannot be written any more.
     """
     targets = {}
-    for parameter, now in _with_current(groups):
+    for parameter, now in _with_current(state):
         parameter.check_array(now)
         targets[parameter.leaf.name] = parameter.leaf.array
     differences = compare_names("parameters", "param:", targets, saved, strict)
@@ -594,10 +587,9 @@ def parameters_restorer(
     return lambda: put(writes), differences + Differences(mismatched=tuple(misfits))
 
 
-def _with_current(groups: Sequence[Group]) -> Iterator[tuple[Parameter, Any]]:
+def _with_current(state: OptimizerState) -> Iterator[tuple[Parameter, Any]]:
     """Yield every parameter with what stands in its place in the user's tree now."""
-    for group in groups:
-        now = group.tree.current()
-        for bucket in group.buckets:
-            for position, parameter in zip(bucket.positions, bucket.parameters, strict=True):
-                yield parameter, now[position]
+    now = state.tree.everything()
+    for bucket in state.buckets:
+        for position, parameter in zip(bucket.positions, bucket.parameters, strict=True):
+            yield parameter, now[position]

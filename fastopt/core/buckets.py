@@ -1,38 +1,47 @@
-"""Buckets: parameters that are updated together, their state in one arena, their step counts."""
+"""Buckets: the parameters that one compiled update serves, with their state; data alone.
+
+A bucket holds the parameters of one group that have the same rule, dtype and storage. Their state
+lies in an arena, a row for each slot, in which every parameter has its range at its offset.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastopt.core import arrays, quantization
 from fastopt.core.arrays import Array, Extents, Layout
-from fastopt.core.dtypes import BOUNDS, Format, dtype_of, real_dtype, real_size
-from fastopt.core.norms import SMALLER, array_norms, piece_counts
+from fastopt.core.dtypes import BOUNDS, UpdateSpec, dtype_of, real_dtype, real_size
+from fastopt.core.hyperparameters import Formula
+from fastopt.core.param_groups import ParamGroups
 from fastopt.core.quantization import BLOCK
-from fastopt.core.tree import Leaf
+from fastopt.core.tree import Leaf, Tree
 from fastopt.errors import BackendMismatchError
 from fastopt_kernels import Rule
 
-if TYPE_CHECKING:
-    from fastopt.backends.interface import Backend, DeviceSide
+SCALE = "_scale"
+"""What the name of a slot in 8 bits goes on with where its scales are meant."""
 
-# -------------------------------------------------------------------------------------------------
-# One parameter as a backend sees it: flat, with a place in the state arena.
+Allocate = Callable[[Array, tuple[int, int], np.dtype[Any]], Array]
+"""Returns zeros of a shape and dtype in the place of an array."""
+
+
+# Parameters -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """A leaf together with what a driver needs of it.
+    """A leaf together with what a kernel needs of it.
 
     ``flat`` is the array's own memory where its elements stand one after another. Where they stand
     ``apart`` it is the array with its axes turned, for a backend that bridges gaps; for another it
     is a copy (``copied``), that ``gather`` fills before an update and ``scatter`` writes back after
-    it. ``size`` counts real numbers: two for every element of a complex ``dtype``.
+    it. ``size`` counts real numbers: two for every element of a complex ``dtype``. ``offset`` is
+    where its state begins in the rows of its bucket's arena.
     """
 
     leaf: Leaf
@@ -44,17 +53,10 @@ class Parameter:
     copied: bool
     offset: int
     address: int
-    everywhere: Extents
 
     @classmethod
-    def of(
-        cls, leaf: Leaf, offset: int, everywhere: Extents, bridges_gaps: bool = False
-    ) -> Parameter:
-        """Lay out a leaf whose state begins at ``offset`` in its bucket's arena.
-
-        ``everywhere`` tells where all parameters of the optimizer lie; ``bridges_gaps`` whether the
-        backend needs no copies.
-        """
+    def of(cls, leaf: Leaf, offset: int, bridges_gaps: bool = False) -> Parameter:
+        """Lay out a leaf; ``bridges_gaps`` says whether the backend needs no copies."""
         layout, address = arrays.layout_of(leaf.array), arrays.address(leaf.array)
         dtype = leaf.array.dtype
         real = real_dtype(dtype)
@@ -68,7 +70,7 @@ class Parameter:
         else:
             flat = layout.turn(leaf.array).flatten().view(real)
         apart, copied = gaps and bridges_gaps, gaps and not bridges_gaps
-        return cls(leaf, layout, dtype, flat, size, apart, copied, offset, address, everywhere)
+        return cls(leaf, layout, dtype, flat, size, apart, copied, offset, address)
 
     def gather(self) -> None:
         """Copy the array into ``flat``."""
@@ -90,16 +92,16 @@ class Parameter:
         return self.layout.unturn(reals)
 
     def state_view(self, slot: Array) -> Array:
-        """Return the parameter's piece of one slot of the arena, in the parameter's shape."""
+        """Return the parameter's range of one row of the arena, in the parameter's shape."""
         return self._in_shape(slot[self.offset : self.offset + self.size])
 
     def code_view(self, slot: Array) -> Array:
-        """Return its piece of a slot of codes, in its shape; complex ones have a last axis of 2."""
-        piece = slot[self.offset : self.offset + self.size]
-        return self.layout.unturn(piece, (2,) if self.dtype.kind == "c" else ())
+        """Return its range of a row of codes, in its shape; complex ones have a last axis of 2."""
+        found = slot[self.offset : self.offset + self.size]
+        return self.layout.unturn(found, (2,) if self.dtype.kind == "c" else ())
 
     def scale_view(self, slot: Array) -> Array:
-        """Return its piece of a slot of scales: one for every block, in the order of memory."""
+        """Return its range of a row of scales: one for every block, in the order of memory."""
         first = self.offset // BLOCK
         return slot[first : first - (-self.size // BLOCK)]
 
@@ -142,7 +144,9 @@ class Parameter:
         if not getattr(array.flags, "writeable", True):
             raise ValueError(f"{self.leaf.path} has become read-only; parameters change in place")
 
-    def flat_gradient(self, grad: Any, dtype: np.dtype[Any], path: str) -> Array | None:
+    def flat_gradient(
+        self, grad: Any, dtype: np.dtype[Any], path: str, extents: Extents
+    ) -> Array | None:
         """Return a checked gradient as flat real numbers, in the order of the parameter.
 
         ``dtype`` is what it is converted to. It is a view where the gradient is of this dtype and
@@ -151,10 +155,10 @@ class Parameter:
         if grad is None:
             return None
         if type(grad) is np.ndarray and self._is_usual(grad, dtype):
-            self.everywhere.check_apart(grad, path)
+            extents.check_apart(grad, path)
             return grad.reshape(-1).view(real_dtype(dtype))
         grad = self.checked(grad, path)
-        self.everywhere.check_apart(grad, path)
+        extents.check_apart(grad, path)
         turned = self.layout.turn(grad)
         flags = turned.flags
         aligned = getattr(flags, "aligned", True)  # CuPy keeps no such flag
@@ -219,19 +223,58 @@ def _place(array: Array) -> str:
     return "numpy, in host memory" if number is None else f"cupy, on device {number}"
 
 
-# -------------------------------------------------------------------------------------------------
-# Where the state of a bucket lives: in the precision of the arithmetic, or in codes.
+class Gradients(NamedTuple):
+    """A bucket's gradients in one step, checked and bound to its parameters.
+
+    They are alive and where they are as long as this is. ``arrays`` are flat real numbers in the
+    order of the parameters, or the user's own arrays where these can be read as such; ``dtype`` is
+    that of their real numbers. ``active`` are the parameters that have a gradient, None for all;
+    ``addresses`` are those of the first elements, 0 where there is no gradient, None if nobody has
+    looked.
+    """
+
+    arrays: Sequence[Array | None]
+    dtype: np.dtype[Any]
+    active: Sequence[int] | None
+    addresses: Array | None = None
+
+    @classmethod
+    def of(
+        cls,
+        given: Sequence[Array | None],
+        dtype: np.dtype[Any],
+        addresses: Array | None = None,
+        complete: bool = False,
+    ) -> Gradients:
+        """Return gradients of which some may be None, unless they are known to be ``complete``."""
+        active = None
+        if not complete and any(grad is None for grad in given):
+            active = [i for i, grad in enumerate(given) if grad is not None]
+        return cls(given, dtype, active, addresses)
+
+    def located(self) -> Array:
+        """Return the addresses of the first elements, 0 for a gradient that is missing."""
+        if self.addresses is not None:
+            return self.addresses
+        at = [0 if grad is None else arrays.address(grad) for grad in self.arrays]
+        return np.array(at, np.int64)
+
+
+# State ------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Arena:
-    """The state, a row for each slot, in which every parameter has its piece at its offset.
+    """The state of a bucket: a row for each slot.
 
-    ``exact`` holds in the dtype of the arithmetic the rule's slots, the masters and the limits;
-    where the format's ``state`` is not "real" only masters and limits. The rule's slots are then in
-    ``codes``, uint16 or uint8, and for 8 bits ``scales`` has a float32 for every block of 256.
+    ``exact`` holds in the dtype of the arithmetic the rule's slots, the masters and the bounds that
+    are arrays; where the spec's ``state`` is in codes only the latter two. The rule's slots are
+    then in ``codes``, uint16 or uint8, and for 8 bits ``scales`` has a float32 for every block of
+    256. ``slots`` are the names of the rule's.
     """
 
+    slots: tuple[str, ...]
+    spec: UpdateSpec
     exact: Array
     codes: Array | None = None
     scales: Array | None = None
@@ -240,31 +283,51 @@ class Arena:
     def zeros(
         cls,
         make: Callable[[tuple[int, int], np.dtype[Any]], Array],
-        slots: int,
+        slots: tuple[str, ...],
         size: int,
-        format: Format,
+        spec: UpdateSpec,
     ) -> Arena:
-        """Return an arena for a rule of so many slots; ``make`` makes zeroed arrays."""
-        more = len(format.masters) + len(format.limits)
-        if format.state == "real":
-            return cls(make((slots + more, size), format.real))
-        exact = make((more, size), format.real)
-        if format.state == "bfloat16":
-            return cls(exact, make((slots, size), np.dtype(np.uint16)))
-        scales = make((slots, size // quantization.BLOCK), np.dtype(np.float32))
-        return cls(exact, make((slots, size), np.dtype(np.uint8)), scales)
+        """Return an arena of rows of this size; ``make`` makes zeroed arrays."""
+        more = len(spec.masters) + len(spec.limits)
+        if spec.state == "real":
+            return cls(slots, spec, make((len(slots) + more, size), spec.real))
+        exact = make((more, size), spec.real)
+        if spec.state == "bfloat16":
+            return cls(slots, spec, exact, make((len(slots), size), np.dtype(np.uint16)))
+        scales = make((len(slots), size // BLOCK), np.dtype(np.float32))
+        codes = make((len(slots), size), np.dtype(np.uint8))
+        return cls(slots, spec, exact, codes, scales)
 
-    def fill(self, slot: int, value: float, signed: bool) -> None:
+    def fill(self, slot: str, value: float, signed: bool) -> None:
         """Set one slot of the rule to a number, rounded to nearest, everywhere."""
+        row = self.slots.index(slot)
         if self.codes is None:
-            self.exact[slot] = value
+            self.exact[row] = value
             return
-        values = np.full(quantization.BLOCK, value, np.float32)
+        values = np.full(BLOCK, value, np.float32)
         if self.scales is None:
-            self.codes[slot] = quantization.to_bfloat16(values, quantization.HALF).item(0)
+            self.codes[row] = quantization.to_bfloat16(values, quantization.HALF).item(0)
             return
         code, scale = quantization.to_int8(values, quantization.HALF_OF_INT8, signed)
-        self.codes[slot], self.scales[slot] = code.item(0), scale.item(0)
+        self.codes[row], self.scales[row] = code.item(0), scale.item(0)
+
+    @property
+    def rows(self) -> dict[str, Array]:
+        """The rows of ``exact`` by name."""
+        of_rule = self.slots if self.spec.state == "real" else ()
+        names = (*of_rule, *self.spec.masters, *self.spec.limits)
+        return dict(zip(names, self.exact, strict=True))
+
+    def views(self, parameter: Parameter) -> Iterator[tuple[str, Array]]:
+        """Yield a parameter's state by name, in its shape: codes, their scales, then the others."""
+        if self.codes is not None:
+            yield from zip(self.slots, map(parameter.code_view, self.codes), strict=True)
+        if self.scales is not None:
+            for slot, row in zip(self.slots, self.scales, strict=True):
+                yield slot + SCALE, parameter.scale_view(row)
+        for name, row in self.rows.items():
+            if name not in self.spec.limits:
+                yield name, parameter.state_view(row)
 
     @property
     def parts(self) -> tuple[Array, ...]:
@@ -277,258 +340,150 @@ class Arena:
         return sum(part.nbytes for part in self.parts)
 
 
-# -------------------------------------------------------------------------------------------------
-# The state of a bucket's parameters by name: what each row of the arena holds of them.
-
-SCALE = "_scale"
-"""What the name of a slot in 8 bits goes on with where its scales are meant."""
+# Buckets ----------------------------------------------------------------------------------------
 
 
-class Slots:
-    """The rows of an arena, whose rule has ``state``."""
-
-    def __init__(self, state: Sequence[str], format: Format, arena: Arena) -> None:
-        self._state = state
-        self._limits = format.limits
-        self._arena = arena
-        of_rule = state if format.state == "real" else ()
-        names = (*of_rule, *format.masters, *format.limits)
-        self._exact = dict(zip(names, arena.exact, strict=True))
-
-    def limit(self, name: str) -> Array:
-        """Return the row of a bound."""
-        row: Array = self._exact[name]
-        return row
-
-    def views(self, parameter: Parameter) -> Iterator[tuple[str, Array]]:
-        """Yield a parameter's state by name, in its shape: codes, their scales, then the others."""
-        arena = self._arena
-        if arena.codes is not None:
-            yield from zip(self._state, map(parameter.code_view, arena.codes), strict=True)
-        if arena.scales is not None:
-            for slot, row in zip(self._state, arena.scales, strict=True):
-                yield slot + SCALE, parameter.scale_view(row)
-        for name, row in self._exact.items():
-            if name not in self._limits:
-                yield name, parameter.state_view(row)
-
-
-# -------------------------------------------------------------------------------------------------
-# Which parameters go to a backend together, their state, and their step counts.
-
-
+@dataclass(eq=False)
 class Bucket:
-    """The parameters of one group, device, dtype and storage of state: one driver, one arena.
+    """The parameters of one group, rule, dtype and storage, with their state and step counts.
 
-    ``positions`` are the places of the parameters among the leaves of the tree. A step is either
-    ``step_at_once``, or ``check``, ``plan`` and ``update``, in this order.
+    ``group`` is the number of the group, ``positions`` are the places of the parameters among the
+    leaves of the tree, ``steps`` counts the steps that each of them has made.
     """
 
-    def __init__(
-        self,
-        backend: Backend,
+    group: int
+    rule: Rule
+    spec: UpdateSpec
+    parameters: tuple[Parameter, ...]
+    positions: tuple[int, ...]
+    arena: Arena
+    steps: Array
+    even: bool = True
+    """Whether all of them have made as many."""
+
+    @classmethod
+    def of(
+        cls,
+        group: int,
         rule: Rule,
+        spec: UpdateSpec,
         leaves: Sequence[Leaf],
         positions: Sequence[int],
         fill: Mapping[str, float],
-        format: Format,
-        everywhere: Extents,
-    ) -> None:
-        self.backend = backend
-        self.format = format
-        self.rule = rule
-        self.positions = tuple(positions)
-        self.parameters: list[Parameter] = []
-        size, alignment = 0, backend.alignment
-        if format.state == "int8":
-            alignment = max(alignment, quantization.BLOCK)  # both are powers of two
+        allocate: Allocate,
+        alignment: int,
+        bridges_gaps: bool,
+    ) -> Bucket:
+        """Lay out some leaves, whose state begins with ``fill``, by slot, where that is not 0.
+
+        Their ranges of the arena begin at multiples of ``alignment`` elements.
+        """
+        size = 0
+        if spec.state == "int8":
+            alignment = max(alignment, BLOCK)  # both are powers of two
+        parameters = []
         for leaf in leaves:
-            parameter = Parameter.of(leaf, size, everywhere, backend.bridges_gaps)
-            self.parameters.append(parameter)
+            parameter = Parameter.of(leaf, size, bridges_gaps)
+            parameters.append(parameter)
             size += -(-parameter.size // alignment) * alignment
         like = leaves[0].array
-        allocate = partial(backend.allocate, like)
-        self._arena = Arena.zeros(allocate, len(rule.state), size, format)
-        self._slots = Slots(rule.state, format, self._arena)
+        arena = Arena.zeros(partial(allocate, like), rule.state, size, spec)
         for slot, value in fill.items():
             with arrays.on_device_of(like):
-                self._arena.fill(rule.state.index(slot), value, slot in rule.signed)
-        self._driver = backend.driver(rule, self.parameters, self._arena, format)
-        self._copied = [(i, p) for i, p in enumerate(self.parameters) if p.copied]
-        self.steps = np.zeros(len(leaves), np.int64)
-        """How many steps each parameter has made."""
-        self._even = True  # whether they are all the same
-        self.active: Sequence[int] | None = None
-        """The parameters that the last ``check`` saw a gradient for; None: all."""
-        self._table: list[Sequence[float]] = []
-        self._rows: list[int] | None = None
+                arena.fill(slot, value, slot in rule.signed)
+        steps = np.zeros(len(leaves), np.int64)
+        return cls(group, rule, spec, tuple(parameters), tuple(positions), arena, steps)
 
-    def use(self, rule: Rule) -> None:
-        """Go on with a rule that keeps the same state."""
-        if rule is not self.rule:
-            self.rule = rule
-            self._driver = self.backend.driver(rule, self.parameters, self._arena, self.format)
+    def of_leaves(self, leaves: list[Any]) -> list[Any]:
+        """Return what belongs to this bucket's parameters, given what belongs to all leaves."""
+        if len(leaves) == len(self.positions):  # positions are in order
+            return leaves
+        return [leaves[position] for position in self.positions]
 
-    def check(self, params: list[Any], grads: list[Any], root: str, copying: bool = True) -> None:
-        """Look at a step's arrays before anything is written; raises what is wrong with one.
+    def bind(self, params: Sequence[Any], grads: Sequence[Any], extents: Extents) -> Gradients:
+        """Look at every array of a step in turn, and return the gradients, flat.
 
-        ``params`` and ``grads`` are those of all leaves of the tree; ``root`` is what the errors
-        call the gradients' tree. Without ``copying`` a gradient that would have to be copied (cast,
-        or turned) is wrong too.
+        ``params`` is what the user's tree holds now; ``extents`` is where all parameters lie.
+        Raises what is wrong with one.
         """
-        if len(params) != len(self.positions):  # there are other buckets too
-            params = [params[position] for position in self.positions]
-            grads = [grads[position] for position in self.positions]
-        missing = self._driver.take_usual(params, grads)
-        if missing is None:
-            if not copying:
-                raise RuntimeError(
-                    f"some of {root} are not of their parameters' dtype, shape and order in "
-                    "memory, or are on another device; a step that is captured copies nothing, so "
-                    "hand in arrays like the parameters"
-                )
-            self._look(params, grads, root)
-            missing = sum(grad is None for grad in grads)
-        self.active = None if not missing else [i for i, g in enumerate(grads) if g is not None]
-
-    def _look(self, params: Sequence[Any], grads: Sequence[Any], root: str) -> None:
-        """Look at every array in turn, and make the flat gradients."""
         wanted = self._read_as(grads)
         flat: list[Array | None] = []
         for parameter, param, grad in zip(self.parameters, params, grads, strict=True):
-            path = root + parameter.leaf.suffix
             parameter.check_array(param)
-            flat.append(parameter.flat_gradient(grad, wanted, path))
-        self._driver.take_flat(flat)
+            path = f"grads{parameter.leaf.place}"
+            flat.append(parameter.flat_gradient(grad, wanted, path, extents))
+        return Gradients.of(flat, real_dtype(wanted))
 
     def _read_as(self, grads: Sequence[Any]) -> np.dtype[Any]:
         """Return the dtype that all gradients are read in: their own, where a step can read it."""
         like = self.parameters[0].dtype
-        for real in self.format.readable:
+        for real in self.spec.readable:
             dtype = dtype_of(real, like)
             if all(grad is None or getattr(grad, "dtype", None) == dtype for grad in grads):
                 return dtype
-        return dtype_of(self.real, like)
+        return dtype_of(self.spec.real, like)
 
-    @property
-    def at_once(self) -> bool:
-        """Whether ``step_at_once`` can do anything."""
-        return self._driver.step_at_once is not None
+    def copied(self, active: Sequence[int] | None) -> list[Parameter]:
+        """Return the parameters that an update works on a copy of."""
+        members = range(len(self.parameters)) if active is None else active
+        return [self.parameters[i] for i in members if self.parameters[i].copied]
 
-    def step_at_once(
-        self,
-        params: list[Any],
-        grads: list[Any],
-        scalars: Callable[[int], Sequence[float]],
-        clock: Array,
-    ) -> bool:
-        """Check, update and count in one compiled call, if all is as usual; else return False."""
-        step = self._driver.step_at_once
-        if step is None or not self._even:
-            return False
-        return step(params, grads, scalars(self.steps.item(0) + 1), self.steps, clock)
-
-    def take_nothing(self) -> None:
-        """Take a step's gradients as missing, all of them."""
-        self._driver.take_flat([None] * len(self.parameters))
-        self.active = []
-
-    def warm_up(self, norm: bool) -> None:
-        """Compile what the steps will need."""
-        self._driver.warm_up(norm)
-
-    def squares(self, factor: float) -> Array:
-        """Return the sums of squares of the checked gradients, by pieces."""
-        return self._driver.squares(factor)
-
-    def norms(self) -> list[float]:
-        """Return the norm of each parameter's checked gradient, 0 for none."""
-        sizes = [parameter.size for parameter in self.parameters]
-        return array_norms(sizes, self._driver.squares, self.real)
-
-    @property
-    def averages_squares_in_float32(self) -> bool:
-        """Whether the step that was checked averages squares of gradients in float32."""
-        return self.rule.averages_squares and self.real.itemsize == 4 and bool(self.members())
-
-    def nonfinite(self) -> Leaf | None:
-        """Return the first parameter whose checked gradient holds NaN or infinity."""
-        bad = np.flatnonzero(~np.isfinite(self._driver.squares(SMALLER)))
-        if not bad.size:
-            return None
-        ends = np.cumsum(piece_counts(parameter.size for parameter in self.parameters))
-        return self.parameters[int(np.searchsorted(ends, bad[0], side="right"))].leaf
-
-    def plan(self, scalars: Callable[[int], Sequence[float]]) -> None:
-        """Work out the coming step's scalars.
-
-        ``scalars`` gives those of a parameter's t-th step (1 for its first); parameters that have
-        missed gradients are at another step than the rest.
-        """
-        if self.active is None and self._even:
-            self._table, self._rows = [scalars(int(self.steps[0]) + 1)], None
-            return
-        row_of: dict[int, int] = {}
-        self._rows = [0] * len(self.steps)
-        for i in self.members():
-            self._rows[i] = row_of.setdefault(int(self.steps[i]), len(row_of))
-        self._table = [scalars(step + 1) for step in row_of]
-
-    def members(self) -> Sequence[int]:
-        """Return the indices of the parameters that have a gradient."""
-        return range(len(self.steps)) if self.active is None else self.active
-
-    def update(self) -> None:
-        """Update the parameters that ``check`` saw a gradient for, by the scalars of ``plan``."""
-        if self._table:
-            self.update_by(lambda: self._driver.update(self._table, self._rows))
-            self.count(self.active, 1)
-
-    def update_by(self, launch: Callable[[], None]) -> None:
-        """Update by what ``launch`` does to flat parameters, copied there and back if need be."""
-        chosen = set(self.members()) if self._copied else ()
-        copied = [parameter for i, parameter in self._copied if i in chosen]
-        for parameter in copied:
-            parameter.gather()
-        launch()
-        for parameter in copied:
-            parameter.scatter()
-
-    def count(self, active: Sequence[int] | None, steps: int) -> None:
+    def advance(self, active: Sequence[int] | None, steps: int) -> None:
         """Add to the step counts of some parameters (None: all)."""
         self.steps[slice(None) if active is None else active] += steps
-        if active is not None or not self._even:
-            self._even = bool((self.steps == self.steps[0]).all())
-
-    @property
-    def device_side(self) -> DeviceSide | None:
-        """What its driver does by decisions that were made on its device."""
-        return self._driver.device_side
-
-    @property
-    def real(self) -> np.dtype[Any]:
-        """The dtype of the state and of the scalars."""
-        return self.format.real
-
-    @property
-    def nbytes(self) -> int:
-        """The bytes of the state."""
-        return self._arena.nbytes
-
-    def set_bounds(self, bounds: Sequence[tuple[Array, Array]]) -> None:
-        """Write the bounds of every parameter, arrays in its shape, into their slots."""
-        for parameter, pair in zip(self.parameters, bounds, strict=True):
-            for slot, values in zip(BOUNDS, pair, strict=True):
-                view = parameter.state_view(self._slots.limit(slot))
-                with arrays.on_device_of(view):
-                    view[...] = arrays.like(values.astype(view.dtype), view)
+        if active is not None or not self.even:
+            self.even = bool((self.steps == self.steps[0]).all())
 
     def set_step(self, index: int, step: int) -> None:
         """Set one parameter's step count."""
         self.steps[index] = step
-        self._even = bool((self.steps == self.steps[0]).all())
+        self.even = bool((self.steps == self.steps[0]).all())
+
+    def squares_overflow(self, gradients: Gradients) -> bool:
+        """Return whether squares of them are averaged in float32, which holds no large ones."""
+        there = gradients.active is None or bool(gradients.active)
+        return there and self.rule.averages_squares and self.spec.real.itemsize == 4
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of the state."""
+        return self.arena.nbytes
+
+    def set_bounds(self, bounds: Sequence[tuple[Array, Array]]) -> None:
+        """Write the bounds of every parameter, arrays in its shape, into their rows."""
+        rows = self.arena.rows
+        for parameter, pair in zip(self.parameters, bounds, strict=True):
+            for slot, values in zip(BOUNDS, pair, strict=True):
+                view = parameter.state_view(rows[slot])
+                with arrays.on_device_of(view):
+                    view[...] = arrays.like(values.astype(view.dtype), view)
 
     def state(self) -> Iterator[tuple[Leaf, int, dict[str, Array]]]:
         """Yield each parameter's leaf, step count and state (views, in the parameter's shape)."""
         for parameter, step in zip(self.parameters, self.steps.tolist(), strict=True):
-            yield parameter.leaf, step, dict(self._slots.views(parameter))
+            yield parameter.leaf, step, dict(self.arena.views(parameter))
+
+
+@dataclass(eq=False)
+class Counts:
+    """What is counted over all parameters: the steps made, those skipped; the last norm."""
+
+    steps: Array = field(default_factory=lambda: np.zeros(1, np.int64))
+    """Steps made: an array of one number, where compiled code can reach it."""
+    skipped: int = 0
+    grad_norm: float | None = None
+
+
+@dataclass(eq=False)
+class OptimizerState:
+    """All that an optimizer consists of as data: engines compute on it, checkpoints hold it."""
+
+    formula: type[Formula]
+    tree: Tree
+    groups: ParamGroups
+    buckets: list[Bucket]
+    counts: Counts = field(default_factory=Counts)
+
+    def leaves_of(self, group: int) -> list[Leaf]:
+        """Return the parameters of a group."""
+        return [self.tree.leaves[position] for position in self.groups[group].positions]

@@ -34,7 +34,7 @@ RANDOM = ("random_high", "random_low")
 
 
 @dataclass(frozen=True, slots=True)
-class Format:
+class UpdateSpec:
     """What the backends need to know of a parameter's dtype.
 
     ``stored`` is the dtype of the parameter's real numbers (a complex one is a row of pairs of
@@ -67,14 +67,14 @@ class Format:
     def of(
         cls,
         dtype: np.dtype[Any],
-        master_weights: bool,
+        master_weights: bool = True,
         bounds: Kind = "none",
         reset: bool = False,
         state: State = "real",
         stochastic: bool = False,
         modulus: bool = False,
         state_dtype: str | None = None,
-    ) -> Format:
+    ) -> UpdateSpec:
         """Return the format of parameters of a dtype, with gradients of the same dtype."""
         stored = real_dtype(dtype)
         real = arithmetic_of(dtype, state_dtype)
@@ -85,7 +85,7 @@ class Format:
         modulus = modulus and dtype.kind == "c"
         return cls(stored, stored, real, master, bounds, reset, state, stochastic, modulus)
 
-    def with_gradients(self, dtype: np.dtype[Any]) -> Format:
+    def with_gradients(self, dtype: np.dtype[Any]) -> UpdateSpec:
         """Return the format for gradients of this dtype, which is one of ``readable``."""
         return replace(self, given=dtype)
 

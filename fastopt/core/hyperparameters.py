@@ -18,6 +18,9 @@ from fastopt_kernels import Rule
 # -------------------------------------------------------------------------------------------------
 # What a hyperparameter may be, and what is said when it is not that.
 
+Options = dict[str, Any]
+"""Hyperparameters by name."""
+
 Scheduled = float | Callable[[int], float]
 """A number, or a function of the step number (0 for the first step) that returns one."""
 
@@ -201,19 +204,19 @@ def _number(name: str, value: Any) -> Any:
     return value if number is None else number
 
 
-def kind_of(bounds: tuple[Any, Any] | None) -> Kind:
+def bounds_kind(bounds: tuple[Any, Any] | None) -> Kind:
     """Return whether there are bounds, and whether they are the same for all parameters."""
     if bounds is None:
         return "none"
     return "numbers" if all(isinstance(b, float | None) for b in bounds) else "arrays"
 
 
-def saved_form(bounds: tuple[Any, Any] | None) -> tuple[Any, Any] | None:
+def saved_bounds(bounds: tuple[Any, Any] | None) -> tuple[Any, Any] | None:
     """Return what stands in a state_dict: bounds that are arrays do not."""
-    return bounds if kind_of(bounds) == "numbers" else None
+    return bounds if bounds_kind(bounds) == "numbers" else None
 
 
-def numbers(bounds: tuple[Any, Any], dtype: np.dtype[Any]) -> tuple[float, float]:
+def bounds_as_numbers(bounds: tuple[Any, Any], dtype: np.dtype[Any]) -> tuple[float, float]:
     """Return bounds that are numbers as numbers of the parameters' dtype, none as infinite."""
     lower, upper = bounds
     low = -math.inf if lower is None else float(_inside(np.array([lower]), dtype, 1)[0])
@@ -221,14 +224,10 @@ def numbers(bounds: tuple[Any, Any], dtype: np.dtype[Any]) -> tuple[float, float
     return low, high
 
 
-def of_leaves(
-    bounds: tuple[Any, Any],
-    tree: Tree,
-    leaves: Sequence[Leaf],
-    positions: Sequence[int],
-    owner: str,
-) -> list[tuple[Any, Any]]:
-    """Return the bounds of some leaves of a tree, as host arrays in the shape of the leaf.
+def bounds_of_leaves(
+    bounds: tuple[Any, Any], tree: Tree, positions: Sequence[int], group: int, owner: str
+) -> dict[int, tuple[Any, Any]]:
+    """Return the bounds of a group's leaves by position, as host arrays in the shape of the leaf.
 
     Raises ValueError for another structure or shape, TypeError for other things than numbers and
     real arrays, and ValueError if a lower bound exceeds the upper.
@@ -236,25 +235,30 @@ def of_leaves(
     sides = []
     for side, given, none in zip(BOUNDS, bounds, (-math.inf, math.inf), strict=True):
         root = f"{owner}: bounds, {side}"
-        spread = (
-            [given] * (max(positions) + 1)
-            if isinstance(given, float | None)
-            else tree.match(given, root)
-        )
-        sides.append(
-            [
-                _of_leaf(root, spread[at], leaf, none)
-                for at, leaf in zip(positions, leaves, strict=True)
-            ]
-        )
-    for leaf, lower, upper in zip(leaves, *sides, strict=True):
+        values = _spread(given, tree, positions, group, root)
+        found = zip(positions, values, strict=True)
+        sides.append([_of_leaf(root, value, tree.leaves[at], none) for at, value in found])
+    for position, lower, upper in zip(positions, *sides, strict=True):
         if (lower > upper).any():
-            raise ValueError(f"{owner}: the lower bound of {leaf.path} exceeds the upper")
-    return list(zip(*sides, strict=True))
+            path = tree.leaves[position].path
+            raise ValueError(f"{owner}: the lower bound of {path} exceeds the upper")
+    return dict(zip(positions, zip(*sides, strict=True), strict=True))
+
+
+def _spread(
+    given: Any, tree: Tree, positions: Sequence[int], group: int, root: str
+) -> Sequence[Any]:
+    """Return one side of the bounds for each leaf: a number for all, or nested as they are."""
+    if isinstance(given, float | None):
+        return [given] * len(positions)
+    if tree.grouped:
+        return tree.match_group(group, given, root)
+    matched = tree.match(given, root)
+    return [matched[position] for position in positions]
 
 
 def _of_leaf(root: str, given: Any, leaf: Leaf, none: float) -> Any:
-    place = root + leaf.suffix
+    place = root + leaf.place
     value = _number(place, none if given is None else given)
     if isinstance(value, float):
         value = np.full(leaf.array.shape, value)
@@ -347,7 +351,9 @@ _ZERO, _INFINITE = 2.0**-150, 2.0**128 - 2.0**103
 """Up to the first a number is rounded to 0 in float32, from the second on to infinity."""
 
 
-def check(formula: type[Formula], options: Options, real: np.dtype[Any], where: str) -> None:
+def check_coefficients(
+    formula: type[Formula], options: Options, real: np.dtype[Any], where: str
+) -> None:
     """Raise ValueError for a coefficient that is infinite in ``real`` and not in float64, or is 0.
 
     ``where`` names a parameter that is computed in it.
@@ -377,7 +383,7 @@ def _numbers(options: Options) -> Options:
 def _coefficients(
     formula: type[Formula], options: Options, t: int
 ) -> Iterator[tuple[str, float, bool]]:
-    """Yield what the t-th step multiplies by and adds, state's first value, and if it may be 0."""
+    """Yield what a step multiplies by and adds, and what state begins with; if it may be 0."""
     lr, weight_decay = options["lr"], options["weight_decay"]
     made = formula._scalars(options, lr, t, 1.0)
     for name in formula._rule(options).scalars:
@@ -399,6 +405,3 @@ def _said(options: Options) -> str:
 def positive_or_inf(name: str, value: Any) -> float:
     """Return a number above 0, which may be infinite; raise TypeError or ValueError otherwise."""
     return value if isinstance(value, float) and value == math.inf else POSITIVE(name, value)
-
-
-Options = dict[str, Any]

@@ -21,16 +21,23 @@ from fastopt.core.signals import Deferred
 # The norm of many gradients together: float64, in one order, on every backend.
 #
 # The order of a sum decides its last bits, so it is laid down here and is the same for every
-# backend and number of threads. The squares of a gradient are summed in pieces of ``PIECE``
+# backend and number of threads. The squares of a gradient are summed in pieces of ``TILE``
 # elements: in each piece lane j adds the elements j, j + 64, j + 128, ... one after another, and
 # then the lanes are added in halves: 32 to 32, 16 to 16, and so on. The pieces' sums are summed in
 # the same way.
 
-PIECE = 4_096
+TILE = 4_096
 LANES = 64
 
 SMALLER = 2.0**-600
 """Finite gradients multiplied by this have a finite sum of squares, in float64 too."""
+
+SQUARES_OVERFLOW = 2.0**63
+"""From this norm on a step counts as not finite where float32 averages squares of gradients.
+
+2^64 is the first number whose square float32 does not hold; a gradient of this norm may have an
+element as large, and the squares of a complex one's two parts are added.
+"""
 
 TOO_SMALL = 2.0**-900
 """A sum of squares below this may have lost some of them to underflow."""
@@ -79,7 +86,7 @@ def array_norms(
 
 
 def _by_array(sizes: Sequence[int], pieces: Array) -> Array:
-    ends = np.cumsum(piece_counts(sizes)).tolist()
+    ends = np.cumsum(tile_counts(sizes)).tolist()
     return np.array([pieces[a:b].sum() for a, b in zip([0, *ends], ends, strict=False)], float)
 
 
@@ -107,9 +114,9 @@ def lane_sums(rows: Array) -> Array:
     return lanes[:, 0]  # type: ignore[no-any-return]
 
 
-def piece_counts(sizes: Iterable[int]) -> list[int]:
+def tile_counts(sizes: Iterable[int]) -> list[int]:
     """Return how many pieces arrays of these sizes have."""
-    return [-(-size // PIECE) for size in sizes]
+    return [-(-size // TILE) for size in sizes]
 
 
 # -------------------------------------------------------------------------------------------------
@@ -172,7 +179,7 @@ def _sums(flats: Sequence[Array], term: Callable[[Array], Array]) -> Iterator[Ar
     """Yield the sums, by pieces, of what ``term`` makes of float64 values; of 0 it makes 0."""
     for batch in _batches(flats):
         with arrays.on_device_of(batch[0]):
-            terms = term(_padded(batch)).reshape(-1, PIECE // LANES, LANES)
+            terms = term(_padded(batch)).reshape(-1, TILE // LANES, LANES)
             yield arrays.on_host(lane_sums(terms))
 
 
@@ -195,7 +202,7 @@ def _batches(flats: Sequence[Array]) -> Iterator[list[Array]]:
         device = None if on_host else arrays.device(flat)
         for start in range(0, flat.size, most):
             part = flat[start : start + most]
-            needed = PIECE * -(-part.size // PIECE)
+            needed = TILE * -(-part.size // TILE)
             if batch and (needed > room or device != where):
                 yield batch
                 batch = []
@@ -209,12 +216,12 @@ def _batches(flats: Sequence[Array]) -> Iterator[list[Array]]:
 
 def _padded(batch: Sequence[Array]) -> Array:
     """Return the elements in float64, each array's pieces filled up with zeros."""
-    counts = piece_counts(part.size for part in batch)
-    values: Array = arrays.namespace_of(batch[0]).zeros(sum(counts) * PIECE)
+    counts = tile_counts(part.size for part in batch)
+    values: Array = arrays.namespace_of(batch[0]).zeros(sum(counts) * TILE)
     at = 0
     for part, count in zip(batch, counts, strict=True):
         values[at : at + part.size] = part
-        at += count * PIECE
+        at += count * TILE
     return values
 
 

@@ -1,38 +1,33 @@
-"""Parameter groups: hyperparameters that are checked when set, and groups by patterns of names."""
+"""Parameter groups: the hyperparameters of some parameters, checked whenever they are set."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any, NoReturn, cast
+from typing import Any, NamedTuple, NoReturn, cast
 
-from fastopt.core.hyperparameters import Check, Options, Schedulable
+from fastopt.core.hyperparameters import Check, Formula, Options, Schedulable
 from fastopt.core.tree import Tree
-
-# -------------------------------------------------------------------------------------------------
-# Parameter groups: the hyperparameters of some parameters, checked whenever they are set.
 
 
 class ParamGroup(dict[str, Any]):
     """A dict with "params" and every hyperparameter; a bad value is refused when it is set.
 
-    ``checks`` belong to the hyperparameters by name; each of ``reviews`` sees the whole group, and
-    raises for combinations that make no sense and changes that an optimizer in use cannot make.
-    ``revision`` grows with every change; ``scheduled`` says whether a value is a function.
+    ``checks`` belong to the hyperparameters by name, ``positions`` are the places of the parameters
+    among the leaves of the tree. Each of ``reviews`` sees the whole group, and raises for
+    combinations that make no sense and changes that an optimizer in use cannot make. ``revision``
+    grows with every change; ``scheduled`` says whether a value is a function.
     """
 
     def __init__(
-        self,
-        owner: str,
-        params: Any,
-        checks: Mapping[str, Check],
-        reviews: list[Callable[[Options], None]],
+        self, owner: str, params: Any, checks: Mapping[str, Check], positions: Sequence[int] = ()
     ) -> None:
         super().__init__(params=params)
         self._owner = owner
         self._checks = checks
-        self.reviews = reviews
+        self.positions = positions
+        self.reviews: list[Callable[[Options], None]] = []
         self.revision = 0
         self.scheduled = False
 
@@ -62,6 +57,20 @@ class ParamGroup(dict[str, Any]):
             hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(self._checks)}"
             raise TypeError(f"{self._owner} has no hyperparameter {name!r}; {hint}")
         return self._checks[name](f"{self._owner}: {name}", value)
+
+    def freeze(self, formula: type[Formula]) -> None:
+        """Refuse from now on changes that need another rule: a captured step keeps its own."""
+        kept = formula._rule(self)
+
+        def review(options: Options) -> None:
+            if formula._rule(options) is not kept:
+                raise ValueError(
+                    f"{formula.__name__}: a step has been captured in a CUDA graph, with the "
+                    "update as it was then; this change needs another one, so construct a new "
+                    "optimizer and capture again"
+                )
+
+        self.reviews.append(review)
 
     def __ior__(self, given: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> ParamGroup:  # type: ignore[override,misc]  # narrower than dict's on purpose
         self.update(given)
@@ -107,6 +116,13 @@ class ParamGroup(dict[str, Any]):
 class ParamGroups(list[ParamGroup]):
     """All groups of an optimizer; the groups can be changed, and the list of them cannot."""
 
+    @property
+    def revision(self) -> int:
+        """A number that grows with every change in any group."""
+        if len(self) == 1:
+            return self[0].revision
+        return sum(group.revision for group in self)
+
     def _fixed(self, *_: Any, **__: Any) -> NoReturn:
         raise TypeError(
             "an optimizer keeps the groups that it was made with; construct a new optimizer for "
@@ -137,8 +153,7 @@ def are_given(params: Any) -> bool:
     return any(looks)
 
 
-# -------------------------------------------------------------------------------------------------
-# Settings by pattern: which parameters of one tree form a group, told by their names.
+# Settings by pattern ----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,3 +277,40 @@ def _why_empty(pattern: str, names: Sequence[str], earlier: Iterable[str]) -> st
 def _some(names: Sequence[str]) -> str:
     """Return the first three of some names, as a list in words."""
     return ", ".join(map(repr, names[:3])) + (", ..." if len(names) > 3 else "")
+
+
+# The groups of what a user hands in --------------------------------------------------------------
+
+
+class Members(NamedTuple):
+    """What the user gave for one group."""
+
+    positions: Sequence[int]  # of its parameters among the leaves of the tree
+    params: Any  # what it shows as its "params"
+    options: Options
+    label: str  # what errors call it, after the optimizer's name
+
+
+def tree_of(params: Any) -> Tree:
+    """Return the tree of what an optimizer is given: a tree, or groups of either kind."""
+    if isinstance(params, Groups):
+        return Tree(params.params)
+    if are_given(params):
+        return Tree([group["params"] for group in params], grouped=True)
+    return Tree(params)
+
+
+def members_of(params: Any, tree: Tree) -> Iterator[Members]:
+    """Yield the groups of what an optimizer is given, whose tree this is."""
+    if isinstance(params, Groups):
+        for pattern, positions in params.members([leaf.name for leaf in tree.leaves]):
+            own = {} if pattern is None else dict(params.settings[pattern])
+            label = "" if pattern is None else f", pattern {pattern!r}"
+            arrays_of = {tree.leaves[place].name: tree.leaves[place].array for place in positions}
+            yield Members(positions, arrays_of, own, label)
+    elif tree.grouped:
+        for number, (group, own_range) in enumerate(zip(params, tree.groups(), strict=True)):
+            own = {name: value for name, value in group.items() if name != "params"}
+            yield Members(own_range, group["params"], own, f", params[{number}]")
+    else:
+        yield Members(range(len(tree.leaves)), tree.params, {}, "")

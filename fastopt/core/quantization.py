@@ -237,6 +237,12 @@ def key(seed: int, t: int) -> int:
     return mix(of_seed ^ (mix(t & _LOW) + GOLDEN * (t >> 32)) & _LOW)
 
 
+def key_scalars(seed: int, t: int) -> tuple[float, float]:
+    """Return the halves of the key of a parameter's t-th step, each exact in float32."""
+    of_step = key(seed, t)
+    return float(of_step >> 16), float(of_step & 0xFFFF)
+
+
 def stream(name: str) -> int:
     """Return where the counter of a parameter of this name begins."""
     return zlib.crc32(name.encode("utf-8", "surrogatepass"))

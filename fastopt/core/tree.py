@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, KeysView, Sequence, ValuesView
+from collections.abc import Callable, Iterable, Iterator, KeysView, Sequence, ValuesView
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +29,7 @@ _BY_LIBRARY = {
 _BY_LIBRARY["jaxlib"] = _BY_LIBRARY["jax"]
 
 
-def remedy(value: object) -> str:
+def hint(value: object) -> str:
     """Return one sentence or two of advice."""
     if value is None:
         return "Leave it out of the tree."
@@ -61,44 +61,80 @@ def _of_fields(value: Any) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """One parameter: where it stands in the tree, its name in a state_dict, its array."""
+    """One parameter: where it stands in the user's tree, its name in a state_dict, its array."""
 
-    root: str  # params
-    suffix: str  # ["layers"][0]["W"]
+    path: str  # params["layers"][0]["W"], of a list of groups params[0]["params"]["W"]
+    place: str  # ["layers"][0]["W"], or [0]["W"]: what stands behind the name of its gradients
     name: str  # layers.0.W
     array: Array
 
-    @property
-    def path(self) -> str:
-        """Where the parameter stands, as it is written in Python: params["layers"][0]["W"]."""
-        return self.root + self.suffix
-
 
 class Tree:
-    """The user's nested parameters, kept with the structure they had when they were handed in."""
+    """The user's nested parameters, kept with the structure they had when they were handed in.
 
-    def __init__(self, params: Any, root: str = "params", prefix: str = "") -> None:
+    With ``grouped`` the parameters are a list of trees, one for each parameter group, and so are
+    all trees that are matched to them.
+    """
+
+    def __init__(self, params: Any, grouped: bool = False) -> None:
         found, values, self._spec = optree.tree_flatten_with_path(params, none_is_leaf=True)
         self.params = params
+        self.grouped = grouped
         self._flatten_as_params = self._spec.flatten_up_to
         self._order: list[int] | None = None  # see ignore
         self._ignored: tuple[str, ...] = ()
-        self._root = root
-        self._suffixes = [_suffix(accessor) for accessor in self._spec.accessors()]
-        names = [prefix + (".".join(map(str, path)) or "params") for path in found]
-        _check_unique(names, self._suffixes, root)
+        self._places = [_written(accessor) for accessor in self._spec.accessors()]
+        names = [_name(path, grouped) for path in found]
+        paths = [self._path("params", place) for place in self._places]
+        _check_unique(names, paths)
         self.leaves = [
-            Leaf(root, suffix, name, _checked(root + suffix, value))
-            for suffix, name, value in zip(self._suffixes, names, values, strict=True)
+            Leaf(path, place, name, _checked(path, value))
+            for path, place, name, value in zip(paths, self._places, names, values, strict=True)
         ]
 
     def current(self) -> list[Any]:
         """Return what stands at the leaves of the user's tree now."""
-        return self._flatten(self.params, self._root)
+        try:
+            found = self._flatten_as_params(self.params)
+        except (ValueError, TypeError) as error:
+            raise ValueError(self._difference(self.params, "params", error)) from None
+        return found if self._order is None else self._in_order(found)
+
+    def everything(self) -> list[Any]:
+        """Return what stands at the leaves now, those that are ignored too."""
+        try:
+            return self._spec.flatten_up_to(self.params)
+        except (ValueError, TypeError) as error:
+            raise ValueError(self._difference(self.params, "params", error)) from None
 
     def match(self, grads: Any, root: str = "grads") -> list[Any]:
-        """Return the gradients in the order of the leaves; ValueError for another structure."""
-        return self._flatten(grads, root)
+        """Return what is nested as the parameters in the order of the leaves.
+
+        Raises ValueError for another structure; ``root`` is what the message calls the tree.
+        """
+        if self.grouped:
+            grads = self._as_list(grads, root)
+        try:
+            found = self._flatten_as_params(grads)
+        except (ValueError, TypeError) as error:
+            raise ValueError(self._difference(grads, root, error)) from None
+        return found if self._order is None else self._in_order(found)
+
+    def match_group(self, number: int, given: Any, root: str) -> list[Any]:
+        """Return what is nested as the tree of one group of a list, in the order of its leaves."""
+        part = self._spec.children()[number]
+        try:
+            return part.flatten_up_to(given)
+        except (ValueError, TypeError) as error:
+            places = [_written(accessor) for accessor in part.accessors()]
+            raise ValueError(_said_difference(places, (), given, root, error)) from None
+
+    def groups(self) -> Iterator[range]:
+        """Yield the positions of each group's leaves, where the parameters are a list of groups."""
+        start = 0
+        for part in self._spec.children():
+            yield range(start, start + part.num_leaves)
+            start += part.num_leaves
 
     def ignore(self, positions: Iterable[int]) -> None:
         """Look no more at some leaves, nor at branches that hold no others: they are None then."""
@@ -111,52 +147,84 @@ class Tree:
         numbered = self._spec.unflatten(range(count))
         parts, spec = optree.tree_flatten(numbered, is_ignored, none_is_leaf=True)
         rows = {part: row for row, part in enumerate(parts) if not is_ignored(part)}
-        paths = zip(map(_suffix, spec.accessors()), parts, strict=True)
+        places = zip(map(_written, spec.accessors()), parts, strict=True)
         self._flatten_as_params = spec.flatten_up_to
         self._order = [rows.get(position, -1) for position in range(count)] if ignored else None
-        self._ignored = tuple(suffix for suffix, part in paths if is_ignored(part))
+        self._ignored = tuple(place for place, part in places if is_ignored(part))
 
-    def nest(self, values: Sequence[Any]) -> Any:
+    def nest(self, values: Iterable[Any]) -> Any:
         """Return values, in the order of the leaves, nested as the parameters are."""
         return self._spec.unflatten(values)
 
-    def _flatten(self, tree: Any, root: str) -> list[Any]:
-        try:
-            found = self._flatten_as_params(tree)
-        except (ValueError, TypeError) as error:
-            raise ValueError(self._difference(tree, root, error)) from None
-        order = self._order
-        return found if order is None else [None if row < 0 else found[row] for row in order]
+    def _in_order(self, found: Sequence[Any]) -> list[Any]:
+        return [None if row < 0 else found[row] for row in self._order or ()]
 
-    def _difference(self, tree: Any, root: str, error: Exception) -> str:
-        """Say how a tree differs from the parameters' structure."""
-        spec = optree.tree_structure(tree, none_is_leaf=True)
-        mine = {suffix for suffix in self._suffixes if not suffix.startswith(self._ignored)}
-        found = {_suffix(accessor) for accessor in spec.accessors()}
-        theirs = {suffix for suffix in found if not suffix.startswith(self._ignored)}
-        mine.update(s for s in self._ignored if not any(path.startswith(s) for path in found))
-        missing = [root + path for path in sorted(mine - theirs)][:3]
-        extra = [root + path for path in sorted(theirs - mine)][:3]
-        parts = [f"missing {', '.join(missing)}"] * bool(missing)
-        parts += [f"unexpected {', '.join(extra)}"] * bool(extra)
-        reason = "; ".join(parts) or str(error).partition(";")[0].rstrip(".")[:200]
-        return (
-            f"{root} must be nested as the parameters were when the optimizer was made: {reason}. "
-            + (
-                "Construct a new optimizer for other parameters."
-                if root == self._root
-                else "Use None for a parameter that has no gradient in this step."
+    def _as_list(self, grads: Any, root: str) -> list[Any]:
+        if not isinstance(grads, list | tuple) or len(grads) != len(self.params):
+            size = f" of {len(grads)}" if isinstance(grads, list | tuple) else ""
+            raise ValueError(
+                f"{root} must be a list of {len(self.params)} trees, one for each parameter "
+                f"group; got {type(grads).__name__}{size}"
             )
+        return list(grads)
+
+    def _path(self, root: str, place: str) -> str:
+        """Return where something stands; the trees of groups are entries of dicts in the list."""
+        if not self.grouped or root != "params":
+            return root + place
+        number, _, rest = place.partition("]")
+        return f'{root}{number}]["params"]{rest}'
+
+    def _difference(self, given: Any, root: str, error: Exception) -> str:
+        """Say how a tree differs from the parameters' structure."""
+        return _said_difference(self._places, self._ignored, given, root, error, self._path)
+
+
+def _said_difference(
+    places: Iterable[str],
+    ignored: tuple[str, ...],
+    given: Any,
+    root: str,
+    error: Exception,
+    path: Callable[[str, str], str] = str.__add__,
+) -> str:
+    spec = optree.tree_structure(given, none_is_leaf=True)
+    mine = {place for place in places if not place.startswith(ignored)}
+    found = {_written(accessor) for accessor in spec.accessors()}
+    theirs = {place for place in found if not place.startswith(ignored)}
+    mine.update(s for s in ignored if not any(place.startswith(s) for place in found))
+    missing = [path(root, place) for place in sorted(mine - theirs)][:3]
+    extra = [path(root, place) for place in sorted(theirs - mine)][:3]
+    parts = [f"missing {', '.join(missing)}"] * bool(missing)
+    parts += [f"unexpected {', '.join(extra)}"] * bool(extra)
+    reason = "; ".join(parts) or str(error).partition(";")[0].rstrip(".")[:200]
+    return (
+        f"{root} must be nested as the parameters were when the optimizer was made: {reason}. "
+        + (
+            "Construct a new optimizer for other parameters."
+            if root == "params"
+            else "Use None for a parameter that has no gradient in this step."
         )
+    )
+
+
+def _name(path: tuple[Any, ...], grouped: bool) -> str:
+    """Return a parameter's name in a state_dict: its keys, joined with dots.
+
+    An array that is a tree by itself is called params.
+    """
+    if len(path) == grouped:
+        path = (*path, "params")
+    return ".".join(map(str, path))
 
 
 def paths(tree: Any, root: str) -> list[str]:
     """Return where each leaf of a tree stands, as it is written in Python."""
     spec = optree.tree_structure(tree, none_is_leaf=True)
-    return [root + _suffix(accessor) for accessor in spec.accessors()]
+    return [root + _written(accessor) for accessor in spec.accessors()]
 
 
-def _suffix(accessor: optree.PyTreeAccessor) -> str:
+def _written(accessor: optree.PyTreeAccessor) -> str:
     return "".join(_step_text(entry) for entry in accessor)
 
 
@@ -174,15 +242,15 @@ def _step_text(entry: optree.PyTreeEntry) -> str:
     return f"[{json.dumps(key, ensure_ascii=False)}]"
 
 
-def _check_unique(names: Sequence[str], suffixes: Sequence[str], root: str) -> None:
+def _check_unique(names: Sequence[str], paths: Sequence[str]) -> None:
     seen: dict[str, str] = {}
-    for name, suffix in zip(names, suffixes, strict=True):
+    for name, path in zip(names, paths, strict=True):
         if name in seen:
             raise ValueError(
-                f"{root}{seen[name]} and {root}{suffix} would both be called {name!r} in a "
-                "checkpoint; rename one of their keys"
+                f"{seen[name]} and {path} would both be called {name!r} in a checkpoint; rename "
+                "one of their keys"
             )
-        seen[name] = suffix
+        seen[name] = path
 
 
 def _checked(path: str, value: Any) -> Array:
@@ -190,7 +258,7 @@ def _checked(path: str, value: Any) -> Array:
     if arrays.kind(value) is None:
         raise TypeError(
             f"{path} must be a numpy.ndarray or cupy.ndarray; got {type(value).__name__}. "
-            f"{remedy(value)}"
+            f"{hint(value)}"
         )
     array: Array = value
     if array.dtype.name not in SUPPORTED_DTYPES or not array.dtype.isnative:

@@ -1,151 +1,76 @@
-"""Steps that can be captured in a CUDA graph, and replayed without the host knowing of it.
+"""What is known of steps that were captured in CUDA graphs, which replay them on their own.
 
-A captured step finds all that it needs in the device's memory, which stays where it is: tables of
-CAPTURED rows, settings, counts. The host writes there when it makes a step of its own, and when it
-is asked to (``refresh``).
+A captured step finds all that it needs in the device's memory, which stays where it is: scalar
+tables of CAPTURED rows, settings, counts. The host writes there when it makes a step of its own,
+and when it is asked to (``refresh``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, NoReturn
 
-from fastopt.core.signals import Deferred
-from fastopt.engine.device import OnDevice
-from fastopt.engine.tables import CAPTURED, Active, Limits
-
-if TYPE_CHECKING:
-    from fastopt.wrappers.loss_scaler import Scaling
-
-_OUT_OF_STEP = (
-    "parameters that were at the same step when a step was captured in a CUDA graph would no "
-    "longer be; construct a new optimizer, load, and capture again"
-)
+from fastopt.engine.policy import Policy
+from fastopt.engine.tables import CAPTURED, ScalarTables
 
 
-class CapturableSteps(OnDevice):
-    """The steps of an optimizer with ``capturable=True``."""
+class Capture:
+    """The captured steps of one optimizer: what they read, and what they cannot do."""
 
-    long_tables = True
+    def __init__(self) -> None:
+        self._held: list[Any] = []  # what captured steps read, so that it stays in memory
+        self._all_measure = True
+        self._must_skip = False
 
-    def __init__(self, *about: Any) -> None:
-        super().__init__(*about)
-        self._captured: list[Any] = []  # what captured steps read, so that it stays in memory
-        self._all_measure = True  # of those that were captured
-        self._scales = False  # the scale of a loss follows one of them
+    def __bool__(self) -> bool:
+        return bool(self._held)
 
-    # The capture -------------------------------------------------------------------------------
+    def add(self, reads: Any, measures: bool) -> None:
+        """Take note of a captured step and of what it reads."""
+        self._held.append(reads)
+        self._all_measure &= measures
 
-    def _capture(
-        self, parts: Sequence[Any], grad_scale: Any, limits: Limits, scaling: Scaling
-    ) -> None:
-        """Launch a step into a graph; nothing can be written for it, so all must be there."""
-        if not self._control.can_capture:
-            raise RuntimeError("to capture a step in a CUDA graph takes CuPy 14.1 or later")
-        active = self._check(parts, copying=False)
-        known = self._kind(limits.measures) in self._launched
-        if not self.counts.leads or active != self.counts.active or not known:
-            raise RuntimeError(
-                "nothing is prepared for a step like this: before capturing it in a CUDA graph "
-                "call opt.warmup(), or make one such step (with gradients for the same parameters "
-                "and the same limits)"
-            )
-        if not self._tables.ready_to_capture(self._clock, limits):
-            raise RuntimeError(
-                "settings have changed, or most of the scalars that were worked out ahead are used "
-                "up: call opt.refresh() before capturing a step in a CUDA graph"
-            )
-        with Deferred():
-            self._launch(grad_scale, limits.measures, scaling=scaling)
-            if not self._captured:
-                for group in self._groups:
-                    group.keep_rules()
-            gradients = [side.gradients() for side in self._sides()]
-            self._captured.append((grad_scale, gradients, scaling))
-            self._all_measure &= limits.measures
-            self._scales |= scaling is not None
-            self.counts.captured()
+    def hold(self, reads: Any) -> None:
+        """Keep what follows a captured step, and goes by whether it was skipped, in memory."""
+        self._held.append(reads)
+        self._must_skip = True
 
-    @property
-    def _clock(self) -> int:
-        """A step count that the device has come to at least; nobody knows of the replays since."""
-        return self.counts.low if self._captured else self.counts.high
+    def enough(self, tables: ScalarTables, step_count: int) -> bool:
+        """Return whether replays find the rows that they need for a long time."""
+        return tables.up_to_date(step_count) and tables.has(step_count, CAPTURED / 2)
 
-    # Steps after a capture ---------------------------------------------------------------------
-
-    def _sort(self, active: Active) -> None:
-        if self._captured and self.counts.active != active:
-            raise RuntimeError(
-                "other gradients are None than in the step that was captured in a CUDA graph, "
-                "whose replays are counted for the parameters that had one. Hand in gradients for "
-                "the same parameters, or use an optimizer of its own for the others."
-            )
-        super()._sort(active)
-
-    def _see_to_rows(self) -> None:
-        if not self._captured:
-            super()._see_to_rows()
-        elif not self._tables.up_to_date(self._clock) or not self._tables.has(
-            self._clock, CAPTURED / 2
-        ):
-            self._write_rows()
-
-    def _write_rows(self) -> None:
-        self._tables.far_ahead()
-        self._renew(self._clock)
-
-    def _wants_counts(self) -> bool:
-        return bool(self._captured) or super()._wants_counts()
-
-    # Between steps -----------------------------------------------------------------------------
-
-    def warm_up(self, limits: Limits) -> None:
-        """Compile and write what the coming steps need, also if they are captured at once."""
-        self._warm_up(limits)
-
-    def refresh(self, limits: Limits) -> None:
-        """Write what was set since, and the rows of the coming steps, for captured steps."""
-        if self.counts.active is None:
-            self.warm_up(limits)
+    def check_policy(self, policy: Policy) -> None:
+        """Raise RuntimeError for a policy that the captured steps cannot follow."""
+        if not self:
             return
-        if limits.measures and not self._all_measure:
+        if policy.measures and not self._all_measure:
             raise RuntimeError(
                 "the step that was captured in a CUDA graph does not measure the norm, which "
                 "max_grad_norm and on_nonfinite='skip' need: construct a new optimizer, and "
                 "capture again"
             )
-        if self._scales and not limits.skips:
+        if self._must_skip and not policy.skips:
             raise RuntimeError(
                 "a LossScaler's step was captured in a CUDA graph, which leaves out steps that are "
                 "not finite: set on_nonfinite to 'skip' again, or construct a new optimizer"
             )
-        self._rewrite(limits)
 
-    def _rewrite(self, limits: Limits) -> None:
-        with self._control.here():
-            self._refuse_capture()
-            self.counts.settle(norm=True, refuse=False)
-            if not self._tables.keep_sorted(self.counts.clock):
-                self._sort_again()
-            self.counts.changed()
-            self._write_all(limits)
-            self._control.wait()
+    def refuse_others(self) -> None:
+        """Raise RuntimeError, if a step was captured, for gradients of other parameters."""
+        if self:
+            raise RuntimeError(
+                "other gradients are None than in the step that was captured in a CUDA graph, "
+                "whose replays are counted for the parameters that had one. Hand in gradients for "
+                "the same parameters, or use an optimizer of its own for the others."
+            )
 
-    def _sort_again(self) -> None:
-        if self._captured or self.counts.active is None:
-            raise RuntimeError(_OUT_OF_STEP)
-        self._tables.sort(self.counts.active, self.counts.clock)
+    def refuse_others_counts(self) -> None:
+        """Raise RuntimeError, if a step was captured, for step counts that need other tables."""
+        if self:
+            _out_of_step()
 
-    def refuse_steps(self, steps: Mapping[str, int]) -> None:
-        """Raise RuntimeError for step counts, by the parameters' names, that do not fit."""
-        super().refuse_steps(steps)
-        if self._captured and not self._tables.stay_sorted(steps):
-            raise RuntimeError(_OUT_OF_STEP)
 
-    def take_steps(self, limits: Limits) -> None:
-        """Go on from the host's step counts, which were set."""
-        if self._captured:
-            self.counts.changed()
-            self._rewrite(limits)
-        else:
-            super().take_steps(limits)
+def _out_of_step() -> NoReturn:
+    raise RuntimeError(
+        "parameters that were at the same step when a step was captured in a CUDA graph would no "
+        "longer be; construct a new optimizer, load, and capture again"
+    )

@@ -1,26 +1,32 @@
-"""Steps that are decided on a device: nothing is copied to the host, and nothing waits."""
+"""Steps that are decided on a device: nothing is copied to the host, nothing waits.
+
+The host checks the arrays, keeps a table of the scalars of the coming steps on the device, and
+launches; the device sums the squares, decides whether the step is made and by which row of the
+table, and counts. What the host knows of the counts follows when somebody reads them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from fastopt.backends.interface import Control, Counts, DeviceSide, ScaleMemory
+import numpy as np
+
+from fastopt.backends.interface import Backend
 from fastopt.core import arrays
-from fastopt.core.arrays import Array
-from fastopt.core.buckets import Bucket
-from fastopt.core.loss_scale import ScalePolicy
+from fastopt.core.buckets import Gradients, OptimizerState
+from fastopt.core.options import NonfinitePolicy
 from fastopt.core.signals import Deferred
-from fastopt.engine.build import Group, Grouping
-from fastopt.engine.policy import Seen
-from fastopt.engine.tables import Active, DeviceTables, Limits
+from fastopt.engine.capture import Capture
+from fastopt.engine.policy import Outcome, Policy, checked_scale
+from fastopt.engine.step import HostEngine
+from fastopt.engine.tables import Active, ScalarTables
+from fastopt.errors import BackendMismatchError
 
 if TYPE_CHECKING:
-    from fastopt.wrappers.loss_scaler import Scaling
-
-# -------------------------------------------------------------------------------------------------
-# How many steps were made, where a device decides on it: what the host knows without asking.
+    from fastopt.backends.cupy.backend import CupyKernel
+    from fastopt.backends.cupy.control import Control, Counted, Place, ScaleMemory
+    from fastopt.core.loss_scale import ScalePolicy
 
 
 class DeviceCounts:
@@ -31,15 +37,12 @@ class DeviceCounts:
     closer whenever counts that were asked for have come in.
     """
 
-    def __init__(
-        self, buckets: Sequence[Bucket], clock: Array, seen: Seen, control: Control
-    ) -> None:
-        self._buckets = buckets
-        self._clock, self._seen = clock, seen
+    def __init__(self, state: OptimizerState, control: Control) -> None:
+        self._state = state
         self._control = control
         self.active: Active | None = None
         """Which parameters the steps are counted for."""
-        self.leads = False
+        self.uploaded = False
         """Whether the device's counts go on from the host's."""
         self.behind = False
         """Whether the host's counts may be behind the device's."""
@@ -50,28 +53,29 @@ class DeviceCounts:
         self._since_request = 0
 
     @property
-    def clock(self) -> int:
+    def step_count(self) -> int:
         """The host's step count."""
-        return int(self._clock[0])
+        return int(self._state.counts.steps[0])
 
-    def lead(self) -> None:
+    def upload(self) -> None:
         """Have the device count on from the host's counts."""
-        if self.leads:
+        if self.uploaded:
             return
-        norm = -1.0 if self._seen.norm is None else self._seen.norm
-        self._control.send_counts(Counts(self.clock, self._seen.skipped, 0, norm))
-        self.low = self.high = self.clock
-        self.leads = True
+        counts = self._state.counts
+        norm = -1.0 if counts.grad_norm is None else counts.grad_norm
+        self._control.upload_counts(self.step_count, counts.skipped, norm)
+        self.low = self.high = self.step_count
+        self.uploaded = True
         self.behind = self._norm_is_there = self.replays
 
-    def launched(self, measures: bool, skips: bool) -> None:
+    def launched(self, policy: Policy) -> None:
         """Count a step that was launched."""
-        self._norm_is_there = measures
-        if not measures:
-            self._seen.norm = None
+        self._norm_is_there = policy.measures
+        if not policy.measures:
+            self._state.counts.grad_norm = None
         self.high += 1
         self._since_request += 1
-        self.behind |= skips
+        self.behind |= policy.skips
         if not self.behind:
             self._add(1)
             self.low = self.high
@@ -80,11 +84,9 @@ class DeviceCounts:
         """Take note that a step was captured: from now on the device may count by itself."""
         self.behind = self.replays = self._norm_is_there = True
 
-    def changed(self) -> None:
+    def invalidate(self) -> None:
         """Take note that the host's counts are no longer the device's."""
-        self.leads = self.behind = self._norm_is_there = False
-
-    # What the device says ----------------------------------------------------------------------
+        self.uploaded = self.behind = self._norm_is_there = False
 
     def request(self) -> None:
         """Have the counts sent, if they are needed and not on their way."""
@@ -92,52 +94,53 @@ class DeviceCounts:
             self._control.request()
             self._since_request = 0
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Take over counts that have come in by themselves."""
         if (counts := self._control.arrived()) is not None:
             refuse_overrun(counts)
-            self.low = counts.clock
-            self.high = counts.clock + self._since_request
+            self.low = counts.steps
+            self.high = counts.steps + self._since_request
 
-    def settle(self, norm: bool = False, refuse: bool = True) -> None:
+    def synchronize(self, norm: bool = False, refuse: bool = True) -> None:
         """Wait for the device's counts and take them over, if the host's may be behind.
 
         With ``norm`` also if the norm of the last step's gradients has not been read. Raises
         RuntimeError for steps that were left out for want of scalars, if those are refused.
         """
-        if self.leads and (self.behind or (norm and self._norm_is_there)):
-            self._take_over(refuse)
+        if self.uploaded and (self.behind or (norm and self._norm_is_there)):
+            self._read_back(refuse)
 
     def forget_norm(self) -> None:
         """Leave the last norm unread."""
         self._norm_is_there = False
 
-    def _take_over(self, refuse: bool) -> None:
+    def _read_back(self, refuse: bool) -> None:
         with self._control.here():
             if self._control.capturing():
                 raise RuntimeError(
                     "what a device counts cannot be read while a stream is captured in a CUDA "
                     "graph; read it before or after"
                 )
-            counts = self._control.fetch()
+            counted = self._control.fetch()
+        counts = self._state.counts
         with Deferred():
-            self._add(counts.clock - self.clock)
-            self._seen.skipped = counts.skipped
+            self._add(counted.steps - self.step_count)
+            counts.skipped = counted.skipped
             if self._norm_is_there:
-                self._seen.norm = None if counts.norm == -1.0 else counts.norm
-            self.low = self.high = counts.clock
+                counts.grad_norm = None if counted.norm == -1.0 else counted.norm
+            self.low = self.high = counted.steps
             self.behind = self.replays
             self._norm_is_there &= self.replays
         if refuse:
-            refuse_overrun(counts)
+            refuse_overrun(counted)
 
     def _add(self, steps: int) -> None:
-        for bucket, active in zip(self._buckets, self.active or (), strict=True):
-            bucket.count(active, steps)
-        self._clock += steps
+        for bucket, active in zip(self._state.buckets, self.active or (), strict=True):
+            bucket.advance(active, steps)
+        self._state.counts.steps += steps
 
 
-def refuse_overrun(counts: Counts) -> None:
+def refuse_overrun(counts: Counted) -> None:
     """Raise RuntimeError if steps were left out for want of scalars."""
     if counts.overrun:
         raise RuntimeError(
@@ -147,88 +150,188 @@ def refuse_overrun(counts: Counts) -> None:
         )
 
 
-# -------------------------------------------------------------------------------------------------
-# Steps that are decided on a device: nothing is copied to the host, nothing waits.
-#
-# The host looks at the arrays, keeps a table of the scalars of the coming steps on the device, and
-# launches; the device sums the squares, decides whether the step is made and by which row of the
-# table, and counts.
+class DeviceOutcome(Outcome):
+    """The outcome of a step that a device decided on; reading it waits for the device.
 
+    It names where on the device the decision wrote it. That of a captured step, which is many steps
+    or none, cannot be read.
+    """
 
-class OnDevice:
-    """The steps of an optimizer whose parameters are all on one device."""
+    __slots__ = ("_control", "_place", "capture")
 
-    long_tables = False
-
-    def __init__(
-        self, groupings: Sequence[Grouping], clock: Array, seen: Seen, control: Control
-    ) -> None:
-        self._groupings = groupings
-        groups = [group for grouping in groupings for group in grouping.groups]
-        self._groups = groups
-        self._buckets = [bucket for group in groups for bucket in group.buckets]
+    def __init__(self, control: Control, place: Place, capture: Capture | None = None) -> None:
         self._control = control
-        self._tables = DeviceTables(groups, control, self.long_tables)
-        self.counts = DeviceCounts(self._buckets, clock, seen, control)
-        self._held: Any = None
-        self._launched: set[Any] = set()  # what kinds of steps, which are thereby compiled
+        self._place: Place | None = place
+        self.capture = capture
+        """What is known of the steps captured so far, if this is one of them."""
 
     @property
-    def device(self) -> int | None:
-        """The number of the device."""
-        return arrays.device(self._buckets[0].parameters[0].flat)
+    def made(self) -> bool:
+        """Whether the step was made."""
+        self._fetch()
+        return self._made
+
+    @property
+    def grad_norm(self) -> float | None:
+        """The norm of all gradients before clipping; None where nothing asked for it."""
+        self._fetch()
+        return self._grad_norm
+
+    @property
+    def control(self) -> Control:
+        """Where the counts are that the decision left on the device."""
+        return self._control
+
+    def __repr__(self) -> str:
+        return super().__repr__() if self._place is None else "<Outcome: the device knows>"
+
+    def _fetch(self) -> None:
+        if self.capture is not None:
+            raise RuntimeError(
+                "this step was captured in a CUDA graph, and is made when that is launched; read "
+                "opt.step_count and opt.skipped_steps then"
+            )
+        if self._place is not None:
+            made, norm = self._control.outcome(self._place)
+            self._made, self._grad_norm = made, None if norm == -1.0 else norm
+            self._place = None
+
+
+class DeviceEngine(HostEngine):
+    """The steps of an optimizer whose parameters are all on one device.
+
+    What nothing decides on is launched from the host as on the CPU; so is, after waiting, a step
+    under ``on_nonfinite="raise"``. A plan is otherwise a table of scalars on the device and the
+    verdict stays there.
+    """
+
+    def __init__(
+        self, state: OptimizerState, backend: Backend, control: Control, capturable: bool
+    ) -> None:
+        super().__init__(state, backend)
+        self.capturable = capturable
+        self.device = arrays.device(state.tree.leaves[0].array)
+        self._control = control
+        self.counts = DeviceCounts(state, control)
+        self._tables = ScalarTables(state, self.scalars, control, capturable)
+        self._capture = Capture()
+        self._held: Any = None  # what the last launch reads, in memory until the next one
+        self._launched: set[Any] = set()  # what kinds of steps, which are thereby compiled
+
+    def scale_memory(self, policy: ScalePolicy) -> ScaleMemory:
+        """Return memory of this device for the scale of a loss."""
+        with self._control.here():
+            if self._control.capturing():
+                raise RuntimeError(
+                    "the scale of the loss is not on the device yet: call scaler.warmup(opt) "
+                    "before a step is captured in a CUDA graph"
+                )
+            return self._control.scale_memory(policy)
 
     # Steps -------------------------------------------------------------------------------------
 
-    def step(self, parts: Sequence[Any], grad_scale: Any, limits: Limits, scaling: Scaling) -> None:
-        """Check, and launch all of a step; raises with nothing changed.
-
-        ``scaling`` is the scale of the loss that follows the decision.
-        """
+    def step(self, grads: Any, grad_scale: Any, policy: Policy) -> Outcome:
+        """Make a step, or launch what decides on it; raises with nothing changed."""
+        on_device = arrays.kind(grad_scale) == "cupy"
+        if policy.on_nonfinite == "raise" or not (on_device or self.capturable or policy.measures):
+            self._hand_over()
+            return super().step(grads, grad_scale, policy)
+        grad_scale = self.checked_scale(grad_scale, policy.on_nonfinite)
         with self._control.here():
             if self._control.capturing():
-                self._capture(parts, grad_scale, limits, scaling)
-                return
-            self.counts.look()
-            self._sort(self._check(parts))
-            self.counts.lead()
-            self._see_to_rows()
-            self._tables.send_settings(limits)
+                return self._capture_step(grads, grad_scale, policy)
+            self.counts.poll()
+            self.follow_settings()
+            bound = self.bind(grads)
+            self._sort(self._active(bound))
+            self.counts.upload()
+            self._prefetch()
+            self._tables.upload_settings(policy)
             with Deferred():
-                self._launch(grad_scale, limits.measures, scaling=scaling)
-                self.counts.launched(limits.measures, limits.skips)
-                if self._wants_counts():
+                place = self._launch(bound, grad_scale, policy.measures)
+                self.counts.launched(policy)
+                if self._capture or self._tables.half_used(self.counts.high):
                     self.counts.request()
+            return DeviceOutcome(self._control, place)
 
-    def _capture(
-        self, parts: Sequence[Any], grad_scale: Any, limits: Limits, scaling: Scaling
-    ) -> None:
-        raise RuntimeError(
-            "this step would be captured in a CUDA graph; construct the optimizer with "
-            "capturable=True"
-        )
+    def checked_scale(self, scale: Any, on_nonfinite: NonfinitePolicy) -> Any:
+        """Return what gradients are multiplied by, which may stand on the device."""
+        if arrays.kind(scale) != "cupy" or on_nonfinite == "raise":
+            return checked_scale(scale)
+        if scale.shape != () or scale.dtype not in (np.float32, np.float64):
+            raise TypeError(
+                "grad_scale must be a number, or a CuPy array of shape () and dtype float32 or "
+                f"float64; got {scale.dtype} {scale.shape}"
+            )
+        if arrays.device(scale) != self.device:
+            raise BackendMismatchError(
+                f"grad_scale must be on device {self.device}, as the parameters are; got one on "
+                f"device {arrays.device(scale)}"
+            )
+        return scale
 
-    def _check(self, parts: Sequence[Any], copying: bool = True) -> Active:
-        updated: list[Group] = []
-        for grouping, given in zip(self._groupings, parts, strict=True):
-            updated += grouping.check(given, copying)
-        for group in self._groups:
-            for bucket in group.buckets if group not in updated else ():
-                bucket.take_nothing()
-        return tuple(bucket.active for bucket in self._buckets)
+    def _capture_step(self, grads: Any, grad_scale: Any, policy: Policy) -> Outcome:
+        """Launch a step into a graph; nothing can be written for it, so all must be there."""
+        if not self.capturable:
+            raise RuntimeError(
+                "this step would be captured in a CUDA graph; construct the optimizer with "
+                "capturable=True"
+            )
+        if not self._control.can_capture:
+            raise RuntimeError("to capture a step in a CUDA graph takes CuPy 14.1 or later")
+        self.follow_settings()
+        bound = self.bind(grads, copying=False)
+        known = self._kind(policy.measures) in self._launched
+        prepared = self.counts.uploaded and self._active(bound) == self.counts.active
+        if not (prepared and known):
+            raise RuntimeError(
+                "nothing is prepared for a step like this: before capturing it in a CUDA graph "
+                "call opt.warmup(), or make one such step (with gradients for the same parameters "
+                "and the same limits)"
+            )
+        if not self._tables.ready_to_capture(self._least_count, policy):
+            raise RuntimeError(
+                "settings have changed, or most of the scalars that were worked out ahead are used "
+                "up: call opt.refresh() before capturing a step in a CUDA graph"
+            )
+        with Deferred():
+            place = self._launch(bound, grad_scale, policy.measures)
+            if not self._capture:
+                for group in self.state.groups:
+                    group.freeze(self.state.formula)
+            self._capture.add((bound, grad_scale), policy.measures)
+            self.counts.captured()
+        return DeviceOutcome(self._control, place, self._capture)
+
+    def _active(self, bound: Sequence[tuple[int, Gradients]]) -> Active:
+        """Return which parameters of each bucket have a gradient: none of those that are frozen."""
+        found = {number: gradients.active for number, gradients in bound}
+        return tuple(found.get(number, []) for number in range(len(self.state.buckets)))
+
+    @property
+    def _least_count(self) -> int:
+        """A step count that the device has come to at least; nobody knows of the replays since."""
+        return self.counts.low if self._capture else self.counts.high
 
     def _sort(self, active: Active) -> None:
         """Make the tables that belong to the gradients which are there."""
         if self.counts.active != active:
-            self.counts.settle()
+            self._capture.refuse_others()
+            self.counts.synchronize()
             self.counts.active = active
-            self._tables.sort(active, self.counts.clock)
+            self._tables.sort(active, self.counts.step_count)
 
-    def _see_to_rows(self) -> None:
-        """Write new rows if those that are there are outdated or used up."""
-        fresh = self._tables.up_to_date(self.counts.high)
-        if not fresh or not self._tables.has(self.counts.high):
-            self._tables.ahead(fresh)
+    def _prefetch(self) -> None:
+        """Upload new rows if those that are there are outdated or used up."""
+        tables = self._tables
+        if self._capture:
+            if not self._capture.enough(tables, self._least_count):
+                tables.far_ahead()
+                self._renew(self._least_count)
+            return
+        fresh = tables.up_to_date(self.counts.high)
+        if not fresh or not tables.has(self.counts.high):
+            tables.ahead(fresh)
             self._renew(self.counts.high)
 
     def _renew(self, high: int) -> None:
@@ -238,94 +341,126 @@ class OnDevice:
         except Exception:  # a schedule's
             if not counts.behind:
                 raise
-            counts.settle()  # perhaps that step is not due yet
+            counts.synchronize()  # perhaps that step is not due yet
             self._tables.renew(counts.low, counts.low)
 
     def _launch(
-        self, grad_scale: Any, measures: bool, always: bool = False, scaling: Scaling = None
-    ) -> None:
-        sides = self._sides()
+        self,
+        bound: Sequence[tuple[int, Gradients]],
+        grad_scale: Any,
+        measures: bool,
+        always: bool = False,
+    ) -> Place:
+        """Launch all of a step, and return where its outcome will stand."""
+        state, control = self.state, self._control
+        work = [(state.buckets[n], self._kernel(n), gradients) for n, gradients in bound]
         if measures:
-            self._control.measure(sides)
-        squares = any(bucket.averages_squares_in_float32 for bucket in self._buckets)
-        self._control.decide(grad_scale, measures, squares)
-        if scaling is not None:
-            scaling.follow(self._control)
-        for bucket, side in zip(self._buckets, sides, strict=True):
-            tables = self._tables.of(bucket)
-            bucket.update_by(partial(self._control.update, side, tables, always))
-        self._held = grad_scale  # in memory until the next step
+            control.measure([(kernel, gradients) for _, kernel, gradients in work])
+        overflows = any(bucket.squares_overflow(gradients) for bucket, _, gradients in work)
+        place = control.decide(grad_scale, measures, overflows)
+        for bucket, kernel, gradients in work:
+            for mine, table in self._tables.of(bucket):
+                control.update(kernel, gradients, mine, table, always)
+        self._held = (bound, grad_scale)
         self._launched.add(self._kind(measures))
+        return place
+
+    def _kernel(self, number: int) -> CupyKernel:
+        return cast("CupyKernel", self.kernels[number])  # no other backend has a control
 
     def _kind(self, measures: bool) -> Any:
-        return measures, tuple(bucket.rule.name for bucket in self._buckets)
-
-    def _sides(self) -> list[DeviceSide]:
-        # Every driver has one: there would be no control otherwise.
-        return [side for bucket in self._buckets if (side := bucket.device_side) is not None]
-
-    def _wants_counts(self) -> bool:
-        return self._tables.half_used(self.counts.high)
+        return measures, tuple(bucket.rule.name for bucket in self.state.buckets)
 
     # Between steps -----------------------------------------------------------------------------
 
-    def warm_up(self, limits: Limits) -> None:
-        """Compile and write what the coming steps need."""
-        if limits.measures:
-            self._warm_up(limits)
-
-    def _warm_up(self, limits: Limits) -> None:
+    def warm_up(self, policy: Policy) -> None:
+        """Compile and upload what the coming steps need; changes nothing."""
+        if policy.on_nonfinite == "raise" or not (self.capturable or policy.measures):
+            super().warm_up(policy)
+            return
+        super().warm_up(Policy())
         with self._control.here():
             self._refuse_capture()
-            self.counts.settle(norm=True)
+            self.counts.synchronize(norm=True)
             if self.counts.active is None:
-                self._sort((None,) * len(self._buckets))
-            self._write_all(limits)
-            for bucket in self._buckets:
-                bucket.take_nothing()
-            self._launch(1.0, limits.measures, always=True)
-            self.counts.changed()  # that was no step
-            self.counts.lead()
+                self._sort((None,) * len(self.state.buckets))
+            self._upload_all(policy)
+            nothing = [
+                (number, Gradients([None] * len(bucket.parameters), bucket.spec.stored, []))
+                for number, bucket in enumerate(self.state.buckets)
+            ]
+            self._launch(nothing, 1.0, policy.measures, always=True)
+            self.counts.invalidate()  # that was no step
+            self.counts.upload()
             self._control.wait()
 
-    def _write_all(self, limits: Limits) -> None:
-        for group in self._groups:
-            group.warm_up(norm=False)  # goes over to the rule that the settings ask for
-        self.counts.lead()
-        self._write_rows()
-        self._tables.send_settings(limits)
+    def _upload_all(self, policy: Policy) -> None:
+        super().warm_up(Policy())  # goes over to the rules that the settings ask for
+        self.counts.upload()
+        if self.capturable:
+            self._tables.far_ahead()
+        else:
+            self._tables.ahead(fresh=False)
+        self._renew(self._least_count)
+        self._tables.upload_settings(policy)
 
-    def _write_rows(self) -> None:
-        self._tables.ahead(fresh=False)
-        self._renew(self.counts.high)
+    def refresh(self, policy: Policy) -> None:
+        """Upload what was set since, and the rows of the coming steps, for captured steps."""
+        if not self.capturable:
+            return
+        if self.counts.active is None:
+            self.warm_up(policy)
+            return
+        self._capture.check_policy(policy)
+        self._rewrite(policy)
 
-    def refresh(self, limits: Limits) -> None:
-        """Write what captured steps need; there are none."""
-
-    def scale(self, policy: ScalePolicy) -> ScaleMemory:
-        """Return memory of this device for the scale of a loss."""
-        with self._control.here():
-            if self._control.capturing():
-                raise RuntimeError(f"the scale of the loss is not on the device yet: {PREPARE}")
-            return self._control.scale(policy)
-
-    def hand_over(self) -> None:
-        """Let the host make the coming step, after the device's."""
-        if self.counts.leads:
-            self.counts.settle(norm=True)
-            self._start_over()
-
-    def refuse_steps(self, steps: Mapping[str, int]) -> None:
-        """Raise RuntimeError if step counts, by the parameters' names, cannot be set now."""
+    def _rewrite(self, policy: Policy) -> None:
         with self._control.here():
             self._refuse_capture()
+            self.counts.synchronize(norm=True, refuse=False)
+            if not self._tables.keep_sorted(self.counts.step_count):
+                self._capture.refuse_others_counts()
+                assert self.counts.active is not None
+                self._tables.sort(self.counts.active, self.counts.step_count)
+            self.counts.invalidate()
+            self._upload_all(policy)
+            self._control.wait()
 
-    def take_steps(self, limits: Limits) -> None:
+    def synchronize(self, norm: bool = False) -> None:
+        """Bring what the device may have counted, and the norm if asked for, to the host."""
+        self.counts.synchronize(norm)
+
+    def forget_norm(self) -> None:
+        """Leave a norm unread that the device may have measured."""
+        self.counts.forget_norm()
+
+    def _hand_over(self) -> None:
+        """Let the host make the coming step, after the device's."""
+        if self.counts.uploaded:
+            self.counts.synchronize(norm=True)
+            self._start_over()
+
+    def before_load(self, steps: Mapping[str, int]) -> None:
+        """Get ready for step counts, by the parameters' names, that are about to be set.
+
+        Raises RuntimeError if they cannot be set now.
+        """
+        self.counts.synchronize(norm=True)
+        with self._control.here():
+            self._refuse_capture()
+        if self._capture and not self._tables.stay_sorted(steps):
+            self._capture.refuse_others_counts()
+
+    def after_load(self, policy: Policy) -> None:
         """Go on from the host's step counts, which were set."""
-        self._start_over()
+        if self._capture:
+            self.counts.invalidate()
+            self._rewrite(policy)
+        else:
+            self._start_over()
 
     def _start_over(self) -> None:
-        self.counts.changed()
+        self.counts.invalidate()
         self.counts.active = None
 
     def _refuse_capture(self) -> None:
@@ -334,6 +469,3 @@ class OnDevice:
                 "this takes copies between host and device, which cannot be made while a stream is "
                 "captured in a CUDA graph; do it before or after"
             )
-
-
-PREPARE = "call scaler.warmup(opt) before a step is captured in a CUDA graph"

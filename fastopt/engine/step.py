@@ -1,116 +1,379 @@
-"""The scalars of a step, the scale of its gradients, and whether a device decides on it."""
+"""A step as a chain of values, decided and made on the host.
+
+Gradients are bound to their buckets, plans hold the scalars, the verdict says whether and how: all
+of that is prepared, may raise, and writes nothing. Committing it cannot fail.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from fastopt.core import arrays, hyperparameters, quantization
-from fastopt.core.arrays import Array
-from fastopt.core.buckets import Bucket
+from fastopt.backends.interface import Backend, Kernel
+from fastopt.core import hyperparameters, quantization
+from fastopt.core.arrays import Array, Extents
+from fastopt.core.buckets import Bucket, Gradients, OptimizerState
 from fastopt.core.dtypes import FLUSH_EVERY, tiny
-from fastopt.core.hyperparameters import FINITE, Formula, Options
-from fastopt.errors import BackendMismatchError
+from fastopt.core.hyperparameters import Formula, Options
+from fastopt.core.norms import SMALLER, array_norms, tile_counts, total_norm
+from fastopt.core.options import NonfinitePolicy
+from fastopt.core.param_groups import ParamGroup
+from fastopt.core.signals import Deferred
+from fastopt.engine.policy import (
+    MADE,
+    Outcome,
+    Policy,
+    Verdict,
+    checked_scale,
+    judge,
+    refusal,
+)
 
 if TYPE_CHECKING:
-    from fastopt.engine.build import Grouping
-    from fastopt.engine.device import OnDevice
-    from fastopt.engine.policy import Seen
+    from fastopt.backends.cupy.control import ScaleMemory
+    from fastopt.core.loss_scale import ScalePolicy
 
-# -------------------------------------------------------------------------------------------------
-# The scalars of a step: those common to all rules, the rule's, those of bounds and of chance.
+Row = tuple[float, ...]
+"""The scalars of an update: those common to all rules, the rule's own, bounds, a random key."""
 
 
-class StepScalars:
-    """The scalars of a bucket's update: those common to all rules, then the rule's own."""
+class Plan(NamedTuple):
+    """The scalars of a bucket's coming update, for gradients that are not scaled.
 
-    def __init__(self, formula: type[Formula], bucket: Bucket) -> None:
+    ``table`` has a row for each distinct set of scalars; ``rows`` says which one each parameter of
+    the bucket takes, None that all take the first.
+    """
+
+    table: Sequence[Row]
+    rows: Sequence[int] | None
+
+
+class Scalars:
+    """The scalars of one bucket's updates, worked out in float64.
+
+    What does not depend on the step count is kept until a setting of the group changes.
+    """
+
+    def __init__(self, formula: type[Formula], group: ParamGroup, bucket: Bucket) -> None:
         self._formula = formula
+        self._group = group
         self._bucket = bucket
+        self._prepared_for: int | None = None  # the group's revision
 
-    def prepare(self, options: Options, scale: float) -> None:
-        """Fix everything but the step count; the options have numbers in the place of schedules."""
-        lr, weight_decay = options["lr"], options["weight_decay"]
-        self._pick = _picker(self._bucket.rule.scalars)
-        small = tiny(self._bucket.format.real, self._formula._floor(options))
-        l2, decay = (0.0, lr * weight_decay) if self._formula._decoupled else (weight_decay, 0.0)
-        scale = -scale if options["maximize"] else scale
-        # Rounded here, so that what is 0 in the dtype is left out by every backend alike.
-        common = np.array([scale, l2, decay, small.signed, small.positive])
-        with np.errstate(all="ignore"):
-            self._flushing = tuple(common.astype(self._bucket.format.real).tolist())
-        self._common = (*self._flushing[:3], 0.0, 0.0)
-        self._limits: tuple[float, ...] = ()
-        if self._bucket.format.limit_scalars:
-            self._limits = hyperparameters.numbers(options["bounds"], self._bucket.format.stored)
-        self._seed = options["seed"] if self._bucket.format.random_scalars else None
-        self._arguments = (options, lr, small.guard)
+    def plan(self, options: Options, gradients: Gradients) -> Plan:
+        """Return the plan of a step; the options have numbers in the place of schedules."""
+        self._prepare(options)
+        bucket, active = self._bucket, gradients.active
+        if active is None and bucket.even:
+            return Plan([self.row(int(bucket.steps[0]) + 1)], None)
+        number_of: dict[int, int] = {}
+        rows = [0] * len(bucket.steps)
+        for i in range(len(bucket.steps)) if active is None else active:
+            rows[i] = number_of.setdefault(int(bucket.steps[i]), len(number_of))
+        return Plan([self.row(step + 1) for step in number_of], rows)
 
-    def __call__(self, t: int) -> tuple[float, ...]:
+    def next_row(self, options: Options) -> Row:
+        """Return the row of the coming step, where all parameters have made as many."""
+        self._prepare(options)
+        return self.row(self._bucket.steps.item(0) + 1)
+
+    def row_at(self, step_count: int, lag: int) -> Row:
+        """Return the row of the step that is made at a step count of the optimizer.
+
+        It is that of parameters which have missed ``lag`` steps.
+        """
+        self._prepare(self._group.at(step_count))
+        return self.row(step_count - lag + 1)
+
+    def row(self, t: int) -> Row:
         """Return the row of a parameter's t-th step (1 for the first)."""
         options, lr, guard = self._arguments
         common = self._common if t % FLUSH_EVERY else self._flushing
         row = common + self._pick(self._formula._scalars(options, lr, t, guard)) + self._limits
-        return row if self._seed is None else (*row, *self._random(t, self._seed))
+        return row if self._seed is None else row + quantization.key_scalars(self._seed, t)
 
-    @staticmethod
-    def _random(t: int, seed: int) -> tuple[float, float]:
-        """Return the halves of the step's random key, each exact in float32."""
-        key = quantization.key(seed, t)
-        return float(key >> 16), float(key & 0xFFFF)
+    def _prepare(self, options: Options) -> None:
+        group = self._group
+        if self._prepared_for == group.revision:
+            return
+        if group.scheduled:
+            self._check_coefficients(options)
+        self.prepare(options)
+        # A schedule may say something else in every step, and if it has a memory in the same one.
+        self._prepared_for = None if group.scheduled else group.revision
+
+    def prepare(self, options: Options) -> None:
+        """Work out what does not depend on the step count."""
+        formula, spec = self._formula, self._bucket.spec
+        lr, weight_decay = options["lr"], options["weight_decay"]
+        self._pick = _picker(self._bucket.rule.scalars)
+        small = tiny(spec.real, formula._floor(options))
+        l2, decay = (0.0, lr * weight_decay) if formula._decoupled else (weight_decay, 0.0)
+        sign = -1.0 if options["maximize"] else 1.0
+        # Rounded here, so that what is 0 in the dtype is left out by every backend alike.
+        common = np.array([sign, l2, decay, small.signed, small.positive])
+        with np.errstate(all="ignore"):
+            self._flushing: Row = tuple(common.astype(spec.real).tolist())
+        self._common: Row = (*self._flushing[:3], 0.0, 0.0)
+        self._limits: Row = ()
+        if spec.limit_scalars:
+            self._limits = hyperparameters.bounds_as_numbers(options["bounds"], spec.stored)
+        self._seed: int | None = options["seed"] if spec.random_scalars else None
+        self._arguments = (options, lr, small.guard)
+
+    def _check_coefficients(self, options: Options) -> None:
+        where = self._bucket.parameters[0].leaf.path
+        hyperparameters.check_coefficients(self._formula, options, self._bucket.spec.real, where)
 
 
-def _picker(names: tuple[str, ...]) -> Callable[[dict[str, float]], tuple[float, ...]]:
+def _picker(names: tuple[str, ...]) -> Callable[[dict[str, float]], Row]:
     """Return what takes values out of a dict, in the order of the names."""
     return itemgetter(*names) if len(names) > 1 else lambda values: tuple(values[n] for n in names)
 
 
-# -------------------------------------------------------------------------------------------------
-# Whether steps are decided on a device, and what is taken as the scale of the gradients.
+class Work(NamedTuple):
+    """What a step does with one bucket."""
+
+    number: int
+    gradients: Gradients
+    plan: Plan
 
 
-def deciding_device(
-    groupings: Sequence[Grouping], clock: Array, seen: Seen, capturable: bool
-) -> OnDevice | None:
-    """Return what steps are decided with, if all parameters are on one device that can; or None."""
-    buckets = [
-        bucket for grouping in groupings for group in grouping.groups for bucket in group.buckets
-    ]
-    places = [arrays.device(bucket.parameters[0].flat) for bucket in buckets]
-    if capturable and len(set(places)) > 1:
-        raise ValueError(
-            "capturable=True takes parameters on one CUDA device, or all on the host; these are "
-            f"on {' and '.join(sorted('the host' if p is None else f'device {p}' for p in places))}"
-        )
-    control = buckets[0].backend.control(buckets[0].parameters[0].flat)
-    if control is None or len(set(places)) > 1:
-        return None
-    from fastopt.engine.capture import CapturableSteps  # milliseconds, for CuPy alone
-    from fastopt.engine.device import OnDevice
+class HostEngine:
+    """Steps that are decided on the host.
 
-    return (CapturableSteps if capturable else OnDevice)(groupings, clock, seen, control)
+    ``kernels`` and ``scalars`` belong to the buckets of the state, in the same order. They and all
+    else that is kept here can be dropped at any moment (``invalidate``).
+    """
 
+    capturable = False
+    device: int | None = None
+    """The number of the CUDA device that holds the parameters; None for the host."""
 
-def checked_scale(scale: Any, deciding: OnDevice | None, on_nonfinite: str) -> tuple[Any, bool]:
-    """Return what gradients are multiplied by, checked, and whether it is on the device."""
-    if arrays.kind(scale) != "cupy":
-        return FINITE("grad_scale", scale), False
-    if deciding is None or on_nonfinite == "raise":
-        raise TypeError(
-            "grad_scale can be an array on a device where all parameters are CuPy arrays of one "
-            "device and on_nonfinite is not 'raise'; here it must be a number"
-        )
-    if scale.shape != () or scale.dtype not in (np.float32, np.float64):
-        raise TypeError(
-            "grad_scale must be a number, or a CuPy array of shape () and dtype float32 or "
-            f"float64; got {scale.dtype} {scale.shape}"
-        )
-    if arrays.device(scale) != deciding.device:
-        raise BackendMismatchError(
-            f"grad_scale must be on device {deciding.device}, as the parameters are; got one on "
-            f"device {arrays.device(scale)}"
-        )
-    return scale, True
+    def __init__(self, state: OptimizerState, backend: Backend) -> None:
+        self.state = state
+        self.backend = backend
+        self.extents = Extents(state.tree.leaves)
+        self.invalidate()
+
+    def invalidate(self) -> None:
+        """Drop all that can be worked out again: kernels, scalars, what groups are trained."""
+        state = self.state
+        self.kernels: list[Kernel] = [self.kernel_of(bucket) for bucket in state.buckets]
+        self.scalars = [
+            Scalars(state.formula, state.groups[bucket.group], bucket) for bucket in state.buckets
+        ]
+        self._rules = [bucket.rule for bucket in state.buckets]
+        self._frozen: frozenset[int] | None = None  # the numbers of groups; None: not known
+        self._followed: int | None = None  # the revision of the settings
+
+    def kernel_of(self, bucket: Bucket) -> Kernel:
+        """Return a new kernel for a bucket."""
+        return self.backend.kernel(bucket, self.extents)
+
+    # The step -----------------------------------------------------------------------------------
+
+    def step(self, grads: Any, grad_scale: Any, policy: Policy) -> Outcome:
+        """Make a step: all of it, or on an error nothing."""
+        if type(grad_scale) is not float or grad_scale != 1.0:
+            grad_scale = self.checked_scale(grad_scale, policy.on_nonfinite)
+        self.follow_settings()
+        asked: dict[int, Options] = {}
+        fused = self._fused is not None and not policy.measures
+        if fused and self._step_fused(grads, grad_scale, asked):
+            return MADE
+        works, verdict = self.prepare(grads, grad_scale, policy, asked)
+        return self.commit(works, verdict)
+
+    def checked_scale(self, scale: Any, on_nonfinite: NonfinitePolicy) -> Any:
+        """Return what gradients are multiplied by under a policy, checked."""
+        return checked_scale(scale)
+
+    def prepare(
+        self, grads: Any, grad_scale: float, policy: Policy, asked: dict[int, Options]
+    ) -> tuple[list[Work], Verdict]:
+        """Check everything and work out what the step does; raises, and writes nothing.
+
+        ``asked`` are the hyperparameters of groups whose schedules have been asked in this step.
+        """
+        bound = self.bind(grads)
+        verdict = self._judge(bound, grad_scale, policy)
+        if not verdict.made:
+            return [], verdict
+        buckets = self.state.buckets
+        works = []
+        for number, gradients in bound:
+            options = self._options(buckets[number].group, asked)
+            works.append(Work(number, gradients, self.scalars[number].plan(options, gradients)))
+        return works, verdict
+
+    def commit(self, works: Sequence[Work], verdict: Verdict) -> Outcome:
+        """Make the step that was prepared; does not fail, and holds interrupts back."""
+        counts = self.state.counts
+        with Deferred():
+            counts.grad_norm = verdict.norm
+            if not verdict.made:
+                counts.skipped += 1
+                return Outcome(False, verdict.norm)
+            for number, gradients, plan in works:
+                self._update(number, gradients, plan, verdict.scale)
+            counts.steps += 1
+        return MADE if verdict.norm is None else Outcome(True, verdict.norm)
+
+    def _update(self, number: int, gradients: Gradients, plan: Plan, scale: float) -> None:
+        if not plan.table:  # all gradients are missing
+            return
+        bucket, kernel = self.state.buckets[number], self.kernels[number]
+        copied = bucket.copied(gradients.active)
+        for parameter in copied:
+            parameter.gather()
+        kernel.update(gradients, plan.table, plan.rows, scale)
+        for parameter in copied:
+            parameter.scatter()
+        bucket.advance(gradients.active, 1)
+
+    def _step_fused(self, grads: Any, grad_scale: float, asked: dict[int, Options]) -> bool:
+        """Check, update and count in one compiled call; False, with nothing done, if it cannot."""
+        state, fused = self.state, self._fused
+        bucket = state.buckets[0]
+        if fused is None or not bucket.even:
+            return False
+        tree = state.tree
+        now, given = tree.current(), tree.match(grads)
+        row = self.scalars[0].next_row(self._options(0, asked))
+        return fused(now, given, row, grad_scale, bucket.steps, state.counts.steps)
+
+    # What a step is made of ---------------------------------------------------------------------
+
+    def bind(self, grads: Any, copying: bool = True) -> list[tuple[int, Gradients]]:
+        """Return the checked gradients of the buckets that are trained, with their numbers.
+
+        Without ``copying`` gradients that would have to be copied are refused.
+        """
+        active = [*self.trained()]
+        if not active:
+            return []
+        tree = self.state.tree
+        now, given = tree.current(), tree.match(grads)
+        return [(number, self._bind_bucket(number, now, given, copying)) for number in active]
+
+    def _bind_bucket(
+        self, number: int, now: list[Any], given: list[Any], copying: bool
+    ) -> Gradients:
+        bucket = self.state.buckets[number]
+        params, grads = bucket.of_leaves(now), bucket.of_leaves(given)
+        gradients = self.kernels[number].bind(params, grads)
+        if gradients is not None:
+            return gradients
+        if not copying:
+            raise RuntimeError(
+                "some of the gradients are not of their parameters' dtype, shape and order in "
+                "memory, or are on another device; a step that is captured copies nothing, so "
+                "hand in arrays like the parameters"
+            )
+        return bucket.bind(params, grads, self.extents)
+
+    def trained(self) -> Iterator[int]:
+        """Yield the numbers of the buckets that steps update."""
+        frozen = self._frozen or ()
+        for number, bucket in enumerate(self.state.buckets):
+            if bucket.group not in frozen:
+                yield number
+
+    def _options(self, number: int, asked: dict[int, Options]) -> Options:
+        """Return a group's hyperparameters in the coming step: schedules are asked once."""
+        group = self.state.groups[number]
+        if not group.scheduled:
+            return group
+        if number not in asked:
+            asked[number] = group.at(self.state.counts.steps.item(0))
+        return asked[number]
+
+    def _judge(
+        self, bound: Sequence[tuple[int, Gradients]], grad_scale: float, policy: Policy
+    ) -> Verdict:
+        if not policy.measures:
+            return Verdict(True, grad_scale, None)
+        measured = total_norm(partial(self._squares, bound))
+        buckets = self.state.buckets
+        overflows = any(buckets[number].squares_overflow(gradients) for number, gradients in bound)
+        verdict = judge(policy, measured, grad_scale, overflows)
+        if not verdict.made and policy.on_nonfinite == "raise":
+            name, norm = self._worst(bound, verdict.finite)
+            step_count = int(self.state.counts.steps[0])
+            raise refusal(name, norm * abs(verdict.scale), verdict, step_count)
+        return verdict
+
+    def _squares(self, bound: Sequence[tuple[int, Gradients]], factor: float) -> Iterator[Array]:
+        """Yield the sums of squares of all gradients by tiles, bucket by bucket."""
+        for number, gradients in bound:
+            yield self.kernels[number].squares(gradients, factor)
+
+    def _worst(self, bound: Sequence[tuple[int, Gradients]], finite: bool) -> tuple[str, float]:
+        """Return the name and the norm of the largest gradient, or of the first not finite one."""
+        largest, name = -1.0, ""
+        for number, gradients in bound:
+            bucket, kernel = self.state.buckets[number], self.kernels[number]
+            sizes = [parameter.size for parameter in bucket.parameters]
+            norms = array_norms(sizes, partial(kernel.squares, gradients), bucket.spec.real)
+            if not finite:
+                sums = kernel.squares(gradients, SMALLER)  # finite wherever the gradients are
+                tiles = np.split(sums, np.cumsum(tile_counts(sizes))[:-1])
+                norms = [np.inf if not np.isfinite(one).all() else -1.0 for one in tiles]
+            for parameter, norm in zip(bucket.parameters, norms, strict=True):
+                if norm > largest:
+                    largest, name = norm, f"grads{parameter.leaf.place}"
+        return name, largest
+
+    # Settings -----------------------------------------------------------------------------------
+
+    def follow_settings(self) -> None:
+        """Go over to what the groups ask for: another rule, other groups that are trained."""
+        revision = self.state.groups.revision
+        if self._followed == revision:
+            return
+        state = self.state
+        for number, bucket in enumerate(state.buckets):
+            rule = state.formula._rule(state.groups[bucket.group])
+            if rule is not bucket.rule:
+                bucket.rule = rule
+            if self._rules[number] is not rule:
+                self.kernels[number] = self.kernel_of(bucket)
+                self._rules[number] = rule
+        frozen = frozenset(n for n, group in enumerate(state.groups) if not group["trainable"])
+        if frozen != self._frozen:
+            self._frozen = None  # until the tree is ready: an interrupt can come in between
+            state.tree.ignore(p for n in frozen for p in state.groups[n].positions)
+            self._frozen = frozen
+        alone = len(self.kernels) == 1 and not frozen
+        self._fused = self.kernels[0].fused if alone else None
+        self._followed = revision
+
+    def warm_up(self, policy: Policy) -> None:
+        """Compile what the coming steps need; changes nothing."""
+        self.follow_settings()
+        for kernel in self.kernels:
+            kernel.warm_up(policy.measures)
+
+    def scale_memory(self, policy: ScalePolicy) -> ScaleMemory:
+        """Return memory of the parameters' device for the scale of a loss."""
+        raise RuntimeError("these parameters are on no device that decides on their steps")
+
+    def refresh(self, policy: Policy) -> None:
+        """Captured steps alone have something to refresh."""
+
+    def synchronize(self, norm: bool = False) -> None:
+        """The host's counts are always up to date."""
+
+    def forget_norm(self) -> None:
+        """No norm is waiting to be read."""
+
+    def before_load(self, steps: Mapping[str, int]) -> None:
+        """Any step counts can be set here."""
+
+    def after_load(self, policy: Policy) -> None:
+        """Nothing is kept of step counts."""

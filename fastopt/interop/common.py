@@ -12,7 +12,7 @@ import optree
 
 from fastopt.core import arrays
 from fastopt.core.arrays import Array
-from fastopt.engine.build import Group
+from fastopt.core.buckets import OptimizerState
 from fastopt.errors import CheckpointError
 from fastopt.optimizers.base import Optimizer
 
@@ -147,18 +147,19 @@ def groups_of(opt: Optimizer) -> list[list[Parameter]]:
     """
     if not isinstance(opt, Optimizer):
         raise TypeError(f"opt must be an optimizer of fastopt; got {type(opt).__name__}")
-    return [_written(number, group, opt._grouped) for number, group in enumerate(opt._groups)]
+    state = opt._state
+    return [_written(state, number) for number in range(len(state.groups))]
 
 
-def _written(number: int, group: Group, grouped: bool) -> list[Parameter]:
-    cut = len(f"{number}.") if grouped else 0
+def _written(state: OptimizerState, number: int) -> list[Parameter]:
+    cut = len(f"{number}.") if state.tree.grouped else 0
     found = {}
-    for bucket in group.buckets:
+    for bucket in (bucket for bucket in state.buckets if bucket.group == number):
         rule = bucket.rule
-        if bucket.format.state != "real" or bucket.format.widened:
-            state_dtype = group.options["state_dtype"]
+        if bucket.spec.state != "real" or bucket.spec.widened:
             raise ValueError(
-                f"{bucket.parameters[0].leaf.path} has state_dtype={state_dtype!r} here, "
+                f"{bucket.parameters[0].leaf.path} has "
+                f"state_dtype={state.groups[number]['state_dtype']!r} here, "
                 "which other libraries have not; construct the optimizer with state_dtype=None"
             )
         for leaf, _, views in bucket.state():
@@ -167,7 +168,8 @@ def _written(number: int, group: Group, grouped: bool) -> list[Parameter]:
             found[id(leaf.array)] = Parameter(
                 name, name[cut:], number, leaf.array, slots, frozenset(rule.signed)
             )
-    written = [found[key] for key in map(id, _leaves(group.tree.params)) if key in found]
+    tree = state.tree.params[number] if state.tree.grouped else state.tree.params
+    written = [found[key] for key in map(id, _leaves(tree)) if key in found]
     if len(written) != len(found):
         lost = next(p.name for p in found.values() if not any(p is w for w in written))
         raise ValueError(

@@ -6,7 +6,7 @@ import math
 from typing import Any, Unpack
 
 from fastopt.core.hyperparameters import EPS, FRACTION, NONNEGATIVE, POSITIVE, Options, Scheduled
-from fastopt.core.options import Shared
+from fastopt.core.options import Common
 from fastopt.optimizers.base import Optimizer
 from fastopt_kernels import Rule, adadelta, adagrad
 
@@ -33,7 +33,7 @@ class Adagrad(Optimizer):
         eps: added to the denominator, >= 0, in units of the gradient; 0 leaves only a guard that
             makes 0/0 zero.
         weight_decay: coefficient of the L2 term, >= 0, or a function of the step number.
-        shared: what every optimizer takes, see ``Shared``: maximize, trainable,
+        common: what every optimizer takes, see ``Common``: maximize, trainable,
             bounds, max_grad_norm, on_nonfinite, capturable, master_weights,
             state_dtype, stochastic_rounding, complex_moment, seed, backend.
 
@@ -65,7 +65,7 @@ class Adagrad(Optimizer):
         initial_accumulator_value: float = 0.0,
         eps: float = 1e-10,
         weight_decay: Scheduled = 0.0,
-        **shared: Unpack[Shared],
+        **common: Unpack[Common],
     ) -> None:
         super().__init__(
             params,
@@ -74,7 +74,7 @@ class Adagrad(Optimizer):
             initial_accumulator_value=initial_accumulator_value,
             eps=eps,
             weight_decay=weight_decay,
-            **shared,
+            **common,
         )
 
     @staticmethod
@@ -118,7 +118,7 @@ class Adadelta(Optimizer):
         rho: share of the averages that is kept, in [0, 1).
         eps: added inside both roots, > 0; with 0 the first step, and so all, would be zero.
         weight_decay: coefficient of the L2 term, >= 0, or a function of the step number.
-        shared: what every optimizer takes, see ``Shared``: maximize, trainable,
+        common: what every optimizer takes, see ``Common``: maximize, trainable,
             bounds, max_grad_norm, on_nonfinite, capturable, master_weights,
             state_dtype, stochastic_rounding, complex_moment, seed, backend.
 
@@ -144,7 +144,7 @@ class Adadelta(Optimizer):
         rho: float = 0.9,
         eps: float = 1e-6,
         weight_decay: Scheduled = 0.0,
-        **shared: Unpack[Shared],
+        **common: Unpack[Common],
     ) -> None:
         super().__init__(
             params,
@@ -152,7 +152,7 @@ class Adadelta(Optimizer):
             rho=rho,
             eps=eps,
             weight_decay=weight_decay,
-            **shared,
+            **common,
         )
 
     @staticmethod

@@ -6,7 +6,7 @@ import math
 from typing import Any, Unpack
 
 from fastopt.core.hyperparameters import EPS, FRACTION, Flag, Options, Pair, Scheduled
-from fastopt.core.options import Shared
+from fastopt.core.options import Common
 from fastopt.optimizers.base import Optimizer
 from fastopt.optimizers.common import eps_floor, eps_scalars, one_minus_power
 from fastopt_kernels import Rule, adam, adam_amsgrad, adam_eps_inside
@@ -40,7 +40,7 @@ class Adam(Optimizer):
         bias_correction: divide the averages by c1 and c2; without it the first steps are
             (1 - beta1) / sqrt(1 - beta2) times as long, 3.2 times by default.
         weight_decay: coefficient of the L2 term, >= 0, or a function of the step number.
-        shared: what every optimizer takes, see ``Shared``: maximize, trainable,
+        common: what every optimizer takes, see ``Common``: maximize, trainable,
             bounds, max_grad_norm, on_nonfinite, capturable, master_weights,
             state_dtype, stochastic_rounding, complex_moment, seed, backend.
 
@@ -79,7 +79,7 @@ class Adam(Optimizer):
         eps_inside_sqrt: bool = False,
         bias_correction: bool = True,
         weight_decay: Scheduled = 0.0,
-        **shared: Unpack[Shared],
+        **common: Unpack[Common],
     ) -> None:
         super().__init__(
             params,
@@ -90,7 +90,7 @@ class Adam(Optimizer):
             eps_inside_sqrt=eps_inside_sqrt,
             bias_correction=bias_correction,
             weight_decay=weight_decay,
-            **shared,
+            **common,
         )
 
     @staticmethod
@@ -142,7 +142,7 @@ class AdamW(Adam):
             (1 - beta1) / sqrt(1 - beta2) times as long, 3.2 times by default.
         weight_decay: share of the parameter that is taken off per step and unit of lr, >= 0, or a
             function of the step number.
-        shared: what every optimizer takes, see ``Shared``: maximize, trainable,
+        common: what every optimizer takes, see ``Common``: maximize, trainable,
             bounds, max_grad_norm, on_nonfinite, capturable, master_weights,
             state_dtype, stochastic_rounding, complex_moment, seed, backend.
 
@@ -170,7 +170,7 @@ class AdamW(Adam):
         eps_inside_sqrt: bool = False,
         bias_correction: bool = True,
         weight_decay: Scheduled = 1e-2,
-        **shared: Unpack[Shared],
+        **common: Unpack[Common],
     ) -> None:
         super().__init__(
             params,
@@ -181,5 +181,5 @@ class AdamW(Adam):
             eps_inside_sqrt=eps_inside_sqrt,
             bias_correction=bias_correction,
             weight_decay=weight_decay,
-            **shared,
+            **common,
         )

@@ -1,85 +1,193 @@
-"""The base of all optimizers: parameters, hyperparameters, steps that are checked first, saving."""
+"""What all optimizers share: what can be read and set, the step, and how it is saved and loaded."""
 
 from __future__ import annotations
 
 import os
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+import threading
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 
-import numpy as np
-
 from fastopt import backends
-from fastopt.checkpoint import state_dict as checkpoint_state_dict
-from fastopt.checkpoint.state_dict import LoadReport
-from fastopt.core import param_groups as core_param_groups
-from fastopt.core.arrays import Array
-from fastopt.core.hyperparameters import Flag, Formula, Scheduled
-from fastopt.core.norms import total_norm
-from fastopt.core.options import SHARED_DEFAULTS, NonfinitePolicy
+from fastopt.core.hyperparameters import Flag, Formula
+from fastopt.core.hyperparameters import Scheduled as Scheduled
+from fastopt.core.options import GROUP_DEFAULTS, NonfinitePolicy
 from fastopt.core.param_groups import ParamGroups
-from fastopt.core.signals import Deferred
-from fastopt.engine import policy
-from fastopt.engine.build import Group, make_groupings, squares
-from fastopt.engine.policy import GradientPolicy
-from fastopt.engine.step import checked_scale, deciding_device
+from fastopt.engine import build
+from fastopt.engine.policy import (
+    Outcome,
+    Policy,
+    checked_limit,
+    checked_policy,
+)
 from fastopt.errors import CheckpointError
 
 if TYPE_CHECKING:
     from fastopt.checkpoint.file import Companions
-    from fastopt.engine.device import OnDevice
-    from fastopt.engine.tables import Limits
-    from fastopt.wrappers.loss_scaler import Scaling
+    from fastopt.checkpoint.state_dict import LoadReport
 
-# -------------------------------------------------------------------------------------------------
-# Setting an attribute that an optimizer does not have: an error that says where to set it.
+Result = TypeVar("Result")
 
 
-class KnownAttributes:
-    """Refuses public attributes that the class does not have: ``opt.betas = ...`` does nothing.
+class Guard:
+    """One lock for all that reads or writes an optimizer's state.
 
-    A subclass declares those of its own in its body. (Reading one stays as it is: a __getattr__
-    would slow down the reading of all others.)
+    Another thread waits for it. The same thread again, from a schedule or a signal's handler, is in
+    the middle of something and must not go on: ``busy`` says so.
     """
 
-    _param_groups: ParamGroups
+    __slots__ = ("busy", "lock")
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.busy = False
+
+    def refuse(self) -> NoReturn:
+        """Raise RuntimeError for a call from within another one."""
+        raise RuntimeError(
+            "this optimizer is in a step already, or is being saved or loaded, in this very "
+            "thread: a schedule, a hook or the handler of a signal must not do that; do it between "
+            "steps"
+        )
+
+
+def refuse_attribute(instance: Any, name: str, settings: list[str]) -> NoReturn:
+    """Raise AttributeError for setting an attribute that a class does not have; say where to look.
+
+    ``settings`` are the hyperparameters, which are set in a group.
+    """
+    said = f"{type(instance).__name__!r} object has no attribute {name!r}"
+    public = [known for known in dir(type(instance)) if not known.startswith("_")]
+    import difflib  # a millisecond
+
+    meant = next(iter(difflib.get_close_matches(name, [*settings, *public], n=1)), None)
+    if meant in settings and meant not in public:
+        said += f"; hyperparameters are set by group: opt.param_groups[0][{meant!r}] = ..."
+    elif meant:
+        said += f"; did you mean {meant!r}?"
+    raise AttributeError(said, name=name, obj=instance)
+
+
+def _saved_steps(saved: Any) -> dict[str, Any]:
+    """Return the step counts of a state_dict by name, as far as it is one."""
+    entries = saved.get("state") if isinstance(saved, Mapping) else None
+    pairs = entries.items() if isinstance(entries, Mapping) else ()
+    # Whatever else is wrong with it is found where it is taken over.
+    return {name: e["step"] for name, e in pairs if isinstance(e, Mapping) and "step" in e}
+
+
+class Optimizer(Formula):
+    """Base of all optimizers: holds the parameters and makes the steps.
+
+    A subclass says which rule it uses and with what scalars, see ``Formula``.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        *,
+        max_grad_norm: float | None = None,
+        on_nonfinite: NonfinitePolicy = "propagate",
+        capturable: bool = False,
+        master_weights: bool = True,
+        backend: str | None = None,
+        **hyperparameters: Any,
+    ) -> None:
+        name = type(self).__name__
+        self._guard = Guard()
+        captures = Flag()(f"{name}: capturable", capturable)
+        self._policy = Policy(
+            checked_limit(f"{name}: max_grad_norm", max_grad_norm),
+            checked_policy(f"{name}: on_nonfinite", on_nonfinite, captures),
+        )
+        self._capturable = captures
+        self._state, self._engine = build.build(
+            type(self),
+            params,
+            hyperparameters,
+            backends.requested(backend),
+            Flag()(f"{name}: master_weights", master_weights),
+            captures,
+        )
 
     if not TYPE_CHECKING:  # it would hold that every attribute can be set
 
         def __setattr__(self, name: str, value: Any) -> None:
             if not name.startswith("_") and not hasattr(type(self), name):
-                raise AttributeError(self._no_attribute(name), name=name, obj=self)
+                state = vars(self).get("_state")
+                refuse_attribute(self, name, [] if state is None else [*state.groups[0].plain])
             super().__setattr__(name, value)
 
-    def _no_attribute(self, name: str) -> str:
-        """Say where else to look."""
-        said = f"{type(self).__name__!r} object has no attribute {name!r}"
-        settings = list(self._param_groups[0].plain) if "_param_groups" in vars(self) else []
-        public = [known for known in dir(type(self)) if not known.startswith("_")]
-        import difflib  # a millisecond
+    # The step -------------------------------------------------------------------------------
 
-        meant = next(iter(difflib.get_close_matches(name, [*settings, *public], n=1)), None)
-        if meant in settings and meant not in public:
-            return f"{said}; hyperparameters are set by group: opt.param_groups[0][{meant!r}] = ..."
-        return f"{said}; did you mean {meant!r}?" if meant else said
+    def step(self, grads: Any, *, grad_scale: Any = 1.0) -> Outcome:
+        """Update all parameters in place; return what became of the step.
 
+        ``grads`` is nested as the parameters were (a list of such trees for a list of parameter
+        groups); None leaves a parameter, its state and its step count alone, and so does
+        ``trainable=False`` of its group, whatever the gradient is. Gradients of another floating
+        dtype are converted to the parameter's, and then multiplied by ``grad_scale``, before
+        anything else. A step that raises has changed nothing. Another thread that steps, saves or
+        loads meanwhile waits.
 
-# -------------------------------------------------------------------------------------------------
-# What an optimizer hands over to a device that decides on its steps, and asks of it.
+        The outcome is true if the step was made, and false if it was skipped
+        (``on_nonfinite="skip"``); ``outcome.grad_norm`` is the norm before clipping, where it is
+        measured.
 
+        Where the parameters are CuPy arrays nothing waits for the device, except under
+        on_nonfinite="raise", and once when under "skip" other gradients are None than before, or a
+        setting was changed that needs another kernel; the outcome is fetched when it is read. But
+        under "raise" ``grad_scale`` may there be a 0-d CuPy array of float32 or float64, which is
+        read on the device. With max_grad_norm, "skip" or capturable=True schedules are asked for
+        the values of steps that are still to come.
 
-class DeviceSteps(GradientPolicy):
-    """Steps that a device decides on, where there is one for all parameters."""
+        Raises ValueError for another structure or shape, a gradient that shares memory with a
+        parameter, or a schedule's value out of range; TypeError for gradients that are no real
+        floating arrays; BackendMismatchError for gradients of another array kind or device;
+        RuntimeError from within a step of this optimizer (a schedule, a signal's handler);
+        FloatingPointError under ``on_nonfinite="raise"`` for a gradient with NaN or infinity, or
+        with squares that do not fit.
+        """
+        return self._step(grads, grad_scale, None)
 
-    _device: OnDevice | None = None
+    def _step(self, grads: Any, grad_scale: Any, on_nonfinite: NonfinitePolicy | None) -> Outcome:
+        """Make a step under another policy for gradients that are not finite (None: its own)."""
+        guard = self._guard
+        with guard.lock:
+            # A plain flag: an interrupt cannot come between it and the try.
+            if guard.busy:
+                guard.refuse()
+            guard.busy = True
+            try:
+                policy = self._policy
+                if on_nonfinite is not None:
+                    policy = policy._replace(on_nonfinite=on_nonfinite)
+                outcome = self._engine.step(grads, grad_scale, policy)
+            finally:
+                guard.busy = False
+        return outcome
 
-    @property
-    def capturable(self) -> bool:
-        """Whether a step can be captured in a CUDA graph."""
-        return self._capturable
+    def _alone(self, work: Callable[[], Result]) -> Result:
+        """Do something between two steps; other threads wait."""
+        guard = self._guard
+        with guard.lock:
+            if guard.busy:
+                guard.refuse()
+            guard.busy = True
+            try:
+                result = work()
+            finally:
+                guard.busy = False
+        return result
+
+    def warmup(self) -> Self:
+        """Compile now what the first steps would have to wait for; changes nothing.
+
+        Compiled code is kept on disk, so this takes long only once (about a second for a rule and
+        dtype; after that some milliseconds). Returns the optimizer.
+        """
+        self._alone(lambda: self._engine.warm_up(self._policy))
+        return self
 
     def refresh(self) -> Self:
         """Let steps that were captured in a CUDA graph go on by what has been set since.
@@ -89,9 +197,8 @@ class DeviceSteps(GradientPolicy):
         to, and the scalars of the coming steps. Call this after setting a hyperparameter,
         ``max_grad_norm`` or ``on_nonfinite``, and otherwise at least once in 65 536 replays (never,
         if no hyperparameter is a schedule, nothing is rounded by chance and the bias corrections
-        have come to their end): a replay without scalars does nothing, and
-        makes the next read of ``step_count`` or ``state_dict`` raise RuntimeError. It waits for the
-        device.
+        have come to their end): a replay without scalars does nothing, and makes the next read of
+        ``step_count`` or ``state_dict`` raise RuntimeError. It waits for the device.
 
         A graph keeps the addresses of the gradients, so write into the same arrays; and it keeps
         ``grad_scale``, unless that is a 0-d CuPy array. Without ``capturable`` nothing happens.
@@ -99,100 +206,115 @@ class DeviceSteps(GradientPolicy):
         Raises RuntimeError if the captured step cannot do what is asked for now, or while a
         stream is captured.
         """
-        if self._device is not None:
-            self._device.refresh(self._limits(self.on_nonfinite))
+        self._alone(lambda: self._engine.refresh(self._policy))
         return self
 
-    def _step_on_device(
-        self,
-        device: OnDevice,
-        parts: Sequence[Any],
-        grad_scale: Any,
-        on_nonfinite: NonfinitePolicy,
-        there: bool,
-        scaling: Scaling,
-    ) -> bool:
-        """Make a step that is decided on the device, if it is; return whether it was.
+    # What can be read and set ---------------------------------------------------------------
 
-        ``there``: the gradients' scale is on the device. ``scaling``: that of the loss is, and
-        follows the step.
+    @property
+    def params(self) -> Any:
+        """The parameters as they were given; of a list of parameter groups, a list of trees."""
+        return self._state.tree.params
+
+    @property
+    def param_groups(self) -> ParamGroups:
+        """Of each group a dict with "params" and every hyperparameter, settable between steps.
+
+        "params" is the tree of parameters as it was given, for groups made by pattern a dict of
+        their arrays by name.
         """
-        limits = self._limits(on_nonfinite)
-        decides = there or self._capturable or limits.measures
-        if on_nonfinite == "raise" or not decides:
-            device.hand_over()
-            return False
-        device.step(parts, grad_scale, limits, scaling)
-        return True
+        return self._state.groups
 
-    def _warm_up_device(self) -> bool:
-        """Prepare a device that decides; return whether there is one."""
-        if self._device is None or self.on_nonfinite == "raise":
-            return False
-        self._device.warm_up(self._limits(self.on_nonfinite))
-        return True
+    @property
+    def step_count(self) -> int:
+        """How many steps have been made; where a device decides on it, this waits for it."""
+        self._synchronize()
+        return int(self._state.counts.steps[0])
 
-    @contextmanager
-    def _setting_steps(self, saved: Any) -> Iterator[None]:
-        """Let step counts be set on the host, to those of a state_dict, and hand them over."""
-        if self._device is None:
-            yield
-            return
-        entries = saved.get("state") if isinstance(saved, Mapping) else None
-        pairs = entries.items() if isinstance(entries, Mapping) else ()
-        # Whatever else is wrong with it is found where it is taken over.
-        steps = {name: e["step"] for name, e in pairs if isinstance(e, Mapping) and "step" in e}
-        self._settle(norm=True)
-        self._device.refuse_steps(steps)
-        yield
-        self._device.take_steps(self._limits(self.on_nonfinite))
+    @property
+    def skipped_steps(self) -> int:
+        """How many steps were left out for gradients that were not finite, or too large to square.
 
-    def _limits(self, on_nonfinite: NonfinitePolicy) -> Limits:
-        from fastopt.engine.tables import Limits
+        On a device it is fetched when it is read here, which waits for the steps so far.
+        """
+        self._synchronize()
+        return self._state.counts.skipped
 
-        return Limits(self._max_grad_norm, on_nonfinite == "skip")
+    @property
+    def grad_norm(self) -> float | None:
+        """The norm of the last step's gradients, before clipping, also if that step was skipped.
 
-    def _settle(self, norm: bool = False) -> None:
-        if self._device is not None:
-            self._device.counts.settle(norm)
+        None before the first step, and where nothing asks for it: it is measured with
+        max_grad_norm, and under on_nonfinite="skip" and "raise". On a device it is fetched when it
+        is read here, which waits for the step.
+        """
+        self._synchronize(norm=True)
+        return self._state.counts.grad_norm
 
-    def _forget_norm(self) -> None:
-        if self._device is not None:
-            self._device.counts.forget_norm()
+    def _synchronize(self, norm: bool = False) -> None:
+        if self._engine.device is not None:  # the host's counts can be read at any moment
+            with self._guard.lock:
+                self._engine.synchronize(norm)
 
+    @property
+    def max_grad_norm(self) -> float | None:
+        """What the norm of all gradients together is scaled down to; settable between steps.
 
-# -------------------------------------------------------------------------------------------------
-# What an optimizer remembers: as a dict, as a file, and taken over again.
+        None leaves the gradients as they are; math.inf too, but measures their norm.
+        """
+        return self._policy.max_grad_norm
 
-Result = TypeVar("Result")
+    @max_grad_norm.setter
+    def max_grad_norm(self, value: float | None) -> None:
+        limit = checked_limit(f"{type(self).__name__}: max_grad_norm", value)
+        with self._guard.lock:
+            self._engine.forget_norm()
+            self._state.counts.grad_norm = None
+            self._policy = self._policy._replace(max_grad_norm=limit)
 
+    @property
+    def on_nonfinite(self) -> NonfinitePolicy:
+        """What gradients that do not fit do: "propagate", "skip" or "raise".
 
-class Turn:
-    """Whether something is being done with an optimizer that must be done alone.
+        They hold NaN or infinity, or are so large that their squares overflow.
+        """
+        return self._policy.on_nonfinite
 
-    It is apart from the optimizer, whose own attributes are looked at when they are set.
-    """
+    @on_nonfinite.setter
+    def on_nonfinite(self, value: NonfinitePolicy) -> None:
+        name = f"{type(self).__name__}: on_nonfinite"
+        checked = checked_policy(name, value, self._capturable)
+        self._policy = self._policy._replace(on_nonfinite=checked)
 
-    __slots__ = ("taken",)
+    @property
+    def capturable(self) -> bool:
+        """Whether a step can be captured in a CUDA graph."""
+        return self._capturable
 
-    def __init__(self) -> None:
-        self.taken = False
+    @property
+    def backend(self) -> str:
+        """The name of the backend at work."""
+        return self._engine.backend.name
 
+    @property
+    def lr(self) -> float:
+        """The learning rate of the next step, of the first group; setting it sets all groups'."""
+        group = self._state.groups[0]
+        return float(group.value("lr", self.step_count if group.scheduled else 0))
 
-class Persistent(ABC):
-    """An optimizer's memory, in the form of a dict and of a file."""
+    @lr.setter
+    def lr(self, value: Scheduled) -> None:
+        groups = self._state.groups
+        checked = [group.checked({"lr": value}) for group in groups]
+        for group, change in zip(groups, checked, strict=True):
+            group.update(change)
 
-    _groups: Sequence[Group]
-    _clock: Array
-    _turn: Turn
+    @property
+    def state_bytes(self) -> int:
+        """The bytes of all state: scales, master weights and bounds that are arrays included."""
+        return sum(bucket.nbytes for bucket in self._state.buckets)
 
-    @abstractmethod
-    def _settle(self, norm: bool = False) -> None:
-        """Bring what a device may have counted to the host."""
-
-    @abstractmethod
-    def _setting_steps(self, saved: Any) -> AbstractContextManager[None]:
-        """Return what to be in while step counts are set to those of a state_dict."""
+    # What is remembered ------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything the optimizer remembers, as a dict of plain values and NumPy arrays.
@@ -207,8 +329,13 @@ class Persistent(ABC):
         ``max_grad_norm`` and ``on_nonfinite`` are no part of it either: give them to the
         constructor again. Groups made by pattern also have "params", the names of their parameters.
         """
-        self._settle()
-        return checkpoint_state_dict.collect_state(type(self).__name__, self._groups, self._clock)
+        from fastopt.checkpoint.state_dict import collect_state
+
+        def collect() -> dict[str, Any]:
+            self._engine.synchronize()
+            return collect_state(type(self).__name__, self._state)
+
+        return self._alone(collect)
 
     def load_state_dict(
         self, saved: Mapping[str, Any], strict: bool = True, convert: bool = False
@@ -228,19 +355,20 @@ class Persistent(ABC):
         CheckpointError, and changes nothing, if it is another optimizer's, or
         damaged, or does not fit by name, shape or dtype.
         """
-        from fastopt.checkpoint import convert as checkpoint_convert
-        from fastopt.checkpoint import file  # they take milliseconds
+        from fastopt.checkpoint import convert as conversion
+        from fastopt.checkpoint import file, state_dict
 
-        name = type(self).__name__
-        changes: tuple[str, ...] = ()
-        if Flag()("load_state_dict: convert", convert):
-            saved, changes = checkpoint_convert.converted(self._groups, saved)
-        with self._setting_steps(saved):
-            commit, differences = checkpoint_state_dict.state_restorer(
-                name, self._groups, self._clock, saved, strict
-            )
+        name, ask = type(self).__name__, Flag()("load_state_dict: convert", convert)
+
+        def restore() -> LoadReport:
+            content, changes = conversion.converted(self._state, saved) if ask else (saved, ())
+            self._engine.before_load(_saved_steps(content))
+            commit, differences = state_dict.state_restorer(name, self._state, content, strict)
             commit()
-        return replace(file.report(saved, differences), converted=changes)
+            self._engine.after_load(self._policy)
+            return replace(file.report(content, differences), converted=changes)
+
+        return self._alone(restore)
 
     def save(
         self,
@@ -273,18 +401,17 @@ class Persistent(ABC):
             OSError: for a full disk, a folder that is missing, a file that may not be written.
             TypeError, ValueError: for notes and companions that cannot be stored, and parameters
                 that are no longer in the tree that the optimizer was given.
-            RuntimeError: during a step, which another thread makes.
+            RuntimeError: from within a step (a schedule, a signal's handler).
         """
         from fastopt.checkpoint import file  # it takes milliseconds
 
         name = type(self).__name__
 
         def pack() -> bytes:
-            self._settle()
-            return file.pack(name, self._groups, self._clock, params, also, notes)
+            self._engine.synchronize()
+            return file.pack(name, self._state, params, also, notes)
 
-        content = self._at_rest(pack)
-        file.write(path, content, keep_previous)
+        file.write(path, self._alone(pack), keep_previous)
 
     def load(
         self,
@@ -320,7 +447,7 @@ class Persistent(ABC):
             FileNotFoundError, PermissionError, ...: for a file that cannot be opened.
             ValueError: for parameters that are no longer in the tree that the optimizer was given,
                 or have become read-only.
-            RuntimeError: during a step, which another thread makes.
+            RuntimeError: from within a step (a schedule, a signal's handler).
         """
         from fastopt.checkpoint import file  # it takes milliseconds
 
@@ -328,234 +455,25 @@ class Persistent(ABC):
         content, name = file.read(path), type(self).__name__
 
         def restore() -> LoadReport:
-            with self._setting_steps(content):
-                return file.restore(name, self._groups, self._clock, content, strict, also, ask)
+            self._engine.before_load(_saved_steps(content))
+            report = file.restore(name, self._state, content, strict, also, ask)
+            self._engine.after_load(self._policy)
+            return report
 
         try:
-            return self._at_rest(restore)
+            return self._alone(restore)
         except CheckpointError as error:
             raise file.explained(path, error) from error
 
-    def _at_rest(self, work: Callable[[], Result]) -> Result:
-        """Do something between two steps, and let no other thread make one meanwhile."""
-        turn = self._turn
-        if turn.taken:
-            raise RuntimeError(
-                "this optimizer is in a step, in another thread or from a schedule; save and load "
-                "between steps"
-            )
-        turn.taken = True
-        try:
-            result = work()
-        finally:
-            turn.taken = False
-        return result
-
-
-# -------------------------------------------------------------------------------------------------
-# What all optimizers share: parameters, hyperparameters, and the step that is checked first.
-
-
-class Optimizer(KnownAttributes, Formula, DeviceSteps, Persistent):
-    """Base of all optimizers: holds the parameters and makes the steps.
-
-    A subclass says which rule it uses and with what scalars, see ``Formula``.
-    """
-
-    def __init__(
-        self,
-        params: Any,
-        *,
-        max_grad_norm: float | None = None,
-        on_nonfinite: NonfinitePolicy = "propagate",
-        capturable: bool = False,
-        master_weights: bool = True,
-        backend: str | None = None,
-        **hyperparameters: Any,
-    ) -> None:
-        self._turn = Turn()
-        self._set_policy(max_grad_norm, on_nonfinite, capturable)
-        self._clock = np.zeros(1, np.int64)  # the step count, where compiled code can reach it
-        self._grouped = core_param_groups.are_given(params)
-        self._groupings = make_groupings(
-            type(self),
-            params,
-            hyperparameters,
-            backends.requested(backend),
-            Flag()(f"{type(self).__name__}: master_weights", master_weights),
-        )
-        self._groups = [group for grouping in self._groupings for group in grouping.groups]
-        self._param_groups = ParamGroups(group.options for group in self._groups)
-        at_once = len(self._groups) == 1 and self._groups[0].at_once
-        self._only = self._groups[0] if at_once else None
-        self._device = deciding_device(self._groupings, self._clock, self._seen, capturable)
-
-    # The step -------------------------------------------------------------------------------
-
-    def step(self, grads: Any, *, grad_scale: Any = 1.0) -> None:
-        """Update all parameters in place.
-
-        ``grads`` is nested as the parameters were (a list of such trees for a list of parameter
-        groups); None leaves a parameter, its state and its step count alone, and so does
-        ``trainable=False`` of its group, whatever the gradient is. Gradients of another floating
-        dtype are converted to the parameter's, and then multiplied by ``grad_scale``, before
-        anything else. A step that raises has changed nothing.
-
-        Where all parameters are CuPy arrays of one device, nothing waits for it, except under
-        on_nonfinite="raise", and once when under "skip" other gradients are None than before, or a
-        setting was changed that needs another kernel. But for "raise" ``grad_scale`` may there be a
-        0-d CuPy array of float32 or float64, which is read on the device. Over several devices, or
-        with arrays on the host too, a step with max_grad_norm or "skip" waits for the norm. With
-        max_grad_norm, "skip" or capturable=True schedules are asked for the values of steps that
-        are still to come.
-
-        Raises ValueError for another structure or shape, a gradient that shares memory with a
-        parameter, or a schedule's value out of range; TypeError for gradients that are no real
-        floating arrays; BackendMismatchError for gradients of another array kind or device;
-        RuntimeError if another thread is in a step of this optimizer; FloatingPointError under
-        ``on_nonfinite="raise"`` for a gradient with NaN or infinity, or with squares that overflow.
-        """
-        self._step(grads, grad_scale, self._on_nonfinite)
-
-    def _step(
-        self, grads: Any, grad_scale: Any, on_nonfinite: NonfinitePolicy, scaling: Scaling = None
-    ) -> None:
-        """Make a step under a policy for gradients that do not fit.
-
-        ``scaling`` is the scale of the loss, where the device keeps it that decides on the step.
-        """
-        # A plain flag: after a lock's acquire an interrupt could come before the try.
-        turn = self._turn
-        if turn.taken:
-            raise RuntimeError(
-                "this optimizer is in a step already (or is being saved or loaded), in another "
-                "thread or from a schedule; use one optimizer per thread, or a lock around its "
-                "steps"
-            )
-        turn.taken = True
-        try:
-            there = False
-            if type(grad_scale) is not float or grad_scale != 1.0:
-                grad_scale, there = checked_scale(grad_scale, self._device, on_nonfinite)
-            parts = self._split(grads) if self._grouped else (grads,)
-            device = self._device
-            if device and self._step_on_device(
-                device, parts, grad_scale, on_nonfinite, there, scaling
-            ):
-                return
-            seen = self._max_grad_norm is not None or on_nonfinite != "propagate"
-            only = None if seen else self._only
-            for group in self._groups:
-                group.ask_schedules_anew()
-            if only is None or not only.step_at_once(parts[0], grad_scale, self._clock):
-                self._step_in_turn(parts, grad_scale, on_nonfinite if seen else None)
-        finally:
-            turn.taken = False
-
-    def warmup(self) -> Self:
-        """Compile now what the first steps would have to wait for; changes nothing.
-
-        Compiled code is kept on disk, so this takes long only once (about a second for a rule and
-        dtype; after that some milliseconds). Returns the optimizer.
-        """
-        on_device = self._warm_up_device()
-        for group in self._groups:
-            seen = self._max_grad_norm is not None or self._on_nonfinite != "propagate"
-            group.warm_up(norm=seen and not on_device)
-        return self
-
-    def _step_in_turn(
-        self, parts: Any, grad_scale: float, on_nonfinite: NonfinitePolicy | None
-    ) -> None:
-        """Check everything, work out the scalars, then update bucket by bucket.
-
-        ``on_nonfinite`` is None if what the gradients are makes no difference.
-        """
-        updated: list[Group] = []
-        for grouping, given in zip(self._groupings, parts, strict=True):
-            updated += grouping.check(given)
-        norm = None
-        if on_nonfinite is not None:
-            measured = total_norm(partial(squares, updated))
-            norm = measured.value * abs(grad_scale)
-            looks = on_nonfinite != "propagate"
-            if looks and not measured.finite:
-                self._refuse(norm, on_nonfinite, partial(policy.nonfinite, updated))
-                return
-            factor = self._clip_factor(norm)
-            grad_scale *= factor
-            squares_fit = norm * factor < policy.LIMIT or not any(
-                group.averages_squares_in_float32 for group in updated
-            )
-            if looks and not squares_fit:
-                self._refuse(norm, on_nonfinite, partial(policy.too_large, updated, grad_scale))
-                return
-        for group in updated:
-            group.plan(grad_scale, self._clock)
-        with Deferred():
-            for group in updated:
-                group.update()
-            self._clock += 1
-            self._seen.norm = norm
-
-    def _split(self, grads: Any) -> Any:
-        """Return the gradients tree by tree, where each group has a tree of its own."""
-        if not isinstance(grads, list | tuple) or len(grads) != len(self._groupings):
-            size = f" of {len(grads)}" if isinstance(grads, list | tuple) else ""
-            raise ValueError(
-                f"grads must be a list of {len(self._groupings)} trees, one for each parameter "
-                f"group; got {type(grads).__name__}{size}"
-            )
-        return grads
-
-    # What can be read and set ---------------------------------------------------------------
-
-    @property
-    def param_groups(self) -> ParamGroups:
-        """Of each group a dict with "params" and every hyperparameter, settable between steps.
-
-        "params" is the tree of parameters as it was given, for groups made by pattern a dict of
-        their arrays by name.
-        """
-        return self._param_groups
-
-    @property
-    def step_count(self) -> int:
-        """How many steps have been made; where a device decides on it, this waits for it."""
-        self._settle()
-        return int(self._clock[0])
-
-    @property
-    def backend(self) -> str:
-        """The name of the backend at work; two with a comma if there are arrays of both kinds."""
-        used = {bucket.backend.name for group in self._groups for bucket in group.buckets}
-        return ", ".join(sorted(used))
-
-    @property
-    def lr(self) -> float:
-        """The learning rate of the next step, of the first group; setting it sets all groups'."""
-        group = self._groups[0]
-        return group.value("lr", self.step_count if group.options.scheduled else 0)
-
-    @lr.setter
-    def lr(self, value: Scheduled) -> None:
-        checked = [group.options.checked({"lr": value}) for group in self._groups]
-        for group, change in zip(self._groups, checked, strict=True):
-            group.options.update(change)
-
-    @property
-    def state_bytes(self) -> int:
-        """The bytes of all state: scales, master weights and bounds that are arrays included."""
-        return sum(bucket.nbytes for group in self._groups for bucket in group.buckets)
-
     def __repr__(self) -> str:
-        plain = self._groups[0].options.plain.items()
-        said = [(k, v) for k, v in plain if k not in SHARED_DEFAULTS or v != SHARED_DEFAULTS[k]]
+        groups = self._state.groups
+        plain = groups[0].plain.items()
+        said = [(k, v) for k, v in plain if k not in GROUP_DEFAULTS or v != GROUP_DEFAULTS[k]]
         options = ", ".join(f"{k}={v!r}" for k, v in said)
-        sizes = [leaf.array.size for group in self._groups for leaf in group.leaves]
-        if self._max_grad_norm is not None:
-            options += f", max_grad_norm={self._max_grad_norm!r}"
-        several = f"{len(self._groups)} groups, " if len(self._groups) > 1 else ""
+        sizes = [leaf.array.size for leaf in self._state.tree.leaves]
+        if self.max_grad_norm is not None:
+            options += f", max_grad_norm={self.max_grad_norm!r}"
+        several = f"{len(groups)} groups, " if len(groups) > 1 else ""
         return (
             f"<{type(self).__name__}({options}): {several}{len(sizes)} arrays, "
             f"{sum(sizes)} parameters, step {self.step_count}, on {self.backend}>"

@@ -14,7 +14,7 @@ from fastopt.core.hyperparameters import (
     Schedulable,
     Scheduled,
 )
-from fastopt.core.options import Shared
+from fastopt.core.options import Common
 from fastopt.optimizers.base import Optimizer
 from fastopt.optimizers.common import eps_floor, eps_scalars, one_minus_power
 from fastopt_kernels import (
@@ -62,7 +62,7 @@ class RMSprop(Optimizer):
         bias_correction: divide the averages by 1 - beta^t, so that the first steps are not
             1 / sqrt(1 - beta) times too long.
         weight_decay: coefficient of the L2 term, >= 0, or a function of the step number.
-        shared: what every optimizer takes, see ``Shared``: maximize, trainable,
+        common: what every optimizer takes, see ``Common``: maximize, trainable,
             bounds, max_grad_norm, on_nonfinite, capturable, master_weights,
             state_dtype, stochastic_rounding, complex_moment, seed, backend.
 
@@ -103,7 +103,7 @@ class RMSprop(Optimizer):
         eps_inside_sqrt: bool = False,
         bias_correction: bool = False,
         weight_decay: Scheduled = 0.0,
-        **shared: Unpack[Shared],
+        **common: Unpack[Common],
     ) -> None:
         super().__init__(
             params,
@@ -115,7 +115,7 @@ class RMSprop(Optimizer):
             eps_inside_sqrt=eps_inside_sqrt,
             bias_correction=bias_correction,
             weight_decay=weight_decay,
-            **shared,
+            **common,
         )
 
     @staticmethod

@@ -13,7 +13,7 @@ from fastopt.core.hyperparameters import (
     Schedulable,
     Scheduled,
 )
-from fastopt.core.options import Shared
+from fastopt.core.options import Common
 from fastopt.optimizers.base import Optimizer
 from fastopt.optimizers.common import one_minus_power
 from fastopt_kernels import Rule, momentum, sgd, sgd_momentum, sgd_nesterov
@@ -45,7 +45,7 @@ class SGD(Optimizer):
             [0, 1], or a function of the step number.
         nesterov: look ahead along the buffer; needs momentum > 0 and dampening = 0.
         weight_decay: coefficient of the L2 term, >= 0, or a function of the step number.
-        shared: what every optimizer takes, see ``Shared``: maximize, trainable,
+        common: what every optimizer takes, see ``Common``: maximize, trainable,
             bounds, max_grad_norm, on_nonfinite, capturable, master_weights,
             state_dtype, stochastic_rounding, complex_moment, seed, backend.
 
@@ -79,7 +79,7 @@ class SGD(Optimizer):
         dampening: Scheduled = 0.0,
         nesterov: bool = False,
         weight_decay: Scheduled = 0.0,
-        **shared: Unpack[Shared],
+        **common: Unpack[Common],
     ) -> None:
         super().__init__(
             params,
@@ -88,7 +88,7 @@ class SGD(Optimizer):
             dampening=dampening,
             nesterov=nesterov,
             weight_decay=weight_decay,
-            **shared,
+            **common,
         )
 
     @staticmethod
@@ -140,7 +140,7 @@ class Momentum(Optimizer):
             function of the step number.
         bias_correction: divide by 1 - beta^t, so that the first steps are not too small.
         weight_decay: coefficient of the L2 term, >= 0, or a function of the step number.
-        shared: what every optimizer takes, see ``Shared``: maximize, trainable,
+        common: what every optimizer takes, see ``Common``: maximize, trainable,
             bounds, max_grad_norm, on_nonfinite, capturable, master_weights,
             state_dtype, stochastic_rounding, complex_moment, seed, backend.
 
@@ -168,7 +168,7 @@ class Momentum(Optimizer):
         beta: Scheduled = 0.9,
         bias_correction: bool = False,
         weight_decay: Scheduled = 0.0,
-        **shared: Unpack[Shared],
+        **common: Unpack[Common],
     ) -> None:
         super().__init__(
             params,
@@ -176,7 +176,7 @@ class Momentum(Optimizer):
             beta=beta,
             bias_correction=bias_correction,
             weight_decay=weight_decay,
-            **shared,
+            **common,
         )
 
     @staticmethod

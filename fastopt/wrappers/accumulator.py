@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from fastopt.core import arrays
 from fastopt.core.arrays import Array, blocks
-from fastopt.core.buckets import Parameter
 from fastopt.core.dtypes import real_dtype
 from fastopt.core.hyperparameters import whole
 from fastopt.core.options import NonfinitePolicy
 from fastopt.core.saved import Saved
 from fastopt.core.signals import Deferred
-from fastopt.engine.build import Grouping
-from fastopt.engine.step import checked_scale
+from fastopt.engine.policy import Outcome
 from fastopt.errors import CheckpointError
 from fastopt.optimizers.base import Optimizer
 from fastopt.wrappers.base import Wrapper
-
-if TYPE_CHECKING:
-    from fastopt.wrappers.loss_scaler import Scaling
 
 
 class Accumulator(Wrapper):
@@ -52,9 +47,8 @@ class Accumulator(Wrapper):
     def __init__(self, opt: Optimizer | Wrapper, every: int) -> None:
         super().__init__(opt)
         self._every = whole("Accumulator: every", every, 1)
-        self._beside = self._make_beside()
-        self._members = [_members(one) for one in self._innermost._groupings]
-        self._given = [False] * len(self._beside.leaves)
+        self._arrays = self._companions()
+        self._given = [False] * len(self._arrays.leaves)
         self._count = 0
 
     @property
@@ -62,38 +56,40 @@ class Accumulator(Wrapper):
         """How many micro-batches have been added since the optimizer's last step."""
         return self._count
 
-    def step(self, grads: Any, *, grad_scale: Any = 1.0) -> bool:
-        """Add a micro-batch's gradients; return True if that made the optimizer step.
+    def step(self, grads: Any, *, grad_scale: Any = 1.0) -> Outcome | None:
+        """Add a micro-batch's gradients; return the outcome if that made the optimizer step.
 
-        ``grad_scale`` may be a 0-d CuPy array where the optimizer's may. Gradients are neither kept
-        nor written. Raises what the optimizer's ``step`` does. Where the gradients are at fault
-        nothing has been added; where the optimizer's step is, all sums are kept: then ``flush``
-        tries again, ``reset`` drops them, and this raises RuntimeError.
+        None stands for a micro-batch that was only added. ``grad_scale`` may be a 0-d CuPy array
+        where the optimizer's may. Gradients are neither kept nor written. Raises what the
+        optimizer's ``step`` does. Where the gradients are at fault nothing has been added; where
+        the optimizer's step is, all sums are kept: then ``flush`` tries again, ``reset`` drops
+        them, and this raises RuntimeError.
         """
-        return self._step(grads, grad_scale, self.on_nonfinite)
+        return self._step(grads, grad_scale, None)
 
     def _step(
-        self, grads: Any, grad_scale: Any, on_nonfinite: NonfinitePolicy, scaling: Scaling = None
-    ) -> bool:
+        self, grads: Any, grad_scale: Any, on_nonfinite: NonfinitePolicy | None
+    ) -> Outcome | None:
         if self._count >= self._every:
             raise RuntimeError(
                 f"Accumulator: the step with the last {self._count} micro-batches has failed; call "
                 "flush() to try it again, or reset() to drop them"
             )
-        scale, _ = checked_scale(grad_scale, self._innermost._device, on_nonfinite)
-        checked = list(self._checked(grads))
+        policy = on_nonfinite or self.on_nonfinite
+        scale = self._innermost._engine.checked_scale(grad_scale, policy)
+        checked = self._checked(grads)
         with Deferred():
             self._add(checked, scale)
             self._count += 1
-            return self._count == self._every and self._apply(on_nonfinite, scaling)
+            return self._apply(on_nonfinite) if self._count == self._every else None
 
-    def flush(self) -> bool:
-        """Step with the mean of what is there, if anything is; return whether it was.
+    def flush(self) -> Outcome | None:
+        """Step with the mean of what is there, and return the outcome; None if there is nothing.
 
         Under the optimizer's own ``on_nonfinite``, also where a ``LossScaler`` makes the steps.
         """
         with Deferred():
-            return self._count > 0 and self._apply(self.on_nonfinite)
+            return self._apply(None) if self._count > 0 else None
 
     def reset(self) -> None:
         """Drop what has been added since the optimizer's last step."""
@@ -101,17 +97,21 @@ class Accumulator(Wrapper):
             self._given = [False] * len(self._given)
             self._count = 0
 
-    def _checked(self, grads: Any) -> Iterator[Array | None]:
-        """Yield the gradients in the order of the parameters; raise what is wrong with one."""
-        inner = self._innermost
-        parts = inner._split(grads) if inner._grouped else (grads,)
-        for grouping, members, part in zip(inner._groupings, self._members, parts, strict=True):
-            for (parameter, path), grad in zip(members, grouping.match(part), strict=True):
-                yield None if grad is None else parameter.checked(grad, path)
+    def _checked(self, grads: Any) -> list[Array | None]:
+        """Return the gradients in the order of the parameters; raise what is wrong with one."""
+        state = self._innermost._state
+        self._innermost._engine.follow_settings()
+        given = state.tree.match(grads)
+        for bucket in state.buckets:
+            for position, parameter in zip(bucket.positions, bucket.parameters, strict=True):
+                if given[position] is not None:
+                    path = f"grads{parameter.leaf.place}"
+                    given[position] = parameter.checked(given[position], path)
+        return given
 
     def _add(self, grads: list[Array | None], scale: Any) -> None:
         with np.errstate(all="ignore"):
-            for k, (grad, own) in enumerate(zip(grads, self._beside.own, strict=True)):
+            for k, (grad, own) in enumerate(zip(grads, self._arrays.own, strict=True)):
                 if grad is None:
                     continue
                 with arrays.on_device_of(own):
@@ -123,30 +123,30 @@ class Accumulator(Wrapper):
                             total[...] = part
                 self._given[k] = True
 
-    def _apply(self, on_nonfinite: NonfinitePolicy, scaling: Scaling = None) -> bool:
+    def _apply(self, on_nonfinite: NonfinitePolicy | None) -> Outcome | None:
         """Make the optimizer's step with the mean."""
-        own = zip(self._beside.own, self._given, strict=True)
-        sums = self._beside.nest(total if given else None for total, given in own)
-        self._opt._step(sums, 1.0 / self._count, on_nonfinite, scaling)
+        own = zip(self._arrays.own, self._given, strict=True)
+        sums = self._arrays.nest(total if given else None for total, given in own)
+        outcome = self._opt._step(sums, 1.0 / self._count, on_nonfinite)
         self.reset()
-        return True
+        return outcome
 
     def _remembered(self) -> dict[str, Any]:
-        sums = self._beside.on_host().items()
+        sums = self._arrays.on_host().items()
         given = zip(sums, self._given, strict=True)
         return {"count": self._count, "sum": {name: own for (name, own), has in given if has}}
 
     def _restorer(self, saved: Any) -> Callable[[], None]:
         opened = Saved("Accumulator", saved)
         count = opened.count("count", self._every)
-        sums = opened.arrays("sum", self._beside.by_name, some=True)
+        sums = opened.arrays("sum", self._arrays.by_name, some=True)
         if sums and not count:
             raise CheckpointError("Accumulator: there are sums, and count is 0")
 
         def write() -> None:
             with Deferred():
-                self._beside.take_saved(sums)
-                self._given = [leaf.name in sums for leaf in self._beside.leaves]
+                self._arrays.take_saved(sums)
+                self._given = [leaf.name in sums for leaf in self._arrays.leaves]
                 self._count = count
 
         return write
@@ -161,13 +161,3 @@ def _scaled(part: Array, scale: Any) -> Array:
         return part if scale == 1.0 else part * scale
     product: Array = part * scale.astype(real_dtype(part.dtype), copy=False)
     return product
-
-
-def _members(grouping: Grouping) -> list[tuple[Parameter, str]]:
-    """Return the parameters in the order of their tree, and what errors call their gradients."""
-    found: dict[int, Parameter] = {}
-    for group in grouping.groups:
-        for bucket in group.buckets:
-            found |= zip(bucket.positions, bucket.parameters, strict=True)
-    leaves = enumerate(grouping.tree.leaves)
-    return [(found[position], grouping.grads_root + leaf.suffix) for position, leaf in leaves]

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 
-from fastopt.core import arrays, param_groups
+from fastopt.core import arrays
 from fastopt.core.arrays import Array, blocks
 from fastopt.core.hyperparameters import FRACTION, Flag, Number, whole
 from fastopt.core.options import NonfinitePolicy
+from fastopt.core.param_groups import tree_of
 from fastopt.core.saved import Resumable, Saved
 from fastopt.core.signals import Deferred
-from fastopt.engine.build import all_leaves, trees_of
+from fastopt.engine.build import check_leaves
+from fastopt.engine.policy import Outcome
 from fastopt.optimizers.base import Optimizer
-from fastopt.wrappers.base import Beside, Wrapper, move
-
-if TYPE_CHECKING:
-    from fastopt.wrappers.loss_scaler import Scaling
+from fastopt.wrappers.base import CompanionArrays, Wrapper, move
 
 # -------------------------------------------------------------------------------------------------
 # EMA: an exponential moving average of the parameters, to evaluate with.
@@ -58,11 +57,11 @@ class EMA(Resumable):
     def __init__(self, params: Any, decay: float = 0.999, *, warmup: bool = False) -> None:
         self._decay = FRACTION("EMA: decay", decay)
         self._warmup = Flag()("EMA: warmup", warmup)
-        trees = trees_of(params)
-        all_leaves(trees, "EMA")
-        self._beside = Beside(trees, param_groups.are_given(params))
-        self._beside.take_parameters()
-        self._average = self._beside.nest(self._beside.own)
+        tree = tree_of(params)
+        check_leaves(tree, "EMA")
+        self._arrays = CompanionArrays(tree)
+        self._arrays.take_parameters()
+        self._average = self._arrays.nest(self._arrays.own)
         self._updates = 0
         self._swapped = False
 
@@ -94,10 +93,10 @@ class EMA(Resumable):
         that was given, or has another shape.
         """
         self._refuse_if_swapped("update")
-        self._beside.check_parameters("EMA")
+        self._arrays.check_parameters("EMA")
         share = 1.0 - self.decay
         with Deferred(), np.errstate(all="ignore"):
-            for param, average in self._beside.pairs:
+            for param, average in self._arrays.pairs:
                 move(average, param, share)
             self._updates += 1
 
@@ -110,8 +109,8 @@ class EMA(Resumable):
         for a read-only parameter.
         """
         self._refuse_if_swapped("swap")
-        self._beside.check_parameters("EMA")
-        self._beside.check_writeable()
+        self._arrays.check_parameters("EMA")
+        self._arrays.check_writeable()
         kept = self._lost_in_half_precision()
         try:
             with Deferred():
@@ -131,7 +130,7 @@ class EMA(Resumable):
     def _lost_in_half_precision(self) -> dict[int, Array]:
         """Return copies of the averages that being a parameter for a while would round."""
         kept = {}
-        for k, (param, average) in enumerate(self._beside.pairs):
+        for k, (param, average) in enumerate(self._arrays.pairs):
             if param.dtype != average.dtype:
                 with arrays.on_device_of(average):
                     kept[k] = average.copy()
@@ -142,12 +141,12 @@ class EMA(Resumable):
             self._exchange()
             for k, values in kept.items():
                 with arrays.on_device_of(values):
-                    self._beside.own[k][...] = values
+                    self._arrays.own[k][...] = values
             self._swapped = False
 
     def _exchange(self) -> None:
         with np.errstate(all="ignore"):
-            for param, average in self._beside.pairs:
+            for param, average in self._arrays.pairs:
                 with arrays.on_device_of(param):
                     for one, other in blocks(param, average):
                         was = one.astype(other.dtype)
@@ -163,23 +162,23 @@ class EMA(Resumable):
 
     def _remembered(self) -> dict[str, Any]:
         self._refuse_if_swapped("state_dict")
-        return {"updates": self._updates, "average": self._beside.on_host()}
+        return {"updates": self._updates, "average": self._arrays.on_host()}
 
     def _restorer(self, saved: Any) -> Callable[[], None]:
         self._refuse_if_swapped("load_state_dict")
         opened = Saved("EMA", saved)
         updates = opened.count("updates")
-        averages = opened.arrays("average", self._beside.by_name)
+        averages = opened.arrays("average", self._arrays.by_name)
 
         def write() -> None:
             with Deferred():
-                self._beside.take_saved(averages)
+                self._arrays.take_saved(averages)
                 self._updates = updates
 
         return write
 
     def __repr__(self) -> str:
-        count = len(self._beside.leaves)
+        count = len(self._arrays.leaves)
         warmup = ", warmup=True" if self._warmup else ""
         return f"<EMA(decay={self._decay!r}{warmup}): {count} arrays, {self._updates} updates>"
 
@@ -224,9 +223,9 @@ class Lookahead(Wrapper):
         super().__init__(opt)
         self._k = whole("Lookahead: k", k, 1)
         self._alpha = _SHARE("Lookahead: alpha", alpha)
-        self._beside = self._make_beside()
-        self._beside.take_parameters()
-        self._slow = self._beside.nest(self._beside.own)
+        self._arrays = self._companions()
+        self._arrays.take_parameters()
+        self._slow = self._arrays.nest(self._arrays.own)
         self._steps = 0  # since the slow weights last moved
 
     @property
@@ -234,45 +233,45 @@ class Lookahead(Wrapper):
         """The slow weights: arrays nested as the parameters are, which every k-th step changes."""
         return self._slow
 
-    def step(self, grads: Any, *, grad_scale: Any = 1.0) -> None:
+    def step(self, grads: Any, *, grad_scale: Any = 1.0) -> Outcome | None:
         """Make a step of the optimizer, and after every k-th pull the parameters back.
 
-        Takes and raises what the optimizer's ``step`` does; a step that raises has changed nothing.
-        Where a device decides whether a step is skipped, this waits for it, since skipped steps do
-        not count here.
+        Takes, returns and raises what the optimizer's ``step`` does; a step that raises has changed
+        nothing. Where a device decides whether a step is skipped, this waits for it, since skipped
+        steps do not count here.
         """
-        self._step(grads, grad_scale, self.on_nonfinite)
+        return self._step(grads, grad_scale, None)
 
     def _step(
-        self, grads: Any, grad_scale: Any, on_nonfinite: NonfinitePolicy, scaling: Scaling = None
-    ) -> None:
+        self, grads: Any, grad_scale: Any, on_nonfinite: NonfinitePolicy | None
+    ) -> Outcome | None:
         with Deferred():
-            before = self._opt.step_count
-            self._opt._step(grads, grad_scale, on_nonfinite, scaling)
-            if self._opt.step_count > before:
+            outcome = self._opt._step(grads, grad_scale, on_nonfinite)
+            if outcome is not None and outcome.made:
                 self._steps += 1
             if self._steps == self._k:
                 self._pull()
                 self._steps = 0
+            return outcome
 
     def _pull(self) -> None:
         with np.errstate(all="ignore"):
-            for param, slow in self._beside.pairs:
+            for param, slow in self._arrays.pairs:
                 move(slow, param, self._alpha)
                 with arrays.on_device_of(param):
                     param[...] = slow.astype(param.dtype, copy=False)
 
     def _remembered(self) -> dict[str, Any]:
-        return {"steps": self._steps, "slow": self._beside.on_host()}
+        return {"steps": self._steps, "slow": self._arrays.on_host()}
 
     def _restorer(self, saved: Any) -> Callable[[], None]:
         opened = Saved("Lookahead", saved)
         steps = opened.count("steps", self._k - 1)
-        slow = opened.arrays("slow", self._beside.by_name)
+        slow = opened.arrays("slow", self._arrays.by_name)
 
         def write() -> None:
             with Deferred():
-                self._beside.take_saved(slow)
+                self._arrays.take_saved(slow)
                 self._steps = steps
 
         return write

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from fastopt.backends import array_namespace
@@ -15,25 +15,22 @@ from fastopt.core.options import NonfinitePolicy
 from fastopt.core.param_groups import ParamGroups
 from fastopt.core.saved import Resumable
 from fastopt.core.tree import Leaf, Tree
-from fastopt.optimizers.base import KnownAttributes, Optimizer
-
-if TYPE_CHECKING:
-    from fastopt.wrappers.loss_scaler import Scaling
+from fastopt.engine.policy import Outcome
+from fastopt.optimizers.base import Optimizer, refuse_attribute
 
 # -------------------------------------------------------------------------------------------------
 # Arrays that stand beside the parameters, one for each: averages, sums, slow weights.
 
 
-class Beside:
+class CompanionArrays:
     """An array for each parameter: its shape and place, its dtype or float32 for half precision.
 
-    ``trees`` are those of the parameter groups; ``grouped`` says whether the user made groups.
+    They stand beside the parameters of a tree.
     """
 
-    def __init__(self, trees: Sequence[Tree], grouped: bool) -> None:
-        self._trees = trees
-        self._grouped = grouped
-        self.leaves = [leaf for tree in trees for leaf in tree.leaves]
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+        self.leaves = tree.leaves
         self.own = [_like(leaf.array) for leaf in self.leaves]
 
     @property
@@ -48,9 +45,7 @@ class Beside:
 
     def nest(self, values: Iterable[Any]) -> Any:
         """Return one value per parameter as the parameters are nested; of groups, a list."""
-        waiting = iter(values)
-        nested = [tree.nest([next(waiting) for _ in tree.leaves]) for tree in self._trees]
-        return nested if self._grouped else nested[0]
+        return self._tree.nest(values)
 
     def take_parameters(self) -> None:
         """Copy the parameters."""
@@ -72,8 +67,7 @@ class Beside:
 
     def check_parameters(self, owner: str) -> None:
         """Raise ValueError if the user's trees no longer hold the arrays that were handed in."""
-        now = [array for tree in self._trees for array in tree.current()]
-        for leaf, array, own in zip(self.leaves, now, self.own, strict=True):
+        for leaf, array, own in zip(self.leaves, self._tree.current(), self.own, strict=True):
             _check(leaf, array, own, owner)
 
     def check_writeable(self) -> None:
@@ -119,7 +113,7 @@ def move(own: Array, target: Array, share: float) -> None:
 # Base of what stands around an optimizer and makes its steps.
 
 
-class Wrapper(KnownAttributes, Resumable):
+class Wrapper(Resumable):
     """Steps an optimizer, or another wrapper, and passes on what can be read and set."""
 
     def __init__(self, opt: Optimizer | Wrapper) -> None:
@@ -130,23 +124,34 @@ class Wrapper(KnownAttributes, Resumable):
                 f"got {type(opt).__name__}"
             )
         self._opt = opt
-        self._innermost: Optimizer = opt._innermost if isinstance(opt, Wrapper) else opt
+        self._innermost: Optimizer = opt.innermost if isinstance(opt, Wrapper) else opt
+
+    if not TYPE_CHECKING:  # it would hold that every attribute can be set
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            if not name.startswith("_") and not hasattr(type(self), name):
+                refuse_attribute(self, name, [])
+            super().__setattr__(name, value)
 
     @property
     def opt(self) -> Optimizer | Wrapper:
         """What it stands around."""
         return self._opt
 
-    def _make_beside(self) -> Beside:
+    @property
+    def innermost(self) -> Optimizer:
+        """The optimizer that all wrappers around it step in the end."""
+        return self._innermost
+
+    def _companions(self) -> CompanionArrays:
         """Return arrays that stand beside the optimizer's parameters."""
-        trees = [grouping.tree for grouping in self._innermost._groupings]
-        return Beside(trees, self._innermost._grouped)
+        return CompanionArrays(self._innermost._state.tree)
 
     @abstractmethod
     def _step(
-        self, grads: Any, grad_scale: Any, on_nonfinite: NonfinitePolicy, scaling: Scaling = None
-    ) -> Any:
-        """Make a step as ``Optimizer._step`` does."""
+        self, grads: Any, grad_scale: Any, on_nonfinite: NonfinitePolicy | None
+    ) -> Outcome | None:
+        """Make a step as ``Optimizer._step`` does; None if only something was added up."""
 
     @property
     def lr(self) -> float:

@@ -526,6 +526,7 @@ def test_all_that_stands_around_an_optimizer_resumes_in_the_same_bits(tmp_path: 
                     name: large * rng.standard_normal(p.shape) for name, p in self.params.items()
                 }
                 self.scaler.step(self.accumulator, grads)
+                self.scaler.update()
                 self.ema.update()
 
     straight = Run("numpy")
@@ -679,26 +680,55 @@ def test_parameters_that_have_become_read_only_are_saved_and_not_loaded(tmp_path
     assert params[0].tolist() == [3.0] * 2
 
 
-def test_save_and_load_are_refused_during_a_step_of_another_thread(tmp_path: Path) -> None:
-    inside, finish = threading.Event(), threading.Event()
+@pytest.mark.parametrize("method", ["save", "load", "state_dict", "load_state_dict"])
+def test_what_touches_state_waits_for_a_step_of_another_thread(tmp_path: Path, method: str) -> None:
+    inside, finish, done = threading.Event(), threading.Event(), threading.Event()
 
     def lr(t: int) -> float:
         inside.set()
-        finish.wait()
+        assert finish.wait(60)
         return 0.1
 
     opt = fastopt.SGD(np.ones(1), lr)
-    thread = threading.Thread(target=opt.step, args=(np.ones(1),))
-    thread.start()
-    inside.wait()
-    for call in (opt.save, opt.load):
-        fastopt.SGD(np.ones(1)).save(tmp_path / "a")
-        with pytest.raises(RuntimeError, match="is in a step"):
-            call(tmp_path / "a")  # type: ignore[operator]  # two functions
-    finish.set()
-    thread.join()
-    opt.save(tmp_path / "a")
-    opt.load(tmp_path / "a")
+    other = fastopt.SGD(np.ones(1))
+    other.save(tmp_path / "a")
+    calls = {
+        "save": lambda: opt.save(tmp_path / "b"),
+        "load": lambda: opt.load(tmp_path / "a"),
+        "state_dict": opt.state_dict,
+        "load_state_dict": lambda: opt.load_state_dict(other.state_dict()),
+    }
+
+    def call() -> None:
+        calls[method]()
+        done.set()
+
+    threads = [threading.Thread(target=opt.step, args=(np.ones(1),)), threading.Thread(target=call)]
+    threads[0].start()
+    try:
+        assert inside.wait(60)
+        threads[1].start()
+        assert not done.wait(0.2)
+    finally:
+        finish.set()
+        for thread in threads:
+            thread.join(60)
+    assert done.is_set()
+    assert opt.step_count == (0 if "load" in method else 1)
+
+
+@pytest.mark.parametrize("method", ["save", "load", "state_dict"])
+def test_a_schedule_must_not_touch_the_state_of_its_optimizer(tmp_path: Path, method: str) -> None:
+    fastopt.SGD(np.ones(1)).save(tmp_path / "a")
+
+    def lr(t: int) -> float:
+        getattr(opt, method)(*[tmp_path / "a"] * (method != "state_dict"))
+        return 0.1
+
+    opt = fastopt.SGD(np.ones(1), lr)
+    with pytest.raises(RuntimeError, match="in this very thread"):
+        opt.step(np.ones(1))
+    assert opt.step_count == 0
 
 
 def test_a_step_is_refused_while_the_optimizer_is_saved_or_loaded(tmp_path: Path) -> None:

@@ -339,7 +339,7 @@ def test_a_step_flattens_the_gradients_once(backend: str, monkeypatch: pytest.Mo
     calls: list[Any] = []
     match = Tree.match
 
-    def counting(self: Tree, grads: Any, root: str) -> list[Any]:
+    def counting(self: Tree, grads: Any, root: str = "grads") -> list[Any]:
         calls.append(grads)
         return match(self, grads, root)
 

@@ -17,7 +17,7 @@ import pytest
 
 import fastopt_kernels
 from fastopt.backends.cupy import source as cupy_source
-from fastopt.core.dtypes import Format
+from fastopt.core.dtypes import UpdateSpec
 from fastopt_kernels import Rule
 from helpers.cuda import nvrtc
 
@@ -28,22 +28,31 @@ RULES = sorted({p.stem for p in Path(fastopt_kernels.__file__).parent.glob("[a-z
 _FLOAT, _DOUBLE, _HALF = (np.dtype(t) for t in (np.float32, np.float64, np.float16))
 _BFLOAT, _COMPLEX = np.dtype(ml_dtypes.bfloat16), np.dtype(np.complex64)
 FORMATS = [
-    Format.of(_FLOAT, True),
-    Format.of(_DOUBLE, True),
-    Format.of(_BFLOAT, True),
-    Format.of(_HALF, False).with_gradients(_FLOAT),
-    Format.of(_HALF, False, stochastic=True),
-    Format.of(_FLOAT, True, state="bfloat16"),
-    Format.of(_FLOAT, True, state="int8"),
+    UpdateSpec.of(_FLOAT, True),
+    UpdateSpec.of(_DOUBLE, True),
+    UpdateSpec.of(_BFLOAT, True),
+    UpdateSpec.of(_HALF, False).with_gradients(_FLOAT),
+    UpdateSpec.of(_HALF, False, stochastic=True),
+    UpdateSpec.of(_FLOAT, True, state="bfloat16"),
+    UpdateSpec.of(_FLOAT, True, state="int8"),
+    UpdateSpec.of(_FLOAT, True, state_dtype="float64"),
+    UpdateSpec.of(_BFLOAT, True, state_dtype="float64"),
 ]
 FEW = [  # those of which a few rules tell enough
-    Format.of(_HALF, True, "arrays", True, state="int8"),
-    Format.of(_BFLOAT, False, state="int8", stochastic=True),
-    Format.of(_COMPLEX, True, modulus=True),
-    Format.of(_COMPLEX, True, state="int8", modulus=True),
+    UpdateSpec.of(_HALF, True, "arrays", True, state="int8"),
+    UpdateSpec.of(_BFLOAT, False, state="int8", stochastic=True),
+    UpdateSpec.of(_COMPLEX, True, modulus=True),
+    UpdateSpec.of(_COMPLEX, True, state="int8", modulus=True),
+    UpdateSpec.of(_COMPLEX, True, modulus=True, state_dtype="float64"),
+    UpdateSpec.of(_HALF, True, "arrays", True, state_dtype="float64").with_gradients(_FLOAT),
+    UpdateSpec.of(_FLOAT, True, state_dtype="float64").with_gradients(_DOUBLE),
+    UpdateSpec.of(_HALF, False, stochastic=True, state_dtype="float64"),
 ]
 NEVER = (".local", ".approx", "call", "fma.")
-PACK = {1: r"(?:v4\.[bu]8|[bu]32)", 2: r"v4\.[bu]16", 4: r"v4\.f32", 8: r"v2\.f64"}
+PACK = {
+    4: {1: r"(?:v4\.[bu]8|[bu]32)", 2: r"v4\.[bu]16", 4: r"v4\.f32"},
+    2: {2: r"(?:v2\.[bu]16|[bu]32)", 4: r"v2\.f32", 8: r"v2\.f64"},
+}
 """What one thread moves at once: 16 bytes of state, as many elements of the rest."""
 
 
@@ -53,42 +62,44 @@ def rule_of(name: str) -> Rule:
 
 
 each_pair = pytest.mark.parametrize(
-    ("name", "format"),
+    ("name", "spec"),
     [
-        pytest.param(name, format, id=f"{name}-{format.name}")
+        pytest.param(name, spec, id=f"{name}-{spec.name}")
         for name in RULES
-        for format in (*FORMATS, *FEW)
-        if rule_of(name).state or format.state == "real"
-        if name in ("adam", "rmsprop_centered_momentum") or format not in FEW
+        for spec in (*FORMATS, *FEW)
+        if rule_of(name).state or spec.state == "real"
+        if name in ("adam", "rmsprop_centered_momentum") or spec not in FEW
     ],
 )
 
 
 def kernel_of(
     rule: Rule,
-    format: Format,
+    spec: UpdateSpec,
     by_value: bool = True,
     from_table: bool = False,
     **changes: Any,
 ) -> Any:
-    text = cupy_source.kernel(rule, format, by_value, from_table) | changes
+    text = cupy_source.kernel(rule, spec, by_value, from_table) | changes
     return importlib.import_module("cupy").ElementwiseKernel(**text)
 
 
-def faults(rule: Rule, format: Format, ptx: str) -> list[str]:
+def faults(rule: Rule, spec: UpdateSpec, ptx: str) -> list[str]:
     """Return what should not be in the instructions of a kernel, or is missing there."""
     _, _, body = ptx.partition(".entry")
     found = [word for word in NEVER if word in body]
-    if format.real == _FLOAT and ".f64" in body:
+    if spec.real == _FLOAT and ".f64" in body:
         found.append("arithmetic in double")
-    state = np.dtype({"real": format.real, "bfloat16": "u2", "int8": "u1"}[format.state])
-    exact = [format.real] * format.master
-    written = Counter(d.itemsize for d in [format.stored, *[state] * len(rule.state), *exact])
-    read = [format.given.itemsize, *[format.real.itemsize] * len(format.limits)]
+    state = np.dtype({"real": spec.real, "bfloat16": "u2", "int8": "u1"}[spec.state])
+    exact = [spec.real] * spec.master
+    written = Counter(d.itemsize for d in [spec.stored, *[state] * len(rule.state), *exact])
+    read = [spec.given.itemsize, *[spec.real.itemsize] * len(spec.limits)]
+    pack = PACK[cupy_source.pack(spec)]
     for kind, packs in (("ld", written + Counter(read)), ("st", written)):
         for size, count in packs.items():
-            seen = len(re.findall(rf"{kind}(\.global)?\.{PACK[size]}", body))
-            if seen < count or (size > 1 and seen % count):  # a word may be other things too
+            seen = len(re.findall(rf"{kind}(\.global)?\.{pack[size]}", body))
+            word = "32)" in pack[size]  # which may be other things too
+            if seen < count or (not word and seen % count):
                 found.append(f"{seen} {kind} of packs of {size} bytes each for {count} arrays")
     return found
 
@@ -96,18 +107,18 @@ def faults(rule: Rule, format: Format, ptx: str) -> list[str]:
 @each_pair
 @pytest.mark.parametrize("architecture", [75, 90, 120])
 def test_the_instructions_are_those_that_are_meant(
-    name: str, format: Format, architecture: int
+    name: str, spec: UpdateSpec, architecture: int
 ) -> None:
     rule = rule_of(name)
     for by_value, from_table in ((True, False), (False, False), (True, True)):
-        kernel = kernel_of(rule, format, by_value, from_table)
-        assert faults(rule, format, nvrtc.ptx(kernel, architecture)) == []
+        kernel = kernel_of(rule, spec, by_value, from_table)
+        assert faults(rule, spec, nvrtc.ptx(kernel, architecture)) == []
 
 
 @each_pair
-def test_no_gpu_needs_the_stack(name: str, format: Format) -> None:
-    assert_in_registers(kernel_of(rule_of(name), format))
-    assert_in_registers(kernel_of(rule_of(name), format, from_table=True))
+def test_no_gpu_needs_the_stack(name: str, spec: UpdateSpec) -> None:
+    assert_in_registers(kernel_of(rule_of(name), spec))
+    assert_in_registers(kernel_of(rule_of(name), spec, from_table=True))
 
 
 @pytest.mark.parametrize("dtype", [_FLOAT, _DOUBLE, _HALF, _BFLOAT], ids=str)
@@ -155,22 +166,22 @@ def assert_in_registers(kernel: Any) -> None:
     ],
 )
 def test_a_fault_in_the_text_is_noticed(right: str, wrong: str, fault: str) -> None:
-    rule, format = rule_of("adam"), FORMATS[0]
-    preamble = cupy_source.kernel(rule, format, True)["preamble"]
+    rule, spec = rule_of("adam"), FORMATS[0]
+    preamble = cupy_source.kernel(rule, spec, True)["preamble"]
     assert right in preamble
-    kernel = kernel_of(rule, format, preamble=preamble.replace(right, wrong))
-    assert fault in faults(rule, format, nvrtc.ptx(kernel, 90))
+    kernel = kernel_of(rule, spec, preamble=preamble.replace(right, wrong))
+    assert fault in faults(rule, spec, nvrtc.ptx(kernel, 90))
 
 
 def test_contraction_is_noticed() -> None:
-    rule, format = rule_of("adam"), FORMATS[0]
-    kernel = kernel_of(rule, format, options=("--fmad=true",))
-    assert "fma." in faults(rule, format, nvrtc.ptx(kernel, 90))
+    rule, spec = rule_of("adam"), FORMATS[0]
+    kernel = kernel_of(rule, spec, options=("--fmad=true",))
+    assert "fma." in faults(rule, spec, nvrtc.ptx(kernel, 90))
 
 
 def test_a_scale_in_double_is_noticed() -> None:
-    rule, format = rule_of("adam"), FORMATS[0]
-    text = cupy_source.kernel(rule, format, True, True)
+    rule, spec = rule_of("adam"), FORMATS[0]
+    text = cupy_source.kernel(rule, spec, True, True)
     for part, right, wrong in (
         ("in_params", "raw float32 scale", "raw float64 scale"),
         ("operation", "row[0] * scale[0]", "float(row[0] * scale[0])"),
@@ -178,4 +189,4 @@ def test_a_scale_in_double_is_noticed() -> None:
         assert right in text[part]
         text[part] = text[part].replace(right, wrong)
     kernel = importlib.import_module("cupy").ElementwiseKernel(**text)
-    assert faults(rule, format, nvrtc.ptx(kernel, 90)) == ["arithmetic in double"]
+    assert faults(rule, spec, nvrtc.ptx(kernel, 90)) == ["arithmetic in double"]

@@ -21,7 +21,7 @@ from test_wrappers_on_device import check_clipping, check_training
 
 import fastopt
 from fastopt.backends.cupy.launch import Kernels
-from fastopt.core.norms import PIECE
+from fastopt.core.norms import TILE
 from helpers.cuda.runs import (
     COMPLEX,
     DENSE,
@@ -117,7 +117,7 @@ def test_clipping_by_the_norm_of_many_arrays_does_so_too(
     gpu_only: Any, dtype: Any, limit: float
 ) -> None:
     cuts = [(run_of(k % 9), run_of(k % 9)) for k in range(300)]
-    cuts += [(run_of(n), run_of(n, 1)) for n in (PIECE - 1, PIECE, PIECE + 1, 3 * PIECE + 100)]
+    cuts += [(run_of(n), run_of(n, 1)) for n in (TILE - 1, TILE, TILE + 1, 3 * TILE + 100)]
     more = {"missing": True, "max_grad_norm": limit}
     assert difference_of(VARIANT_OF["adam"], gpu_only, dtype, cuts=cuts, **more) == {}
 
@@ -294,6 +294,7 @@ def test_a_loss_is_multiplied_by_the_scale_as_numpy_does(xp: Any, dtype: Any) ->
     for module in (np, xp):
         scaler = fastopt.LossScaler(70_000.0, growth_factor=1.1, growth_interval=1)
         scaler.step(fastopt.SGD([module.asarray(np.zeros(3))]), [module.asarray(np.ones(3))])
+        scaler.update()
         given = module.asarray(loss.copy())
         made += [on_host(scaler.multiply(given)), on_host(scaler.multiply(given, out=given))]
     assert differences({"1": made[0], "2": made[1]}, {"1": made[2], "2": made[3]}) == {}
@@ -307,6 +308,7 @@ def test_skipping_for_ever_is_noticed_although_nobody_reads(xp: Any) -> None:
     def steps() -> None:
         for _ in range(100):
             scaler.step(opt, [bad])
+            scaler.update()
             xp.cuda.Device().synchronize()
 
     with pytest.raises(FloatingPointError, match=r"skipped at the smallest scale, 0\.5"):

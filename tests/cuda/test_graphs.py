@@ -260,8 +260,8 @@ def test_adams_scalars_become_constant(cupy: FakeCupy, monkeypatch: pytest.Monke
     training = Training(600, ((3,),))
     assert differences(train(training, variant, np), replayed(training, variant, cupy)) == {}
     opt = variant([cupy.zeros(3, np.float32)], capturable=True).warmup()
-    assert opt._device is not None
-    rows = opt._device._tables._rows
+    assert opt._engine.device is not None
+    rows = opt._engine._tables._prefetched
     assert (rows.length, rows.period) == (256, 8)  # 0.9^t is lost in float32 from t = 165 on
 
 

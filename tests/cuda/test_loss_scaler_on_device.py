@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 import fastopt
 from fastopt.backends.cupy import control
 from fastopt.engine import tables
-from fastopt.wrappers.loss_scaler import LOOK_EVERY, Stepped
+from fastopt.engine.policy import Outcome
+from fastopt.wrappers.loss_scaler import POLL_EVERY
 from helpers.cuda import fake_cupy
 from helpers.cuda.fake_cupy import FakeCupy, no_synchronisation
 from helpers.cuda.planted import planted
@@ -74,7 +75,7 @@ def test_a_hundred_scaled_steps_wait_for_nothing(
     cupy: FakeCupy, policy: str, late: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fake_cupy.Event, "late", late)
-    monkeypatch.setattr(control, "ANSWERS", 7)
+    monkeypatch.setattr(control, "OUTCOMES", 7)
     training = Training(100, FEW, bad=range(1, 100, 7))
     options = {"on_nonfinite": policy, "capturable": policy == "skip"}
     assert unlike(training, ADAM, cupy, **options) == {}
@@ -84,6 +85,7 @@ def test_reading_waits(cupy: FakeCupy, monkeypatch: pytest.MonkeyPatch) -> None:
     opt, scaler = fastopt.SGD([cupy.zeros(3)]), fastopt.LossScaler()
     for read in (lambda: scaler.scale, scaler.state_dict, lambda: repr(scaler)):
         answer = scaler.step(opt, [cupy.zeros(3)])
+        scaler.update()
         with no_synchronisation(), pytest.raises(fake_cupy.HiddenSynchronisation):
             read()
         with no_synchronisation(), pytest.raises(fake_cupy.HiddenSynchronisation):
@@ -94,19 +96,28 @@ def test_reading_waits(cupy: FakeCupy, monkeypatch: pytest.MonkeyPatch) -> None:
             read()  # nothing has been stepped since
 
 
-def test_a_scaled_step_is_one_launch_more_and_sends_nothing(
+def test_a_scaled_iteration_is_two_launches_more_and_sends_nothing(
     cupy: FakeCupy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opt, scaler = fastopt.SGD([cupy.zeros(3, np.float32)]), fastopt.LossScaler()
     grads = [cupy.zeros(3, np.float32)]
     scaler.step(opt, grads)
+    scaler.update()
     monkeypatch.setattr(cupy, "asarray", None)
     monkeypatch.setattr(cupy, "zeros", None)
     for _ in range(50):
         cupy.launches.clear()
         scaler.step(opt, grads)
+        scaler.update()
         names = [launch.name.removeprefix("fastopt_") for launch in cupy.launches]
-        assert names == ["squares_to_decide", "halves", "decide", "rescale", "sgd_from_table"]
+        assert names == [
+            "squares_to_decide",
+            "halves",
+            "decide",
+            "sgd_from_table",
+            "note",
+            "rescale",
+        ]
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
@@ -141,8 +152,9 @@ def test_the_scale_after_every_step_is_numpys(
             for kind in pattern:
                 grad = scaler.multiply(xp.asarray(np.array([1.0, values[kind]])))
                 try:
-                    answer = scaler.step(opt, [grad])
+                    answer = iterate(scaler, opt, [grad])
                     if reads:
+                        assert scaler.scale > 0.0  # raises on a device what the host has raised
                         seen.append(bool(answer))
                     answers.append(answer)
                 except FloatingPointError as error:
@@ -160,18 +172,18 @@ def test_the_scale_after_every_step_is_numpys(
 def test_an_answer_holds_for_its_own_step_whenever_it_is_asked(
     cupy: FakeCupy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(control, "ANSWERS", 4)
+    monkeypatch.setattr(control, "OUTCOMES", 4)
     opt, scaler = fastopt.SGD([cupy.zeros(2)]), fastopt.LossScaler()
     pattern = [number % 3 == 1 for number in range(20)]
     good, bad = cupy.zeros(2), cupy.asarray(np.array([0.0, np.nan]))
-    answers = [scaler.step(opt, [bad if now else good]) for now in pattern]
-    assert all(isinstance(answer, Stepped) for answer in answers)
+    answers = [iterate(scaler, opt, [bad if now else good]) for now in pattern]
+    assert all(isinstance(answer, Outcome) for answer in answers)
     assert [bool(answer) for answer in answers] == [not now for now in pattern]
     assert answers[0] == True  # noqa: E712 - it is no bool, and is equal to one
     assert answers[1] == False  # noqa: E712
     assert answers[1] != answers[0]
     assert answers[0] != 1.5
-    assert repr(answers[1]) == "<Stepped: False>"
+    assert repr(answers[1]) == "<Outcome: skipped, grad_norm=nan>"
     if scaler.step(opt, [bad]):
         pytest.fail("a skipped step is no step")
 
@@ -191,9 +203,10 @@ def test_skipping_for_ever_ends_in_an_error_although_nobody_reads(
     said = "steps in a row were skipped at the smallest scale, 0.25"
 
     def steps() -> int:
-        for made in range(3 * LOOK_EVERY):
+        for made in range(3 * POLL_EVERY):
             try:
                 scaler.step(opt, [bad])
+                scaler.update()
             except FloatingPointError as raised:
                 errors.append(str(raised))
                 return made
@@ -201,32 +214,34 @@ def test_skipping_for_ever_ends_in_an_error_although_nobody_reads(
 
     errors: list[str] = []
     with no_synchronisation():
-        assert LOOK_EVERY - 1 <= steps() <= LOOK_EVERY + late
-        assert LOOK_EVERY - 1 <= steps() <= LOOK_EVERY + late
+        assert POLL_EVERY - 1 <= steps() <= POLL_EVERY + late
+        assert POLL_EVERY - 1 <= steps() <= POLL_EVERY + late
     assert all(said in error for error in errors)
     scaler.step(opt, [cupy.zeros(2)])
+    scaler.update()
     for _ in range(2):
         scaler.step(opt, [bad])
-    for _ in range(3 * LOOK_EVERY):
+        scaler.update()
+    for _ in range(3 * POLL_EVERY):
         scaler.step(opt, [cupy.zeros(2)])
+        scaler.update()
     assert scaler.state_dict()["skips"] == 0
-    assert opt.step_count == 1 + 3 * LOOK_EVERY
+    assert opt.step_count == 1 + 3 * POLL_EVERY
 
 
-@pytest.mark.parametrize("read", ["scale", "state_dict", "bool", "save", "another optimizer"])
+@pytest.mark.parametrize("read", ["scale", "state_dict", "save", "another optimizer"])
 def test_whatever_reads_raises_it_once(cupy: FakeCupy, read: str, tmp_path: Path) -> None:
     opt, scaler = fastopt.SGD([cupy.zeros(2)]), fastopt.LossScaler(**HOPELESS)
     bad = cupy.asarray(np.array([0.0, np.nan]))
     for _ in range(5):
-        answer = scaler.step(opt, [bad])
+        iterate(scaler, opt, [bad])
     assert "scale 0.25" in repr(scaler)  # which is for looking, and raises nothing
     other = fastopt.SGD([np.zeros(2)], backend="numpy")
     reads: dict[str, Any] = {
         "scale": lambda: scaler.scale,
         "state_dict": scaler.state_dict,
-        "bool": lambda: bool(answer),
         "save": lambda: opt.save(tmp_path / "a", also={"scaler": scaler}),
-        "another optimizer": lambda: scaler.step(other, [np.zeros(2)]),
+        "another optimizer": lambda: iterate(scaler, other, [np.zeros(2)]),
     }
     with pytest.raises(FloatingPointError, match="3 steps in a row were skipped"):
         reads[read]()
@@ -251,6 +266,13 @@ def test_replays_of_a_scaled_step_are_scaled_steps(
     assert differences(here, scaled_replays(training, variant, cupy, some, **options)) == {}
 
 
+def iterate(scaler: fastopt.LossScaler, opt: Any, grads: Any) -> Any:
+    """Make a step of one optimizer and let the scale follow; return the outcome."""
+    outcome = scaler.step(opt, grads)
+    scaler.update()
+    return outcome
+
+
 def capture(cupy: FakeCupy, step: Any) -> Any:
     with no_synchronisation(), cupy.cuda.Stream(non_blocking=True) as stream:
         stream.begin_capture()
@@ -265,15 +287,18 @@ def test_a_captured_step_must_be_prepared(cupy: FakeCupy) -> None:
     grads = [cupy.zeros(2)]
     opt = fastopt.SGD([cupy.zeros(2)], capturable=True).warmup()
     scaler = fastopt.LossScaler()
-    for step in (lambda: scaler.step(opt, grads), lambda: scaler.multiply(grads[0], out=grads[0])):
+    for step in (
+        lambda: iterate(scaler, opt, grads),
+        lambda: scaler.multiply(grads[0], out=grads[0]),
+    ):
         with pytest.raises(RuntimeError, match=r"scaler.warmup\(opt\)"):
             capture(cupy, step)
     assert scaler.warmup(opt) is scaler
     with pytest.raises(RuntimeError, match=r"on_nonfinite='skip'.*'propagate'"):
-        capture(cupy, lambda: scaler.step(opt, grads))
+        capture(cupy, lambda: iterate(scaler, opt, grads))
     opt.on_nonfinite = "skip"
     scaler.warmup(opt)
-    graph, answer = capture(cupy, lambda: scaler.step(opt, grads))
+    graph, answer = capture(cupy, lambda: iterate(scaler, opt, grads))
     assert (opt.step_count, scaler.scale) == (0, 65536.0)
     graph.launch()
     assert opt.step_count == 1
@@ -289,13 +314,14 @@ def test_what_a_captured_scaler_cannot_do(cupy: FakeCupy) -> None:
     for read in (lambda: scaler.scale, scaler.state_dict, lambda: scaler.load_state_dict(saved)):
         with pytest.raises(RuntimeError, match="while a stream is captured"):
             capture(cupy, read)
-    graph, _ = capture(cupy, lambda: scaler.step(opt, grads))
+    graph, _ = capture(cupy, lambda: iterate(scaler, opt, grads))
     graph.launch()
     assert scaler.scale == 32768.0
     graph.launch()
     assert scaler.scale == 16384.0  # although the host has made no step
-    with pytest.raises(RuntimeError, match="captured in a CUDA graph, on another"):
-        scaler.step(fastopt.SGD([np.zeros(2)], backend="numpy"), [np.zeros(2)])
+    there = np.zeros(2)
+    iterate(scaler, fastopt.SGD([there], lr=1.0, backend="numpy"), [np.full(2, 16384.0)])
+    assert there.tolist() == [-1.0, -1.0]  # elsewhere the scale is read
     opt.on_nonfinite = "propagate"
     with pytest.raises(RuntimeError, match="a LossScaler's step was captured"):
         opt.refresh()
@@ -311,7 +337,7 @@ def test_replays_that_skip_for_ever_are_noticed_by_reading(cupy: FakeCupy) -> No
     grads = [cupy.asarray(np.array([0.0, np.inf]))]
     opt = fastopt.SGD([cupy.zeros(2)], capturable=True, on_nonfinite="skip")
     scaler = fastopt.LossScaler(**HOPELESS).warmup(opt)
-    graph, _ = capture(cupy, lambda: scaler.step(opt, grads))
+    graph, _ = capture(cupy, lambda: iterate(scaler, opt, grads))
     for _ in range(9):
         graph.launch()
     with pytest.raises(FloatingPointError, match="7 steps in a row"):
@@ -340,6 +366,7 @@ def test_a_scaler_is_saved_on_one_backend_and_goes_on_on_another(
                 if step == 3:
                     grad[1] = np.nan
                 scaler.step(opt, [scaler.multiply(xp.asarray(grad))])
+                scaler.update()
             opt.save(tmp_path / "a", also={"scaler": scaler})
         ends.append(remembered(scaler) | {"param": on_host(param)})
     assert differences(ends[0], ends[1]) == {}
@@ -350,12 +377,14 @@ def test_what_is_loaded_holds_and_what_was_asked_for_before_is_forgotten(cupy: F
     opt, scaler = fastopt.SGD([cupy.zeros(2)]), fastopt.LossScaler(**HOPELESS)
     saved = scaler.state_dict()
     bad = cupy.asarray(np.array([0.0, np.nan]))
-    for _ in range(LOOK_EVERY):
+    for _ in range(POLL_EVERY):
         scaler.step(opt, [bad])
+        scaler.update()
     scaler.load_state_dict({**saved, "scale": 8.0, "good_steps": 7})
     with no_synchronisation():
         for _ in range(3):
             scaler.step(opt, [cupy.zeros(2)])
+            scaler.update()
     assert (scaler.scale, scaler.state_dict()["good_steps"]) == (8.0, 10)
 
 
@@ -376,7 +405,7 @@ def test_wrappers_end_in_the_bits_of_numpy(cupy: FakeCupy, kind: str, dtype: Any
         for step in range(24):
             grad = some_values(200, dtype, 1 + step)
             grad[9] = np.inf if step in (4, 5, 13) else grad[9]
-            made.append(bool(scaler.step(wrapped, [scaler.multiply(xp.asarray(grad))])))
+            made.append(bool(iterate(scaler, wrapped, [scaler.multiply(xp.asarray(grad))])))
         counts = np.array([opt.step_count, opt.skipped_steps, *made])
         ends.append(remembered(scaler) | {"param": on_host(param), "counts": counts})
     assert differences(*ends) == {}
@@ -399,6 +428,7 @@ def test_optimizers_that_share_a_scaler_take_turns_as_on_numpy(cupy: FakeCupy) -
             for opt, param in zip(opts, params, strict=True):
                 grad = np.full(param.shape, np.nan if step % 7 == len(param) else 1.0 + step)
                 scaler.step(opt, [scaler.multiply(xp.asarray(grad))])
+                scaler.update()
         ends.append(remembered(scaler) | {str(k): on_host(p) for k, p in enumerate(params)})
     assert differences(*ends) == {}
 
@@ -415,12 +445,18 @@ def test_a_scaler_goes_from_device_to_device_and_to_the_host() -> None:
             grads[1] = cupy.zeros(2)
         for opt, grad in zip(opts, grads, strict=True):
             assert scaler.step(opt, [grad])
+            scaler.update()
         assert scaler.scale == 64.0
         product = scaler.multiply(grads[1])
         assert product.device == cupy.cuda.Device(1)
-        both = fastopt.SGD([here, far], lr=1.0)  # on two devices the host decides
-        assert scaler.step(both, grads[:2]) is True
+        for opt, grad in zip(opts, grads, strict=True):  # all in one iteration
+            assert scaler.step(opt, [grad])
+        scaler.update()
         assert scaler.scale == 128.0
+        grads[2][0] = np.inf
+        made = [bool(scaler.step(opt, [grad])) for opt, grad in zip(opts, grads, strict=True)]
+        scaler.update()
+        assert (made, scaler.scale) == ([True, True, False], 64.0)
 
 
 # The loss ---------------------------------------------------------------------------------------
@@ -432,6 +468,7 @@ def test_a_loss_is_multiplied_in_its_own_dtype(cupy: FakeCupy, dtype: Any, befor
     scaler = fastopt.LossScaler(65536.0 * 1.1, growth_factor=1.7, growth_interval=1)
     if not before:
         scaler.step(fastopt.SGD([cupy.zeros(2)]), [cupy.zeros(2)])
+        scaler.update()
         assert scaler.scale == 65536.0 * 1.1 * 1.7
     for shape in ((), (3, 5)):
         values = np.asarray(some_values(15, dtype, 3)[: math.prod(shape)].reshape(shape) / 1000)
@@ -481,6 +518,7 @@ def test_a_step_that_is_refused_leaves_the_scale(cupy: FakeCupy) -> None:
             scaler.step(opt, [cupy.zeros(3)])
     assert scaler.scale == 65536.0
     assert scaler.step(opt, [cupy.zeros(2)])
+    scaler.update()
     assert scaler.scale == 2 * 65536.0
 
 
@@ -525,7 +563,7 @@ def test_too_many_replays_change_no_scale(cupy: FakeCupy) -> None:
     grads = [cupy.zeros(2)]
     opt = fastopt.SGD([cupy.zeros(2)], lr=lambda t: 1.0, capturable=True, on_nonfinite="skip")
     scaler = fastopt.LossScaler(1.0, growth_interval=30).warmup(opt)
-    graph, _ = capture(cupy, lambda: scaler.step(opt, grads))
+    graph, _ = capture(cupy, lambda: iterate(scaler, opt, grads))
     for _ in range(100):
         graph.launch()
     # The tables had 64 rows.

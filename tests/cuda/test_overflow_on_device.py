@@ -146,6 +146,7 @@ def test_the_scale_of_a_loss_backs_off(cupy: FakeCupy) -> None:
         for size in (1.0, 1e18, 1.0):  # 3.5e19 all together, without the scale
             with no_synchronisation():
                 scaler.step(opt, [xp.asarray(np.full(300, size, np.float32))])
+                scaler.update()
         scales.append((scaler.scale, opt.step_count, opt.skipped_steps))
     assert scales[0] == scales[1] == (0.25, 2, 1)
 

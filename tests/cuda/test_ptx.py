@@ -16,8 +16,8 @@ import pytest
 from test_storage import LONG, WAYS
 
 from fastopt.backends.cupy import source as cupy_source
-from fastopt.core.dtypes import Format
-from fastopt.core.norms import PIECE
+from fastopt.core.dtypes import UpdateSpec
+from fastopt.core.norms import TILE
 from fastopt.engine import tables
 from fastopt.errors import BackendUnavailableError
 from helpers.cuda import nvrtc
@@ -46,14 +46,14 @@ ARCHITECTURE = 90
 
 
 @cache
-def ptx_of(name: str, format: Format, changes: tuple[tuple[str, str], ...] = ()) -> str:
+def ptx_of(name: str, spec: UpdateSpec, changes: tuple[tuple[str, str], ...] = ()) -> str:
     """Return the PTX of a kernel, after changes of its text."""
     others: dict[str, Callable[[], dict[str, Any]]] = {
-        "fastopt_squares": lambda: cupy_source.squares(format.given, by_value=True),
+        "fastopt_squares": lambda: cupy_source.squares(spec.given, by_value=True),
         **{
             text()["name"]: text
             for wide in (False, True)
-            for text in [partial(cupy_source.squares_to_decide, format.given, True, wide)]
+            for text in [partial(cupy_source.squares_to_decide, spec.given, True, wide)]
         },
         "fastopt_halves": cupy_source.halves,
         "fastopt_decide": cupy_source.decide,
@@ -65,7 +65,7 @@ def ptx_of(name: str, format: Format, changes: tuple[tuple[str, str], ...] = ())
         from_table = name.endswith("_from_table")
         stem = name.removeprefix("fastopt_").removesuffix("_from_table")
         rule = importlib.import_module(f"fastopt_kernels.{stem}").RULE
-        text = cupy_source.kernel(rule, format, by_value=True, from_table=from_table)
+        text = cupy_source.kernel(rule, spec, by_value=True, from_table=from_table)
     for right, wrong in changes:
         for part in {"preamble", "operation"} & text.keys():
             text[part] = text[part].replace(right, wrong)
@@ -77,11 +77,11 @@ def ptx_of(name: str, format: Format, changes: tuple[tuple[str, str], ...] = ())
 class PtxCupy(FakeCupy):
     """The stand-in for CuPy, with kernels that run as NVRTC compiled them."""
 
-    format = Format.of(np.dtype(np.float32), True)
+    spec = UpdateSpec.of(np.dtype(np.float32), True)
     changes: tuple[tuple[str, str], ...] = ()
 
     def execute(self, call: Call) -> None:
-        program = Program(ptx_of(call.name, self.format, self.changes), call.name)
+        program = Program(ptx_of(call.name, self.spec, self.changes), call.name)
         arguments = [
             np.array([x.ctypes.data, x.size, *x.shape, *x.strides]).tobytes()  # CuPy's CArray
             if argument.is_array
@@ -107,15 +107,15 @@ FEW = DENSE[4::9]
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
 def test_every_rule_ends_in_the_bits_of_numpy(cupy: PtxCupy, variant: Variant, dtype: Any) -> None:
-    cupy.format = Format.of(np.dtype(dtype), True)
+    cupy.spec = UpdateSpec.of(np.dtype(dtype), True)
     more = {"weight_decay": 0.03, "grad_scale": 0.37, "missing": True}
     assert difference_of(variant, cupy, dtype, cuts=[*FEW, *ODD[:3]], **more) == {}
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_clipping_by_the_global_norm_does_so_too(cupy: PtxCupy, dtype: Any) -> None:
-    cupy.format = Format.of(np.dtype(dtype), True)
-    sizes = (1, 63, 64, 65, PIECE - 1, PIECE, PIECE + 1, 2 * PIECE + 100)
+    cupy.spec = UpdateSpec.of(np.dtype(dtype), True)
+    sizes = (1, 63, 64, 65, TILE - 1, TILE, TILE + 1, 2 * TILE + 100)
     cuts = [(run_of(n), run_of(n, 1)) for n in sizes]
     more = {"missing": True, "max_grad_norm": 100.0}
     assert difference_of(VARIANT_OF["sgd"], cupy, dtype, cuts=cuts, **more) == {}
@@ -124,7 +124,7 @@ def test_clipping_by_the_global_norm_does_so_too(cupy: PtxCupy, dtype: Any) -> N
 @pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("variant", [VARIANT_OF["adam"], VARIANT_OF["sgd"]], ids=str)
 def test_halves_with_master_weights_do_so_too(cupy: PtxCupy, variant: Variant, dtype: Any) -> None:
-    cupy.format = Format.of(np.dtype(dtype), True)
+    cupy.spec = UpdateSpec.of(np.dtype(dtype), True)
     more = {"missing": True, "max_grad_norm": 100.0}
     assert difference_of(variant, cupy, dtype, cuts=[*FEW, *ODD], **more) == {}
 
@@ -137,11 +137,22 @@ def test_state_in_codes_and_rounding_by_chance_do_so_too(
     dtype, options = WAYS[way]
     state = options.get("state_dtype", "real")
     chance = options.get("stochastic_rounding", False)
-    cupy.format = Format.of(np.dtype(dtype), not chance, state=state, stochastic=chance)
+    cupy.spec = UpdateSpec.of(np.dtype(dtype), not chance, state=state, stochastic=chance)
     # One bucket: int8 is for long arrays alone.
     assert (
         difference_of(VARIANT_OF[name], cupy, dtype, cuts=LONG[:5], missing=True, **options) == {}
     )
+
+
+@pytest.mark.parametrize("given", DTYPES)
+@pytest.mark.parametrize("dtype", [np.float32, *HALVES, np.complex64])
+def test_arithmetic_in_float64_does_so_too(cupy: PtxCupy, dtype: Any, given: Any) -> None:
+    spec = UpdateSpec.of(np.dtype(dtype), True, state_dtype="float64")
+    cupy.spec = spec.with_gradients(np.dtype(given))
+    grad_dtype = np.result_type(given, 1j).type if dtype is np.complex64 else given
+    more = {"missing": True, "max_grad_norm": 100.0, "state_dtype": "float64"}
+    more |= {"grad_dtype": grad_dtype, "cuts": [*FEW, *ODD]}
+    assert difference_of(VARIANT_OF["adam"], cupy, dtype, **more) == {}
 
 
 CODE_FAULTS = {
@@ -154,7 +165,7 @@ CODE_FAULTS = {
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("fault", CODE_FAULTS)
 def test_a_fault_in_the_barriers_of_codes_is_noticed(cupy: PtxCupy, fault: str) -> None:
-    cupy.format = Format.of(np.dtype(np.float32), True, state="int8")
+    cupy.spec = UpdateSpec.of(np.dtype(np.float32), True, state="int8")
     cupy.changes = (CODE_FAULTS[fault],)
     with pytest.raises((Fault, BackendUnavailableError), match=r"barrier|one thread writes"):
         difference_of(VARIANT_OF["adam"], cupy, np.float32, cuts=LONG[:2], state_dtype="int8")
@@ -162,7 +173,7 @@ def test_a_fault_in_the_barriers_of_codes_is_noticed(cupy: PtxCupy, fault: str) 
 
 @pytest.mark.parametrize("dtype", HALVES)
 def test_every_half_is_read_and_rounded_to_as_numpy_does(cupy: PtxCupy, dtype: Any) -> None:
-    cupy.format = Format.of(np.dtype(dtype), False).with_gradients(np.dtype(np.float32))
+    cupy.spec = UpdateSpec.of(np.dtype(dtype), False).with_gradients(np.dtype(np.float32))
     assert differences(halves_of(np, dtype), halves_of(cupy, dtype)) == {}
 
 
@@ -179,7 +190,7 @@ def test_a_limit_that_is_set_between_steps_is_what_numpy_goes_by(cupy: PtxCupy) 
 def test_what_is_decided_on_the_device_is_what_numpy_decides(
     cupy: PtxCupy, variant: Variant, dtype: Any
 ) -> None:
-    cupy.format = Format.of(np.dtype(dtype), True)
+    cupy.spec = UpdateSpec.of(np.dtype(dtype), True)
     training = Training(11, ((5,), (70, 3), (0, 4), (4099,)), [dtype], bad=(1, 6))
     options = {"max_grad_norm": 20.0, "on_nonfinite": "skip", "weight_decay": 0.01}
     assert (
@@ -192,7 +203,7 @@ def test_what_is_decided_on_the_device_is_what_numpy_decides(
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "complex64"])
 def test_steps_with_squares_that_overflow_float32_are_left_out(cupy: PtxCupy, dtype: Any) -> None:
-    cupy.format = Format.of(np.dtype(dtype), True)
+    cupy.spec = UpdateSpec.of(np.dtype(dtype), True)
     below = float(np.nextafter(np.float32(2.0**63), np.float32(0)))
     sizes = {1: below, 2: 2.0**63, 5: -1e25}
     training = Training(8, ((5,), (70, 3), (4099,)), [dtype], large=sizes)
@@ -204,7 +215,7 @@ def test_steps_with_squares_that_overflow_float32_are_left_out(cupy: PtxCupy, dt
 
 @pytest.mark.parametrize("size", [1e-170, 1e170])
 def test_so_it_is_for_squares_beyond_float64(cupy: PtxCupy, size: float) -> None:
-    cupy.format = Format.of(np.dtype(np.float64), True)
+    cupy.spec = UpdateSpec.of(np.dtype(np.float64), True)
     training = Training(3, [(n,) for n in range(1, 140)], [np.float64], size)
     options = {"max_grad_norm": 1e200, "lr": 0.5}
     ends = [train(training, VARIANT_OF["sgd"], xp, **options) for xp in (np, cupy)]
@@ -225,7 +236,7 @@ def test_replays_of_a_captured_step_are_steps(cupy: PtxCupy) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_scale_follows_as_it_does_on_numpy(cupy: PtxCupy, dtype: Any) -> None:
-    cupy.format = Format.of(np.dtype(dtype), True)
+    cupy.spec = UpdateSpec.of(np.dtype(dtype), True)
     training = Training(20, ((5,), (70, 3)), [dtype], bad=(1, 6, 7, 8, 9, 12))
     policy = {**POLICY, "min_scale": 200.0, "max_scale": 5000.0}
     more: dict[str, Any] = {"policy": policy, "max_grad_norm": 20.0}

@@ -155,6 +155,7 @@ def test_a_step_does_not_wait_for_the_device(
         if scaled:
             given = [None if grad is None else scaler.multiply(grad) for grad in grads]
             scaler.step(opt, given)
+            scaler.update()
         else:
             opt.step(grads)
 

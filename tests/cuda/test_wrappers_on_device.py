@@ -166,6 +166,8 @@ def test_a_loss_scaler_skips_there_too(cupy: FakeCupy) -> None:
     param = cupy.asarray(np.ones(2))
     scaler, opt = fastopt.LossScaler(8.0), fastopt.SGD(param, lr=1.0)
     assert not scaler.step(opt, cupy.asarray(np.array([1.0, math.inf])))
+    scaler.update()
     assert scaler.step(opt, cupy.asarray(np.array([4.0, 8.0])))
+    scaler.update()
     assert param.get().tolist() == [0.0, -1.0]
     assert scaler.scale == 4.0

@@ -194,7 +194,7 @@ def test_cupy_arrays_under_raise() -> None:
 
 def test_rules_say_whether_they_average_squares() -> None:
     for variant in VARIANTS:
-        rule = variant(np.ones(1))._groups[0].buckets[0].rule
+        rule = variant(np.ones(1))._state.buckets[0].rule
         assert rule.averages_squares == (variant in SQUARING), rule.name
         assert rule.averages_squares or not rule.squares
 
@@ -327,7 +327,9 @@ def test_so_it_does_when_it_is_brought_down_by_hand(backend: str) -> None:
 
 @each_backend
 def test_an_exponential_schedule_goes_on_for_ever(backend: str) -> None:
-    opt = fastopt.Adam(np.ones(3, np.float32), fastopt.schedules.exponential(1e-2, 0.9))
+    opt = fastopt.Adam(
+        np.ones(3, np.float32), fastopt.schedules.exponential(1e-2, 0.9), backend=backend
+    )
     for _ in range(940):
         opt.step(np.ones(3, np.float32))
     assert opt.step_count == 940

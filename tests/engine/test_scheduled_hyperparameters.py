@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import fastopt
-from fastopt.engine.step import StepScalars
+from fastopt.engine.step import Scalars
 from fastopt.schedules import linear
 from helpers.schedule_specs import RECORDED, made
 from helpers.variants import CPU_BACKENDS, VARIANTS, Variant
@@ -130,13 +130,13 @@ def test_without_a_schedule_nothing_is_worked_out_twice(
     variant: Variant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[int] = []
-    prepare = StepScalars.prepare
+    prepare = Scalars.prepare
 
-    def counted(self: Any, options: Any, scale: float) -> None:
+    def counted(self: Any, options: Any) -> None:
         calls.append(1)
-        prepare(self, options, scale)
+        prepare(self, options)
 
-    monkeypatch.setattr(StepScalars, "prepare", counted)
+    monkeypatch.setattr(Scalars, "prepare", counted)
     opt = variant(np.ones(2), backend="numpy")
     for _ in range(5):
         opt.step(np.ones(2))

@@ -65,7 +65,7 @@ def described(opt: fastopt.Optimizer, notes: Any) -> dict[str, Any]:
     saved = opt.state_dict()
     entries = saved["state"].items()
     arrays = {f"{name}/{slot}": e[slot] for name, e in entries for slot in e.keys() - {"step"}}
-    arrays |= {leaf.name: leaf.array for group in opt._groups for leaf in group.leaves}
+    arrays |= {leaf.name: leaf.array for leaf in opt._state.tree.leaves}
     return {
         "version": saved["fastopt"],
         "step_count": saved["step_count"],

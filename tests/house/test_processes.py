@@ -19,7 +19,7 @@ import fastopt
 from fastopt import backends
 from fastopt.backends.numba import cache as code_cache
 from fastopt.core.buckets import Parameter
-from fastopt.core.dtypes import Format
+from fastopt.core.dtypes import UpdateSpec
 from helpers.processes import WORK, python
 from helpers.variants import HAS_NUMBA
 
@@ -139,7 +139,7 @@ def test_other_threads_run_during_a_step() -> None:
 def test_one_compiled_call_serves_a_whole_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
     params = [np.ones(n, np.float32) for n in (1, 10, 1000, 3, 70_000)]
     opt = fastopt.Adam(params, backend="numba").warmup()
-    compiled = opt._groups[0].buckets[0]._driver._reading.compiled  # type: ignore[attr-defined]
+    compiled = opt._engine.kernels[0]._readings[0].compiled  # type: ignore[attr-defined]
     calls: list[tuple[int, ...]] = []
     real: Callable[..., bool] = compiled.step
 
@@ -329,7 +329,7 @@ def test_j5_the_fingerprint_sees_code_constants_globals_helpers_and_closures() -
 def test_j14_the_key_holds_the_processor_and_all_versions() -> None:
     module = importlib.import_module("fastopt.backends.numba.backend")
     rule = fastopt.Adam._rule({"amsgrad": True})
-    step = module._Compiled(rule, Format.of(np.dtype("f4"), True)).step
+    step = module._Compiled(rule, UpdateSpec.of(np.dtype("f4"), True)).step
     told = repr(step._cache._identity)
     numba = importlib.import_module("numba")
     for part in (fastopt.__version__, numba.__version__, np.__version__, sys.version):

@@ -38,7 +38,7 @@ def test_a_hyperparameter_is_no_attribute_and_the_error_says_where_it_is(variant
         ("max_grad_nrom", "did you mean 'max_grad_norm'"),
         ("learning", "has no attribute 'learning'"),
         ("Lr", "has no attribute 'Lr'"),
-        ("params", "did you mean 'param_groups'"),
+        ("param", "did you mean 'params'"),
         ("zzz", "'Adam' object has no attribute 'zzz'"),
     ],
 )

@@ -20,6 +20,15 @@ FAR = {"min_scale": 2.0**-100, "max_scale": 2.0**100}
 BAD = np.array([1.0, math.inf])
 
 each_backend = pytest.mark.parametrize("backend", CPU_BACKENDS)
+
+
+def iterate(scaler: fastopt.LossScaler, opt: Any, grads: Any) -> Any:
+    """Make a step of one optimizer and let the scale follow; return the outcome."""
+    outcome = scaler.step(opt, grads)
+    scaler.update()
+    return outcome
+
+
 fixed = settings(max_examples=100, deadline=None, derandomize=True)
 
 
@@ -34,7 +43,7 @@ def test_scale_and_steps_are_those_of_pytorch(number: int, backend: str) -> None
         scaled = grad * scaler.scale
         if poisoned:
             scaled[1] = math.nan if grad[0] > 0 else math.inf
-        assert scaler.step(opt, scaled) == (not poisoned)
+        assert iterate(scaler, opt, scaled) == (not poisoned)
         # PyTorch keeps the scale in float32.
         assert scaler.scale == pytest.approx(RECORDED[f"{number}/scale"][t], rel=1e-5)
         assert scaler.state_dict()["good_steps"] == RECORDED[f"{number}/tracker"][t]
@@ -59,7 +68,7 @@ def test_a_scaled_step_is_the_step_and_clipping_sees_unscaled_gradients(
         scaled = grad * np.float32(scaler.scale)
         if poisoned:
             scaled[7] = math.inf
-        scaler.step(opt, scaled)
+        iterate(scaler, opt, scaled)
         if not poisoned:
             plain.step(grad)
             assert opt.grad_norm == pytest.approx(float(np.linalg.norm(grad)), rel=1e-6)
@@ -71,7 +80,7 @@ def test_gradients_that_underflow_in_float16_survive() -> None:
     small, lost, kept = 1e-9, np.zeros(2, np.float32), np.zeros(2, np.float32)
     fastopt.SGD(lost, lr=1.0).step(np.full(2, small, np.float16))
     scaler = fastopt.LossScaler()
-    scaler.step(fastopt.SGD(kept, lr=1.0), np.full(2, small * scaler.scale, np.float16))
+    iterate(scaler, fastopt.SGD(kept, lr=1.0), np.full(2, small * scaler.scale, np.float16))
     assert not lost.any()
     np.testing.assert_allclose(kept, -small, rtol=1e-3)
 
@@ -81,7 +90,7 @@ def test_the_optimizers_policy_and_schedule_wait(policy: Any) -> None:
     param = np.ones(2)
     opt = fastopt.SGD(param, lr=lambda t: 0.5**t, on_nonfinite=policy)
     scaler = fastopt.LossScaler()
-    assert not scaler.step(opt, BAD)
+    assert not iterate(scaler, opt, BAD)
     assert (opt.lr, opt.step_count, opt.skipped_steps) == (1.0, 0, 1)
     assert opt.on_nonfinite == policy
     assert param.tolist() == [1.0, 1.0]
@@ -95,7 +104,7 @@ def test_the_scale_does_not_grow_beyond_its_limit() -> None:
     opt = fastopt.SGD(np.ones(2), lr=0.0)
     seen = []
     for _ in range(4):
-        scaler.step(opt, np.ones(2))
+        iterate(scaler, opt, np.ones(2))
         seen.append(scaler.scale)
     assert seen == [3 * 2.0**22, 2.0**24, 2.0**24, 2.0**24]
 
@@ -105,15 +114,15 @@ def test_skipping_at_the_smallest_scale_ends_in_an_error() -> None:
     param = np.ones(2)
     opt = fastopt.SGD(param, lr=0.0)
     for expected in (0.5, 0.25, 0.25, 0.25):
-        assert not scaler.step(opt, BAD)
+        assert not iterate(scaler, opt, BAD)
         assert scaler.scale == expected
-    assert scaler.step(opt, np.ones(2))  # which makes it count anew
+    assert iterate(scaler, opt, np.ones(2))  # which makes it count anew
     for _ in range(2):
-        assert not scaler.step(opt, BAD)
+        assert not iterate(scaler, opt, BAD)
     for _ in range(2):
         with pytest.raises(FloatingPointError, match="steps in a row were skipped at the smallest"):
-            scaler.step(opt, BAD)
-    assert scaler.step(opt, np.ones(2))
+            iterate(scaler, opt, BAD)
+    assert iterate(scaler, opt, np.ones(2))
     assert param.tolist() == [1.0, 1.0]
     assert (opt.step_count, opt.skipped_steps) == (2, 8)
 
@@ -121,9 +130,9 @@ def test_skipping_at_the_smallest_scale_ends_in_an_error() -> None:
 def test_by_default_the_scale_ends_below_1_and_skipping_after_some_time() -> None:
     scaler, opt = fastopt.LossScaler(), fastopt.SGD(np.ones(2))
     for _ in range(30 + 9):
-        assert not scaler.step(opt, BAD)
+        assert not iterate(scaler, opt, BAD)
     with pytest.raises(FloatingPointError, match="10 steps in a row"):
-        scaler.step(opt, BAD)
+        iterate(scaler, opt, BAD)
     assert scaler.scale == 2.0**-14
     assert opt.skipped_steps == 30 + 10
 
@@ -142,7 +151,7 @@ def test_the_scale_stays_within_its_limits_whatever_happens(
     good = 0
     for poisoned in bad:
         before = scaler.scale
-        scaler.step(opt, BAD if poisoned else np.ones(2))
+        iterate(scaler, opt, BAD if poisoned else np.ones(2))
         good = 0 if poisoned else good + 1
         if poisoned:
             expected = max(before * backoff, 0.01)
@@ -162,7 +171,7 @@ def test_with_an_accumulator_only_steps_of_the_optimizer_count() -> None:
     acc = fastopt.Accumulator(fastopt.SGD(param, lr=1.0), 2)
     scaler = fastopt.LossScaler(8.0, growth_interval=2)
     bad = (False, False, True, False, False, False, False, False)
-    made = [scaler.step(acc, BAD if now else np.full(2, scaler.scale)) for now in bad]
+    made = [bool(iterate(scaler, acc, BAD if now else np.full(2, scaler.scale))) for now in bad]
     assert made == [False, True, False, False, False, True, False, True]
     assert param.tolist() == [-3.0, -3.0]  # each micro-batch divided by the scale it was made with
     assert scaler.scale == 8.0  # halved once, doubled once
@@ -174,7 +183,7 @@ def test_with_a_lookahead_a_skipped_step_does_not_count() -> None:
     look = fastopt.Lookahead(fastopt.SGD(param, lr=1.0), 2, 0.5)
     scaler = fastopt.LossScaler(1.0)
     for bad in (False, True, False):
-        scaler.step(look, BAD if bad else np.full(2, scaler.scale))
+        iterate(scaler, look, BAD if bad else np.full(2, scaler.scale))
     assert param.tolist() == [-1.0, -1.0]
 
 
@@ -217,3 +226,44 @@ def test_a_step_that_raises_leaves_the_scale() -> None:
 def test_bad_arguments_are_refused(options: Any, kind: type[Exception], name: str) -> None:
     with pytest.raises(kind, match=f"LossScaler: {name} must be"):
         fastopt.LossScaler(**options)
+
+
+# Several optimizers, one scaler -------------------------------------------------------------------
+
+
+def test_the_scale_changes_once_per_iteration() -> None:
+    """With a scale that grew between the two steps the second buffer would be 0.5."""
+    params = [np.zeros(2), np.zeros(2)]
+    opts = [fastopt.SGD(param, lr=1.0) for param in params]
+    scaler = fastopt.LossScaler(8.0, growth_interval=1)
+    for opt in opts:
+        assert scaler.step(opt, np.full(2, 8.0))
+    assert scaler.scale == 8.0
+    scaler.update()
+    assert scaler.scale == 16.0
+    assert [param.tolist() for param in params] == [[-1.0, -1.0]] * 2
+
+
+def test_one_skipped_step_of_several_lets_the_scale_fall_once() -> None:
+    opts = [fastopt.SGD(np.zeros(2)) for _ in range(3)]
+    scaler = fastopt.LossScaler(8.0, growth_interval=1)
+    made = [
+        bool(scaler.step(opt, grads))
+        for opt, grads in zip(opts, (BAD, np.ones(2), BAD), strict=True)
+    ]
+    scaler.update()
+    assert (made, scaler.scale) == ([False, True, False], 4.0)
+    scaler.update()  # without a step nothing happens
+    assert scaler.scale == 4.0
+
+
+def test_an_optimizer_steps_once_between_two_updates() -> None:
+    opt, other = fastopt.SGD(np.zeros(2)), fastopt.SGD(np.zeros(2))
+    scaler = fastopt.LossScaler()
+    scaler.step(opt, np.ones(2))
+    with pytest.raises(RuntimeError, match=r"stepped already.*scaler.update\(\)"):
+        scaler.step(opt, np.ones(2))
+    scaler.step(other, np.ones(2))
+    scaler.update()
+    scaler.step(opt, np.ones(2))
+    assert (opt.step_count, other.step_count) == (2, 1)

@@ -6,32 +6,69 @@ import math
 from collections.abc import Hashable, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from fastopt.backends.cupy import source as cupy_source
-from fastopt.backends.cupy.launch import Kernels
-from fastopt.backends.cupy.source import COUNTS, MEASURED, SCALES, TALLIES, rescale
-from fastopt.backends.interface import (
-    Answer,
-    Counts,
-    DeviceSide,
-    Lanes,
-    ScaleMemory,
-    ScaleTold,
-    Settings,
-)
+from fastopt.backends.cupy.launch import Kernels, Lanes
+from fastopt.backends.cupy.source import COUNTS, MEASURED, SCALES, TALLIES, note, rescale
 from fastopt.core import arrays
 from fastopt.core.arrays import Array
+from fastopt.core.buckets import Gradients
 from fastopt.core.loss_scale import Scale, ScalePolicy
 from fastopt.core.norms import LANES
 
 # -------------------------------------------------------------------------------------------------
 # Memory of a device that the host reads now and then, with and without waiting for it.
 
+if TYPE_CHECKING:
+    from fastopt.backends.cupy.backend import CupyKernel
 
-class Told:
+
+class Counted(NamedTuple):
+    """What the device knows of the steps so far.
+
+    So many ``steps`` were made, ``skipped`` were not, for what was in a gradient, and ``overrun``
+    were not because no row of scalars was there for them. ``norm`` is that of the last one's
+    gradients, -1 where it was not measured.
+    """
+
+    steps: int
+    skipped: int
+    overrun: int
+    norm: float
+
+
+class Settings(NamedTuple):
+    """What the device decides by.
+
+    The tables hold ``length`` rows, from that of step count ``base`` on; of these the last
+    ``period`` come again and again after the end, if it is not 0. ``clips``: the norm is brought
+    down to ``limit``. ``skips``: a step is left out if a gradient is not finite, or squares
+    overflow (see ``core.norms``).
+    """
+
+    base: int
+    length: int
+    period: int
+    clips: bool
+    skips: bool
+    limit: float
+
+
+Place = tuple[Array, int]
+"""Where the outcome of a step stands: memory of the device, and the number of the step in it."""
+
+
+class ScaleState(NamedTuple):
+    """What the device says of a scale; ``given_up`` are skips in a row that were too many."""
+
+    scale: Scale
+    given_up: int
+
+
+class Readback:
     """Some int64 on a device, zeros at first, in one piece so that one copy brings all of them."""
 
     def __init__(self, cupy: Any, size: int) -> None:
@@ -77,7 +114,7 @@ class Told:
 # -------------------------------------------------------------------------------------------------
 # The scale of a loss as a device keeps it, beside the decisions that it follows.
 
-ANSWERS = 1024
+OUTCOMES = 1024
 """Steps whose outcomes share a piece of memory; it is kept as long as one of them may be read."""
 
 _TALLIES = len(SCALES)  # where they begin
@@ -85,7 +122,7 @@ _SINGLES = _TALLIES + len(TALLIES)
 _MOST = 2**63 - 1
 
 
-class CupyScale:
+class ScaleMemory:
     """The memory of a scale, all of it on the current device; it stays where it is."""
 
     def __init__(self, kernels: Kernels, policy: ScalePolicy) -> None:
@@ -93,15 +130,14 @@ class CupyScale:
         self._cupy = kernels.cupy
         counts = {"growth_interval": policy.growth_interval, "max_skips": policy.max_skips}
         self._policy = policy._replace(**{k: min(v, _MOST) for k, v in counts.items()})
-        self._told = Told(self._cupy, _SINGLES + 1)
-        memory = self._told.memory
+        self._readback = Readback(self._cupy, _SINGLES + 1)
+        memory = self._readback.memory
         self._scales = memory[:_TALLIES].view(np.float64)
         self._tallies = memory[_TALLIES:_SINGLES]
         self._singles = memory[_SINGLES:].view(np.float32)
-        self._of_captured = (self._cupy.zeros(1, np.int64), 0)
-        self._answers, self._next = self._cupy.zeros(ANSWERS, np.int64), 0
-        # Once before it counts, so that it is compiled when a step is captured.
-        self.follow(self._cupy.zeros(1, np.int64), self._of_captured)
+        # Once before they count, so that they are compiled when a step is captured.
+        self._kernels.of(note)(self._cupy.zeros(1, np.int64), self._tallies, size=1)
+        self.update([])
 
     @property
     def device(self) -> int | None:
@@ -126,67 +162,53 @@ class CupyScale:
         scales = self._singles if dtype == np.float32 else self._scales
         return scales[0]  # type: ignore[no-any-return]  # cupy's
 
-    def send(self, scale: Scale) -> None:
+    def upload(self, scale: Scale) -> None:
         """Write the scale and what is counted."""
-        told = np.zeros(_SINGLES + 1, np.int64)
+        values = np.zeros(_SINGLES + 1, np.int64)
         both = np.array([scale.value, 1.0 / scale.value])
-        told[:_TALLIES].view(np.float64)[:] = both
-        told[_TALLIES:_SINGLES] = (scale.good_steps, scale.skips, 0)
+        values[:_TALLIES].view(np.float64)[:] = both
+        values[_TALLIES:_SINGLES] = (scale.good_steps, scale.skips, 0, 0, 0)
         with np.errstate(over="ignore"):
-            told[_SINGLES:].view(np.float32)[:] = both
-        self._told.write(told)
+            values[_SINGLES:].view(np.float32)[:] = both
+        self._readback.write(values)
 
     # A step ------------------------------------------------------------------------------------
 
-    def place(self) -> Answer:
-        """Return a place for the answer whether the coming step is made."""
-        if self._next == ANSWERS:
-            self._answers, self._next = self._cupy.zeros(ANSWERS, np.int64), 0
-        self._next += 1
-        return self._answers, self._next - 1
+    def note(self, control: Control) -> None:
+        """Launch what notes whether the step that was decided on last is made."""
+        self._kernels.of(note)(control.counts, self._tallies, size=1)
 
-    @property
-    def place_of_captured(self) -> Answer:
-        """The place for what nobody can ask."""
-        return self._of_captured
-
-    def follow(self, counts: Array, answer: Answer) -> None:
-        """Launch what brings the scale up to date after a decision."""
-        answers, place = answer
-        written = (self._scales, self._tallies, self._singles, answers)
-        self._kernels.of(rescale)(counts, *self._policy, place, *written, size=1)
+    def update(self, elsewhere: Sequence[bool]) -> None:
+        """Launch what lets the scale follow the steps noted, and those made or not elsewhere."""
+        others = (int(any(elsewhere)), int(not all(elsewhere)))
+        written = (self._scales, self._tallies, self._singles)
+        self._kernels.of(rescale)(*self._policy, *others, *written, size=1)
 
     # What the device says ----------------------------------------------------------------------
 
     def request(self) -> None:
         """Have all of it copied to the host, some time; ``arrived`` returns it."""
-        if not self._told.requested:
-            self._told.request()
+        if not self._readback.requested:
+            self._readback.request()
 
-    def arrived(self) -> ScaleTold | None:
+    def arrived(self) -> ScaleState | None:
         """Return what was asked for, once, if it is here; else None."""
-        told = self._told.arrived()
+        told = self._readback.arrived()
         return None if told is None else _read_scale(told)
 
-    def fetch(self) -> ScaleTold:
+    def fetch(self) -> ScaleState:
         """Wait for all that the device has to do, and return what it says."""
-        return _read_scale(self._told.fetch())
-
-    def answer(self, given: Answer) -> bool:
-        """Wait, and return whether a step was made."""
-        answers, place = given
-        self._cupy.cuda.Device(self.device).synchronize()
-        return bool(arrays.on_host(answers[place : place + 1])[0])
+        return _read_scale(self._readback.fetch())
 
     def forget_given_up(self) -> None:
         """Write that the host has heard of too many skips."""
         self._tallies[TALLIES.index("given_up")] = 0
 
 
-def _read_scale(told: Array) -> ScaleTold:
+def _read_scale(told: Array) -> ScaleState:
     value = float(told[:1].view(np.float64)[0])
-    good_steps, skips, given_up = told[_TALLIES:_SINGLES].tolist()
-    return ScaleTold(Scale(value, good_steps, skips), given_up)
+    good_steps, skips, given_up, *_ = told[_TALLIES:_SINGLES].tolist()
+    return ScaleState(Scale(value, good_steps, skips), given_up)
 
 
 # -------------------------------------------------------------------------------------------------
@@ -196,7 +218,7 @@ _NOTHING = Lanes(-1, False)  # was measured
 _SINGLE = len(COUNTS) + len(MEASURED)  # where the scale stands in single precision
 
 
-class CupyControl:
+class Control:
     """The memory and the launches of one optimizer; all of it on one device and its current stream.
 
     Only ``fetch`` and ``wait`` wait for the device. Memory that a captured step reads stays where
@@ -208,26 +230,29 @@ class CupyControl:
         self._cupy = kernels.cupy
         self._like = like
         self._layout = _NOTHING
+        self._outcomes: Array | None = None
+        self._next = 0
         self._tables: dict[Hashable, Array] = {}
         self._outgrown: list[Array] = []
 
     # Memory, allocated when it is needed first -------------------------------------------------
 
     @cached_property
-    def _told(self) -> Told:
-        return Told(self._cupy, _SINGLE + 1)
+    def _readback(self) -> Readback:
+        return Readback(self._cupy, _SINGLE + 1)
 
     @cached_property
-    def _counts(self) -> Array:
-        return self._told.memory[: len(COUNTS)]  # type: ignore[no-any-return]  # cupy's
+    def counts(self) -> Array:
+        """What is counted on the device, see ``COUNTS``."""
+        return self._readback.memory[: len(COUNTS)]  # type: ignore[no-any-return]  # cupy's
 
     @cached_property
     def _measured(self) -> Array:
-        return self._told.memory[len(COUNTS) : _SINGLE].view(np.float64)  # type: ignore[no-any-return]  # cupy's
+        return self._readback.memory[len(COUNTS) : _SINGLE].view(np.float64)  # type: ignore[no-any-return]  # cupy's
 
     @cached_property
     def _scale(self) -> dict[np.dtype[Any], Array]:
-        single = self._told.memory[_SINGLE:].view(np.float32)[:1]
+        single = self._readback.memory[_SINGLE:].view(np.float32)[:1]
         return {np.dtype(np.float32): single, np.dtype(np.float64): self._measured[1:]}
 
     @cached_property
@@ -261,14 +286,14 @@ class CupyControl:
         """Whether steps can be captured: an older CuPy copies addresses to the device in each."""
         return self._kernels.by_value
 
-    def send_counts(self, counts: Counts) -> None:
-        """Write the counts."""
-        told = np.zeros(_SINGLE + 1, np.int64)
-        told[: len(COUNTS)] = (-1, counts.clock, counts.skipped, counts.overrun)
-        told[len(COUNTS) : _SINGLE].view(np.float64)[0] = counts.norm
-        self._told.write(told)
+    def upload_counts(self, steps: int, skipped: int, norm: float) -> None:
+        """Write the counts, and the norm of the last step's gradients (-1: not measured)."""
+        values = np.zeros(_SINGLE + 1, np.int64)
+        values[: len(COUNTS)] = (-1, steps, skipped, 0)
+        values[len(COUNTS) : _SINGLE].view(np.float64)[0] = norm
+        self._readback.write(values)
 
-    def send_settings(self, settings: Settings) -> None:
+    def upload_settings(self, settings: Settings) -> None:
         """Write the settings."""
         numbers = np.array(settings[:-1], np.int64)
         limit = np.array([settings.limit], np.float64)
@@ -287,76 +312,107 @@ class CupyControl:
 
     # Launches ----------------------------------------------------------------------------------
 
-    def measure(self, sides: Sequence[DeviceSide]) -> None:
+    def measure(self, work: Sequence[tuple[CupyKernel, Gradients]]) -> None:
         """Measure all gradients."""
-        layout = Lanes(sum(s.pieces() for s in sides), any(s.wide for s in sides))
-        sums = layout.pieces * _factors(layout)
+        layout = Lanes(sum(k.tiles() for k, _ in work), any(k.wide for k, _ in work))
+        sums = layout.tiles * _factors(layout)
         if self._layout != layout:
             self._layout = layout
             self._lanes = self._cupy.zeros(max(1, sums * LANES))
             self._sums = self._cupy.zeros(max(1, sums))
         first = 0
-        for side in sides:
-            side.measure_to(self._lanes, first, layout)
-            first += side.pieces()
+        for kernel, gradients in work:
+            kernel.measure_to(gradients, self._lanes, first, layout)
+            first += kernel.tiles()
         if sums:
             self._kernels.of(cupy_source.halves)(self._lanes, self._sums, size=sums)
 
-    def decide(self, grad_scale: Any, measured: bool, squares: bool) -> None:
+    def decide(self, grad_scale: Any, measured: bool, squares: bool) -> Place:
         """Decide on a step, by what was measured last if that is so.
 
-        ``squares`` says whether some rule averages squares in float32, which can overflow.
+        ``squares`` says whether some rule averages squares in float32, which can overflow. Returns
+        where the outcome will stand.
         """
         on_device = arrays.kind(grad_scale) == "cupy"
         layout = self._layout if measured else _NOTHING
+        memory, number = place = self._place()
         given = (
-            *(self._sums, layout.pieces, int(layout.wide), int(squares)),
+            *(self._sums, layout.tiles, int(layout.wide), int(squares)),
             1.0 if on_device else grad_scale,
             arrays.address(grad_scale) if on_device else 0,
             grad_scale.itemsize if on_device else 0,
-            *(self._settings, self._limit, self._counts, self._measured),
-            self._scale[np.dtype(np.float32)],
+            *(self._settings, self._limit, number, self.counts, self._measured),
+            *(self._scale[np.dtype(np.float32)], memory),
         )
         self._kernels.of(cupy_source.decide)(*given, size=LANES, block_size=LANES)
+        return place
+
+    def _place(self) -> Place:
+        """Return a place for the outcome of the coming step; captured ones share one."""
+        captured = self._of_captured  # it is made before a capture, which could not
+        if self.capturing():
+            return captured, 0
+        if self._outcomes is None or self._next == OUTCOMES:
+            self._outcomes, self._next = self._cupy.zeros(2 * OUTCOMES), 0
+        self._next += 1
+        return self._outcomes, self._next - 1
+
+    @cached_property
+    def _of_captured(self) -> Array:
+        return self._cupy.zeros(2)  # type: ignore[no-any-return]  # cupy's
+
+    def outcome(self, place: Place) -> tuple[bool, float]:
+        """Wait, and return whether a step was made, and the norm of its gradients."""
+        memory, number = place
+        with self.here():
+            if self.capturing():
+                raise RuntimeError(
+                    "the outcome of a step cannot be read while a stream is captured in a CUDA "
+                    "graph; read it before or after"
+                )
+            self._cupy.cuda.Device(arrays.device(memory)).synchronize()
+            made, norm = arrays.on_host(memory[2 * number : 2 * number + 2]).tolist()
+        return bool(made), norm
 
     def update(
-        self, side: DeviceSide, tables: Sequence[tuple[Array | None, Array]], always: bool
+        self,
+        kernel: CupyKernel,
+        gradients: Gradients,
+        mine: Array | None,
+        table: Array,
+        always: bool,
     ) -> None:
-        """Update parameters by the row that was decided on.
+        """Update parameters by the row of a table that was decided on.
 
-        Each of the ``tables`` comes with which parameters are updated by it (None: all).
-        ``always`` launches without gradients too, which compiles what is needed.
+        ``mine`` are those that are updated by it (None: all). ``always`` launches without gradients
+        too, which compiles what is needed.
         """
-        for mine, table in tables:
-            side.update_by((self._counts, self._scale[table.dtype], table), mine, always)
+        given = (self.counts, self._scale[table.dtype], table)
+        kernel.update_from_table(gradients, mine, given, always)
 
-    def scale(self, policy: ScalePolicy) -> CupyScale:
+    def scale_memory(self, policy: ScalePolicy) -> ScaleMemory:
         """Return memory for the scale of a loss."""
-        return CupyScale(self._kernels, policy)
-
-    def rescale(self, scale: ScaleMemory, answer: Answer) -> None:
-        """Have a scale follow the last decision, and write whether the step was made."""
-        scale.follow(self._counts, answer)
+        return ScaleMemory(self._kernels, policy)
 
     # What the device says ----------------------------------------------------------------------
 
     def request(self) -> None:
         """Have the counts copied to the host, some time; ``arrived`` returns them."""
-        self._told.request()
+        self._readback.request()
 
     @property
     def requested(self) -> bool:
         """Whether counts are on their way."""
-        return self._told.requested
+        return self._readback.requested
 
-    def arrived(self) -> Counts | None:
+    def arrived(self) -> Counted | None:
         """Return the counts that were asked for, once, if they are here; else None."""
-        told = self._told.arrived()
+        told = self._readback.arrived()
         return None if told is None else _read_counts(told)
 
-    def fetch(self) -> Counts:
+    def fetch(self) -> Counted:
         """Wait for all that the device has to do, and return the counts."""
-        return _read_counts(self._told.fetch())
+        return _read_counts(self._readback.fetch())
 
     def wait(self) -> None:
         """Wait until what was written is there, for steps on any stream."""
@@ -367,9 +423,9 @@ def _factors(layout: Lanes) -> int:
     return len(cupy_source.FACTORS) if layout.wide else 1
 
 
-def _read_counts(told: Array) -> Counts:
+def _read_counts(told: Array) -> Counted:
     counts = dict(zip(COUNTS, told.tolist(), strict=False))
     norm = float(told[len(COUNTS) :].view(np.float64)[0])
-    return Counts(
-        counts["clock"], counts["skipped"], counts["overrun"], math.nan if norm != norm else norm
+    return Counted(
+        counts["steps"], counts["skipped"], counts["overrun"], math.nan if norm != norm else norm
     )

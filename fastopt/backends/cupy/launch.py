@@ -4,22 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastopt.backends.cupy import source as cupy_source
 from fastopt.backends.cupy.source import CAPACITY, THREADS, blocks
-from fastopt.backends.interface import Lanes
 from fastopt.core import arrays
-from fastopt.core.arrays import Array
-from fastopt.core.buckets import Arena, Parameter
-from fastopt.core.dtypes import Format, dtype_of, real_dtype
-from fastopt.core.norms import LANES, PIECE
+from fastopt.core.arrays import Array, Extents
+from fastopt.core.buckets import Arena, Gradients, Parameter
+from fastopt.core.dtypes import UpdateSpec, dtype_of, real_dtype
+from fastopt.core.norms import LANES, TILE
 from fastopt_kernels import Rule
 
 # -------------------------------------------------------------------------------------------------
 # Launches over the arrays of a bucket; cupy_backend, which imports CuPy, hands the module in.
+
+
+class Lanes(NamedTuple):
+    """What is measured of the ``tiles`` of all gradients, lane by lane (see ``core.norms``).
+
+    The sums of squares; with ``wide`` then those of the gradients multiplied by each other factor
+    that they may need.
+    """
+
+    tiles: int
+    wide: bool
 
 
 class Kernels:
@@ -59,7 +69,7 @@ class Part:
         self,
         kernels: Kernels,
         rule: Rule,
-        format: Format,
+        spec: UpdateSpec,
         parameters: Sequence[Parameter],
         first: int,
     ) -> None:
@@ -70,9 +80,9 @@ class Part:
         own = [arrays.address(parameter.flat) for parameter in self._parameters]
         self._addresses[0, : len(own)] = own
         self._rule = rule
-        self._format = format
+        self._spec = spec
         self._blocks, self.count = self._table(
-            THREADS * cupy_source.pack(format), bool(format.random_scalars)
+            THREADS * cupy_source.pack(spec), bool(spec.random_scalars)
         )
 
     def _table(self, length: int, draws: bool = False) -> tuple[Array, int]:
@@ -104,37 +114,37 @@ class Part:
     def _launch(
         self, given: Any, grads: Array, scalars: Sequence[Any], arena: Arena, *from_table: bool
     ) -> None:
-        about = (self._rule, self._format.with_gradients(given), self._kernels.by_value)
+        about = (self._rule, self._spec.with_gradients(given), self._kernels.by_value)
         kernel = self._kernels.of(cupy_source.kernel, *about, *from_table)
         memory = [part.reshape(-1) for part in arena.parts]
         arguments = (self._with(grads), self._blocks, arena.exact.shape[1], *scalars, *memory)
         kernel(*arguments, size=self.count * THREADS, block_size=THREADS)
 
     @cached_property
-    def _piece_table(self) -> tuple[Array, int]:
-        return self._table(PIECE)
+    def _tile_table(self) -> tuple[Array, int]:
+        return self._table(TILE)
 
     @property
-    def pieces(self) -> int:
+    def tiles(self) -> int:
         """How many pieces the gradients have."""
-        return self._piece_table[1]
+        return self._tile_table[1]
 
     def squares(self, given: Any, grads: Array, factor: float, lanes: Array, first: int) -> None:
-        """Sum the squares of (factor * gradient) by lanes, from the first piece's place on."""
+        """Sum the squares of (factor * gradient) by lanes, from the first tile's place on."""
         kernel = self._kernels.of(cupy_source.squares, given, self._kernels.by_value)
-        self._over_pieces(kernel, grads, first, factor, lanes)
+        self._over_tiles(kernel, grads, first, factor, lanes)
 
     def squares_to_decide(
         self, given: Any, grads: Array, lanes: Array, first: int, layout: Lanes
     ) -> None:
-        """Write all the lanes that a decision needs, from the first piece's place on."""
+        """Write all the lanes that a decision needs, from the first tile's place on."""
         text = cupy_source.squares_to_decide
         kernel = self._kernels.of(text, given, self._kernels.by_value, layout.wide)
-        self._over_pieces(kernel, grads, first, layout.pieces, lanes)
+        self._over_tiles(kernel, grads, first, layout.tiles, lanes)
 
-    def _over_pieces(self, kernel: Any, grads: Array, *rest: Any) -> None:
-        table, pieces = self._piece_table
-        kernel(self._with(grads), table, *rest, size=pieces * LANES, block_size=LANES)
+    def _over_tiles(self, kernel: Any, grads: Array, *rest: Any) -> None:
+        table, tiles = self._tile_table
+        kernel(self._with(grads), table, *rest, size=tiles * LANES, block_size=LANES)
 
 
 # -------------------------------------------------------------------------------------------------
@@ -148,20 +158,17 @@ class UsualArrays:
     the device.
     """
 
-    def __init__(self, parameters: Sequence[Parameter], format: Format) -> None:
+    def __init__(self, parameters: Sequence[Parameter], spec: UpdateSpec, extents: Extents) -> None:
         self._shapes = [(p.leaf.array, p.layout.shape) for p in parameters]
         self._own = parameters[0].dtype
-        dtypes = [dtype_of(real, self._own) for real in format.readable]
+        dtypes = [dtype_of(real, self._own) for real in spec.readable]
         self._strides = {dtype: [p.usual_strides(dtype) for p in parameters] for dtype in dtypes}
         self._device = arrays.device(parameters[0].leaf.array)
         self._sizes = np.array([p.leaf.array.size for p in parameters], np.int64)
-        self._extents = parameters[0].everywhere
+        self._extents = extents
 
-    def addresses(self, params: list[Any], grads: list[Any]) -> tuple[np.dtype[Any], Array] | None:
-        """Return the dtype of the gradients' real numbers, and their addresses, 0 for None.
-
-        Returns None if any array is unusual.
-        """
+    def bind(self, params: list[Any], grads: list[Any]) -> Gradients | None:
+        """Return the gradients as they stand; None if any array is unusual."""
         found = []
         dtype = next((getattr(g, "dtype", None) for g in grads if g is not None), None)
         dtype = dtype or self._own
@@ -183,7 +190,7 @@ class UsualArrays:
         at = np.array(found, np.int64)
         if self._may_overlap(at, self._sizes * dtype.itemsize):
             return None
-        return real_dtype(dtype), at
+        return Gradients.of(grads, real_dtype(dtype), at)
 
     def _may_overlap(self, grads: Array, nbytes: Array) -> bool:
         """Return whether a gradient may share memory with a parameter, which is written."""

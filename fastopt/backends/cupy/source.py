@@ -9,13 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from fastopt.backends.interface import COMMON_SCALARS, Settings, tiny_names
+from fastopt.backends.interface import COMMON_SCALARS, tiny_names
 from fastopt.core.arrays import Array
 from fastopt.core.buckets import Parameter
-from fastopt.core.dtypes import Format, wide
-from fastopt.core.norms import LANES, SMALLER, TOO_SMALL
+from fastopt.core.dtypes import UpdateSpec, wide
+from fastopt.core.norms import LANES, SMALLER, SQUARES_OVERFLOW, TOO_SMALL
 from fastopt.core.quantization import BEYOND, BLOCK, CUT_OFF, GOLDEN, MULTIPLIERS, POSITIVE, SIGNED
-from fastopt.engine import policy
 from fastopt_kernels import Rule
 
 # -------------------------------------------------------------------------------------------------
@@ -298,18 +297,18 @@ template <int N> __device__ __forceinline__ void share_largest(unsigned int (&la
 """)
 
 
-def code_conversions(format: Format) -> str:
+def code_conversions(spec: UpdateSpec) -> str:
     """Return what draws, and what rounds by chance; nothing where nothing does."""
-    if not format.random_scalars:
+    if not spec.random_scalars:
         return ""
-    text = "" if TYPE[format.stored.name] == "unsigned short" else WORD
+    text = "" if TYPE[spec.stored.name] == "unsigned short" else WORD
     text += _MIX.substitute(first=MULTIPLIERS[0], second=MULTIPLIERS[1])
-    if "bfloat16" in (format.state, format.stochastic and format.stored.name):
+    if "bfloat16" in (spec.state, spec.stochastic and spec.stored.name):
         text += _BFLOAT16_STOCHASTIC
-    halves = format.stochastic and format.stored.name == "float16"
-    text += _EVENLY if halves or format.state == "int8" else ""
+    halves = spec.stochastic and spec.stored.name == "float16"
+    text += _EVENLY if halves or spec.state == "int8" else ""
     text += _FLOAT16_STOCHASTIC if halves else ""
-    if format.state == "int8":
+    if spec.state == "int8":
         text += _INT8.substitute(
             signed_low=SIGNED.low,
             signed_top=SIGNED.top,
@@ -399,73 +398,73 @@ __device__ __forceinline__ void update_block(
 """)
 
 
-def now(slot: str, format: Format) -> str:
+def now(slot: str, spec: UpdateSpec) -> str:
     """Return the number of a slot of state, as a rule works on it."""
     return {"real": f"{slot}.x[k]", "bfloat16": f"{slot}_now", "int8": f"{slot}_now.x[k]"}[
-        format.state
+        spec.state
     ]
 
 
-def decode(rule: Rule, format: Format) -> Iterator[str]:
+def decode(rule: Rule, spec: UpdateSpec) -> Iterator[str]:
     """Yield the lines that read the k-th code of each slot."""
     for slot in rule.state:
-        if format.state == "bfloat16":
+        if spec.state == "bfloat16":
             yield f"real {slot}_now = from_bfloat16({slot}.x[k]);"
-        if format.state == "int8":
+        if spec.state == "int8":
             yield f"{slot}_now.x[k] = from_int8<{_sign(rule, slot)}>({slot}.x[k], {slot}_scale);"
 
 
-def draw(rule: Rule, format: Format) -> Iterator[str]:
+def draw(rule: Rule, spec: UpdateSpec) -> Iterator[str]:
     """Yield the lines that draw the random bits of the k-th element, 32 for two slots."""
-    slots = len(rule.state) * (format.state != "real") + format.stochastic
-    first = len(rule.state) if format.state == "real" else 0
+    slots = len(rule.state) * (spec.state != "real") + spec.stochastic
+    first = len(rule.state) if spec.state == "real" else 0
     key = "((unsigned int)scalars.random_high << 16 | (unsigned int)scalars.random_low)"
     for word in sorted({slot // 2 for slot in range(first, first + slots)}):
         apart = word * GOLDEN % 2**32
         yield f"const unsigned int bits{word} = mix((counter + k) ^ {key} ^ {apart}u);"
 
 
-def narrowed_param(rule: Rule, format: Format) -> str:
+def narrowed_param(rule: Rule, spec: UpdateSpec) -> str:
     """Return the parameter as it is stored."""
-    if not format.stochastic:
+    if not spec.stochastic:
         return "narrow(number)"
-    number = "single(number)" if format.widened else "number"
-    return f"to_{format.stored.name}({number}, {_draw_of(len(rule.state))})"
+    number = "single(number)" if spec.widened else "number"
+    return f"to_{spec.stored.name}({number}, {_draw_of(len(rule.state))})"
 
 
-def encode(rule: Rule, format: Format) -> Iterator[str]:
+def encode(rule: Rule, spec: UpdateSpec) -> Iterator[str]:
     """Yield the lines that round the k-th number of each slot."""
     for n, slot in enumerate(rule.state):
-        if format.state == "bfloat16":
+        if spec.state == "bfloat16":
             yield f"{slot}.x[k] = to_bfloat16({slot}_now, {_draw_of(n)});"
-        if format.state == "int8":
+        if spec.state == "int8":
             about = f"{slot}_now.x[k], largest[{n}], {_draw_of(n, CUT_OFF)}"
             yield f"{slot}.x[k] = to_int8<{_sign(rule, slot)}>({about});"
 
 
-def locate(rule: Rule, format: Format) -> Iterator[str]:
+def locate(rule: Rule, spec: UpdateSpec) -> Iterator[str]:
     """Yield the lines that say where a block's piece of each slot begins."""
-    coded = () if format.state == "real" else rule.state
+    coded = () if spec.state == "real" else rule.state
     for n, slot in enumerate(coded):
-        yield f"{TYPE_OF_STATE[format.state]} *const {slot}_at = codes + {n} * pitch + place;"
-    exact = [*(rule.state if not coded else ()), *format.masters, *format.limits]
+        yield f"{TYPE_OF_STATE[spec.state]} *const {slot}_at = codes + {n} * pitch + place;"
+    exact = [*(rule.state if not coded else ()), *spec.masters, *spec.limits]
     for n, slot in enumerate(exact):
         yield f"real *const {slot}_at = arena + {n} * pitch + place;"
-    if format.state == "int8":
+    if spec.state == "int8":
         for n, slot in enumerate(coded):
             place = f"{n} * (pitch / {BLOCK}) + place / {BLOCK}"
             yield f"float *const {slot}_scale_at = scales + {place};"
-    if format.random_scalars:
+    if spec.random_scalars:
         yield "const unsigned int counter = (unsigned int)block[5]" + (
-            " + (unsigned int)first;" if format.state == "int8" else ";"
+            " + (unsigned int)first;" if spec.state == "int8" else ";"
         )
 
 
-def of_int8(rule: Rule, format: Format) -> dict[str, str]:
+def of_int8(rule: Rule, spec: UpdateSpec) -> dict[str, str]:
     """Return what INT8_BLOCK needs besides: all of a thread's state is in registers."""
-    exact = (*format.masters, *format.limits)
+    exact = (*spec.masters, *spec.limits)
     kinds = dict.fromkeys(rule.state, "unsigned char") | dict.fromkeys(exact, "real")
-    written = (*rule.state, *format.masters)
+    written = (*rule.state, *spec.masters)
     return {
         "slots": str(len(rule.state)),
         "declare_state": lines(
@@ -654,23 +653,25 @@ _FROM_TABLE = Template("""
 """)
 
 
-def pack(format: Format) -> int:
+def pack(spec: UpdateSpec) -> int:
     """Return how many elements one thread takes at once: 16 bytes of each exact slot of state."""
-    return 16 // format.real.itemsize
+    return 16 // spec.real.itemsize
 
 
-def memory(format: Format) -> list[tuple[str, str]]:
+def memory(spec: UpdateSpec) -> list[tuple[str, str]]:
     """Return the arrays of state that a kernel takes: the dtype and the name of each."""
     coded = {"bfloat16": [("uint16", "codes")], "int8": [("uint8", "codes"), ("float32", "scales")]}
-    return [(format.real.name, "arena"), *coded.get(format.state, ())]
+    return [(spec.real.name, "arena"), *coded.get(spec.state, ())]
 
 
-def scalar_names(rule: Rule, format: Format) -> list[str]:
+def scalar_names(rule: Rule, spec: UpdateSpec) -> list[str]:
     """Return the names of an update's scalars, in the order of a row."""
-    return [*COMMON_SCALARS, *rule.scalars, *format.limit_scalars, *format.random_scalars]
+    return [*COMMON_SCALARS, *rule.scalars, *spec.limit_scalars, *spec.random_scalars]
 
 
-def kernel(rule: Rule, format: Format, by_value: bool, from_table: bool = False) -> dict[str, Any]:
+def kernel(
+    rule: Rule, spec: UpdateSpec, by_value: bool, from_table: bool = False
+) -> dict[str, Any]:
     """Return the arguments of cupy.ElementwiseKernel for a rule and a format of parameters.
 
     The kernel takes ``addresses`` (CAPACITY of parameters, then CAPACITY of gradients, 0 where
@@ -681,16 +682,16 @@ def kernel(rule: Rule, format: Format, by_value: bool, from_table: bool = False)
     row of this step (-1: do nothing), ``scale``, which that row's gradient scale is multiplied by,
     and ``table``.
     """
-    scalars = scalar_names(rule, format)
-    arrays = memory(format)
-    given, values = [f"{format.real} {name}" for name in scalars], scalars
+    scalars = scalar_names(rule, spec)
+    arrays = memory(spec)
+    given, values = [f"{spec.real} {name}" for name in scalars], scalars
     if from_table:
-        given = ["raw int64 counts", f"raw {format.real} scale", f"raw {format.real} table"]
+        given = ["raw int64 counts", f"raw {spec.real} scale", f"raw {spec.real} table"]
         values = ["row[0] * scale[0]", *[f"row[{k}]" for k in range(1, len(scalars))]]
     declared, addresses = addresses_of(by_value)
     operation = _UPDATE_OPERATION.substitute(
         addresses=addresses,
-        fields=len(fields(bool(format.random_scalars))),
+        fields=len(fields(bool(spec.random_scalars))),
         memory=", ".join(f"&{name}[0]" for _, name in arrays),
         scalars=", ".join(values),
     )
@@ -701,7 +702,7 @@ def kernel(rule: Rule, format: Format, by_value: bool, from_table: bool = False)
         "out_params": ", ".join(f"raw {dtype} {name}" for dtype, name in arrays),
         "operation": operation,
         "name": f"fastopt_{rule.name}" + "_from_table" * from_table,
-        "preamble": _preamble(rule, format, scalars),
+        "preamble": _preamble(rule, spec, scalars),
         "no_return": True,
         "options": OPTIONS,
     }
@@ -717,47 +718,47 @@ def addresses_of(by_value: bool) -> tuple[str, str]:
     return "raw int64 addresses", "&addresses[0]"
 
 
-def _preamble(rule: Rule, format: Format, scalars: list[str]) -> str:
-    text = ELEMENT.substitute(_of_elements(rule, format, scalars))
-    about = _of_blocks(rule, format)
-    if format.state == "int8":
-        about |= of_int8(rule, format)
+def _preamble(rule: Rule, spec: UpdateSpec, scalars: list[str]) -> str:
+    text = ELEMENT.substitute(_of_elements(rule, spec, scalars))
+    about = _of_blocks(rule, spec)
+    if spec.state == "int8":
+        about |= of_int8(rule, spec)
         return text + ELEMENT_OF + INT8_BLOCK.substitute(about)
     return text + UPDATE.substitute(about) + ELEMENT_OF + UPDATE_BLOCK.substitute(about)
 
 
-def _of_elements(rule: Rule, format: Format, scalars: list[str]) -> dict[str, str]:
+def _of_elements(rule: Rule, spec: UpdateSpec, scalars: list[str]) -> dict[str, str]:
     tiny = tiny_names(rule)
-    used = [name for name in scalars if name not in format.random_scalars]
+    used = [name for name in scalars if name not in spec.random_scalars]
     return {
-        "real": TYPE[format.real.name],
-        "stored": TYPE[format.stored.name],
-        "given": TYPE[format.given.name],
+        "real": TYPE[spec.real.name],
+        "stored": TYPE[spec.stored.name],
+        "given": TYPE[spec.given.name],
         "conversions": (
-            half_conversions(format.stored.name, format.real.name) + code_conversions(format)
+            half_conversions(spec.stored.name, spec.real.name) + code_conversions(spec)
         ),
         "scalars": ", ".join(scalars),
         "references": ", ".join(f"real &{name}" for name in ("param", *rule.state)),
         "load_scalars": lines(f"const real {name} = given.{name};" for name in used),
-        "square_of": SQUARE_OF * format.modulus,
-        "modulus": "real square," * format.modulus,
-        "square": "const real square = grad * grad;" * (rule.squares and not format.modulus),
+        "square_of": SQUARE_OF * spec.modulus,
+        "modulus": "real square," * spec.modulus,
+        "square": "const real square = grad * grad;" * (rule.squares and not spec.modulus),
         "rule": rule.cupy.strip(),
         "flush": lines(f"{s} = fabs({s}) < {tiny[s]} ? real(0) : {s};" for s in rule.state),
-        "limits": " ".join(f"real {name}," for name in format.limits),
-        "keep_bounds": lines(_keep_bounds(rule, format)),
+        "limits": " ".join(f"real {name}," for name in spec.limits),
+        "keep_bounds": lines(_keep_bounds(rule, spec)),
     }
 
 
-def _of_blocks(rule: Rule, format: Format) -> dict[str, Any]:
-    written = ("param", *rule.state, *format.masters)
-    slots = (*written[1:], *format.limits)
+def _of_blocks(rule: Rule, spec: UpdateSpec) -> dict[str, Any]:
+    written = ("param", *rule.state, *spec.masters)
+    slots = (*written[1:], *spec.limits)
     all_names = ("param", *slots)
     types = dict.fromkeys(slots, "real") | {"param": "stored"}
-    types |= dict.fromkeys(rule.state, TYPE_OF_STATE[format.state])
-    param, drawn = "widen(param.x[k])", bool(format.random_scalars)
+    types |= dict.fromkeys(rule.state, TYPE_OF_STATE[spec.state])
+    param, drawn = "widen(param.x[k])", bool(spec.random_scalars)
     moving = [*(f"{slot}_at" for slot in slots), *["counter"] * drawn]
-    narrowed = narrowed_param(rule, format)
+    narrowed = narrowed_param(rule, spec)
     return {
         "pointers": ", ".join(
             [*(f"{types[s]} *{s}_at" for s in all_names), *["unsigned int counter"] * drawn]
@@ -770,53 +771,53 @@ def _of_blocks(rule: Rule, format: Format) -> dict[str, Any]:
         # What does not round to the stored parameter is not its master: somebody wrote it since.
         "load_param": lines(
             [
-                *decode(rule, format),
+                *decode(rule, spec),
                 "real number = master.x[k];\n"
                 f"        if (widen(narrow(number)) != {param}) number = {param};"
-                if format.master
+                if spec.master
                 else f"real number = {param};",
             ]
         ),
         "elements": ", ".join(
             [
-                *(now(slot, format) for slot in rule.state),
-                *(f"{slot}.x[k]" for slot in format.limits),
+                *(now(slot, spec) for slot in rule.state),
+                *(f"{slot}.x[k]" for slot in spec.limits),
                 "widen(grad.x[k])",
-                *["square.x[k]"] * format.modulus,
+                *["square.x[k]"] * spec.modulus,
             ]
         ),
         "store_param": lines(
             [
-                *draw(rule, format),
-                f"param.x[k] = {narrowed};" + " master.x[k] = number;" * format.master,
-                *encode(rule, format),
+                *draw(rule, spec),
+                f"param.x[k] = {narrowed};" + " master.x[k] = number;" * spec.master,
+                *encode(rule, spec),
             ]
         ),
         "store_packs": lines(
             f"*reinterpret_cast<Pack<{types[name]}, N> *>({name}_at) = {name};" for name in written
         ),
-        "locate_state": lines(locate(rule, format)),
+        "locate_state": lines(locate(rule, spec)),
         "state_first": " ".join(f"{s} + first," for s in moving),
         "state_k": " ".join(f"{s} + k," for s in moving),
         "memory": ", ".join(
-            ["real *arena", *(f"{TYPE[dtype]} *{name}" for dtype, name in memory(format)[1:])]
+            ["real *arena", *(f"{TYPE[dtype]} *{name}" for dtype, name in memory(spec)[1:])]
         ),
-        "square_moduli": SQUARE_MODULI.substitute(count=4 if format.state == "int8" else "N")
-        if format.modulus
+        "square_moduli": SQUARE_MODULI.substitute(count=4 if spec.state == "int8" else "N")
+        if spec.modulus
         else "",
-        "at_least": 2 if format.modulus else 1,
-        "single": "2ll * " * format.modulus,
+        "at_least": 2 if spec.modulus else 1,
+        "single": "2ll * " * spec.modulus,
         "capacity": CAPACITY,
-        "pack": pack(format),
+        "pack": pack(spec),
         "threads": THREADS,
     }
 
 
-def _keep_bounds(rule: Rule, format: Format) -> Iterator[str]:
-    if format.bounds != "none":
+def _keep_bounds(rule: Rule, spec: UpdateSpec) -> Iterator[str]:
+    if spec.bounds != "none":
         yield "param = param < lower ? lower : param;"
         yield "param = param > upper ? upper : param;"
-    if format.reset:
+    if spec.reset:
         for slot in rule.signed:
             yield f"{slot} = param == lower || param == upper ? real(0) : {slot};"
 
@@ -879,12 +880,12 @@ def squares(dtype: np.dtype[Any], by_value: bool) -> dict[str, Any]:
 def squares_to_decide(dtype: np.dtype[Any], by_value: bool, wide: bool) -> dict[str, Any]:
     """Return the arguments of the kernel that a device decides by, in one pass.
 
-    In place of ``factor`` it takes ``pieces``, how many there are in all. It writes the lanes of
+    In place of ``factor`` it takes ``tiles``, how many there are in all. It writes the lanes of
     all pieces for the first of FACTORS, and with ``wide`` then for the others.
     """
     factors = [repr(factor) for factor in FACTORS[: None if wide else 1]]
     name = f"fastopt_{'all_' * wide}squares_to_decide"
-    return _squares(dtype, by_value, "int64 pieces", factors, name)
+    return _squares(dtype, by_value, "int64 tiles", factors, name)
 
 
 def _squares(
@@ -908,7 +909,7 @@ def _squares(
             start=" ".join(start),
             add="\n        ".join(["const fastopt::real number = fastopt::widen(grad[k]);", *add]),
             store=" ".join(
-                f"lanes[lane + {k}{' * pieces' * (k > 0)} * {LANES}] = sum{k};"
+                f"lanes[lane + {k}{' * tiles' * (k > 0)} * {LANES}] = sum{k};"
                 for k in range(len(factors))
             ),
         ),
@@ -942,7 +943,7 @@ def halves() -> dict[str, Any]:
 # added in halves, as ``core.norms`` lays it down; then they do in float64 what the host does
 # otherwise, by the same operations, and the first writes what the update kernels read.
 
-COUNTS = ("row", "clock", "skipped", "overrun")
+COUNTS = ("row", "steps", "skipped", "overrun")
 """What is counted on the device: the row of this step (-1: there is none, SKIPPED_ROW: the step is
 skipped), how many steps were made, how many were skipped, and how many were left out because the
 tables had no row for them."""
@@ -952,7 +953,7 @@ SKIPPED_ROW = -2
 MEASURED = ("norm", "scale")
 """The norm of the last step's gradients (-1 where it was not measured), and what scales them."""
 
-SETTINGS = Settings._fields[:-1]
+SETTINGS = ("base", "length", "period", "clips", "skips")
 """What the host says, as int64; the last of it, the limit, is a float64 and stands behind them."""
 
 _DECIDE_PREAMBLE = Template("""
@@ -977,8 +978,8 @@ __device__ __forceinline__ double total(const double *sums, long long count, dou
 }
 
 // The row of a step, or -1 if there is none.
-__device__ __forceinline__ long long row_of(long long clock, const long long *settings) {
-    const long long at = clock - settings[BASE], beyond = at - settings[LENGTH];
+__device__ __forceinline__ long long row_of(long long steps, const long long *settings) {
+    const long long at = steps - settings[BASE], beyond = at - settings[LENGTH];
     const long long period = settings[PERIOD];
     if (beyond < 0) return at < 0 ? -1 : at;
     return period > 0 ? settings[LENGTH] - period + beyond % period : -1;
@@ -990,23 +991,23 @@ __device__ __forceinline__ long long row_of(long long clock, const long long *se
 _DECIDE_OPERATION = Template("""
     __shared__ double lane[$lanes], again[$lanes];
     double sum = 0, unit = 1;
-    if (pieces >= 0) {
-        sum = fastopt::total(&sums[0], pieces, lane);
+    if (tiles >= 0) {
+        sum = fastopt::total(&sums[0], tiles, lane);
         const bool large = sum > $largest;
         if (scaled != 0 && (large || sum < $too_small)) {
             unit = large ? $larger : $smaller;
-            sum = fastopt::total(&sums[(large ? 1 : 2) * pieces], pieces, again);
+            sum = fastopt::total(&sums[(large ? 1 : 2) * tiles], tiles, again);
         }
     }
     double scale = number;
     if (width == 4) scale *= *reinterpret_cast<const float *>(address);
     if (width == 8) scale *= *reinterpret_cast<const double *>(address);
-    const bool clips = pieces >= 0 && settings[fastopt::CLIPS] != 0;
-    const bool skips = pieces >= 0 && settings[fastopt::SKIPS] != 0;
+    const bool clips = tiles >= 0 && settings[fastopt::CLIPS] != 0;
+    const bool skips = tiles >= 0 && settings[fastopt::SKIPS] != 0;
     const double norm = sqrt(sum) * unit * fabs(scale);
     const bool finite = sum <= $largest && fabs(scale) <= $largest;
-    const long long clock = counts[fastopt::CLOCK];
-    const long long coming = fastopt::row_of(clock, &settings[0]);
+    const long long steps = counts[fastopt::STEPS];
+    const long long coming = fastopt::row_of(steps, &settings[0]);
     double factor = 1;
     if (clips) {
         factor = limit[0] / (norm + 1e-6);
@@ -1015,16 +1016,18 @@ _DECIDE_OPERATION = Template("""
     }
     const bool overflows = squares != 0 && norm * factor >= $limit;
     const bool go = !skips || (finite && !overflows);
-    __syncthreads();  // all have read the clock
+    __syncthreads();  // all have read the count
     if (threadIdx.x == 0) {
         const long long row = go ? coming : $skipped;
         counts[fastopt::ROW] = row;
-        if (row >= 0) counts[fastopt::CLOCK] = clock + 1;
+        if (row >= 0) counts[fastopt::STEPS] = steps + 1;
         if (!go) counts[fastopt::SKIPPED] += 1;
         if (go && row < 0) counts[fastopt::OVERRUN] += 1;
         measured[fastopt::NORM] = clips || skips ? norm : -1;
         measured[fastopt::SCALE] = scale;
         single[0] = static_cast<float>(scale);
+        outcomes[2 * place] = row >= 0;
+        outcomes[2 * place + 1] = measured[fastopt::NORM];
     }
 """)
 
@@ -1038,17 +1041,19 @@ def places_of(*tables: Sequence[str]) -> str:
 def decide() -> dict[str, Any]:
     """Return the arguments of the kernel that decides, to be launched with LANES threads.
 
-    It takes the ``sums`` of squares of all ``pieces`` (-1: not measured) for the first of FACTORS
+    It takes the ``sums`` of squares of all ``tiles`` (-1: not measured) for the first of FACTORS
     or, if ``scaled``, for each; ``squares``, not 0 if some rule averages squares in float32; the
     gradients' scale as a ``number`` times what stands at an ``address`` in a float of ``width``
     bytes (0: nothing); ``settings`` and ``limit``, the largest
-    norm. It writes ``counts``, ``measured``, and the scale in single
-    precision.
+    norm. It writes ``counts``, ``measured``, the scale in single precision, and the outcome (made,
+    norm) at a ``place`` among the ``outcomes``.
     """
     return {
-        "in_params": "raw float64 sums, int64 pieces, int64 scaled, int64 squares, "
-        "float64 number, int64 address, int64 width, raw int64 settings, raw float64 limit",
-        "out_params": "raw int64 counts, raw float64 measured, raw float32 single",
+        "in_params": "raw float64 sums, int64 tiles, int64 scaled, int64 squares, "
+        "float64 number, int64 address, int64 width, raw int64 settings, raw float64 limit, "
+        "int64 place",
+        "out_params": "raw int64 counts, raw float64 measured, raw float32 single, "
+        "raw float64 outcomes",
         "operation": _DECIDE_OPERATION.substitute(
             lanes=LANES,
             largest=repr(sys.float_info.max),
@@ -1056,7 +1061,7 @@ def decide() -> dict[str, Any]:
             larger=repr(FACTORS[2]),
             smaller=repr(FACTORS[1]),
             skipped=SKIPPED_ROW,
-            limit=repr(policy.LIMIT),
+            limit=repr(SQUARES_OVERFLOW),
         ),
         "name": "fastopt_decide",
         "preamble": _DECIDE_PREAMBLE.substitute(
@@ -1076,21 +1081,29 @@ def decide() -> dict[str, Any]:
 SCALES = ("scale", "inverse")
 """What the loss is multiplied by, and what its gradients are; in float64, and in float32 too."""
 
-TALLIES = ("good_steps", "skips", "given_up")
-"""The steps since the scale last changed, the skips in a row at the smallest one, and how many of
-those there were when they became too many (0: they have not, since the host last looked)."""
+TALLIES = ("good_steps", "skips", "given_up", "made", "skipped")
+"""The updates since the scale last changed, the skips in a row at the smallest one, how many of
+those there were when they became too many (0: they have not, since the host last looked); whether a
+step was made, and one skipped, since the last update."""
+
+_NOTE_OPERATION = Template("""
+    const long long row = counts[$row];
+    if (row == $skipped) tallies[fastopt::SKIPPED] = 1;
+    if (row >= 0) tallies[fastopt::MADE] = 1;
+""")
 
 _RESCALE_OPERATION = Template("""
-    const long long row = counts[$row];
+    const bool made = made_elsewhere != 0 || tallies[fastopt::MADE] != 0;
+    const bool skipped = skipped_elsewhere != 0 || tallies[fastopt::SKIPPED] != 0;
     double scale = scales[fastopt::SCALE];
     long long good = tallies[fastopt::GOOD_STEPS], skips = tallies[fastopt::SKIPS];
-    if (row == $skipped) {
+    if (skipped) {
         skips = scale == min_scale ? skips + 1 : 0;
         good = 0;
         scale *= backoff_factor;
         if (scale < min_scale) scale = min_scale;
         if (skips >= max_skips) tallies[fastopt::GIVEN_UP] = skips;
-    } else if (row >= 0) {
+    } else if (made) {
         skips = 0;
         good += 1;
         if (good >= growth_interval) {
@@ -1106,7 +1119,7 @@ _RESCALE_OPERATION = Template("""
     singles[fastopt::INVERSE] = static_cast<float>(inverse);
     tallies[fastopt::GOOD_STEPS] = good;
     tallies[fastopt::SKIPS] = skips;
-    answers[place] = row >= 0;
+    tallies[fastopt::MADE] = tallies[fastopt::SKIPPED] = 0;
 """)
 
 _RESCALE_PREAMBLE = Template("""
@@ -1118,19 +1131,35 @@ $fields
 """)
 
 
-def rescale() -> dict[str, Any]:
-    """Return the arguments of the kernel that follows a decision, to be launched with one thread.
+def note() -> dict[str, Any]:
+    """Return the arguments of the kernel that notes a decision, to be launched with one thread.
 
-    It takes the ``counts`` of the decision, the numbers of a ScalePolicy, and the ``place`` among
-    the ``answers`` where it writes whether the step was made. ``scales``, ``tallies`` and
-    ``singles``, the scales in single precision, it brings up to date.
+    It takes the ``counts`` of the decision, and writes to ``tallies`` if the step was made or
+    skipped.
     """
     return {
-        "in_params": "raw int64 counts, float64 growth_factor, float64 backoff_factor, "
-        "int64 growth_interval, float64 min_scale, float64 max_scale, int64 max_skips, int64 place",
-        "out_params": "raw float64 scales, raw int64 tallies, raw float32 singles, "
-        "raw int64 answers",
-        "operation": _RESCALE_OPERATION.substitute(row=COUNTS.index("row"), skipped=SKIPPED_ROW),
+        "in_params": "raw int64 counts",
+        "out_params": "raw int64 tallies",
+        "operation": _NOTE_OPERATION.substitute(row=COUNTS.index("row"), skipped=SKIPPED_ROW),
+        "name": "fastopt_note",
+        "preamble": _RESCALE_PREAMBLE.substitute(fields=places_of(SCALES, TALLIES)),
+        "no_return": True,
+        "options": OPTIONS,
+    }
+
+
+def rescale() -> dict[str, Any]:
+    """Return the arguments of the kernel that follows what was noted, for one thread.
+
+    It takes the numbers of a ScalePolicy, and whether steps were made or skipped ``elsewhere``.
+    ``scales``, ``tallies`` and ``singles``, the scales in single precision, it brings up to date.
+    """
+    return {
+        "in_params": "float64 growth_factor, float64 backoff_factor, int64 growth_interval, "
+        "float64 min_scale, float64 max_scale, int64 max_skips, int64 made_elsewhere, "
+        "int64 skipped_elsewhere",
+        "out_params": "raw float64 scales, raw int64 tallies, raw float32 singles",
+        "operation": _RESCALE_OPERATION.template,
         "name": "fastopt_rescale",
         "preamble": _RESCALE_PREAMBLE.substitute(fields=places_of(SCALES, TALLIES)),
         "no_return": True,

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib.metadata import version
-from typing import Any, Protocol
+from typing import Any
 
 import numba
 import numpy as np
@@ -15,7 +15,7 @@ from numba.core import compiler, serialize
 from numba.extending import register_jitable
 
 from fastopt import backends
-from fastopt.backends.interface import COMMON_SCALARS
+from fastopt.backends.interface import COMMON_SCALARS, scaled
 from fastopt.backends.numba import compiled as numba_compiled
 from fastopt.backends.numba import headers as numba_headers
 from fastopt.backends.numba import runtime
@@ -32,10 +32,10 @@ from fastopt.backends.numba.compiled import conversion
 from fastopt.backends.numba.headers import HeaderCheck
 from fastopt.backends.numba.runtime import Pool
 from fastopt.core import arrays
-from fastopt.core.arrays import Array
-from fastopt.core.buckets import Arena, Parameter
-from fastopt.core.dtypes import Format, dtype_of, wide
-from fastopt.core.norms import PIECE
+from fastopt.core.arrays import Array, Extents
+from fastopt.core.buckets import Bucket, Gradients
+from fastopt.core.dtypes import UpdateSpec, dtype_of, wide
+from fastopt.core.norms import TILE
 from fastopt.errors import BackendUnavailableError
 from fastopt.version import __version__
 from fastopt_kernels import Rule
@@ -45,26 +45,6 @@ from fastopt_kernels import Rule
 
 PARALLEL_FROM = 65_536
 """Elements of a bucket from which threads pay: waking them costs as much as this many updates."""
-
-
-class Compiled(Protocol):
-    """What the backend compiles for a driver, for gradients of one dtype."""
-
-    num_threads: int
-    given: np.dtype[Any]
-    """Of the real numbers of the gradients."""
-    pool: int
-    step: Callable[..., bool]
-    """``step(pool, threads, job, params, grads)``, see ``numba_loops``."""
-
-    def update(self) -> int:
-        """Return the address of what does chunks of an update."""
-
-    def squares(self) -> int:
-        """Return the address of what sums squares of gradients."""
-
-    def threads(self, wanted: int) -> int:
-        """Return how many threads there are for a step, of so many that are wanted."""
 
 
 class _Job:
@@ -97,37 +77,35 @@ class _Reading:
 
     def __init__(
         self,
-        compiled: Compiled,
+        compiled: _Compiled,
         compare: Callable[..., int] | None,
-        parameters: Sequence[Parameter],
+        bucket: Bucket,
+        extents: Extents,
         words: Mapping[str, int | Array],
     ) -> None:
-        dtype = dtype_of(compiled.given, parameters[0].dtype)
+        dtype = dtype_of(compiled.given, bucket.parameters[0].dtype)
         self.compiled = compiled
         self.dtypes = (compiled.given, dtype)
         self.update = _Job(compiled.update, words)
         self.norm = _Job(compiled.squares, words)
-        self.headers = HeaderCheck(compare, parameters, dtype) if compare else None
+        self.headers = HeaderCheck(compare, bucket.parameters, extents, dtype) if compare else None
         if self.headers:
-            known, axes, extents = self.headers.expected
+            known, axes, limits = self.headers.expected
             self.update.set(KNOWN=known, AXES=axes, AXES_COUNT=len(axes))
-            self.update.set(EXTENTS=extents, EXTENTS_COUNT=extents.shape[1])
+            self.update.set(EXTENTS=limits, EXTENTS_COUNT=limits.shape[1])
 
 
-class NumbaDriver:
-    """Runs a rule's Numba form over all parameters of a bucket in one compiled call."""
+class NumbaKernel:
+    """Runs a rule's Numba form over all parameters of a bucket in one compiled call.
 
-    device_side = None
+    The jobs are what compiled code is handed: memory of this kernel's own, into which each call
+    writes first all that it goes by.
+    """
 
-    def __init__(
-        self,
-        rule: Rule,
-        parameters: Sequence[Parameter],
-        arena: Arena,
-        format: Format,
-        compiled: Sequence[Compiled],
-        compare: Callable[..., int] | None,
-    ) -> None:
+    def __init__(self, bucket: Bucket, extents: Extents) -> None:
+        compare = _header_comparison()
+        parameters, spec, arena = bucket.parameters, bucket.spec, bucket.arena
+        self._real = spec.real
         self._params = [parameter.flat for parameter in parameters]  # keeps their addresses good
         self._sizes = [param.size for param in self._params]
         lines = {
@@ -140,8 +118,9 @@ class NumbaDriver:
         leaves = np.array([lines[name] for name in LEAF_LINES], np.int64)
         self._grads, self._rows = (leaves[LEAF_LINES.index(name)] for name in ("GRAD", "ROW"))
         chunks = _chunks(self._sizes, CHUNK)
-        self._table = np.zeros((1, len([*COMMON_SCALARS, *rule.scalars, *format.scalars])))
-        words = {
+        width = len([*COMMON_SCALARS, *bucket.rule.scalars, *spec.scalars])
+        self._table = np.zeros((1, width))
+        words: dict[str, int | Array] = {
             **{"LEAVES": leaves, "COUNT": len(self._params), "TABLE": self._table},
             **{"CHUNKS": chunks, "TOTAL": chunks.shape[1]},
             **{"EXACT": arena.exact, "PITCH": arena.exact.shape[1]},
@@ -150,102 +129,121 @@ class NumbaDriver:
             words["CODES"] = arena.codes
         if arena.scales is not None:
             words["SCALES"] = arena.scales
-        self._readings = [_Reading(each, compare, parameters, words) for each in compiled]
-        self._reading = self._readings[0]  # that of the gradients at hand
-        self._held: Sequence[Array | None] = ()
+        self._readings = [
+            _Reading(
+                _Compiled(bucket.rule, spec.with_gradients(given)), compare, bucket, extents, words
+            )
+            for given in spec.readable
+        ]
+        self._only = self._readings[0] if len(self._readings) == 1 else None
         self._norm: tuple[Array, Array] | None = None
-        self._counts: tuple[Array, Array] | None = None
+        self._counting: tuple[Array, Array] | None = None
         self._large = sum(self._sizes) >= PARALLEL_FROM
         usual = compare is not None and not any(p.copied for p in parameters)
-        self.step_at_once = self._step_at_once if usual else None
+        self.fused = self._fused if usual else None
 
     def warm_up(self, norm: bool) -> None:
         """Call everything once with nothing to do, which compiles it or finds it on disk."""
-        self._grads[:] = 0  # none, and not those of the last step
-        for reading in reversed(self._readings):
-            self._reading = reading
-            self.update(self._table, None)
+        nothing: list[Array | None] = [None] * len(self._params)
+        for reading in self._readings:
+            gradients = Gradients(nothing, reading.compiled.given, [])
+            self.update(gradients, self._table.tolist(), None, 1.0)
             if norm:
-                self.squares(1.0)
+                self.squares(gradients, 1.0)
 
-    def _step_at_once(
-        self,
-        params: list[Any],
-        grads: list[Any],
-        row: Sequence[float],
-        steps: Array,
-        clock: Array,
-    ) -> bool:
-        """Check, update and count in one compiled call."""
-        self._table[0] = row
-        if self._counts is None or self._counts[0] is not steps:
-            self._count_in(steps, clock)
-        reading = self._reading if len(self._readings) == 1 else self._choose(grads)
-        return self._run(reading.compiled, reading.update, id(params), id(grads))
-
-    def _count_in(self, steps: Array, clock: Array) -> None:
-        self._counts = steps, clock
-        for reading in self._readings:
-            reading.update.set(STEPS=steps, CLOCK=clock)
-
-    def _run(self, compiled: Compiled, job: _Job, params: int = 0, grads: int = 0) -> bool:
-        """Do the chunks of a job, with as many threads as pay."""
-        if not job.ready:
-            job.prepare()
-        number = (
-            compiled.threads(backends.available_threads(compiled.num_threads)) if self._large else 1
-        )
-        return compiled.step(compiled.pool, number, job.address, params, grads)
-
-    def _choose(self, grads: Sequence[Any]) -> _Reading:
-        """Go over to the reading for these gradients, as far as the first of them tells."""
-        dtype = next((getattr(grad, "dtype", None) for grad in grads if grad is not None), None)
-        for reading in self._readings:
-            if dtype in reading.dtypes:
-                self._reading = reading
-        return self._reading
-
-    def take_usual(self, params: list[Any], grads: list[Any]) -> int | None:
+    def bind(self, params: list[Any], grads: list[Any]) -> Gradients | None:
         """Compare the headers of all arrays with what is expected, in one compiled call."""
-        self._held = grads
-        headers = self._choose(grads).headers
-        return headers(params, grads, self._grads) if headers else None
+        reading = self._reading_of(grads)
+        if reading.headers is None:
+            return None
+        addresses = np.empty(len(self._params), np.int64)
+        missing = reading.headers(params, grads, addresses)
+        if missing is None:
+            return None
+        return Gradients.of(grads, reading.compiled.given, addresses, complete=missing == 0)
 
-    def take_flat(self, grads: Sequence[Array | None]) -> None:
-        """Keep the gradients, and note their addresses."""
-        self._held = grads
-        self._choose(grads)
-        self._grads[:] = [0 if grad is None else arrays.address(grad) for grad in grads]
+    def _reading_of(self, grads: Sequence[Any]) -> _Reading:
+        """Return the reading for these gradients, as far as the first of them tells."""
+        if self._only is not None:
+            return self._only
+        dtype = next((getattr(grad, "dtype", None) for grad in grads if grad is not None), None)
+        return self._reading_as(dtype)
 
-    def squares(self, factor: float) -> Array:
-        """Return the sums of squares of (factor * gradient), by pieces."""
+    def _reading_as(self, dtype: object) -> _Reading:
+        return next((r for r in self._readings if dtype in r.dtypes), self._readings[0])
+
+    def squares(self, gradients: Gradients, factor: float) -> Array:
+        """Return the sums of squares of (factor * gradient), by tiles."""
         if self._norm is None:
             self._norm = self._set_up_norm()
         sums, factors = self._norm
         factors[0] = factor
-        self._run(self._reading.compiled, self._reading.norm)
-        return sums
+        self._grads[:] = gradients.located()
+        reading = self._reading_as(gradients.dtype)
+        self._run(reading, reading.norm)
+        return sums.copy()
 
     def _set_up_norm(self) -> tuple[Array, Array]:
         """Return the arrays of the sums and of the factor."""
-        pieces = _chunks(self._sizes, PIECE)
-        sums, factors = np.zeros(pieces.shape[1]), np.zeros(1)
-        lanes = np.zeros((self._reading.compiled.num_threads, LANES_APART // 8))
+        tiles = _chunks(self._sizes, TILE)
+        sums, factors = np.zeros(tiles.shape[1]), np.zeros(1)
+        lanes = np.zeros((self._readings[0].compiled.num_threads, LANES_APART // 8))
         for reading in self._readings:
-            reading.norm.set(CHUNKS=pieces, TOTAL=pieces.shape[1])
+            reading.norm.set(CHUNKS=tiles, TOTAL=tiles.shape[1])
             reading.norm.set(LANES=lanes, SUMS=sums, FACTOR=factors)
         return sums, factors
 
-    def update(self, table: Sequence[Sequence[float]] | Array, rows: Sequence[int] | None) -> None:
-        """Update every parameter whose gradient is not None."""
-        if rows is not None:
-            self._rows[:] = rows
-        job = self._reading.update
-        job.set(TABLE=np.array(table, float))
-        self._run(self._reading.compiled, job)
+    def update(
+        self,
+        gradients: Gradients,
+        table: Sequence[Sequence[float]],
+        rows: Sequence[int] | None,
+        scale: float,
+    ) -> None:
+        """Update every parameter that has a gradient."""
+        self._grads[:] = gradients.located()
+        self._rows[:] = 0 if rows is None else rows
+        reading = self._reading_as(gradients.dtype)
+        job = reading.update
+        scaled_table = np.array(table, float)
+        with np.errstate(all="ignore"):
+            scaled_table[:, 0] *= float(self._real.type(scale))
+        job.set(TABLE=scaled_table)
+        self._run(reading, job)
         job.set(TABLE=self._table)
-        self._rows[:] = 0  # as step_at_once expects it
-        self._held = ()
+
+    def _fused(
+        self,
+        params: list[Any],
+        grads: list[Any],
+        row: Sequence[float],
+        scale: float,
+        steps: Array,
+        step_count: Array,
+    ) -> bool:
+        """Check, update and count in one compiled call."""
+        self._table[0] = row if scale == 1.0 else scaled(row, scale, self._real)
+        if self._counting is None or self._counting[0] is not steps:
+            self._rows[:] = 0
+            self._count_in(steps, step_count)
+        elif self._rows.any():
+            self._rows[:] = 0
+        reading = self._only or self._reading_of(grads)
+        return self._run(reading, reading.update, id(params), id(grads))
+
+    def _count_in(self, steps: Array, step_count: Array) -> None:
+        self._counting = steps, step_count
+        for reading in self._readings:
+            reading.update.set(STEPS=steps, CLOCK=step_count)
+
+    def _run(self, reading: _Reading, job: _Job, params: int = 0, grads: int = 0) -> bool:
+        """Do the chunks of a job, with as many threads as pay."""
+        if not job.ready:
+            job.prepare()
+        compiled, number = reading.compiled, 1
+        if self._large:
+            number = compiled.threads(backends.available_threads(compiled.num_threads))
+        return compiled.step(compiled.pool, number, job.address, params, grads)
 
 
 def _chunks(lengths: Sequence[int], size: int) -> Array:
@@ -310,16 +308,16 @@ _KEPT: list[Any] = []
 
 
 @cache
-def _work(rule: Rule, format: Format) -> int:
+def _work(rule: Rule, spec: UpdateSpec) -> int:
     """Return the address of what does the chunks of one rule's step."""
-    text = loop_source(rule, format)
-    stored, given = (conversion(dtype, format.real) for dtype in (format.stored, format.given))
+    text = loop_source(rule, spec)
+    stored, given = (conversion(dtype, spec.real) for dtype in (spec.stored, spec.given))
     scope: dict[str, Any] = {
         "__name__": __name__,
         "rule": register_jitable(rule.numba),
-        "real": numba.from_dtype(format.real),
-        "stored": _type_of(format.stored),
-        "given": _type_of(format.given),
+        "real": numba.from_dtype(spec.real),
+        "stored": _type_of(spec.stored),
+        "given": _type_of(spec.given),
         "widen": stored.widen,
         "narrow": stored.narrow,
         "widen_given": given.widen,
@@ -333,12 +331,12 @@ def _work(rule: Rule, format: Format) -> int:
         "float64": numba.float64,
         "empty": np.empty,
     }
-    storage = numba_compiled.functions(storage_of(rule, format).functions, format)
+    storage = numba_compiled.functions(storage_of(rule, spec).functions, spec)
     scope |= storage
     exec(compile(text, f"<fastopt step of {rule.name}>", "exec"), scope)
     parts = (rule.numba, *stored, given.widen, *storage.values())
     identity = text + "".join(map(fingerprint, parts))
-    return _address(scope["work"], f"{rule.name}-{format.name}", identity)
+    return _address(scope["work"], f"{rule.name}-{spec.name}", identity)
 
 
 @cache
@@ -362,18 +360,18 @@ def _pool() -> Pool:
 
 
 class _Compiled:
-    """What a driver needs of this file, for one rule and format."""
+    """What is compiled for one rule and spec."""
 
-    def __init__(self, rule: Rule, format: Format) -> None:
-        self._rule, self._format = rule, format
-        self.given = format.given
+    def __init__(self, rule: Rule, spec: UpdateSpec) -> None:
+        self._rule, self._spec = rule, spec
+        self.given = spec.given
         self.step: Callable[..., bool] = _compiled(numba_compiled.step, "step")
         self.pool = _pool().address
         self.num_threads: int = numba.config.NUMBA_NUM_THREADS
 
     def update(self) -> int:
         """Return the address of what does chunks of an update."""
-        return _work(self._rule, self._format)
+        return _work(self._rule, self._spec)
 
     def squares(self) -> int:
         """Return the address of what sums squares of gradients."""
@@ -395,12 +393,9 @@ class NumbaBackend:
         """Return zeros in host memory."""
         return np.zeros(shape, dtype)
 
-    def driver(
-        self, rule: Rule, parameters: Sequence[Parameter], arena: Arena, format: Format
-    ) -> NumbaDriver:
-        """Return the driver of some parameters."""
-        compiled = [_Compiled(rule, format.with_gradients(given)) for given in format.readable]
-        return NumbaDriver(rule, parameters, arena, format, compiled, _header_comparison())
+    def kernel(self, bucket: Bucket, extents: Extents) -> NumbaKernel:
+        """Return the kernel of a bucket."""
+        return NumbaKernel(bucket, extents)
 
     def control(self, like: Array) -> None:
         """Leave decisions to the host."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from fastopt.backends.interface import COMMON_SCALARS, tiny_names
-from fastopt.core.dtypes import Format
+from fastopt.core.dtypes import UpdateSpec
 from fastopt.core.quantization import BEYOND, BLOCK, GOLDEN
 from fastopt_kernels import Rule
 
@@ -49,10 +49,10 @@ def at(name: str) -> int:
 # cache.
 
 
-def storage_of(rule: Rule, format: Format) -> Storage:
+def storage_of(rule: Rule, spec: UpdateSpec) -> Storage:
     """Return the texts of a format."""
     kinds = {"real": Storage, "bfloat16": _SixteenBits, "int8": _EightBits}
-    return kinds[format.state](rule, format)
+    return kinds[spec.state](rule, spec)
 
 
 _CODERS = ("signed_decode", "signed_encode", "positive_decode", "positive_encode")
@@ -66,14 +66,14 @@ class Storage:
     of = "of"
     """What the names of a chunk's arrays end with: ``param_of``."""
 
-    def __init__(self, rule: Rule, format: Format) -> None:
+    def __init__(self, rule: Rule, spec: UpdateSpec) -> None:
         self.rule = rule
-        self.format = format
-        slots = range(len(rule.state)) if format.state != "real" else range(0)
-        self._drawn = [*slots, *[len(rule.state)] * format.stochastic]
-        if format.random_scalars:
+        self.spec = spec
+        slots = range(len(rule.state)) if spec.state != "real" else range(0)
+        self._drawn = [*slots, *[len(rule.state)] * spec.stochastic]
+        if spec.random_scalars:
             self.functions = ("u32", "mixed", "low_half", "high_half", *self.functions)
-        if format.stochastic:
+        if spec.stochastic:
             self.functions += ("narrow_by",)
 
     def find(self) -> Iterator[str]:
@@ -115,7 +115,7 @@ class Storage:
     def narrow(self) -> str:
         """The parameter as it is stored."""
         by_chance = f"narrow_by(float32(param), {_draw(len(self.rule.state))})"
-        return by_chance if self.format.stochastic else "narrow(param)"
+        return by_chance if self.spec.stochastic else "narrow(param)"
 
     def _find_codes(self, kind: str) -> str:
         pointer = f"pointer_to(word(job + {at('CODES')}), {kind})"
@@ -173,14 +173,14 @@ class _EightBits(Storage):
         yield f"block = (first + block_begin) // {BLOCK}"
         yield f"block_size = min({BLOCK}, count - block_begin)"
         # Views of a block: the compiler does not know that block_begin + i is not negative.
-        chunks = ["param", "grad", *state, *self.format.masters, *self.format.limits]
-        for name in [*chunks, *["square"] * self.format.modulus]:
+        chunks = ["param", "grad", *state, *self.spec.masters, *self.spec.limits]
+        for name in [*chunks, *["square"] * self.spec.modulus]:
             yield f"{name}_of = {name}_chunk[block_begin : block_begin + block_size]"
         for slot in state:
             yield f"{slot}_scale = {slot}_scales[block]"
             yield f"{slot}_top = u32(0)"
         place = "place = u32(counter + u32(block_begin))"
-        yield from [place] * self.format.stochastic
+        yield from [place] * self.spec.stochastic
         yield from _either(_for_each("block_size", usual), _for_each("block_size", element))
         for slot in state:
             yield from self._scale(slot)
@@ -190,7 +190,7 @@ class _EightBits(Storage):
 
     @property
     def draws(self) -> Sequence[str]:
-        return _words([len(self.rule.state)] * self.format.stochastic)
+        return _words([len(self.rule.state)] * self.spec.stochastic)
 
     def load(self, slot: str) -> str:
         return f"{self._coder(slot)}_decode({slot}_of[i]) * {slot}_scale"
@@ -297,32 +297,32 @@ _LOAD_MASTER = (
 )
 
 
-def loop_source(rule: Rule, format: Format) -> str:
+def loop_source(rule: Rule, spec: UpdateSpec) -> str:
     """Return the source of ``work(job, lane, ...)``, which does chunks of one rule's step.
 
     It refers by name to ``rule``, ``real``, ``stored``, ``given`` (types), ``widen``, ``narrow``,
     ``widen_given``, ``carray``, ``empty``, ``pointer_to``, ``word``, dtypes, and to the functions
-    of the format's storage.
+    of the spec's storage.
     """
-    storage = storage_of(rule, format)
-    masters = [*format.masters, *format.limits]
-    exact = [*(rule.state if format.state == "real" else ()), *masters]
+    storage = storage_of(rule, spec)
+    masters = [*spec.masters, *spec.limits]
+    exact = [*(rule.state if spec.state == "real" else ()), *masters]
     slices = [
         f"{slot}_{storage.of} = exact[{k}, first : first + count]" for k, slot in enumerate(exact)
     ]
     find, elements = [*storage.find()], []
-    if format.modulus:
+    if spec.modulus:
         find.append(f"square_{storage.of} = empty({CHUNK}, real)")
         elements += [line.format(of=storage.of) for line in _MODULI]
-    usual = list(_element(rule, format, storage, usual=True))
-    elements += storage.loops(list(_element(rule, format, storage)), usual)
-    scalars = [*COMMON_SCALARS, *rule.scalars, *format.limit_scalars]
+    usual = list(_element(rule, spec, storage, usual=True))
+    elements += storage.loops(list(_element(rule, spec, storage)), usual)
+    scalars = [*COMMON_SCALARS, *rule.scalars, *spec.limit_scalars]
     in_work, in_chunk = ("\n" + " " * depth for depth in (4, 8))
     return _SOURCE.format(
-        param_size=format.stored.itemsize,
-        grad_size=format.given.itemsize,
+        param_size=spec.stored.itemsize,
+        grad_size=spec.given.itemsize,
         LINES=len(LEAF_LINES),
-        WIDTH=len([*COMMON_SCALARS, *rule.scalars, *format.scalars]),
+        WIDTH=len([*COMMON_SCALARS, *rule.scalars, *spec.scalars]),
         SLOTS=len(exact),
         **{name: line for line, name in enumerate(LEAF_LINES)},
         **{f"{name}_AT": at(name) for name in JOB},
@@ -336,34 +336,34 @@ def loop_source(rule: Rule, format: Format) -> str:
     )
 
 
-def _element(rule: Rule, format: Format, storage: Storage, usual: bool = False) -> Iterator[str]:
+def _element(rule: Rule, spec: UpdateSpec, storage: Storage, usual: bool = False) -> Iterator[str]:
     """Yield the update of one element; a usual one has no L2 term, and nothing is flushed."""
-    yield from _LOAD_MASTER if format.master else ["param = widen(param_of[i])"]
+    yield from _LOAD_MASTER if spec.master else ["param = widen(param_of[i])"]
     yield "grad = widen_given(grad_of[i]) * grad_scale"
     if not usual:
         yield "grad = grad + l2 * param if l2 != zero else grad"
     if rule.squares:
-        yield "square = square_of[i]" if format.modulus else "square = grad * grad"
+        yield "square = square_of[i]" if spec.modulus else "square = grad * grad"
     yield "param = param - decay * param if decay != zero else param"
     given = ["param", "grad", *["square"] * rule.squares]
     inputs = ", ".join([*given, *map(storage.load, rule.state), *rule.scalars])
     yield f"{', '.join(['param', *rule.state])}, = rule({inputs})"
-    yield from _keep_bounds(rule, format)
+    yield from _keep_bounds(rule, spec)
     yield from storage.draws
     yield f"param_of[i] = {storage.narrow}"
-    if format.master:
+    if spec.master:
         yield "master_of[i] = param"
     for slot, least in tiny_names(rule).items():
         kept = f"zero if abs({slot}) < {least} else {slot}"
         yield from storage.store(slot, slot if usual else kept)
 
 
-def _keep_bounds(rule: Rule, format: Format) -> Iterator[str]:
-    for name in format.limits:
+def _keep_bounds(rule: Rule, spec: UpdateSpec) -> Iterator[str]:
+    for name in spec.limits:
         yield f"{name} = {name}_of[i]"
-    if format.bounds != "none":
+    if spec.bounds != "none":
         yield "param = lower if param < lower else param"
         yield "param = upper if param > upper else param"
-    if format.reset:
+    if spec.reset:
         for slot in rule.signed:
             yield f"{slot} = zero if param == lower or param == upper else {slot}"

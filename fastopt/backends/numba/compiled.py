@@ -24,7 +24,7 @@ from fastopt.backends.numba.runtime import (
     word,
 )
 from fastopt.core import quantization
-from fastopt.core.dtypes import Format
+from fastopt.core.dtypes import UpdateSpec
 from fastopt.core.norms import LANES
 
 # -------------------------------------------------------------------------------------------------
@@ -306,9 +306,9 @@ _FUNCTIONS: dict[str, Function] = {
 }
 
 
-def functions(names: Iterable[str], format: Format) -> dict[str, Function]:
+def functions(names: Iterable[str], spec: UpdateSpec) -> dict[str, Function]:
     """Return what the loop of a format calls by these names."""
-    narrow = to_bfloat16 if format.stored.name == "bfloat16" else to_float16
+    narrow = to_bfloat16 if spec.stored.name == "bfloat16" else to_float16
     known = {**_FUNCTIONS, "narrow_by": narrow}
     return {name: known[name] for name in names}
 

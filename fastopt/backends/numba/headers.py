@@ -98,6 +98,7 @@ class HeaderCheck:
         self,
         compare: Callable[..., int],
         parameters: Sequence[Parameter],
+        extents: Extents,
         dtype: np.dtype[Any] | None = None,
     ) -> None:
         self._compare = compare
@@ -110,11 +111,10 @@ class HeaderCheck:
         ]
         known.append((id(None), id(np.ndarray), id(dtype), 0, 0, 0))
         axes = [axis for p in parameters for axis in _axes(p, dtype)]
-        everywhere = parameters[0].everywhere
         self.expected = (
             np.array(known, np.intp),
             np.array(axes, np.intp).reshape(-1, 2),
-            np.array([everywhere.low, everywhere.high], np.intp),
+            np.array([extents.low, extents.high], np.intp),
         )
 
     def __call__(self, params: list[Any], grads: list[Any], addresses: Array) -> int | None:
@@ -136,8 +136,8 @@ def layout_is_known(compare: Callable[..., int]) -> bool:
     dtype = np.dtype(np.float32)
     params = [np.zeros((2, 3), dtype), np.zeros((), dtype), np.zeros((4, 5), dtype, "F")]
     leaves = [Leaf("", "", "", param) for param in params]
-    parameters = [Parameter.of(leaf, 0, Extents(leaves)) for leaf in leaves]
-    check = HeaderCheck(compare, parameters)
+    parameters = [Parameter.of(leaf, 0) for leaf in leaves]
+    check = HeaderCheck(compare, parameters, Extents(leaves))
     found = np.zeros(3, np.intp)
     grads: list[Any] = [np.zeros_like(param) for param in params]
     if check(params, grads, found) != 0 or found.tolist() != [*map(arrays.address, grads)]:

@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from fastopt.backends.interface import scaled
 from fastopt.core import quantization
-from fastopt.core.arrays import Array
-from fastopt.core.buckets import Arena, Parameter
-from fastopt.core.dtypes import Format
-from fastopt.core.norms import LANES, PIECE, lane_sums
+from fastopt.core.arrays import Array, Extents
+from fastopt.core.buckets import Arena, Bucket, Gradients, Parameter
+from fastopt.core.norms import LANES, TILE, lane_sums
 from fastopt.core.quantization import narrowed
-from fastopt_kernels import Rule
 
 # -------------------------------------------------------------------------------------------------
 # State of a block in the NumPy backend: decoded before an update, rounded by chance after it.
@@ -141,21 +140,18 @@ class _Span:
         self.counters = tuple((parameters[i].stream, parameters[i].size) for i in members)
 
 
-class NumpyDriver:
+class NumpyKernel:
     """Runs a rule's NumPy form. Small parameters are gathered, so that one call serves many."""
 
-    step_at_once = None
-    device_side = None
+    fused = None
 
-    def __init__(
-        self, rule: Rule, parameters: Sequence[Parameter], arena: Arena, format: Format
-    ) -> None:
+    def __init__(self, bucket: Bucket) -> None:
+        rule, parameters, spec, arena = bucket.rule, bucket.parameters, bucket.spec, bucket.arena
         self._rule = rule
-        self._format = format
+        self._spec = spec
         self._signed = [slot in rule.signed for slot in rule.state]
         self._params = [parameter.flat for parameter in parameters]
-        self._grads: Sequence[Array | None] = ()
-        self._block = BLOCK_BYTES // format.real.itemsize
+        self._block = BLOCK_BYTES // spec.real.itemsize
         self._pieces = [
             [
                 _Piece(p, slice(start, min(start + self._block, p.flat.size)), arena)
@@ -164,63 +160,65 @@ class NumpyDriver:
             for p in parameters
         ]
         # In 8 bits there are no small parameters, and blocks of two never share a scale.
-        runs = list(_runs(parameters, 0 if format.state == "int8" else self._block))
+        runs = list(_runs(parameters, 0 if spec.state == "int8" else self._block))
         self._spans = [_Span(run, parameters, arena) for run in runs if len(run) > 1]
         self._alone = [run.start for run in runs if len(run) == 1]
         most = self._block if self._spans else 0
-        self._param_scratch = np.empty(most, format.stored)
-        self._grad_scratch = np.empty(most, format.real)
+        self._param_scratch = np.empty(most, spec.stored)
+        self._grad_scratch = np.empty(most, spec.real)
 
     def warm_up(self, norm: bool) -> None:
         """There is nothing to compile."""
 
-    def take_usual(self, params: list[Array], grads: list[Array | None]) -> int | None:
+    def bind(self, params: list[Any], grads: list[Any]) -> None:
         """Leave the looking to the caller."""
-        return None
 
-    def take_flat(self, grads: Sequence[Array | None]) -> None:
-        """Keep the gradients until the update."""
-        self._grads = grads
-
-    def squares(self, factor: float) -> Array:
+    def squares(self, gradients: Gradients, factor: float) -> Array:
         """Return the sums of squares of (factor * gradient), by pieces."""
         sums = [np.zeros(0)]
         with np.errstate(all="ignore"):
-            for pieces, grad in zip(self._pieces, self._grads, strict=True):
+            for pieces, grad in zip(self._pieces, gradients.arrays, strict=True):
                 for piece in pieces:
                     size = piece.param.size
-                    padded = np.zeros(-(-size // PIECE) * PIECE)
+                    padded = np.zeros(-(-size // TILE) * TILE)
                     if grad is not None:
                         values = grad[piece.place]
                         padded[:size] = values
                         padded[:size] *= factor
                     padded *= padded
-                    sums.append(lane_sums(padded.reshape(-1, PIECE // LANES, LANES)))
+                    sums.append(lane_sums(padded.reshape(-1, TILE // LANES, LANES)))
         return np.concatenate(sums)
 
-    def update(self, table: Sequence[Sequence[float]], rows: Sequence[int] | None) -> None:
-        """Update every parameter whose gradient is not None."""
+    def update(
+        self,
+        gradients: Gradients,
+        table: Sequence[Sequence[float]],
+        rows: Sequence[int] | None,
+        scale: float,
+    ) -> None:
+        """Update every parameter that has a gradient."""
+        table = [scaled(row, scale, self._spec.real) for row in table]
+        given = gradients.arrays
         alone = [*self._alone]
         # Other code's np.seterr(all="raise") must not stop a step in its middle.
         with np.errstate(all="ignore"):
             for span in self._spans:
-                grads = self._grads[span.first : span.last]
+                grads = given[span.first : span.last]
                 if rows is None and all(grad is not None for grad in grads):
                     self._update_span(span, grads, table[0])
                 else:
                     alone.extend(range(span.first, span.last))
             for member in alone:
-                grad = self._grads[member]
+                grad = given[member]
                 if grad is not None:
                     row = table[rows[member] if rows else 0]
                     for piece in self._pieces[member]:
                         self._update_block(piece.param, grad[piece.place], piece, row)
-        self._grads = ()
 
     def _squares_of(self, grad: Array) -> Array:
         """Return the squares of a block's gradient, or of the moduli of complex numbers there."""
         square = grad * grad
-        if self._format.modulus:
+        if self._spec.modulus:
             pairs = square.reshape(-1, 2)
             pairs[:] = pairs[:, :1] + pairs[:, 1:]
         return square
@@ -230,7 +228,7 @@ class NumpyDriver:
     ) -> None:
         np.copyto(param, lower, where=param < lower)
         np.copyto(param, upper, where=param > upper)
-        if self._format.reset:
+        if self._spec.reset:
             active = (param == lower) | (param == upper)
             for values, signed in zip(state, self._signed, strict=True):
                 if signed:
@@ -250,28 +248,28 @@ class NumpyDriver:
         self, stored: Array, grad: Array, block: _Piece | _Span, row: Sequence[float]
     ) -> None:
         """Update one block, in the precision of the arithmetic."""
-        format, of_rule = self._format, len(self._rule.state)
+        spec, of_rule = self._spec, len(self._rule.state)
         draws = None
-        if format.random_scalars:
+        if spec.random_scalars:
             *row, high, low = row
             draws = Draws(block.counters, high, low)
         state = block.state.load(self._signed)
-        param = stored if format.exact else stored.astype(format.real)
-        if format.master:
+        param = stored if spec.exact else stored.astype(spec.real)
+        if spec.master:
             master = state[of_rule]
             np.copyto(master, param, where=narrowed(master, stored.dtype) != stored)
             param = master
-        limits = state[-2:] if format.limits else ()
-        if format.limit_scalars:
+        limits = state[-2:] if spec.limits else ()
+        if spec.limit_scalars:
             *row, lower, upper = row
-            limits = (np.array(lower, format.real), np.array(upper, format.real))
-        self._apply(param, grad.astype(format.real, copy=False), state[:of_rule], row, limits)
+            limits = (np.array(lower, spec.real), np.array(upper, spec.real))
+        self._apply(param, grad.astype(spec.real, copy=False), state[:of_rule], row, limits)
         if draws is not None:
             block.state.store(state[:of_rule], self._signed, draws)
-        if format.stochastic and draws is not None:
+        if spec.stochastic and draws is not None:
             single = narrowed(param, np.dtype(np.float32))
             stored[...] = draws.rounded(single, of_rule, stored.dtype)
-        elif not format.exact:
+        elif not spec.exact:
             stored[...] = narrowed(param, stored.dtype)
 
     def _apply(
@@ -329,11 +327,9 @@ class NumpyBackend:
         """Return zeros in host memory."""
         return np.zeros(shape, dtype)
 
-    def driver(
-        self, rule: Rule, parameters: Sequence[Parameter], arena: Arena, format: Format
-    ) -> NumpyDriver:
-        """Return the driver of some parameters."""
-        return NumpyDriver(rule, parameters, arena, format)
+    def kernel(self, bucket: Bucket, extents: Extents) -> NumpyKernel:
+        """Return the kernel of a bucket."""
+        return NumpyKernel(bucket)
 
     def control(self, like: Array) -> None:
         """Leave decisions to the host."""

@@ -263,7 +263,9 @@ class _Run:
         elif name in ("ld", "st"):
             self._move(operation, operands, lanes)
         elif name == "cvt":
-            self._put(operands[0], self._get(operands[1], kind, lanes), operation[-2], lanes)
+            flush = _flushed if "ftz" in operation else np.asarray
+            found = flush(self._get(operands[1], kind, lanes)).astype(TYPES[operation[-2]])
+            self._put(operands[0], flush(found), operation[-2], lanes)
         elif name == "cvta":
             self._put(operands[0], self._get(operands[-1], kind, lanes), kind, lanes)
         else:

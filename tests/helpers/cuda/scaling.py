@@ -41,6 +41,7 @@ def scaled(
         given = [xp.asarray(grad) for grad in training.grads(step)]
         with unwatched():
             scaler.step(around, [scaler.multiply(grad) for grad in given])
+            scaler.update()
     return end_of(opt, params) | remembered(scaler)
 
 
@@ -60,6 +61,7 @@ def scaled_replays(
 
     def step() -> None:
         scaler.step(opt, [scaler.multiply(grad, out=grad) for grad in grads])
+        scaler.update()
 
     with cupy.cuda.Stream(non_blocking=True) as stream:
         stream.begin_capture()
