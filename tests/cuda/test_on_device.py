@@ -498,7 +498,7 @@ FAULTS = {
     "no barrier between halves": ("+ width];\n        __syncthreads();", "+ width];"),
     "a skipped step counts": ("if (row >= 0) counts", "if (true) counts"),
     "nothing is skipped": ("bool go = !skips ||", "bool go = true ||"),
-    "the row of the step before": ("fastopt::row_of(clock,", "fastopt::row_of(clock - 1,"),
+    "the row of the step before": ("fastopt::row_of(steps,", "fastopt::row_of(steps - 1,"),
     "rows after the end": ("beyond % period", "(beyond + 1) % period"),
     "no update asks for the row": ("if (counts[0] >= 0)", "if (true)"),
     "the scale is left out": ("row[0] * scale[0]", "row[0]"),

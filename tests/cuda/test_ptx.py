@@ -58,6 +58,7 @@ def ptx_of(name: str, spec: UpdateSpec, changes: tuple[tuple[str, str], ...] = (
         "fastopt_halves": cupy_source.halves,
         "fastopt_decide": cupy_source.decide,
         "fastopt_rescale": cupy_source.rescale,
+        "fastopt_note": cupy_source.note,
     }
     if name in others:
         text = others[name]()
@@ -257,7 +258,7 @@ def test_a_scale_follows_in_replays(cupy: PtxCupy) -> None:
 
 SCALE_FAULTS = {
     "the scale stays": ("scales[fastopt::SCALE] = scale", "scales[0] = scales[0]"),
-    "an answer outside": ("answers[place]", "answers[place + 1024]"),
+    "an answer outside": ("outcomes[2 * place] =", "outcomes[2 * place + 4096] ="),
     "the inverse in single precision": ("inverse = 1.0 / scale", "inverse = 1.0f / float(scale)"),
 }
 
