@@ -6,6 +6,7 @@ import copy
 import math
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -507,3 +508,26 @@ def test_the_state_of_a_list_of_groups_is_refused() -> None:
     for one, two in ((by_pattern, listed), (listed, by_pattern)):
         with pytest.raises(CheckpointError, match="group"):
             one.load_state_dict(two.state_dict())
+
+
+@each_backend
+def test_bounds_that_are_arrays_go_with_groups_by_pattern(backend: str) -> None:
+    params = {"a": np.zeros(2), "b": np.zeros(3), "c": np.zeros(4)}
+    bounds = (None, {"a": np.full(2, 1.0), "b": np.full(3, 2.0), "c": np.full(4, 3.0)})
+    opt = fastopt.SGD(
+        fastopt.groups(params, {"c": {"bounds": bounds}, "b": {"bounds": bounds}}),
+        lr=10.0,
+        backend=backend,
+    )
+    opt.step({name: -np.ones(param.shape) for name, param in params.items()})
+    assert [param.max() for param in params.values()] == [10.0, 2.0, 3.0]
+
+
+def test_a_run_with_a_frozen_group_by_pattern_is_saved(tmp_path: Path) -> None:
+    params = {"a": np.zeros(2), "b": np.zeros(3)}
+    opt = fastopt.SGD(fastopt.groups(params, {"b": {"trainable": False}}), lr=1.0)
+    opt.step({"a": np.ones(2), "b": None})
+    opt.save(tmp_path / "run")
+    params["a"][...] = params["b"][...] = 7.0
+    opt.load(tmp_path / "run")
+    assert (params["a"].tolist(), params["b"].tolist()) == ([-1.0] * 2, [0.0] * 3)
