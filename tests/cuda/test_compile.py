@@ -142,7 +142,8 @@ def test_the_scale_of_a_loss_is_plain_arithmetic_in_double() -> None:
     for architecture in (75, 90, 120):
         _, _, body = nvrtc.ptx(kernel, architecture).partition(".entry")
         assert not [word for word in NEVER if word in body]
-        assert len(re.findall(r"\bmul\S*\.f64", body)) == 2
+        # The compiler may write a product once for each way that leads to it.
+        assert set(re.findall(r"\bmul\S*\.f\d+", body)) == {"mul.rn.f64"}
         assert "rcp.rn.f64" in body
         assert not re.findall(r"\b(add|sub|mul|div|rcp)\S*\.f32", body)
     assert_in_registers(kernel)
