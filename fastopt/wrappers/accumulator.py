@@ -70,30 +70,31 @@ class Accumulator(Wrapper):
     def _step(
         self, grads: Any, grad_scale: Any, on_nonfinite: NonfinitePolicy | None
     ) -> Outcome | None:
-        if self._count >= self._every:
-            raise RuntimeError(
-                f"Accumulator: the step with the last {self._count} micro-batches has failed; call "
-                "flush() to try it again, or reset() to drop them"
-            )
-        policy = on_nonfinite or self.on_nonfinite
-        scale = self._innermost._engine.checked_scale(grad_scale, policy)
-        checked = self._checked(grads)
-        with Deferred():
-            self._add(checked, scale)
-            self._count += 1
-            return self._apply(on_nonfinite) if self._count == self._every else None
+        with self._lock:
+            if self._count >= self._every:
+                raise RuntimeError(
+                    f"Accumulator: the step with the last {self._count} micro-batches has failed; "
+                    "call flush() to try it again, or reset() to drop them"
+                )
+            policy = on_nonfinite or self.on_nonfinite
+            scale = self._innermost._engine.checked_scale(grad_scale, policy)
+            checked = self._checked(grads)
+            with Deferred():
+                self._add(checked, scale)
+                self._count += 1
+                return self._apply(on_nonfinite) if self._count == self._every else None
 
     def flush(self) -> Outcome | None:
         """Step with the mean of what is there, and return the outcome; None if there is nothing.
 
         Under the optimizer's own ``on_nonfinite``, also where a ``LossScaler`` makes the steps.
         """
-        with Deferred():
+        with self._lock, Deferred():
             return self._apply(None) if self._count > 0 else None
 
     def reset(self) -> None:
         """Drop what has been added since the optimizer's last step."""
-        with Deferred():
+        with self._lock, Deferred():
             self._given = [False] * len(self._given)
             self._count = 0
 
@@ -132,9 +133,10 @@ class Accumulator(Wrapper):
         return outcome
 
     def _remembered(self) -> dict[str, Any]:
-        sums = self._arrays.on_host().items()
-        given = zip(sums, self._given, strict=True)
-        return {"count": self._count, "sum": {name: own for (name, own), has in given if has}}
+        with self._lock:
+            sums = self._arrays.on_host().items()
+            given = zip(sums, self._given, strict=True)
+            return {"count": self._count, "sum": {name: own for (name, own), has in given if has}}
 
     def _restorer(self, saved: Any) -> Callable[[], None]:
         opened = Saved("Accumulator", saved)
@@ -144,7 +146,7 @@ class Accumulator(Wrapper):
             raise CheckpointError("Accumulator: there are sums, and count is 0")
 
         def write() -> None:
-            with Deferred():
+            with self._lock, Deferred():
                 self._arrays.take_saved(sums)
                 self._given = [leaf.name in sums for leaf in self._arrays.leaves]
                 self._count = count

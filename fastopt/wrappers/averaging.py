@@ -245,7 +245,7 @@ class Lookahead(Wrapper):
     def _step(
         self, grads: Any, grad_scale: Any, on_nonfinite: NonfinitePolicy | None
     ) -> Outcome | None:
-        with Deferred():
+        with self._lock, Deferred():
             outcome = self._opt._step(grads, grad_scale, on_nonfinite)
             if outcome is not None and outcome.made:
                 self._steps += 1
@@ -262,7 +262,8 @@ class Lookahead(Wrapper):
                     param[...] = slow.astype(param.dtype, copy=False)
 
     def _remembered(self) -> dict[str, Any]:
-        return {"steps": self._steps, "slow": self._arrays.on_host()}
+        with self._lock:
+            return {"steps": self._steps, "slow": self._arrays.on_host()}
 
     def _restorer(self, saved: Any) -> Callable[[], None]:
         opened = Saved("Lookahead", saved)
@@ -270,7 +271,7 @@ class Lookahead(Wrapper):
         slow = opened.arrays("slow", self._arrays.by_name)
 
         def write() -> None:
-            with Deferred():
+            with self._lock, Deferred():
                 self._arrays.take_saved(slow)
                 self._steps = steps
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -142,6 +143,11 @@ class Wrapper(Resumable):
     def innermost(self) -> Optimizer:
         """The optimizer that all wrappers around it step in the end."""
         return self._innermost
+
+    @property
+    def _lock(self) -> threading.RLock:
+        """The optimizer's lock, which what the wrapper remembers is read and written under too."""
+        return self._innermost._guard.lock
 
     def _companions(self) -> CompanionArrays:
         """Return arrays that stand beside the optimizer's parameters."""

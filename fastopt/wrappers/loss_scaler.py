@@ -89,7 +89,7 @@ class LossScaler(Resumable):
         self._range = Number(low=policy.min_scale, high=policy.max_scale)
         self._now = Scale(self._range("LossScaler: init_scale", init_scale))
         self._there: ScaleOnDevice | None = None
-        self._stepped: set[int] = set()  # since the last update; the identities of optimizers
+        self._stepped: set[Optimizer] = set()  # since the last update
         self._elsewhere: list[Outcome] = []  # of those where the scale is not kept
 
     @property
@@ -143,7 +143,7 @@ class LossScaler(Resumable):
         optimizer without ``update``, and for a capture that was not prepared.
         """
         inner = _innermost(opt, "step")
-        if id(inner) in self._stepped:
+        if inner in self._stepped:
             raise RuntimeError(
                 "this optimizer has stepped already since the scaler's last update, so its "
                 "gradients belong to the scale from before; call scaler.update() once per "
@@ -169,7 +169,7 @@ class LossScaler(Resumable):
 
     def _noted(self, opt: Optimizer, outcome: Outcome | None) -> Outcome | None:
         if outcome is not None:
-            self._stepped.add(id(opt))
+            self._stepped.add(opt)
         return outcome
 
     def update(self) -> None:

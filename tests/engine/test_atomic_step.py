@@ -540,6 +540,35 @@ def test_a_schedule_that_steps_its_own_optimizer_is_refused(backend: str) -> Non
 
 
 @each_backend
+@pytest.mark.parametrize("method", ["step", "state_dict", "warmup"])
+def test_a_signals_handler_within_a_step_must_not_touch_the_state(
+    method: str, backend: str
+) -> None:
+    param = np.zeros(3)
+
+    def lr(t: int) -> float:
+        if t == 1:
+            signal.raise_signal(signal.SIGTERM)
+        return 1.0
+
+    def handler(number: int, frame: Any) -> None:
+        getattr(opt, method)(*[np.ones(3)] * (method == "step"))
+
+    opt = fastopt.SGD(param, lr, backend=backend)
+    opt.step(np.ones(3))
+    before = signal.signal(signal.SIGTERM, handler)
+    try:
+        with pytest.raises(RuntimeError, match=r"in this very\s+thread.*handler of a signal"):
+            opt.step(np.ones(3))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert (opt.step_count, param.tolist()) == (1, [-1.0] * 3)
+    opt.lr = 1.0
+    opt.step(np.ones(3))  # the failure has not kept the lock
+    assert (opt.step_count, param.tolist()) == (2, [-2.0] * 3)
+
+
+@each_backend
 def test_a_step_in_a_thread_that_is_not_the_main_one_is_made(backend: str) -> None:
     small, expected = gaps_and_casts(backend), gaps_and_casts(backend)
     thread = threading.Thread(target=small.step)

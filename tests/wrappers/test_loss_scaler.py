@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from typing import Any
 
@@ -171,8 +172,8 @@ def test_with_an_accumulator_only_steps_of_the_optimizer_count() -> None:
     acc = fastopt.Accumulator(fastopt.SGD(param, lr=1.0), 2)
     scaler = fastopt.LossScaler(8.0, growth_interval=2)
     bad = (False, False, True, False, False, False, False, False)
-    made = [bool(iterate(scaler, acc, BAD if now else np.full(2, scaler.scale))) for now in bad]
-    assert made == [False, True, False, False, False, True, False, True]
+    made = [iterate(scaler, acc, BAD if now else np.full(2, scaler.scale)) for now in bad]
+    assert made == [None, True, None, False, None, True, None, True]
     assert param.tolist() == [-3.0, -3.0]  # each micro-batch divided by the scale it was made with
     assert scaler.scale == 8.0  # halved once, doubled once
     assert (acc.skipped_steps, acc.step_count) == (1, 3)
@@ -267,3 +268,51 @@ def test_an_optimizer_steps_once_between_two_updates() -> None:
     scaler.update()
     scaler.step(opt, np.ones(2))
     assert (opt.step_count, other.step_count) == (2, 1)
+
+
+def test_an_optimizer_that_is_gone_is_not_taken_for_a_new_one_in_its_memory() -> None:
+    scaler = fastopt.LossScaler()
+    for _ in range(50):
+        assert scaler.step(fastopt.SGD(np.zeros(2)), np.ones(2))
+        gc.collect()
+
+
+def test_an_accumulator_that_has_stepped_waits_for_the_update() -> None:
+    """A micro-batch before it would be added with a scale that is about to change."""
+    acc = fastopt.Accumulator(fastopt.SGD(np.zeros(2)), 2)
+    scaler = fastopt.LossScaler(8.0)
+    assert [scaler.step(acc, np.ones(2)), scaler.step(acc, BAD)] == [None, False]
+    for opt in (acc, acc.innermost):
+        with pytest.raises(RuntimeError, match="once per iteration"):
+            scaler.step(opt, np.ones(2))
+    assert (acc.count, acc.skipped_steps, acc.step_count) == (0, 1, 0)
+    scaler.update()
+    scaler.update()
+    assert scaler.scale == 4.0
+    scaler.step(acc, np.ones(2))
+    scaler.update()  # nothing has stepped
+    assert scaler.state_dict()["good_steps"] == 0
+    assert scaler.step(acc, np.ones(2))
+    scaler.update()
+    assert scaler.state_dict()["good_steps"] == 1
+
+
+def test_the_scale_falls_if_any_optimizer_of_the_iteration_skipped_and_stays_until_then() -> None:
+    params = [np.zeros(2), np.zeros(2)]
+    scaler = fastopt.LossScaler(8.0)
+    assert not scaler.step(fastopt.SGD(params[0], lr=1.0), BAD)
+    assert scaler.step(fastopt.SGD(params[1], lr=1.0), np.full(2, 8.0))
+    assert [param.tolist() for param in params] == [[0.0, 0.0], [-1.0, -1.0]]
+    assert scaler.scale == 8.0
+    scaler.update()
+    assert scaler.scale == 4.0
+
+
+def test_loading_begins_a_new_iteration() -> None:
+    opt, scaler = fastopt.SGD(np.zeros(2)), fastopt.LossScaler(8.0)
+    saved = scaler.state_dict()
+    scaler.step(opt, BAD)
+    scaler.load_state_dict(saved)
+    scaler.update()
+    assert scaler.scale == 8.0
+    assert scaler.step(opt, np.ones(2))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -334,3 +335,39 @@ def equal(one: Any, two: Any) -> bool:
     except AssertionError:
         return False
     return True
+
+
+# Threads -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+@pytest.mark.parametrize("kind", ["Accumulator", "Lookahead"])
+def test_no_state_is_torn_that_is_read_while_another_thread_steps(kind: str, backend: str) -> None:
+    """With gradients of ones all that is remembered is the same number everywhere."""
+    params = [np.zeros(size) for size in (200_000, 7, 50_000)]
+    grads = [np.ones(param.shape) for param in params]
+    opt = fastopt.SGD(params, 1.0, backend=backend).warmup()
+    wrapper: Any = fastopt.Lookahead(opt, 1)
+    if kind == "Accumulator":
+        wrapper = fastopt.Accumulator(opt, 10**9)
+    wrapper.step(grads)
+    first, stop = wrapper.state_dict(), threading.Event()
+
+    def steps() -> None:
+        while not stop.is_set():
+            wrapper.step(grads)
+
+    thread = threading.Thread(target=steps)
+    thread.start()
+    try:
+        for number in range(200):
+            saved = wrapper.state_dict()
+            arrays = saved["sum" if kind == "Accumulator" else "slow"].values()
+            found = {float(value) for array in arrays for value in np.unique(array)}
+            assert len(found) == 1
+            assert kind == "Lookahead" or found == {saved["count"]}
+            if number % 10 == 0:
+                wrapper.load_state_dict(first)
+    finally:
+        stop.set()
+        thread.join(60)
