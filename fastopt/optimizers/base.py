@@ -284,7 +284,8 @@ class Optimizer(Formula):
     def on_nonfinite(self, value: NonfinitePolicy) -> None:
         name = f"{type(self).__name__}: on_nonfinite"
         checked = checked_policy(name, value, self._capturable)
-        self._policy = self._policy._replace(on_nonfinite=checked)
+        with self._guard.lock:
+            self._policy = self._policy._replace(on_nonfinite=checked)
 
     @property
     def capturable(self) -> bool:
