@@ -7,7 +7,7 @@ and when it is asked to (``refresh``).
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from typing import Any
 
 from fastopt.engine.policy import Policy
 from fastopt.engine.tables import CAPTURED, ScalarTables
@@ -66,11 +66,7 @@ class Capture:
     def refuse_others_counts(self) -> None:
         """Raise RuntimeError, if a step was captured, for step counts that need other tables."""
         if self:
-            _out_of_step()
-
-
-def _out_of_step() -> NoReturn:
-    raise RuntimeError(
-        "parameters that were at the same step when a step was captured in a CUDA graph would no "
-        "longer be; construct a new optimizer, load, and capture again"
-    )
+            raise RuntimeError(
+                "parameters that were at the same step when a step was captured in a CUDA graph "
+                "would no longer be; construct a new optimizer, load, and capture again"
+            )

@@ -319,8 +319,9 @@ class HostEngine:
         for number, gradients in bound:
             bucket, kernel = self.state.buckets[number], self.kernels[number]
             sizes = [parameter.size for parameter in bucket.parameters]
-            norms = array_norms(sizes, partial(kernel.squares, gradients), bucket.spec.real)
-            if not finite:
+            if finite:
+                norms = array_norms(sizes, partial(kernel.squares, gradients), bucket.spec.real)
+            else:
                 sums = kernel.squares(gradients, SMALLER)  # finite wherever the gradients are
                 tiles = np.split(sums, np.cumsum(tile_counts(sizes))[:-1])
                 norms = [np.inf if not np.isfinite(one).all() else -1.0 for one in tiles]

@@ -126,7 +126,7 @@ class Part:
 
     @property
     def tiles(self) -> int:
-        """How many pieces the gradients have."""
+        """How many tiles the gradients have."""
         return self._tile_table[1]
 
     def squares(self, given: Any, grads: Array, factor: float, lanes: Array, first: int) -> None:

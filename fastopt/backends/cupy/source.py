@@ -869,10 +869,10 @@ template <> __device__ __forceinline__ double halves<$lanes>(const double *lane)
 
 
 def squares(dtype: np.dtype[Any], by_value: bool) -> dict[str, Any]:
-    """Return the arguments of the kernel that sums each lane of each piece.
+    """Return the arguments of the kernel that sums each lane of each tile.
 
     It takes ``addresses`` and ``blocks`` as an update does, with a block of LANES threads for each
-    piece, ``first`` (the pieces before those), ``factor``, and ``lanes``, which it writes.
+    tile, ``first`` (the tiles before those), ``factor``, and ``lanes``, which it writes.
     """
     return _squares(dtype, by_value, "float64 factor", ["factor"], "fastopt_squares")
 
@@ -881,7 +881,7 @@ def squares_to_decide(dtype: np.dtype[Any], by_value: bool, wide: bool) -> dict[
     """Return the arguments of the kernel that a device decides by, in one pass.
 
     In place of ``factor`` it takes ``tiles``, how many there are in all. It writes the lanes of
-    all pieces for the first of FACTORS, and with ``wide`` then for the others.
+    all tiles for the first of FACTORS, and with ``wide`` then for the others.
     """
     factors = [repr(factor) for factor in FACTORS[: None if wide else 1]]
     name = f"fastopt_{'all_' * wide}squares_to_decide"
@@ -924,7 +924,7 @@ def _squares(
 
 
 def halves() -> dict[str, Any]:
-    """Return the arguments of the kernel that adds the lanes of each piece, in halves."""
+    """Return the arguments of the kernel that adds the lanes of each tile, in halves."""
     return {
         "in_params": "raw float64 lanes",
         "out_params": "raw float64 sums",
@@ -939,7 +939,7 @@ def halves() -> dict[str, Any]:
 # -------------------------------------------------------------------------------------------------
 # The CUDA C++ that decides on a step: whether to make it, by which row, by which gradient scale.
 #
-# One block of LANES threads. Each adds up a lane of the pieces' sums of squares, and the lanes are
+# One block of LANES threads. Each adds up a lane of the tiles' sums of squares, and the lanes are
 # added in halves, as ``core.norms`` lays it down; then they do in float64 what the host does
 # otherwise, by the same operations, and the first writes what the update kernels read.
 

@@ -202,15 +202,19 @@ class NumbaKernel:
     ) -> None:
         """Update every parameter that has a gradient."""
         self._grads[:] = gradients.located()
-        self._rows[:] = 0 if rows is None else rows
+        if rows is not None:
+            self._rows[:] = rows
         reading = self._reading_as(gradients.dtype)
         job = reading.update
         scaled_table = np.array(table, float)
         with np.errstate(all="ignore"):
             scaled_table[:, 0] *= float(self._real.type(scale))
         job.set(TABLE=scaled_table)
-        self._run(reading, job)
-        job.set(TABLE=self._table)
+        try:
+            self._run(reading, job)
+        finally:  # as a fused step expects it, also if the compiler has failed
+            job.set(TABLE=self._table)
+            self._rows[:] = 0
 
     def _fused(
         self,
@@ -224,10 +228,7 @@ class NumbaKernel:
         """Check, update and count in one compiled call."""
         self._table[0] = row if scale == 1.0 else scaled(row, scale, self._real)
         if self._counting is None or self._counting[0] is not steps:
-            self._rows[:] = 0
             self._count_in(steps, step_count)
-        elif self._rows.any():
-            self._rows[:] = 0
         reading = self._only or self._reading_of(grads)
         return self._run(reading, reading.update, id(params), id(grads))
 

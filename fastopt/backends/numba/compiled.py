@@ -354,16 +354,16 @@ def step(pool: int, threads: int, job: int, params: int, grads: int) -> bool:
 
 
 def squares(given: Any, widen: Callable[[Any], Any], itemsize: int) -> Callable[..., None]:
-    """Return the loop that sums the squares of gradients of a type by pieces, to be compiled."""
+    """Return the loop that sums the squares of gradients of a type by tiles, to be compiled."""
 
     def work(job: int, lane_number: int, begin: int, end: int) -> None:
         leaves = carray(pointer_to(word(job + _LEAVES), int64), (_LINES, word(job + _COUNT)))
-        pieces = carray(pointer_to(word(job + _CHUNKS), int64), (3, word(job + _TOTAL)))
+        tiles = carray(pointer_to(word(job + _CHUNKS), int64), (3, word(job + _TOTAL)))
         sums = carray(pointer_to(word(job + _SUMS), float64), word(job + _TOTAL))
         factor = carray(pointer_to(word(job + _FACTOR), float64), 1)[0]
         lane = carray(pointer_to(word(job + _LANES) + LANES_APART * lane_number, float64), LANES)
-        for piece in range(begin, end):
-            leaf, start, count = pieces[0, piece], pieces[1, piece], pieces[2, piece]
+        for tile in range(begin, end):
+            leaf, start, count = tiles[0, tile], tiles[1, tile], tiles[2, tile]
             lane[:] = 0.0
             if leaves[_GRAD, leaf] == 0:  # no gradient in this step
                 count = 0
@@ -396,6 +396,6 @@ def squares(given: Any, widen: Callable[[Any], Any], itemsize: int) -> Callable[
                 for j in range(width):
                     lane[j] += lane[j + width]
                 width //= 2
-            sums[piece] = lane[0]
+            sums[tile] = lane[0]
 
     return work

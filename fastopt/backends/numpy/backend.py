@@ -174,7 +174,7 @@ class NumpyKernel:
         """Leave the looking to the caller."""
 
     def squares(self, gradients: Gradients, factor: float) -> Array:
-        """Return the sums of squares of (factor * gradient), by pieces."""
+        """Return the sums of squares of (factor * gradient), by tiles."""
         sums = [np.zeros(0)]
         with np.errstate(all="ignore"):
             for pieces, grad in zip(self._pieces, gradients.arrays, strict=True):
