@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -417,6 +417,8 @@ class Bucket:
     def _read_as(self, grads: Sequence[Any]) -> np.dtype[Any]:
         """Return the dtype that all gradients are read in: their own, where a step can read it."""
         like = self.parameters[0].dtype
+        if self.spec.exact:  # there is one dtype alone
+            return like
         for real in self.spec.readable:
             dtype = dtype_of(real, like)
             if all(grad is None or getattr(grad, "dtype", None) == dtype for grad in grads):
@@ -425,8 +427,14 @@ class Bucket:
 
     def copied(self, active: Sequence[int] | None) -> list[Parameter]:
         """Return the parameters that an update works on a copy of."""
+        if not self._some_copied:
+            return []
         members = range(len(self.parameters)) if active is None else active
         return [self.parameters[i] for i in members if self.parameters[i].copied]
+
+    @cached_property
+    def _some_copied(self) -> bool:
+        return any(parameter.copied for parameter in self.parameters)
 
     def advance(self, active: Sequence[int] | None, steps: int) -> None:
         """Add to the step counts of some parameters (None: all)."""

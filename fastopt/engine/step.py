@@ -25,6 +25,7 @@ from fastopt.core.param_groups import ParamGroup
 from fastopt.core.signals import Deferred
 from fastopt.engine.policy import (
     MADE,
+    PLAIN,
     Outcome,
     Policy,
     Verdict,
@@ -183,8 +184,11 @@ class HostEngine:
             grad_scale = self.checked_scale(grad_scale, policy.on_nonfinite)
         self.follow_settings()
         asked: dict[int, Options] = {}
-        fused = self._fused is not None and not policy.measures
-        if fused and self._step_fused(grads, grad_scale, asked):
+        if (
+            policy == PLAIN
+            and self._fused is not None
+            and self._step_fused(grads, grad_scale, asked)
+        ):
             return MADE
         works, verdict = self.prepare(grads, grad_scale, policy, asked)
         return self.commit(works, verdict)
@@ -244,7 +248,8 @@ class HostEngine:
             return False
         tree = state.tree
         now, given = tree.current(), tree.match(grads)
-        row = self.scalars[0].next_row(self._options(0, asked))
+        group = state.groups[0]
+        row = self.scalars[0].next_row(self._options(0, asked) if group.scheduled else group)
         return fused(now, given, row, grad_scale, bucket.steps, state.counts.steps)
 
     # What a step is made of ---------------------------------------------------------------------
@@ -279,7 +284,10 @@ class HostEngine:
 
     def trained(self) -> Iterator[int]:
         """Yield the numbers of the buckets that steps update."""
-        frozen = self._frozen or ()
+        frozen = self._frozen
+        if not frozen:
+            yield from range(len(self.state.buckets))
+            return
         for number, bucket in enumerate(self.state.buckets):
             if bucket.group not in frozen:
                 yield number

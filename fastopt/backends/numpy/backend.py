@@ -197,7 +197,8 @@ class NumpyKernel:
         scale: float,
     ) -> None:
         """Update every parameter that has a gradient."""
-        table = [scaled(row, scale, self._spec.real) for row in table]
+        if scale != 1.0:
+            table = [scaled(row, scale, self._spec.real) for row in table]
         given = gradients.arrays
         alone = [*self._alone]
         # Other code's np.seterr(all="raise") must not stop a step in its middle.
