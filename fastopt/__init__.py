@@ -21,6 +21,9 @@ from fastopt.errors import (
 from fastopt.optimizers.adagrad import Adadelta, Adagrad
 from fastopt.optimizers.adam import Adam, AdamW
 from fastopt.optimizers.base import Optimizer
+from fastopt.optimizers.layerwise import LAMB
+from fastopt.optimizers.matrices import Muon
+from fastopt.optimizers.parameter_free import Prodigy
 from fastopt.optimizers.rmsprop import RMSprop
 from fastopt.optimizers.sgd import SGD, Momentum
 from fastopt.version import __version__
@@ -41,6 +44,7 @@ _ON_FIRST_USE = {
 
 __all__ = [
     "EMA",
+    "LAMB",
     "SGD",
     "Accumulator",
     "Adadelta",
@@ -55,7 +59,9 @@ __all__ = [
     "Lookahead",
     "LossScaler",
     "Momentum",
+    "Muon",
     "Optimizer",
+    "Prodigy",
     "RMSprop",
     "__version__",
     "array_namespace",

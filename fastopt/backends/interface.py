@@ -9,7 +9,7 @@ import numpy as np
 
 from fastopt.core.arrays import Array, Extents
 from fastopt.core.buckets import Bucket, Gradients
-from fastopt_kernels import Rule
+from fastopt_kernels import AnyRule
 
 if TYPE_CHECKING:
     from fastopt.backends.cupy.control import Control
@@ -22,7 +22,7 @@ state whose magnitude is below tiny_signed or tiny_positive becomes 0.
 """
 
 
-def tiny_names(rule: Rule) -> dict[str, str]:
+def tiny_names(rule: AnyRule) -> dict[str, str]:
     """Return for each state slot of a rule the common scalar below which it becomes 0."""
     return {slot: "tiny_signed" if slot in rule.signed else "tiny_positive" for slot in rule.state}
 
@@ -67,12 +67,30 @@ class Kernel(Protocol):
         table: Sequence[Sequence[float]],
         rows: Sequence[int] | None,
         scale: float,
+        derived: Array | None = None,
     ) -> None:
         """Update every parameter that has a gradient.
 
         ``table`` holds rows of scalars (the common ones, then the rule's, then those of the spec);
         ``rows`` says which row each parameter takes, None that all take the first. The gradients
-        are multiplied by ``scale`` too, rounded to the arithmetic's dtype.
+        are multiplied by ``scale`` too, rounded to the arithmetic's dtype. ``derived`` has a row of
+        derived scalars for each parameter, in float64, if the update has any
+        (``core.passes``).
+        """
+
+    def sums(
+        self,
+        number: int,
+        gradients: Gradients,
+        table: Sequence[Sequence[float]],
+        rows: Sequence[int] | None,
+        scale: float,
+        derived: Array,
+    ) -> Array:
+        """Return the sums of the update's pass of this number, by tiles, a row for each sum.
+
+        Parameter after parameter; the tiles of a missing gradient are 0. Nothing is written. The
+        arguments are those of ``update``; of the derived scalars those of earlier passes are there.
         """
 
 

@@ -21,7 +21,7 @@ from fastopt.core.param_groups import ParamGroups
 from fastopt.core.quantization import BLOCK
 from fastopt.core.tree import Leaf, Tree
 from fastopt.errors import BackendMismatchError
-from fastopt_kernels import Rule
+from fastopt_kernels import AnyRule
 
 SCALE = "_scale"
 """What the name of a slot in 8 bits goes on with where its scales are meant."""
@@ -348,16 +348,18 @@ class Bucket:
     """The parameters of one group, rule, dtype and storage, with their state and step counts.
 
     ``group`` is the number of the group, ``positions`` are the places of the parameters among the
-    leaves of the tree, ``steps`` counts the steps that each of them has made.
+    leaves of the tree, ``steps`` counts the steps that each of them has made. ``memory`` holds in
+    float64 what the rule remembers of each array, a row for each parameter.
     """
 
     group: int
-    rule: Rule
+    rule: AnyRule
     spec: UpdateSpec
     parameters: tuple[Parameter, ...]
     positions: tuple[int, ...]
     arena: Arena
     steps: Array
+    memory: Array
     even: bool = True
     """Whether all of them have made as many."""
 
@@ -365,18 +367,20 @@ class Bucket:
     def of(
         cls,
         group: int,
-        rule: Rule,
+        rule: AnyRule,
         spec: UpdateSpec,
         leaves: Sequence[Leaf],
         positions: Sequence[int],
         fill: Mapping[str, float],
+        begin: Mapping[str, float],
         allocate: Allocate,
         alignment: int,
         bridges_gaps: bool,
     ) -> Bucket:
         """Lay out some leaves, whose state begins with ``fill``, by slot, where that is not 0.
 
-        Their ranges of the arena begin at multiples of ``alignment`` elements.
+        What is remembered of each array begins with ``begin``, likewise. Their ranges of the arena
+        begin at multiples of ``alignment`` elements.
         """
         size = 0
         if spec.state == "int8":
@@ -392,7 +396,10 @@ class Bucket:
             with arrays.on_device_of(like):
                 arena.fill(slot, value, slot in rule.signed)
         steps = np.zeros(len(leaves), np.int64)
-        return cls(group, rule, spec, tuple(parameters), tuple(positions), arena, steps)
+        names = memory_names(rule, "array")
+        memory = np.tile([begin.get(name, 0.0) for name in names], (len(leaves), 1))
+        where = tuple(parameters), tuple(positions)
+        return cls(group, rule, spec, *where, arena, steps, memory.reshape(len(leaves), -1))
 
     def of_leaves(self, leaves: list[Any]) -> list[Any]:
         """Return what belongs to this bucket's parameters, given what belongs to all leaves."""
@@ -467,9 +474,21 @@ class Bucket:
                     view[...] = arrays.like(values.astype(view.dtype), view)
 
     def state(self) -> Iterator[tuple[Leaf, int, dict[str, Array]]]:
-        """Yield each parameter's leaf, step count and state (views, in the parameter's shape)."""
-        for parameter, step in zip(self.parameters, self.steps.tolist(), strict=True):
-            yield parameter.leaf, step, dict(self.arena.views(parameter))
+        """Yield each parameter's leaf, step count and state, as views.
+
+        State is in the parameter's shape; what is remembered of it are arrays of shape ().
+        """
+        names = memory_names(self.rule, "array")
+        for parameter, step, row in zip(
+            self.parameters, self.steps.tolist(), self.memory, strict=True
+        ):
+            remembered = {name: row[k : k + 1].reshape(()) for k, name in enumerate(names)}
+            yield parameter.leaf, step, dict(self.arena.views(parameter)) | remembered
+
+
+def memory_names(rule: AnyRule, over: str) -> tuple[str, ...]:
+    """Return the names of what a rule remembers of every "array", or of the "optimizer"."""
+    return rule.memory.names if rule.memory and rule.memory.over == over else ()
 
 
 @dataclass(eq=False)
@@ -491,6 +510,8 @@ class OptimizerState:
     groups: ParamGroups
     buckets: list[Bucket]
     counts: Counts = field(default_factory=Counts)
+    memory: dict[str, float] = field(default_factory=dict)
+    """What the rule remembers of all arrays together."""
 
     def leaves_of(self, group: int) -> list[Leaf]:
         """Return the parameters of a group."""

@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from fastopt_kernels.around import Fragment
+
 # -------------------------------------------------------------------------------------------------
 # How the numbers of parameters are stored, and in which precision a step computes with them.
 
@@ -50,7 +52,8 @@ class UpdateSpec:
 
     ``state`` says how the rule's state is stored between steps, which compute in ``real`` all the
     same; ``stochastic`` that the parameters are rounded to ``stored`` up or down by chance;
-    ``modulus`` that a rule gets the squares of the moduli of pairs.
+    ``modulus`` that a rule gets the squares of the moduli of pairs; ``fragments`` are what acts
+    around the rule, in this order.
     """
 
     stored: np.dtype[Any]
@@ -62,6 +65,7 @@ class UpdateSpec:
     state: State = "real"
     stochastic: bool = False
     modulus: bool = False
+    fragments: tuple[Fragment, ...] = ()
 
     @classmethod
     def of(
@@ -74,6 +78,7 @@ class UpdateSpec:
         stochastic: bool = False,
         modulus: bool = False,
         state_dtype: str | None = None,
+        fragments: tuple[Fragment, ...] = (),
     ) -> UpdateSpec:
         """Return the format of parameters of a dtype, with gradients of the same dtype."""
         stored = real_dtype(dtype)
@@ -83,7 +88,9 @@ class UpdateSpec:
         stochastic = stochastic and half and not master
         reset = reset and bounds != "none"
         modulus = modulus and dtype.kind == "c"
-        return cls(stored, stored, real, master, bounds, reset, state, stochastic, modulus)
+        return cls(
+            stored, stored, real, master, bounds, reset, state, stochastic, modulus, fragments
+        )
 
     def with_gradients(self, dtype: np.dtype[Any]) -> UpdateSpec:
         """Return the format for gradients of this dtype, which is one of ``readable``."""
@@ -113,6 +120,7 @@ class UpdateSpec:
         flags = [*["reset"] * self.reset, *state, *["stochastic"] * self.stochastic]
         flags += [f"in-{self.real.name}"] * self.widened
         flags += ["modulus"] * self.modulus
+        flags += [fragment.name for fragment in self.fragments]
         return "-".join([*dtypes, *[MASTER] * self.master, *bounds, *flags])
 
     @property
@@ -133,7 +141,12 @@ class UpdateSpec:
     @property
     def scalars(self) -> tuple[str, ...]:
         """What a row of scalars ends with, after those of the rule."""
-        return (*self.limit_scalars, *self.random_scalars)
+        return (*self.fragment_scalars, *self.limit_scalars, *self.random_scalars)
+
+    @property
+    def fragment_scalars(self) -> tuple[str, ...]:
+        """The scalars of fragments, which follow those of the rule, with the fragment's name."""
+        return tuple(f"{f.name}_{name}" for f in self.fragments for name in f.scalars)
 
     @property
     def random_scalars(self) -> tuple[str, ...]:

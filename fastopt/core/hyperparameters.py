@@ -6,14 +6,14 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
 from fastopt.core import arrays
 from fastopt.core.dtypes import BOUNDS, Kind
 from fastopt.core.tree import Leaf, Tree
-from fastopt_kernels import Rule
+from fastopt_kernels import AnyRule
 
 # -------------------------------------------------------------------------------------------------
 # What a hyperparameter may be, and what is said when it is not that.
@@ -90,11 +90,33 @@ class OneOf:
 class Maybe:
     """None, or what another check lets through."""
 
-    check: OneOf
+    check: Check
 
-    def __call__(self, name: str, value: Any) -> str | None:
+    def __call__(self, name: str, value: Any) -> Any:
         """Return None, or what the other check returns."""
         return None if value is None else self.check(f"{name}, if it is not None,", value)
+
+
+@dataclass(frozen=True)
+class PositiveOrInf:
+    """A number above 0, which may be infinite."""
+
+    def __call__(self, name: str, value: Any) -> float:
+        """Return the number as a float."""
+        return positive_or_inf(name, value)
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """So many finite numbers."""
+
+    count: int
+
+    def __call__(self, name: str, value: Any) -> tuple[float, ...]:
+        """Return them as a tuple of floats."""
+        if not isinstance(value, tuple | list) or len(value) != self.count:
+            raise TypeError(f"{name} must be {self.count} numbers; got {value!r}")
+        return tuple(FINITE(f"{name}[{k}]", number) for k, number in enumerate(value))
 
 
 @dataclass(frozen=True)
@@ -289,27 +311,30 @@ def _inside(values: Any, dtype: np.dtype[Any], towards: int) -> Any:
 # What an optimizer says of its mathematics: its rule, and the scalars of a step.
 
 
+Decay = Literal["gradient", "parameter", "rule"]
+"""Weight decay as an L2 term on the gradient, on the parameter itself before the update
+(decoupled), or within the rule, by scalars of its own."""
+
+
 class Formula(ABC):
     """The words and numbers of an optimizer; it knows no array and no backend.
 
     A subclass gives ``_checks`` for its own hyperparameters, ``_rule``, ``_scalars`` and
-    ``_lr_scalars``, and where they differ from the defaults here ``_floor``, ``_fill``, ``_review``
-    and ``_decoupled``.
+    ``_lr_scalars``, and where they differ from the defaults here ``_floor``, ``_fill``,
+    ``_memory``, ``_review``, ``_check_array`` and ``_decay``.
 
     Where a check is ``Schedulable`` the option may be a function of the step number: ``_rule`` and
     ``_review`` see the function, ``_scalars`` the number that it gave for the step.
     """
 
     _checks: ClassVar[Mapping[str, Check]] = {}
-    _decoupled: ClassVar[bool] = False
-    """Whether weight decay acts on the parameter, or as an L2 term on the gradient."""
     _lr_scalars: ClassVar[tuple[str, ...]] = ()
     """The scalars that are proportional to the learning rate; where one is too small for the dtype
     of the arithmetic it is 0, and steps go on, while any other is refused."""
 
     @staticmethod
     @abstractmethod
-    def _rule(options: Options) -> Rule:
+    def _rule(options: Options) -> AnyRule:
         """Return the rule that these hyperparameters ask for."""
 
     @staticmethod
@@ -317,8 +342,13 @@ class Formula(ABC):
     def _scalars(options: Options, lr: float, t: int, guard: float) -> dict[str, float]:
         """Return the rule's scalars in the t-th step (1 for the first) of a parameter.
 
-        ``guard`` stands in for an eps of 0.
+        With them those that its memory is ``given``. ``guard`` stands in for an eps of 0.
         """
+
+    @staticmethod
+    def _decay(options: Options) -> Decay:
+        """Return what weight decay acts on."""
+        return "gradient"
 
     @staticmethod
     def _floor(options: Options) -> float:
@@ -329,6 +359,15 @@ class Formula(ABC):
     def _fill(options: Options) -> dict[str, float]:
         """Return the value that state begins with, by slot, where it is not 0."""
         return {}
+
+    @staticmethod
+    def _memory(options: Options) -> dict[str, float]:
+        """Return what the rule's memory begins with, by name, where it is not 0."""
+        return {}
+
+    @staticmethod
+    def _check_array(path: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        """Raise ValueError or TypeError for a parameter that the rule cannot update."""
 
     @staticmethod
     def _review(options: Options) -> None:
@@ -388,12 +427,23 @@ def _coefficients(
     made = formula._scalars(options, lr, t, 1.0)
     for name in formula._rule(options).scalars:
         yield name, made[name], name in formula._lr_scalars
-    if formula._decoupled:
+    decay = formula._decay(options)
+    if decay == "parameter":
         yield "lr * weight_decay", lr * weight_decay, True
-    else:
+    elif decay == "gradient":
         yield "weight_decay", weight_decay, True
     for slot, value in formula._fill(options).items():
         yield f"the initial {slot}", value, False
+
+
+def given_to_memory(formula: type[Formula], options: Options) -> dict[str, float]:
+    """Return the scalars that the rule's memory is given in its first step; nothing without one."""
+    memory = formula._rule(options).memory
+    if memory is None:
+        return {}
+    numbers = _numbers(options)
+    made = formula._scalars(numbers, numbers["lr"], 1, 1.0)
+    return {name: made[name] for name in memory.given}
 
 
 def _said(options: Options) -> str:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, TypedDict, get_type_hints
 from fastopt.core.dtypes import STATE_DTYPES
 from fastopt.core.hyperparameters import BoundsCheck, Check, Flag, Maybe, OneOf, Whole
 from fastopt.core.quantization import SEEDS
+from fastopt_kernels.around import Fragment, cautious, mask_zero
 
 MODULUS = "modulus"
 ComplexMoment = Literal["parts", "modulus"]
@@ -25,7 +26,8 @@ class Option:
 
     ``check`` is None for options of the optimizer as a whole, which the optimizer checks; the
     others are hyperparameters of a group. What is ``fixed`` cannot change after the construction;
-    what says how numbers are ``stored`` is changed by ``convert=True`` too.
+    what says how numbers are ``stored`` is changed by ``convert=True`` too. Where the option is
+    true its ``fragment``, if it has one, acts around the rule.
     """
 
     default: Any
@@ -33,6 +35,7 @@ class Option:
     check: Check | None = None
     fixed: bool = False
     stored: bool = False
+    fragment: Fragment | None = None
 
 
 class Common(TypedDict, total=False):
@@ -155,6 +158,33 @@ class Common(TypedDict, total=False):
             stored=True,
         ),
     ]
+    cautious: Annotated[
+        bool,
+        Option(
+            False,
+            "move only elements whose step goes against their gradient, and those 1 / share times "
+            "as far, where share, at least 0.001, is how many of its array's elements these are "
+            "(False). State follows as always. Of a complex number each part stands for itself. "
+            "After Liang, Chen, Liu and Liu, 'Cautious Optimizers' (2024). It can differ between "
+            "groups, and not change.",
+            Flag(),
+            fixed=True,
+            fragment=cautious.FRAGMENT,
+        ),
+    ]
+    mask_zero: Annotated[
+        bool,
+        Option(
+            False,
+            "leave elements alone whose gradient is exactly 0, with their state (False): the "
+            "gradient before weight_decay; NaN is not 0. Of a complex number each part stands for "
+            "itself. The step counts go on. Not with state_dtype='int8'. It can differ between "
+            "groups, and not change.",
+            Flag(),
+            fixed=True,
+            fragment=mask_zero.FRAGMENT,
+        ),
+    ]
     complex_moment: Annotated[
         ComplexMoment,
         Option(
@@ -202,6 +232,9 @@ def _chosen(choose: Callable[[Option], bool]) -> dict[str, Option]:
 
 GROUP_DEFAULTS = {k: o.default for k, o in _chosen(lambda o: o.check is not None).items()}
 """The defaults of those that are hyperparameters of a group."""
+
+FRAGMENTS = {k: o.fragment for k, o in OPTIONS.items() if o.fragment is not None}
+"""What acts around any rule, in this order, by the option that asks for it."""
 
 GROUP_CHECKS: dict[str, Check] = {k: o.check for k, o in OPTIONS.items() if o.check is not None}
 

@@ -13,14 +13,15 @@ from fastopt import backends
 from fastopt.backends.interface import Backend
 from fastopt.core import arrays, hyperparameters
 from fastopt.core.arrays import check_apart
-from fastopt.core.buckets import Bucket, OptimizerState
+from fastopt.core.buckets import Bucket, OptimizerState, memory_names
 from fastopt.core.dtypes import State, UpdateSpec, arithmetic_of, real_size, smallest_eps, state_of
 from fastopt.core.hyperparameters import NONNEGATIVE, Formula, Options, Schedulable
-from fastopt.core.options import FIXED, GROUP_CHECKS, GROUP_DEFAULTS, MODULUS
+from fastopt.core.options import FIXED, FRAGMENTS, GROUP_CHECKS, GROUP_DEFAULTS, MODULUS
 from fastopt.core.param_groups import Members, ParamGroup, ParamGroups, members_of, tree_of
 from fastopt.core.tree import Leaf, Tree
 from fastopt.engine.step import HostEngine
 from fastopt.errors import BackendMismatchError
+from fastopt_kernels import ArrayRule
 
 
 def build(
@@ -45,11 +46,49 @@ def build(
     refuse_empty(tree, name)
     backend = backends.for_leaves(tree.leaves, asked)
     check_leaves(tree, name)
+    for leaf in tree.leaves:
+        formula._check_array(f"{name}: {leaf.path}", leaf.array.shape, leaf.array.dtype)
     state = OptimizerState(formula, tree, groups, [])
     for number, group in enumerate(groups):
         state.buckets += _buckets(state, number, group, backend, master_weights)
         group.reviews.append(_review_change(state, number))
+    _remember(state)
     return state, _engine(state, backend, capturable)
+
+
+def _remember(state: OptimizerState) -> None:
+    """Set what the rule remembers of all arrays together, which has one beginning for all groups.
+
+    Raises ValueError where groups would have it follow different settings.
+    """
+    for bucket in state.buckets:
+        if names := memory_names(bucket.rule, "optimizer"):
+            begin = state.formula._memory(state.groups[bucket.group])
+            found = {name: begin.get(name, 0.0) for name in names}
+            state.memory = state.memory or found
+    for number, group in enumerate(state.groups):
+        _check_shared(state, number, group)
+
+
+def _check_shared(state: OptimizerState, number: int, options: Options) -> None:
+    """Raise ValueError for settings that memory of all arrays needs to be the same everywhere."""
+    formula = state.formula
+    memory = formula._rule(options).memory
+    if memory is None or memory.over != "optimizer":
+        return
+    own, begin = hyperparameters.given_to_memory(formula, options), formula._memory(options)
+    for other_number, other in enumerate(state.groups):
+        same = other_number == number or (
+            hyperparameters.given_to_memory(formula, other) == own
+            and formula._memory(other) == begin
+        )
+        if not same:
+            raise ValueError(
+                f"{formula.__name__}: all groups share what the optimizer remembers of all arrays "
+                f"together, so {', '.join(own)} must be the same in each; group {number} has "
+                f"{own} and group {other_number} "
+                f"{hyperparameters.given_to_memory(formula, other)}"
+            )
 
 
 def _engine(state: OptimizerState, backend: Backend, capturable: bool) -> HostEngine:
@@ -114,6 +153,8 @@ def _options(
         lambda options: _check_order(formula, options, leaves),
         lambda options: _check_storage(formula, options, leaves, master_weights),
         lambda options: _check_moment(formula, options),
+        lambda options: _check_fragments(formula, options),
+        lambda options: _check_whole_arrays(formula, options, leaves),
     ]
     group.update({**GROUP_DEFAULTS, **defaults, **members.options})
     return group
@@ -177,12 +218,42 @@ def _check_moment(formula: type[Formula], options: Options) -> None:
         )
 
 
+def _check_fragments(formula: type[Formula], options: Options) -> None:
+    """Raise ValueError for options that cannot act on state that is stored in such codes."""
+    for name, fragment in FRAGMENTS.items():
+        if options[name] and options["state_dtype"] in fragment.refuses:
+            raise ValueError(
+                f"{formula.__name__}: {name} cannot be used with "
+                f"state_dtype={options['state_dtype']!r}, in which numbers share a scale that "
+                "moves what is to stay; choose 'bfloat16' or None"
+            )
+
+
+def _check_whole_arrays(formula: type[Formula], options: Options, leaves: Sequence[Leaf]) -> None:
+    """Raise for options that a rule on whole arrays does not have."""
+    if not isinstance(formula._rule(options), ArrayRule):
+        return
+    name = formula.__name__
+    if options["state_dtype"] in ("bfloat16", "int8") or options["stochastic_rounding"]:
+        raise ValueError(
+            f"{name} keeps its state in the precision of its arithmetic; leave out "
+            f"stochastic_rounding and state_dtype={options['state_dtype']!r}"
+        )
+    for option in FRAGMENTS:
+        if options[option]:
+            raise ValueError(f"{name} updates whole arrays, for which there is no {option}")
+    for leaf in leaves:
+        if leaf.array.dtype.kind == "c":
+            raise TypeError(f"{name} takes real arrays; {leaf.path} is {leaf.array.dtype}")
+
+
 def _review_change(state: OptimizerState, number: int) -> Any:
     """Return what refuses a change that an optimizer in use cannot make."""
     formula = state.formula
 
     def review(options: Options) -> None:
         _refuse_fixed(formula, state.groups[number], options)
+        _check_shared(state, number, options)
         wanted = formula._rule(options)
         for bucket in state.buckets:
             if bucket.group == number and wanted.state != bucket.rule.state:
@@ -229,6 +300,7 @@ def _buckets(
     state_dtype = group["state_dtype"]
     limits = group["bounds"]
     kind = hyperparameters.bounds_kind(limits)
+    fragments = tuple(fragment for name, fragment in FRAGMENTS.items() if group[name])
 
     def sort(position: int) -> tuple[str, State]:
         array = tree.leaves[position].array
@@ -247,6 +319,7 @@ def _buckets(
             stochastic=group["stochastic_rounding"],
             modulus=group["complex_moment"] == MODULUS,
             state_dtype=state_dtype,
+            fragments=fragments,
         )
         bucket = Bucket.of(
             number,
@@ -255,6 +328,7 @@ def _buckets(
             leaves,
             positions,
             formula._fill(group),
+            formula._memory(group),
             backend.allocate,
             backend.alignment,
             backend.bridges_gaps,

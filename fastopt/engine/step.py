@@ -6,23 +6,22 @@ of that is prepared, may raise, and writes nothing. Committing it cannot fail.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from fastopt.backends.interface import Backend, Kernel
-from fastopt.core import hyperparameters, quantization
 from fastopt.core.arrays import Array, Extents
 from fastopt.core.buckets import Bucket, Gradients, OptimizerState
-from fastopt.core.dtypes import FLUSH_EVERY, tiny
-from fastopt.core.hyperparameters import Formula, Options
+from fastopt.core.hyperparameters import Options
 from fastopt.core.norms import SMALLER, array_norms, tile_counts, total_norm
 from fastopt.core.options import NonfinitePolicy
-from fastopt.core.param_groups import ParamGroup
+from fastopt.core.passes import derived_of
 from fastopt.core.signals import Deferred
+from fastopt.engine import passes, whole
+from fastopt.engine.passes import Update
 from fastopt.engine.policy import (
     MADE,
     PLAIN,
@@ -33,115 +32,40 @@ from fastopt.engine.policy import (
     judge,
     refusal,
 )
+from fastopt.engine.scalars import Plan, Scalars
+from fastopt.engine.whole import Made
+from fastopt_kernels import ArrayRule
 
 if TYPE_CHECKING:
     from fastopt.backends.cupy.control import ScaleMemory
     from fastopt.core.loss_scale import ScalePolicy
 
-Row = tuple[float, ...]
-"""The scalars of an update: those common to all rules, the rule's own, bounds, a random key."""
-
-
-class Plan(NamedTuple):
-    """The scalars of a bucket's coming update, for gradients that are not scaled.
-
-    ``table`` has a row for each distinct set of scalars; ``rows`` says which one each parameter of
-    the bucket takes, None that all take the first.
-    """
-
-    table: Sequence[Row]
-    rows: Sequence[int] | None
-
-
-class Scalars:
-    """The scalars of one bucket's updates, worked out in float64.
-
-    What does not depend on the step count is kept until a setting of the group changes.
-    """
-
-    def __init__(self, formula: type[Formula], group: ParamGroup, bucket: Bucket) -> None:
-        self._formula = formula
-        self._group = group
-        self._bucket = bucket
-        self._prepared_for: int | None = None  # the group's revision
-
-    def plan(self, options: Options, gradients: Gradients) -> Plan:
-        """Return the plan of a step; the options have numbers in the place of schedules."""
-        self._prepare(options)
-        bucket, active = self._bucket, gradients.active
-        if active is None and bucket.even:
-            return Plan([self.row(int(bucket.steps[0]) + 1)], None)
-        number_of: dict[int, int] = {}
-        rows = [0] * len(bucket.steps)
-        for i in range(len(bucket.steps)) if active is None else active:
-            rows[i] = number_of.setdefault(int(bucket.steps[i]), len(number_of))
-        return Plan([self.row(step + 1) for step in number_of], rows)
-
-    def next_row(self, options: Options) -> Row:
-        """Return the row of the coming step, where all parameters have made as many."""
-        self._prepare(options)
-        return self.row(self._bucket.steps.item(0) + 1)
-
-    def row_at(self, step_count: int, lag: int) -> Row:
-        """Return the row of the step that is made at a step count of the optimizer.
-
-        It is that of parameters which have missed ``lag`` steps.
-        """
-        self._prepare(self._group.at(step_count))
-        return self.row(step_count - lag + 1)
-
-    def row(self, t: int) -> Row:
-        """Return the row of a parameter's t-th step (1 for the first)."""
-        options, lr, guard = self._arguments
-        common = self._common if t % FLUSH_EVERY else self._flushing
-        row = common + self._pick(self._formula._scalars(options, lr, t, guard)) + self._limits
-        return row if self._seed is None else row + quantization.key_scalars(self._seed, t)
-
-    def _prepare(self, options: Options) -> None:
-        group = self._group
-        if self._prepared_for == group.revision:
-            return
-        if group.scheduled:
-            self._check_coefficients(options)
-        self.prepare(options)
-        # A schedule may say something else in every step, and if it has a memory in the same one.
-        self._prepared_for = None if group.scheduled else group.revision
-
-    def prepare(self, options: Options) -> None:
-        """Work out what does not depend on the step count."""
-        formula, spec = self._formula, self._bucket.spec
-        lr, weight_decay = options["lr"], options["weight_decay"]
-        self._pick = _picker(self._bucket.rule.scalars)
-        small = tiny(spec.real, formula._floor(options))
-        l2, decay = (0.0, lr * weight_decay) if formula._decoupled else (weight_decay, 0.0)
-        sign = -1.0 if options["maximize"] else 1.0
-        # Rounded here, so that what is 0 in the dtype is left out by every backend alike.
-        common = np.array([sign, l2, decay, small.signed, small.positive])
-        with np.errstate(all="ignore"):
-            self._flushing: Row = tuple(common.astype(spec.real).tolist())
-        self._common: Row = (*self._flushing[:3], 0.0, 0.0)
-        self._limits: Row = ()
-        if spec.limit_scalars:
-            self._limits = hyperparameters.bounds_as_numbers(options["bounds"], spec.stored)
-        self._seed: int | None = options["seed"] if spec.random_scalars else None
-        self._arguments = (options, lr, small.guard)
-
-    def _check_coefficients(self, options: Options) -> None:
-        where = self._bucket.parameters[0].leaf.path
-        hyperparameters.check_coefficients(self._formula, options, self._bucket.spec.real, where)
-
-
-def _picker(names: tuple[str, ...]) -> Callable[[dict[str, float]], Row]:
-    """Return what takes values out of a dict, in the order of the names."""
-    return itemgetter(*names) if len(names) > 1 else lambda values: tuple(values[n] for n in names)
-
 
 class Work(NamedTuple):
-    """What a step does with one bucket."""
+    """What a step does with one bucket.
+
+    ``derived`` are the scalars that were made of sums, in float64, a row for each parameter, and
+    ``memory`` what the rule's memory of each array becomes; None for a rule without. ``made`` are
+    the coming parameters and state of a rule on whole arrays.
+    """
 
     number: int
     gradients: Gradients
     plan: Plan
+    derived: Array | None = None
+    memory: Array | None = None
+    made: Sequence[Made] = ()
+
+
+class Prepared(NamedTuple):
+    """A step that can be made: what is done with each bucket, if the verdict is to make it.
+
+    ``memory`` is what the rule's memory of all arrays together becomes.
+    """
+
+    works: Sequence[Work]
+    verdict: Verdict
+    memory: Mapping[str, float]
 
 
 class HostEngine:
@@ -169,6 +93,8 @@ class HostEngine:
             Scalars(state.formula, state.groups[bucket.group], bucket) for bucket in state.buckets
         ]
         self._rules = [bucket.rule for bucket in state.buckets]
+        self.derives = any(derived_of(b.rule, b.spec).passes for b in state.buckets)
+        """Whether some updates need scalars that are made of sums or memory."""
         self._frozen: frozenset[int] | None = None  # the numbers of groups; None: not known
         self._followed: int | None = None  # the revision of the settings
 
@@ -190,8 +116,7 @@ class HostEngine:
             and self._step_fused(grads, grad_scale, asked)
         ):
             return MADE
-        works, verdict = self.prepare(grads, grad_scale, policy, asked)
-        return self.commit(works, verdict)
+        return self.commit(self.prepare(grads, grad_scale, policy, asked))
 
     def checked_scale(self, scale: Any, on_nonfinite: NonfinitePolicy) -> Any:
         """Return what gradients are multiplied by under a policy, checked."""
@@ -199,45 +124,76 @@ class HostEngine:
 
     def prepare(
         self, grads: Any, grad_scale: float, policy: Policy, asked: dict[int, Options]
-    ) -> tuple[list[Work], Verdict]:
+    ) -> Prepared:
         """Check everything and work out what the step does; raises, and writes nothing.
 
         ``asked`` are the hyperparameters of groups whose schedules have been asked in this step.
         """
+        memory: Mapping[str, float] = self.state.memory
         bound = self.bind(grads)
         verdict = self._judge(bound, grad_scale, policy)
         if not verdict.made:
-            return [], verdict
+            return Prepared([], verdict, memory)
         buckets = self.state.buckets
         works = []
         for number, gradients in bound:
             options = self._options(buckets[number].group, asked)
-            works.append(Work(number, gradients, self.scalars[number].plan(options, gradients)))
-        return works, verdict
+            plan = self.scalars[number].plan(options, gradients)
+            made: Sequence[Made] = ()
+            if isinstance(buckets[number].rule, ArrayRule):
+                made = whole.compute(buckets[number], gradients, plan, verdict.scale)
+            works.append(Work(number, gradients, plan, made=made))
+        if self.derives:
+            works, memory = self._derived(works, verdict.scale)
+        return Prepared(works, verdict, memory)
 
-    def commit(self, works: Sequence[Work], verdict: Verdict) -> Outcome:
+    def _derived(
+        self, works: Sequence[Work], scale: float
+    ) -> tuple[list[Work], Mapping[str, float]]:
+        """Return the work with the scalars that are made of sums, and the coming memory."""
+        buckets = self.state.buckets
+        for work in works:
+            for parameter in buckets[work.number].copied(work.gradients.active):
+                parameter.gather()
+        updates = [
+            Update(buckets[w.number], self.kernels[w.number], w.gradients, w.plan, scale)
+            for w in works
+        ]
+        found, memory = passes.run(updates, self.state.memory)
+        pairs = zip(works, found, strict=True)
+        return [w._replace(derived=d.scalars, memory=d.memory) for w, d in pairs], memory
+
+    def commit(self, prepared: Prepared) -> Outcome:
         """Make the step that was prepared; does not fail, and holds interrupts back."""
+        works, verdict, memory = prepared
         counts = self.state.counts
         with Deferred():
             counts.grad_norm = verdict.norm
             if not verdict.made:
                 counts.skipped += 1
                 return Outcome(False, verdict.norm)
-            for number, gradients, plan in works:
-                self._update(number, gradients, plan, verdict.scale)
+            for work in works:
+                self._update(work, verdict.scale)
+            self.state.memory = dict(memory)
             counts.steps += 1
         return MADE if verdict.norm is None else Outcome(True, verdict.norm)
 
-    def _update(self, number: int, gradients: Gradients, plan: Plan, scale: float) -> None:
+    def _update(self, work: Work, scale: float) -> None:
+        number, gradients, plan, derived, memory, made = work
         if not plan.table:  # all gradients are missing
             return
         bucket, kernel = self.state.buckets[number], self.kernels[number]
-        copied = bucket.copied(gradients.active)
-        for parameter in copied:
-            parameter.gather()
-        kernel.update(gradients, plan.table, plan.rows, scale)
-        for parameter in copied:
-            parameter.scatter()
+        if made:
+            whole.write(bucket, made)
+        else:
+            copied = bucket.copied(gradients.active)
+            for parameter in copied:
+                parameter.gather()
+            kernel.update(gradients, plan.table, plan.rows, scale, derived)
+            for parameter in copied:
+                parameter.scatter()
+        if memory is not None:
+            bucket.memory[...] = memory
         bucket.advance(gradients.active, 1)
 
     def _step_fused(self, grads: Any, grad_scale: float, asked: dict[int, Options]) -> bool:

@@ -19,7 +19,7 @@ from fastopt.core.buckets import Bucket, OptimizerState
 from fastopt.core.dtypes import FLUSH_EVERY
 from fastopt.core.param_groups import ParamGroup
 from fastopt.engine.policy import Policy
-from fastopt.engine.step import Row, Scalars
+from fastopt.engine.scalars import Row, Scalars
 
 if TYPE_CHECKING:
     from fastopt.backends.cupy.control import Control, Settings

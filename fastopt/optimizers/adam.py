@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, Unpack
 
-from fastopt.core.hyperparameters import EPS, FRACTION, Flag, Options, Pair, Scheduled
+from fastopt.core.hyperparameters import EPS, FRACTION, Decay, Flag, Options, Pair, Scheduled
 from fastopt.core.options import Common
 from fastopt.optimizers.base import Optimizer
 from fastopt.optimizers.common import eps_floor, eps_scalars, one_minus_power
@@ -157,8 +157,6 @@ class AdamW(Adam):
     default of weight_decay is 1e-4; chainer scales the decay by eta, not by lr.
     """
 
-    _decoupled = True
-
     def __init__(
         self,
         params: Any,
@@ -183,3 +181,7 @@ class AdamW(Adam):
             weight_decay=weight_decay,
             **common,
         )
+
+    @staticmethod
+    def _decay(options: Options) -> Decay:
+        return "parameter"

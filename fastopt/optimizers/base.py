@@ -466,6 +466,11 @@ class Optimizer(Formula):
         except CheckpointError as error:
             raise file.explained(path, error) from error
 
+    def _remembered(self) -> dict[str, float]:
+        """Return what the rule remembers of all arrays together, by name."""
+        self._engine.synchronize()
+        return dict(self._state.memory)
+
     def __repr__(self) -> str:
         groups = self._state.groups
         plain = groups[0].plain.items()

@@ -1,5 +1,5 @@
-"""The update rules of fastopt: one file per rule, each with its three forms."""
+"""The update rules of fastopt: one file per rule, with its form for each backend."""
 
-from fastopt_kernels.rule import Rule
+from fastopt_kernels.rule import AnyRule, ArrayRule, Memory, Rule, Sums
 
-__all__ = ["Rule"]
+__all__ = ["AnyRule", "ArrayRule", "Memory", "Rule", "Sums"]

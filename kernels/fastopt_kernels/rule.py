@@ -1,14 +1,91 @@
-"""What a rule is: one update, written three times, checked when it is constructed."""
+"""What a rule is: an update, written once for each backend, checked when it is constructed.
+
+There are three kinds: elementwise rules (``Rule``), elementwise rules that need sums over arrays
+(``Rule`` with ``sums``), and rules on whole arrays (``ArrayRule``).
+"""
 
 from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
+
+Numbers = Mapping[str, float]
+Host = Callable[[Numbers, Numbers, Numbers], tuple[dict[str, float], dict[str, float]]]
 
 _DOUBLE_LITERAL = re.compile(r"(?<![\w.])(?:\d+\.\d*|\.\d+|\d+(?=[eE]))(?:[eE][+-]?\d+)?(?![\w.])")
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """Sums over a gradient's array, or over all arrays of the optimizer, that an update needs.
+
+    The forms say what is summed: one term for every name and element, of the same arguments as the
+    rule's own forms, without the numbers that come of the sums. They only read; the pass that
+    writes works the coming state out again.
+
+    * ``numpy``: arrays in, a tuple of arrays out, one per name; no argument is changed;
+    * ``numba``: numbers of one element in, a tuple of numbers out; not decorated;
+    * ``cupy``: C++ that assigns variables of type ``real`` with the names of the sums.
+
+    Terms are converted to float64, those of ``squared`` names are squared there (float32 squares
+    overflow at 2e19 and vanish at 3e-23), and they are added in the order of fastopt's norms.
+    Besides the sums there is always ``size``, the number of elements that were summed.
+    """
+
+    names: tuple[str, ...]
+    numpy: Callable[..., tuple[Any, ...]]
+    numba: Callable[..., tuple[Any, ...]]
+    cupy: str
+    squared: tuple[str, ...] = ()
+
+    def check(self, owner: str, arguments: tuple[str, ...]) -> None:
+        """Hold the forms against each other and against what the owner hands them."""
+        if unknown := set(self.squared) - set(self.names):
+            raise TypeError(f"{owner}: squared names no sum: {sorted(unknown)}")
+        for form in ("numpy", "numba"):
+            check_signature(f"{owner}, sums", form, getattr(self, form), arguments)
+        check_cupy(f"{owner}, sums", self.cupy, (), self.names)
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Numbers that outlast the step, and what is made of them and of sums for the writing pass.
+
+    There is one set of numbers for each array, or one for the optimizer (``over``), as the sums are
+    over an array or over all of them. ``names`` are those of what outlasts the step: float64, 0 at
+    first unless the optimizer says otherwise, saved with the state, and advanced only by steps that
+    are made. ``given`` names the scalars of the step that the function needs; the forms do not get
+    them. For memory of the optimizer they must be the same in all its groups. ``handed`` names
+    memory that both passes take, as it was before the step. ``scalars`` names what the function
+    makes for the writing pass.
+
+    * ``host``: ``(scalars, memory, sums) -> (memory, scalars)`` in float64, by + - * / and the
+      root alone, so that a device computes the same bits;
+    * ``cupy``: the same in C++, on variables of type ``double`` that carry these names.
+    """
+
+    over: Literal["array", "optimizer"]
+    scalars: tuple[str, ...]
+    host: Host
+    cupy: str
+    given: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    handed: tuple[str, ...] = ()
+
+    def check(self, owner: str, sums: tuple[str, ...]) -> None:
+        """Hold the names against each other, and the C++ against them."""
+        if self.over not in ("array", "optimizer"):
+            raise TypeError(f"{owner}: memory is over 'array' or 'optimizer'; got {self.over!r}")
+        if unknown := set(self.handed) - set(self.names):
+            raise TypeError(f"{owner}: handed names no memory: {sorted(unknown)}")
+        words = (*self.given, *self.names, *sums)
+        if twice := {name for name in words if (*words, *self.scalars).count(name) > 1}:
+            raise TypeError(f"{owner}: more than one number is called {sorted(twice)}")
+        check_signature(f"{owner}, memory", "host", self.host, ("scalars", "memory", "sums"))
+        check_cupy(f"{owner}, memory", self.cupy, words, (*self.names, *self.scalars), False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +103,14 @@ class Rule:
     ``signed`` names the state that can be negative; the rest never is. ``averages_squares`` says
     whether state is made of squares of gradients, which overflow where the gradient does not;
     with ``squares`` it is.
+
+    A rule with ``sums`` reads all arrays once more before it updates them. ``memory`` says what is
+    made of the sums; without sums it only follows the steps. The forms of both passes take after
+    the scalars the memory that is handed to them, and the rule's own forms after that the scalars
+    that ``memory`` makes. Scalars of the step reach the NumPy form unrounded: multiplied with each
+    other, rather than one after the other with an array, they would not give the bits of the other
+    backends.
+
     A rule that lacks a form, or whose forms disagree, raises ``TypeError`` here.
     """
 
@@ -38,42 +123,123 @@ class Rule:
     signed: tuple[str, ...] = ()
     squares: bool = False
     averages_squares: bool = False
+    sums: Sums | None = None
+    memory: Memory | None = None
 
     def __post_init__(self) -> None:
         """Hold the three forms against each other."""
-        if not (self.name.isidentifier() and self.name.islower()):
-            raise TypeError(f"rule name must be a lower-case identifier; got {self.name!r}")
+        owner = f"rule {self.name}"
+        check_name(self.name)
         if unknown := set(self.signed) - set(self.state):
-            raise TypeError(f"rule {self.name}: signed names no state: {sorted(unknown)}")
+            raise TypeError(f"{owner}: signed names no state: {sorted(unknown)}")
         object.__setattr__(self, "averages_squares", self.averages_squares or self.squares)
         for form in ("numpy", "numba"):
-            self._check_signature(form, getattr(self, form))
-        self._check_cupy()
+            check_signature(owner, form, getattr(self, form), self.arguments)
+        check_cupy(owner, self.cupy, self._used, ("param", *self.state))
+        check_passes(owner, self.read, self.sums, self.memory)
+
+    @property
+    def _used(self) -> tuple[str, ...]:
+        """The argument names that no sum uses, so that the update itself must."""
+        summed = self.sums.cupy if self.sums else ""
+        return tuple(name for name in self.arguments if not re.search(rf"\b{name}\b", summed))
+
+    @property
+    def read(self) -> tuple[str, ...]:
+        """The argument names of the pass that only reads and sums, in order."""
+        square = ("square",) if self.squares else ()
+        handed = self.memory.handed if self.memory else ()
+        return ("param", "grad", *square, *self.state, *self.scalars, *handed)
 
     @property
     def arguments(self) -> tuple[str, ...]:
         """The argument names that every form has, in order."""
-        return ("param", "grad", *["square"] * self.squares, *self.state, *self.scalars)
+        return (*self.read, *(self.memory.scalars if self.memory else ()))
 
-    def _check_signature(self, form: str, function: object) -> None:
-        if not callable(function):
-            raise TypeError(f"rule {self.name}: the {form} form is missing; got {function!r}")
-        names = tuple(inspect.signature(function).parameters)
-        if names != self.arguments:
-            raise TypeError(
-                f"rule {self.name}: the {form} form takes {names}, not {self.arguments}"
-            )
 
-    def _check_cupy(self) -> None:
-        if not (isinstance(self.cupy, str) and self.cupy.strip()):
-            raise TypeError(f"rule {self.name}: the cupy form is missing; got {self.cupy!r}")
-        words = set(re.findall(r"[A-Za-z_]\w*", self.cupy))
-        if absent := [name for name in self.arguments if name not in words]:
-            raise TypeError(f"rule {self.name}: the cupy form never uses {absent}")
-        for name in ("param", *self.state):
-            if not re.search(rf"\b{name}\s*=[^=]", self.cupy):
-                raise TypeError(f"rule {self.name}: the cupy form never assigns {name}")
-        if found := _DOUBLE_LITERAL.search(self.cupy):
-            raise TypeError(
-                f"rule {self.name}: the cupy form holds the double {found[0]}; pass it as a scalar"
-            )
+@dataclass(frozen=True, slots=True)
+class ArrayRule:
+    """The update of a whole array, for rules that are more than elementwise: products of matrices.
+
+    ``compute(xp, param, grad, state, scalars, **settings) -> (param, state)``: ``xp`` is numpy or
+    cupy, the arrays have the parameter's own shape behind one more axis, along which parameters of
+    equal shape stand side by side. It changes none of its arguments; the state that it returns has
+    the same slots. ``scalars`` are arrays without axes, by name, in the arithmetic's dtype.
+    ``settings`` are what the structure of the computation depends on (how often it iterates), which
+    is no scalar: with others it is another rule.
+
+    ``signed`` names the state that can be negative.
+    """
+
+    name: str
+    state: tuple[str, ...]
+    scalars: tuple[str, ...]
+    compute: Callable[..., tuple[Any, dict[str, Any]]]
+    settings: tuple[tuple[str, Any], ...] = ()
+    signed: tuple[str, ...] = ()
+
+    averages_squares = False
+    squares = False
+    sums = None
+    memory = None
+
+    def __post_init__(self) -> None:
+        """Check the names, and what the function takes."""
+        owner = f"rule {self.name}"
+        check_name(self.name)
+        if unknown := set(self.signed) - set(self.state):
+            raise TypeError(f"{owner}: signed names no state: {sorted(unknown)}")
+        arguments = ("xp", "param", "grad", "state", "scalars", *dict(self.settings))
+        check_signature(owner, "compute", self.compute, arguments)
+
+    def __call__(
+        self, xp: Any, param: Any, grad: Any, state: Numbers, scalars: Numbers
+    ) -> tuple[Any, dict[str, Any]]:
+        """Return what becomes of parameters and their state."""
+        return self.compute(xp, param, grad, state, scalars, **dict(self.settings))
+
+
+AnyRule = Rule | ArrayRule
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that cannot be part of a C++ name."""
+    if not (name.isidentifier() and name.islower()):
+        raise TypeError(f"rule name must be a lower-case identifier; got {name!r}")
+
+
+def check_passes(
+    owner: str, read: tuple[str, ...], sums: Sums | None, memory: Memory | None
+) -> None:
+    """Hold sums and memory against what their owner hands them."""
+    if sums:
+        if not memory:
+            raise TypeError(f"{owner}: sums without memory, which says what is made of them")
+        sums.check(owner, read)
+    if memory:
+        memory.check(owner, sums.names if sums else ())
+
+
+def check_signature(owner: str, form: str, function: object, arguments: tuple[str, ...]) -> None:
+    """Refuse a form that is not there or takes other arguments."""
+    if not callable(function):
+        raise TypeError(f"{owner}: the {form} form is missing; got {function!r}")
+    names = tuple(inspect.signature(function).parameters)
+    if names != arguments:
+        raise TypeError(f"{owner}: the {form} form takes {names}, not {arguments}")
+
+
+def check_cupy(
+    owner: str, text: str, used: tuple[str, ...], assigned: tuple[str, ...], real: bool = True
+) -> None:
+    """Refuse C++ that leaves out a name, or holds a double where ``real`` may be float."""
+    if not (isinstance(text, str) and text.strip()):
+        raise TypeError(f"{owner}: the cupy form is missing; got {text!r}")
+    words = set(re.findall(r"[A-Za-z_]\w*", text))
+    if absent := [name for name in used if name not in words]:
+        raise TypeError(f"{owner}: the cupy form never uses {absent}")
+    for name in assigned:
+        if not re.search(rf"\b{name}\s*=[^=]", text):
+            raise TypeError(f"{owner}: the cupy form never assigns {name}")
+    if real and (found := _DOUBLE_LITERAL.search(text)):
+        raise TypeError(f"{owner}: the cupy form holds the double {found[0]}; pass it as a scalar")

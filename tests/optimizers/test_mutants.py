@@ -183,10 +183,11 @@ for right in ALL:
         right,
         arguments(right, lambda o: {**o, "weight_decay": 0.0}),
     )
+    other = "gradient" if right is fastopt.AdamW else "parameter"
     mutant(
         f"{own}_decay_coupled_for_decoupled_and_back",
         right,
-        type("Mutant", (right,), {"_decoupled": not right._decoupled}),
+        type("Mutant", (right,), {"_decay": staticmethod(lambda options: other)}),
     )
     mutant(
         f"{own}_scalars_rounded_to_float32",

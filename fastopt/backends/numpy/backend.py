@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -11,8 +11,12 @@ from fastopt.backends.interface import scaled
 from fastopt.core import quantization
 from fastopt.core.arrays import Array, Extents
 from fastopt.core.buckets import Arena, Bucket, Gradients, Parameter
+from fastopt.core.dtypes import UpdateSpec
 from fastopt.core.norms import LANES, TILE, lane_sums
+from fastopt.core.passes import Pass, derived_of
 from fastopt.core.quantization import narrowed
+from fastopt_kernels import AnyRule, Rule
+from fastopt_kernels.around import Fragment
 
 # -------------------------------------------------------------------------------------------------
 # State of a block in the NumPy backend: decoded before an update, rounded by chance after it.
@@ -149,6 +153,7 @@ class NumpyKernel:
         rule, parameters, spec, arena = bucket.rule, bucket.parameters, bucket.spec, bucket.arena
         self._rule = rule
         self._spec = spec
+        self._around = _Around(rule, spec)
         self._signed = [slot in rule.signed for slot in rule.state]
         self._params = [parameter.flat for parameter in parameters]
         self._block = BLOCK_BYTES // spec.real.itemsize
@@ -179,15 +184,40 @@ class NumpyKernel:
         with np.errstate(all="ignore"):
             for pieces, grad in zip(self._pieces, gradients.arrays, strict=True):
                 for piece in pieces:
-                    size = piece.param.size
-                    padded = np.zeros(-(-size // TILE) * TILE)
+                    values = None if grad is None else grad[piece.place]
+                    sums.append(_tile_sums(piece.param.size, values, factor))
+        return np.concatenate(sums)
+
+    def sums(
+        self,
+        number: int,
+        gradients: Gradients,
+        table: Sequence[Sequence[float]],
+        rows: Sequence[int] | None,
+        scale: float,
+        derived: Array,
+    ) -> Array:
+        """Return the sums of a pass, by tiles."""
+        table = [scaled(row, scale, self._spec.real) for row in table]
+        one = derived_of(self._rule, self._spec).passes[number]
+        assert one.sums is not None
+        found: list[list[Array]] = [[] for _ in one.sums.names]
+        with np.errstate(all="ignore"):
+            for member, pieces in enumerate(self._pieces):
+                grad, row = gradients.arrays[member], table[rows[member] if rows else 0]
+                for piece in pieces:
+                    terms: Sequence[Any] = [None] * len(found)
                     if grad is not None:
                         values = grad[piece.place]
-                        padded[:size] = values
-                        padded[:size] *= factor
-                    padded *= padded
-                    sums.append(lane_sums(padded.reshape(-1, TILE // LANES, LANES)))
-        return np.concatenate(sums)
+                        terms = self._terms_of(one, piece, values, row, self._own(derived, member))
+                    for name, term, sums in zip(one.sums.names, terms, found, strict=True):
+                        squared = name in one.sums.squared
+                        sums.append(_tile_sums(piece.param.size, term, squared=squared))
+        return np.array([np.concatenate([np.zeros(0), *sums]) for sums in found])
+
+    def _own(self, derived: Array | None, member: int) -> Sequence[Any]:
+        """Return the derived scalars of one parameter, rounded to the arithmetic's dtype."""
+        return () if derived is None else derived[member].astype(self._spec.real).tolist()
 
     def update(
         self,
@@ -195,6 +225,7 @@ class NumpyKernel:
         table: Sequence[Sequence[float]],
         rows: Sequence[int] | None,
         scale: float,
+        derived: Array | None = None,
     ) -> None:
         """Update every parameter that has a gradient."""
         if scale != 1.0:
@@ -205,7 +236,8 @@ class NumpyKernel:
         with np.errstate(all="ignore"):
             for span in self._spans:
                 grads = given[span.first : span.last]
-                if rows is None and all(grad is not None for grad in grads):
+                together = rows is None and derived is None
+                if together and all(grad is not None for grad in grads):
                     self._update_span(span, grads, table[0])
                 else:
                     alone.extend(range(span.first, span.last))
@@ -213,8 +245,9 @@ class NumpyKernel:
                 grad = given[member]
                 if grad is not None:
                     row = table[rows[member] if rows else 0]
+                    own = self._own(derived, member)
                     for piece in self._pieces[member]:
-                        self._update_block(piece.param, grad[piece.place], piece, row)
+                        self._update_block(piece.param, grad[piece.place], piece, row, own)
 
     def _squares_of(self, grad: Array) -> Array:
         """Return the squares of a block's gradient, or of the moduli of complex numbers there."""
@@ -246,7 +279,12 @@ class NumpyKernel:
             target[:] = param[start:stop]
 
     def _update_block(
-        self, stored: Array, grad: Array, block: _Piece | _Span, row: Sequence[float]
+        self,
+        stored: Array,
+        grad: Array,
+        block: _Piece | _Span,
+        row: Sequence[float],
+        derived: Sequence[float] = (),
     ) -> None:
         """Update one block, in the precision of the arithmetic."""
         spec, of_rule = self._spec, len(self._rule.state)
@@ -264,7 +302,8 @@ class NumpyKernel:
         if spec.limit_scalars:
             *row, lower, upper = row
             limits = (np.array(lower, spec.real), np.array(upper, spec.real))
-        self._apply(param, grad.astype(spec.real, copy=False), state[:of_rule], row, limits)
+        grad = grad.astype(spec.real, copy=False)
+        self._apply(param, grad, state[:of_rule], row, derived, limits)
         if draws is not None:
             block.state.store(state[:of_rule], self._signed, draws)
         if spec.stochastic and draws is not None:
@@ -279,23 +318,141 @@ class NumpyKernel:
         grad: Array,
         state: tuple[Array, ...],
         row: Sequence[float],
+        derived: Sequence[float],
         limits: tuple[Array, ...],
     ) -> None:
-        """Apply the rule, and what is common to all rules."""
+        """Apply the rule, and what acts around it, in the order of ``core.passes``."""
         grad_scale, l2, decay, tiny_signed, tiny_positive, *scalars = row
-        if grad_scale != 1.0:
-            grad = grad * grad_scale
+        around, rule = self._around, cast(Rule, self._rule)
+        given = grad = grad * grad_scale if grad_scale != 1.0 else grad
         if l2 != 0.0:
             grad = grad + l2 * param
+        for fragment in around.at_gradient:
+            values = {"given": given, "grad": grad}
+            grad = around.kept(fragment, values, scalars, derived)
+        before = [old.copy() for old in (param, *state)] if around.late else []
         if decay != 0.0:
             param -= decay * param
-        squares = [self._squares_of(grad)] if self._rule.squares else []
-        self._rule.numpy(param, grad, *squares, *state, *scalars)
+        decayed = param.copy() if around.late else param
+        squares = [self._squares_of(grad)] if rule.squares else []
+        rule.numpy(param, grad, *squares, *state, *around.of_rule(scalars, derived))
+        for fragment in around.on_param:
+            values = {"before": before[0], "decayed": decayed, "after": param}
+            values |= {"given": given, "grad": grad}
+            param[...] = around.kept(fragment, values, scalars, derived)
         if limits:
             self._keep_bounds(param, state, *limits)
+        for fragment in around.on_all:
+            begun = [decayed, *before[1:]]
+            for after, old, begin in zip((param, *state), before, begun, strict=True):
+                values = {"before": old, "decayed": begin, "after": after}
+                values |= {"given": given, "grad": grad}
+                after[...] = around.kept(fragment, values, scalars, derived)
         if tiny_signed != 0.0 or tiny_positive != 0.0:
-            for values, signed in zip(state, self._signed, strict=True):
-                _flush(values, signed, tiny_signed if signed else tiny_positive)
+            for values_of_slot, signed in zip(state, self._signed, strict=True):
+                _flush(values_of_slot, signed, tiny_signed if signed else tiny_positive)
+
+    def _terms_of(
+        self,
+        one: Pass,
+        piece: _Piece,
+        grad: Array,
+        row: Sequence[float],
+        derived: Sequence[float],
+    ) -> Sequence[Array]:
+        """Return what a pass sums in one block; nothing is written."""
+        around, rule, spec = self._around, cast(Rule, self._rule), self._spec
+        assert one.sums is not None
+        grad_scale, l2, decay, _, _, *scalars = row
+        loaded = piece.state.load(self._signed)
+        state = [values.copy() for values in loaded[: len(rule.state)]]
+        before = piece.param.astype(spec.real)
+        if spec.master:
+            master, stored = loaded[len(rule.state)], piece.param
+            before = np.where(narrowed(master, stored.dtype) != stored, before, master)
+        given = grad = grad.astype(spec.real, copy=False) * grad_scale
+        if l2 != 0.0:
+            grad = grad + l2 * before
+        for fragment in around.at_gradient:
+            values = {"given": given, "grad": grad}
+            if fragment is one.fragment:
+                return around.terms(fragment, values, scalars)
+            grad = around.kept(fragment, values, scalars, derived)
+        param = before - decay * before if decay != 0.0 else before.copy()
+        squares = [self._squares_of(grad)] if rule.squares else []
+        if one.fragment is None:
+            numbers = (*scalars[: len(rule.scalars)], *derived[one.handed])
+            return one.sums.numpy(param, grad, *squares, *state, *numbers)
+        decayed = param.copy()
+        rule.numpy(param, grad, *squares, *state, *around.of_rule(scalars, derived))
+        for fragment in around.on_param:
+            values = {"given": given, "grad": grad, "before": before, "decayed": decayed}
+            values |= {"after": param}
+            if fragment is one.fragment:
+                return around.terms(fragment, values, scalars)
+            param = around.kept(fragment, values, scalars, derived)
+        raise AssertionError(f"{one.fragment.name} does not act here")
+
+
+class _Around:
+    """The fragments of an update, and which numbers of a row they and the rule take."""
+
+    def __init__(self, rule: AnyRule, spec: UpdateSpec) -> None:
+        fragments = spec.fragments
+        self.at_gradient = [f for f in fragments if f.at == "gradient"]
+        self.on_param = [f for f in fragments if f.at == "after" and f.on == "param"]
+        self.on_all = [f for f in fragments if f.at == "after" and f.on == "all"]
+        self._count = len(rule.scalars)
+        self._derived: dict[Fragment | None, list[int]] = {
+            one.fragment: [*range(one.handed.start, one.made.stop)]
+            for one in derived_of(rule, spec).passes
+        }
+        self._own: dict[Fragment, slice] = {}
+        first = self._count
+        for fragment in fragments:
+            self._own[fragment] = slice(first, first + len(fragment.scalars))
+            first += len(fragment.scalars)
+        self.late = bool(self.on_param or self.on_all)
+
+    def of_rule(self, scalars: Sequence[float], derived: Sequence[float]) -> Sequence[float]:
+        """Return the numbers that the rule takes."""
+        if not (self._own or self._derived):
+            return scalars
+        made = [derived[column] for column in self._derived.get(None, ())]
+        return (*scalars[: self._count], *made)
+
+    def kept(
+        self,
+        fragment: Fragment,
+        values: dict[str, Array],
+        scalars: Sequence[float],
+        derived: Sequence[float],
+    ) -> Array:
+        """Return what a fragment makes of these values."""
+        made = [derived[column] for column in self._derived.get(fragment, ())]
+        wanted = [values[name] for name in fragment.values]
+        kept: Array = fragment.numpy(*wanted, *scalars[self._own[fragment]], *made)
+        return kept
+
+    def terms(
+        self, fragment: Fragment | None, values: dict[str, Array], scalars: Sequence[float]
+    ) -> Sequence[Array]:
+        """Return what a fragment sums."""
+        assert fragment is not None
+        assert fragment.sums is not None
+        wanted = [values[name] for name in fragment.values]
+        return fragment.sums.numpy(*wanted, *scalars[self._own[fragment]])
+
+
+def _tile_sums(size: int, values: Array | None, factor: float = 1.0, squared: bool = True) -> Array:
+    """Return the sums by tiles of factor * values, squared or as they are; of None they are 0."""
+    padded = np.zeros(-(-size // TILE) * TILE)
+    if values is not None:
+        padded[:size] = values
+        padded[:size] *= factor
+    if squared:
+        padded *= padded
+    return lane_sums(padded.reshape(-1, TILE // LANES, LANES))
 
 
 def _flush(values: Array, signed: bool, tiny: float) -> None:

@@ -1,0 +1,86 @@
+"""Passes: what an update sums over arrays before it writes any, and what is made of the sums.
+
+An update with fragments or sums works an element out in this order. A pass goes as far as what it
+sums, and writes nothing; ``update`` goes to the end.
+
+1. ``given``: the gradient, scaled and signed; ``grad``: with the L2 term, then after each fragment
+   at "gradient";
+2. ``before``: parameter and state as they are; ``decayed``: the parameter after its decay;
+3. the rule;
+4. each fragment at "after" on the parameter, the bounds, each fragment at "after" on all.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+from fastopt.core.dtypes import UpdateSpec
+from fastopt_kernels import AnyRule, Memory, Sums
+from fastopt_kernels.around import Fragment
+
+BEFORE_RULE, OF_RULE, AFTER_RULE = range(3)
+
+
+class Pass(NamedTuple):
+    """One pass: of the rule, or of a fragment.
+
+    ``stage`` is one of BEFORE_RULE, OF_RULE and AFTER_RULE. ``handed`` and ``made`` are the columns
+    of the memory that is handed to the forms and of the scalars that are made, among all derived
+    scalars of the update.
+    """
+
+    stage: int
+    sums: Sums | None
+    memory: Memory
+    fragment: Fragment | None
+    handed: slice
+    made: slice
+
+    @property
+    def over_optimizer(self) -> bool:
+        """Whether it sums over all arrays of the optimizer."""
+        return self.memory.over == "optimizer"
+
+
+class Derived(NamedTuple):
+    """The derived scalars of a rule and its fragments: in what passes they are made, their names.
+
+    Those of the rule have the names that its forms give them; those of a fragment begin with its
+    name.
+    """
+
+    passes: tuple[Pass, ...]
+    names: tuple[str, ...]
+
+
+@lru_cache(maxsize=1024)
+def derived_of(rule: AnyRule, spec: UpdateSpec) -> Derived:
+    """Return the passes of an update in their order, and the names of the scalars they make."""
+    early = [f for f in spec.fragments if f.at == "gradient"]
+    late = [f for f in spec.fragments if f.at == "after"]
+    stages = [
+        *((BEFORE_RULE, fragment) for fragment in early),
+        (OF_RULE, None),
+        *((AFTER_RULE, fragment) for fragment in late),
+    ]
+    passes, names = [], list[str]()
+    for stage, fragment in stages:
+        owner = rule if fragment is None else fragment
+        memory = owner.memory
+        if memory is None:
+            continue
+        prefix = "" if fragment is None else f"{fragment.name}_"
+        first = len(names)
+        names += [prefix + name for name in (*memory.handed, *memory.scalars)]
+        middle = first + len(memory.handed)
+        made = slice(middle, len(names))
+        passes.append(Pass(stage, owner.sums, memory, fragment, slice(first, middle), made))
+    return Derived(tuple(passes), tuple(names))
+
+
+def fragment_names(fragment: Fragment) -> tuple[str, ...]:
+    """Return the names that a fragment's scalars and derived scalars have in an update."""
+    memory = fragment.memory
+    own = (*fragment.scalars, *((*memory.handed, *memory.scalars) if memory else ()))
+    return tuple(f"{fragment.name}_{name}" for name in own)

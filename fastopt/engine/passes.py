@@ -1,0 +1,144 @@
+"""The passes of updates that only read, decided on the host: sums, and the scalars made of them.
+
+They belong to the preparation of a step: they come after the verdict and write nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from fastopt.backends.interface import Kernel
+from fastopt.core.arrays import Array
+from fastopt.core.buckets import Bucket, Gradients
+from fastopt.core.norms import tile_counts, total_of
+from fastopt.core.passes import AFTER_RULE, BEFORE_RULE, OF_RULE, Derived, Pass, derived_of
+from fastopt.engine.scalars import Plan
+from fastopt_kernels import Memory
+
+Sums = Mapping[str, float]
+
+
+class Update(NamedTuple):
+    """The update of one bucket that the passes are for; ``scale`` multiplies its gradients."""
+
+    bucket: Bucket
+    kernel: Kernel
+    gradients: Gradients
+    plan: Plan
+    scale: float
+
+    @property
+    def active(self) -> Sequence[int]:
+        """The parameters that have a gradient."""
+        found = self.gradients.active
+        return range(len(self.bucket.parameters)) if found is None else found
+
+
+class Found(NamedTuple):
+    """What the passes of one update come to: its derived scalars and its coming memory.
+
+    Both have a row for each parameter; there are none for an update without passes.
+    """
+
+    scalars: Array | None
+    memory: Array | None
+
+
+def run(
+    updates: Sequence[Update], memory: Mapping[str, float]
+) -> tuple[list[Found], Mapping[str, float]]:
+    """Run all passes of all updates of a step.
+
+    ``memory`` is what the rule remembers of all arrays together. Returns what was found for each
+    update, and what this memory becomes.
+    """
+    descriptions = [derived_of(update.bucket.rule, update.bucket.spec) for update in updates]
+    found = [_begin(*pair, memory) for pair in zip(updates, descriptions, strict=True)]
+    for stage in (BEFORE_RULE, OF_RULE, AFTER_RULE):
+        together = []
+        for update, derived, mine in zip(updates, descriptions, found, strict=True):
+            for number, one in enumerate(derived.passes):
+                if one.stage != stage or not update.active:
+                    continue
+                if one.over_optimizer:
+                    together.append((update, number, one, mine))
+                else:
+                    _over_arrays(update, number, one, mine)
+        if together:
+            memory = _over_optimizer(together, memory)
+    return found, memory
+
+
+def _begin(update: Update, derived: Derived, memory: Mapping[str, float]) -> Found:
+    """Return the derived scalars before any pass: memory that is handed on stands there."""
+    if not derived.passes:
+        return Found(None, None)
+    bucket = update.bucket
+    scalars = np.zeros((len(bucket.parameters), len(derived.names)))
+    for one in derived.passes:
+        for column, name in enumerate(one.memory.handed, one.handed.start):
+            own = one.memory.names.index(name)
+            scalars[:, column] = memory[name] if one.over_optimizer else bucket.memory[:, own]
+    return Found(scalars, bucket.memory.copy())
+
+
+def _tiles(update: Update, number: int, one: Pass, found: Found) -> Array:
+    """Return the sums of a pass by tiles, a row for each sum."""
+    if one.sums is None:
+        return np.zeros((0, 0))
+    plan = update.plan
+    assert found.scalars is not None
+    return update.kernel.sums(
+        number, update.gradients, plan.table, plan.rows, update.scale, found.scalars
+    )
+
+
+def _over_arrays(update: Update, number: int, one: Pass, found: Found) -> None:
+    """Make the scalars of a pass over each array, and its coming memory."""
+    assert found.scalars is not None
+    assert found.memory is not None
+    tiles = _tiles(update, number, one, found)
+    sizes = [parameter.size for parameter in update.bucket.parameters]
+    ends = np.cumsum(tile_counts(sizes)).tolist()
+    names = one.memory.names if one.stage == OF_RULE else ()
+    for index in update.active:
+        own = [row[ends[index - 1] if index else 0 : ends[index]] for row in tiles]
+        sums = _named(one, own, sizes[index])
+        past = dict(zip(names, found.memory[index].tolist(), strict=True))
+        coming, made = one.memory.host(_given(one.memory, update, index), past, sums)
+        found.memory[index] = [coming[name] for name in names]
+        found.scalars[index, one.made] = [made[name] for name in one.memory.scalars]
+
+
+def _over_optimizer(
+    together: Sequence[tuple[Update, int, Pass, Found]], memory: Mapping[str, float]
+) -> Mapping[str, float]:
+    """Make the scalars of a pass over all arrays, and return the coming memory."""
+    tiles = [_tiles(update, number, one, found) for update, number, one, found in together]
+    first, _, one, _ = together[0]
+    size = sum(u.bucket.parameters[i].size for u, _, _, _ in together for i in u.active)
+    columns = [np.concatenate(rows) for rows in zip(*tiles, strict=True)]
+    given = _given(one.memory, first, first.active[0])
+    coming, made = one.memory.host(given, memory, _named(one, columns, size))
+    for _, _, each, found in together:
+        assert found.scalars is not None
+        found.scalars[:, each.made] = [made[name] for name in one.memory.scalars]
+    return coming
+
+
+def _given(memory: Memory, update: Update, index: int) -> dict[str, float]:
+    plan = update.plan
+    return (
+        dict(zip(memory.given, plan.given[plan.row_of(index)], strict=True)) if memory.given else {}
+    )
+
+
+def _named(one: Pass, tiles: Sequence[Array], size: int) -> Sums:
+    """Return sums by name, of tiles that are added in the order of ``core.norms``."""
+    if one.sums is None:
+        return {}
+    totals = (total_of([row]) for row in tiles)
+    return {**dict(zip(one.sums.names, totals, strict=True)), "size": float(size)}

@@ -1,0 +1,137 @@
+"""The scalars of updates, worked out on the host in float64, and the plan that they make."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from operator import itemgetter
+from typing import NamedTuple
+
+import numpy as np
+
+from fastopt.core import hyperparameters, quantization
+from fastopt.core.buckets import Bucket, Gradients
+from fastopt.core.dtypes import FLUSH_EVERY, tiny
+from fastopt.core.hyperparameters import Formula, Options
+from fastopt.core.param_groups import ParamGroup
+
+Row = tuple[float, ...]
+"""The scalars of an update: those common to all rules, the rule's own, bounds, a random key."""
+
+
+class Plan(NamedTuple):
+    """The scalars of a bucket's coming update, for gradients that are not scaled.
+
+    ``table`` has a row for each distinct set of scalars; ``rows`` says which one each parameter of
+    the bucket takes, None that all take the first. ``given`` has for each row of the table the
+    scalars that the rule's memory is given, if it has one.
+    """
+
+    table: Sequence[Row]
+    rows: Sequence[int] | None
+    given: Sequence[Row] = ()
+
+    def row_of(self, index: int) -> int:
+        """Return the number of a parameter's row."""
+        return 0 if self.rows is None else self.rows[index]
+
+
+class Scalars:
+    """The scalars of one bucket's updates, worked out in float64.
+
+    What does not depend on the step count is kept until a setting of the group changes.
+    """
+
+    def __init__(self, formula: type[Formula], group: ParamGroup, bucket: Bucket) -> None:
+        self._formula = formula
+        self._group = group
+        self._bucket = bucket
+        self._prepared_for: int | None = None  # the group's revision
+
+    def plan(self, options: Options, gradients: Gradients) -> Plan:
+        """Return the plan of a step; the options have numbers in the place of schedules."""
+        self._prepare(options)
+        bucket, active = self._bucket, gradients.active
+        if active is None and bucket.even:
+            t = int(bucket.steps[0]) + 1
+            return Plan([self.row(t)], None, self._given([t]))
+        number_of: dict[int, int] = {}
+        rows = [0] * len(bucket.steps)
+        for i in range(len(bucket.steps)) if active is None else active:
+            rows[i] = number_of.setdefault(int(bucket.steps[i]), len(number_of))
+        steps = [step + 1 for step in number_of]
+        return Plan([self.row(t) for t in steps], rows, self._given(steps))
+
+    def next_row(self, options: Options) -> Row:
+        """Return the row of the coming step, where all parameters have made as many."""
+        self._prepare(options)
+        return self.row(self._bucket.steps.item(0) + 1)
+
+    def row_at(self, step_count: int, lag: int) -> Row:
+        """Return the row of the step that is made at a step count of the optimizer.
+
+        It is that of parameters which have missed ``lag`` steps.
+        """
+        self._prepare(self._group.at(step_count))
+        return self.row(step_count - lag + 1)
+
+    def row(self, t: int) -> Row:
+        """Return the row of a parameter's t-th step (1 for the first)."""
+        options, lr, guard = self._settings
+        common = self._common if t % FLUSH_EVERY else self._flushing
+        row = common + self._pick(self._formula._scalars(options, lr, t, guard)) + self._constant
+        return row if self._seed is None else row + quantization.key_scalars(self._seed, t)
+
+    def given_at(self, step_count: int, lag: int) -> Row:
+        """Return what the rule's memory is given where ``row_at`` has the scalars."""
+        self._prepare(self._group.at(step_count))
+        (given,) = self._given([step_count - lag + 1])
+        return given
+
+    def _given(self, steps: Sequence[int]) -> Sequence[Row]:
+        """Return what the rule's memory is given in some steps of a parameter."""
+        memory = self._bucket.rule.memory
+        if memory is None:
+            return ()
+        options, lr, guard = self._settings
+        found = (self._formula._scalars(options, lr, t, guard) for t in steps)
+        return [tuple(made[name] for name in memory.given) for made in found]
+
+    def _prepare(self, options: Options) -> None:
+        group = self._group
+        if self._prepared_for == group.revision:
+            return
+        if group.scheduled:
+            self._check_coefficients(options)
+        self.prepare(options)
+        # A schedule may say something else in every step, and if it has a memory in the same one.
+        self._prepared_for = None if group.scheduled else group.revision
+
+    def prepare(self, options: Options) -> None:
+        """Work out what does not depend on the step count."""
+        formula, spec = self._formula, self._bucket.spec
+        lr, weight_decay = options["lr"], options["weight_decay"]
+        self._pick = _picker(self._bucket.rule.scalars)
+        small = tiny(spec.real, formula._floor(options))
+        acts_on = formula._decay(options)
+        l2 = weight_decay if acts_on == "gradient" else 0.0
+        decay = lr * weight_decay if acts_on == "parameter" else 0.0
+        sign = -1.0 if options["maximize"] else 1.0
+        # Rounded here, so that what is 0 in the dtype is left out by every backend alike.
+        common = np.array([sign, l2, decay, small.signed, small.positive])
+        with np.errstate(all="ignore"):
+            self._flushing: Row = tuple(common.astype(spec.real).tolist())
+        self._common: Row = (*self._flushing[:3], 0.0, 0.0)
+        self._constant: Row = tuple(options[name] for f in spec.fragments for name in f.scalars)
+        if spec.limit_scalars:
+            self._constant += hyperparameters.bounds_as_numbers(options["bounds"], spec.stored)
+        self._seed: int | None = options["seed"] if spec.random_scalars else None
+        self._settings = (options, lr, small.guard)
+
+    def _check_coefficients(self, options: Options) -> None:
+        where = self._bucket.parameters[0].leaf.path
+        hyperparameters.check_coefficients(self._formula, options, self._bucket.spec.real, where)
+
+
+def _picker(names: tuple[str, ...]) -> Callable[[dict[str, float]], Row]:
+    """Return what takes values out of a dict, in the order of the names."""
+    return itemgetter(*names) if len(names) > 1 else lambda values: tuple(values[n] for n in names)

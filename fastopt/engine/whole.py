@@ -1,0 +1,158 @@
+"""Updates by rules on whole arrays, in NumPy or CuPy, whichever the parameters are.
+
+Computing is pure and belongs to the preparation of a step; writing what came of it cannot fail.
+Parameters of equal shape and scalars are computed side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+
+from fastopt.core import arrays
+from fastopt.core.arrays import Array
+from fastopt.core.buckets import Bucket, Gradients, Parameter
+from fastopt.core.dtypes import MASTER
+from fastopt.core.quantization import narrowed
+from fastopt.engine.scalars import Plan
+from fastopt_kernels import ArrayRule
+
+
+class Made(NamedTuple):
+    """What becomes of one parameter, in its shape and in the precision of the arithmetic."""
+
+    parameter: Parameter
+    param: Array
+    state: dict[str, Array]
+
+
+class Scaled(NamedTuple):
+    """The parameters that take the same scalars, by number, and a row of these in one array."""
+
+    members: Sequence[int]
+    row: Array
+
+
+def compute(bucket: Bucket, gradients: Gradients, plan: Plan, scale: float) -> list[Made]:
+    """Return what becomes of the parameters that have a gradient, with scalars of the host."""
+    active = range(len(bucket.parameters)) if gradients.active is None else gradients.active
+    by_row: dict[int, list[int]] = {}
+    for index in active:
+        by_row.setdefault(plan.row_of(index), []).append(index)
+    real = bucket.spec.real
+    xp = arrays.namespace_of(bucket.arena.exact)
+    made = []
+    with arrays.on_device_of(bucket.arena.exact), np.errstate(all="ignore"):
+        for number, members in by_row.items():
+            row = np.array(plan.table[number], real)
+            row[0] *= real.type(scale)
+            made += computed(bucket, gradients, Scaled(members, xp.asarray(row)))
+    return made
+
+
+def computed(bucket: Bucket, gradients: Gradients, scaled: Scaled) -> list[Made]:
+    """Return what becomes of parameters that take the same scalars, on whichever device."""
+    by_shape: dict[tuple[int, ...], list[int]] = {}
+    for index in scaled.members:
+        by_shape.setdefault(bucket.parameters[index].layout.shape, []).append(index)
+    return [
+        one
+        for members in by_shape.values()
+        for one in _side_by_side(bucket, gradients, members, scaled.row)
+    ]
+
+
+def _side_by_side(
+    bucket: Bucket, gradients: Gradients, members: Sequence[int], row: Array
+) -> list[Made]:
+    """Compute parameters of equal shape, along a first axis of their own."""
+    rule, spec = cast(ArrayRule, bucket.rule), bucket.spec
+    parameters = [bucket.parameters[index] for index in members]
+    xp = arrays.namespace_of(row)
+    rows = bucket.arena.rows
+    param = xp.stack([_current(parameter, bucket) for parameter in parameters])
+    grad = xp.stack([_given(bucket.parameters[k], gradients, k, spec.real) for k in members])
+    state = {
+        slot: xp.stack([parameter.state_view(rows[slot]) for parameter in parameters])
+        for slot in rule.state
+    }
+    grad_scale, l2, decay, tiny_signed, tiny_positive = (row[k] for k in range(5))
+    scalars = {name: row[5 + k] for k, name in enumerate(rule.scalars)}
+    grad = grad * grad_scale
+    grad = grad + xp.where(l2 != 0, l2 * param, 0 * l2)
+    param = param - xp.where(decay != 0, decay * param, 0 * decay)
+    param, state = rule(xp, param, grad, state, scalars)
+    param, state = _kept(bucket, parameters, row, param, state)
+    for slot, values in state.items():
+        tiny = tiny_signed if slot in rule.signed else tiny_positive
+        state[slot] = xp.where(abs(values) < tiny, 0 * tiny, values)
+    return [
+        Made(parameter, param[k], {slot: values[k] for slot, values in state.items()})
+        for k, parameter in enumerate(parameters)
+    ]
+
+
+def _current(parameter: Parameter, bucket: Bucket) -> Array:
+    """Return a parameter in the precision of the arithmetic: its master, where that holds."""
+    stored = parameter.leaf.array
+    values = stored.astype(bucket.spec.real)
+    if not bucket.spec.master:
+        return values
+    master = parameter.state_view(bucket.arena.rows[MASTER])
+    xp = arrays.namespace_of(master)
+    return cast(Array, xp.where(narrowed(master, stored.dtype) == stored, master, values))
+
+
+def _given(parameter: Parameter, gradients: Gradients, index: int, real: np.dtype[Any]) -> Array:
+    """Return a gradient in the parameter's shape, in the precision of the arithmetic."""
+    given = gradients.arrays[index]
+    assert given is not None
+    if given.shape != parameter.layout.shape:
+        given = parameter.layout.unturn(given)
+    return given.astype(real)
+
+
+def _kept(
+    bucket: Bucket,
+    parameters: Sequence[Parameter],
+    row: Array,
+    param: Array,
+    state: dict[str, Array],
+) -> tuple[Array, dict[str, Array]]:
+    """Keep parameters within their bounds, and with ``reset`` the state of those at one at 0."""
+    spec = bucket.spec
+    if spec.bounds == "none":
+        return param, state
+    xp = arrays.namespace_of(param)
+    if spec.limits:
+        rows = bucket.arena.rows
+        lower, upper = (
+            xp.stack([parameter.state_view(rows[name]) for parameter in parameters])
+            for name in spec.limits
+        )
+    else:
+        lower, upper = row[-2], row[-1]
+    param = xp.where(param < lower, lower, param)
+    param = xp.where(param > upper, upper, param)
+    if spec.reset:
+        at_bound = (param == lower) | (param == upper)
+        for slot in bucket.rule.signed:
+            state[slot] = xp.where(at_bound, 0 * state[slot], state[slot])
+    return param, state
+
+
+def write(bucket: Bucket, made: Sequence[Made], when: Array | None = None) -> None:
+    """Write what was computed; with ``when``, a truth value on a device, only if it is true."""
+    spec, rows = bucket.spec, bucket.arena.rows
+    with arrays.on_device_of(bucket.arena.exact), np.errstate(all="ignore"):
+        for parameter, param, state in made:
+            target = parameter.leaf.array
+            pairs = [(target, narrowed(param, target.dtype))]
+            pairs += [(parameter.state_view(rows[slot]), new) for slot, new in state.items()]
+            pairs += [(parameter.state_view(rows[slot]), param) for slot in spec.masters]
+            for view, new in pairs:
+                if when is not None:
+                    new = arrays.namespace_of(view).where(when, new, view)
+                view[...] = new

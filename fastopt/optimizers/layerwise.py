@@ -1,0 +1,106 @@
+"""LAMB: Adam whose steps are as long as the array that they are for."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Unpack
+
+from fastopt.core.hyperparameters import EPS, FRACTION, Decay, Flag, Options, Pair, Scheduled
+from fastopt.core.options import Common
+from fastopt.optimizers.base import Optimizer
+from fastopt.optimizers.common import one_minus_power
+from fastopt_kernels import Rule, lamb
+
+
+class LAMB(Optimizer):
+    """LAMB: Adam's direction, rescaled for each array to the length of the array itself.
+
+    ::
+
+        m  <- beta1 * m + (1 - beta1) * grad             m = 0 at first
+        v  <- beta2 * v + (1 - beta2) * grad^2           v = 0 at first
+        c1 <- 1 - beta1^t,  c2 <- 1 - beta2^t            both 1 without bias_correction
+        u  <- (m / c1) / (sqrt(v / c2) + eps) + weight_decay * p
+        trust <- |p| / |u|                               norms of the whole array; 1 if one is 0
+        p  <- p - lr * trust * u
+
+    The norms are summed in float64 in one order, so that the bits are the same on every backend.
+
+    Args:
+        params: an array, a tree of arrays, a list of parameter groups, or ``fastopt.groups(...)``;
+            updated in place.
+        lr: learning rate, >= 0: the share of its own length that an array moves; a number, or a
+            function of the step number (0 for the first step).
+        betas: shares of the two averages that are kept, each in [0, 1).
+        eps: added to the denominator, >= 0, in units of the gradient; 0 leaves only a guard that
+            makes 0/0 zero.
+        bias_correction: divide the averages by c1 and c2.
+        weight_decay: share of the parameter that is added to the direction u, >= 0, before its
+            length is taken; or a function of the step number.
+        common: what every optimizer takes, see ``Common``: maximize, trainable,
+            bounds, max_grad_norm, on_nonfinite, capturable, master_weights, cautious, mask_zero,
+            state_dtype, stochastic_rounding, complex_moment, seed, backend.
+
+    Raises:
+        ValueError, TypeError: for hyperparameters out of range or of another type, and for arrays
+            that cannot be updated in place.
+        BackendUnavailableError, BackendMismatchError: if the backend asked for cannot run here, or
+            does not update such arrays.
+
+    Source: You et al., "Large Batch Optimization for Deep Learning: Training BERT in 76 minutes"
+    (ICLR 2020), algorithm 2 with phi(x) = x, as optax 0.2.8 computes it. pytorch_optimizer's
+    default has no bias correction, which takes ten times as long a direction in the first step, and
+    timm clips the trust ratio and leaves it at 1 where there is no weight decay.
+    """
+
+    _checks = {"betas": Pair(FRACTION, FRACTION), "eps": EPS, "bias_correction": Flag()}
+    _lr_scalars = ("lr", "weight_decay")
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Scheduled = 1e-3,
+        *,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-6,
+        bias_correction: bool = True,
+        weight_decay: Scheduled = 0.0,
+        **common: Unpack[Common],
+    ) -> None:
+        super().__init__(
+            params,
+            lr=lr,
+            betas=betas,
+            eps=eps,
+            bias_correction=bias_correction,
+            weight_decay=weight_decay,
+            **common,
+        )
+
+    @staticmethod
+    def _decay(options: Options) -> Decay:
+        return "rule"
+
+    @staticmethod
+    def _rule(options: Options) -> Rule:
+        return lamb.RULE
+
+    @staticmethod
+    def _scalars(options: Options, lr: float, t: int, guard: float) -> dict[str, float]:
+        beta1, beta2 = options["betas"]
+        c1 = c2 = 1.0
+        if options["bias_correction"]:
+            c1, c2 = one_minus_power(beta1, t), one_minus_power(beta2, t)
+        return {
+            "one_minus_beta1": 1.0 - beta1,
+            "one_minus_beta2": 1.0 - beta2,
+            "rescale": math.sqrt(c2) / c1,
+            "eps": math.sqrt(c2) * (options["eps"] or guard),
+            "weight_decay": options["weight_decay"],
+            "lr": lr,
+        }
+
+    @staticmethod
+    def _floor(options: Options) -> float:
+        eps: float = options["eps"]
+        return eps

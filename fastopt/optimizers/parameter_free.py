@@ -1,0 +1,168 @@
+"""Prodigy: Adam that estimates by itself how far the solution is."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Unpack
+
+from fastopt.core.hyperparameters import (
+    EPS,
+    FRACTION,
+    POSITIVE,
+    Decay,
+    Flag,
+    Maybe,
+    Options,
+    Pair,
+    PositiveOrInf,
+    Scheduled,
+)
+from fastopt.core.options import Common
+from fastopt.optimizers.base import Optimizer
+from fastopt.optimizers.common import one_minus_power
+from fastopt_kernels import Rule, prodigy
+
+
+class Prodigy(Optimizer):
+    """Prodigy: Adam in units of d, an estimate of the distance from the start to the solution.
+
+    ::
+
+        g  <- d * grad
+        m  <- beta1 * m + (1 - beta1) * g                m = 0 at first
+        v  <- beta2 * v + (1 - beta2) * g^2              v = 0 at first
+        s  <- beta3 * s + (d / d0) * lr * g              s = 0 at first; p0 is the first p
+        r  <- beta3 * r + (d / d0) * lr * sum(g * (p0 - p))          over all arrays
+        dhat <- d_coef * r / sum(|s|)                                over all arrays
+        d  <- max(d, dhat) while d = d0
+        dmax <- max(dmax, dhat);  d <- min(dmax, growth_rate * d)
+        p  <- p - d_old * lr * weight_decay * p
+        p  <- p - d_old * lr * m / (sqrt(v) + d * eps)
+
+    With ``bias_correction`` lr is everywhere lr * sqrt(1 - beta2^t) / (1 - beta1^t). The sums are
+    made in float64 in one order; d, dmax and r are float64, are the same for all groups, and are
+    saved with the state: ``opt.d`` reads d.
+
+    Args:
+        params: an array, a tree of arrays, a list of parameter groups, or ``fastopt.groups(...)``;
+            updated in place.
+        lr: factor of the step, >= 0, without a unit; 1 is meant, and schedules go from 1 down; a
+            number, or a function of the step number (0 for the first step).
+        betas: shares of the two averages that are kept, each in [0, 1).
+        beta3: share of the sums that estimate d that is kept, in [0, 1); None for sqrt(beta2).
+        eps: added to the denominator, >= 0, in units of the gradient; 0 leaves only a guard that
+            makes 0/0 zero.
+        d0: first estimate of the distance, > 0, in units of the parameter; small.
+        d_coef: factor of the estimate, > 0; 0.5 or 2 make steps shorter or longer.
+        growth_rate: how much d may grow in a step, > 0; inf for any.
+        bias_correction: correct the averages as Adam does.
+        safeguard_warmup: leave lr out of s, so that a warm-up does not bring d up too far.
+        weight_decay: share of the parameter that is taken off per step and unit of d * lr, >= 0;
+            with ``decoupled_weight_decay=False`` the coefficient of an L2 term; or a function of
+            the step number.
+        decoupled_weight_decay: whether weight decay acts on the parameter.
+        common: what every optimizer takes, see ``Common``: maximize, trainable,
+            bounds, max_grad_norm, on_nonfinite, capturable, master_weights, cautious, mask_zero,
+            state_dtype, stochastic_rounding, complex_moment, seed, backend.
+
+    Raises:
+        ValueError, TypeError: for hyperparameters out of range or of another type, for groups that
+            differ in d0, d_coef, growth_rate or beta3, and for arrays that cannot be updated in
+            place.
+        BackendUnavailableError, BackendMismatchError: if the backend asked for cannot run here, or
+            does not update such arrays.
+
+    Source: Mishchenko and Defazio, "Prodigy: An Expeditiously Adaptive Parameter-Free Learner"
+    (ICML 2024), algorithm 4, as the authors' package prodigyopt computes it, with lr of the group
+    in its sums; optax corrects the bias by default and pytorch_optimizer agrees with prodigyopt.
+    """
+
+    _checks = {
+        "betas": Pair(FRACTION, FRACTION),
+        "beta3": Maybe(FRACTION),
+        "eps": EPS,
+        "d0": POSITIVE,
+        "d_coef": POSITIVE,
+        "growth_rate": PositiveOrInf(),
+        "bias_correction": Flag(),
+        "safeguard_warmup": Flag(),
+        "decoupled_weight_decay": Flag(),
+    }
+    _lr_scalars = ("take", "rate", "decay", "lr")
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Scheduled = 1.0,
+        *,
+        betas: tuple[float, float] = (0.9, 0.999),
+        beta3: float | None = None,
+        eps: float = 1e-8,
+        d0: float = 1e-6,
+        d_coef: float = 1.0,
+        growth_rate: float = math.inf,
+        bias_correction: bool = False,
+        safeguard_warmup: bool = False,
+        weight_decay: Scheduled = 0.0,
+        decoupled_weight_decay: bool = True,
+        **common: Unpack[Common],
+    ) -> None:
+        super().__init__(
+            params,
+            lr=lr,
+            betas=betas,
+            beta3=beta3,
+            eps=eps,
+            d0=d0,
+            d_coef=d_coef,
+            growth_rate=growth_rate,
+            bias_correction=bias_correction,
+            safeguard_warmup=safeguard_warmup,
+            weight_decay=weight_decay,
+            decoupled_weight_decay=decoupled_weight_decay,
+            **common,
+        )
+
+    @property
+    def d(self) -> float:
+        """The estimate of the distance that the next step begins with."""
+        return self._alone(self._remembered)["d"]
+
+    @staticmethod
+    def _decay(options: Options) -> Decay:
+        return "rule" if options["decoupled_weight_decay"] else "gradient"
+
+    @staticmethod
+    def _rule(options: Options) -> Rule:
+        return prodigy.RULE
+
+    @staticmethod
+    def _scalars(options: Options, lr: float, t: int, guard: float) -> dict[str, float]:
+        beta1, beta2 = options["betas"]
+        d0, decays = options["d0"], options["decoupled_weight_decay"]
+        if options["bias_correction"]:
+            lr = lr * math.sqrt(one_minus_power(beta2, t)) / one_minus_power(beta1, t)
+        return {
+            "one_minus_beta1": 1.0 - beta1,
+            "one_minus_beta2": 1.0 - beta2,
+            "beta3": math.sqrt(beta2) if options["beta3"] is None else options["beta3"],
+            "take": 1.0 / d0 if options["safeguard_warmup"] else lr / d0,
+            "rate": lr / d0,
+            "first": 1.0 if t == 1 else 0.0,
+            "eps": options["eps"] or guard,
+            "decay": lr * options["weight_decay"] if decays else 0.0,
+            "lr": lr,
+            "d0": d0,
+            "d_coef": options["d_coef"],
+            "growth_rate": options["growth_rate"],
+        }
+
+    @staticmethod
+    def _memory(options: Options) -> dict[str, float]:
+        return {"d": options["d0"], "d_max": options["d0"]}
+
+    @staticmethod
+    def _floor(options: Options) -> float:
+        eps: float = options["eps"]
+        d0: float = options["d0"]
+        return eps * d0
