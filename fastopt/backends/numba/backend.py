@@ -5,9 +5,9 @@ from __future__ import annotations
 import pickle
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import version
-from typing import Any
+from typing import Any, cast
 
 import numba
 import numpy as np
@@ -26,6 +26,7 @@ from fastopt.backends.numba.codegen import (
     LANES_APART,
     LEAF_LINES,
     loop_source,
+    pass_source,
     storage_of,
 )
 from fastopt.backends.numba.compiled import conversion
@@ -36,9 +37,10 @@ from fastopt.core.arrays import Array, Extents
 from fastopt.core.buckets import Bucket, Gradients
 from fastopt.core.dtypes import UpdateSpec, dtype_of, wide
 from fastopt.core.norms import TILE
+from fastopt.core.passes import derived_of
 from fastopt.errors import BackendUnavailableError
 from fastopt.version import __version__
-from fastopt_kernels import Rule
+from fastopt_kernels import ArrayRule, Rule
 
 # -------------------------------------------------------------------------------------------------
 # The driver of the Numba backend: hands a bucket's addresses to one compiled call.
@@ -120,6 +122,7 @@ class NumbaKernel:
         chunks = _chunks(self._sizes, CHUNK)
         width = len([*COMMON_SCALARS, *bucket.rule.scalars, *spec.scalars])
         self._table = np.zeros((1, width))
+        self._derived_names = derived_of(bucket.rule, spec).names
         words: dict[str, int | Array] = {
             **{"LEAVES": leaves, "COUNT": len(self._params), "TABLE": self._table},
             **{"CHUNKS": chunks, "TOTAL": chunks.shape[1]},
@@ -131,15 +134,24 @@ class NumbaKernel:
             words["SCALES"] = arena.scales
         self._readings = [
             _Reading(
-                _Compiled(bucket.rule, spec.with_gradients(given)), compare, bucket, extents, words
+                _Compiled(cast(Rule, bucket.rule), spec.with_gradients(given)),
+                compare,
+                bucket,
+                extents,
+                words,
             )
             for given in spec.readable
         ]
         self._only = self._readings[0] if len(self._readings) == 1 else None
         self._norm: tuple[Array, Array] | None = None
+        self._passes = derived_of(bucket.rule, spec).passes
+        self._sums: dict[tuple[int, np.dtype[Any]], tuple[_Job, Array]] = {}
+        self._words = words
         self._counting: tuple[Array, Array] | None = None
         self._large = sum(self._sizes) >= PARALLEL_FROM
         usual = compare is not None and not any(p.copied for p in parameters)
+        usual = usual and not self._passes and not isinstance(bucket.rule, ArrayRule)
+        self._updates = not isinstance(bucket.rule, ArrayRule)
         self.fused = self._fused if usual else None
 
     def warm_up(self, norm: bool) -> None:
@@ -147,7 +159,12 @@ class NumbaKernel:
         nothing: list[Array | None] = [None] * len(self._params)
         for reading in self._readings:
             gradients = Gradients(nothing, reading.compiled.given, [])
-            self.update(gradients, self._table.tolist(), None, 1.0)
+            if self._updates:
+                derived = np.zeros((len(nothing), len(self._derived_names)))
+                self.update(gradients, self._table.tolist(), None, 1.0, derived)
+                for number, one in enumerate(self._passes):
+                    if one.sums is not None:
+                        self.sums(number, gradients, self._table.tolist(), None, 1.0, derived)
             if norm:
                 self.squares(gradients, 1.0)
 
@@ -199,17 +216,61 @@ class NumbaKernel:
         table: Sequence[Sequence[float]],
         rows: Sequence[int] | None,
         scale: float,
+        derived: Array | None = None,
     ) -> None:
         """Update every parameter that has a gradient."""
+        reading = self._reading_as(gradients.dtype)
+        self._run_with(reading, reading.update, gradients, table, rows, scale, derived)
+
+    def sums(
+        self,
+        number: int,
+        gradients: Gradients,
+        table: Sequence[Sequence[float]],
+        rows: Sequence[int] | None,
+        scale: float,
+        derived: Array,
+    ) -> Array:
+        """Return the sums of a pass, by tiles."""
+        reading = self._reading_as(gradients.dtype)
+        key = (number, reading.compiled.given)
+        if key not in self._sums:
+            self._sums[key] = self._set_up_pass(number, reading)
+        job, sums = self._sums[key]
+        self._run_with(reading, job, gradients, table, rows, scale, derived)
+        return sums.copy()
+
+    def _set_up_pass(self, number: int, reading: _Reading) -> tuple[_Job, Array]:
+        """Return the job of a pass, and the array of its sums."""
+        one = self._passes[number]
+        assert one.sums is not None
+        tiles = _chunks(self._sizes, TILE)
+        sums = np.zeros((len(one.sums.names), tiles.shape[1]))
+        lanes = np.zeros((reading.compiled.num_threads, LANES_APART // 8))
+        job = _Job(partial(reading.compiled.sums, number), self._words)
+        job.set(CHUNKS=tiles, TOTAL=tiles.shape[1], LANES=lanes, SUMS=sums)
+        return job, sums
+
+    def _run_with(
+        self,
+        reading: _Reading,
+        job: _Job,
+        gradients: Gradients,
+        table: Sequence[Sequence[float]],
+        rows: Sequence[int] | None,
+        scale: float,
+        derived: Array | None,
+    ) -> None:
+        """Do a job's chunks with these gradients and numbers."""
         self._grads[:] = gradients.located()
         if rows is not None:
             self._rows[:] = rows
-        reading = self._reading_as(gradients.dtype)
-        job = reading.update
         scaled_table = np.array(table, float)
         with np.errstate(all="ignore"):
             scaled_table[:, 0] *= float(self._real.type(scale))
         job.set(TABLE=scaled_table)
+        if derived is not None:
+            job.set(DERIVED=derived)
         try:
             self._run(reading, job)
         finally:  # as a fused step expects it, also if the compiler has failed
@@ -311,14 +372,29 @@ _KEPT: list[Any] = []
 @cache
 def _work(rule: Rule, spec: UpdateSpec) -> int:
     """Return the address of what does the chunks of one rule's step."""
-    text = loop_source(rule, spec)
+    return _built(loop_source(rule, spec), rule, spec, f"{rule.name}-{spec.name}")
+
+
+@cache
+def _pass(rule: Rule, spec: UpdateSpec, number: int) -> int:
+    """Return the address of what sums tiles in one pass of a rule's step."""
+    one = derived_of(rule, spec).passes[number]
+    assert one.sums is not None
+    name = f"{rule.name}-{spec.name}-pass{number}"
+    return _built(pass_source(rule, spec, one), rule, spec, name, terms=one.sums.numba)
+
+
+def _built(text: str, rule: Rule, spec: UpdateSpec, name: str, **forms: Callable[..., Any]) -> int:
+    """Compile a loop's text, with the forms that it calls; return its address."""
     stored, given = (conversion(dtype, spec.real) for dtype in (spec.stored, spec.given))
+    forms |= {"rule": rule.numba}
+    forms |= {f"{fragment.name}_form": fragment.numba for fragment in spec.fragments}
     scope: dict[str, Any] = {
         "__name__": __name__,
-        "rule": register_jitable(rule.numba),
+        **{name: register_jitable(form) for name, form in forms.items()},
         "real": numba.from_dtype(spec.real),
         "stored": _type_of(spec.stored),
-        "given": _type_of(spec.given),
+        "given_type": _type_of(spec.given),
         "widen": stored.widen,
         "narrow": stored.narrow,
         "widen_given": given.widen,
@@ -335,9 +411,9 @@ def _work(rule: Rule, spec: UpdateSpec) -> int:
     storage = numba_compiled.functions(storage_of(rule, spec).functions, spec)
     scope |= storage
     exec(compile(text, f"<fastopt step of {rule.name}>", "exec"), scope)
-    parts = (rule.numba, *stored, given.widen, *storage.values())
+    parts = (*forms.values(), *stored, given.widen, *storage.values())
     identity = text + "".join(map(fingerprint, parts))
-    return _address(scope["work"], f"{rule.name}-{spec.name}", identity)
+    return _address(scope["work"], name, identity)
 
 
 @cache
@@ -373,6 +449,10 @@ class _Compiled:
     def update(self) -> int:
         """Return the address of what does chunks of an update."""
         return _work(self._rule, self._spec)
+
+    def sums(self, number: int) -> int:
+        """Return the address of what sums tiles in a pass of the update."""
+        return _pass(self._rule, self._spec, number)
 
     def squares(self) -> int:
         """Return the address of what sums squares of gradients."""

@@ -6,8 +6,11 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from fastopt.backends.interface import COMMON_SCALARS, tiny_names
 from fastopt.core.dtypes import UpdateSpec
+from fastopt.core.norms import LANES, TILE
+from fastopt.core.passes import Pass, derived_of, fragment_names
 from fastopt.core.quantization import BEYOND, BLOCK, GOLDEN
 from fastopt_kernels import Rule
+from fastopt_kernels.around import Fragment
 
 # -------------------------------------------------------------------------------------------------
 # Where compiled code finds its arrays: the words of a job, and how work is cut up.
@@ -18,8 +21,8 @@ gradient, its places in arena and table, and where its random bits begin."""
 
 JOB = (
     *("FUNCTION", "TOTAL", "LEAVES", "COUNT", "CHUNKS"),
-    *("TABLE", "EXACT", "CODES", "SCALES", "PITCH"),  # of an update
-    *("LANES", "SUMS", "FACTOR"),  # of a norm
+    *("TABLE", "DERIVED", "EXACT", "CODES", "SCALES", "PITCH"),  # of an update or a pass
+    *("LANES", "SUMS", "FACTOR"),  # of a norm or a pass
     *("KNOWN", "AXES", "AXES_COUNT", "EXTENTS", "EXTENTS_COUNT", "STEPS", "CLOCK"),  # of a look
 )
 """The words of a job: what does its chunks and how many they are; addresses and sizes of arrays.
@@ -80,8 +83,11 @@ class Storage:
         """Yield what finds the state, for all chunks."""
         yield from ()
 
-    def in_chunk(self, scalars: int) -> Iterator[str]:
-        """Yield what stands before the loops; random scalars follow so many others in the row."""
+    def in_chunk(self, scalars: int, of: str) -> Iterator[str]:
+        """Yield what stands before the loops; random scalars follow so many others in the row.
+
+        ``of`` is what the names of the chunk's arrays end with.
+        """
         if self._drawn:
             yield f"key_high, key_low = u32(row[{scalars}]), u32(row[{scalars + 1}])"
             yield "step_key = u32(u32(key_high << u32(16)) | key_low)"
@@ -107,6 +113,11 @@ class Storage:
         """Return a slot of an element in the precision of the arithmetic."""
         return f"{slot}_of[i]"
 
+    @property
+    def in_row(self) -> Sequence[str]:
+        """What stands before the elements of a row of LANES, in a pass."""
+        return ()
+
     def store(self, slot: str, value: str) -> Iterator[str]:
         """Yield what writes a slot of an element."""
         yield f"{slot}_of[i] = {value}"
@@ -131,10 +142,10 @@ class _SixteenBits(Storage):
     def find(self) -> Iterator[str]:
         yield self._find_codes("uint16")
 
-    def in_chunk(self, scalars: int) -> Iterator[str]:
+    def in_chunk(self, scalars: int, of: str) -> Iterator[str]:
         for k, slot in enumerate(self.rule.state):
             yield f"{slot}_of = codes[{k}, first : first + count]"
-        yield from super().in_chunk(scalars)
+        yield from super().in_chunk(scalars, of)
 
     def load(self, slot: str) -> str:
         return f"widen_state({slot}_of[i])"
@@ -157,11 +168,17 @@ class _EightBits(Storage):
         for slot in self.rule.state:
             yield f"{slot}_row = empty({BLOCK}, real)"
 
-    def in_chunk(self, scalars: int) -> Iterator[str]:
+    def in_chunk(self, scalars: int, of: str) -> Iterator[str]:
         for k, slot in enumerate(self.rule.state):
-            yield f"{slot}_chunk = codes[{k}, first : first + count]"
+            yield f"{slot}_{of} = codes[{k}, first : first + count]"
             yield f"{slot}_scales = scales[{k}]"
-        yield from super().in_chunk(scalars)
+        yield from super().in_chunk(scalars, of)
+
+    @property
+    def in_row(self) -> Sequence[str]:
+        return [
+            f"{slot}_scale = {slot}_scales[(first + base) // {BLOCK}]" for slot in self.rule.state
+        ]
 
     def loops(self, element: Sequence[str], usual: Sequence[str]) -> Iterator[str]:
         yield f"for block_begin in range(0, count, {BLOCK}):"
@@ -260,34 +277,21 @@ def work(job, lane, first_chunk, last_chunk):
     chunks = carray(pointer_to(word(job + {CHUNKS_AT}), int64), (3, word(job + {TOTAL_AT})))
     table = carray(pointer_to(word(job + {TABLE_AT}), float64), (word(job + {COUNT_AT}), {WIDTH}))
     exact = carray(pointer_to(word(job + {EXACT_AT}), real), ({SLOTS}, word(job + {PITCH_AT})))
-    {find_state}
+    {find_all}
     for chunk in range(first_chunk, last_chunk):
         leaf, start, count = chunks[0, chunk], chunks[1, chunk], chunks[2, chunk]
-        if leaves[{GRAD}, leaf] == 0:  # no gradient in this step
-            continue
+        {without_gradient}
         first = leaves[{OFFSET}, leaf] + start
         row = table[leaves[{ROW}, leaf]]
         zero = real(0)
         {load_scalars}
         param_at = pointer_to(leaves[{PARAM}, leaf] + start * {param_size}, stored)
-        grad_at = pointer_to(leaves[{GRAD}, leaf] + start * {grad_size}, given)
+        grad_at = pointer_to(leaves[{GRAD}, leaf] + start * {grad_size}, given_type)
         param_{of} = carray(param_at, count)
         grad_{of} = carray(grad_at, count)
         {slice_state}
         {elements}
 """
-
-# Of both parts of each complex number, before any parameter of the chunk has changed.
-_MODULI = (
-    "for i in range(0, count, 2):",
-    "    re = widen_given(grad_{of}[i]) * grad_scale",
-    "    im = widen_given(grad_{of}[i + 1]) * grad_scale",
-    "    re = re + l2 * widen(param_{of}[i]) if l2 != zero else re",
-    "    im = im + l2 * widen(param_{of}[i + 1]) if l2 != zero else im",
-    "    square = re * re + im * im",
-    "    square_{of}[i] = square",
-    "    square_{of}[i + 1] = square",
-)
 
 # What does not round to the stored parameter is not its master: somebody wrote the parameter since.
 _LOAD_MASTER = (
@@ -300,23 +304,85 @@ _LOAD_MASTER = (
 def loop_source(rule: Rule, spec: UpdateSpec) -> str:
     """Return the source of ``work(job, lane, ...)``, which does chunks of one rule's step.
 
-    It refers by name to ``rule``, ``real``, ``stored``, ``given`` (types), ``widen``, ``narrow``,
-    ``widen_given``, ``carray``, ``empty``, ``pointer_to``, ``word``, dtypes, and to the functions
-    of the spec's storage.
+    It refers by name to ``rule``, ``real``, ``stored``, ``given_type`` (types), ``widen``,
+    ``narrow``, ``widen_given``, ``carray``, ``empty``, ``pointer_to``, ``word``, dtypes, to the
+    functions of the spec's storage, and to each fragment's ``<name>_form``.
     """
     storage = storage_of(rule, spec)
+    element = list(_element(rule, spec, storage))
+    loops = storage.loops(element, list(_element(rule, spec, storage, usual=True)))
+    skipped = (f"if leaves[{LEAF_LINES.index('GRAD')}, leaf] == 0:", "    continue")
+    return _source(rule, spec, storage, [], skipped, list(loops))
+
+
+def pass_source(rule: Rule, spec: UpdateSpec, one: Pass) -> str:
+    """Return the source of ``work(job, lane, ...)``, which sums tiles in a pass of a rule's step.
+
+    It refers by name to what ``loop_source`` does, and to ``terms``, what the pass sums.
+    """
+    assert one.sums is not None
+    storage, count = storage_of(rule, spec), len(one.sums.names)
+    find = [
+        f"lanes_at = pointer_to(word(job + {at('LANES')}) + {LANES_APART} * lane, float64)",
+        f"lanes = carray(lanes_at, ({count}, {LANES}))",
+        f"sums_at = pointer_to(word(job + {at('SUMS')}), float64)",
+        f"sums = carray(sums_at, ({count}, word(job + {at('TOTAL')})))",
+    ]
+    add = []
+    for number, name in enumerate(one.sums.names):
+        value = f"float64({name}_term)"
+        add.append(f"value = {value}")
+        squared = "value * value" if name in one.sums.squared else "value"
+        add.append(f"lanes[{number}, j] += {squared}")
+    elements = [
+        f"for base in range(0, count, {LANES}):",
+        *_indented(storage.in_row),
+        f"    for j in range(min({LANES}, count - base)):",
+        "        i = base + j",
+        *_indented(_indented([*_terms(rule, spec, storage, one), *add])),
+        f"width = {LANES // 2}",
+        "while width > 0:",
+        f"    for number in range({count}):",
+        "        for j in range(width):",
+        "            lanes[number, j] += lanes[number, j + width]",
+        "    width //= 2",
+        f"for number in range({count}):",
+        "    sums[number, chunk] = lanes[number, 0]",
+    ]
+    nothing = (
+        "lanes[:] = 0.0",
+        f"if leaves[{LEAF_LINES.index('GRAD')}, leaf] == 0:",
+        "    count = 0",
+    )
+    return _source(rule, spec, storage, find, nothing, elements, of="of")
+
+
+def _source(
+    rule: Rule,
+    spec: UpdateSpec,
+    storage: Storage,
+    find: Sequence[str],
+    without_gradient: Sequence[str],
+    elements: Sequence[str],
+    of: str | None = None,
+) -> str:
+    """Return the source of a loop over chunks; ``of`` is what its arrays' names end with."""
+    of = of or storage.of
+    derived = derived_of(rule, spec).names
     masters = [*spec.masters, *spec.limits]
     exact = [*(rule.state if spec.state == "real" else ()), *masters]
-    slices = [
-        f"{slot}_{storage.of} = exact[{k}, first : first + count]" for k, slot in enumerate(exact)
-    ]
-    find, elements = [*storage.find()], []
+    slices = [f"{slot}_{of} = exact[{k}, first : first + count]" for k, slot in enumerate(exact)]
+    find = [*storage.find(), *find]
+    if derived:
+        shape = f"(word(job + {at('COUNT')}), {len(derived)})"
+        find.append(f"derived = carray(pointer_to(word(job + {at('DERIVED')}), float64), {shape})")
     if spec.modulus:
-        find.append(f"square_{storage.of} = empty({CHUNK}, real)")
-        elements += [line.format(of=storage.of) for line in _MODULI]
-    usual = list(_element(rule, spec, storage, usual=True))
-    elements += storage.loops(list(_element(rule, spec, storage)), usual)
-    scalars = [*COMMON_SCALARS, *rule.scalars, *spec.limit_scalars]
+        find.append(f"square_{of} = empty({max(CHUNK, TILE)}, real)")
+        elements = [*_moduli(spec, of), *elements]
+    scalars = [*COMMON_SCALARS, *map(_number, rule.scalars), *spec.fragment_scalars]
+    scalars += spec.limit_scalars
+    loaded = [f"{name} = real(row[{column}])" for column, name in enumerate(scalars)]
+    loaded += [f"{_number(name)} = real(derived[leaf, {k}])" for k, name in enumerate(derived)]
     in_work, in_chunk = ("\n" + " " * depth for depth in (4, 8))
     return _SOURCE.format(
         param_size=spec.stored.itemsize,
@@ -326,29 +392,91 @@ def loop_source(rule: Rule, spec: UpdateSpec) -> str:
         SLOTS=len(exact),
         **{name: line for line, name in enumerate(LEAF_LINES)},
         **{f"{name}_AT": at(name) for name in JOB},
-        of=storage.of,
-        find_state=in_work.join(find),
-        load_scalars=in_chunk.join(
-            f"{name} = real(row[{column}])" for column, name in enumerate(scalars)
-        ),
-        slice_state=in_chunk.join([*slices, *storage.in_chunk(len(scalars))]),
+        of=of,
+        find_all=in_work.join(find),
+        without_gradient=in_chunk.join(without_gradient),
+        load_scalars=in_chunk.join(loaded),
+        slice_state=in_chunk.join([*slices, *storage.in_chunk(len(scalars), of)]),
         elements=in_chunk.join(elements),
     )
 
 
-def _element(rule: Rule, spec: UpdateSpec, storage: Storage, usual: bool = False) -> Iterator[str]:
-    """Yield the update of one element; a usual one has no L2 term, and nothing is flushed."""
+def _number(name: str) -> str:
+    """Return what a scalar of the rule is called, apart from all other names of the loop."""
+    return f"{name}_number"
+
+
+def _moduli(spec: UpdateSpec, of: str) -> Iterator[str]:
+    """Yield what squares the moduli of a chunk, before any of its parameters has changed."""
+    yield "for i in range(0, count, 2):"
+    for part, index in (("re", "i"), ("im", "i + 1")):
+        yield f"    given = widen_given(grad_{of}[{index}]) * grad_scale"
+        yield f"    grad = given + l2 * widen(param_{of}[{index}]) if l2 != zero else given"
+        yield from _indented(_at_gradient(spec.fragments))
+        yield f"    {part} = grad"
+    yield "    square = re * re + im * im"
+    yield f"    square_{of}[i] = square"
+    yield f"    square_{of}[i + 1] = square"
+
+
+def _at_gradient(fragments: Sequence[Fragment]) -> Iterator[str]:
+    for fragment in fragments:
+        if fragment.at == "gradient":
+            yield f"grad = {_called(fragment)}"
+
+
+def _called(fragment: Fragment, **values: str) -> str:
+    """Return the call of a fragment's form; ``values`` are other names of what it takes."""
+    own = [f"{fragment.name}_{name}" for name in fragment.scalars]
+    made = fragment_names(fragment)[len(own) :]
+    taken = [values.get(name, name) for name in fragment.values]
+    return f"{fragment.name}_form({', '.join([*taken, *own, *map(_number, made)])})"
+
+
+def _begin(
+    rule: Rule, spec: UpdateSpec, fragments: Sequence[Fragment], usual: bool = False
+) -> Iterator[str]:
+    """Yield the parameter and the gradient of an element, as the rule gets them."""
+    late = any(fragment.at == "after" for fragment in spec.fragments)
     yield from _LOAD_MASTER if spec.master else ["param = widen(param_of[i])"]
-    yield "grad = widen_given(grad_of[i]) * grad_scale"
-    if not usual:
-        yield "grad = grad + l2 * param if l2 != zero else grad"
+    yield "given = widen_given(grad_of[i]) * grad_scale"
+    yield "grad = given" if usual else "grad = given + l2 * param if l2 != zero else given"
+    yield from _at_gradient(fragments)
     if rule.squares:
         yield "square = square_of[i]" if spec.modulus else "square = grad * grad"
+    yield from ["before = param"] * late
     yield "param = param - decay * param if decay != zero else param"
-    given = ["param", "grad", *["square"] * rule.squares]
-    inputs = ", ".join([*given, *map(storage.load, rule.state), *rule.scalars])
-    yield f"{', '.join(['param', *rule.state])}, = rule({inputs})"
+    yield from ["decayed = param"] * late
+
+
+def _ruled(rule: Rule, spec: UpdateSpec, loaded: Sequence[str]) -> str:
+    """Return the call of the rule; ``loaded`` are its slots of state."""
+    made = [*rule.memory.handed, *rule.memory.scalars] if rule.memory else []
+    numbers = map(_number, [*rule.scalars, *made])
+    inputs = ", ".join(["param", "grad", *["square"] * rule.squares, *loaded, *numbers])
+    return f"{', '.join(['param', *rule.state])}, = rule({inputs})"
+
+
+def _element(rule: Rule, spec: UpdateSpec, storage: Storage, usual: bool = False) -> Iterator[str]:
+    """Yield the update of one element; a usual one has no L2 term, and nothing is flushed."""
+    on_param = [f for f in spec.fragments if f.at == "after" and f.on == "param"]
+    on_all = [f for f in spec.fragments if f.at == "after" and f.on == "all"]
+    yield from _begin(rule, spec, spec.fragments, usual)
+    loaded = [storage.load(slot) for slot in rule.state]
+    if on_all:
+        yield from (
+            f"{slot}_before = {load}" for slot, load in zip(rule.state, loaded, strict=True)
+        )
+        loaded = [f"{slot}_before" for slot in rule.state]
+    yield _ruled(rule, spec, loaded)
+    for fragment in on_param:
+        yield f"param = {_called(fragment, after='param')}"
     yield from _keep_bounds(rule, spec)
+    for fragment in on_all:
+        yield f"param = {_called(fragment, after='param')}"
+        for slot in rule.state:
+            old = f"{slot}_before"
+            yield f"{slot} = {_called(fragment, before=old, decayed=old, after=slot)}"
     yield from storage.draws
     yield f"param_of[i] = {storage.narrow}"
     if spec.master:
@@ -356,6 +484,32 @@ def _element(rule: Rule, spec: UpdateSpec, storage: Storage, usual: bool = False
     for slot, least in tiny_names(rule).items():
         kept = f"zero if abs({slot}) < {least} else {slot}"
         yield from storage.store(slot, slot if usual else kept)
+
+
+def _terms(rule: Rule, spec: UpdateSpec, storage: Storage, one: Pass) -> Iterator[str]:
+    """Yield what a pass sums of one element."""
+    assert one.sums is not None
+    names = "".join(f"{name}_term, " for name in one.sums.names)
+    fragments, fragment = spec.fragments, one.fragment
+    loaded = [storage.load(slot) for slot in rule.state]
+    if fragment is None:
+        yield from _begin(rule, spec, fragments)
+        numbers = map(_number, [*rule.scalars, *one.memory.handed])
+        square = ["square"] * rule.squares
+        yield f"{names}= terms({', '.join(['param', 'grad', *square, *loaded, *numbers])})"
+        return
+    before = fragments[: fragments.index(fragment)]
+    own = [f"{fragment.name}_{name}" for name in fragment.scalars]
+    if fragment.at == "gradient":
+        yield from _begin(rule, spec, before)
+    else:
+        yield from _begin(rule, spec, fragments)
+        yield _ruled(rule, spec, loaded)
+        for earlier in before:
+            if earlier.at == "after" and earlier.on == "param":
+                yield f"param = {_called(earlier, after='param')}"
+    taken = ["param" if name == "after" else name for name in fragment.values]
+    yield f"{names}= terms({', '.join([*taken, *own])})"
 
 
 def _keep_bounds(rule: Rule, spec: UpdateSpec) -> Iterator[str]:
