@@ -12,16 +12,20 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from fastopt.backends.interface import Backend
+from fastopt.backends.cupy.passes import Lookup, Passes, Work
+from fastopt.backends.interface import COMMON_SCALARS, Backend
 from fastopt.core import arrays
 from fastopt.core.buckets import Gradients, OptimizerState
 from fastopt.core.options import NonfinitePolicy
 from fastopt.core.signals import Deferred
+from fastopt.engine import whole
 from fastopt.engine.capture import Capture
 from fastopt.engine.policy import Outcome, Policy, checked_scale
 from fastopt.engine.step import HostEngine
 from fastopt.engine.tables import Active, ScalarTables
+from fastopt.engine.whole import Made, Scaled
 from fastopt.errors import BackendMismatchError
+from fastopt_kernels import ArrayRule
 
 if TYPE_CHECKING:
     from fastopt.backends.cupy.backend import CupyKernel
@@ -215,6 +219,10 @@ class DeviceEngine(HostEngine):
         self.counts = DeviceCounts(state, control)
         self._tables = ScalarTables(state, self.scalars, control, capturable)
         self._capture = Capture()
+        self._passes: Passes | None = None
+        self._memory_behind = self._passes_uploaded = False
+        if self.derives:
+            self._passes = control.passes(state.buckets, state.memory)
         self._held: Any = None  # what the last launch reads, in memory until the next one
         self._launched: set[Any] = set()  # what kinds of steps, which are thereby compiled
 
@@ -233,7 +241,8 @@ class DeviceEngine(HostEngine):
     def step(self, grads: Any, grad_scale: Any, policy: Policy) -> Outcome:
         """Make a step, or launch what decides on it; raises with nothing changed."""
         on_device = arrays.kind(grad_scale) == "cupy"
-        if policy.on_nonfinite == "raise" or not (on_device or self.capturable or policy.measures):
+        decides = on_device or self.capturable or policy.measures or self.derives
+        if policy.on_nonfinite == "raise" or not decides:
             self._hand_over()
             return super().step(grads, grad_scale, policy)
         grad_scale = self.checked_scale(grad_scale, policy.on_nonfinite)
@@ -244,7 +253,7 @@ class DeviceEngine(HostEngine):
             self.follow_settings()
             bound = self.bind(grads)
             self._sort(self._active(bound))
-            self.counts.upload()
+            self._upload()
             self._prefetch()
             self._tables.upload_settings(policy)
             with Deferred():
@@ -317,7 +326,7 @@ class DeviceEngine(HostEngine):
         """Make the tables that belong to the gradients which are there."""
         if self.counts.active != active:
             self._capture.refuse_others()
-            self.counts.synchronize()
+            self.synchronize()
             self.counts.active = active
             self._tables.sort(active, self.counts.step_count)
 
@@ -353,17 +362,48 @@ class DeviceEngine(HostEngine):
     ) -> Place:
         """Launch all of a step, and return where its outcome will stand."""
         state, control = self.state, self._control
-        work = [(state.buckets[n], self._kernel(n), gradients) for n, gradients in bound]
+        buckets = state.buckets
+        works = [
+            Work(number, self._kernel(number), gradients, self._tables.of(buckets[number]))
+            for number, gradients in bound
+        ]
         if measures:
-            control.measure([(kernel, gradients) for _, kernel, gradients in work])
-        overflows = any(bucket.squares_overflow(gradients) for bucket, _, gradients in work)
+            control.measure([(work.kernel, work.gradients) for work in works])
+        overflows = any(buckets[n].squares_overflow(gradients) for n, gradients in bound)
         place = control.decide(grad_scale, measures, overflows)
-        for bucket, kernel, gradients in work:
-            for mine, table in self._tables.of(bucket):
-                control.update(kernel, gradients, mine, table, always)
+        made = self._compute_whole(works)
+        if self._passes is not None:
+            control.run_passes(self._passes, works)
+        for number, kernel, gradients, lookups in works:
+            if isinstance(buckets[number].rule, ArrayRule):
+                whole.write(buckets[number], made[number], control.made)
+                continue
+            derived = None if self._passes is None else self._passes.derived(number)
+            for lookup in lookups:
+                control.update(kernel, gradients, lookup, derived, always)
+        self._memory_behind = self._passes is not None
         self._held = (bound, grad_scale)
         self._launched.add(self._kind(measures))
         return place
+
+    def _compute_whole(self, works: Sequence[Work]) -> dict[int, list[Made]]:
+        """Return what rules on whole arrays make of their buckets, by number; may raise."""
+        made: dict[int, list[Made]] = {}
+        try:
+            for number, _, gradients, lookups in works:
+                bucket = self.state.buckets[number]
+                if not isinstance(bucket.rule, ArrayRule):
+                    continue
+                width = len(COMMON_SCALARS) + len(bucket.rule.scalars) + len(bucket.spec.scalars)
+                made[number] = []
+                for lookup in lookups:
+                    members = _members(gradients, lookup)
+                    scaled = Scaled(members, self._control.row(lookup, width))
+                    made[number] += whole.computed(bucket, gradients, scaled)
+        except Exception:  # no memory, for instance; nothing has been written but the counts
+            self._control.undo()
+            raise
+        return made
 
     def _kernel(self, number: int) -> CupyKernel:
         return cast("CupyKernel", self.kernels[number])  # no other backend has a control
@@ -375,13 +415,14 @@ class DeviceEngine(HostEngine):
 
     def warm_up(self, policy: Policy) -> None:
         """Compile and upload what the coming steps need; changes nothing."""
-        if policy.on_nonfinite == "raise" or not (self.capturable or policy.measures):
+        decides = self.capturable or policy.measures or self.derives
+        if policy.on_nonfinite == "raise" or not decides:
             super().warm_up(policy)
             return
         super().warm_up(Policy())
         with self._control.here():
             self._refuse_capture()
-            self.counts.synchronize(norm=True)
+            self.synchronize(norm=True)
             if self.counts.active is None:
                 self._sort((None,) * len(self.state.buckets))
             self._upload_all(policy)
@@ -390,13 +431,13 @@ class DeviceEngine(HostEngine):
                 for number, bucket in enumerate(self.state.buckets)
             ]
             self._launch(nothing, 1.0, policy.measures, always=True)
-            self.counts.invalidate()  # that was no step
-            self.counts.upload()
+            self._invalidate()  # that was no step
+            self._upload()
             self._control.wait()
 
     def _upload_all(self, policy: Policy) -> None:
         super().warm_up(Policy())  # goes over to the rules that the settings ask for
-        self.counts.upload()
+        self._upload()
         if self.capturable:
             self._tables.far_ahead()
         else:
@@ -417,18 +458,42 @@ class DeviceEngine(HostEngine):
     def _rewrite(self, policy: Policy) -> None:
         with self._control.here():
             self._refuse_capture()
-            self.counts.synchronize(norm=True, refuse=False)
+            self.synchronize(norm=True, refuse=False)
             if not self._tables.keep_sorted(self.counts.step_count):
                 self._capture.refuse_others_counts()
                 assert self.counts.active is not None
                 self._tables.sort(self.counts.active, self.counts.step_count)
-            self.counts.invalidate()
+            self._invalidate()
             self._upload_all(policy)
             self._control.wait()
 
-    def synchronize(self, norm: bool = False) -> None:
-        """Bring what the device may have counted, and the norm if asked for, to the host."""
-        self.counts.synchronize(norm)
+    def synchronize(self, norm: bool = False, refuse: bool = True) -> None:
+        """Bring what the device has counted and remembers to the host, and the norm if asked for.
+
+        Raises RuntimeError for steps that were left out for want of scalars, if those are refused.
+        """
+        self.counts.synchronize(norm, refuse)
+        if self._passes is not None and self._memory_behind:
+            with self._control.here():
+                self._refuse_capture()
+                found, shared = self._passes.fetch()
+            with Deferred():
+                for bucket, memory in zip(self.state.buckets, found, strict=True):
+                    bucket.memory[...] = memory
+                self.state.memory = shared
+            self._memory_behind = bool(self._capture)
+
+    def _upload(self) -> None:
+        """Have the device go on from the host's counts and memory."""
+        self.counts.upload()
+        if self._passes is not None and not self._passes_uploaded:
+            self._passes.upload(self.state.memory)
+            self._passes_uploaded = True
+
+    def _invalidate(self) -> None:
+        """Take note that the host's counts and memory are no longer the device's."""
+        self.counts.invalidate()
+        self._passes_uploaded = self._memory_behind = False
 
     def forget_norm(self) -> None:
         """Leave a norm unread that the device may have measured."""
@@ -437,7 +502,7 @@ class DeviceEngine(HostEngine):
     def _hand_over(self) -> None:
         """Let the host make the coming step, after the device's."""
         if self.counts.uploaded:
-            self.counts.synchronize(norm=True)
+            self.synchronize(norm=True)
             self._start_over()
 
     def before_load(self, steps: Mapping[str, int]) -> None:
@@ -445,7 +510,7 @@ class DeviceEngine(HostEngine):
 
         Raises RuntimeError if they cannot be set now.
         """
-        self.counts.synchronize(norm=True)
+        self.synchronize(norm=True)
         with self._control.here():
             self._refuse_capture()
         if self._capture and not self._tables.stay_sorted(steps):
@@ -454,13 +519,13 @@ class DeviceEngine(HostEngine):
     def after_load(self, policy: Policy) -> None:
         """Go on from the host's step counts, which were set."""
         if self._capture:
-            self.counts.invalidate()
+            self._invalidate()
             self._rewrite(policy)
         else:
             self._start_over()
 
     def _start_over(self) -> None:
-        self.counts.invalidate()
+        self._invalidate()
         self.counts.active = None
 
     def _refuse_capture(self) -> None:
@@ -469,3 +534,13 @@ class DeviceEngine(HostEngine):
                 "this takes copies between host and device, which cannot be made while a stream is "
                 "captured in a CUDA graph; do it before or after"
             )
+
+
+def _members(gradients: Gradients, lookup: Lookup) -> list[int]:
+    """Return the parameters that have a gradient and find their scalars here."""
+    mine = lookup.mine
+    return [
+        index
+        for index, grad in enumerate(gradients.arrays)
+        if grad is not None and (mine is None or mine[index])
+    ]

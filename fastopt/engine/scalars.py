@@ -69,10 +69,12 @@ class Scalars:
     def row_at(self, step_count: int, lag: int) -> Row:
         """Return the row of the step that is made at a step count of the optimizer.
 
-        It is that of parameters which have missed ``lag`` steps.
+        It is that of parameters which have missed ``lag`` steps, and goes on with what the rule's
+        memory is given.
         """
         self._prepare(self._group.at(step_count))
-        return self.row(step_count - lag + 1)
+        t = step_count - lag + 1
+        return self.row(t) + sum(self._given([t]), ())
 
     def row(self, t: int) -> Row:
         """Return the row of a parameter's t-th step (1 for the first)."""
@@ -80,12 +82,6 @@ class Scalars:
         common = self._common if t % FLUSH_EVERY else self._flushing
         row = common + self._pick(self._formula._scalars(options, lr, t, guard)) + self._constant
         return row if self._seed is None else row + quantization.key_scalars(self._seed, t)
-
-    def given_at(self, step_count: int, lag: int) -> Row:
-        """Return what the rule's memory is given where ``row_at`` has the scalars."""
-        self._prepare(self._group.at(step_count))
-        (given,) = self._given([step_count - lag + 1])
-        return given
 
     def _given(self, steps: Sequence[int]) -> Sequence[Row]:
         """Return what the rule's memory is given in some steps of a parameter."""

@@ -23,6 +23,7 @@ from fastopt.engine.scalars import Row, Scalars
 
 if TYPE_CHECKING:
     from fastopt.backends.cupy.control import Control, Settings
+    from fastopt.backends.cupy.passes import Lookup
 
 Active = tuple[Sequence[int] | None, ...]
 """For each bucket the parameters that have a gradient; None: all."""
@@ -52,16 +53,25 @@ class Table:
     members: list[int]
     mine: Array | None  # which parameters they are; None: all that have a gradient
     lag: int
-    rows: Array = field(default_factory=lambda: np.zeros((0, 0)))
+    rows: tuple[Array, Array] = field(default_factory=lambda: (np.zeros((0, 0)), np.zeros((0, 0))))
 
     def row(self, step_count: int) -> Row:
-        """Return the scalars of the step that is made at a step count."""
+        """Return the scalars of the step at a step count, and what a memory is given in it."""
         return self.scalars.row_at(step_count, self.lag)
 
-    def rounded(self, rows: Sequence[Row]) -> Array:
-        """Return rows in the precision in which they are used."""
+    def rounded(self, rows: Sequence[Row]) -> tuple[Array, Array]:
+        """Return rows as they are used: the scalars, and in float64 what a memory is given."""
+        memory = self.bucket.rule.memory
+        count = len(memory.given) if memory else 0
+        values = np.array(rows, float).reshape(len(rows), -1)
+        width = values.shape[1] - count
         with np.errstate(all="ignore"):  # beyond float32 is inf, as in NumPy
-            return np.array(rows, self.bucket.spec.real)
+            return values[:, :width].astype(self.bucket.spec.real), values[:, width:]
+
+    def same(self, rows: Sequence[Row], other: tuple[Array, Array]) -> bool:
+        """Return whether rows are used as these others are."""
+        pairs = zip(self.rounded(rows), other, strict=True)
+        return all(one.tobytes() == two.tobytes() for one, two in pairs)
 
     def steps(self) -> dict[str, int]:
         """Return the step counts, by the parameters' names."""
@@ -99,7 +109,7 @@ class ScalarTables:
         self._control = control
         self._long = long
         self._tables: list[Table] = []
-        self._memory: list[Array] = []  # of the tables, in the same order
+        self._memory: list[tuple[Array, Array]] = []  # of the tables, in the same order
         self._prefetched = Prefetched()
         self._made_for: int | None = None  # the revision of the settings; None: outdated
         self._ahead = 0
@@ -141,10 +151,12 @@ class ScalarTables:
         present = [table.steps() for table in self._tables]
         return all(len({steps.get(name, now[name]) for name in now}) == 1 for now in present)
 
-    def of(self, bucket: Bucket) -> list[tuple[Array | None, Array]]:
-        """Return the tables of a bucket: which parameters, and the memory."""
+    def of(self, bucket: Bucket) -> list[Lookup]:
+        """Return where the parameters of a bucket find their scalars."""
+        from fastopt.backends.cupy.passes import Lookup
+
         pairs = zip(self._tables, self._memory, strict=True)
-        return [(table.mine, memory) for table, memory in pairs if table.bucket is bucket]
+        return [Lookup(table.mine, *memory) for table, memory in pairs if table.bucket is bucket]
 
     def has(self, step_count: int, least: float = 1) -> bool:
         """Return whether so many rows are there from a step count on."""
@@ -161,7 +173,7 @@ class ScalarTables:
             return True
         try:
             return all(
-                table.rounded([table.row(step_count)]).tobytes() == table.rows[at].tobytes()
+                table.same([table.row(step_count)], (table.rows[0][at], table.rows[1][at]))
                 for table in scheduled
             )
         except Exception:  # a schedule's; perhaps that step is not due yet
@@ -198,7 +210,13 @@ class ScalarTables:
         self._prefetched = Prefetched(low, len(found), period)
         self._made_for = self._state.groups.revision
         room = CAPTURED if self._long else 0
-        self._memory = [self._control.table(table.name, table.rows, room) for table in self._tables]
+        self._memory = [
+            (
+                self._control.table((*table.name, 0), table.rows[0], room),
+                self._control.table((*table.name, 1), table.rows[1], room),
+            )
+            for table in self._tables
+        ]
 
     def _rows(self, low: int, high: int, end: int) -> tuple[list[list[Row]], int]:
         """Return each step's rows, one for each table, and the period in which they come again."""
@@ -221,11 +239,11 @@ class ScalarTables:
         if any(group.scheduled for group in self._state.groups):
             return False
         for number, table in enumerate(self._tables):
-            last = table.rounded([rows[number] for rows in found[-FLUSH_EVERY:]]).tobytes()
+            last = table.rounded([rows[number] for rows in found[-FLUSH_EVERY:]])
             for far in _FAR:
                 first = end + (far - 1) * FLUSH_EVERY
                 later = [table.row(first + k) for k in range(FLUSH_EVERY)]
-                if table.rounded(later).tobytes() != last:
+                if not table.same(later, last):
                     return False
         return True
 

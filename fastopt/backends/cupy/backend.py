@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
 
 import cupy
 import numpy as np
@@ -17,7 +17,9 @@ from fastopt.core import arrays
 from fastopt.core.arrays import Array, Extents
 from fastopt.core.buckets import Bucket, Gradients
 from fastopt.core.norms import LANES
+from fastopt.core.passes import derived_of
 from fastopt.errors import BackendUnavailableError
+from fastopt_kernels import AnyRule, ArrayRule, Rule
 
 _KERNELS = Kernels(cupy)
 
@@ -36,28 +38,38 @@ class CupyKernel:
         self._usual = UsualArrays(parameters, spec, extents)
         self._nothing = Gradients([None] * len(parameters), spec.given, [])
         self._lanes: Array | None = None
+        self._passes = derived_of(rule, spec).passes
         with arrays.on_device_of(self._arena.exact):
             parts = [
-                Part(_KERNELS, rule, spec, parameters, k)
+                Part(_KERNELS, cast(Rule, rule), spec, parameters, k)
                 for k in range(0, len(parameters), CAPACITY)
             ]
             self._parts = [part for part in parts if part.count]
-            self._try_out([0.0] * len(scalar_names(rule, spec)))
+            self._try_out(rule)
             # Steps may run on another stream than the one that zeroed the arena.
             cupy.cuda.get_current_stream().synchronize()
 
-    def _try_out(self, scalars: list[float]) -> None:
+    def _try_out(self, rule: AnyRule) -> None:
         """Launch without gradients: what is wrong with CUDA shows here, not in a step."""
         try:
+            if isinstance(rule, ArrayRule):
+                self.squares(self._nothing, 1.0)
+                return
+            scalars = [0.0] * len(scalar_names(rule, self._spec))
+            derived = self._derived_zeros(len(derived_of(rule, self._spec).names))
             for part in self._parts[:1]:
                 none = self._nothing.located()
-                part.launch(self._spec.given, none, scalars, self._arena)
+                part.launch(self._spec.given, none, scalars, self._arena, derived)
         except Exception as error:  # a compiler, a driver, a cache: each has errors of its own
             raise BackendUnavailableError(
                 "backend 'cupy' cannot run here: CuPy cannot build or launch a kernel on device "
                 f"{arrays.device(self._arena.exact)}: {type(error).__name__}: {error}. It needs "
                 "NVRTC and CUDA's headers: pip install 'cupy-cuda12x[ctk]', or a CUDA toolkit."
             ) from error
+
+    def _derived_zeros(self, columns: int) -> Array:
+        zeros: Array = cupy.zeros(max(columns * len(self._nothing.arrays), 1))
+        return zeros
 
     def warm_up(self, norm: bool) -> None:
         """Compile the sum of squares; the update was compiled at construction."""
@@ -98,19 +110,83 @@ class CupyKernel:
             first += part.tiles
 
     def update_from_table(
-        self, gradients: Gradients, mine: Array | None, given: tuple[Array, ...], always: bool
+        self,
+        gradients: Gradients,
+        mine: Array | None,
+        given: tuple[Array, ...],
+        always: bool,
+        derived: Array | None = None,
     ) -> None:
         """Update by a row of a table that was decided on.
 
         ``mine`` chooses the parameters (None: all that have a gradient); ``given`` are the counts,
         the scale and the table. ``always`` launches without gradients too, which compiles.
+        ``derived`` are the derived scalars of all parameters, on the device.
         """
-        grads = gradients.located()
-        if mine is not None:
-            grads = np.where(mine, grads, 0)
+        grads = _chosen(gradients, mine)
         for part in self._parts:
             if always or part.has_work(grads):
-                part.launch_from_table(gradients.dtype, grads, given, self._arena)
+                dtype = gradients.dtype
+                part.launch(dtype, grads, given, self._arena, derived, from_table=True)
+
+    def sums_from_table(
+        self,
+        number: int,
+        gradients: Gradients,
+        mine: Array | None,
+        given: tuple[Array, ...],
+        derived: Array,
+        lanes: Array,
+        first: int,
+        tiles: int,
+    ) -> None:
+        """Write the lanes of a pass's sums, by a row of a table; ``first`` is the first tile."""
+        grads = _chosen(gradients, mine)
+        for part in self._parts:
+            about = (given, self._arena, derived, lanes, first, tiles, True)
+            part.sums(number, gradients.dtype, grads, *about)
+            first += part.tiles
+
+    def follow(
+        self,
+        number: int,
+        gradients: Gradients,
+        mine: Array | None,
+        arguments: Sequence[Any],
+        remembered: Array,
+        derived: Array,
+    ) -> None:
+        """Make scalars of the sums over each array in a pass, and bring its memory up to date."""
+        grads = _chosen(gradients, mine)
+        for part in self._parts:
+            part.follow(number, grads, arguments, remembered, derived)
+
+    def sums(
+        self,
+        number: int,
+        gradients: Gradients,
+        table: Sequence[Sequence[float]],
+        rows: Sequence[int] | None,
+        scale: float,
+        derived: Array,
+    ) -> Array:
+        """Return the sums of a pass by tiles; this waits for the device."""
+        one, tiles = self._passes[number], self.tiles()
+        assert one.sums is not None
+        count = len(one.sums.names)
+        if not tiles:
+            return np.zeros((count, 0))
+        with arrays.on_device_of(self._arena.exact):
+            lanes, sums = cupy.zeros(count * tiles * LANES), cupy.zeros(count * tiles)
+            made = cupy.asarray(derived.reshape(-1))
+            for scalars, grads in self._by_row(gradients, table, rows, scale):
+                first = 0
+                for part in self._parts:
+                    about = (scalars, self._arena, made, lanes, first, tiles, False)
+                    part.sums(number, gradients.dtype, grads, *about)
+                    first += part.tiles
+            _KERNELS.of(cupy_source.halves)(lanes, sums, size=sums.size)
+            return arrays.on_host(sums).reshape(count, tiles)
 
     def update(
         self,
@@ -118,6 +194,7 @@ class CupyKernel:
         table: Sequence[Sequence[float]],
         rows: Sequence[int] | None,
         scale: float,
+        derived: Array | None = None,
     ) -> None:
         """Update every parameter that has a gradient: a launch per distinct row."""
         if arrays.capturing(self._arena.exact):
@@ -125,6 +202,21 @@ class CupyKernel:
                 "this step would be captured in a CUDA graph with the scalars of this one step, "
                 "and replayed with them for ever; construct the optimizer with capturable=True"
             )
+        with arrays.on_device_of(self._arena.exact):
+            made = None if derived is None else cupy.asarray(derived.reshape(-1))
+            for scalars, grads in self._by_row(gradients, table, rows, scale):
+                for part in self._parts:
+                    if part.has_work(grads):
+                        part.launch(gradients.dtype, grads, scalars, self._arena, made)
+
+    def _by_row(
+        self,
+        gradients: Gradients,
+        table: Sequence[Sequence[float]],
+        rows: Sequence[int] | None,
+        scale: float,
+    ) -> Iterator[tuple[Array, Array]]:
+        """Yield each distinct row of scalars, and the addresses of the gradients that it is for."""
         with np.errstate(all="ignore"):  # a scalar beyond float32 becomes inf, as in NumPy
             scalars = np.array(table, self._spec.real)
             scalars[:, 0] *= self._spec.real.type(scale)
@@ -132,13 +224,15 @@ class CupyKernel:
         for number, row in enumerate(scalars):
             distinct.setdefault(row.tobytes(), []).append(number)
         located = gradients.located()
-        with arrays.on_device_of(self._arena.exact):
-            for same in distinct.values():
-                mine = rows is None or np.isin(rows, same)
-                grads = np.where(mine, located, 0)
-                for part in self._parts:
-                    if part.has_work(grads):
-                        part.launch(gradients.dtype, grads, scalars[same[0]], self._arena)
+        for same in distinct.values():
+            mine = rows is None or np.isin(rows, same)
+            yield scalars[same[0]], np.where(mine, located, 0)
+
+
+def _chosen(gradients: Gradients, mine: Array | None) -> Array:
+    """Return the addresses of the gradients of some parameters (None: of all), 0 for others."""
+    grads = gradients.located()
+    return grads if mine is None else np.where(mine, grads, 0)
 
 
 class CupyBackend:

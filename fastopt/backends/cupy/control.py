@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,10 +12,11 @@ import numpy as np
 
 from fastopt.backends.cupy import source as cupy_source
 from fastopt.backends.cupy.launch import Kernels, Lanes
+from fastopt.backends.cupy.passes import Lookup, Passes, Work
 from fastopt.backends.cupy.source import COUNTS, MEASURED, SCALES, TALLIES, note, rescale
 from fastopt.core import arrays
 from fastopt.core.arrays import Array
-from fastopt.core.buckets import Gradients
+from fastopt.core.buckets import Bucket, Gradients
 from fastopt.core.loss_scale import Scale, ScalePolicy
 from fastopt.core.norms import LANES
 
@@ -302,7 +303,7 @@ class Control:
     def table(self, name: Hashable, rows: Array, capacity: int) -> Array:
         """Write the rows of a table into its memory, which has room for so many; return it."""
         memory = self._tables.get(name)
-        room = max(capacity, 1 << (len(rows) - 1).bit_length()) * rows.shape[1]
+        room = max(capacity, 1 << (len(rows) - 1).bit_length()) * max(rows.shape[1], 1)
         if memory is None or memory.size < rows.size or memory.dtype != rows.dtype:
             if memory is not None:
                 self._outgrown.append(memory)  # kernels on another stream may read it still
@@ -378,17 +379,43 @@ class Control:
         self,
         kernel: CupyKernel,
         gradients: Gradients,
-        mine: Array | None,
-        table: Array,
+        lookup: Lookup,
+        derived: Array | None,
         always: bool,
     ) -> None:
         """Update parameters by the row of a table that was decided on.
 
-        ``mine`` are those that are updated by it (None: all). ``always`` launches without gradients
+        ``derived`` are the derived scalars of all of them. ``always`` launches without gradients
         too, which compiles what is needed.
         """
-        given = (self.counts, self._scale[table.dtype], table)
-        kernel.update_from_table(gradients, mine, given, always)
+        given = (self.counts, self._scale[lookup.table.dtype], lookup.table)
+        kernel.update_from_table(gradients, lookup.mine, given, always, derived)
+
+    def passes(self, buckets: Sequence[Bucket], shared: Mapping[str, float]) -> Passes:
+        """Return what runs the passes of some buckets' updates."""
+        with self.here():
+            return Passes(self._kernels, buckets, shared)
+
+    def run_passes(self, passes: Passes, works: Sequence[Work]) -> None:
+        """Launch all passes of the step that was decided on."""
+        passes.run(works, self.counts, self._scale)
+
+    def row(self, lookup: Lookup, width: int) -> Array:
+        """Return the row of scalars that was decided on, the gradient scale included."""
+        table = lookup.table[: len(lookup.table) // width * width].reshape(-1, width)
+        row = table[self._cupy.maximum(self.counts[:1], 0)][0]
+        row[:1] *= self._scale[table.dtype][:1]
+        return row  # type: ignore[no-any-return]  # cupy's
+
+    @property
+    def made(self) -> Array:
+        """Whether the step that was decided on is made: a truth value on the device."""
+        return self.counts[0] >= 0  # type: ignore[no-any-return]  # cupy's
+
+    def undo(self) -> None:
+        """Count the step that was decided on as not made."""
+        self.counts[1:2] -= self.counts[:1] >= 0
+        self.counts[2:3] -= self.counts[:1] == cupy_source.SKIPPED_ROW
 
     def scale_memory(self, policy: ScalePolicy) -> ScaleMemory:
         """Return memory for the scale of a loss."""

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastopt.backends.cupy import pass_source
 from fastopt.backends.cupy import source as cupy_source
 from fastopt.backends.cupy.source import CAPACITY, THREADS, blocks
 from fastopt.core import arrays
@@ -15,6 +16,7 @@ from fastopt.core.arrays import Array, Extents
 from fastopt.core.buckets import Arena, Gradients, Parameter
 from fastopt.core.dtypes import UpdateSpec, dtype_of, real_dtype
 from fastopt.core.norms import LANES, TILE
+from fastopt.core.passes import derived_of
 from fastopt_kernels import Rule
 
 # -------------------------------------------------------------------------------------------------
@@ -74,6 +76,7 @@ class Part:
         first: int,
     ) -> None:
         self._kernels = kernels
+        self.first = first
         self._mine = slice(first, first + CAPACITY)
         self._parameters = parameters[self._mine]
         self._addresses = np.zeros((2, CAPACITY), np.int64)
@@ -81,6 +84,7 @@ class Part:
         self._addresses[0, : len(own)] = own
         self._rule = rule
         self._spec = spec
+        self._derives = bool(derived_of(rule, spec).names)
         self._blocks, self.count = self._table(
             THREADS * cupy_source.pack(spec), bool(spec.random_scalars)
         )
@@ -101,24 +105,74 @@ class Part:
         """Return whether any gradient is there; ``grads`` holds addresses, 0 for none."""
         return bool(self.count and grads[self._mine].any())
 
-    def launch(self, given: Any, grads: Array, scalars: Sequence[Any], arena: Arena) -> None:
-        """Launch the update kernel, for gradients of the dtype ``given``."""
-        self._launch(given, grads, scalars, arena)
-
-    def launch_from_table(
-        self, given: Any, grads: Array, table: Sequence[Array], arena: Arena
+    def launch(
+        self,
+        given: Any,
+        grads: Array,
+        scalars: Sequence[Any] | Array,
+        arena: Arena,
+        derived: Array | None = None,
+        from_table: bool = False,
     ) -> None:
-        """Launch the update kernel that takes counts, a scale and a table of scalars."""
-        self._launch(given, grads, table, arena, True)
+        """Launch the update kernel, for gradients of the dtype ``given``.
 
-    def _launch(
-        self, given: Any, grads: Array, scalars: Sequence[Any], arena: Arena, *from_table: bool
-    ) -> None:
-        about = (self._rule, self._spec.with_gradients(given), self._kernels.by_value)
-        kernel = self._kernels.of(cupy_source.kernel, *about, *from_table)
+        ``scalars`` are numbers or, ``from_table``, counts, a scale and a table. ``derived`` are the
+        derived scalars of all parameters of the bucket, on the device, if there are any.
+        """
+        about = (self._rule, self._spec.with_gradients(given), self._kernels.by_value, from_table)
+        kernel = self._kernels.of(cupy_source.kernel, *about)
         memory = [part.reshape(-1) for part in arena.parts]
-        arguments = (self._with(grads), self._blocks, arena.exact.shape[1], *scalars, *memory)
+        numbers = [*scalars, *self._derived(derived)]
+        arguments = (self._with(grads), self._blocks, arena.exact.shape[1], *numbers, *memory)
         kernel(*arguments, size=self.count * THREADS, block_size=THREADS)
+
+    def _derived(self, derived: Array | None) -> tuple[Any, ...]:
+        return (derived, self.first) if self._derives else ()
+
+    def sums(
+        self,
+        number: int,
+        given: Any,
+        grads: Array,
+        scalars: Sequence[Any] | Array,
+        arena: Arena,
+        derived: Array,
+        lanes: Array,
+        first: int,
+        tiles: int,
+        from_table: bool,
+    ) -> None:
+        """Launch the pass of this number; it writes the lanes of its sums.
+
+        They are those of ``tiles`` tiles in all for each sum; this part's begin at the ``first``.
+        """
+        about = (self._rule, self._spec.with_gradients(given), self._kernels.by_value, from_table)
+        kernel = self._kernels.of(pass_source.sums, *about, number)
+        memory = [part.reshape(-1) for part in arena.parts]
+        table, own = self._tile_table
+        arguments = (self._with(grads), table, arena.exact.shape[1], *scalars)
+        arguments += (*self._derived(derived), first, tiles, *memory, lanes)
+        kernel(*arguments, size=own * LANES, block_size=LANES)
+
+    def follow(
+        self,
+        number: int,
+        grads: Array,
+        arguments: Sequence[Any],
+        remembered: Array,
+        derived: Array,
+    ) -> None:
+        """Launch what makes scalars of the sums over each array in the pass of this number.
+
+        ``arguments`` are the starts and sizes of arrays, counts, a table, the sums, and how many
+        tiles these are of.
+        """
+        about = (self._rule, self._spec, number, self._kernels.by_value)
+        kernel = self._kernels.of(pass_source.follow, *about)
+        starts, sizes, *rest = arguments
+        size = len(self._parameters) * LANES
+        given = (self._with(grads), starts, sizes, self.first, *rest)
+        kernel(*given, remembered, derived, size=size, block_size=LANES)
 
     @cached_property
     def _tile_table(self) -> tuple[Array, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from string import Template
 from typing import Any
 
@@ -14,8 +14,10 @@ from fastopt.core.arrays import Array
 from fastopt.core.buckets import Parameter
 from fastopt.core.dtypes import UpdateSpec, wide
 from fastopt.core.norms import LANES, SMALLER, SQUARES_OVERFLOW, TOO_SMALL
+from fastopt.core.passes import derived_of, fragment_names
 from fastopt.core.quantization import BEYOND, BLOCK, CUT_OFF, GOLDEN, MULTIPLIERS, POSITIVE, SIGNED
 from fastopt_kernels import Rule
+from fastopt_kernels.around import Fragment
 
 # -------------------------------------------------------------------------------------------------
 # The table that tells each block of a kernel's threads which elements are its own; no CuPy.
@@ -525,28 +527,27 @@ template <typename T, int N> struct alignas(N * sizeof(T)) Pack { T x[N]; };
 struct Scalars { real $scalars; };
 $square_of
 __device__ __forceinline__ void element(
-    $references, $limits real grad, $modulus const Scalars &given
+    $references, $limits real grad, $modulus const Scalars &numbers
 ) {
     $load_scalars
-    grad = grad_scale * grad;
-    grad = l2 != real(0) ? grad + l2 * param : grad;
-    $square
-    param = decay != real(0) ? param - decay * param : param;
+    $begin
     {
         $rule
     }
+    $after_param
     $keep_bounds
+    $after_all
     $flush
 }
 """)
 
-SQUARE_OF = """
-__device__ __forceinline__ real square_of(real param, real grad, const Scalars &given) {
-    grad = given.grad_scale * grad;
-    grad = given.l2 != real(0) ? grad + given.l2 * param : grad;
+_SQUARE_OF = Template("""
+__device__ __forceinline__ real square_of(real param, real grad, const Scalars &numbers) {
+    $load_scalars
+    $gradient
     return grad * grad;
 }
-"""
+""")
 
 # Of both parts of each complex number, before the parameter changes.
 SQUARE_MODULI = Template("""Pack<real, $count> square;
@@ -666,7 +667,12 @@ def memory(spec: UpdateSpec) -> list[tuple[str, str]]:
 
 def scalar_names(rule: Rule, spec: UpdateSpec) -> list[str]:
     """Return the names of an update's scalars, in the order of a row."""
-    return [*COMMON_SCALARS, *rule.scalars, *spec.limit_scalars, *spec.random_scalars]
+    return [*COMMON_SCALARS, *map(number_name, rule.scalars), *spec.scalars]
+
+
+def number_name(name: str) -> str:
+    """Return what a scalar of the rule is called, apart from all other names of a kernel."""
+    return f"{name}_number"
 
 
 def kernel(
@@ -680,32 +686,57 @@ def kernel(
     scalar ``by_value``, which costs no copy to the device; otherwise in an array there.
     ``from_table`` the scalars are in device memory: it takes ``counts``, whose first element is the
     row of this step (-1: do nothing), ``scale``, which that row's gradient scale is multiplied by,
-    and ``table``.
+    and ``table``. Derived scalars, if there are any, are in a row of ``derived`` for each
+    parameter; that of the first address is row ``first_parameter``.
     """
-    scalars = scalar_names(rule, spec)
-    arrays = memory(spec)
-    given, values = [f"{spec.real} {name}" for name in scalars], scalars
-    if from_table:
-        given = ["raw int64 counts", f"raw {spec.real} scale", f"raw {spec.real} table"]
-        values = ["row[0] * scale[0]", *[f"row[{k}]" for k in range(1, len(scalars))]]
-    declared, addresses = addresses_of(by_value)
-    operation = _UPDATE_OPERATION.substitute(
+    width = len(fields(bool(spec.random_scalars)))
+    declared, values, operation = scalars_of(rule, spec, from_table, width)
+    addresses_declared, addresses = addresses_of(by_value)
+    text = _UPDATE_OPERATION.substitute(
         addresses=addresses,
-        fields=len(fields(bool(spec.random_scalars))),
-        memory=", ".join(f"&{name}[0]" for _, name in arrays),
+        fields=width,
+        memory=", ".join(f"&{name}[0]" for _, name in memory(spec)),
         scalars=", ".join(values),
     )
-    if from_table:
-        operation = _FROM_TABLE.substitute(width=len(scalars), update=operation.strip())
+    scalars = [*scalar_names(rule, spec), *map(number_name, derived_of(rule, spec).names)]
     return {
-        "in_params": ", ".join([declared, "raw int64 blocks", "int64 pitch", *given]),
-        "out_params": ", ".join(f"raw {dtype} {name}" for dtype, name in arrays),
-        "operation": operation,
+        "in_params": ", ".join([addresses_declared, "raw int64 blocks", "int64 pitch", *declared]),
+        "out_params": ", ".join(f"raw {dtype} {name}" for dtype, name in memory(spec)),
+        "operation": operation(text),
         "name": f"fastopt_{rule.name}" + "_from_table" * from_table,
         "preamble": _preamble(rule, spec, scalars),
         "no_return": True,
         "options": OPTIONS,
     }
+
+
+def scalars_of(
+    rule: Rule, spec: UpdateSpec, from_table: bool, width: int
+) -> tuple[list[str], list[str], Callable[[str], str]]:
+    """Return how a kernel takes its scalars: declared, as values, and what its text stands in.
+
+    ``width`` is how many fields the table of blocks has for each.
+    """
+    names, derived = scalar_names(rule, spec), derived_of(rule, spec).names
+    declared, values = [f"{spec.real} {name}" for name in names], names
+    if from_table:
+        declared = ["raw int64 counts", f"raw {spec.real} scale", f"raw {spec.real} table"]
+        values = ["row[0] * scale[0]", *[f"row[{k}]" for k in range(1, len(names))]]
+    before = ""
+    if derived:
+        declared = [*declared, "raw float64 derived", "int64 first_parameter"]
+        parameter = f"(first_parameter + blocks[{width}ll * blockIdx.x])"
+        before = f"const double *const made = &derived[{parameter} * {len(derived)}ll];"
+        real = "static_cast<fastopt::real>"
+        values = [*values, *(f"{real}(made[{k}])" for k in range(len(derived)))]
+
+    def within(text: str) -> str:
+        text = f"{before}\n{text.strip()}" if before else text
+        if not from_table:
+            return text
+        return _FROM_TABLE.substitute(width=len(names), update=text.strip())
+
+    return declared, values, within
 
 
 def addresses_of(by_value: bool) -> tuple[str, str]:
@@ -729,7 +760,8 @@ def _preamble(rule: Rule, spec: UpdateSpec, scalars: list[str]) -> str:
 
 def _of_elements(rule: Rule, spec: UpdateSpec, scalars: list[str]) -> dict[str, str]:
     tiny = tiny_names(rule)
-    used = [name for name in scalars if name not in spec.random_scalars]
+    loaded = load_scalars(spec)
+    late = [fragment for fragment in spec.fragments if fragment.at == "after"]
     return {
         "real": TYPE[spec.real.name],
         "stored": TYPE[spec.stored.name],
@@ -739,15 +771,96 @@ def _of_elements(rule: Rule, spec: UpdateSpec, scalars: list[str]) -> dict[str, 
         ),
         "scalars": ", ".join(scalars),
         "references": ", ".join(f"real &{name}" for name in ("param", *rule.state)),
-        "load_scalars": lines(f"const real {name} = given.{name};" for name in used),
-        "square_of": SQUARE_OF * spec.modulus,
+        "load_scalars": loaded,
+        "square_of": square_of(spec),
         "modulus": "real square," * spec.modulus,
-        "square": "const real square = grad * grad;" * (rule.squares and not spec.modulus),
-        "rule": rule.cupy.strip(),
+        "begin": lines(
+            [
+                *begin(rule, spec, spec.fragments),
+                *(f"const real {s}_before = {s};" for s in rule.state if late),
+            ]
+        ),
+        "rule": f"{numbers_of(rule)} {rule.cupy.strip()}",
+        "after_param": lines(
+            with_fragment(fragment, "param") for fragment in late if fragment.on == "param"
+        ),
+        "after_all": lines(
+            with_fragment(fragment, slot)
+            for fragment in late
+            if fragment.on == "all"
+            for slot in ("param", *rule.state)
+        ),
         "flush": lines(f"{s} = fabs({s}) < {tiny[s]} ? real(0) : {s};" for s in rule.state),
         "limits": " ".join(f"real {name}," for name in spec.limits),
         "keep_bounds": lines(_keep_bounds(rule, spec)),
     }
+
+
+def load_scalars(spec: UpdateSpec) -> str:
+    """Return the text that names the scalars which are not those of the rule or of a fragment."""
+    return lines(f"const real {s} = numbers.{s};" for s in (*COMMON_SCALARS, *spec.limit_scalars))
+
+
+def square_of(spec: UpdateSpec) -> str:
+    """Return the function that squares a part of a complex gradient, if its modulus is asked for.
+
+    It works on the gradient as the rule sees it.
+    """
+    if not spec.modulus:
+        return ""
+    gradient_of = lines(gradient(spec.fragments))
+    return _SQUARE_OF.substitute(load_scalars=load_scalars(spec), gradient=gradient_of)
+
+
+def gradient(fragments: Sequence[Fragment]) -> Iterator[str]:
+    """Yield the lines that make of an element's gradient what the rule sees."""
+    yield "const real given = grad_scale * grad;"
+    yield "grad = l2 != real(0) ? given + l2 * param : given;"
+    for fragment in fragments:
+        if fragment.at == "gradient":
+            yield with_fragment(fragment, "grad")
+
+
+def begin(rule: Rule, spec: UpdateSpec, fragments: Sequence[Fragment]) -> Iterator[str]:
+    """Yield the lines that make of an element what the rule begins with."""
+    yield from gradient(fragments)
+    if rule.squares and not spec.modulus:
+        yield "const real square = grad * grad;"
+    late = any(fragment.at == "after" for fragment in spec.fragments)
+    yield from ["const real before = param;"] * late
+    yield "param = decay != real(0) ? param - decay * param : param;"
+    yield from ["const real decayed = param;"] * late
+
+
+def with_fragment(fragment: Fragment, name: str) -> str:
+    """Return the text that lets a fragment act on the variable of this name."""
+    values = {"after": name}
+    if name not in ("param", "grad"):
+        values |= {"before": f"{name}_before", "decayed": f"{name}_before"}
+    wanted = [f"const real {v} = {values[v]};" for v in fragment.values if v in values]
+    numbers = numbers_of_fragment(fragment)
+    return f"{{ {' '.join(wanted)} {numbers} real kept; {fragment.cupy.strip()} {name} = kept; }}"
+
+
+def numbers_of(rule: Rule, made: bool = True) -> str:
+    """Return the text that gives the scalars of a rule the names that its forms use.
+
+    Without ``made`` those that are made of sums are not among them.
+    """
+    handed = rule.memory.handed if rule.memory else ()
+    last = rule.memory.scalars if rule.memory and made else ()
+    names = (*rule.scalars, *handed, *last)
+    return " ".join(f"const real {name} = numbers.{number_name(name)};" for name in names)
+
+
+def numbers_of_fragment(fragment: Fragment, made: bool = True) -> str:
+    """Return the same for a fragment."""
+    own = len(fragment.scalars)
+    names = fragment_names(fragment)[: None if made else own]
+    short = [name.removeprefix(f"{fragment.name}_") for name in names]
+    members = [*names[:own], *map(number_name, names[own:])]
+    pairs = zip(short, members, strict=True)
+    return " ".join(f"const real {name} = numbers.{member};" for name, member in pairs)
 
 
 def _of_blocks(rule: Rule, spec: UpdateSpec) -> dict[str, Any]:

@@ -1,0 +1,235 @@
+"""Passes on the device: what they sum, the scalars that are made of it, and what is remembered.
+
+Nothing here waits for the device, but for ``fetch``; all memory stays where it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from fastopt.backends.cupy import pass_source
+from fastopt.backends.cupy import source as cupy_source
+from fastopt.backends.cupy.launch import Kernels
+from fastopt.core import arrays
+from fastopt.core.arrays import Array
+from fastopt.core.buckets import Bucket, Gradients
+from fastopt.core.norms import LANES, tile_counts
+from fastopt.core.passes import AFTER_RULE, BEFORE_RULE, OF_RULE, Pass, derived_of
+
+if TYPE_CHECKING:
+    from fastopt.backends.cupy.backend import CupyKernel
+
+
+class Lookup(NamedTuple):
+    """Some parameters of a bucket and where they find their scalars.
+
+    ``mine`` are the parameters (None: all that have a gradient), ``table`` their rows of scalars
+    and ``given`` those of what the rule's memory is given.
+    """
+
+    mine: Array | None
+    table: Array
+    given: Array
+
+
+class Work(NamedTuple):
+    """What a step does with one bucket: its number, kernel, gradients, and scalars."""
+
+    number: int
+    kernel: CupyKernel
+    gradients: Gradients
+    lookups: Sequence[Lookup]
+
+    @property
+    def there(self) -> bool:
+        """Whether any parameter has a gradient."""
+        return self.gradients.active is None or bool(self.gradients.active)
+
+
+class Mine(NamedTuple):
+    """The memory of one bucket on the device."""
+
+    bucket: Bucket
+    derived: Array
+    remembered: Array
+    starts: Array
+    sizes: Array
+
+
+class Passes:
+    """The passes of one optimizer's updates, and their memory; on the current device."""
+
+    def __init__(
+        self, kernels: Kernels, buckets: Sequence[Bucket], shared: Mapping[str, float]
+    ) -> None:
+        self._kernels = kernels
+        self._cupy = kernels.cupy
+        self._all = [self._memory_of(bucket) for bucket in buckets]
+        self._names = tuple(shared)
+        self._shared = self._zeros(len(shared))
+        descriptions = [derived_of(bucket.rule, bucket.spec) for bucket in buckets]
+        made = [len(one.memory.scalars) for d in descriptions for one in d.passes]
+        counts = [len(one.sums.names) for d in descriptions for one in d.passes if one.sums]
+        self._made = self._zeros(max(made, default=0))
+        self._never = self._cupy.asarray(np.full(1, -1, np.int64))  # the row of a step not made
+        tiles = sum(int(sum(tile_counts(p.size for p in b.parameters))) for b in buckets)
+        most = max(counts, default=0) * tiles
+        self._lanes, self._sums = self._zeros(most * LANES), self._zeros(most)
+
+    def _zeros(self, size: int) -> Array:
+        zeros: Array = self._cupy.zeros(max(size, 1))
+        return zeros
+
+    def _memory_of(self, bucket: Bucket) -> Mine:
+        sizes = np.array([parameter.size for parameter in bucket.parameters], np.int64)
+        starts = np.concatenate([[0], np.cumsum(tile_counts(sizes.tolist()))]).astype(np.int64)
+        columns = len(derived_of(bucket.rule, bucket.spec).names)
+        return Mine(
+            bucket,
+            self._zeros(columns * len(sizes)),
+            self._zeros(bucket.memory.size),
+            self._cupy.asarray(starts),
+            self._cupy.asarray(sizes),
+        )
+
+    def derived(self, number: int) -> Array:
+        """Return the derived scalars of a bucket."""
+        return self._all[number].derived
+
+    # Memory ------------------------------------------------------------------------------------
+
+    def upload(self, shared: Mapping[str, float]) -> None:
+        """Write what is remembered: that of each array from its bucket, and of all together."""
+        for mine in self._all:
+            if mine.bucket.memory.size:
+                mine.remembered[...] = self._cupy.asarray(mine.bucket.memory.reshape(-1))
+        if self._names:
+            values = np.array([shared[name] for name in self._names])
+            self._shared[...] = self._cupy.asarray(values)
+
+    def fetch(self) -> tuple[list[Array], dict[str, float]]:
+        """Wait, and return what is remembered: of each bucket's arrays, and of all together."""
+        self._cupy.cuda.Device(arrays.device(self._shared)).synchronize()
+        found = [
+            arrays.on_host(mine.remembered)[: mine.bucket.memory.size].reshape(
+                mine.bucket.memory.shape
+            )
+            for mine in self._all
+        ]
+        values = arrays.on_host(self._shared).tolist()
+        return found, dict(zip(self._names, values, strict=False))
+
+    # A step ------------------------------------------------------------------------------------
+
+    def run(
+        self, works: Sequence[Work], counts: Array, scale: Mapping[np.dtype[Any], Array]
+    ) -> None:
+        """Launch all passes of a step, by the row of the tables that was decided on.
+
+        ``scale`` multiplies the gradients, in each dtype. Without any gradient the launches do
+        nothing, and what they need is compiled.
+        """
+        for work in works:
+            self._hand(work)
+        for stage in (BEFORE_RULE, OF_RULE, AFTER_RULE):
+            together = []
+            for work in works:
+                bucket = self._all[work.number].bucket
+                for number, one in enumerate(derived_of(bucket.rule, bucket.spec).passes):
+                    if one.stage == stage and one.over_optimizer:
+                        together.append((work, number, one))
+                    elif one.stage == stage:
+                        self._over_arrays(work, number, one, counts, scale)
+            if together:
+                self._over_optimizer(together, counts, scale)
+
+    def _hand(self, work: Work) -> None:
+        """Copy memory that is handed to the forms to where they find it."""
+        mine = self._all[work.number]
+        for one in derived_of(mine.bucket.rule, mine.bucket.spec).passes:
+            names = one.memory.names
+            columns = [
+                (names.index(name), one.handed.start + k)
+                for k, name in enumerate(one.memory.handed)
+            ]
+            source = self._shared if one.over_optimizer else mine.remembered
+            self._spread(mine, source, 0 if one.over_optimizer else len(names), columns)
+
+    def _spread(
+        self, mine: Mine, numbers: Array, stride: int, columns: Sequence[tuple[int, int]]
+    ) -> None:
+        if columns:
+            bucket = mine.bucket
+            width = len(derived_of(bucket.rule, bucket.spec).names)
+            kernel = self._kernels.of(pass_source.spread, width, tuple(columns))
+            kernel(numbers, stride, mine.derived, size=len(bucket.parameters))
+
+    def _sum(
+        self,
+        parts: Sequence[tuple[Work, int, Pass]],
+        counts: Array,
+        scale: Mapping[np.dtype[Any], Array],
+    ) -> int:
+        """Sum the tiles of a pass over some buckets; returns how many tiles these are."""
+        first, tiles = 0, sum(work.kernel.tiles() for work, _, _ in parts)
+        one = parts[0][2]
+        if one.sums is None or not tiles:
+            return tiles
+        size = len(one.sums.names) * tiles
+        lanes = self._lanes[: size * LANES]
+        full = all(len(w.lookups) == 1 and w.gradients.active is None for w, _, _ in parts)
+        if not full:
+            lanes[...] = 0
+        for work, number, _ in parts:
+            derived = self._all[work.number].derived
+            for mine, table, _ in work.lookups:
+                given = (counts, scale[table.dtype], table)
+                about = (derived, lanes, first, tiles)
+                work.kernel.sums_from_table(number, work.gradients, mine, given, *about)
+            first += work.kernel.tiles()
+        self._kernels.of(cupy_source.halves)(lanes, self._sums[:size], size=size)
+        return tiles
+
+    def _over_arrays(
+        self,
+        work: Work,
+        number: int,
+        one: Pass,
+        counts: Array,
+        scale: Mapping[np.dtype[Any], Array],
+    ) -> None:
+        mine = self._all[work.number]
+        tiles = self._sum([(work, number, one)], counts, scale)
+        for lookup in work.lookups:
+            arguments = (mine.starts, mine.sizes, counts, lookup.given, self._sums, tiles)
+            about = (arguments, mine.remembered, mine.derived)
+            work.kernel.follow(number, work.gradients, lookup.mine, *about)
+
+    def _over_optimizer(
+        self,
+        together: Sequence[tuple[Work, int, Pass]],
+        counts: Array,
+        scale: Mapping[np.dtype[Any], Array],
+    ) -> None:
+        tiles = self._sum(together, counts, scale)
+        there = [(work, number) for work, number, _ in together if work.there]
+        work, number = there[0] if there else together[0][:2]
+        bucket = self._all[work.number].bucket
+        about = (bucket.rule, bucket.spec, number, self._kernels.by_value)
+        kernel = self._kernels.of(pass_source.follow, *about)
+        size = float(sum(self._size(work) for work, _, _ in together))
+        table = work.lookups[0].given if work.lookups else self._made
+        given = (size, 0, counts if there else self._never, table, self._sums, tiles)
+        kernel(*given, self._shared, self._made, size=LANES, block_size=LANES)
+        for work, _, one in together:
+            columns = [(k, one.made.start + k) for k in range(len(one.memory.scalars))]
+            self._spread(self._all[work.number], self._made, 0, columns)
+
+    def _size(self, work: Work) -> int:
+        """Return how many numbers the gradients of a bucket have."""
+        parameters = self._all[work.number].bucket.parameters
+        pairs = zip(parameters, work.gradients.arrays, strict=True)
+        return sum(parameter.size for parameter, grad in pairs if grad is not None)
