@@ -326,7 +326,7 @@ class DeviceEngine(HostEngine):
         """Make the tables that belong to the gradients which are there."""
         if self.counts.active != active:
             self._capture.refuse_others()
-            self.synchronize()
+            self.counts.synchronize()
             self.counts.active = active
             self._tables.sort(active, self.counts.step_count)
 

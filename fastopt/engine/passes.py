@@ -105,6 +105,8 @@ def _over_arrays(update: Update, number: int, one: Pass, found: Found) -> None:
     ends = np.cumsum(tile_counts(sizes)).tolist()
     names = one.memory.names if one.stage == OF_RULE else ()
     for index in update.active:
+        if not sizes[index]:  # there is nothing to update
+            continue
         own = [row[ends[index - 1] if index else 0 : ends[index]] for row in tiles]
         sums = _named(one, own, sizes[index])
         past = dict(zip(names, found.memory[index].tolist(), strict=True))
@@ -121,6 +123,8 @@ def _over_optimizer(
     first, _, one, _ = together[0]
     size = sum(u.bucket.parameters[i].size for u, _, _, _ in together for i in u.active)
     columns = [np.concatenate(rows) for rows in zip(*tiles, strict=True)]
+    if not size:
+        return memory
     given = _given(one.memory, first, first.active[0])
     coming, made = one.memory.host(given, memory, _named(one, columns, size))
     for _, _, each, found in together:

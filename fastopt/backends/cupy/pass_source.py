@@ -314,7 +314,9 @@ def follow(rule: Rule, spec: UpdateSpec, number: int, by_value: bool) -> dict[st
         "out_params": "raw float64 remembered, raw float64 derived",
         "operation": _FOLLOW.substitute(
             lanes=LANES,
-            skip=f"if (({addresses})[{CAPACITY} + blockIdx.x] == 0) return;" if each else "",
+            skip=f"if (({addresses})[{CAPACITY} + blockIdx.x] == 0 || sizes[array] == 0) return;"
+            if each
+            else "if (size == 0) return;",
             totals=lines(
                 f"const double {name} = fastopt::total(&{at.format(n=n)}, lane); __syncthreads();"
                 for n, name in enumerate(summed)

@@ -1,0 +1,197 @@
+"""Rules with sums, rules on whole arrays and fragments end on a device where they end on NumPy."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fastopt
+from fastopt.optimizers.base import Optimizer
+from helpers.cuda.fake_arrays import WholeArrays, within_pool
+from helpers.cuda.fake_cupy import FakeCupy, no_synchronisation
+from helpers.cuda.runs import differences, installed
+from helpers.cuda.training import Training, end_of, replayed, train
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("g++") is None, reason="needs g++, which runs the CUDA text on the CPU"
+)
+
+LATE = Training(steps=20, missing=lambda step, k: (step * (k + 1)) % 5 == 3)
+NEVER = Training(steps=12, missing=lambda step, k: k == 1)
+NONE = Training(steps=12, missing=lambda step, k: step % 4 == 2)
+BAD = Training(steps=20, bad=(3, 4, 11))
+AROUND: tuple[dict[str, Any], ...] = (
+    {},
+    {"cautious": True},
+    {"mask_zero": True},
+    {"cautious": True, "mask_zero": True, "weight_decay": 0.1, "bounds": (-1.0, 1.0)},
+)
+RULES: dict[str, Any] = {
+    "lamb": lambda params, **o: fastopt.LAMB(params, lr=0.05, **o),
+    "prodigy": lambda params, **o: fastopt.Prodigy(params, **o),
+    "adam": lambda params, **o: fastopt.Adam(params, lr=0.05, **o),
+    "sgd": lambda params, **o: fastopt.SGD(params, lr=0.05, **o),
+}
+
+
+@pytest.fixture
+def cupy() -> Iterator[FakeCupy]:
+    with installed(FakeCupy()) as made:
+        yield made
+
+
+@pytest.fixture
+def whole() -> Iterator[WholeArrays]:
+    with installed(WholeArrays()) as made:
+        yield made
+
+
+def as_numpy(training: Training, rule: Any, cupy: Any, **options: Any) -> dict[str, int]:
+    here = train(training, rule, np, **options)
+    there = train(training, rule, cupy, **options)
+    return differences(here, there)
+
+
+@pytest.mark.parametrize("options", AROUND, ids=str)
+@pytest.mark.parametrize("training", [LATE, NEVER, NONE], ids=["late", "never", "none"])
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+def test_without_waiting_the_bits_are_numpys(
+    cupy: FakeCupy, rule: Any, training: Training, options: dict[str, Any]
+) -> None:
+    assert not as_numpy(training, rule, cupy, capturable=True, **options)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+@pytest.mark.parametrize("state", [None, "bfloat16", "int8", "float64"])
+@pytest.mark.parametrize("rule", ["lamb", "prodigy"])
+def test_whatever_the_storage(cupy: FakeCupy, rule: str, state: str | None, dtype: Any) -> None:
+    if dtype is np.float64 and state in ("bfloat16", "int8"):
+        state = None
+    training = Training(steps=10, dtypes=[dtype], missing=LATE.missing)
+    options = {"state_dtype": state, "cautious": True, "max_grad_norm": 1.0}
+    assert not as_numpy(training, RULES[rule], cupy, **options)
+
+
+@pytest.mark.parametrize("rule", ["lamb", "prodigy"])
+def test_steps_that_are_skipped_leave_memory_alone(cupy: FakeCupy, rule: str) -> None:
+    assert not as_numpy(BAD, RULES[rule], cupy, on_nonfinite="skip", cautious=True)
+
+
+@pytest.mark.parametrize("rule", ["lamb", "prodigy"])
+def test_host_and_device_take_turns(cupy: FakeCupy, rule: str) -> None:
+    def to(policy: str) -> Any:
+        return lambda opt: setattr(opt, "on_nonfinite", policy)
+
+    before = {4: to("skip"), 8: to("propagate"), 11: to("skip"), 14: Optimizer.state_dict}
+    training = Training(steps=18, before=before)
+    here = train(training, RULES[rule], np, cautious=True)
+    params = [cupy.asarray(param) for param in training.params()]
+    opt = RULES[rule](params, cautious=True)
+    for step in range(training.steps):
+        if step in (2, 6, 12):  # those wait
+            policy, opt.on_nonfinite = opt.on_nonfinite, "raise"
+            opt.step([cupy.asarray(grad) for grad in training.grads(step)])
+            opt.on_nonfinite = policy
+            continue
+        if step in before:
+            before[step](opt)
+        opt.step([cupy.asarray(grad) for grad in training.grads(step)])
+    assert not differences(here, end_of(opt, params))
+
+
+@pytest.mark.parametrize("options", AROUND, ids=str)
+@pytest.mark.parametrize("rule", ["lamb", "prodigy", "adam"])
+def test_replays_of_a_captured_step_are_steps(
+    cupy: FakeCupy, rule: str, options: dict[str, Any]
+) -> None:
+    training = Training(steps=30, bad=(5, 6), before={9: lambda opt: setattr(opt, "lr", 0.02)})
+    options = options | {"on_nonfinite": "skip", "max_grad_norm": 2.0}
+    here = train(training, RULES[rule], np, **options)
+    assert not differences(here, replayed(training, RULES[rule], cupy, **options))
+
+
+def test_memory_is_saved_and_goes_on(cupy: FakeCupy) -> None:
+    training = Training(steps=16)
+    here = train(training, RULES["prodigy"], np, on_nonfinite="skip")
+
+    def reload(opt: Optimizer) -> None:
+        saved = opt.state_dict()
+        opt.load_state_dict(saved)
+
+    again = Training(steps=16, before={5: reload, 9: reload})
+    assert not differences(here, train(again, RULES["prodigy"], cupy, on_nonfinite="skip"))
+
+
+MATRICES = Training(steps=12, shapes=((6, 4), (3, 9), (6, 4), (0, 4), (1, 1)))
+
+
+def muon(params: Any, **options: Any) -> fastopt.Muon:
+    return fastopt.Muon(params, lr=0.05, **options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"max_grad_norm": 1.0, "on_nonfinite": "skip"},
+        {"bounds": (-1.0, 1.0), "reset_at_bounds": True, "capturable": True},
+        {"state_dtype": "float64", "capturable": True},
+        {"nesterov": False, "adjust_lr": "match_rms_adamw", "on_nonfinite": "skip"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+def test_whole_arrays_without_waiting(
+    whole: WholeArrays, dtype: Any, options: dict[str, Any]
+) -> None:
+    training = Training(
+        steps=12,
+        shapes=MATRICES.shapes,
+        dtypes=[dtype],
+        bad=(4,) if "on_nonfinite" in options else (),
+        missing=lambda step, k: "on_nonfinite" not in options and step % 5 == k,
+    )
+    close(train(training, muon, np, **options), train(training, muon, whole, **options), dtype)
+
+
+def close(here: dict[str, Any], there: dict[str, Any], dtype: Any) -> None:
+    """The products are those of one library here, in another order of memory at most."""
+    assert here.keys() == there.keys()
+    least = {np.float16: 2e-3, np.float32: 2e-5, np.float64: 1e-12}[dtype]
+    for name, values in here.items():
+        np.testing.assert_allclose(
+            np.asarray(there[name], float), np.asarray(values, float), rtol=least, atol=least
+        )
+
+
+def test_whole_arrays_are_captured_under_a_pool(
+    whole: WholeArrays, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = Training(steps=15, shapes=MATRICES.shapes, bad=(5,))
+    options = {"on_nonfinite": "skip", "max_grad_norm": 2.0}
+    here = train(training, muon, np, **options)
+    with within_pool(monkeypatch):
+        close(here, replayed(training, muon, whole, **options), np.float32)
+
+
+def test_what_fails_in_a_computation_counts_nothing(
+    whole: WholeArrays, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = Training(steps=1, shapes=MATRICES.shapes)
+    params = [whole.asarray(param) for param in training.params()]
+    opt = muon(params, on_nonfinite="skip")
+    opt.step([whole.asarray(grad) for grad in training.grads(0)])
+    before = end_of(opt, params)
+
+    def full(parts: Any) -> None:
+        raise MemoryError("out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(whole, "stack", full)
+        with pytest.raises(MemoryError), no_synchronisation():
+            opt.step([whole.asarray(grad) for grad in training.grads(1)])
+    assert not differences(before, end_of(opt, params))
