@@ -101,8 +101,6 @@ class Scalars:
         group = self._group
         if self._prepared_for == group.revision:
             return
-        if group.scheduled:
-            self._check_coefficients(options)
         self.prepare(options)
         # A schedule may say something else in every step, and if it has a memory in the same one.
         self._prepared_for = None if group.scheduled else group.revision
@@ -125,10 +123,6 @@ class Scalars:
             self._limits = hyperparameters.bounds_as_numbers(options["bounds"], spec.stored)
         self._seed: int | None = options["seed"] if spec.random_scalars else None
         self._arguments = (options, lr, small.guard)
-
-    def _check_coefficients(self, options: Options) -> None:
-        where = self._bucket.parameters[0].leaf.path
-        hyperparameters.check_coefficients(self._formula, options, self._bucket.spec.real, where)
 
 
 def _picker(names: tuple[str, ...]) -> Callable[[dict[str, float]], Row]:
