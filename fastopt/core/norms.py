@@ -255,8 +255,9 @@ def clip_grad_norm_(grads: Any, max_norm: float, norm_type: float = 2.0) -> floa
         g    <- min(1, max_norm / (norm + 1e-6)) * g
 
     The norm is taken in float64. If it is infinite, finite gradients become 0 and infinite ones
-    NaN; if it is NaN, all become NaN; where ``max_norm`` is infinite all stay as they are. Inside a step, ``max_grad_norm`` does the same without
-    writing the gradients, and ``on_nonfinite`` deals with what is not finite.
+    NaN; if it is NaN, all become NaN; where ``max_norm`` is infinite all stay as they are. Inside
+    a step, ``max_grad_norm`` does the same without writing the gradients, and ``on_nonfinite``
+    deals with what is not finite.
 
     Args:
         grads: an array or a tree of NumPy or CuPy arrays of any floating or complex dtype; None is
