@@ -192,7 +192,7 @@ FRACTION = Number(low=0.0, high=1.0, high_open=True)
 """A decay rate: 0 forgets everything, 1 would never learn and is excluded."""
 FINITE = Number()
 EPS = NONNEGATIVE
-"""Added to a denominator; 0 is allowed and then stands for the smallest guard against 0/0."""
+"""Added to a denominator; 0 stands for the smallest guard against 0/0, and no function gives it."""
 
 
 # -------------------------------------------------------------------------------------------------
@@ -324,7 +324,7 @@ class Formula(ABC):
     ``_memory``, ``_review``, ``_check_array`` and ``_decay``.
 
     Where a check is ``Schedulable`` the option may be a function of the step number: ``_rule`` and
-    ``_review`` see the function, ``_scalars`` the number that it gave for the step.
+    ``_review`` see the function, ``_scalars`` and ``_floor`` the number that it gave for the step.
     """
 
     _checks: ClassVar[Mapping[str, Check]] = {}
@@ -366,7 +366,7 @@ class Formula(ABC):
         return {}
 
     @staticmethod
-    def _check_array(path: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    def _check_array(path: str, shape: tuple[int, ...], dtype: str) -> None:
         """Raise ValueError or TypeError for a parameter that the rule cannot update."""
 
     @staticmethod
@@ -391,11 +391,15 @@ _ZERO, _INFINITE = 2.0**-150, 2.0**128 - 2.0**103
 
 
 def check_coefficients(
-    formula: type[Formula], options: Options, real: np.dtype[Any], where: str
+    formula: type[Formula],
+    options: Options,
+    real: np.dtype[Any],
+    where: str,
+    owner: str | None = None,
 ) -> None:
     """Raise ValueError for a coefficient that is infinite in ``real`` and not in float64, or is 0.
 
-    ``where`` names a parameter that is computed in it.
+    ``where`` names a parameter that is computed in it, ``owner`` the optimizer; None: its class.
     """
     if real.itemsize != 4:
         return
@@ -406,7 +410,7 @@ def check_coefficients(
             if abs(value) < _INFINITE and not too_small:
                 continue
             raise ValueError(
-                f"{formula.__name__}: {name} comes to {value:.3g}, which is "
+                f"{owner or formula.__name__}: {name} comes to {value:.3g}, which is "
                 f"{'0' if too_small else 'infinite'} in {real}, in which {where} is "
                 f"computed; got {_said(options)}. Choose others, or parameters of float64"
             )

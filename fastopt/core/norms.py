@@ -255,8 +255,9 @@ def clip_grad_norm_(grads: Any, max_norm: float, norm_type: float = 2.0) -> floa
         g    <- min(1, max_norm / (norm + 1e-6)) * g
 
     The norm is taken in float64. If it is infinite, finite gradients become 0 and infinite ones
-    NaN; if it is NaN, all become NaN. Inside a step, ``max_grad_norm`` does the same without
-    writing the gradients, and ``on_nonfinite`` deals with what is not finite.
+    NaN; if it is NaN, all become NaN; where ``max_norm`` is infinite all stay as they are. Inside
+    a step, ``max_grad_norm`` does the same without writing the gradients, and ``on_nonfinite``
+    deals with what is not finite.
 
     Args:
         grads: an array or a tree of NumPy or CuPy arrays of any floating or complex dtype; None is
@@ -364,7 +365,11 @@ def _problem(leaf: Any, written: bool) -> tuple[type[Exception], str] | None:
 
 
 def clip_factor(max_norm: float, norm: float) -> float:
-    """Return what scales gradients of this norm down to ``max_norm``, and 1 if they are shorter."""
-    # As PyTorch's clip_grad_norm_; a norm of NaN makes everything NaN.
-    factor = max_norm / (norm + 1e-6)
+    """Return what scales gradients of this norm down to ``max_norm``, and 1 if they are shorter.
+
+    A limit of infinity only measures. Otherwise a norm that is infinite gives 0, NaN gives NaN.
+    """
+    if max_norm == math.inf:
+        return 1.0
+    factor = max_norm / (norm + 1e-6)  # as PyTorch's clip_grad_norm_
     return 1.0 if factor > 1.0 else factor

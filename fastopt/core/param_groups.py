@@ -16,8 +16,10 @@ class ParamGroup(dict[str, Any]):
 
     ``checks`` belong to the hyperparameters by name, ``positions`` are the places of the parameters
     among the leaves of the tree. Each of ``reviews`` sees the whole group, and raises for
-    combinations that make no sense and changes that an optimizer in use cannot make. ``revision``
-    grows with every change; ``scheduled`` says whether a value is a function.
+    combinations that make no sense and changes that an optimizer in use cannot make; each of
+    ``step_reviews`` sees the values of a step, and its number, and raises for those that functions
+    must not give. ``revision`` grows with every change; ``scheduled`` says whether a value is a
+    function.
     """
 
     def __init__(
@@ -28,6 +30,7 @@ class ParamGroup(dict[str, Any]):
         self._checks = checks
         self.positions = positions
         self.reviews: list[Callable[[Options], None]] = []
+        self.step_reviews: list[Callable[[Options, int], None]] = []
         self.revision = 0
         self.scheduled = False
 
@@ -63,7 +66,7 @@ class ParamGroup(dict[str, Any]):
         kept = formula._rule(self)
 
         def review(options: Options) -> None:
-            if formula._rule(options) is not kept:
+            if formula._rule(options) != kept:
                 raise ValueError(
                     f"{formula.__name__}: a step has been captured in a CUDA graph, with the "
                     "update as it was then; this change needs another one, so construct a new "
@@ -102,10 +105,16 @@ class ParamGroup(dict[str, Any]):
         return check.at(f"{self._owner}: {name} at step {step_count}", value, step_count)
 
     def at(self, step_count: int) -> Options:
-        """Return the hyperparameters with the values of a step in the place of schedules."""
+        """Return the hyperparameters with the values of a step in the place of schedules, checked.
+
+        Raises ValueError or TypeError for a value that a schedule must not give.
+        """
         if not self.scheduled:
             return self
-        return {name: self.value(name, step_count) for name in self.plain}
+        options = {name: self.value(name, step_count) for name in self.plain}
+        for review in self.step_reviews:
+            review(options, step_count)
+        return options
 
     @property
     def plain(self) -> Options:

@@ -5,9 +5,11 @@ Everything is checked here: the arrays, the hyperparameters, and both against ea
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from typing import Any
+
+import numpy as np
 
 from fastopt import backends
 from fastopt.backends.interface import Backend
@@ -47,7 +49,7 @@ def build(
     backend = backends.for_leaves(tree.leaves, asked)
     check_leaves(tree, name)
     for leaf in tree.leaves:
-        formula._check_array(f"{name}: {leaf.path}", leaf.array.shape, leaf.array.dtype)
+        formula._check_array(f"{name}: {leaf.path}", leaf.array.shape, leaf.array.dtype.name)
     state = OptimizerState(formula, tree, groups, [])
     for number, group in enumerate(groups):
         state.buckets += _buckets(state, number, group, backend, master_weights)
@@ -157,17 +159,14 @@ def _options(
         lambda options: _check_whole_arrays(formula, options, leaves),
     ]
     group.update({**GROUP_DEFAULTS, **defaults, **members.options})
+    group.step_reviews.append(_review_step(formula, group, members.label, leaves))
     return group
 
 
 def _check_arithmetic(formula: type[Formula], options: Options, leaves: Sequence[Leaf]) -> None:
     """Raise ValueError for constants that the arithmetic of some parameter does not hold."""
-    dtypes = {leaf.array.dtype: leaf.path for leaf in reversed(leaves)}
-    computed_in = {
-        arithmetic_of(dtype, options["state_dtype"]): path for dtype, path in dtypes.items()
-    }
     eps = options.get("eps")
-    for real, path in computed_in.items():
+    for real, path in _computed_in(options["state_dtype"], leaves).items():
         least = smallest_eps(real)
         if isinstance(eps, float) and 0.0 < eps < least:
             raise ValueError(
@@ -175,6 +174,37 @@ def _check_arithmetic(formula: type[Formula], options: Options, leaves: Sequence
                 f"in {real}, in which {path} is computed; got {eps}"
             )
         hyperparameters.check_coefficients(formula, options, real, path)
+
+
+def _review_step(
+    formula: type[Formula], group: ParamGroup, label: str, leaves: Sequence[Leaf]
+) -> Callable[[Options, int], None]:
+    """Return what refuses values of a step that the arithmetic of some parameter does not hold.
+
+    An eps that a function gives is not 0 either: the guard has a rule of its own in some variants.
+    """
+    computed_in = _computed_in(group["state_dtype"], leaves)  # which a group keeps
+
+    def review(options: Options, step_count: int) -> None:
+        owner = f"{formula.__name__}{label}"
+        for real, path in computed_in.items():
+            least = smallest_eps(real)
+            if callable(group.get("eps")) and options["eps"] < least:
+                raise ValueError(
+                    f"{owner}: eps at step {step_count} must be at least {least:.2g}, or it may "
+                    f"underflow in {real}, in which {path} is computed; got {options['eps']}. Let "
+                    "its function return no less"
+                )
+            at_step = f"{owner}: at step {step_count}"
+            hyperparameters.check_coefficients(formula, options, real, path, at_step)
+
+    return review
+
+
+def _computed_in(state_dtype: str | None, leaves: Sequence[Leaf]) -> dict[np.dtype[Any], str]:
+    """Return the dtypes in which parameters are computed, each with the path of one of them."""
+    dtypes = {leaf.array.dtype: leaf.path for leaf in reversed(leaves)}
+    return {arithmetic_of(dtype, state_dtype): path for dtype, path in dtypes.items()}
 
 
 def _check_order(formula: type[Formula], options: Options, leaves: Sequence[Leaf]) -> None:

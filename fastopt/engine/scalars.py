@@ -96,8 +96,6 @@ class Scalars:
         group = self._group
         if self._prepared_for == group.revision:
             return
-        if group.scheduled:
-            self._check_coefficients(options)
         self.prepare(options)
         # A schedule may say something else in every step, and if it has a memory in the same one.
         self._prepared_for = None if group.scheduled else group.revision
@@ -122,10 +120,6 @@ class Scalars:
             self._constant += hyperparameters.bounds_as_numbers(options["bounds"], spec.stored)
         self._seed: int | None = options["seed"] if spec.random_scalars else None
         self._settings = (options, lr, small.guard)
-
-    def _check_coefficients(self, options: Options) -> None:
-        where = self._bucket.parameters[0].leaf.path
-        hyperparameters.check_coefficients(self._formula, options, self._bucket.spec.real, where)
 
 
 def _picker(names: tuple[str, ...]) -> Callable[[dict[str, float]], Row]:

@@ -304,9 +304,9 @@ class HostEngine:
         state = self.state
         for number, bucket in enumerate(state.buckets):
             rule = state.formula._rule(state.groups[bucket.group])
-            if rule is not bucket.rule:
+            if rule != bucket.rule:
                 bucket.rule = rule
-            if self._rules[number] is not rule:
+            if self._rules[number] != rule:
                 self.kernels[number] = self.kernel_of(bucket)
                 self._rules[number] = rule
         frozen = frozenset(n for n, group in enumerate(state.groups) if not group["trainable"])

@@ -5,7 +5,15 @@ from __future__ import annotations
 import math
 from typing import Any, Unpack
 
-from fastopt.core.hyperparameters import EPS, FRACTION, NONNEGATIVE, POSITIVE, Options, Scheduled
+from fastopt.core.hyperparameters import (
+    EPS,
+    FRACTION,
+    NONNEGATIVE,
+    POSITIVE,
+    Options,
+    Schedulable,
+    Scheduled,
+)
 from fastopt.core.options import Common
 from fastopt.optimizers.base import Optimizer
 from fastopt_kernels import Rule, adadelta, adagrad
@@ -31,7 +39,7 @@ class Adagrad(Optimizer):
         lr_decay: how fast lr shrinks with a parameter's own step count t, >= 0, per step.
         initial_accumulator_value: what s begins with, >= 0, in units of the squared gradient.
         eps: added to the denominator, >= 0, in units of the gradient; 0 leaves only a guard that
-            makes 0/0 zero.
+            makes 0/0 zero. Or a function of the step number, whose values are > 0.
         weight_decay: coefficient of the L2 term, >= 0, or a function of the step number.
         common: what every optimizer takes, see ``Common``: maximize, trainable,
             bounds, max_grad_norm, on_nonfinite, capturable, master_weights,
@@ -51,7 +59,7 @@ class Adagrad(Optimizer):
     _checks = {
         "lr_decay": NONNEGATIVE,
         "initial_accumulator_value": NONNEGATIVE,
-        "eps": EPS,
+        "eps": Schedulable(EPS),
     }
 
     _lr_scalars = ("step_size",)
@@ -63,7 +71,7 @@ class Adagrad(Optimizer):
         *,
         lr_decay: float = 0.0,
         initial_accumulator_value: float = 0.0,
-        eps: float = 1e-10,
+        eps: Scheduled = 1e-10,
         weight_decay: Scheduled = 0.0,
         **common: Unpack[Common],
     ) -> None:
@@ -116,7 +124,8 @@ class Adadelta(Optimizer):
         lr: factor of every step, >= 0, without a unit; a number, or a function of the step number
             (0 for the first step).
         rho: share of the averages that is kept, in [0, 1).
-        eps: added inside both roots, > 0; with 0 the first step, and so all, would be zero.
+        eps: added inside both roots, > 0; with 0 the first step, and so all, would be zero. Or a
+            function of the step number.
         weight_decay: coefficient of the L2 term, >= 0, or a function of the step number.
         common: what every optimizer takes, see ``Common``: maximize, trainable,
             bounds, max_grad_norm, on_nonfinite, capturable, master_weights,
@@ -132,7 +141,7 @@ class Adadelta(Optimizer):
     2.13 computes it; optax agrees. keras has eps = 1e-7 and lr = 0.001 as defaults.
     """
 
-    _checks = {"rho": FRACTION, "eps": POSITIVE}
+    _checks = {"rho": FRACTION, "eps": Schedulable(POSITIVE)}
 
     _lr_scalars = ("lr",)
 
@@ -142,7 +151,7 @@ class Adadelta(Optimizer):
         lr: Scheduled = 1.0,
         *,
         rho: float = 0.9,
-        eps: float = 1e-6,
+        eps: Scheduled = 1e-6,
         weight_decay: Scheduled = 0.0,
         **common: Unpack[Common],
     ) -> None:

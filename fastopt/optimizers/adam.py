@@ -5,7 +5,16 @@ from __future__ import annotations
 import math
 from typing import Any, Unpack
 
-from fastopt.core.hyperparameters import EPS, FRACTION, Decay, Flag, Options, Pair, Scheduled
+from fastopt.core.hyperparameters import (
+    EPS,
+    FRACTION,
+    Decay,
+    Flag,
+    Options,
+    Pair,
+    Schedulable,
+    Scheduled,
+)
 from fastopt.core.options import Common
 from fastopt.optimizers.base import Optimizer
 from fastopt.optimizers.common import eps_floor, eps_scalars, one_minus_power
@@ -34,7 +43,8 @@ class Adam(Optimizer):
             or a function of the step number (0 for the first step).
         betas: shares of the two averages that are kept, each in [0, 1).
         eps: added to the denominator, >= 0, in units of the gradient (of its square if inside the
-            root); 0 leaves only a guard that makes 0/0 zero.
+            root); 0 leaves only a guard that makes 0/0 zero. Or a function of the step number,
+            whose values are > 0.
         amsgrad: divide by the largest v so far.
         eps_inside_sqrt: where eps stands.
         bias_correction: divide the averages by c1 and c2; without it the first steps are
@@ -60,7 +70,7 @@ class Adam(Optimizer):
 
     _checks = {
         "betas": Pair(FRACTION, FRACTION),
-        "eps": EPS,
+        "eps": Schedulable(EPS),
         "amsgrad": Flag(),
         "eps_inside_sqrt": Flag(),
         "bias_correction": Flag(),
@@ -74,7 +84,7 @@ class Adam(Optimizer):
         lr: Scheduled = 1e-3,
         *,
         betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
+        eps: Scheduled = 1e-8,
         amsgrad: bool = False,
         eps_inside_sqrt: bool = False,
         bias_correction: bool = True,
@@ -135,7 +145,8 @@ class AdamW(Adam):
             or a function of the step number (0 for the first step).
         betas: shares of the two averages that are kept, each in [0, 1).
         eps: added to the denominator, >= 0, in units of the gradient (of its square if inside the
-            root); 0 leaves only a guard that makes 0/0 zero.
+            root); 0 leaves only a guard that makes 0/0 zero. Or a function of the step number,
+            whose values are > 0.
         amsgrad: divide by the largest v so far.
         eps_inside_sqrt: where eps stands.
         bias_correction: divide the averages by c1 and c2; without it the first steps are
@@ -163,7 +174,7 @@ class AdamW(Adam):
         lr: Scheduled = 1e-3,
         *,
         betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
+        eps: Scheduled = 1e-8,
         amsgrad: bool = False,
         eps_inside_sqrt: bool = False,
         bias_correction: bool = True,

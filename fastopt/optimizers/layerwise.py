@@ -5,7 +5,16 @@ from __future__ import annotations
 import math
 from typing import Any, Unpack
 
-from fastopt.core.hyperparameters import EPS, FRACTION, Decay, Flag, Options, Pair, Scheduled
+from fastopt.core.hyperparameters import (
+    EPS,
+    FRACTION,
+    Decay,
+    Flag,
+    Options,
+    Pair,
+    Schedulable,
+    Scheduled,
+)
 from fastopt.core.options import Common
 from fastopt.optimizers.base import Optimizer
 from fastopt.optimizers.common import one_minus_power
@@ -33,7 +42,7 @@ class LAMB(Optimizer):
             function of the step number (0 for the first step).
         betas: shares of the two averages that are kept, each in [0, 1).
         eps: added to the denominator, >= 0, in units of the gradient; 0 leaves only a guard that
-            makes 0/0 zero.
+            makes 0/0 zero. Or a function of the step number, whose values are above 0.
         bias_correction: divide the averages by c1 and c2.
         weight_decay: share of the parameter that is added to the direction u, >= 0, before its
             length is taken; or a function of the step number.
@@ -53,7 +62,11 @@ class LAMB(Optimizer):
     timm clips the trust ratio and leaves it at 1 where there is no weight decay.
     """
 
-    _checks = {"betas": Pair(FRACTION, FRACTION), "eps": EPS, "bias_correction": Flag()}
+    _checks = {
+        "betas": Pair(FRACTION, FRACTION),
+        "eps": Schedulable(EPS),
+        "bias_correction": Flag(),
+    }
     _lr_scalars = ("lr", "weight_decay")
 
     def __init__(
@@ -62,7 +75,7 @@ class LAMB(Optimizer):
         lr: Scheduled = 1e-3,
         *,
         betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-6,
+        eps: Scheduled = 1e-6,
         bias_correction: bool = True,
         weight_decay: Scheduled = 0.0,
         **common: Unpack[Common],

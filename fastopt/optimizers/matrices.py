@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Unpack
 
-import numpy as np
-
 from fastopt.core.hyperparameters import (
     EPS,
     FRACTION,
@@ -14,6 +12,7 @@ from fastopt.core.hyperparameters import (
     Numbers,
     OneOf,
     Options,
+    Schedulable,
     Scheduled,
     Whole,
 )
@@ -50,7 +49,7 @@ class Muon(Optimizer):
         ns_coefficients: a, b and c of the iteration.
         ns_steps: how often it is repeated, from 1 on.
         eps: the least that u is divided by, >= 0, in units of the gradient's norm; 0 leaves only a
-            guard that makes 0/0 zero.
+            guard that makes 0/0 zero. Or a function of the step number, whose values are above 0.
         adjust_lr: "original" or "match_rms_adamw", which factor it is.
         weight_decay: share of the parameter that is taken off per step and unit of lr, >= 0; or a
             function of the step number.
@@ -76,7 +75,7 @@ class Muon(Optimizer):
         "nesterov": Flag(),
         "ns_coefficients": Numbers(3),
         "ns_steps": Whole(1),
-        "eps": EPS,
+        "eps": Schedulable(EPS),
         "adjust_lr": OneOf(("original", "match_rms_adamw")),
     }
     _lr_scalars = ("lr",)
@@ -90,7 +89,7 @@ class Muon(Optimizer):
         nesterov: bool = True,
         ns_coefficients: tuple[float, float, float] = (3.4445, -4.775, 2.0315),
         ns_steps: int = 5,
-        eps: float = 1e-7,
+        eps: Scheduled = 1e-7,
         adjust_lr: muon.Adjust = "original",
         weight_decay: Scheduled = 0.1,
         **common: Unpack[Common],
@@ -131,8 +130,8 @@ class Muon(Optimizer):
         }
 
     @staticmethod
-    def _check_array(path: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-        if len(shape) != 2 or dtype.kind == "c":
+    def _check_array(path: str, shape: tuple[int, ...], dtype: str) -> None:
+        if len(shape) != 2 or dtype.startswith("complex"):
             raise ValueError(
                 f"{path} must be a real matrix, an array of two axes; got {dtype} of shape "
                 f"{shape}. Give matrices to Muon, and the rest to an optimizer of their own, such "

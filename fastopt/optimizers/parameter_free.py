@@ -15,6 +15,7 @@ from fastopt.core.hyperparameters import (
     Options,
     Pair,
     PositiveOrInf,
+    Schedulable,
     Scheduled,
 )
 from fastopt.core.options import Common
@@ -51,7 +52,7 @@ class Prodigy(Optimizer):
         betas: shares of the two averages that are kept, each in [0, 1).
         beta3: share of the sums that estimate d that is kept, in [0, 1); None for sqrt(beta2).
         eps: added to the denominator, >= 0, in units of the gradient; 0 leaves only a guard that
-            makes 0/0 zero.
+            makes 0/0 zero. Or a function of the step number, whose values are above 0.
         d0: first estimate of the distance, > 0, in units of the parameter; small.
         d_coef: factor of the estimate, > 0; 0.5 or 2 make steps shorter or longer.
         growth_rate: how much d may grow in a step, > 0; inf for any.
@@ -80,7 +81,7 @@ class Prodigy(Optimizer):
     _checks = {
         "betas": Pair(FRACTION, FRACTION),
         "beta3": Maybe(FRACTION),
-        "eps": EPS,
+        "eps": Schedulable(EPS),
         "d0": POSITIVE,
         "d_coef": POSITIVE,
         "growth_rate": PositiveOrInf(),
@@ -97,7 +98,7 @@ class Prodigy(Optimizer):
         *,
         betas: tuple[float, float] = (0.9, 0.999),
         beta3: float | None = None,
-        eps: float = 1e-8,
+        eps: Scheduled = 1e-8,
         d0: float = 1e-6,
         d_coef: float = 1.0,
         growth_rate: float = math.inf,

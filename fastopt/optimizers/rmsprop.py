@@ -54,7 +54,8 @@ class RMSprop(Optimizer):
             number, or a function of the step number (0 for the first step).
         beta: share of the averages that is kept, in [0, 1); PyTorch calls it alpha.
         eps: added to the denominator, >= 0, in units of the gradient (of its square if inside the
-            root); 0 leaves only a guard that makes 0/0 zero.
+            root); 0 leaves only a guard that makes 0/0 zero. Or a function of the step number,
+            whose values are > 0.
         momentum: share of the buffer of scaled gradients that is kept, >= 0; 0 keeps none. Or a
             function of the step number, with which there is a buffer whatever its values.
         centered: divide by the estimated standard deviation instead of the root mean square.
@@ -82,7 +83,7 @@ class RMSprop(Optimizer):
 
     _checks = {
         "beta": FRACTION,
-        "eps": EPS,
+        "eps": Schedulable(EPS),
         "momentum": Schedulable(NONNEGATIVE),
         "centered": Flag(),
         "eps_inside_sqrt": Flag(),
@@ -97,7 +98,7 @@ class RMSprop(Optimizer):
         lr: Scheduled = 1e-2,
         *,
         beta: float = 0.9,
-        eps: float = 1e-8,
+        eps: Scheduled = 1e-8,
         momentum: Scheduled = 0.0,
         centered: bool = False,
         eps_inside_sqrt: bool = False,

@@ -434,6 +434,15 @@ def test_notes_come_back(tmp_path: Path) -> None:
     assert math.isnan(decode(Encoder().encode("", math.nan), {}))
 
 
+def test_names_that_are_written_alike_are_told_apart(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    one, two, three = rng.standard_normal((3, 4))
+    notes = {"a/b/c": one, "a": {"b/c": two}, "a/b": {"c": three}}
+    fastopt.SGD(np.ones(1)).save(tmp_path / "a", notes=notes)
+    report = fastopt.SGD(np.ones(1)).load(tmp_path / "a")
+    np.testing.assert_equal(report.notes, notes)
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: (

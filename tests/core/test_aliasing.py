@@ -166,6 +166,17 @@ def test_a_thousand_columns_are_stepped(backend: str) -> None:
     np.testing.assert_array_equal(whole, -np.ones((3, 1000)))
 
 
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+def test_a_gradient_shares_memory_with_a_parameter_that_reaches_over_another(backend: str) -> None:
+    whole = np.zeros(30)
+    params = [whole[::3], whole[4:5]]  # the second lies between two elements of the first
+    opt = fastopt.SGD(params, lr=1.0, backend=backend)
+    with pytest.raises(ValueError, match=r"grads\[1\] shares memory with params\[0\]"):
+        opt.step([np.ones(10), whole[9:10]])
+    opt.step([np.ones(10), whole[10:11]])
+    assert whole.sum() == -10.0
+
+
 def test_a_gradient_between_the_elements_of_a_parameter_on_a_device_is_apart() -> None:
     whole = np.zeros(10)
     one, two = OnDevice(whole[::2]), OnDevice(whole[1::2])

@@ -350,3 +350,15 @@ def test_an_empty_branch_is_held_too(backend: str) -> None:
     opt.step({"a": np.ones(2), "b": None, "none": []})
     with pytest.raises(ValueError, match="grads must be nested"):
         opt.step({"a": np.ones(2), "b": None, "none": None})
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+def test_a_group_is_frozen_whose_settings_have_changed_less_often_than_others(backend: str) -> None:
+    params = [np.zeros(2), np.zeros(2)]
+    opt = fastopt.SGD([{"params": p} for p in params], lr=0.5, backend=backend)
+    for _ in range(3):
+        opt.param_groups[0]["lr"] = 0.5
+    opt.step([np.ones(2)] * 2)
+    opt.param_groups[1]["trainable"] = False
+    opt.step([np.ones(2)] * 2)
+    np.testing.assert_array_equal(params, [[-1.0, -1.0], [-0.5, -0.5]])

@@ -93,7 +93,7 @@ def faults(rule: Rule, spec: UpdateSpec, ptx: str) -> list[str]:
     """Return what should not be in the instructions of a kernel, or is missing there."""
     _, _, body = ptx.partition(".entry")
     found = [word for word in NEVER if word in body]
-    if spec.real == _FLOAT and re.search(r"\b(?!ld\.|cvt\.)[a-z]+(\.\w+)*\.f64", body):
+    if spec.real == _FLOAT and re.search(r"(?<![\w.])(?!ld\.|cvt\.)[a-z]+(\.\w+)*\.f64", body):
         found.append("arithmetic in double")
     state = np.dtype({"real": spec.real, "bfloat16": "u2", "int8": "u1"}[spec.state])
     exact = [spec.real] * spec.master

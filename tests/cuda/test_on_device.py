@@ -108,6 +108,11 @@ def test_a_norm_that_is_no_number_spreads_as_with_numpy(
         ends.append([opt.grad_norm, opt.step_count, *(x for p in params for x in host(p))])
     np.testing.assert_array_equal(*ends)
     assert not np.isfinite(ends[1][0])
+    others = ends[1][2], ends[1][4]  # elements whose own gradients are 1 and 2
+    if limit == np.inf:  # it only measures
+        assert others == (0.0, -1.0)
+    else:
+        np.testing.assert_array_equal(others, (np.nan if np.isnan(value) else 1.0,) * 2)
 
 
 @each_dtype
@@ -318,6 +323,22 @@ def test_a_device_that_never_answers_costs_little_memory(
     assert opt._engine.device is not None
     outgrown = opt._engine._control._outgrown  # type: ignore[attr-defined]  # CuPy's
     assert len(outgrown) <= 7  # each twice as large as the one before
+
+
+def test_a_schedule_of_one_group_that_turns_later_is_followed(cupy: FakeCupy) -> None:
+    # For long it says what it will say in the end, and the other group's rows never change.
+    def dips(step: int) -> float:
+        return 0.5 if 40 <= step < 50 else 1.0
+
+    ends = []
+    for xp in (np, cupy):
+        groups = [{"params": [xp.asarray(np.zeros(3))], "lr": lr} for lr in (0.25, dips)]
+        opt = fastopt.SGD(groups, max_grad_norm=1e9, on_nonfinite="skip")
+        for _ in range(60):
+            opt.step([[xp.asarray(np.ones(3))]] * 2)
+        ends.append([host(group["params"][0]) for group in groups])
+    np.testing.assert_array_equal(ends[0], ends[1])
+    np.testing.assert_array_equal(ends[1], [[-15.0] * 3, [-55.0] * 3])
 
 
 # Schedules are asked ahead --------------------------------------------------------------------

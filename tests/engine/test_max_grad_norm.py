@@ -74,6 +74,7 @@ def test_a_clipped_step_is_a_step_with_grad_scale(
         ("float32", 1e-30),
         ("float32", 3e38),
         ("float64", 1e200),
+        ("float64", 1e-160),  # its squares are denormal: not 0, and of few bits
         ("float64", 1e-200),
         ("float64", 1e-310),
     ],
@@ -84,7 +85,7 @@ def test_a_norm_does_not_overflow_or_underflow_where_it_is_a_number(
     grad = np.full(1000, size, dtype)
     opt = fastopt.SGD(np.zeros(1000, dtype), lr=1e-3, backend=backend, max_grad_norm=1.0)
     opt.step(grad)
-    assert opt.grad_norm == pytest.approx(float(grad[0]) * math.sqrt(1000), rel=1e-12)
+    assert opt.grad_norm == pytest.approx(float(grad[0]) * math.sqrt(1000), rel=1e-12, abs=0.0)
 
 
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
@@ -108,6 +109,19 @@ def test_a_norm_that_is_no_number_says_so(backend: str, value: float) -> None:
     assert opt.grad_norm == pytest.approx(abs(value), nan_ok=True)
     # As torch.nn.utils.clip_grad_norm_: inf scales the others to 0, NaN makes all NaN.
     assert np.array_equal(np.isnan(param), [math.isnan(value), True, math.isnan(value)])
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_a_limit_of_infinity_only_measures_whatever_the_norm(backend: str, value: float) -> None:
+    param = np.ones(3)
+    opt = fastopt.SGD(param, lr=1.0, backend=backend, max_grad_norm=math.inf)
+    opt.step(np.array([1.0, value, 2.0]))
+    np.testing.assert_array_equal(opt.grad_norm, abs(value))
+    np.testing.assert_array_equal(param, [0.0, 1.0 - value, -1.0])
+    grad = np.array([1.0, value, 2.0])
+    np.testing.assert_array_equal(fastopt.clip_grad_norm_(grad, math.inf), abs(value))
+    np.testing.assert_array_equal(grad, [1.0, value, 2.0])
 
 
 def test_all_parameters_count_whatever_their_group_or_dtype() -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +14,8 @@ import pytest
 import fastopt
 from fastopt.engine.step import Scalars
 from fastopt.schedules import linear
+from helpers.cuda.fake_cupy import FakeCupy
+from helpers.cuda.runs import installed, on_host
 from helpers.schedule_specs import RECORDED, made
 from helpers.variants import CPU_BACKENDS, VARIANTS, Variant
 
@@ -24,6 +29,7 @@ SCHEDULED = {
     "rmsprop_momentum": (fastopt.RMSprop, {"momentum": 0.5}),
     "lr": (fastopt.Adam, {}),
     "weight_decay": (fastopt.AdamW, {}),
+    "eps": (fastopt.Adam, {}),
 }
 each_scheduled = pytest.mark.parametrize("case", SCHEDULED)
 
@@ -185,6 +191,235 @@ def test_a_corrected_average_has_one_beta() -> None:
     with pytest.raises(ValueError, match=text):
         opt.param_groups[0]["bias_correction"] = True
     opt.param_groups[0].update(bias_correction=True, beta=0.5)
+
+
+# Of eps ------------------------------------------------------------------------------------------
+
+WITH_EPS = [variant for variant in VARIANTS if "eps" in variant(np.ones(1)).param_groups[0]]
+each_with_eps = pytest.mark.parametrize("variant", WITH_EPS, ids=str)
+DECIDED: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "decided_on_device": {"on_nonfinite": "skip", "max_grad_norm": 1e30},
+}
+decided = pytest.mark.parametrize("options", DECIDED.values(), ids=DECIDED)
+
+
+@pytest.fixture(params=[*CPU_BACKENDS, "cupy"])
+def place(request: pytest.FixtureRequest) -> Iterator[tuple[Any, str]]:
+    """A namespace of arrays and a backend; CuPy is a stand-in that executes the CUDA text."""
+    if request.param != "cupy":
+        yield np, request.param
+        return
+    if shutil.which("g++") is None:
+        pytest.skip("needs g++, which runs the CUDA text on the CPU")
+    with installed(FakeCupy()) as module:
+        yield module, "cupy"
+
+
+def two_eps(step: int) -> float:
+    return 1e-3 if step < 5 else 1e-12
+
+
+def falls(step: int) -> float:
+    """Return an eps that moves steps in every digit, for gradients around 1."""
+    return float(0.5 / (1 + step))
+
+
+def some_grads(dtype: Any, steps: int = 20) -> list[Any]:
+    """Return gradients that are so small after a few steps that averages are flushed."""
+    rng = np.random.default_rng(5)
+    grads = rng.standard_normal((steps, 64)).astype(dtype)
+    grads[3:, ::2] *= 1e-25
+    return list(grads)
+
+
+def whole_state(opt: Any) -> dict[str, Any]:
+    return {k: v for k, v in opt.state_dict().items() if k != "groups"}
+
+
+@decided
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@each_with_eps
+def test_an_eps_that_changes_is_two_runs_one_after_the_other(
+    variant: Variant, dtype: Any, options: Any, place: tuple[Any, str]
+) -> None:
+    xp, backend = place
+    params = [xp.asarray(np.ones(64, dtype)) for _ in range(2)]
+    grads = some_grads(dtype)
+    opt = variant(params[0], **{**options, "eps": two_eps}, backend=backend)
+    first = variant(params[1], **{**options, "eps": 1e-3}, backend=backend)
+    second = variant(params[1], **{**options, "eps": 1e-12}, backend=backend)
+    for step, grad in enumerate(grads):
+        if step == 5:
+            saved = first.state_dict()
+            saved["groups"][0]["eps"] = 1e-12
+            second.load_state_dict(saved)
+        opt.step(xp.asarray(grad))
+        (first if step < 5 else second).step(xp.asarray(grad))
+        np.testing.assert_array_equal(*map(on_host, params))
+    np.testing.assert_equal(whole_state(opt), whole_state(second))
+
+
+def adam(grads: list[Any], inside: bool) -> Any:
+    p, m, v = np.ones(64), np.zeros(64), np.zeros(64)
+    for t, g in enumerate(grads, 1):
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
+        mean, square, eps = m / (1 - 0.9**t), v / (1 - 0.999**t), falls(t - 1)
+        p = p - 0.1 * mean / (np.sqrt(square + eps) if inside else np.sqrt(square) + eps)
+    return p
+
+
+def rmsprop(grads: list[Any], inside: bool) -> Any:
+    p, v = np.ones(64), np.zeros(64)
+    for t, g in enumerate(grads):
+        v = 0.9 * v + 0.1 * g * g
+        p = p - 0.1 * g / (np.sqrt(v + falls(t)) if inside else np.sqrt(v) + falls(t))
+    return p
+
+
+def adagrad(grads: list[Any], inside: bool) -> Any:
+    p, s = np.ones(64), np.zeros(64)
+    for t, g in enumerate(grads):
+        s = s + g * g
+        p = p - 0.1 * g / (np.sqrt(s) + falls(t))
+    return p
+
+
+def adadelta(grads: list[Any], inside: bool) -> Any:
+    p, u, v = np.ones(64), np.zeros(64), np.zeros(64)
+    for t, g in enumerate(grads):
+        v = 0.9 * v + 0.1 * g * g
+        d = np.sqrt(u + falls(t)) / np.sqrt(v + falls(t)) * g
+        u = 0.9 * u + 0.1 * d * d
+        p = p - 0.1 * d
+    return p
+
+
+FORMULAS: dict[str, tuple[Any, Callable[[list[Any], bool], Any], bool]] = {
+    "adam": (fastopt.Adam, adam, False),
+    "adam_inside": (fastopt.Adam, adam, True),
+    "rmsprop": (fastopt.RMSprop, rmsprop, False),
+    "rmsprop_inside": (fastopt.RMSprop, rmsprop, True),
+    "adagrad": (fastopt.Adagrad, adagrad, False),
+    "adadelta": (fastopt.Adadelta, adadelta, False),
+}
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_an_eps_that_is_a_function_is_that_of_the_formula(
+    name: str, place: tuple[Any, str]
+) -> None:
+    xp, backend = place
+    make, formula, inside = FORMULAS[name]
+    more = {"eps_inside_sqrt": True} if inside else {}
+    grads = list(np.random.default_rng(3).standard_normal((12, 64)))
+    param = xp.asarray(np.ones(64))
+    opt = make(param, 0.1, eps=falls, **more, backend=backend)
+    for grad in grads:
+        opt.step(xp.asarray(grad))
+    np.testing.assert_allclose(on_host(param), formula(grads, inside), rtol=1e-11)
+
+
+@decided
+@pytest.mark.parametrize("bad", [0.0, -0.0, 1e-36, 5e-324, 1e39])
+@each_with_eps
+def test_an_eps_that_is_no_good_is_an_error_in_its_step(
+    variant: Variant, bad: float, options: Any, place: tuple[Any, str]
+) -> None:
+    xp, backend = place
+    params = {"a": xp.asarray(np.ones(3)), "b": xp.asarray(np.ones(70, np.float32))}
+    grads = {name: xp.asarray(np.full(x.shape, 0.5, x.dtype)) for name, x in params.items()}
+    values = [1e-8]
+    opt = variant(params, **{**options, "eps": lambda step: values[-1]}, backend=backend)
+    for _ in range(3):
+        opt.step(grads)
+    values.append(bad)
+    before, state = {k: on_host(x) for k, x in params.items()}, opt.state_dict()
+    said = r"eps at step 3 must be (at least .*Let its function|a number in \(0, inf\))"
+    if bad == 1e39:
+        said = r"at step 3: eps\S* comes to 1e\+39, .*Choose others"
+    with pytest.raises(ValueError, match=f"{type(opt).__name__}: {said}"):
+        opt.step(grads)
+    for key, x in params.items():
+        np.testing.assert_array_equal(on_host(x), before[key])
+    np.testing.assert_equal(opt.state_dict(), state)
+    assert (opt.step_count, opt.skipped_steps) == (3, 0)
+    values.append(1e-6)
+    opt.step(grads)
+    assert opt.step_count == 4
+
+
+def test_an_eps_of_a_step_fits_the_arithmetic_and_names_the_group() -> None:
+    groups = [{"params": np.ones(1)}, {"params": np.ones(1, np.float32), "eps": lambda t: 1e-36}]
+    opt = fastopt.Adam(groups, backend="numpy")
+    with pytest.raises(
+        ValueError, match=r"Adam, params\[1\]: eps at step 0 must be at least 2e-31"
+    ):
+        opt.step([np.ones(1), np.ones(1, np.float32)])
+    wide = fastopt.Adam(np.ones(1, np.float32), eps=lambda t: 1e-36, state_dtype="float64")
+    wide.step(np.ones(1, np.float32))
+    small = fastopt.Adam(np.ones(1), eps=lambda t: 1e-302)
+    with pytest.raises(ValueError, match=r"at least 3.7e-301, .* in float64"):
+        small.step(np.ones(1))
+
+
+@pytest.mark.parametrize("variant", [v for v in WITH_EPS if v.name != "adadelta"], ids=str)
+def test_an_eps_of_0_that_is_a_number_is_the_guard(variant: Variant) -> None:
+    param = np.ones(3)
+    opt = variant(param, eps=0.0)
+    opt.step(np.array([0.0, 1.0, -1.0]))
+    assert np.isfinite(param).all()
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_eps_goes_from_a_number_to_a_function_and_back(
+    inside: bool, place: tuple[Any, str]
+) -> None:
+    xp, backend = place
+    params = [xp.asarray(np.ones(64)) for _ in range(2)]
+    opts = [fastopt.Adam(p, 0.1, eps_inside_sqrt=inside, backend=backend) for p in params]
+    changes: dict[int, Any] = {2: falls, 4: 0.0, 6: two_eps, 8: 1e-4}  # 0 has a rule of its own
+    for step, grad in enumerate(some_grads(np.float64, 10)):
+        for opt, told in zip(opts, (True, False), strict=True):
+            if step in changes and told:
+                opt.param_groups[0]["eps"] = changes[step]
+                now = changes[step]
+            elif not told and step >= 2:
+                opt.param_groups[0]["eps"] = now(step) if callable(now) else now
+            opt.step(xp.asarray(grad))
+        np.testing.assert_array_equal(*map(on_host, params))
+
+
+@each_backend
+def test_an_eps_that_is_a_function_is_no_part_of_a_checkpoint(backend: str, tmp_path: Path) -> None:
+    def trained(eps: Any, steps: range, opt: Any = None, param: Any = None) -> Any:
+        opt = opt or fastopt.Adam(param, 0.1, eps=eps, backend=backend)
+        for step in steps:
+            opt.step(some_grads(np.float64)[step])
+        return opt
+
+    param, other, number = np.ones(64), np.ones(64), np.ones(64)
+    opt = trained(falls, range(7), param=param)
+    assert opt.state_dict()["groups"][0]["eps"] is None
+    opt.save(tmp_path / "a.safetensors")
+    resumed = fastopt.Adam(other, 0.1, eps=falls, backend=backend)
+    resumed.load(tmp_path / "a.safetensors")
+    assert resumed.param_groups[0]["eps"] is falls
+    trained(falls, range(7, 12), resumed)
+    # A warm start with a number: it stays, as a number that was saved would not.
+    warm = fastopt.Adam(number, 0.1, eps=1e-3, backend=backend)
+    warm.load(tmp_path / "a.safetensors")
+    assert warm.param_groups[0]["eps"] == 1e-3
+    trained(1e-3, range(7, 12), warm)
+    trained(falls, range(7, 12), opt)
+    np.testing.assert_array_equal(other, param)
+    by_hand = np.ones(64)
+    again = trained(falls, range(7), param=by_hand)
+    again.param_groups[0]["eps"] = 1e-3
+    trained(1e-3, range(7, 12), again)
+    np.testing.assert_array_equal(number, by_hand)
+    resumed.load_state_dict(warm.state_dict())  # a number that was saved: the function stays
+    assert resumed.param_groups[0]["eps"] is falls
 
 
 # Parameters that can be called -------------------------------------------------------------------

@@ -444,7 +444,7 @@ BAD: dict[str, Bad] = {
     "beta": number(*FRACTIONS, schedule=True),
     "betas": pair(*FRACTIONS),
     "rho": number(*FRACTIONS),
-    "eps": number(-1e-300, -1),
+    "eps": number(-1e-300, -1, schedule=True),
     "lr_decay": number(-1e-300, -1),
     "initial_accumulator_value": number(-1e-300, -1),
     "centered": FLAG,

@@ -114,6 +114,11 @@ def each(change: Callable[[Any], Any], tree: Any) -> Any:
     return [each(change, part) for part in tree] if isinstance(tree, list) else change(tree)
 
 
+def decay_of(right: Any) -> Callable[[Any], str]:
+    other = "gradient" if right is fastopt.AdamW else "parameter"
+    return lambda options: other
+
+
 def mutant(name: str, base: Any, make: Make) -> None:
     assert name not in MUTANTS
     MUTANTS[name] = base, make
@@ -183,11 +188,10 @@ for right in ALL:
         right,
         arguments(right, lambda o: {**o, "weight_decay": 0.0}),
     )
-    other = "gradient" if right is fastopt.AdamW else "parameter"
     mutant(
         f"{own}_decay_coupled_for_decoupled_and_back",
         right,
-        type("Mutant", (right,), {"_decay": staticmethod(lambda options: other)}),
+        type("Mutant", (right,), {"_decay": staticmethod(decay_of(right))}),
     )
     mutant(
         f"{own}_scalars_rounded_to_float32",
@@ -197,6 +201,12 @@ for right in ALL:
     if right is not fastopt.Adadelta:  # no recorded vector of it changes lr
         kept = property(right.lr.fget, lambda self, value: None)
         mutant(f"{own}_lr_of_the_first_step_kept", right, type("Mutant", (right,), {"lr": kept}))
+
+
+def decay_of(right: Any) -> Callable[[Any], str]:
+    other = "gradient" if right is fastopt.AdamW else "parameter"
+    return lambda options: other
+
 
 # Adam and AdamW ----------------------------------------------------------------------------------
 

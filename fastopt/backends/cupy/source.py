@@ -1122,7 +1122,7 @@ _DECIDE_OPERATION = Template("""
     const long long steps = counts[fastopt::STEPS];
     const long long coming = fastopt::row_of(steps, &settings[0]);
     double factor = 1;
-    if (clips) {
+    if (clips && limit[0] <= $largest) {
         factor = limit[0] / (norm + 1e-6);
         factor = factor > 1 ? 1 : factor;
         scale *= factor;

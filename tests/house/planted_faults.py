@@ -1,0 +1,357 @@
+"""Faults of the kind that an engineer makes, and the tests that must notice each of them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Fault(NamedTuple):
+    """A ``text`` that stands once in ``file`` is replaced; then one of ``tests`` must fail."""
+
+    name: str
+    file: str
+    text: str
+    replacement: str
+    tests: tuple[str, ...]
+
+
+ARRAYS, TREE, NORMS = "fastopt/core/arrays.py", "fastopt/core/tree.py", "fastopt/core/norms.py"
+CODES, BUCKETS = "fastopt/core/quantization.py", "fastopt/core/buckets.py"
+GROUPS, HYPER = "fastopt/core/param_groups.py", "fastopt/core/hyperparameters.py"
+STEP, TABLES = "fastopt/engine/step.py", "fastopt/engine/tables.py"
+SCALARS = "fastopt/engine/scalars.py"
+DEVICE, POLICY = "fastopt/engine/device.py", "fastopt/engine/policy.py"
+STATE, FILE = "fastopt/checkpoint/state_dict.py", "fastopt/checkpoint/file.py"
+AVERAGING = "fastopt/wrappers/averaging.py"
+
+FAULTS = (
+    # core: where arrays lie in memory
+    Fault(
+        "an_array_that_overlaps_itself_only_if_it_is_broadcast",
+        ARRAYS,
+        "            if stride < reach:",
+        "            if stride == 0:",
+        ("tests/core/test_arrays.py::test_a2_a_parameter_that_overlaps_itself_is_refused",),
+    ),
+    Fault(
+        "runs_that_go_round_the_period_end_at_its_end",
+        ARRAYS,
+        "            yield 0, last - period",
+        "            yield 0, 0",
+        ("tests/core/test_aliasing.py",),
+    ),
+    Fault(
+        "extents_that_nest_are_not_looked_through",
+        ARRAYS,
+        "np.maximum.accumulate(high) if len(high) else high",
+        "high",
+        (
+            "tests/core/test_aliasing.py::"
+            "test_a_gradient_shares_memory_with_a_parameter_that_reaches_over_another",
+        ),
+    ),
+    Fault(
+        "axes_that_run_backwards_come_last",
+        ARRAYS,
+        "key=lambda axis: -abs(strides[axis])",
+        "key=lambda axis: -strides[axis]",
+        ("tests/core/test_layouts.py::test_an_array_without_gaps_is_updated_without_a_copy",),
+    ),
+    # core: trees
+    Fault(
+        "an_empty_branch_counts_as_frozen",
+        TREE,
+        "return bool(found) and ignored.issuperset(found)",
+        "return ignored.issuperset(found)",
+        ("tests/core/test_trainable.py::test_an_empty_branch_is_held_too",),
+    ),
+    Fault(
+        "every_group_is_taken_for_one_leaf",
+        TREE,
+        "            start += part.num_leaves",
+        "            start += 1",
+        ("tests/core/test_trainable.py", "tests/core/test_arrays.py"),
+    ),
+    # core: norms
+    Fault(
+        "arrays_are_not_filled_up_to_whole_tiles",
+        NORMS,
+        "        at += count * TILE",
+        "        at += part.size",
+        ("tests/core/test_clip_functions.py::test_the_norm_has_the_bits_of_an_optimizers",),
+    ),
+    Fault(
+        "sums_that_overflow_are_not_taken_again",
+        NORMS,
+        "    if total == math.inf:",
+        "    if math.isnan(total):",
+        (
+            "tests/engine/test_max_grad_norm.py::"
+            "test_a_norm_does_not_overflow_or_underflow_where_it_is_a_number",
+        ),
+    ),
+    Fault(
+        "only_a_sum_of_nothing_has_lost_squares",
+        NORMS,
+        "    elif total < TOO_SMALL:",
+        "    elif total == 0.0:",
+        (
+            "tests/engine/test_max_grad_norm.py::"
+            "test_a_norm_does_not_overflow_or_underflow_where_it_is_a_number",
+        ),
+    ),
+    # core: state in few bits
+    Fault(
+        "a_positive_average_may_become_0",
+        CODES,
+        "        codes = np.maximum(codes, values >= _NORMAL)",
+        "        codes = np.maximum(codes, 0)",
+        ("tests/core/test_quantization.py",),
+    ),
+    Fault(
+        "the_scale_of_a_block_is_rounded_down",
+        CODES,
+        "np.clip(largest + _u32(0x7FFFF) >> 23, _u32(27), _u32(253))",
+        "np.clip(largest >> 23, _u32(27), _u32(253))",
+        ("tests/core/test_quantization.py",),
+    ),
+    Fault(
+        "negative_numbers_are_rounded_to_odd_as_positive_ones",
+        CODES,
+        "(np.abs(back) > np.abs(values))",
+        "(back > values)",
+        ("tests/checkpoint/test_convert.py::test_float64_becomes_the_nearest_bfloat16",),
+    ),
+    # core: buckets
+    Fault(
+        "step_counts_stay_even_whatever_is_missing",
+        BUCKETS,
+        "        if active is not None or not self.even:",
+        "        if not self.even:",
+        (
+            "tests/optimizers/test_formulas.py::test_f8_each_parameter_has_a_first_gradient_of_its_own",
+        ),
+    ),
+    Fault(
+        "step_counts_that_are_loaded_are_even",
+        BUCKETS,
+        "        self.steps[index] = step\n"
+        "        self.even = bool((self.steps == self.steps[0]).all())",
+        "        self.steps[index] = step",
+        ("tests/checkpoint/test_state_dict.py",),
+    ),
+    Fault(
+        "gradients_are_missing_if_all_are",
+        BUCKETS,
+        "        if not complete and any(grad is None for grad in given):",
+        "        if not complete and all(grad is None for grad in given):",
+        (
+            "tests/optimizers/test_formulas.py::test_f8_each_parameter_has_a_first_gradient_of_its_own",
+        ),
+    ),
+    # core: parameter groups
+    Fault(
+        "two_stars_stand_for_no_level_at_the_end",
+        GROUPS,
+        "for skipped in range(len(name) + 1))",
+        "for skipped in range(len(name)))",
+        ("tests/core/test_groups.py::test_a_pattern_stands_for",),
+    ),
+    Fault(
+        "settings_of_a_group_that_changed_less_often_go_unnoticed",
+        GROUPS,
+        "        return sum(group.revision for group in self)",
+        "        return max(group.revision for group in self)",
+        (
+            "tests/core/test_trainable.py::"
+            "test_a_group_is_frozen_whose_settings_have_changed_less_often_than_others",
+        ),
+    ),
+    # core: hyperparameters
+    Fault(
+        "bounds_are_rounded_outwards",
+        HYPER,
+        "rounded < values if towards > 0 else rounded > values",
+        "rounded > values if towards > 0 else rounded < values",
+        ("tests/optimizers/test_bounds.py::test_in_every_dtype_nothing_is_outside",),
+    ),
+    Fault(
+        "coefficients_are_looked_at_in_the_first_step_alone",
+        HYPER,
+        "    for t in (1, _LATE):",
+        "    for t in (1,):",
+        ("tests/engine/test_overflow.py::test_a_coefficient_that_float32_has_not_is_refused",),
+    ),
+    # core: the scale of a loss, signals
+    Fault(
+        "the_scale_grows_a_step_late",
+        "fastopt/core/loss_scale.py",
+        "now.good_steps + 1 >= self.growth_interval",
+        "now.good_steps >= self.growth_interval",
+        ("tests/wrappers/test_loss_scaler.py::test_scale_and_steps_are_those_of_pytorch",),
+    ),
+    Fault(
+        "an_interrupt_that_was_held_back_is_lost",
+        "fastopt/core/signals.py",
+        "                raise_signal(self._number)",
+        "                pass",
+        ("tests/checkpoint/test_atomic_file.py::test_signals_wait_until_the_file_is_in_place",),
+    ),
+    # engine
+    Fault(
+        "squares_overflow_by_the_norm_before_clipping",
+        POLICY,
+        "norm * factor >= SQUARES_OVERFLOW",
+        "norm >= SQUARES_OVERFLOW",
+        ("tests/engine/test_overflow.py::test_what_counts_is_the_norm_after_scale_and_clipping",),
+    ),
+    Fault(
+        "groups_are_frozen_once_and_for_all",
+        STEP,
+        "        if frozen != self._frozen:",
+        "        if self._frozen is None:",
+        ("tests/core/test_trainable.py::test_one_array_is_frozen_and_trained_again",),
+    ),
+    Fault(
+        "scalars_of_a_schedule_are_kept",
+        SCALARS,
+        "None if group.scheduled else group.revision",
+        "group.revision",
+        ("tests/engine/test_scheduled_hyperparameters.py",),
+    ),
+    Fault(
+        "scalars_are_kept_though_a_setting_changes",
+        SCALARS,
+        "        if self._prepared_for == group.revision:",
+        "        if self._prepared_for is not None:",
+        ("tests/engine/test_scheduled_hyperparameters.py",),
+    ),
+    Fault(
+        "parameters_share_the_row_of_the_first",
+        SCALARS,
+        "            rows[i] = number_of.setdefault(int(bucket.steps[i]), len(number_of))",
+        "            number_of.setdefault(int(bucket.steps[i]), len(number_of))",
+        ("tests/optimizers/test_vectors.py",),
+    ),
+    Fault(
+        "rows_come_again_where_only_some_groups_are_scheduled",
+        TABLES,
+        "        if any(group.scheduled for group in self._state.groups):",
+        "        if all(group.scheduled for group in self._state.groups):",
+        (
+            "tests/cuda/test_on_device.py::"
+            "test_a_schedule_of_one_group_that_turns_later_is_followed",
+        ),
+    ),
+    Fault(
+        "parameters_that_missed_steps_take_the_rows_of_the_others",
+        TABLES,
+        "        return self.scalars.row_at(step_count, self.lag)",
+        "        return self.scalars.row_at(step_count, 0)",
+        (
+            "tests/cuda/test_on_device.py::"
+            "test_so_they_do_with_schedules_and_gradients_that_are_missing_for_a_while",
+        ),
+    ),
+    Fault(
+        "steps_since_the_counts_were_asked_for_are_forgotten",
+        DEVICE,
+        "            self.high = counts.steps + self._since_request",
+        "            self.high = counts.steps",
+        ("tests/cuda/test_on_device.py::test_a_hundred_steps_wait_for_nothing",),
+    ),
+    # checkpoint
+    Fault(
+        "the_step_count_is_not_taken_over",
+        STATE,
+        "            state.counts.steps[0] = step_count\n",
+        "",
+        ("tests/checkpoint/test_state_dict.py::test_a_schedule_goes_on_where_it_was",),
+    ),
+    Fault(
+        "a_hash_is_there_and_not_compared",
+        FILE,
+        '    if hashlib.sha256(view["data"]).hexdigest() != sha:',
+        "    if not sha:",
+        ("tests/checkpoint/test_damage.py",),
+    ),
+    Fault(
+        "two_names_alike_and_no_more",
+        FILE,
+        "        while key in self.arrays:",
+        "        if key in self.arrays:",
+        ("tests/checkpoint/test_save_load.py::test_names_that_are_written_alike_are_told_apart",),
+    ),
+    # wrappers
+    Fault(
+        "the_warmup_of_an_average_has_no_end",
+        AVERAGING,
+        "return min(self._decay, (1 + self._updates) / (10 + self._updates))",
+        "return (1 + self._updates) / (10 + self._updates)",
+        ("tests/wrappers/test_ema.py::test_the_warmup_is_that_of_its_formula",),
+    ),
+    Fault(
+        "a_skipped_step_counts_for_lookahead",
+        AVERAGING,
+        "            if outcome is not None and outcome.made:",
+        "            if outcome is not None:",
+        ("tests/wrappers/test_lookahead.py::test_a_skipped_step_does_not_count",),
+    ),
+    Fault(
+        "the_mean_is_over_as_many_as_there_should_be",
+        "fastopt/wrappers/accumulator.py",
+        "1.0 / self._count",
+        "1.0 / self._every",
+        ("tests/wrappers/test_accumulator.py::test_flush_steps_with_the_mean_of_what_is_there",),
+    ),
+    Fault(
+        "the_scale_falls_if_all_have_skipped",
+        "fastopt/wrappers/loss_scaler.py",
+        "            elif all(made):",
+        "            elif any(made):",
+        (
+            "tests/wrappers/test_loss_scaler.py::"
+            "test_the_scale_falls_if_any_optimizer_of_the_iteration_skipped_and_stays_until_then",
+        ),
+    ),
+    # schedules
+    Fault(
+        "reports_after_a_reduction_are_counted_as_bad",
+        "fastopt/schedules/plateau.py",
+        "            cooling, bad = cooling - 1, 0",
+        "            cooling = cooling - 1",
+        ("tests/schedules/test_plateau.py::test_the_learning_rate_falls_as_pytorchs",),
+    ),
+    Fault(
+        "a_milestone_counts_from_the_step_after_it",
+        "fastopt/schedules/functions.py",
+        "bisect_right(self.milestones, step)",
+        "bisect_right(self.milestones, step - 1)",
+        ("tests/schedules/test_schedules.py::test_a_schedule_equals_the_oracle",),
+    ),
+    # backends
+    Fault(
+        "negative_averages_are_flushed_whole",
+        "fastopt/backends/numpy/backend.py",
+        "(np.abs(values) if signed else values) < tiny",
+        "values < tiny",
+        ("tests/optimizers/test_vectors.py",),
+    ),
+    Fault(
+        "compiled_code_flushes_negative_averages_whole",
+        "fastopt/backends/numba/codegen.py",
+        "zero if abs({slot}) < {least}",
+        "zero if {slot} < {least}",
+        ("tests/backends/test_same_bits.py::test_small_arrays_end_in_the_same_bits",),
+    ),
+    Fault(
+        "the_end_of_a_tile_is_summed_in_one_lane",
+        "fastopt/backends/numba/compiled.py",
+        "                lane[j % LANES] += value * value",
+        "                lane[0] += value * value",
+        (
+            "tests/engine/test_max_grad_norm.py::"
+            "test_the_norm_is_exact_to_float64_and_the_same_bits_on_every_backend",
+        ),
+    ),
+)
