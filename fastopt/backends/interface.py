@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from fastopt.core.arrays import Array, Extents
-from fastopt.core.buckets import Bucket, Gradients
+from fastopt.core.buckets import Bucket, Counts, Gradients
 from fastopt_kernels import AnyRule
 
 if TYPE_CHECKING:
@@ -34,20 +34,20 @@ def scaled(row: Sequence[float], scale: float, real: np.dtype[Any]) -> tuple[flo
         return (first * float(real.type(scale)), *rest)
 
 
-Fused = Callable[[list[Any], list[Any], Sequence[float], float, Array, Array], bool]
-"""A whole step of a bucket in one call that nothing interrupts.
+Fused = Callable[[list[Any], list[Any], Sequence[Sequence[float]], float, float | None], bool]
+"""A whole step of some buckets in one call that nothing interrupts.
 
-``fused(params, grads, row, scale, steps, step_count)`` looks at the arrays, updates, and adds 1 to
-both counts. It returns False, with nothing changed, if any array is not as usual or a gradient is
-None.
+``fused(params, grads, rows, scale, limit)`` is given the leaves of the whole tree, a row of scalars
+for each bucket, the gradients' scale, and the norm that they are scaled down to (infinite: it is
+only measured; None: it is not). It looks at the arrays, measures, updates, and adds 1 to all
+counts. It returns False, with nothing changed, if any array is not as usual, a gradient is None, or
+the norm asks for a closer look: it is not finite, so small that squares may have been lost, or so
+large that they overflow.
 """
 
 
 class Kernel(Protocol):
     """Runs the rule of one bucket, which it knows from its construction."""
-
-    fused: Fused | None
-    """Check, update and count in one call; None if this kernel cannot."""
 
     def warm_up(self, norm: bool) -> None:
         """Compile what the steps will need (with ``norm`` the sum of squares too); step nothing."""
@@ -111,6 +111,14 @@ class Backend(Protocol):
 
         The rows of the bucket's arena are the rule's slots, the spec's masters and its bounds; the
         scalars are the common ones, those of the rule, and ``spec.scalars``.
+        """
+
+    def fused(
+        self, kernels: Sequence[Kernel], buckets: Sequence[Bucket], counts: Counts
+    ) -> Fused | None:
+        """Return what makes whole steps of these buckets; None if there is no such thing.
+
+        ``kernels`` are theirs, and ``counts`` what is counted over all of them.
         """
 
     def control(self, like: Array) -> Control | None:

@@ -491,6 +491,10 @@ def memory_names(rule: AnyRule, over: str) -> tuple[str, ...]:
     return rule.memory.names if rule.memory and rule.memory.over == over else ()
 
 
+NOT_MEASURED = -1.0
+"""Stands for a norm that is not known."""
+
+
 @dataclass(eq=False)
 class Counts:
     """What is counted over all parameters: the steps made, those skipped; the last norm."""
@@ -498,7 +502,18 @@ class Counts:
     steps: Array = field(default_factory=lambda: np.zeros(1, np.int64))
     """Steps made: an array of one number, where compiled code can reach it."""
     skipped: int = 0
-    grad_norm: float | None = None
+    norm: Array = field(default_factory=lambda: np.full(1, NOT_MEASURED))
+    """The norm of the last step's gradients, likewise an array; NOT_MEASURED if there is none."""
+
+    @property
+    def grad_norm(self) -> float | None:
+        """The norm of the last step's gradients before clipping; None if it was not measured."""
+        norm: float = self.norm.item(0)
+        return None if norm == NOT_MEASURED else norm
+
+    @grad_norm.setter
+    def grad_norm(self, norm: float | None) -> None:
+        self.norm[0] = NOT_MEASURED if norm is None else norm
 
 
 @dataclass(eq=False)

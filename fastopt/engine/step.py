@@ -6,13 +6,14 @@ of that is prepared, may raise, and writes nothing. Committing it cannot fail.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from fastopt.backends.interface import Backend, Kernel
+from fastopt.backends.interface import Backend, Fused, Kernel
 from fastopt.core.arrays import Array, Extents
 from fastopt.core.buckets import Bucket, Gradients, OptimizerState
 from fastopt.core.hyperparameters import Options
@@ -24,7 +25,6 @@ from fastopt.engine import passes, whole
 from fastopt.engine.passes import Update
 from fastopt.engine.policy import (
     MADE,
-    PLAIN,
     Outcome,
     Policy,
     Verdict,
@@ -110,12 +110,8 @@ class HostEngine:
             grad_scale = self.checked_scale(grad_scale, policy.on_nonfinite)
         self.follow_settings()
         asked: dict[int, Options] = {}
-        if (
-            policy == PLAIN
-            and self._fused is not None
-            and self._step_fused(grads, grad_scale, asked)
-        ):
-            return MADE
+        if self._fused is not None and self._step_fused(grads, grad_scale, policy, asked):
+            return MADE if not policy.measures else Outcome(True, self.state.counts.grad_norm)
         return self.commit(self.prepare(grads, grad_scale, policy, asked))
 
     def checked_scale(self, scale: Any, on_nonfinite: NonfinitePolicy) -> Any:
@@ -196,17 +192,24 @@ class HostEngine:
             bucket.memory[...] = memory
         bucket.advance(gradients.active, 1)
 
-    def _step_fused(self, grads: Any, grad_scale: float, asked: dict[int, Options]) -> bool:
-        """Check, update and count in one compiled call; False, with nothing done, if it cannot."""
+    def _step_fused(
+        self, grads: Any, grad_scale: float, policy: Policy, asked: dict[int, Options]
+    ) -> bool:
+        """Make the whole step in one compiled call; False, with nothing done, if it cannot."""
         state, fused = self.state, self._fused
-        bucket = state.buckets[0]
-        if fused is None or not bucket.even:
+        if fused is None:
             return False
+        rows = []
+        for number in self._fused_numbers:
+            bucket = state.buckets[number]
+            if not bucket.even:
+                return False
+            rows.append(self.scalars[number].next_row(self._options(bucket.group, asked)))
         tree = state.tree
-        now, given = tree.current(), tree.match(grads)
-        group = state.groups[0]
-        row = self.scalars[0].next_row(self._options(0, asked) if group.scheduled else group)
-        return fused(now, given, row, grad_scale, bucket.steps, state.counts.steps)
+        limit = policy.max_grad_norm
+        if limit is None and policy.on_nonfinite != "propagate":
+            limit = math.inf
+        return fused(tree.current(), tree.match(grads), rows, grad_scale, limit)
 
     # What a step is made of ---------------------------------------------------------------------
 
@@ -314,9 +317,17 @@ class HostEngine:
             self._frozen = None  # until the tree is ready: an interrupt can come in between
             state.tree.ignore(p for n in frozen for p in state.groups[n].positions)
             self._frozen = frozen
-        alone = len(self.kernels) == 1 and not frozen
-        self._fused = self.kernels[0].fused if alone else None
+        self._fused_numbers = [*self.trained()]
+        self._fused = self._fuse(self._fused_numbers)
         self._followed = revision
+
+    def _fuse(self, numbers: Sequence[int]) -> Fused | None:
+        """Return what makes whole steps of these buckets in one call, if anything does."""
+        buckets = [self.state.buckets[number] for number in numbers]
+        if self.derives or any(isinstance(bucket.rule, ArrayRule) for bucket in buckets):
+            return None
+        kernels = [self.kernels[number] for number in numbers]
+        return self.backend.fused(kernels, buckets, self.state.counts)
 
     def warm_up(self, policy: Policy) -> None:
         """Compile what the coming steps need; changes nothing."""

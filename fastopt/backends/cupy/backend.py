@@ -27,8 +27,6 @@ _KERNELS = Kernels(cupy)
 class CupyKernel:
     """Runs a rule's CuPy form over all parameters of a bucket, on CuPy's current stream."""
 
-    fused = None
-
     def __init__(self, bucket: Bucket, extents: Extents) -> None:
         rule, spec, parameters = bucket.rule, bucket.spec, bucket.parameters
         self._spec = spec
@@ -252,6 +250,9 @@ class CupyBackend:
     def kernel(self, bucket: Bucket, extents: Extents) -> CupyKernel:
         """Return the kernel of a bucket."""
         return CupyKernel(bucket, extents)
+
+    def fused(self, *_: object) -> None:
+        """Leave steps to the engine."""
 
     def control(self, like: Array) -> Control:
         """Return what steps are decided with on the array's device."""

@@ -15,7 +15,7 @@ from numba.core import compiler, serialize
 from numba.extending import register_jitable
 
 from fastopt import backends
-from fastopt.backends.interface import COMMON_SCALARS, scaled
+from fastopt.backends.interface import COMMON_SCALARS
 from fastopt.backends.numba import compiled as numba_compiled
 from fastopt.backends.numba import headers as numba_headers
 from fastopt.backends.numba import runtime
@@ -25,6 +25,8 @@ from fastopt.backends.numba.codegen import (
     JOB,
     LANES_APART,
     LEAF_LINES,
+    PROGRAM,
+    PROGRAM_LINES,
     loop_source,
     pass_source,
     storage_of,
@@ -34,9 +36,9 @@ from fastopt.backends.numba.headers import HeaderCheck
 from fastopt.backends.numba.runtime import Pool
 from fastopt.core import arrays
 from fastopt.core.arrays import Array, Extents
-from fastopt.core.buckets import Bucket, Gradients
+from fastopt.core.buckets import Bucket, Counts, Gradients
 from fastopt.core.dtypes import UpdateSpec, dtype_of, wide
-from fastopt.core.norms import TILE
+from fastopt.core.norms import LANES, TILE
 from fastopt.core.passes import derived_of
 from fastopt.errors import BackendUnavailableError
 from fastopt.version import __version__
@@ -90,11 +92,15 @@ class _Reading:
         self.dtypes = (compiled.given, dtype)
         self.update = _Job(compiled.update, words)
         self.norm = _Job(compiled.squares, words)
-        self.headers = HeaderCheck(compare, bucket.parameters, extents, dtype) if compare else None
+        self.headers = None
+        if compare:
+            positions = bucket.positions
+            self.headers = HeaderCheck(compare, bucket.parameters, extents, dtype, positions)
         if self.headers:
             known, axes, limits = self.headers.expected
             self.update.set(KNOWN=known, AXES=axes, AXES_COUNT=len(axes))
             self.update.set(EXTENTS=limits, EXTENTS_COUNT=limits.shape[1])
+        self.update.set(STEPS=bucket.steps, REAL=bucket.spec.real.itemsize)
 
 
 class NumbaKernel:
@@ -147,12 +153,10 @@ class NumbaKernel:
         self._passes = derived_of(bucket.rule, spec).passes
         self._sums: dict[tuple[int, np.dtype[Any]], tuple[_Job, Array]] = {}
         self._words = words
-        self._counting: tuple[Array, Array] | None = None
-        self._large = sum(self._sizes) >= PARALLEL_FROM
-        usual = compare is not None and not any(p.copied for p in parameters)
-        usual = usual and not self._passes and not isinstance(bucket.rule, ArrayRule)
+        self.large = sum(self._sizes) >= PARALLEL_FROM
+        """Whether more than one thread may pay."""
+        self._usual = compare is not None and not any(p.copied for p in parameters)
         self._updates = not isinstance(bucket.rule, ArrayRule)
-        self.fused = self._fused if usual else None
 
     def warm_up(self, norm: bool) -> None:
         """Call everything once with nothing to do, which compiles it or finds it on disk."""
@@ -277,35 +281,103 @@ class NumbaKernel:
             job.set(TABLE=self._table)
             self._rows[:] = 0
 
-    def _fused(
-        self,
-        params: list[Any],
-        grads: list[Any],
-        row: Sequence[float],
-        scale: float,
-        steps: Array,
-        step_count: Array,
-    ) -> bool:
-        """Check, update and count in one compiled call."""
-        self._table[0] = row if scale == 1.0 else scaled(row, scale, self._real)
-        if self._counting is None or self._counting[0] is not steps:
-            self._count_in(steps, step_count)
-        reading = self._only or self._reading_of(grads)
-        return self._run(reading, reading.update, id(params), id(grads))
-
-    def _count_in(self, steps: Array, step_count: Array) -> None:
-        self._counting = steps, step_count
-        for reading in self._readings:
-            reading.update.set(STEPS=steps, CLOCK=step_count)
-
-    def _run(self, reading: _Reading, job: _Job, params: int = 0, grads: int = 0) -> bool:
+    def _run(self, reading: _Reading, job: _Job) -> None:
         """Do the chunks of a job, with as many threads as pay."""
         if not job.ready:
             job.prepare()
-        compiled, number = reading.compiled, 1
-        if self._large:
-            number = compiled.threads(backends.available_threads(compiled.num_threads))
-        return compiled.step(compiled.pool, number, job.address, params, grads)
+        compiled = reading.compiled
+        compiled.run(compiled.pool, self.threads(reading), job.address)
+
+    # What a fused step needs ---------------------------------------------------------------------
+
+    @property
+    def can_be_fused(self) -> bool:
+        """Whether compiled code can look at this bucket's arrays, and update them as they are."""
+        return self._usual
+
+    def threads(self, reading: _Reading) -> int:
+        """Return how many threads pay."""
+        if not self.large:
+            return 1
+        return reading.compiled.threads(backends.available_threads(reading.compiled.num_threads))
+
+    @property
+    def several_readings(self) -> bool:
+        """Whether gradients of more than one dtype are read as they are."""
+        return self._only is None
+
+    def ready(self, grads: Sequence[Any], measures: bool) -> tuple[_Reading, int, int]:
+        """Return the reading of a step's gradients, and the addresses of its two jobs."""
+        reading = self._only or self._reading_of(grads)
+        jobs = [reading.update]
+        if measures:
+            if self._norm is None:
+                self._norm = self._set_up_norm()
+            jobs.append(reading.norm)
+        for job in jobs:
+            if not job.ready:
+                job.prepare()
+        return reading, reading.update.address, reading.norm.address
+
+    def take(self, row: Sequence[float]) -> None:
+        """Write the scalars of a fused step."""
+        self._table[0] = row
+
+
+class _FusedStep:
+    """Whole steps of some buckets in one compiled call each."""
+
+    def __init__(
+        self, kernels: Sequence[NumbaKernel], buckets: Sequence[Bucket], counts: Counts
+    ) -> None:
+        self._kernels = kernels
+        self._positions = [bucket.positions for bucket in buckets]
+        overflows = any(b.rule.averages_squares and b.spec.real.itemsize == 4 for b in buckets)
+        self._lanes = np.zeros(LANES)
+        self._counts = counts
+        words = {
+            "BUCKETS": len(buckets),
+            "OVERFLOWS": int(overflows),
+            "LANES": arrays.address(self._lanes),
+            "STEP_COUNT": arrays.address(counts.steps),
+            "NORM": arrays.address(counts.norm),
+        }
+        head = [words[name] for name in PROGRAM]
+        self._program = np.zeros(len(PROGRAM) + len(PROGRAM_LINES) * len(kernels), np.int64)
+        self._program[: len(head)] = head
+        self._lines = self._program[len(head) :].reshape(-1, len(PROGRAM_LINES))
+        self._address = arrays.address(self._program)
+        self._step: Callable[..., bool] = _compiled(numba_compiled.step, "step")
+        self._pool = _pool().address
+        self._follows = [
+            k for k, kernel in enumerate(kernels) if kernel.several_readings or kernel.large
+        ]
+        self._prepared = [False, False]  # without the norm, and with it
+
+    def __call__(
+        self,
+        params: list[Any],
+        grads: list[Any],
+        rows: Sequence[Sequence[float]],
+        scale: float,
+        limit: float | None,
+    ) -> bool:
+        """Look, measure, update and count."""
+        measures = limit is not None
+        everything = not self._prepared[measures]
+        for number in range(len(self._kernels)) if everything else self._follows:
+            self._set_line(number, grads, measures)
+        self._prepared[measures] = True
+        for kernel, row in zip(self._kernels, rows, strict=True):
+            kernel.take(row)
+        at = (self._address, id(params), id(grads))
+        return self._step(self._pool, *at, scale, -1.0 if limit is None else limit)
+
+    def _set_line(self, number: int, grads: list[Any], measures: bool) -> None:
+        kernel = self._kernels[number]
+        own = [grads[position] for position in self._positions[number]]
+        reading, update, measure = kernel.ready(own, measures)
+        self._lines[number] = (update, measure, kernel.threads(reading))
 
 
 def _chunks(lengths: Sequence[int], size: int) -> Array:
@@ -442,7 +514,7 @@ class _Compiled:
     def __init__(self, rule: Rule, spec: UpdateSpec) -> None:
         self._rule, self._spec = rule, spec
         self.given = spec.given
-        self.step: Callable[..., bool] = _compiled(numba_compiled.step, "step")
+        self.run: Callable[..., None] = _compiled(numba_compiled.run, "run")
         self.pool = _pool().address
         self.num_threads: int = numba.config.NUMBA_NUM_THREADS
 
@@ -477,6 +549,14 @@ class NumbaBackend:
     def kernel(self, bucket: Bucket, extents: Extents) -> NumbaKernel:
         """Return the kernel of a bucket."""
         return NumbaKernel(bucket, extents)
+
+    def fused(
+        self, kernels: Sequence[Any], buckets: Sequence[Bucket], counts: Counts
+    ) -> _FusedStep | None:
+        """Return what makes whole steps of these buckets, if all of their arrays are usual."""
+        if not kernels or not all(kernel.can_be_fused for kernel in kernels):
+            return None
+        return _FusedStep(kernels, buckets, counts)
 
     def control(self, like: Array) -> None:
         """Leave decisions to the host."""

@@ -23,11 +23,26 @@ JOB = (
     *("FUNCTION", "TOTAL", "LEAVES", "COUNT", "CHUNKS"),
     *("TABLE", "DERIVED", "EXACT", "CODES", "SCALES", "PITCH"),  # of an update or a pass
     *("LANES", "SUMS", "FACTOR"),  # of a norm or a pass
-    *("KNOWN", "AXES", "AXES_COUNT", "EXTENTS", "EXTENTS_COUNT", "STEPS", "CLOCK"),  # of a look
+    *(
+        "KNOWN",
+        "AXES",
+        "AXES_COUNT",
+        "EXTENTS",
+        "EXTENTS_COUNT",
+        "STEPS",
+        "REAL",
+    ),  # of a fused step
 )
 """The words of a job: what does its chunks and how many they are; addresses and sizes of arrays.
 Compiled code finds all its arrays there: handing one over as an argument costs as much as updating
 100 elements."""
+
+PROGRAM = ("BUCKETS", "OVERFLOWS", "LANES", "STEP_COUNT", "NORM")
+"""The words of a fused step: how many buckets it is of, whether some average squares in float32,
+and the addresses of LANES numbers to sum in, of the count of steps, and of the last one's norm."""
+
+PROGRAM_LINES = ("UPDATE", "MEASURE", "THREADS")
+"""What follows for each bucket: the addresses of two jobs, and how many threads do them."""
 
 CHUNK = 2_048
 """Elements that are updated in one go: small enough to share out evenly among threads, large enough

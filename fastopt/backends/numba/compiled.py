@@ -7,11 +7,17 @@ from typing import Any, NamedTuple
 
 import numba
 import numpy as np
-from numba import carray, float64, int64
+from numba import carray, float32, float64, int64
 from numba.extending import register_jitable
 
 from fastopt.backends.numba import headers
-from fastopt.backends.numba.codegen import LANES_APART, LEAF_LINES, at
+from fastopt.backends.numba.codegen import (
+    LANES_APART,
+    LEAF_LINES,
+    PROGRAM,
+    PROGRAM_LINES,
+    at,
+)
 from fastopt.backends.numba.runtime import (
     bits,
     float_of,
@@ -24,8 +30,9 @@ from fastopt.backends.numba.runtime import (
     word,
 )
 from fastopt.core import quantization
+from fastopt.core.buckets import NOT_MEASURED
 from fastopt.core.dtypes import UpdateSpec
-from fastopt.core.norms import LANES
+from fastopt.core.norms import LANES, SQUARES_OVERFLOW, TOO_SMALL
 
 # -------------------------------------------------------------------------------------------------
 # How numbers are read and written: widened exactly, narrowed by rounding to nearest even.
@@ -328,28 +335,90 @@ _FUNCTION, _TOTAL, _LEAVES, _COUNT, _CHUNKS = (
 _LANES, _SUMS, _FACTOR = (at(name) for name in ("LANES", "SUMS", "FACTOR"))
 _KNOWN, _AXES, _AXES_COUNT = (at(name) for name in ("KNOWN", "AXES", "AXES_COUNT"))
 _EXTENTS, _EXTENTS_COUNT = (at(name) for name in ("EXTENTS", "EXTENTS_COUNT"))
-_STEPS, _CLOCK = (at(name) for name in ("STEPS", "CLOCK"))
+_STEPS, _REAL, _TABLE = (at(name) for name in ("STEPS", "REAL", "TABLE"))
+_BUCKETS, _OVERFLOWS, _SUM_LANES, _STEP_COUNT, _NORM = (8 * k for k in range(len(PROGRAM)))
+_LINES_AT, _LINE_BYTES = 8 * len(PROGRAM), 8 * len(PROGRAM_LINES)
+_UPDATE, _MEASURE, _THREADS = (8 * k for k in range(len(PROGRAM_LINES)))
 
 
-def step(pool: int, threads: int, job: int, params: int, grads: int) -> bool:
-    """Do a job's chunks; given the addresses of the lists of arrays, look before and count after.
-
-    Returns False, with nothing done, if an array is not as expected or a gradient is None.
-    """
-    count = word(job + _COUNT)
-    if params != 0:
-        leaves = carray(pointer_to(word(job + _LEAVES), int64), (_LINES, count))
-        known = carray(pointer_to(word(job + _KNOWN), int64), (count + 1, 6))
-        axes = carray(pointer_to(word(job + _AXES), int64), (word(job + _AXES_COUNT), 2))
-        extents = carray(pointer_to(word(job + _EXTENTS), int64), (2, word(job + _EXTENTS_COUNT)))
-        if _compare(params, grads, known, axes, extents, leaves[_GRAD]) != 0:
-            return False
+def run(pool: int, threads: int, job: int) -> None:
+    """Do a job's chunks."""
     share(pool, threads, word(job + _FUNCTION), job, word(job + _TOTAL))
-    if params != 0:
+
+
+@register_jitable  # type: ignore[untyped-decorator]
+def _as_usual(job: int, params: int, grads: int) -> bool:
+    """Return whether all arrays of a bucket are as expected, and no gradient is missing."""
+    count = word(job + _COUNT)
+    leaves = carray(pointer_to(word(job + _LEAVES), int64), (_LINES, count))
+    known = carray(pointer_to(word(job + _KNOWN), int64), (count + 1, 7))
+    axes = carray(pointer_to(word(job + _AXES), int64), (word(job + _AXES_COUNT), 2))
+    extents = carray(pointer_to(word(job + _EXTENTS), int64), (2, word(job + _EXTENTS_COUNT)))
+    return _compare(params, grads, known, axes, extents, leaves[_GRAD], True) == 0  # type: ignore[no-any-return]
+
+
+@register_jitable  # type: ignore[untyped-decorator]
+def _sum_of_squares(pool: int, program: int) -> float:
+    """Return the sum of squares of all gradients, in the order of ``core.norms``."""
+    lanes = carray(pointer_to(word(program + _SUM_LANES), float64), LANES)
+    lanes[:] = 0.0
+    tile = 0
+    for bucket in range(word(program + _BUCKETS)):
+        line = program + _LINES_AT + _LINE_BYTES * bucket
+        job = word(line + _MEASURE)
+        carray(pointer_to(word(job + _FACTOR), float64), 1)[0] = 1.0
+        total = word(job + _TOTAL)
+        share(pool, word(line + _THREADS), word(job + _FUNCTION), job, total)
+        sums = carray(pointer_to(word(job + _SUMS), float64), total)
+        for k in range(total):
+            lanes[tile % LANES] += sums[k]
+            tile += 1
+    width = LANES // 2
+    while width > 0:
+        for j in range(width):
+            lanes[j] += lanes[j + width]
+        width //= 2
+    return lanes[0]  # type: ignore[no-any-return]
+
+
+def step(pool: int, program: int, params: int, grads: int, scale: float, limit: float) -> bool:
+    """Make a whole step of all buckets of a program, given the addresses of the lists of arrays.
+
+    With a ``limit`` of 0 or more the norm is measured, and scaled down to it. Returns False, with
+    nothing done, if an array is not as expected, a gradient is None, or the norm is not an ordinary
+    one.
+    """
+    buckets = word(program + _BUCKETS)
+    for bucket in range(buckets):
+        job = word(program + _LINES_AT + _LINE_BYTES * bucket + _UPDATE)
+        if not _as_usual(job, params, grads):
+            return False
+    norm = NOT_MEASURED
+    if limit >= 0.0:
+        total = _sum_of_squares(pool, program)
+        if not TOO_SMALL <= total < np.inf:
+            return False
+        norm = np.sqrt(total) * abs(scale)
+        factor = limit / (norm + 1e-6)
+        if factor > 1.0:
+            factor = 1.0
+        if word(program + _OVERFLOWS) != 0 and not norm * factor < SQUARES_OVERFLOW:
+            return False
+        scale = scale * factor
+    for bucket in range(buckets):
+        line = program + _LINES_AT + _LINE_BYTES * bucket
+        job = word(line + _UPDATE)
+        first = carray(pointer_to(word(job + _TABLE), float64), 1)
+        first[0] *= float64(float32(scale)) if word(job + _REAL) == 4 else scale
+        share(pool, word(line + _THREADS), word(job + _FUNCTION), job, word(job + _TOTAL))
+    for bucket in range(buckets):
+        job = word(program + _LINES_AT + _LINE_BYTES * bucket + _UPDATE)
+        count = word(job + _COUNT)
         steps = carray(pointer_to(word(job + _STEPS), int64), count)
         for leaf in range(count):
             steps[leaf] += 1
-        carray(pointer_to(word(job + _CLOCK), int64), 1)[0] += 1
+    carray(pointer_to(word(program + _STEP_COUNT), int64), 1)[0] += 1
+    carray(pointer_to(word(program + _NORM), float64), 1)[0] = norm
     return True
 
 

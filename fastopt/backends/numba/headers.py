@@ -39,21 +39,23 @@ def build(word: Word, half: Word) -> Callable[..., int]:
         axes: Any,  # a line per axis: length, and stride of a gradient in the parameter's order
         extents: Any,  # where all parameters begin and end, ordered
         addresses: Any,  # out: where each gradient's elements are, 0 for None
+        whole: bool,  # the lists are of all leaves, of which a line says which one it is of
     ) -> int:
         """Return the number of missing gradients, or -1 where an array is not as expected."""
-        none, array_type, dtype, _, _, _ = known[-1]
+        none, array_type, dtype, _, _, _, _ = known[-1]
         low, high = extents[0], extents[1]
         missing = 0
         param_items = word(params + _ITEMS)
         grad_items = word(grads + _ITEMS)
         for i in range(len(known) - 1):
-            this, its_dtype, data, nbytes, ndim, first = known[i]
-            param = word(param_items + 8 * i)
+            this, its_dtype, data, nbytes, ndim, first, position = known[i]
+            at = 8 * position if whole else 8 * i
+            param = word(param_items + at)
             if param != this or word(param + _DATA) != data or word(param + _DTYPE) != its_dtype:
                 return -1
             if half(param + _NDIM) != ndim or not half(param + _FLAGS) & _WRITEABLE:
                 return -1
-            grad = word(grad_items + 8 * i)
+            grad = word(grad_items + at)
             absent = grad == none
             if not absent and (word(grad + _TYPE) != array_type or word(grad + _DTYPE) != dtype):
                 return -1
@@ -89,8 +91,9 @@ class HeaderCheck:
 
     ``expected`` are the comparison's arguments: a line per parameter with its address as a Python
     object, the addresses of its dtype and of its first element, the bytes of its gradient, its
-    number of axes and where those begin in the second array; a last line with the addresses of
-    None, of ndarray and of the gradients' dtype (there is one object of each native dtype). Then
+    number of axes, where those begin in the second array, and which of all leaves it is
+    (``positions``; without them the parameters are all there are); a last line with the addresses
+    of None, of ndarray and of the gradients' dtype (there is one object of each native dtype). Then
     the axes, and the extents of all parameters of the optimizer.
     """
 
@@ -100,16 +103,17 @@ class HeaderCheck:
         parameters: Sequence[Parameter],
         extents: Extents,
         dtype: np.dtype[Any] | None = None,
+        positions: Sequence[int] | None = None,
     ) -> None:
         self._compare = compare
         given = [p.leaf.array for p in parameters]
         dtype = np.dtype((dtype or given[0].dtype).type)
         first = np.cumsum([0, *[a.ndim for a in given[:-1]]])
         known = [
-            (id(a), id(a.dtype), arrays.address(a), a.size * dtype.itemsize, a.ndim, begin)
-            for a, begin in zip(given, first, strict=True)
+            (id(a), id(a.dtype), arrays.address(a), a.size * dtype.itemsize, a.ndim, begin, at)
+            for a, begin, at in zip(given, first, positions or range(len(given)), strict=True)
         ]
-        known.append((id(None), id(np.ndarray), id(dtype), 0, 0, 0))
+        known.append((id(None), id(np.ndarray), id(dtype), 0, 0, 0, 0))
         axes = [axis for p in parameters for axis in _axes(p, dtype)]
         self.expected = (
             np.array(known, np.intp),
@@ -119,7 +123,7 @@ class HeaderCheck:
 
     def __call__(self, params: list[Any], grads: list[Any], addresses: Array) -> int | None:
         """Return how many gradients are None; None if an array is not as expected."""
-        missing = self._compare(id(params), id(grads), *self.expected, addresses)
+        missing = self._compare(id(params), id(grads), *self.expected, addresses, False)
         return None if missing < 0 else missing
 
 

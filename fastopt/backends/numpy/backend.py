@@ -147,8 +147,6 @@ class _Span:
 class NumpyKernel:
     """Runs a rule's NumPy form. Small parameters are gathered, so that one call serves many."""
 
-    fused = None
-
     def __init__(self, bucket: Bucket) -> None:
         rule, parameters, spec, arena = bucket.rule, bucket.parameters, bucket.spec, bucket.arena
         self._rule = rule
@@ -488,6 +486,9 @@ class NumpyBackend:
     def kernel(self, bucket: Bucket, extents: Extents) -> NumpyKernel:
         """Return the kernel of a bucket."""
         return NumpyKernel(bucket)
+
+    def fused(self, *_: object) -> None:
+        """Leave steps to the engine."""
 
     def control(self, like: Array) -> None:
         """Leave decisions to the host."""
