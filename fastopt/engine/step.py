@@ -196,19 +196,18 @@ class HostEngine:
         self, grads: Any, grad_scale: float, policy: Policy, asked: dict[int, Options]
     ) -> bool:
         """Make the whole step in one compiled call; False, with nothing done, if it cannot."""
-        state, fused = self.state, self._fused
+        fused, rows = self._fused, []
         if fused is None:
             return False
-        rows = []
-        for number in self._fused_numbers:
-            bucket = state.buckets[number]
+        for bucket, scalars, group in self._fused_parts:
             if not bucket.even:
                 return False
-            rows.append(self.scalars[number].next_row(self._options(bucket.group, asked)))
-        tree = state.tree
+            options = self._options(bucket.group, asked) if group.scheduled else group
+            rows.append(scalars.next_row(options))
         limit = policy.max_grad_norm
         if limit is None and policy.on_nonfinite != "propagate":
             limit = math.inf
+        tree = self.state.tree
         return fused(tree.current(), tree.match(grads), rows, grad_scale, limit)
 
     # What a step is made of ---------------------------------------------------------------------
@@ -317,8 +316,13 @@ class HostEngine:
             self._frozen = None  # until the tree is ready: an interrupt can come in between
             state.tree.ignore(p for n in frozen for p in state.groups[n].positions)
             self._frozen = frozen
-        self._fused_numbers = [*self.trained()]
-        self._fused = self._fuse(self._fused_numbers)
+        numbers = [*self.trained()]
+        self._fused = self._fuse(numbers)
+        buckets = [state.buckets[number] for number in numbers]
+        self._fused_parts = [
+            (bucket, self.scalars[number], state.groups[bucket.group])
+            for number, bucket in zip(numbers, buckets, strict=True)
+        ]
         self._followed = revision
 
     def _fuse(self, numbers: Sequence[int]) -> Fused | None:
