@@ -72,6 +72,10 @@ class Parameter:
         apart, copied = gaps and bridges_gaps, gaps and not bridges_gaps
         return cls(leaf, layout, dtype, flat, size, apart, copied, offset, address)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Laid out anew: a copy of ``flat`` would be no view of the copied array.
+        return Parameter.of, (self.leaf, self.offset, not self.copied)
+
     def gather(self) -> None:
         """Copy the array into ``flat``."""
         self._in_shape(self.flat)[...] = self.leaf.array
