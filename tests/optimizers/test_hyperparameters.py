@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from helpers.variants import (
     VARIANT_OF,
     VARIANTS,
     Variant,
+    one_parameter,
     public_optimizers,
     script,
 )
@@ -457,11 +459,23 @@ BAD: dict[str, Bad] = {
     "state_dtype": [(8, TypeError), (np.int8, TypeError), (True, TypeError), ("i8", ValueError)],
     "stochastic_rounding": FLAG,
     "complex_moment": [(None, TypeError), (True, TypeError), ("both", ValueError)],
+    "cautious": FLAG,
+    "mask_zero": FLAG,
+    "beta3": [bad for bad in number(*FRACTIONS) if bad[0] is not None],
+    "d0": number(0.0, -1),
+    "d_coef": number(0.0, -1),
+    "growth_rate": [bad for bad in number(0.0, -1) if bad[0] != math.inf],
+    "safeguard_warmup": FLAG,
+    "decoupled_weight_decay": FLAG,
+    "ns_coefficients": [(1.0, TypeError), ((1.0, 2.0), TypeError), (("a", 1.0, 2.0), TypeError)],
+    "ns_steps": [(0, ValueError), (2.0, TypeError), (None, TypeError), (True, TypeError)],
+    "adjust_lr": [(None, TypeError), (True, TypeError), ("both", ValueError)],
     "seed": [(value, TypeError) for value in (1.0, None, True, "0")] + SEEDS_OUTSIDE,
 }
 """Of every hyperparameter of any optimizer: what it must not be, and the error's class."""
 BAD_HERE: dict[tuple[str, str], Bad] = {
     ("Adadelta", "eps"): [(0.0, ValueError)],
+    ("Muon", "momentum"): [(1.0, ValueError), (1.5, ValueError), (lambda t: 0.9, TypeError)],
     ("RMSprop", "beta"): [(lambda t: 0.9, TypeError)],
 }
 """What only one optimizer refuses."""
@@ -469,7 +483,9 @@ BAD_HERE: dict[tuple[str, str], Bad] = {
 
 def options_of(optimizer: Any) -> list[str]:
     """Return the names of an optimizer's hyperparameters."""
-    return [name for name in optimizer(np.ones(1)).param_groups[0] if name != "params"]
+    return [
+        name for name in optimizer(one_parameter(optimizer)).param_groups[0] if name != "params"
+    ]
 
 
 CASES = [
@@ -510,10 +526,11 @@ def refused(
 
 @pytest.mark.parametrize(("optimizer", "name"), CASES)
 def test_a_bad_hyperparameter_is_refused_at_construction(optimizer: Any, name: str) -> None:
+    one = partial(one_parameter, optimizer)
     wrong = []
     for value, kind in bad_values(optimizer, name):
         wrong += refused(
-            lambda bad=value: optimizer(np.ones(1), **{name: bad}),  # type: ignore[misc]
+            lambda bad=value: optimizer(one_parameter(optimizer), **{name: bad}),  # type: ignore[misc]
             kind,
             optimizer,
             name,
@@ -521,7 +538,7 @@ def test_a_bad_hyperparameter_is_refused_at_construction(optimizer: Any, name: s
         )
         wrong += refused(
             lambda bad=value: optimizer(  # type: ignore[misc]
-                [{"params": np.ones(1)}, {"params": np.ones(1), name: bad}]
+                [{"params": one()}, {"params": one(), name: bad}]
             ),
             kind,
             optimizer,
@@ -549,7 +566,8 @@ def ways_to_set(opt: Optimizer, name: str) -> dict[str, Callable[[Any], Any]]:
 def test_a_bad_hyperparameter_is_refused_when_it_is_set_and_nothing_changes(
     optimizer: Any, name: str
 ) -> None:
-    opt = optimizer([{"params": np.ones(1)}, {"params": np.ones(1)}])
+    one = partial(one_parameter, optimizer)
+    opt = optimizer([{"params": one()}, {"params": one()}])
     before = [dict(group) for group in opt.param_groups]
     wrong = []
     for way in ways_to_set(opt, name).values():
@@ -593,24 +611,25 @@ def test_no_hyperparameter_is_taken_away_or_added() -> None:
 
 @each_optimizer
 def test_an_unknown_option_is_refused_with_the_name_that_was_meant(optimizer: Any) -> None:
-    opt = optimizer(np.ones(1))
+    one = partial(one_parameter, optimizer)
+    opt = optimizer(one())
     for wrong, meant in [("weight_decy", "weight_decay"), ("maximise", "maximize"), ("LR", None)]:
         hint = re.escape(f"did you mean {meant!r}") if meant else "lr"
         with pytest.raises(TypeError, match=wrong):
-            optimizer(np.ones(1), **{wrong: 0.1})
+            optimizer(one(), **{wrong: 0.1})
         with pytest.raises(TypeError, match=f"{optimizer.__name__}.*{wrong}.*{hint}"):
-            optimizer([{"params": np.ones(1), wrong: 0.1}])
+            optimizer([{"params": one(), wrong: 0.1}])
         with pytest.raises(TypeError, match=f"{optimizer.__name__}.*{wrong}.*{hint}"):
             opt.param_groups[0][wrong] = 0.1
     with pytest.raises(TypeError, match="backend"):
-        optimizer([{"params": np.ones(1), "backend": "numpy"}])
+        optimizer([{"params": one(), "backend": "numpy"}])
 
 
 @each_optimizer
 def test_all_but_parameters_and_learning_rate_are_given_by_name(optimizer: Any) -> None:
     with pytest.raises(TypeError, match="positional"):
-        optimizer(np.ones(1), 0.1, 0.9)
-    assert optimizer(np.ones(1), 0.25).lr == 0.25
+        optimizer(one_parameter(optimizer), 0.1, 0.9)
+    assert optimizer(one_parameter(optimizer), 0.25).lr == 0.25
 
 
 @pytest.mark.parametrize("eps", [1e-50, 1e-200, 1e-46])
