@@ -514,16 +514,25 @@ def _parts(name: str, saved: Mapping[str, Any]) -> tuple[int, list[Any], Mapping
     return int(step_count), groups, entries
 
 
+def _number(value: Any) -> float:
+    """Return a number, finite or not, as a float; TypeError for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+        raise TypeError(type(value).__name__)
+    return float(value)
+
+
 def _saved_memory(saved: Mapping[str, Any]) -> dict[str, float]:
     """Return what a state_dict says that the rule remembered of all arrays together."""
     memory = saved.get("memory", {})
     if not isinstance(memory, Mapping):
         raise CheckpointError(f"memory must be a dict of numbers; got {type(memory).__name__}")
+    found = {}
     for name, value in memory.items():
-        number = isinstance(value, int | float | np.integer | np.floating)
-        if not number or isinstance(value, bool):
-            raise CheckpointError(f"memory: {name} must be a number; got {value!r:.200}")
-    return {name: float(value) for name, value in memory.items()}
+        try:
+            found[name] = _number(value)
+        except (TypeError, OverflowError) as error:
+            raise CheckpointError(f"memory: {name} must be a number; got {value!r:.200}") from error
+    return found
 
 
 def _misfit(

@@ -67,7 +67,7 @@ VARIANTS = [
     Variant("sgd_cautious", fastopt.SGD, {"lr": 0.05, "momentum": 0.5, "cautious": True}),
     Variant("sgd_mask_zero", fastopt.SGD, {"lr": 0.05, "momentum": 0.9, "mask_zero": True}),
     Variant("lamb", fastopt.LAMB, {"lr": 0.01, "weight_decay": 0.1}),
-    Variant("prodigy", fastopt.Prodigy, {"d0": 1e-3, "weight_decay": 0.1}),
+    Variant("prodigy", fastopt.Prodigy, {"d0": 1e-2, "weight_decay": 0.1}),
 ]
 OF_MATRICES = [
     Variant("muon", fastopt.Muon, {"lr": 0.02}),
@@ -80,6 +80,13 @@ OF_MATRICES = [
 """Those that take matrices alone: what is tested of all others is in test_matrices for them."""
 
 SQUARING = [v for v in VARIANTS if not issubclass(v.optimizer, fastopt.SGD | fastopt.Momentum)]
+ELEMENTWISE = [
+    v
+    for v in VARIANTS
+    if v.optimizer not in (fastopt.LAMB, fastopt.Prodigy) and "cautious" not in v.options
+]
+"""Those in which each element goes its own way."""
+
 APART = [v for v in VARIANTS if v.optimizer is not fastopt.Prodigy]
 """Those in which each parameter goes its own way, whatever the others are."""
 

@@ -24,7 +24,9 @@ import fastopt
 from fastopt.core.arrays import Array
 from fastopt.optimizers.base import Optimizer
 from helpers.variants import (
+    APART,
     CPU_BACKENDS,
+    ELEMENTWISE,
     HAS_NUMBA,
     VARIANT_OF,
     VARIANTS,
@@ -180,7 +182,7 @@ def test_n4_state_has_the_dtype_and_shape_of_its_parameter(variant: Variant, bac
 
 @each_backend
 @each_dtype
-@each_variant
+@pytest.mark.parametrize("variant", APART, ids=str)
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_n5_what_is_not_finite_stays_in_its_element(
     variant: Variant, bad: float, dtype: Any, backend: str
@@ -194,8 +196,9 @@ def test_n5_what_is_not_finite_stays_in_its_element(
         if step == 1:
             grads[0][17] = bad
         opts[0].step(grads)
-    assert np.isnan(bad) <= np.isnan(params[0][17])
-    np.testing.assert_array_equal(np.delete(params[0], 17), np.delete(clean[0], 17))
+    assert np.isnan(bad) <= np.isnan(params[0][17]) or "cautious" in variant.options
+    if variant in ELEMENTWISE:  # in the others in its array
+        np.testing.assert_array_equal(np.delete(params[0], 17), np.delete(clean[0], 17))
     np.testing.assert_array_equal(params[1], clean[1])
 
 
