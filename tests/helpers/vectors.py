@@ -56,6 +56,9 @@ class Vector:
 
 VECTORS = [Vector(p, info) for p in FILES for info in json.loads(str(arrays_in(p)["cases"]))]
 
+ELEMENTWISE = [v for v in VECTORS if v.path.parent == FOLDER or v.path.stem == "mask_zero"]
+"""Those in which each element goes its own way, so that what is off stays where it is."""
+
 
 def options_of(given: dict[str, Any]) -> dict[str, Any]:
     return {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
