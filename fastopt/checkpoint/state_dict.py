@@ -435,12 +435,14 @@ def collect_state(name: str, state: OptimizerState) -> dict[str, Any]:
             copies = {slot: shown(arrays.on_host(array)) for slot, array in slots.items()}
             order = order_of_blocks(leaf.array, bucket.spec)
             entries[leaf.name] = {"step": step, **order, **copies}
+    memory = {"memory": dict(state.memory)} if state.memory else {}
     return {
         "fastopt": __version__,
         "optimizer": name,
         "step_count": int(state.counts.steps[0]),
         "groups": collected(state),
         "state": entries,
+        **memory,
     }
 
 
@@ -458,6 +460,9 @@ def state_restorer(
         for index, (leaf, _, slots) in enumerate(bucket.state())
     }
     differences += compare_names("state", "state:", targets, entries, strict)
+    memory = _saved_memory(saved)
+    differences += compare_names("memory", "memory:", state.memory, memory, strict)
+    memory = {name: memory.get(name, value) for name, value in state.memory.items()}
     counts, writes, misfits = [], [], []
     for key, (bucket, index, slots, order) in targets.items():
         if key not in entries:
@@ -480,6 +485,7 @@ def state_restorer(
             for bucket, index, count in counts:
                 bucket.set_step(index, count)
             settings()
+            state.memory = memory
             state.counts.steps[0] = step_count
 
     return commit, differences
@@ -506,6 +512,27 @@ def _parts(name: str, saved: Mapping[str, Any]) -> tuple[int, list[Any], Mapping
     if not isinstance(entries, Mapping):
         raise CheckpointError("state must be a dict of the parameters' names")
     return int(step_count), groups, entries
+
+
+def _number(value: Any) -> float:
+    """Return a number, finite or not, as a float; TypeError for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+        raise TypeError(type(value).__name__)
+    return float(value)
+
+
+def _saved_memory(saved: Mapping[str, Any]) -> dict[str, float]:
+    """Return what a state_dict says that the rule remembered of all arrays together."""
+    memory = saved.get("memory", {})
+    if not isinstance(memory, Mapping):
+        raise CheckpointError(f"memory must be a dict of numbers; got {type(memory).__name__}")
+    found = {}
+    for name, value in memory.items():
+        try:
+            found[name] = _number(value)
+        except (TypeError, OverflowError) as error:
+            raise CheckpointError(f"memory: {name} must be a number; got {value!r:.200}") from error
+    return found
 
 
 def _misfit(

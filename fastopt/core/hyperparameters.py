@@ -320,8 +320,8 @@ class Formula(ABC):
     """The words and numbers of an optimizer; it knows no array and no backend.
 
     A subclass gives ``_checks`` for its own hyperparameters, ``_rule``, ``_scalars`` and
-    ``_lr_scalars``, and where they differ from the defaults here ``_floor``, ``_fill``,
-    ``_memory``, ``_review``, ``_check_array`` and ``_decay``.
+    ``_lr_scalars``, and where they differ from the defaults here ``_decay_scalars``, ``_floor``,
+    ``_fill``, ``_memory``, ``_review``, ``_check_array`` and ``_decay``.
 
     Where a check is ``Schedulable`` the option may be a function of the step number: ``_rule`` and
     ``_review`` see the function, ``_scalars`` and ``_floor`` the number that it gave for the step.
@@ -331,6 +331,8 @@ class Formula(ABC):
     _lr_scalars: ClassVar[tuple[str, ...]] = ()
     """The scalars that are proportional to the learning rate; where one is too small for the dtype
     of the arithmetic it is 0, and steps go on, while any other is refused."""
+    _decay_scalars: ClassVar[tuple[str, ...]] = ()
+    """Those that are proportional to the weight decay and not to the learning rate, likewise."""
 
     @staticmethod
     @abstractmethod
@@ -429,8 +431,9 @@ def _coefficients(
     """Yield what a step multiplies by and adds, and what state begins with; if it may be 0."""
     lr, weight_decay = options["lr"], options["weight_decay"]
     made = formula._scalars(options, lr, t, 1.0)
+    vanishing = (*formula._lr_scalars, *formula._decay_scalars)
     for name in formula._rule(options).scalars:
-        yield name, made[name], name in formula._lr_scalars
+        yield name, made[name], name in vanishing
     decay = formula._decay(options)
     if decay == "parameter":
         yield "lr * weight_decay", lr * weight_decay, True

@@ -164,7 +164,8 @@ class Common(TypedDict, total=False):
             False,
             "move only elements whose step goes against their gradient, and those 1 / share times "
             "as far, where share, at least 0.001, is how many of its array's elements these are "
-            "(False). State follows as always. Of a complex number each part stands for itself. "
+            "(False). A step too small to change its element is none of these. State follows "
+            "as always. Of a complex number each part stands for itself. "
             "After Liang, Chen, Liu and Liu, 'Cautious Optimizers' (2024). It can differ between "
             "groups, and not change.",
             Flag(),

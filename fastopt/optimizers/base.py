@@ -322,6 +322,8 @@ class Optimizer(Formula):
 
         ``{"fastopt": version, "optimizer": class name, "step_count": steps, "groups":
         [hyperparameters], "state": {name: {"step": steps, slot: array}}}``. The arrays are copies.
+        "memory" is there too where the rule remembers numbers of all parameters together: their
+        values by name.
         State in bfloat16 is an array of ml_dtypes' bfloat16; state in 8 bits is uint8 codes, with
         ``<slot>_scale``, a float32 for each 256 of them that are consecutive in memory, and with
         "order", the order of axes there, unless it is C order. Complex ones are pairs, a last axis.

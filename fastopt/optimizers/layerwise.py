@@ -67,7 +67,8 @@ class LAMB(Optimizer):
         "eps": Schedulable(EPS),
         "bias_correction": Flag(),
     }
-    _lr_scalars = ("lr", "weight_decay")
+    _lr_scalars = ("lr",)
+    _decay_scalars = ("weight_decay",)
 
     def __init__(
         self,

@@ -32,7 +32,7 @@ class Sums:
 
     Terms are converted to float64, those of ``squared`` names are squared there (float32 squares
     overflow at 2e19 and vanish at 3e-23), and they are added in the order of fastopt's norms.
-    Besides the sums there is always ``size``, the number of elements that were summed.
+    Besides the sums there is always ``size``, the number of elements that were summed; it can be 0.
     """
 
     names: tuple[str, ...]

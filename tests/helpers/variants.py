@@ -9,7 +9,10 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any
 
+import numpy as np
+
 import fastopt
+from fastopt.core.arrays import Array
 from fastopt.optimizers.base import Optimizer
 
 HAS_NUMBA = find_spec("numba") is not None
@@ -59,8 +62,37 @@ VARIANTS = [
     Variant("adam_amsgrad", fastopt.Adam, {"amsgrad": True}),
     Variant("adamw", fastopt.AdamW, {"weight_decay": 0.1}),
     Variant("adamw_amsgrad", fastopt.AdamW, {"amsgrad": True}),
+    Variant("adam_cautious", fastopt.Adam, {"cautious": True}),
+    Variant("adam_mask_zero", fastopt.Adam, {"mask_zero": True, "weight_decay": 0.1}),
+    Variant("sgd_cautious", fastopt.SGD, {"lr": 0.05, "momentum": 0.5, "cautious": True}),
+    Variant("sgd_mask_zero", fastopt.SGD, {"lr": 0.05, "momentum": 0.9, "mask_zero": True}),
+    Variant("lamb", fastopt.LAMB, {"lr": 0.01, "weight_decay": 0.1}),
+    Variant("prodigy", fastopt.Prodigy, {"d0": 1e-2, "weight_decay": 0.1}),
 ]
+OF_MATRICES = [
+    Variant("muon", fastopt.Muon, {"lr": 0.02}),
+    Variant(
+        "muon_matching",
+        fastopt.Muon,
+        {"nesterov": False, "adjust_lr": "match_rms_adamw", "ns_steps": 3, "weight_decay": 0.0},
+    ),
+]
+"""Those that take matrices alone: what is tested of all others is in test_matrices for them."""
+
 SQUARING = [v for v in VARIANTS if not issubclass(v.optimizer, fastopt.SGD | fastopt.Momentum)]
+ELEMENTWISE = [
+    v
+    for v in VARIANTS
+    if v.optimizer not in (fastopt.LAMB, fastopt.Prodigy) and "cautious" not in v.options
+]
+"""Those in which each element goes its own way."""
+
+APART = [v for v in VARIANTS if v.optimizer is not fastopt.Prodigy]
+"""Those in which each parameter goes its own way, whatever the others are."""
+
+SUMMING = [v for v in VARIANTS if v.optimizer in (fastopt.LAMB, fastopt.Prodigy)]
+"""Those that sum real numbers: the last bits depend on the order in memory."""
+
 VARIANT_OF = {variant.name: variant for variant in VARIANTS}
 
 
@@ -72,6 +104,11 @@ def public_optimizers() -> list[type[Optimizer]]:
         for item in named
         if isinstance(item, type) and issubclass(item, Optimizer) and item is not Optimizer
     ]
+
+
+def one_parameter(optimizer: Any) -> Array:
+    """Return the smallest parameter that an optimizer takes."""
+    return np.ones((1, 1) if optimizer is fastopt.Muon else 1)
 
 
 def script(text: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

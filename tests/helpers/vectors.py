@@ -16,7 +16,8 @@ from fastopt.core.arrays import Array
 FOLDER = Path(__file__).parents[1] / "golden"
 
 
-FILES = sorted(path for path in FOLDER.glob("*.npz") if path.stem != "inputs")
+KINDS = ("", "fragments", "matrices", "sums")
+FILES = [p for kind in KINDS for p in sorted((FOLDER / kind).glob("*.npz")) if p.stem != "inputs"]
 
 
 @cache
@@ -42,12 +43,21 @@ class Vector:
     def state(self) -> list[str]:
         return list(self.info["state"])
 
+    @property
+    def memory(self) -> list[str]:
+        """Return the names of the numbers that are remembered of all parameters together."""
+        return list(self.info.get("memory", ()))
+
     def inputs(self, letter: str, dtype: Any) -> list[Array]:
-        given = arrays_in(FOLDER / "inputs.npz")
+        own = self.path.with_name("inputs.npz")
+        given = arrays_in(own if own.exists() else FOLDER / "inputs.npz")
         return [given[f"{self.info['inputs']}/{letter}{k}"].astype(dtype) for k in range(3)]
 
 
 VECTORS = [Vector(p, info) for p in FILES for info in json.loads(str(arrays_in(p)["cases"]))]
+
+ELEMENTWISE = [v for v in VECTORS if v.path.parent == FOLDER or v.path.stem == "mask_zero"]
+"""Those in which each element goes its own way, so that what is off stays where it is."""
 
 
 def options_of(given: dict[str, Any]) -> dict[str, Any]:
@@ -67,7 +77,8 @@ def run(vector: Vector, dtype: Any, backend: str, optimizer: Any = None) -> dict
     make = optimizer or getattr(fastopt, info["optimizer"])
     opt = make(groups or params, backend=backend, **options)
     missing = {int(k): set(steps) for k, steps in info["missing"].items()}
-    kept: dict[str, list[Array]] = {f"p{k}": [] for k in range(3)}
+    kept: dict[str, list[Any]] = {f"p{k}": [] for k in range(3)}
+    kept |= {f"memory/{name}": [] for name in vector.memory}
     for step in range(info["steps"]):
         if (lr := info["lr_changes"].get(str(step))) is not None:
             opt.lr = lr
@@ -76,6 +87,8 @@ def run(vector: Vector, dtype: Any, backend: str, optimizer: Any = None) -> dict
         if step + 1 in info["recorded"]:
             for k in range(3):
                 kept[f"p{k}"].append(params[k].copy())
+            for name in vector.memory:
+                kept[f"memory/{name}"].append(opt.state_dict()["memory"][name])
     out = {name: np.array(values) for name, values in kept.items()}
     order = [k for some in members for k in some]
     for k, entry in zip(order, opt.state_dict()["state"].values(), strict=True):
@@ -101,4 +114,7 @@ def worst(vector: Vector, got: dict[str, Array]) -> float:
             want = vector[f"{slot}{k}"]
             most = max(most, deviation(got[f"{slot}{k}"], want, np.abs(want)))
         assert got[f"t{k}"] == vector["t"][k], f"step count of parameter {k}"
+    for name in vector.memory:
+        want = vector[f"memory/{name}"]
+        most = max(most, deviation(got[f"memory/{name}"], want, np.abs(want)))
     return most if all(np.isfinite(a).all() for a in got.values()) else np.inf

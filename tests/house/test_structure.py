@@ -15,7 +15,7 @@ import pytest
 
 from fastopt.core.options import OPTIONS
 from fastopt_kernels import Rule, muon
-from helpers.variants import HAS_NUMBA, VARIANTS
+from helpers.variants import HAS_NUMBA, OF_MATRICES, VARIANTS, one_parameter
 
 ROOT = Path(__file__).parents[2]
 SOURCES = {"fastopt": ROOT / "fastopt", "fastopt_kernels": ROOT / "kernels" / "fastopt_kernels"}
@@ -338,5 +338,10 @@ def test_a_rule_that_computes_in_double_is_seen() -> None:
 
 
 def test_every_variant_uses_the_rule_that_its_file_holds() -> None:
-    found = {variant.optimizer._rule(variant(np.ones(1)).param_groups[0]) for variant in VARIANTS}  # type: ignore[attr-defined]  # a class
-    assert all(any(rule is known for known in RULES) for rule in found)
+    found = {
+        variant.optimizer._rule(variant(one_parameter(variant.optimizer)).param_groups[0])
+        for variant in (*VARIANTS, *OF_MATRICES)
+    }
+    elementwise = [rule for rule in found if isinstance(rule, Rule)]
+    assert all(any(rule is known for known in RULES) for rule in elementwise)
+    assert {rule.name for rule in found} - {rule.name for rule in elementwise} == {"muon"}

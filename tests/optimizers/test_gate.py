@@ -7,17 +7,17 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import test_hyperparameters
 import test_mutants
 
 import fastopt
 from fastopt.core.options import FIXED
-from helpers.variants import VARIANTS, public_optimizers
+from helpers.variants import OF_MATRICES, VARIANTS, one_parameter, public_optimizers
 from helpers.vectors import VECTORS, options_of
 
 KERNELS = Path(__file__).parents[2] / "kernels" / "fastopt_kernels"
+EVERY = [*VARIANTS, *OF_MATRICES]
 each_optimizer = pytest.mark.parametrize("optimizer", public_optimizers())
 
 
@@ -54,19 +54,20 @@ def test_an_optimizers_state_is_recorded(optimizer: Any) -> None:
     recorded = {
         slot for v in VECTORS if v.info["optimizer"] == optimizer.__name__ for slot in v.state
     }
-    mine = [variant for variant in VARIANTS if variant.optimizer is optimizer]
+    mine = [variant for variant in EVERY if variant.optimizer is optimizer]
     slots = {slot for variant in mine for slot in entry_of(variant)}
     assert slots <= recorded
 
 
 def entry_of(variant: Any) -> set[str]:
-    entry: dict[str, Any] = variant(np.ones(1)).state_dict()["state"]["params"]
+    only = one_parameter(variant.optimizer)
+    entry: dict[str, Any] = variant(only).state_dict()["state"]["params"]
     return entry.keys() - {"step"}
 
 
 @each_optimizer
 def test_an_optimizer_has_a_variant_over_which_all_tests_run(optimizer: Any) -> None:
-    assert [variant for variant in VARIANTS if variant.optimizer is optimizer]
+    assert [variant for variant in EVERY if variant.optimizer is optimizer]
 
 
 @each_optimizer
@@ -99,8 +100,8 @@ def test_an_optimizer_has_mutants_of_its_own(optimizer: Any) -> None:
 
 def test_every_rule_is_reached_by_a_variant() -> None:
     reached = {
-        variant.optimizer._rule(variant(np.ones(1)).param_groups[0]).name  # type: ignore[attr-defined]  # a class
-        for variant in VARIANTS
+        variant.optimizer._rule(variant(one_parameter(variant.optimizer)).param_groups[0]).name
+        for variant in EVERY
     }
     assert sorted(reached) == rules()
 
@@ -110,11 +111,11 @@ def test_every_rule_is_reached_by_a_recorded_vector() -> None:
     reached = set()
     for vector in VECTORS:
         make: Any = named[vector.info["optimizer"]]
-        group = make(np.ones(1), **options_of(vector.info["kwargs"])).param_groups[0]
+        group = make(one_parameter(make), **options_of(vector.info["kwargs"])).param_groups[0]
         reached.add(make._rule(group).name)
     assert sorted(reached) == rules()
 
 
 def test_variants_have_names_of_their_own() -> None:
-    names = [variant.name for variant in VARIANTS]
+    names = [variant.name for variant in EVERY]
     assert len(names) == len(set(names))

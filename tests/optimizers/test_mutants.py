@@ -115,7 +115,7 @@ def each(change: Callable[[Any], Any], tree: Any) -> Any:
 
 
 def decay_of(right: Any) -> Callable[[Any], str]:
-    other = "gradient" if right is fastopt.AdamW else "parameter"
+    other = "gradient" if right in (fastopt.AdamW, fastopt.Muon) else "parameter"
     return lambda options: other
 
 
@@ -163,7 +163,7 @@ def common_clock(base: Any) -> Make:
             base.step(self, grads)
 
         def wrong(options: Any, lr: float, t: int, guard: float) -> dict[str, float]:
-            made: dict[str, float] = base._scalars(options, lr, clock.t, guard)
+            made: dict[str, float] = base._scalars(options, lr, max(clock.t, 1), guard)
             return made
 
         body = {"step": step, "_scalars": staticmethod(wrong)}
@@ -201,11 +201,6 @@ for right in ALL:
     if right is not fastopt.Adadelta:  # no recorded vector of it changes lr
         kept = property(right.lr.fget, lambda self, value: None)
         mutant(f"{own}_lr_of_the_first_step_kept", right, type("Mutant", (right,), {"lr": kept}))
-
-
-def decay_of(right: Any) -> Callable[[Any], str]:
-    other = "gradient" if right is fastopt.AdamW else "parameter"
-    return lambda options: other
 
 
 # Adam and AdamW ----------------------------------------------------------------------------------
@@ -491,6 +486,110 @@ mutant(
     delta,
     given(delta, lambda o, lr, t: ({**o, "rho": 1 - o["rho"]}, lr, t)),
 )
+
+
+# LAMB, Prodigy and Muon --------------------------------------------------------------------------
+
+
+def remembering(base: Any, change: Callable[..., tuple[dict[str, float], dict[str, float]]]) -> Any:
+    """Return a class that makes something else of its sums; ``change`` gets the right function."""
+
+    @cache
+    def wrong(name: str, right: Rule) -> Rule:
+        memory = right.memory
+        assert memory is not None
+        host = memory.host
+
+        def other(scalars: Any, memory: Any, sums: Any) -> Any:
+            return change(host, scalars, memory, sums)
+
+        return dataclasses.replace(right, memory=dataclasses.replace(memory, host=other))
+
+    def choose(options: Any) -> Rule:
+        right = base._rule(options)
+        return wrong(right.name, right)
+
+    return type("Mutant", (base,), {"_rule": staticmethod(choose)})
+
+
+lamb, prodigy, muon = fastopt.LAMB, fastopt.Prodigy, fastopt.Muon
+for right in (lamb, prodigy):
+    own = right.__name__
+    mutant(
+        f"{own}_betas_swapped",
+        right,
+        given(right, lambda o, lr, t: ({**o, "betas": o["betas"][::-1]}, lr, t)),
+    )
+    mutant(
+        f"{own}_bias_correction_ignored",
+        right,
+        given(right, lambda o, lr, t: ({**o, "bias_correction": False}, lr, t)),
+    )
+    mutant(f"{own}_one_clock_for_all_parameters", right, common_clock(right))
+mutant("LAMB_trust_ignored", lamb, remembering(lamb, lambda host, *rest: ({}, {"trust": 1.0})))
+mutant(
+    "LAMB_trust_at_most_1",
+    lamb,
+    remembering(lamb, lambda host, *rest: ({}, {"trust": min(host(*rest)[1]["trust"], 1.0)})),
+)
+mutant(
+    "LAMB_trust_of_squares",
+    lamb,
+    remembering(lamb, lambda host, *rest: ({}, {"trust": host(*rest)[1]["trust"] ** 2})),
+)
+mutant(
+    "LAMB_eps_before_the_bias_correction",  # keras, chainer
+    lamb,
+    scalars(lamb, lambda made, o, t: {"eps": o["eps"]}),
+)
+mutant(
+    "Prodigy_beta3_is_beta2",
+    prodigy,
+    scalars(prodigy, lambda made, o, t: {"beta3": o["beta3"] or o["betas"][1]}),
+)
+mutant(
+    "Prodigy_warmup_never_safe",
+    prodigy,
+    given(prodigy, lambda o, lr, t: ({**o, "safeguard_warmup": False}, lr, t)),
+)
+mutant(
+    "Prodigy_growth_not_limited",
+    prodigy,
+    scalars(prodigy, lambda made, o, t: {"growth_rate": math.inf}),
+)
+mutant("Prodigy_factor_ignored", prodigy, scalars(prodigy, lambda made, o, t: {"d_coef": 1.0}))
+mutant(
+    "Prodigy_largest_estimate_forgotten",
+    prodigy,
+    remembering(
+        prodigy, lambda host, s, memory, sums: host(s, {**memory, "d_max": memory["d"]}, sums)
+    ),
+)
+mutant(
+    "Prodigy_eps_in_units_of_the_old_distance",
+    prodigy,
+    remembering(
+        prodigy,
+        lambda host, s, memory, sums: (
+            (made := host(s, memory, sums))[0],
+            {**made[1], "next_d": memory["d"]},
+        ),
+    ),
+)
+mutant("Muon_nesterov_ignored", muon, scalars(muon, lambda m, o, t: {"one_minus_look": 0.0}))
+mutant(
+    "Muon_coefficients_ignored",
+    muon,
+    scalars(muon, lambda made, o, t: dict(zip("abc", (3.4445, -4.775, 2.0315), strict=True))),
+)
+mutant("Muon_gradient_not_averaged", muon, scalars(muon, lambda m, o, t: {"one_minus_momentum": 1}))
+mutant("Muon_eps_ignored", muon, scalars(muon, lambda made, o, t: {"eps": 1e-300}))
+mutant(
+    "Muon_one_iteration_less",
+    muon,
+    arguments(muon, lambda o: {**o, "ns_steps": o.get("ns_steps", 5) - 1}),
+)
+mutant("Muon_steps_never_matched", muon, arguments(muon, lambda o: {**o, "adjust_lr": "original"}))
 
 
 # The tests ---------------------------------------------------------------------------------------

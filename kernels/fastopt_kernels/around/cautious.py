@@ -4,7 +4,8 @@ agrees <- (decayed - after) * grad > 0
 scale <- 1 / max(mean(agrees), 1e-3), the mean over the parameter's array
 kept <- decayed + scale * (after - decayed) where agrees, else decayed
 
-Written by comparisons: the product could underflow to 0.
+Written by comparisons: the product could underflow to 0. A step that is too small to change the
+parameter agrees with no gradient.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def _sums_numba(grad: Any, decayed: Any, after: Any) -> tuple[Any]:
 def _host(
     scalars: Mapping[str, float], memory: Mapping[str, float], sums: Mapping[str, float]
 ) -> tuple[dict[str, float], dict[str, float]]:
-    share = sums["agreeing"] / sums["size"]
+    share = sums["agreeing"] / sums["size"] if sums["size"] > 0.0 else 0.0
     return {}, {"scale": 1.0 / (share if share > 1e-3 else 1e-3)}
 
 
@@ -66,7 +67,7 @@ FRAGMENT = Fragment(
         scalars=("scale",),
         host=_host,
         cupy="""
-            const double share = agreeing / size;
+            const double share = size > 0.0 ? agreeing / size : 0.0;
             scale = 1.0 / (share > 1e-3 ? share : 1e-3);
         """,
     ),
