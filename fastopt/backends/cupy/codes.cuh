@@ -61,6 +61,10 @@ __device__ __forceinline__ float from_int8(unsigned int code, float scale) {
     return (with_sign && code > 0x7fu ? -value : value) * scale;
 }
 
+__device__ __forceinline__ unsigned int max_of(unsigned int one, unsigned int two) {
+    return one > two ? one : two;
+}
+
 // The exponent of the scale of a block whose largest magnitude has these bits.
 __device__ __forceinline__ unsigned int exponent_of(unsigned int largest) {
     const unsigned int exponent = (largest + 0x7ffffu) >> 23;

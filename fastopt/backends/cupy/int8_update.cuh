@@ -6,10 +6,6 @@
 
 namespace fastopt {
 
-__device__ __forceinline__ unsigned int max_of(unsigned int one, unsigned int two) {
-    return one > two ? one : two;
-}
-
 __device__ __forceinline__ unsigned int largest_of_8(const unsigned int *numbers) {
     unsigned int largest = 0u;
     #pragma unroll

@@ -1,8 +1,8 @@
 """The CUDA C++ of the passes that sum before an update, and of what is made of the sums.
 
 A block of LANES threads sums a tile, each thread a lane, in the order of ``core.norms``
-(``pass.cuh``). Then one block for each array, or one for all of them, adds up the tiles and runs the
-function of the memory (``follow.cuh``).
+(``pass.cuh``). Then one block for each array, or one for all of them, adds up the tiles and runs
+the function of the memory (``follow.cuh``).
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ the counter of its first element."""
 
 
 def field_count(draws: bool) -> int:
-    """Return how many fields a block has, in the table of a kernel that draws random bits or not."""
+    """Return how many fields a block has; there is no counter where a kernel draws nothing."""
     return len(BLOCK_FIELDS) if draws else len(BLOCK_FIELDS) - 1
 
 
