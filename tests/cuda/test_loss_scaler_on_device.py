@@ -526,22 +526,25 @@ def test_a_step_that_is_refused_leaves_the_scale(cupy: FakeCupy) -> None:
 
 FAULTS = {
     "it falls after every step": ("if (skipped) {", "if (true) {"),
-    "it grows a step late": ("good >= growth_interval", "good > growth_interval"),
-    "it does not count anew": ("good = 0;\n        scale *= backoff", "scale *= backoff"),
-    "it falls below its limit": ("if (scale < min_scale)", "if (false)"),
-    "it grows beyond its limit": ("if (scale > max_scale)", "if (false)"),
+    "it grows a step late": ("good >= policy.growth_interval", "good > policy.growth_interval"),
+    "it does not count anew": (
+        "good = 0;\n        scale *= policy.backoff",
+        "scale *= policy.backoff",
+    ),
+    "it falls below its limit": ("if (scale < policy.min_scale)", "if (false)"),
+    "it grows beyond its limit": ("if (scale > policy.max_scale)", "if (false)"),
     "skips are not forgotten": (
         "} else if (made) {\n        skips = 0;",
         "} else if (made) {",
     ),
-    "skips above the limit count": ("scale == min_scale ?", "true ?"),
+    "skips above the limit count": ("scale == policy.min_scale ?", "true ?"),
     "the inverse of the scale before": (
-        "= inverse;\n    singles[fastopt::SCALE]",
-        "= 1.0 / 1024;\n    singles[fastopt::SCALE]",
+        "= inverse;\n    singles[SCALE]",
+        "= 1.0 / 1024;\n    singles[SCALE]",
     ),
     "the inverse in single precision": ("inverse = 1.0 / scale", "inverse = 1.0f / (float)scale"),
     "the loss by the scale before": (
-        "[fastopt::SCALE] = static_cast<float>(scale)",
+        "[SCALE] = static_cast<float>(scale)",
         "[0] = singles[0]",
     ),
 }

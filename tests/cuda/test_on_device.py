@@ -509,7 +509,7 @@ def test_a_step_that_is_refused_leaves_the_counts_alone(cupy: FakeCupy) -> None:
 # Faults that must not pass ---------------------------------------------------------------------
 
 FAULTS = {
-    "another order of the lanes": ("k < count; k += 64", "k < count; k += 1"),
+    "another order of the lanes": ("k < count; k += LANES", "k < count; k += 1"),
     "halves in another order": ("+ width]", "^ 1]"),
     "a sum that leaves out the last": ("k < count", "k < count - 1"),
     "no first barrier": (
@@ -519,7 +519,7 @@ FAULTS = {
     "no barrier between halves": ("+ width];\n        __syncthreads();", "+ width];"),
     "a skipped step counts": ("if (row >= 0) counts", "if (true) counts"),
     "nothing is skipped": ("bool go = !skips ||", "bool go = true ||"),
-    "the row of the step before": ("fastopt::row_of(steps,", "fastopt::row_of(steps - 1,"),
+    "the row of the step before": ("= row_of(steps,", "= row_of(steps - 1,"),
     "rows after the end": ("beyond % period", "(beyond + 1) % period"),
     "no update asks for the row": ("if (counts[0] >= 0)", "if (true)"),
     "the scale is left out": ("row[0] * scale[0]", "row[0]"),

@@ -186,7 +186,7 @@ FAULTS = {
     "rules that do not square count too": ("squares != 0 && norm", "norm"),
     "the norm before it is clipped": ("norm * factor >=", "norm >="),
     "the limit itself fits": ("norm * factor >=", "norm * factor >"),
-    "another limit": ("norm * factor >= 9", "norm * factor >= 99"),
+    "another limit": (">= SQUARES_OVERFLOW", ">= 10 * SQUARES_OVERFLOW"),
     "an overflow is skipped whatever was asked for": (
         "!skips || (finite && !overflows)",
         "(!skips || finite) && !overflows",

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from test_storage import LONG, WAYS
 
+from fastopt.backends.cupy import control_source
 from fastopt.backends.cupy import source as cupy_source
 from fastopt.core.dtypes import UpdateSpec
 from fastopt.core.norms import TILE
@@ -49,16 +50,16 @@ ARCHITECTURE = 90
 def ptx_of(name: str, spec: UpdateSpec, changes: tuple[tuple[str, str], ...] = ()) -> str:
     """Return the PTX of a kernel, after changes of its text."""
     others: dict[str, Callable[[], dict[str, Any]]] = {
-        "fastopt_squares": lambda: cupy_source.squares(spec.given, by_value=True),
+        "fastopt_squares": lambda: control_source.squares(spec.given, by_value=True),
         **{
             text()["name"]: text
             for wide in (False, True)
-            for text in [partial(cupy_source.squares_to_decide, spec.given, True, wide)]
+            for text in [partial(control_source.squares_to_decide, spec.given, True, wide)]
         },
-        "fastopt_halves": cupy_source.halves,
-        "fastopt_decide": cupy_source.decide,
-        "fastopt_rescale": cupy_source.rescale,
-        "fastopt_note": cupy_source.note,
+        "fastopt_halves": control_source.halves,
+        "fastopt_decide": control_source.decide,
+        "fastopt_rescale": control_source.rescale,
+        "fastopt_note": control_source.note,
     }
     if name in others:
         text = others[name]()
@@ -159,7 +160,10 @@ def test_arithmetic_in_float64_does_so_too(cupy: PtxCupy, dtype: Any, given: Any
 CODE_FAULTS = {
     "no first barrier": ("= largest[n];\n    __syncthreads();", "= largest[n];"),
     "no second barrier": ("        }\n    }\n    __syncthreads();", "        }\n    }"),
-    "threads leave before": ("    share_l", "    if (count <= 0) return;\n    share_l"),
+    "threads leave before": (
+        "    share_largest(s",
+        "    if (count <= 0) return;\n    share_largest(s",
+    ),
 }
 
 
@@ -257,8 +261,8 @@ def test_a_scale_follows_in_replays(cupy: PtxCupy) -> None:
 
 
 SCALE_FAULTS = {
-    "the scale stays": ("scales[fastopt::SCALE] = scale", "scales[0] = scales[0]"),
-    "an answer outside": ("outcomes[2 * place] =", "outcomes[2 * place + 4096] ="),
+    "the scale stays": ("    scales[SCALE] = scale", "    scales[0] = scales[0]"),
+    "an answer outside": ("&outcomes[2 * index]", "&outcomes[2 * index + 4096]"),
     "the inverse in single precision": ("inverse = 1.0 / scale", "inverse = 1.0f / float(scale)"),
 }
 
@@ -287,8 +291,8 @@ DECISION_FAULTS = {
         "+ width]; if (threadIdx.x < width) __syncthreads();",
     ),
     "all threads write": ("if (threadIdx.x == 0)", "if (threadIdx.x < 2)"),
-    "lanes in another order": ("k < count; k += 64", "k < count; k += 1"),
-    "a sum that is too long": ("k < count; k += 64", "k <= count; k += 64"),
+    "lanes in another order": ("k < count; k += LANES", "k < count; k += 1"),
+    "a sum that is too long": ("k < count; k += LANES", "k <= count; k += 64"),
     "the last update is left out": ("if (counts[0] >= 0)", "if (counts[0] > 0)"),
     "a row too far": ("table[counts[0] *", "table[(counts[0] + 8) *"),
     "a skipped step counts": ("if (row >= 0) counts", "if (true) counts"),

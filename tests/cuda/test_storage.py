@@ -135,9 +135,12 @@ def test_blocks_with_odd_numbers_do_so_too(cupy: FakeCupy, odd: float) -> None:
 
 FAULTS = {
     "the scale of the neighbour": ("threadIdx.x / 64u * 8u", "(threadIdx.x / 64u ^ 1u) * 8u"),
-    "the last block of a tail is left": ("block[2] - first;", "block[2] / 256 * 256 - first;"),
-    "no scale is kept": ("_scale_at = scale_of", "_scale_at; scale_of"),
-    "the draw of another element": ("mix((counter + k)", "mix((counter + (k ^ 1))"),
+    "the last block of a tail is left": (
+        "block[COUNT] - first;",
+        "block[COUNT] / 256 * 256 - first;",
+    ),
+    "no scale is kept": ("offset / 256] = scale_of", "offset / 256]; scale_of"),
+    "the draw of another element": ("random_bits(counter + k", "random_bits(counter + (k ^ 1)"),
     "the other half of a word": ("bits0 >> 13", "bits0 & 0x7ffffu"),
     "nothing never becomes zero": ("(int)bits >= 0x00800000 ? 1u", "(int)bits > 0 ? 0u"),
 }
@@ -152,7 +155,7 @@ def test_a_fault_in_the_text_is_noticed(cupy: FakeCupy, fault: str) -> None:
 
 
 def test_a_thread_that_leaves_before_the_barrier_is_noticed(cupy: FakeCupy) -> None:
-    right = "    share_largest(largest);\n"
+    right = "    share_largest(state.largest);\n"
     stuck = pytest.raises((Stuck, fastopt.BackendUnavailableError), match="barrier")
     with planted(cupy, right, "    if (count <= 0) return;\n" + right), stuck:
         difference_of(VARIANT_OF["adam"], cupy, np.float32, cuts=LONG[:1], state_dtype="int8")

@@ -317,18 +317,18 @@ def test_all_rule_files_are_run_here(cupy: FakeCupy) -> None:
 
 FAULTS = {
     "the tail is dropped": (
-        "packed + threadIdx.x; k < count;",
-        "packed + threadIdx.x; k < packed;",
+        "packed + UNIT * threadIdx.x; k < count;",
+        "packed + UNIT * threadIdx.x; k < packed;",
     ),
     "the tail ends early": (
-        "packed + threadIdx.x; k < count;",
-        "packed + threadIdx.x; k < count - 1;",
+        "packed + UNIT * threadIdx.x; k < count;",
+        "packed + UNIT * threadIdx.x; k < count - 1;",
     ),
     "the last pack is dropped": ("if (first < packed)", "if (first + 4 < packed)"),
-    "packs of unaligned arrays": ("(4 * sizeof(stored))", "4"),
-    "half of the alignment check": ("grad_address % (4 * sizeof(given)) == 0", "true"),
+    "packs of unaligned arrays": ("(PACK * sizeof(stored))", "4"),
+    "half of the alignment check": ("grad_address % (PACK * sizeof(given)) == 0", "true"),
     "blocks begin at the first element": ("(grad_address) + start", "(grad_address)"),
-    "two slots are one": ("arena + 1 * pitch", "arena + 0 * pitch"),
+    "two slots are one": ("arena + 1 * memory.pitch", "arena + 0 * memory.pitch"),
     "coefficients are swapped": ("m + one_minus_beta1", "m + one_minus_beta2"),
     "nothing is flushed": ("fabs(m) < tiny_signed", "fabs(m) < 0"),
     "gradients are not scaled": ("given = grad_scale * grad", "given = grad"),
@@ -344,7 +344,10 @@ def in_shape(buffer: Any) -> Any:
 HALF_FAULTS = {
     "rounds up in the middle": ("+ odd) >>", "+ 1u) >>"),
     "cuts off": ("fffu + odd) >>", "fffu * 0u) >>"),
-    "keeps a master that is outdated": ("if (widen(narrow(number)) !=", "if (false &&"),
+    "keeps a master that is outdated": (
+        "if (Stored::widen(Stored::narrow(master)) !=",
+        "if (false &&",
+    ),
     "forgets the master": ("master.x[k] = number;", ""),
     "takes every gap for the first": ("start + k, axes", "k, axes"),
     "takes axes in the other order": ("axes[2 * axis]", "axes[2 * (axes[0] + 1 - axis)]"),

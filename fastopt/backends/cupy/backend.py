@@ -8,7 +8,7 @@ from typing import Any, cast
 import cupy
 import numpy as np
 
-from fastopt.backends.cupy import source as cupy_source
+from fastopt.backends.cupy import control_source
 from fastopt.backends.cupy.control import Control
 from fastopt.backends.cupy.errors import check_device
 from fastopt.backends.cupy.launch import Kernels, Lanes, Part, UsualArrays
@@ -93,7 +93,7 @@ class CupyKernel:
             for part in self._parts:
                 part.squares(gradients.dtype, grads, factor, self._lanes, first)
                 first += part.tiles
-            _KERNELS.of(cupy_source.halves)(self._lanes, self._sums, size=self._sums.size)
+            _KERNELS.of(control_source.halves)(self._lanes, self._sums, size=self._sums.size)
             return arrays.on_host(self._sums)
 
     def tiles(self) -> int:
@@ -183,7 +183,7 @@ class CupyKernel:
                     about = (scalars, self._arena, made, lanes, first, tiles, False)
                     part.sums(number, gradients.dtype, grads, *about)
                     first += part.tiles
-            _KERNELS.of(cupy_source.halves)(lanes, sums, size=sums.size)
+            _KERNELS.of(control_source.halves)(lanes, sums, size=sums.size)
             return arrays.on_host(sums).reshape(count, tiles)
 
     def update(

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from fastopt.backends.cupy import source as cupy_source
+from fastopt.backends.cupy import control_source
+from fastopt.backends.cupy.control_source import COUNTS, MEASURED, SCALES, TALLIES, note, rescale
 from fastopt.backends.cupy.launch import Kernels, Lanes
 from fastopt.backends.cupy.passes import Lookup, Passes, Work
-from fastopt.backends.cupy.source import COUNTS, MEASURED, SCALES, TALLIES, note, rescale
 from fastopt.core import arrays
 from fastopt.core.arrays import Array
 from fastopt.core.buckets import Bucket, Gradients
@@ -326,7 +326,7 @@ class Control:
             kernel.measure_to(gradients, self._lanes, first, layout)
             first += kernel.tiles()
         if sums:
-            self._kernels.of(cupy_source.halves)(self._lanes, self._sums, size=sums)
+            self._kernels.of(control_source.halves)(self._lanes, self._sums, size=sums)
 
     def decide(self, grad_scale: Any, measured: bool, squares: bool) -> Place:
         """Decide on a step, by what was measured last if that is so.
@@ -345,7 +345,7 @@ class Control:
             *(self._settings, self._limit, number, self.counts, self._measured),
             *(self._scale[np.dtype(np.float32)], memory),
         )
-        self._kernels.of(cupy_source.decide)(*given, size=LANES, block_size=LANES)
+        self._kernels.of(control_source.decide)(*given, size=LANES, block_size=LANES)
         return place
 
     def _place(self) -> Place:
@@ -415,7 +415,7 @@ class Control:
     def undo(self) -> None:
         """Count the step that was decided on as not made."""
         self.counts[1:2] -= self.counts[:1] >= 0
-        self.counts[2:3] -= self.counts[:1] == cupy_source.SKIPPED_ROW
+        self.counts[2:3] -= self.counts[:1] == control_source.SKIPPED_ROW
 
     def scale_memory(self, policy: ScalePolicy) -> ScaleMemory:
         """Return memory for the scale of a loss."""
@@ -447,7 +447,7 @@ class Control:
 
 
 def _factors(layout: Lanes) -> int:
-    return len(cupy_source.FACTORS) if layout.wide else 1
+    return len(control_source.FACTORS) if layout.wide else 1
 
 
 def _read_counts(told: Array) -> Counted:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastopt.backends.cupy import pass_source
+from fastopt.backends.cupy import control_source, pass_source
 from fastopt.backends.cupy import source as cupy_source
 from fastopt.backends.cupy.source import CAPACITY, THREADS, blocks
 from fastopt.core import arrays
@@ -185,14 +185,14 @@ class Part:
 
     def squares(self, given: Any, grads: Array, factor: float, lanes: Array, first: int) -> None:
         """Sum the squares of (factor * gradient) by lanes, from the first tile's place on."""
-        kernel = self._kernels.of(cupy_source.squares, given, self._kernels.by_value)
+        kernel = self._kernels.of(control_source.squares, given, self._kernels.by_value)
         self._over_tiles(kernel, grads, first, factor, lanes)
 
     def squares_to_decide(
         self, given: Any, grads: Array, lanes: Array, first: int, layout: Lanes
     ) -> None:
         """Write all the lanes that a decision needs, from the first tile's place on."""
-        text = cupy_source.squares_to_decide
+        text = control_source.squares_to_decide
         kernel = self._kernels.of(text, given, self._kernels.by_value, layout.wide)
         self._over_tiles(kernel, grads, first, layout.tiles, lanes)
 

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from fastopt.backends.cupy import pass_source
-from fastopt.backends.cupy import source as cupy_source
+from fastopt.backends.cupy import control_source, pass_source
 from fastopt.backends.cupy.launch import Kernels
 from fastopt.core import arrays
 from fastopt.core.arrays import Array
@@ -190,7 +189,7 @@ class Passes:
                 about = (derived, lanes, first, tiles)
                 work.kernel.sums_from_table(number, work.gradients, mine, given, *about)
             first += work.kernel.tiles()
-        self._kernels.of(cupy_source.halves)(lanes, self._sums[:size], size=size)
+        self._kernels.of(control_source.halves)(lanes, self._sums[:size], size=size)
         return tiles
 
     def _over_arrays(

@@ -1,0 +1,217 @@
+"""The CUDA C++ of norms, of the decision on a step, and of the scale of a loss; imports no CuPy."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from fastopt.backends.cupy.source import (
+    BLOCK_FIELDS,
+    CAPACITY,
+    OPTIONS,
+    TYPE,
+    addresses_of,
+    constants,
+    field_count,
+    fixed,
+    in_namespace,
+    indices,
+    number_format,
+)
+from fastopt.core.dtypes import wide
+from fastopt.core.norms import LANES, SMALLER, SQUARES_OVERFLOW, TOO_SMALL
+
+# -------------------------------------------------------------------------------------------------
+# Sums of squares of gradients.
+
+FACTORS = (1.0, SMALLER, 1.0 / SMALLER)
+"""What gradients are multiplied by before they are squared, where the device chooses among them."""
+
+
+def squares(dtype: np.dtype[Any], by_value: bool) -> dict[str, Any]:
+    """Return the arguments of the kernel that sums each lane of each tile.
+
+    It takes ``addresses`` and ``blocks`` as an update does, with a block of LANES threads for each
+    tile, ``first`` (the tiles before those), ``factor``, and ``lanes``, which it writes.
+    """
+    return _squares(dtype, by_value, "float64 factor", ["factor"], "0", "fastopt_squares")
+
+
+def squares_to_decide(dtype: np.dtype[Any], by_value: bool, wide: bool) -> dict[str, Any]:
+    """Return the arguments of the kernel that sums lanes where the device decides, in one pass.
+
+    In place of ``factor`` it takes ``tiles``, how many there are in all. It writes the lanes of
+    all tiles for the first of FACTORS, and with ``wide`` then for the others.
+    """
+    factors = [repr(factor) for factor in FACTORS[: None if wide else 1]]
+    name = f"fastopt_{'all_' if wide else ''}squares_to_decide"
+    return _squares(dtype, by_value, "int64 tiles", factors, "tiles", name)
+
+
+def _squares(
+    dtype: np.dtype[Any],
+    by_value: bool,
+    last: str,
+    factors: Sequence[str],
+    tiles: str,
+    name: str,
+) -> dict[str, Any]:
+    declared, addresses = addresses_of(by_value)
+    real = wide(dtype).name
+    types = [
+        f"typedef {TYPE[real]} real;",
+        f"typedef {number_format(dtype.name, real)} Given;",
+        "typedef Given::type given;",
+    ]
+    preamble = [
+        in_namespace(indices(BLOCK_FIELDS)),
+        in_namespace(constants(FIELDS=field_count(False), CAPACITY=CAPACITY, LANES=LANES)),
+        *(fixed("numbers"), in_namespace("\n".join(types)), fixed("norms")),
+    ]
+    return {
+        "in_params": f"{declared}, raw int64 blocks, int64 first, {last}",
+        "out_params": "raw float64 lanes",
+        "operation": f"""
+    const double factors[] = {{{", ".join(factors)}}};
+    fastopt::sum_squares(
+        {addresses}, &blocks[fastopt::FIELDS * blockIdx.x], factors, &lanes[0],
+        first + blockIdx.x, {tiles});
+""",
+        "preamble": "\n".join(preamble),
+        "name": name,
+        "no_return": True,
+        "options": OPTIONS,
+    }
+
+
+def halves() -> dict[str, Any]:
+    """Return the arguments of the kernel that adds the lanes of each tile, in halves."""
+    return {
+        "in_params": "raw float64 lanes",
+        "out_params": "raw float64 sums",
+        "operation": "sums[i] = fastopt::halves<1>(&lanes[i * fastopt::LANES])",
+        "name": "fastopt_halves",
+        "preamble": in_namespace(constants(LANES=LANES)) + fixed("halves"),
+        "no_return": True,
+        "options": OPTIONS,
+    }
+
+
+# -------------------------------------------------------------------------------------------------
+# The decision on a step.
+
+COUNTS = ("row", "steps", "skipped", "overrun")
+"""What is counted on the device: the row of this step (-1: there is none, SKIPPED_ROW: the step is
+skipped), how many steps were made, how many were skipped, and how many were left out because the
+tables had no row for them."""
+
+SKIPPED_ROW = -2
+
+MEASURED = ("norm", "scale")
+"""The norm of the last step's gradients (-1 where it was not measured), and what scales them."""
+
+SETTINGS = ("base", "length", "period", "clips", "skips")
+"""What the host sets, as int64; the limit of the norm, a float64, is an array of its own."""
+
+
+def decide() -> dict[str, Any]:
+    """Return the arguments of the kernel that decides, to be launched with LANES threads.
+
+    It takes the ``sums`` of squares of all ``tiles`` (-1: not measured) for the first of FACTORS
+    or, if ``scaled``, for each; ``squares``, not 0 if some rule averages squares in float32; the
+    gradients' scale as a ``number`` times what stands at an ``address`` in a float of ``width``
+    bytes (0: nothing); ``settings`` and ``limit``, the largest norm. It writes ``counts``,
+    ``measured``, the scale in single precision, and the outcome (made, norm) at an ``index`` of the
+    ``outcomes``.
+    """
+    text = [
+        in_namespace(indices(COUNTS, MEASURED, SETTINGS)),
+        in_namespace(
+            constants(
+                LANES=LANES,
+                SKIPPED_ROW=SKIPPED_ROW,
+                LARGEST=sys.float_info.max,
+                TOO_SMALL=TOO_SMALL,
+                SMALLER=FACTORS[1],
+                LARGER=FACTORS[2],
+                SQUARES_OVERFLOW=SQUARES_OVERFLOW,
+            )
+        ),
+        *(fixed("total"), fixed("decide")),
+    ]
+    return {
+        "in_params": "raw float64 sums, int64 tiles, int64 scaled, int64 squares, "
+        "float64 number, int64 address, int64 width, raw int64 settings, raw float64 limit, "
+        "int64 index",
+        "out_params": "raw int64 counts, raw float64 measured, raw float32 single, "
+        "raw float64 outcomes",
+        "operation": """
+    fastopt::decide(
+        &sums[0], tiles, scaled, squares, fastopt::scale_of(number, address, width), &settings[0],
+        &limit[0], &counts[0], &measured[0], &single[0], &outcomes[2 * index]);
+""",
+        "name": "fastopt_decide",
+        "preamble": "\n".join(text),
+        "no_return": True,
+        "options": OPTIONS,
+    }
+
+
+# -------------------------------------------------------------------------------------------------
+# The scale of a loss, which follows the decisions.
+
+SCALES = ("scale", "inverse")
+"""What the loss is multiplied by, and what its gradients are; in float64, and in float32 too."""
+
+TALLIES = ("good_steps", "skips", "given_up", "made", "skipped")
+"""The updates since the scale last changed, the skips in a row at the smallest one, how many of
+those there were when they became too many (0: they have not, since the host last looked); whether a
+step was made, and one skipped, since the last update."""
+
+
+def note() -> dict[str, Any]:
+    """Return the arguments of the kernel that notes a decision, to be launched with one thread.
+
+    It takes the ``counts`` of the decision, and writes to ``tallies`` if the step was made or
+    skipped.
+    """
+    return {
+        "in_params": "raw int64 counts",
+        "out_params": "raw int64 tallies",
+        "operation": "fastopt::note(&counts[0], &tallies[0]);",
+        "name": "fastopt_note",
+        "preamble": _loss_scale(),
+        "no_return": True,
+        "options": OPTIONS,
+    }
+
+
+def rescale() -> dict[str, Any]:
+    """Return the arguments of the kernel that follows what was noted, for one thread.
+
+    It takes the numbers of a ScalePolicy, and whether steps were made or skipped ``elsewhere``.
+    ``scales``, ``tallies`` and ``singles``, the scales in single precision, it brings up to date.
+    """
+    return {
+        "in_params": "float64 growth_factor, float64 backoff_factor, int64 growth_interval, "
+        "float64 min_scale, float64 max_scale, int64 max_skips, int64 made_elsewhere, "
+        "int64 skipped_elsewhere",
+        "out_params": "raw float64 scales, raw int64 tallies, raw float32 singles",
+        "operation": """
+    fastopt::rescale(
+        {growth_factor, backoff_factor, growth_interval, min_scale, max_scale, max_skips},
+        made_elsewhere, skipped_elsewhere, &scales[0], &tallies[0], &singles[0]);
+""",
+        "name": "fastopt_rescale",
+        "preamble": _loss_scale(),
+        "no_return": True,
+        "options": OPTIONS,
+    }
+
+
+def _loss_scale() -> str:
+    numbers = constants(ROW=COUNTS.index("row"), SKIPPED_ROW=SKIPPED_ROW)
+    return in_namespace(f"{indices(SCALES, TALLIES)}\n{numbers}") + fixed("loss_scale")

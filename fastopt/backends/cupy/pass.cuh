@@ -1,0 +1,46 @@
+// The sums of a pass before an update writes: a block of LANES threads sums a tile, each a lane.
+//
+// The order is that of core/norms.py. From Python: State, Scalars and add_terms, which adds what is
+// summed of one element; CAPACITY, LANES.
+
+namespace fastopt {
+
+// Whether there is a gradient, so that lanes are to be written.
+__device__ __forceinline__ bool add_block(
+    const long long *addresses, const long long *blocks, const long long *block,
+    const ConstMemory &memory, const Scalars &scalars, double *sums
+) {
+    const long long param_address = addresses[block[PARAMETER]];
+    const long long grad_address = addresses[CAPACITY + block[PARAMETER]];
+    if (grad_address == 0) return false;  // no gradient in this step
+    const long long start = block[START], count = block[COUNT], offset = block[OFFSET];
+    const given *const grad_at = reinterpret_cast<const given *>(grad_address) + start;
+    const long long *const axes = blocks + block[AXES];
+    const bool gaps = block[AXES] >= 0;
+    const stored *const param_at = reinterpret_cast<const stored *>(param_address) + start;
+    #pragma unroll 1
+    for (long long k = threadIdx.x; k < count; k += LANES) {
+        const stored *const at = gaps ? element_of(param_address, start + k, axes) : param_at + k;
+        real square = real(0);
+        if (MODULUS) {
+            Pack<stored, 2> param;
+            Pack<given, 2> grad;
+            #pragma unroll
+            for (int part = 0; part < 2; ++part) {
+                const long long both = (k & ~1ll) + part;
+                param.x[part] = gaps
+                    ? *element_of(param_address, start + both, axes) : param_at[both];
+                grad.x[part] = grad_at[both];
+            }
+            square = square_moduli(param, grad, scalars).x[0];
+        }
+        State<1> state;
+        state.load(memory, offset + k);
+        state.decode(0);
+        const real param = state.number(0, *at);
+        add_terms(param, state, Given::widen(grad_at[k]), square, scalars, sums);
+    }
+    return true;
+}
+
+}  // namespace fastopt

@@ -1,0 +1,62 @@
+// An update whose state is in exact numbers or 16 bits: one thread needs nothing of another.
+//
+// From Python: State and Scalars; CAPACITY, THREADS, PACK (elements that a thread takes at once) and
+// UNIT (that belong together: 2 if the squares of moduli are asked for, else 1).
+
+namespace fastopt {
+
+template <int N> __device__ __forceinline__ void update(
+    stored *param_at, const given *grad_at, const Memory &memory, long long offset,
+    unsigned int counter, const Scalars &scalars
+) {
+    const Pack<given, N> grad = load_pack<N>(grad_at);
+    Pack<stored, N> param = load_pack<N>(param_at);
+    State<N> state;
+    state.load(memory, offset);
+    const Pack<real, N> square = square_moduli(param, grad, scalars);
+    #pragma unroll
+    for (int k = 0; k < N; ++k) {
+        const real grad_k = Given::widen(grad.x[k]);
+        const real number = state.step(k, param.x[k], grad_k, square.x[k], scalars);
+        param.x[k] = state.round(k, number, counter, scalars);
+    }
+    store_pack(param_at, param);
+    state.store(memory, offset);
+}
+
+__device__ __forceinline__ void update_block(
+    const long long *addresses, const long long *blocks, const long long *block,
+    const Memory &memory, const Scalars &scalars
+) {
+    const long long param_address = addresses[block[PARAMETER]];
+    const long long grad_address = addresses[CAPACITY + block[PARAMETER]];
+    if (grad_address == 0) return;  // no gradient in this step
+    const long long start = block[START], count = block[COUNT], offset = block[OFFSET];
+    const unsigned int counter = counter_of(block);
+    const given *const grad_at = reinterpret_cast<const given *>(grad_address) + start;
+    if (block[AXES] >= 0) {  // there are gaps: one element at a time, wherever it is
+        const long long *const axes = blocks + block[AXES];
+        #pragma unroll 1
+        for (long long k = UNIT * threadIdx.x; k < count; k += UNIT * THREADS) {
+            stored *const param_at = element_of(param_address, start + k, axes);
+            update<UNIT>(param_at, grad_at + k, memory, offset + k, counter + k, scalars);
+        }
+        return;
+    }
+    stored *const param_at = reinterpret_cast<stored *>(param_address) + start;
+    // State is aligned by where it stands in the arena; the user's arrays begin where they like.
+    const bool aligned = param_address % (PACK * sizeof(stored)) == 0
+        && grad_address % (PACK * sizeof(given)) == 0;
+    const long long packed = aligned ? count - count % PACK : 0;
+    const long long first = threadIdx.x * PACK;
+    if (first < packed) {
+        update<PACK>(
+            param_at + first, grad_at + first, memory, offset + first, counter + first, scalars);
+    }
+    #pragma unroll 1
+    for (long long k = packed + UNIT * threadIdx.x; k < count; k += UNIT * THREADS) {
+        update<UNIT>(param_at + k, grad_at + k, memory, offset + k, counter + k, scalars);
+    }
+}
+
+}  // namespace fastopt
