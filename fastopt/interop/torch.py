@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from fastopt.core.arrays import Array
+from fastopt.core.options import FRAGMENTS
 from fastopt.core.param_groups import ParamGroup
 from fastopt.errors import CheckpointError
 from fastopt.interop.common import (
@@ -364,7 +365,7 @@ def _order(groups: list[list[Parameter]], names: Names | None) -> dict[str, int]
 
 
 def _their_settings(twin: Twin, options: ParamGroup, step_count: int) -> dict[str, Any]:
-    absent = {**twin.ours, "bounds": None}
+    absent = {**twin.ours, "bounds": None, **dict.fromkeys(FRAGMENTS, False)}
     for name, wanted in absent.items():
         if options[name] != wanted:
             raise ValueError(

@@ -155,7 +155,8 @@ def test_nan_and_infinity_go_where_they_go_in_numpy(xp: Any, variant: Variant, m
     grads[1][3], grads[2][4], grads[2][5], grads[3][6] = np.nan, np.inf, -np.inf, -np.nan
     grads[3][4], grads[4][7] = np.inf, np.finfo(np.float32).max
     one, two = (trained(module, variant, grads, **more) for module in (np, xp))
-    assert np.isnan(one["param"]).any()
+    # What is not a number agrees with no gradient: cautious leaves the parameter where it is.
+    assert np.isnan(one["param"]).any() or "cautious" in variant.options
     for name in one:
         # A NaN is a NaN, with whatever sign; all else has the same bits.
         np.testing.assert_array_equal(np.isnan(one[name]), np.isnan(two[name]), name)

@@ -21,7 +21,7 @@ from helpers.cuda.kernel_on_cpu import Stuck
 from helpers.cuda.planted import planted
 from helpers.cuda.runs import DTYPES, differences, installed, on_host, some_values
 from helpers.cuda.training import Training, train
-from helpers.variants import VARIANT_OF, VARIANTS, Variant
+from helpers.variants import ONE_PASS, VARIANT_OF, VARIANTS, Variant
 
 pytestmark = pytest.mark.skipif(
     shutil.which("g++") is None, reason="needs g++, which runs the CUDA text on the CPU"
@@ -268,7 +268,7 @@ def launches(cupy: FakeCupy, opt: Any, grads: Any) -> list[str]:
     return [launch.name.removeprefix("fastopt_") for launch in cupy.launches]
 
 
-@each_variant
+@pytest.mark.parametrize("variant", ONE_PASS, ids=str)
 def test_a_step_is_squares_halves_a_decision_and_an_update(
     cupy: FakeCupy, variant: Variant
 ) -> None:

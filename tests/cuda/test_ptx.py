@@ -37,7 +37,7 @@ from helpers.cuda.runs import (
 )
 from helpers.cuda.scaling import POLICY, scaled, scaled_replays
 from helpers.cuda.training import Training, replayed, train
-from helpers.variants import VARIANT_OF, VARIANTS, Variant
+from helpers.variants import ONE_PASS, VARIANT_OF, Variant
 
 if reason := nvrtc.reason_to_skip():
     pytest.skip(reason, allow_module_level=True)
@@ -107,7 +107,7 @@ FEW = DENSE[4::9]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+@pytest.mark.parametrize("variant", ONE_PASS, ids=str)
 def test_every_rule_ends_in_the_bits_of_numpy(cupy: PtxCupy, variant: Variant, dtype: Any) -> None:
     cupy.spec = UpdateSpec.of(np.dtype(dtype), True)
     more = {"weight_decay": 0.03, "grad_scale": 0.37, "missing": True}
@@ -191,7 +191,7 @@ def test_a_limit_that_is_set_between_steps_is_what_numpy_goes_by(cupy: PtxCupy) 
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+@pytest.mark.parametrize("variant", ONE_PASS, ids=str)
 def test_what_is_decided_on_the_device_is_what_numpy_decides(
     cupy: PtxCupy, variant: Variant, dtype: Any
 ) -> None:

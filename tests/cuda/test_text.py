@@ -40,7 +40,7 @@ from helpers.cuda.runs import (
     run_of,
     some_values,
 )
-from helpers.variants import VARIANT_OF, VARIANTS, Variant
+from helpers.variants import ONE_PASS, VARIANT_OF, VARIANTS, Variant
 
 each_variant = pytest.mark.parametrize("variant", VARIANTS, ids=str)
 each_dtype = pytest.mark.parametrize("dtype", DTYPES)
@@ -222,7 +222,7 @@ def launches_of(cupy: FakeCupy, opt: Any, grads: Any) -> list[str]:
 
 
 @needs_compiler
-@each_variant
+@pytest.mark.parametrize("variant", ONE_PASS, ids=str)
 def test_a_step_is_one_launch(cupy: FakeCupy, variant: Variant) -> None:
     params = [cupy.zeros(n, np.float32) for n in (3, 1024, 5000, 1)]
     opt = variant(params, backend="cupy")

@@ -87,6 +87,9 @@ ELEMENTWISE = [
 ]
 """Those in which each element goes its own way."""
 
+ONE_PASS = [v for v in ELEMENTWISE if "mask_zero" not in v.options]
+"""Those of one launch, without sums or anything around the rule."""
+
 APART = [v for v in VARIANTS if v.optimizer is not fastopt.Prodigy]
 """Those in which each parameter goes its own way, whatever the others are."""
 

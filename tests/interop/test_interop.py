@@ -107,3 +107,22 @@ def test_garbage_anywhere_is_loaded_as_it_is_or_refused_and_changes_nothing(libr
                 said.add(str(error))
     assert len(said) > 50
     assert all(said)
+
+
+@pytest.mark.parametrize("library", ["torch", "optax", "keras"])
+@pytest.mark.parametrize("name", ["LAMB", "Prodigy", "Muon"])
+def test_optimizers_without_a_twin_are_refused_by_name(name: str, library: str) -> None:
+    opt = getattr(fastopt, name)(np.ones((2, 2)))
+    before = opt.state_dict()
+    with pytest.raises(TypeError, match=rf"\b{name}\b"):
+        getattr(interop, f"load_{library}")(opt, example(library))
+    np.testing.assert_equal(opt.state_dict(), before)
+    with pytest.raises(TypeError, match=f"PyTorch has no {name}"):
+        interop.to_torch(opt)
+
+
+@pytest.mark.parametrize("option", ["cautious", "mask_zero"])
+def test_what_another_library_would_leave_out_is_not_handed_over(option: str) -> None:
+    opt = fastopt.Adam(np.ones(2), **{option: True})  # type: ignore[arg-type]  # one of two flags
+    with pytest.raises(ValueError, match=f"torch.optim.Adam has no {option}"):
+        interop.to_torch(opt)

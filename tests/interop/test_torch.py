@@ -37,6 +37,7 @@ KNOWN = (fastopt.SGD, fastopt.Adagrad, fastopt.RMSprop, fastopt.Adadelta)
 TORCH = [
     v
     for v in VARIANTS
+    if not {"cautious", "mask_zero"} & v.options.keys()  # which PyTorch does not have
     if v.optimizer in (*KNOWN, fastopt.Adam, fastopt.AdamW)
     and not {"eps_inside_sqrt", "bias_correction"} & v.options.keys()
 ]
