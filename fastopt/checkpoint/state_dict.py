@@ -15,7 +15,7 @@ from fastopt.core.dtypes import UpdateSpec
 from fastopt.core.hyperparameters import saved_bounds
 from fastopt.core.options import FIXED
 from fastopt.core.param_groups import ParamGroup
-from fastopt.core.saved import is_count, misfit
+from fastopt.core.saved import is_count, mismatch
 from fastopt.core.signals import Deferred
 from fastopt.errors import CheckpointError
 from fastopt.version import __version__
@@ -376,7 +376,7 @@ def order_of_blocks(param: Array, spec: UpdateSpec) -> dict[str, list[int]]:
     return {ORDER: order} if order else {}
 
 
-def stored_misfit(
+def storage_mismatch(
     name: str, saved: Mapping[str, Any], slots: Mapping[str, Array], order: Mapping[str, Any]
 ) -> str | None:
     """Return in what an entry is stored otherwise than these slots; None if it is stored alike."""
@@ -424,7 +424,7 @@ def _bfloat16() -> np.dtype[Any]:
 # An optimizer's state as a dict, and back: by name, all or nothing, never cast.
 
 EXPONENT = "exponent"
-"""What an earlier version kept beside the state of a parameter: a power of two, see ``_misfit``."""
+"""What an earlier version kept beside the state of a parameter: a power of two, see ``_mismatch``."""
 
 
 def collect_state(name: str, state: OptimizerState) -> dict[str, Any]:
@@ -463,21 +463,21 @@ def state_restorer(
     memory = _saved_memory(saved)
     differences += compare_names("memory", "memory:", state.memory, memory, strict)
     memory = {name: memory.get(name, value) for name, value in state.memory.items()}
-    counts, writes, misfits = [], [], []
+    counts, writes, mismatches = [], [], []
     for key, (bucket, index, slots, order) in targets.items():
         if key not in entries:
             continue
         entry = entries[key]
-        if wrong := _misfit(key, entry, slots, order):
-            misfits.append(wrong)
+        if wrong := _mismatch(key, entry, slots, order):
+            mismatches.append(wrong)
             continue
         counts.append((bucket, index, int(entry["step"])))
         writes += [(view, arrays.like(raw(entry[slot]), view)) for slot, view in slots.items()]
-    if strict and misfits:
+    if strict and mismatches:
         raise CheckpointError(
-            f"{misfits[0]}. State is never reshaped, and cast only with convert=True."
+            f"{mismatches[0]}. State is never reshaped, and cast only with convert=True."
         )
-    differences += Differences(mismatched=tuple(misfits))
+    differences += Differences(mismatched=tuple(mismatches))
 
     def commit() -> None:
         with Deferred():
@@ -535,7 +535,7 @@ def _saved_memory(saved: Mapping[str, Any]) -> dict[str, float]:
     return found
 
 
-def _misfit(
+def _mismatch(
     name: str,
     entry: Any,
     slots: Mapping[str, Array],
@@ -545,7 +545,7 @@ def _misfit(
 
     Raises CheckpointError unless the entry holds a step and exactly these slots, as arrays.
     """
-    if isinstance(entry, Mapping) and (other := stored_misfit(name, entry, slots, order)):
+    if isinstance(entry, Mapping) and (other := storage_mismatch(name, entry, slots, order)):
         return other
     if not isinstance(entry, Mapping) or entry.keys() - {EXPONENT} != {"step", *order, *slots}:
         got = sorted(map(str, entry)) if isinstance(entry, Mapping) else type(entry).__name__
@@ -566,7 +566,9 @@ def _misfit(
         if not isinstance(entry[slot], np.ndarray):
             got = type(entry[slot]).__name__
             raise CheckpointError(f"{name}.{slot}: expected a NumPy array; got {got}")
-    wrong = (misfit(f"state:{name}.{slot}", view, raw(entry[slot])) for slot, view in slots.items())
+    wrong = (
+        mismatch(f"state:{name}.{slot}", view, raw(entry[slot])) for slot, view in slots.items()
+    )
     return next(filter(None, wrong), None)
 
 
@@ -597,21 +599,21 @@ def parameters_restorer(
         parameter.check_array(now)
         targets[parameter.leaf.name] = parameter.leaf.array
     differences = compare_names("parameters", "param:", targets, saved, strict)
-    writes, misfits = [], []
+    writes, mismatches = [], []
     for name, array in targets.items():
         if name not in saved:
             continue
         if not isinstance(saved[name], np.ndarray):
             raise CheckpointError(f"param:{name}: expected an array; got {saved[name]!r}")
-        if wrong := misfit(f"param:{name}", array, saved[name]):
-            misfits.append(wrong)
+        if wrong := mismatch(f"param:{name}", array, saved[name]):
+            mismatches.append(wrong)
         else:
             writes.append((array, arrays.like(saved[name], array)))
-    if strict and misfits:
+    if strict and mismatches:
         raise CheckpointError(
-            f"{misfits[0]}. Parameters are never reshaped, and cast only with convert=True."
+            f"{mismatches[0]}. Parameters are never reshaped, and cast only with convert=True."
         )
-    return lambda: put(writes), differences + Differences(mismatched=tuple(misfits))
+    return lambda: put(writes), differences + Differences(mismatched=tuple(mismatches))
 
 
 def _with_current(state: OptimizerState) -> Iterator[tuple[Parameter, Any]]:

@@ -20,11 +20,11 @@ def check_array(name: str, got: Any, like: Array) -> None:
     """Raise CheckpointError unless a saved array has the shape and dtype of that in use."""
     if not isinstance(got, np.ndarray):
         raise CheckpointError(f"{name}: expected a NumPy array; got {type(got).__name__}")
-    if wrong := misfit(name, like, got):
+    if wrong := mismatch(name, like, got):
         raise CheckpointError(f"{wrong}. State is never cast or reshaped.")
 
 
-def misfit(name: str, here: Array, saved: Array) -> str | None:
+def mismatch(name: str, here: Array, saved: Array) -> str | None:
     """Return what is different about an array's shape or dtype, None if nothing is."""
     if saved.shape == here.shape and saved.dtype == here.dtype:
         return None

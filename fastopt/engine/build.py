@@ -16,7 +16,8 @@ from fastopt.backends.interface import Backend
 from fastopt.core import arrays, hyperparameters
 from fastopt.core.arrays import check_apart
 from fastopt.core.buckets import Bucket, OptimizerState, memory_names
-from fastopt.core.dtypes import State, UpdateSpec, arithmetic_of, real_size, smallest_eps, state_of
+from fastopt.core.denormals import smallest_eps
+from fastopt.core.dtypes import State, UpdateSpec, arithmetic_of, real_size, state_of
 from fastopt.core.hyperparameters import NONNEGATIVE, Formula, Options, Schedulable
 from fastopt.core.options import FIXED, FRAGMENTS, GROUP_CHECKS, GROUP_DEFAULTS, MODULUS
 from fastopt.core.param_groups import Members, ParamGroup, ParamGroups, members_of, tree_of

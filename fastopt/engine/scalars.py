@@ -10,7 +10,7 @@ import numpy as np
 
 from fastopt.core import hyperparameters, quantization
 from fastopt.core.buckets import Bucket, Gradients
-from fastopt.core.dtypes import FLUSH_EVERY, tiny
+from fastopt.core.denormals import FLUSH_EVERY, tiny
 from fastopt.core.hyperparameters import Formula, Options
 from fastopt.core.param_groups import ParamGroup
 

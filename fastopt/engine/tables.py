@@ -16,7 +16,7 @@ import numpy as np
 
 from fastopt.core.arrays import Array
 from fastopt.core.buckets import Bucket, OptimizerState
-from fastopt.core.dtypes import FLUSH_EVERY
+from fastopt.core.denormals import FLUSH_EVERY
 from fastopt.core.param_groups import ParamGroup
 from fastopt.engine.policy import Policy
 from fastopt.engine.scalars import Row, Scalars

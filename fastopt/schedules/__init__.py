@@ -7,10 +7,10 @@ cannot be changed, can be pickled, and equals another one of the same kind and n
 schedule that ends holds its last value from then on.
 
 Any function of the step number can be used as well. What all optimizers take as a function are
-``lr`` and ``weight_decay``; the momentum of ``SGD`` (dampening too), ``RMSprop`` and ``Momentum``
-(its beta) can be one. The other betas and eps are numbers: the bias correction
-1 - beta^t is that of one beta, and for a beta that changes it would be a product over all steps
-made, a memory; eps settles for good which state is too small to be kept.
+``lr`` and ``weight_decay``, and ``eps`` where they have one; the momentum of ``SGD`` (dampening
+too), ``RMSprop`` and ``Momentum`` (its beta) can be one. The other betas are numbers: the bias
+correction 1 - beta^t is that of one beta, and for a beta that changes it would be a product over
+all steps made, a memory.
 
 ``ReduceLROnPlateau`` is the one with a memory; it is saved with the optimizer.
 """
