@@ -424,7 +424,7 @@ def _bfloat16() -> np.dtype[Any]:
 # An optimizer's state as a dict, and back: by name, all or nothing, never cast.
 
 EXPONENT = "exponent"
-"""What an earlier version kept beside the state of a parameter: a power of two, see ``_mismatch``."""
+"""A power of two that an earlier version kept with the state of a parameter, see ``_mismatch``."""
 
 
 def collect_state(name: str, state: OptimizerState) -> dict[str, Any]:
