@@ -365,7 +365,7 @@ class Bucket:
     steps: Array
     memory: Array
     even: bool = True
-    """Whether all of them have made as many."""
+    """Whether all parameters have made the same number of steps."""
 
     @classmethod
     def of(

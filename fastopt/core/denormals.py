@@ -12,9 +12,9 @@ denominator ("floor": eps, or the root of an eps inside the root; 1 where nothin
 
 No threshold exceeds 2**-100 (float32) or 2**-900 (float64), which is so far above the denormal
 numbers that looking every few steps is enough. Where an eps is so small that they would be
-denormal themselves, what is within a factor of 8 of denormal is flushed all the same; only
-positive state under an eps that its root could outweigh even there is left alone, and pays in
-time.
+denormal themselves, what is within a factor of 8 of denormal is flushed all the same. The exception
+is positive state whose root, even there, is not small beside such an eps: it is never flushed, and
+its denormal numbers make steps slow.
 """
 
 from __future__ import annotations

@@ -39,9 +39,9 @@ class UpdateSpec:
     them), ``given`` that of its gradient's, ``real`` that of its state and of all arithmetic. A
     step widens the first two to it, exactly, and rounds the parameter at its end; half precision
     goes by way of float32 both ways, so that float64 is rounded twice, the same everywhere. With
-    ``master`` the state holds a parameter of half precision in ``real`` too. The parameter is its
-    rounded copy: where the two do not agree somebody else wrote the parameter, and what was written
-    counts.
+    ``master`` the state holds a parameter of half precision in ``real`` too, its master. The
+    parameter is the master, rounded. Where the two differ, the user has written the parameter since
+    the last step, and the master starts again from it.
 
     ``bounds`` says whether parameters are kept between two numbers, or between arrays, which stand
     in the arena; with ``reset`` the signed state of one that is at a bound becomes 0.

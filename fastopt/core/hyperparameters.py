@@ -192,7 +192,8 @@ FRACTION = Number(low=0.0, high=1.0, high_open=True)
 """A decay rate: 0 forgets everything, 1 would never learn and is excluded."""
 FINITE = Number()
 EPS = NONNEGATIVE
-"""Added to a denominator; 0 stands for the smallest guard against 0/0, and no function gives it."""
+"""Added to a denominator. A constant 0 stands for the smallest guard against 0/0; a function of the
+step number must not return 0."""
 
 
 # -------------------------------------------------------------------------------------------------

@@ -92,7 +92,8 @@ def to_float16(values: Array, draws: Array) -> Array:
 def _evenly(bits: Array, normal: np.float32) -> Array:
     """Return the bits of magnitudes, evenly spaced below the smallest normal number, as above it.
 
-    There the sum with that number has them as its fraction; its exponent is one too many.
+    Adding the smallest normal number to a denormal one leaves the latter's bits as the fraction of
+    the sum; the exponent, which the addition has made 1, is subtracted again.
     """
     small = bits < normal.view(np.uint32)
     sums = np.where(small, bits, 0).view(np.float32) + normal
@@ -209,7 +210,8 @@ Source: C. Wellons' hash prospector, ``lowbias32``: bias 0.17 after an exhaustiv
 """
 
 GOLDEN = 0x9E3779B9
-"""2**32 over the golden ratio: what keys of words and of steps beyond 2**32 are apart."""
+"""2**32 over the golden ratio: the distance between the keys of successive words, and of steps that
+are 2**32 apart."""
 
 _LOW = 2**32 - 1
 

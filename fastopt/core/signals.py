@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import threading
-from _signal import SIGINT, SIGTERM, raise_signal
-from _signal import getsignal as _handler
-from _signal import signal as _set_handler
 from types import FrameType, TracebackType
 from typing import Any, ClassVar
 

@@ -30,7 +30,7 @@ class Capture:
         self._all_measure &= measures
 
     def hold(self, reads: Any) -> None:
-        """Keep what follows a captured step, and goes by whether it was skipped, in memory."""
+        """Keep the memory of a loss's scale alive, which is updated after each captured step."""
         self._held.append(reads)
         self._must_skip = True
 

@@ -204,9 +204,10 @@ class DeviceOutcome(Outcome):
 class DeviceEngine(HostEngine):
     """The steps of an optimizer whose parameters are all on one device.
 
-    What nothing decides on is launched from the host as on the CPU; so is, after waiting, a step
-    under ``on_nonfinite="raise"``. A plan is otherwise a table of scalars on the device and the
-    verdict stays there.
+    A step that is neither clipped nor skipped nor captured needs no decision: it is launched from
+    the host with its scalars as arguments (``HostEngine.step``). So is a step under
+    ``on_nonfinite="raise"``, after waiting for the norm. For all others the plan is a table of
+    scalars on the device, and the verdict stays there.
     """
 
     def __init__(

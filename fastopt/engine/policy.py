@@ -33,10 +33,6 @@ class Policy(NamedTuple):
         return self.on_nonfinite == "skip"
 
 
-PLAIN = Policy()
-"""That of steps which nothing clips and nothing can skip."""
-
-
 def checked_limit(name: str, value: Any) -> float | None:
     """Return a value for max_grad_norm: None, or a number above 0, which may be infinite."""
     if callable(value):

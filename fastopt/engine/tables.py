@@ -38,8 +38,8 @@ CAPTURED = 65_536
 """Rows that captured steps find: so often they are replayed before they need new ones."""
 
 _FAR = (2**20, 2**40)
-"""Rows that are still the same so much later (in multiples of FLUSH_EVERY) never change again: all
-that depends on the step count without a schedule goes one way."""
+"""Rows that are still the same so much later (in multiples of FLUSH_EVERY) never change again:
+without a schedule, every scalar is a monotone function of the step count."""
 
 
 @dataclass

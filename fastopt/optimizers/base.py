@@ -125,10 +125,10 @@ class Optimizer(Formula):
 
         ``grads`` is nested as the parameters were (a list of such trees for a list of parameter
         groups); None leaves a parameter, its state and its step count alone, and so does
-        ``trainable=False`` of its group, whatever the gradient is. Gradients of another floating
-        dtype are converted to the parameter's, and then multiplied by ``grad_scale``, before
-        anything else. A step that raises has changed nothing. Another thread that steps, saves or
-        loads meanwhile waits.
+        ``trainable=False`` of its group, whatever the gradient is. Gradients are read in their own
+        floating dtype where the arithmetic holds it, and converted to the parameter's otherwise;
+        then they are multiplied by ``grad_scale``, before anything else. A step that raises has
+        changed nothing. Another thread that steps, saves or loads meanwhile waits.
 
         The outcome is true if the step was made, and false if it was skipped
         (``on_nonfinite="skip"``); ``outcome.grad_norm`` is the norm before clipping, where it is
@@ -136,10 +136,10 @@ class Optimizer(Formula):
 
         Where the parameters are CuPy arrays nothing waits for the device, except under
         on_nonfinite="raise", and once when under "skip" other gradients are None than before, or a
-        setting was changed that needs another kernel; the outcome is fetched when it is read. But
-        under "raise" ``grad_scale`` may there be a 0-d CuPy array of float32 or float64, which is
-        read on the device. With max_grad_norm, "skip" or capturable=True schedules are asked for
-        the values of steps that are still to come.
+        setting was changed that needs another kernel; the outcome is fetched when it is read.
+        ``grad_scale`` may then be a 0-d CuPy array of float32 or float64, which is read on the
+        device (under "raise" it must be a number). With max_grad_norm, "skip" or capturable=True
+        schedules are asked for the values of steps that are still to come.
 
         Raises ValueError for another structure or shape, a gradient that shares memory with a
         parameter, or a schedule's value out of range; TypeError for gradients that are no real

@@ -215,8 +215,9 @@ class LossScaler(Resumable):
     def _scale_for(self, engine: HostEngine) -> ScaleOnDevice | None:
         """Return the scale on an optimizer's device; None if it is kept elsewhere.
 
-        It goes where it is asked for, except in the middle of an iteration, and away from a device
-        where it belongs to a captured step. Optimizers elsewhere read it, and wait for it.
+        It moves to the device of the optimizer that steps, but never in the middle of an
+        iteration, and never away from a device on which a captured step uses it. Optimizers on
+        other devices read it from there, and wait for it.
         """
         there = self._there
         if there is not None and there.device == engine.device:

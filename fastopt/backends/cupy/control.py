@@ -215,7 +215,7 @@ def _read_scale(told: Array) -> ScaleState:
 # -------------------------------------------------------------------------------------------------
 # What a device keeps of an optimizer whose steps are decided there, and what is launched.
 
-_NOTHING = Lanes(-1, False)  # was measured
+_NOTHING = Lanes(-1, False)  # stands for a step whose norm is not measured
 _SINGLE = len(COUNTS) + len(MEASURED)  # where the scale stands in single precision
 
 

@@ -20,7 +20,7 @@ from fastopt.core.passes import derived_of
 from fastopt_kernels import Rule
 
 # -------------------------------------------------------------------------------------------------
-# Launches over the arrays of a bucket; cupy_backend, which imports CuPy, hands the module in.
+# Launches over the arrays of a bucket; ``backend``, which imports CuPy, hands the module in.
 
 
 class Lanes(NamedTuple):

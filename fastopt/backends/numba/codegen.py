@@ -80,7 +80,7 @@ class Storage:
     """State in the precision of the arithmetic; what is common to all storage."""
 
     functions: tuple[str, ...] = ()
-    """What is compiled in beside what every step needs, by ``numba_backend``."""
+    """What is compiled in beside what every step needs, by ``backend``."""
     of = "of"
     """What the names of a chunk's arrays end with: ``param_of``."""
 
