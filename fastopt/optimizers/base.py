@@ -162,6 +162,7 @@ class Optimizer(Formula):
                 policy = self._policy
                 if on_nonfinite is not None:
                     policy = policy._replace(on_nonfinite=on_nonfinite)
+                # HostEngine of engine/step.py; for CuPy arrays DeviceEngine of engine/device.py.
                 outcome = self._engine.step(grads, grad_scale, policy)
             finally:
                 guard.busy = False

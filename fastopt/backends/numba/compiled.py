@@ -270,8 +270,8 @@ _SIGN = _u32(0x80 << quantization.CUT_OFF)
 _SMALLEST = _u32((quantization.POSITIVE.low - 1 << 23) + (1 << quantization.CUT_OFF))
 
 
-# ``core.quantization`` subtracts the exponent below the smallest normal code. In the byte that is kept here
-# that exponent is 0, but for the bit of the sign, which is overwritten.
+# ``core.quantization`` subtracts the exponent below the smallest normal code. In the byte that is
+# kept here that exponent is 0, but for the bit of the sign, which is overwritten.
 
 
 @register_jitable  # type: ignore[untyped-decorator]
