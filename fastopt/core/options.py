@@ -205,8 +205,8 @@ class Common(TypedDict, total=False):
         Option(
             0,
             "of the random bits of state_dtype and stochastic_rounding, a whole number from 0 to "
-            "2**64 - 1 (0). They depend on nothing else than a parameter's name, its step count and "
-            "the place in it.",
+            "2**64 - 1 (0). They depend on nothing else than a parameter's name, its step count "
+            "and the place in it.",
             Whole(0, SEEDS - 1),
         ),
     ]
