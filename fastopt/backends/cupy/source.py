@@ -513,8 +513,13 @@ _FROM_TABLE = Template("""
 
 
 def pack(spec: UpdateSpec) -> int:
-    """Return how many elements one thread takes at once: 16 bytes of each exact slot of state."""
-    return 16 // spec.real.itemsize
+    """Return how many elements one thread takes at once: 16 bytes of each exact slot of state.
+
+    In float64 with fragments it is half of that: two elements at once would take more registers
+    than leave room for two blocks of threads.
+    """
+    elements = 16 // spec.real.itemsize
+    return 1 if spec.real.itemsize == 8 and spec.fragments and not spec.modulus else elements
 
 
 def memory(spec: UpdateSpec) -> list[tuple[str, str]]:
