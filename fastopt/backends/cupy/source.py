@@ -28,7 +28,7 @@ CAPACITY = 192
 """Parameters per launch: two addresses of each fill 3 of the 4 KB that kernel arguments have."""
 
 THREADS = 256
-"""Threads per block of an update; each takes the 16 bytes of an array that one instruction can load.
+"""Threads per block of an update; each takes the 16 bytes of an array that one instruction loads.
 A multiple of 64: so many threads share a block of int8 codes (``int8_update.cuh``)."""
 
 OPTIONS = ("--fmad=false",)
