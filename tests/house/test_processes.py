@@ -136,25 +136,41 @@ def test_other_threads_run_during_a_step() -> None:
 
 
 @needs_numba
-def test_one_compiled_call_serves_a_whole_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "options", [{}, {"max_grad_norm": 1.0}, {"on_nonfinite": "skip", "max_grad_norm": 1e9}], ids=str
+)
+def test_one_compiled_call_serves_all_groups(
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
     params = [np.ones(n, np.float32) for n in (1, 10, 1000, 3, 70_000)]
-    opt = fastopt.Adam(params, backend="numba").warmup()
-    compiled = opt._engine.kernels[0]._readings[0].compiled  # type: ignore[attr-defined]
-    calls: list[tuple[int, ...]] = []
-    real: Callable[..., bool] = compiled.step
+    params.append(np.ones(4))  # type: ignore[arg-type]  # of another dtype: a bucket of its own
+    groups = [{"params": params[:3]}, {"params": params[3:], "lr": 0.1}]
+    opt = fastopt.Adam(groups, backend="numba", **options).warmup()
+    grads = [param * 2 for param in params]
+    opt.step([grads[:3], grads[3:]])  # the first step sees what is compiled
+    calls: list[str] = []
+    whole: Any = opt._engine._fused
+    parts: list[Any] = [
+        reading.compiled
+        for kernel in opt._engine.kernels
+        for reading in kernel._readings  # type: ignore[attr-defined]
+    ]
 
-    def counting(*arguments: int) -> bool:
-        calls.append(arguments)
-        return real(*arguments)
+    def counted(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *arguments: (calls.append(name), real(*arguments))[1]
 
-    monkeypatch.setattr(compiled, "step", counting)
-    opt.step([param * 2 for param in params])
-    assert len(calls) == 1
-    opt.step([None, *[param * 2 for param in params[1:]]])
-    assert len(calls) == 1 + 2  # one that looks and declines, because of the None; one that updates
-    assert opt.step_count == 2
+    monkeypatch.setattr(whole, "_step", counted("whole", whole._step))
+    for part in parts:
+        monkeypatch.setattr(part, "run", counted("part", part.run))
+    opt.step([grads[:3], grads[3:]])
+    assert calls == ["whole"]
+    opt.step([[None, *grads[1:3]], grads[3:]])
+    norms = 3 * bool(options)
+    assert calls[1:] == ["whole", *["part"] * (3 + norms)]  # it declines, because of the None
+    assert opt.step_count == 3
 
 
+@needs_numba
 @needs_numba
 @pytest.mark.parametrize("norm", [None, 1.0])
 def test_no_gradient_is_copied_and_nothing_is_kept(
@@ -329,7 +345,7 @@ def test_j5_the_fingerprint_sees_code_constants_globals_helpers_and_closures() -
 def test_j14_the_key_holds_the_processor_and_all_versions() -> None:
     module = importlib.import_module("fastopt.backends.numba.backend")
     rule = fastopt.Adam._rule({"amsgrad": True})
-    step = module._Compiled(rule, UpdateSpec.of(np.dtype("f4"), True)).step
+    step = module._Compiled(rule, UpdateSpec.of(np.dtype("f4"), True)).run
     told = repr(step._cache._identity)
     numba = importlib.import_module("numba")
     for part in (fastopt.__version__, numba.__version__, np.__version__, sys.version):
