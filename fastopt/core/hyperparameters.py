@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
 from fastopt.core import arrays
+from fastopt.core.arrays import Array
 from fastopt.core.dtypes import BOUNDS, Kind
 from fastopt.core.tree import Leaf, Tree
 from fastopt_kernels import AnyRule
@@ -24,6 +25,9 @@ Options = dict[str, Any]
 Scheduled = float | Callable[[int], float]
 """A number, or a function of the step number (0 for the first step) that returns one."""
 
+Value = float | Array
+"""A number, or one float64 for each member of an optimizer that has members."""
+
 
 class Check(Protocol):
     """Returns the value in its plain Python form, or raises TypeError or ValueError."""
@@ -34,15 +38,21 @@ class Check(Protocol):
 
 @dataclass(frozen=True)
 class Number:
-    """A finite real number between two ends; Python's, NumPy's or a 0-d array."""
+    """A finite real number between two ends; Python's, NumPy's or a 0-d array.
+
+    With ``members`` it may also be an array of so many.
+    """
 
     low: float = -math.inf
     high: float = math.inf
     low_open: bool = False
     high_open: bool = False
+    members: int | None = None
 
-    def __call__(self, name: str, value: Any) -> float:
-        """Return the number as a float."""
+    def __call__(self, name: str, value: Any) -> Any:
+        """Return the number as a float, or the numbers of members as a read-only float64 array."""
+        if self.members is not None and isinstance(value, np.ndarray) and value.ndim:
+            return self._of_members(name, value, self.members)
         number = as_float(value)
         if number is None:
             raise TypeError(f"{name} must be a number in {self}; got {value!r}")
@@ -53,6 +63,24 @@ class Number:
         if not inside or at_open_end:
             raise ValueError(f"{name} must be a number in {self}; got {value!r}")
         return number
+
+    def _of_members(self, name: str, value: Array, members: int) -> Array:
+        if value.shape != (members,) or value.dtype.kind not in "fiu":
+            raise ValueError(
+                f"{name} must be a number in {self}, or an array of {members} of them, one for "
+                f"each member; got {value.dtype} of shape {value.shape}"
+            )
+        numbers = value.astype(np.float64)
+        above = numbers > self.low if self.low_open else numbers >= self.low
+        below = numbers < self.high if self.high_open else numbers <= self.high
+        wrong = ~(above & below & np.isfinite(numbers))
+        if wrong.any():
+            member = int(wrong.argmax())
+            raise ValueError(
+                f"{name} must hold numbers in {self}; got {value[member]!r} for member {member}"
+            )
+        numbers.flags.writeable = False
+        return numbers
 
     def __str__(self) -> str:
         left = "(" if self.low_open or self.low == -math.inf else "["
@@ -126,8 +154,8 @@ class Pair:
     first: Number
     second: Number
 
-    def __call__(self, name: str, value: Any) -> tuple[float, float]:
-        """Return the pair as a tuple of floats."""
+    def __call__(self, name: str, value: Any) -> tuple[Any, Any]:
+        """Return the pair as a tuple of floats, or of what ``Number`` returns for members."""
         if not isinstance(value, tuple | list) or len(value) != 2:
             raise TypeError(f"{name} must be a pair of numbers; got {value!r}")
         return self.first(f"{name}[0]", value[0]), self.second(f"{name}[1]", value[1])
@@ -145,9 +173,20 @@ class Schedulable:
             return value  # type: ignore[no-any-return]  # its values are checked at every step
         return self.number(name, value)
 
-    def at(self, name: str, value: Any, step: int) -> float:
+    def at(self, name: str, value: Any, step: int) -> Any:
         """Return the value in a step, checked; ``value`` is what ``__call__`` returned."""
         return self.number(name, value(step)) if callable(value) else value
+
+
+def of_members(check: Check, members: int) -> Check:
+    """Return a check that lets an array of one number for each member through, for a number."""
+    if isinstance(check, Number):
+        return replace(check, members=members)
+    if isinstance(check, Pair):
+        return Pair(replace(check.first, members=members), replace(check.second, members=members))
+    if isinstance(check, Schedulable):
+        return Schedulable(replace(check.number, members=members))
+    return check
 
 
 @dataclass(frozen=True)
@@ -339,10 +378,11 @@ class Formula(ABC):
 
     @staticmethod
     @abstractmethod
-    def _scalars(options: Options, lr: float, t: int, guard: float) -> dict[str, float]:
+    def _scalars(options: Options, lr: Value, t: int, guard: float) -> dict[str, Value]:
         """Return the rule's scalars in the t-th step (1 for the first) of a parameter.
 
-        With them those that its memory is ``given``. ``guard`` stands in for an eps of 0.
+        With them those that its memory is ``given``. ``guard`` stands in for an eps of 0. What is
+        an array of one number for each member makes arrays, by ``optimizers.common``.
         """
 
     @staticmethod
@@ -351,12 +391,12 @@ class Formula(ABC):
         return "gradient"
 
     @staticmethod
-    def _floor(options: Options) -> float:
+    def _floor(options: Options) -> Value:
         """Return the smallest denominator of an update; 1 if nothing is divided."""
         return 1.0
 
     @staticmethod
-    def _fill(options: Options) -> dict[str, float]:
+    def _fill(options: Options) -> dict[str, Value]:
         """Return the value that state begins with, by slot, where it is not 0."""
         return {}
 
@@ -406,6 +446,7 @@ def check_coefficients(
     numbers = _numbers(options)
     for t in (1, _LATE):
         for name, value, vanishes in _coefficients(formula, numbers, t):
+            value = _worst(value, vanishes)
             too_small = 0.0 < abs(value) <= _ZERO and not vanishes
             if abs(value) < _INFINITE and not too_small:
                 continue
@@ -414,6 +455,15 @@ def check_coefficients(
                 f"{'0' if too_small else 'infinite'} in {real}, in which {where} is "
                 f"computed; got {_said(options)}. Choose others, or parameters of float64"
             )
+
+
+def _worst(value: Value, vanishes: bool) -> float:
+    """Return a number as it is, of members' the first that is out of range, or any."""
+    if isinstance(value, float):
+        return value
+    size = np.abs(value)
+    wrong = ~(size < _INFINITE) | ((size > 0.0) & (size <= _ZERO) & (not vanishes))
+    return float(value[wrong.argmax()])
 
 
 def _numbers(options: Options) -> Options:
@@ -425,7 +475,7 @@ def _numbers(options: Options) -> Options:
 
 def _coefficients(
     formula: type[Formula], options: Options, t: int
-) -> Iterator[tuple[str, float, bool]]:
+) -> Iterator[tuple[str, Value, bool]]:
     """Yield what a step multiplies by and adds, and what state begins with; if it may be 0."""
     lr, weight_decay = options["lr"], options["weight_decay"]
     made = formula._scalars(options, lr, t, 1.0)
@@ -447,12 +497,12 @@ def given_to_memory(formula: type[Formula], options: Options) -> dict[str, float
         return {}
     numbers = _numbers(options)
     made = formula._scalars(numbers, numbers["lr"], 1, 1.0)
-    return {name: made[name] for name in memory.given}
+    return {name: float(made[name]) for name in memory.given}
 
 
 def _said(options: Options) -> str:
     """Return the numbers among the hyperparameters, as they were given."""
-    kinds = (float, tuple)
+    kinds = (float, tuple, np.ndarray)
     return ", ".join(f"{k}={v!r}" for k, v in options.items() if isinstance(v, kinds))
 
 

@@ -1,32 +1,70 @@
-"""Small formulas that several optimizers need for their scalars, in float64 on the host."""
+"""Small formulas that several optimizers need for their scalars, in float64 on the host.
+
+A value is a float, or an array of one float64 for each member. An element of an array comes to the
+same bits as a float does; floats alone never enter NumPy, which would take longer than all the rest.
+"""
 
 from __future__ import annotations
 
-from math import expm1, log, sqrt
+import math
+from collections.abc import Callable
 
-from fastopt.core.hyperparameters import Options
+import numpy as np
+from numpy import ndarray
+
+from fastopt.core.arrays import Array
+from fastopt.core.hyperparameters import Options, Scheduled, Value
 
 
-def one_minus_power(beta: float, t: int) -> float:
+def one_minus_power(beta: Value, t: int) -> Value:
     """Return 1 - beta^t without the cancellation that beta near 1 brings."""
-    return -expm1(t * log(beta)) if beta > 0.0 else 1.0
+    if type(beta) is ndarray:
+        return _each(lambda one: one_minus_power(one, t), beta)
+    return -math.expm1(t * math.log(beta)) if beta > 0.0 else 1.0
 
 
-def eps_scalars(options: Options, guard: float, c: float) -> dict[str, float]:
+def sqrt(value: Value) -> Value:
+    """Return the root, rounded to nearest, which NumPy's is too."""
+    return np.sqrt(value) if type(value) is ndarray else math.sqrt(value)
+
+
+def acts(value: Scheduled) -> bool:
+    """Return whether a value, or that of any member, is not 0; a function is taken not to be."""
+    return bool(value.any()) if isinstance(value, ndarray) else bool(value)
+
+
+def or_guard(eps: Value, guard: float) -> Value:
+    """Return eps, and the guard where it is 0."""
+    return np.where(eps == 0.0, guard, eps) if type(eps) is ndarray else eps or guard
+
+
+def eps_scalars(options: Options, guard: float, c: Value) -> dict[str, Value]:
     """Return what eps comes to when the average of squares v is not divided by its correction c.
 
     sqrt(v / c + inside) + outside = (sqrt(v + c * inside) + sqrt(c) * outside) / sqrt(c), which
     saves a pass over v; the caller multiplies the step by sqrt(c). ``guard`` stands in for 0.
     """
-    eps: float = options["eps"]
-    if options["eps_inside_sqrt"] and eps:
+    eps: Value = options["eps"]
+    inside: Value = 0.0
+    if options["eps_inside_sqrt"] and acts(eps):
         inside, outside = c * eps, guard  # should c * eps underflow
+        if type(eps) is ndarray:
+            outside = np.where(eps == 0.0, sqrt(c) * guard, guard)
     else:
-        inside, outside = 0.0, sqrt(c) * (eps or guard)
+        outside = sqrt(c) * or_guard(eps, guard)
     return {"eps_inside": inside, "eps_outside": outside, "eps": outside}
 
 
-def eps_floor(options: Options) -> float:
+def eps_floor(options: Options) -> Value:
     """Return the smallest denominator that an eps inside or outside the root leaves."""
-    eps: float = options["eps"]
+    eps: Value = options["eps"]
     return sqrt(eps) if options["eps_inside_sqrt"] else eps
+
+
+def _each(function: Callable[[float], Value], values: Array) -> Array:
+    """Return what a function makes of each number; it is asked once for equal ones.
+
+    NumPy's own expm1 and log differ from those of ``math`` in the last bit of some values.
+    """
+    distinct, places = np.unique(values, return_inverse=True)
+    return np.array([function(one) for one in distinct.tolist()])[places]
