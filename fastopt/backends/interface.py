@@ -34,11 +34,11 @@ def scaled(row: Sequence[float], scale: float, real: np.dtype[Any]) -> tuple[flo
         return (first * float(real.type(scale)), *rest)
 
 
-Fused = Callable[[list[Any], list[Any], Sequence[float], float, Array, Array], bool]
+Fused = Callable[[list[Any], list[Any], Sequence[float] | Array, float, Array, Array], bool]
 """A whole step of a bucket in one call that nothing interrupts.
 
 ``fused(params, grads, row, scale, steps, step_count)`` looks at the arrays, updates, and adds 1 to
-both counts. It returns False, with nothing changed, if any array is not as usual or a gradient is
+both counts. With members ``row`` has one for each. It returns False, with nothing changed, if any array is not as usual or a gradient is
 None.
 """
 

@@ -25,6 +25,7 @@ from fastopt.backends.numba.codegen import (
     JOB,
     LANES_APART,
     LEAF_LINES,
+    MEMBER_LINES,
     loop_source,
     pass_source,
     storage_of,
@@ -117,16 +118,24 @@ class NumbaKernel:
             "ROW": [0] * len(self._params),
             "STREAM": [parameter.stream for parameter in parameters],
         }
-        leaves = np.array([lines[name] for name in LEAF_LINES], np.int64)
+        if spec.members:
+            pairs = [parameter.member or (1, 1) for parameter in parameters]
+            lines["DIVISOR"], lines["MODULUS"] = (list(side) for side in zip(*pairs, strict=True))
+        kept = MEMBER_LINES if spec.members else LEAF_LINES
+        leaves = np.array([lines[name] for name in kept], np.int64)
         self._grads, self._rows = (leaves[LEAF_LINES.index(name)] for name in ("GRAD", "ROW"))
         chunks = _chunks(self._sizes, CHUNK)
         width = len([*COMMON_SCALARS, *bucket.rule.scalars, *spec.scalars])
+        self._members = bucket.members
         self._table = np.zeros((1, width))
+        if self._members is not None:
+            self._table = np.zeros((width, self._members), spec.real)
         self._derived_names = derived_of(bucket.rule, spec).names
         words: dict[str, int | Array] = {
             **{"LEAVES": leaves, "COUNT": len(self._params), "TABLE": self._table},
             **{"CHUNKS": chunks, "TOTAL": chunks.shape[1]},
             **{"EXACT": arena.exact, "PITCH": arena.exact.shape[1]},
+            "ROWS": self._members or 1,
         }
         if arena.codes is not None:
             words["CODES"] = arena.codes
@@ -161,7 +170,8 @@ class NumbaKernel:
             gradients = Gradients(nothing, reading.compiled.given, [])
             if self._updates:
                 derived = np.zeros((len(nothing), len(self._derived_names)))
-                self.update(gradients, self._table.tolist(), None, 1.0, derived)
+                table = self._table.T if self._members is not None else self._table.tolist()
+                self.update(gradients, table, None, 1.0, derived)
                 for number, one in enumerate(self._passes):
                     if one.sums is not None:
                         self.sums(number, gradients, self._table.tolist(), None, 1.0, derived)
@@ -265,29 +275,40 @@ class NumbaKernel:
         self._grads[:] = gradients.located()
         if rows is not None:
             self._rows[:] = rows
-        scaled_table = np.array(table, float)
-        with np.errstate(all="ignore"):
-            scaled_table[:, 0] *= float(self._real.type(scale))
-        job.set(TABLE=scaled_table)
+        job.set(TABLE=self._scaled(table, scale), ROWS=len(table))
         if derived is not None:
             job.set(DERIVED=derived)
         try:
             self._run(reading, job)
         finally:  # as a fused step expects it, also if the compiler has failed
-            job.set(TABLE=self._table)
+            job.set(TABLE=self._table, ROWS=self._members or 1)
             self._rows[:] = 0
+
+    def _scaled(self, table: Sequence[Sequence[float]] | Array, scale: float) -> Array:
+        """Return a table as compiled code reads it: where there are members, by columns."""
+        if self._members is not None:
+            columns = np.empty((self._table.shape[0], len(table)), self._real)
+            _round_into(columns, cast(Array, table), scale)
+            return columns
+        scaled_table = np.array(table, float)
+        with np.errstate(all="ignore"):
+            scaled_table[:, 0] *= float(self._real.type(scale))
+        return scaled_table
 
     def _fused(
         self,
         params: list[Any],
         grads: list[Any],
-        row: Sequence[float],
+        row: Sequence[float] | Array,
         scale: float,
         steps: Array,
         step_count: Array,
     ) -> bool:
         """Check, update and count in one compiled call."""
-        self._table[0] = row if scale == 1.0 else scaled(row, scale, self._real)
+        if self._members is None:
+            self._table[0] = row if scale == 1.0 else scaled(row, scale, self._real)
+        else:
+            _round_into(self._table, cast(Array, row), scale)
         if self._counting is None or self._counting[0] is not steps:
             self._count_in(steps, step_count)
         reading = self._only or self._reading_of(grads)
@@ -306,6 +327,13 @@ class NumbaKernel:
         if self._large:
             number = compiled.threads(backends.available_threads(compiled.num_threads))
         return compiled.step(compiled.pool, number, job.address, params, grads)
+
+
+def _round_into(columns: Array, table: Array, scale: float) -> None:
+    """Write a table of members into its columns, in their dtype, for gradients that are scaled."""
+    with np.errstate(all="ignore"):
+        np.copyto(columns, table.T, casting="same_kind")
+        columns[0] *= columns.dtype.type(scale)  # what stands there is 1 or -1
 
 
 def _chunks(lengths: Sequence[int], size: int) -> Array:
@@ -405,6 +433,7 @@ def _built(text: str, rule: Rule, spec: UpdateSpec, name: str, **forms: Callable
         "float32": numba.float32,
         "uint8": numba.uint8,
         "uint16": numba.uint16,
+        "uint32": numba.uint32,
         "float64": numba.float64,
         "empty": np.empty,
     }
