@@ -34,12 +34,15 @@ def scaled(row: Sequence[float], scale: float, real: np.dtype[Any]) -> tuple[flo
         return (first * float(real.type(scale)), *rest)
 
 
+Table = Sequence[Sequence[float]] | Array
+"""Rows of scalars; where parameters have members an array of runs of rows, one for each member."""
+
 Fused = Callable[[list[Any], list[Any], Sequence[float] | Array, float, Array, Array], bool]
 """A whole step of a bucket in one call that nothing interrupts.
 
 ``fused(params, grads, row, scale, steps, step_count)`` looks at the arrays, updates, and adds 1 to
-both counts. With members ``row`` has one for each. It returns False, with nothing changed, if any array is not as usual or a gradient is
-None.
+both counts. With members ``row`` is an array of one for each. It returns False, with nothing
+changed, if any array is not as usual or a gradient is None.
 """
 
 
@@ -64,7 +67,7 @@ class Kernel(Protocol):
     def update(
         self,
         gradients: Gradients,
-        table: Sequence[Sequence[float]],
+        table: Table,
         rows: Sequence[int] | None,
         scale: float,
         derived: Array | None = None,
@@ -72,7 +75,8 @@ class Kernel(Protocol):
         """Update every parameter that has a gradient.
 
         ``table`` holds rows of scalars (the common ones, then the rule's, then those of the spec);
-        ``rows`` says which row each parameter takes, None that all take the first. The gradients
+        ``rows`` says which row each parameter takes (with members: which one is that of its first
+        member), None that all take the first. The gradients
         are multiplied by ``scale`` too, rounded to the arithmetic's dtype. ``derived`` has a row of
         derived scalars for each parameter, in float64, if the update has any
         (``core.passes``).
@@ -82,7 +86,7 @@ class Kernel(Protocol):
         self,
         number: int,
         gradients: Gradients,
-        table: Sequence[Sequence[float]],
+        table: Table,
         rows: Sequence[int] | None,
         scale: float,
         derived: Array,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
@@ -38,21 +38,15 @@ class Check(Protocol):
 
 @dataclass(frozen=True)
 class Number:
-    """A finite real number between two ends; Python's, NumPy's or a 0-d array.
-
-    With ``members`` it may also be an array of so many.
-    """
+    """A finite real number between two ends; Python's, NumPy's or a 0-d array."""
 
     low: float = -math.inf
     high: float = math.inf
     low_open: bool = False
     high_open: bool = False
-    members: int | None = None
 
-    def __call__(self, name: str, value: Any) -> Any:
-        """Return the number as a float, or the numbers of members as a read-only float64 array."""
-        if self.members is not None and isinstance(value, np.ndarray) and value.ndim:
-            return self._of_members(name, value, self.members)
+    def __call__(self, name: str, value: Any) -> float:
+        """Return the number as a float."""
         number = as_float(value)
         if number is None:
             raise TypeError(f"{name} must be a number in {self}; got {value!r}")
@@ -64,28 +58,40 @@ class Number:
             raise ValueError(f"{name} must be a number in {self}; got {value!r}")
         return number
 
-    def _of_members(self, name: str, value: Array, members: int) -> Array:
-        if value.shape != (members,) or value.dtype.kind not in "fiu":
-            raise ValueError(
-                f"{name} must be a number in {self}, or an array of {members} of them, one for "
-                f"each member; got {value.dtype} of shape {value.shape}"
-            )
-        numbers = value.astype(np.float64)
-        above = numbers > self.low if self.low_open else numbers >= self.low
-        below = numbers < self.high if self.high_open else numbers <= self.high
-        wrong = ~(above & below & np.isfinite(numbers))
-        if wrong.any():
-            member = int(wrong.argmax())
-            raise ValueError(
-                f"{name} must hold numbers in {self}; got {value[member]!r} for member {member}"
-            )
-        numbers.flags.writeable = False
-        return numbers
-
     def __str__(self) -> str:
         left = "(" if self.low_open or self.low == -math.inf else "["
         right = ")" if self.high_open or self.high == math.inf else "]"
         return f"{left}{self.low:g}, {self.high:g}{right}"
+
+
+@dataclass(frozen=True)
+class MemberNumber:
+    """A number for all members, or an array of one number for each of them."""
+
+    number: Number
+    members: int
+
+    def __call__(self, name: str, value: Any) -> Value:
+        """Return the number as a float, or the numbers as a read-only array of float64."""
+        if not isinstance(value, np.ndarray) or value.ndim == 0:
+            return self.number(name, value)
+        check = self.number
+        if value.shape != (self.members,) or value.dtype.kind not in "fiu":
+            raise ValueError(
+                f"{name} must be a number in {check}, or an array of {self.members} of them, one "
+                f"for each member; got {value.dtype} of shape {value.shape}"
+            )
+        numbers = value.astype(np.float64)
+        above = numbers > check.low if check.low_open else numbers >= check.low
+        below = numbers < check.high if check.high_open else numbers <= check.high
+        wrong = ~(above & below & np.isfinite(numbers))
+        if wrong.any():
+            member = int(wrong.argmax())
+            raise ValueError(
+                f"{name} must hold numbers in {check}; got {value[member]} for member {member}"
+            )
+        numbers.flags.writeable = False
+        return numbers
 
 
 @dataclass(frozen=True)
@@ -151,11 +157,11 @@ class Numbers:
 class Pair:
     """Two numbers, each with its own range."""
 
-    first: Number
-    second: Number
+    first: Number | MemberNumber
+    second: Number | MemberNumber
 
-    def __call__(self, name: str, value: Any) -> tuple[Any, Any]:
-        """Return the pair as a tuple of floats, or of what ``Number`` returns for members."""
+    def __call__(self, name: str, value: Any) -> tuple[Value, Value]:
+        """Return the pair as a tuple, in the plain form of numbers."""
         if not isinstance(value, tuple | list) or len(value) != 2:
             raise TypeError(f"{name} must be a pair of numbers; got {value!r}")
         return self.first(f"{name}[0]", value[0]), self.second(f"{name}[1]", value[1])
@@ -165,12 +171,12 @@ class Pair:
 class Schedulable:
     """A number, or a function of the step number (0 for the first step) that returns one."""
 
-    number: Number
+    number: Number | MemberNumber
 
-    def __call__(self, name: str, value: Any) -> Scheduled:
+    def __call__(self, name: str, value: Any) -> Any:
         """Return the number as a float, or the function as it is."""
         if callable(value):
-            return value  # type: ignore[no-any-return]  # its values are checked at every step
+            return value  # its values are checked at every step
         return self.number(name, value)
 
     def at(self, name: str, value: Any, step: int) -> Any:
@@ -181,12 +187,16 @@ class Schedulable:
 def of_members(check: Check, members: int) -> Check:
     """Return a check that lets an array of one number for each member through, for a number."""
     if isinstance(check, Number):
-        return replace(check, members=members)
+        return MemberNumber(check, members)
     if isinstance(check, Pair):
-        return Pair(replace(check.first, members=members), replace(check.second, members=members))
+        return Pair(_of_members(check.first, members), _of_members(check.second, members))
     if isinstance(check, Schedulable):
-        return Schedulable(replace(check.number, members=members))
+        return Schedulable(_of_members(check.number, members))
     return check
+
+
+def _of_members(number: Number | MemberNumber, members: int) -> MemberNumber:
+    return MemberNumber(number, members) if isinstance(number, Number) else number
 
 
 @dataclass(frozen=True)

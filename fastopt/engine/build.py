@@ -158,9 +158,7 @@ def _options(
         **GROUP_CHECKS,
     }
     if count is not None:
-        checks = {
-            name: hyperparameters.of_members(check, count) for name, check in checks.items()
-        }
+        checks = {name: hyperparameters.of_members(check, count) for name, check in checks.items()}
     group = ParamGroup(formula.__name__ + members.label, members.params, checks, members.positions)
     group.reviews += [
         formula._review,
@@ -183,7 +181,7 @@ def _check_arithmetic(formula: type[Formula], options: Options, leaves: Sequence
     eps = options.get("eps")
     for real, path in _computed_in(options["state_dtype"], leaves).items():
         least = smallest_eps(real)
-        if isinstance(eps, float | np.ndarray) and np.any((0.0 < eps) & (eps < least)):
+        if isinstance(eps, float | np.ndarray) and np.any((eps > 0.0) & (eps < least)):
             raise ValueError(
                 f"{formula.__name__}: eps must be 0 or at least {least:.2g}, or it may underflow "
                 f"in {real}, in which {path} is computed; got {eps}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -120,7 +120,9 @@ class Scalars:
         if memory is None:
             return ()
         options, lr, guard = self._settings
-        found = (self._formula._scalars(options, lr, t, guard) for t in steps)
+        found: Iterator[dict[str, Any]] = (
+            self._formula._scalars(options, lr, t, guard) for t in steps
+        )
         return [tuple(made[name] for name in memory.given) for made in found]
 
     def _prepare(self, options: Options) -> None:

@@ -1,7 +1,7 @@
 """Small formulas that several optimizers need for their scalars, in float64 on the host.
 
 A value is a float, or an array of one float64 for each member. An element of an array comes to the
-same bits as a float does; floats alone never enter NumPy, which would take longer than all the rest.
+same bits as a float does; floats alone never enter NumPy, which would take longer than the rest.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def sqrt(value: Value) -> Value:
     return np.sqrt(value) if type(value) is ndarray else math.sqrt(value)
 
 
-def acts(value: Scheduled) -> bool:
+def acts(value: Scheduled | Array) -> bool:
     """Return whether a value, or that of any member, is not 0; a function is taken not to be."""
     return bool(value.any()) if isinstance(value, ndarray) else bool(value)
 
@@ -46,8 +46,10 @@ def eps_scalars(options: Options, guard: float, c: Value) -> dict[str, Value]:
     """
     eps: Value = options["eps"]
     inside: Value = 0.0
+    outside: Value
     if options["eps_inside_sqrt"] and acts(eps):
-        inside, outside = c * eps, guard  # should c * eps underflow
+        inside = c * eps
+        outside = guard  # should c * eps underflow
         if type(eps) is ndarray:
             outside = np.where(eps == 0.0, sqrt(c) * guard, guard)
     else:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
-import fastopt
 from fastopt.core.arrays import Array
 from helpers.members import (
     LAYOUTS,
-    MEMBERS,
-    STEPS,
     Layout,
     hyperparameters_of,
     member_run,

@@ -29,12 +29,18 @@ with gaps how its elements stand in memory: the number of its axes, then the len
 stride in bytes. -1 for one without gaps."""
 
 
-def fields(draws: bool) -> tuple[str, ...]:
-    """Return the fields of a block; where a kernel draws also the counter of its first element."""
-    return (*BLOCK_FIELDS, *["counter"] * draws)
+def fields(draws: bool, members: bool = False) -> tuple[str, ...]:
+    """Return the fields of a block.
+
+    Where a kernel draws it has also the counter of its first element, where parameters have members
+    how that of an element is found. There is no kernel that does both.
+    """
+    return (*BLOCK_FIELDS, *["counter"] * draws, *["divisor", "modulus"] * members)
 
 
-def blocks(parameters: Sequence[Parameter], length: int, draws: bool = False) -> tuple[Array, int]:
+def blocks(
+    parameters: Sequence[Parameter], length: int, draws: bool = False, members: bool = False
+) -> tuple[Array, int]:
     """Return the table of blocks, and how many there are.
 
     It is a line of ``fields`` for every ``length`` elements, then the axes that these refer to.
@@ -46,7 +52,7 @@ def blocks(parameters: Sequence[Parameter], length: int, draws: bool = False) ->
     place = np.array([parameter.offset for parameter in parameters], np.int64)[which] + start
     count = np.minimum(sizes[which] - start, length)
     axes_at, axes = np.full(len(sizes), -1), [np.zeros(0, np.int64)]
-    end = len(fields(draws)) * len(which)
+    end = len(fields(draws, members)) * len(which)
     for k, parameter in enumerate(parameters):
         if parameter.apart:
             lines = np.array(parameter.axes(), np.int64)
@@ -55,7 +61,9 @@ def blocks(parameters: Sequence[Parameter], length: int, draws: bool = False) ->
             end += axes[-1].size
     streams = np.array([parameter.stream for parameter in parameters], np.int64)
     counter = [(streams[which] + start) % 2**32] * draws
-    lines = np.stack([which, start, count, place, axes_at[which], *counter], axis=1)
+    found = np.array([parameter.member or (1, 1) for parameter in parameters], np.int64)
+    member = list(found.reshape(-1, 2)[which].T) * members
+    lines = np.stack([which, start, count, place, axes_at[which], *counter, *member], axis=1)
     return np.concatenate([lines.reshape(-1), *axes]), len(which)
 
 
@@ -456,6 +464,8 @@ def locate(rule: Rule, spec: UpdateSpec) -> Iterator[str]:
         for n, slot in enumerate(coded):
             place = f"{n} * (pitch / {BLOCK}) + place / {BLOCK}"
             yield f"float *const {slot}_scale_at = scales + {place};"
+    if spec.members:
+        yield "const long long index = start;"
     if spec.random_scalars:
         yield "const unsigned int counter = (unsigned int)block[5]" + (
             " + (unsigned int)first;" if spec.state == "int8" else ";"
@@ -553,7 +563,7 @@ __device__ __forceinline__ real square_of(real param, real grad, const Scalars &
 SQUARE_MODULI = Template("""Pack<real, $count> square;
     #pragma unroll
     for (int k = 0; k < $count; ++k) {
-        square.x[k] = square_of(widen(param.x[k]), widen(grad.x[k]), scalars);
+        square.x[k] = square_of(widen(param.x[k]), widen(grad.x[k]), $numbers);
     }
     #pragma unroll
     for (int k = 0; k < $count; k += 2) {
@@ -562,14 +572,14 @@ SQUARE_MODULI = Template("""Pack<real, $count> square;
 
 UPDATE = Template("""
 template <int N>
-__device__ __forceinline__ void update($pointers, const given *grad_at, const Scalars &scalars) {
+__device__ __forceinline__ void update($pointers, const given *grad_at, const $scalars &scalars) {
     const Pack<given, N> grad = *reinterpret_cast<const Pack<given, N> *>(grad_at);
     $load_packs
     $square_moduli
     #pragma unroll
     for (int k = 0; k < N; ++k) {
         $load_param
-        element(number, $elements, scalars);
+        element(number, $elements, $numbers);
         $store_param
     }
     $store_packs
@@ -592,7 +602,7 @@ __device__ __forceinline__ stored *element_of(
 UPDATE_BLOCK = Template("""
 __device__ __forceinline__ void update_block(
     const long long *addresses, const long long *blocks, const long long *block, $memory,
-    long long pitch, const Scalars &scalars
+    long long pitch, const $scalars &scalars
 ) {
     const long long param_address = addresses[block[0]];
     const long long grad_address = addresses[$capacity + block[0]];
@@ -654,6 +664,35 @@ _FROM_TABLE = Template("""
 """)
 
 
+# What stands for the scalars where parameters have members: it looks up those of an element.
+_MEMBERS = Template("""
+struct Members {
+    const real *table;
+    real scale;
+    long long divisor, modulus;
+
+    __device__ __forceinline__ Scalars of(long long element) const {
+        const real *const row = table + element / divisor % modulus * ${width}ll;
+        return {$values};
+    }
+};
+""")
+
+# The rows of the members of a step that was chosen on the device.
+_FROM_MEMBERS = Template("""
+    const long long *const about = &blocks[${fields}ll * blockIdx.x + $divisor];
+    if (counts[0] >= 0) {
+        $update
+    }
+""")
+
+
+def _of_members(names: Sequence[str]) -> str:
+    """Return what looks up the scalars of a member."""
+    values = ["row[0] * scale", *(f"row[{k}]" for k in range(1, len(names)))]
+    return _MEMBERS.substitute(width=len(names), values=", ".join(values))
+
+
 def pack(spec: UpdateSpec) -> int:
     """Return how many elements one thread takes at once: 16 bytes of each exact slot of state."""
     return 16 // spec.real.itemsize
@@ -686,10 +725,11 @@ def kernel(
     scalar ``by_value``, which costs no copy to the device; otherwise in an array there.
     ``from_table`` the scalars are in device memory: it takes ``counts``, whose first element is the
     row of this step (-1: do nothing), ``scale``, which that row's gradient scale is multiplied by,
-    and ``table``. Derived scalars, if there are any, are in a row of ``derived`` for each
-    parameter; that of the first address is row ``first_parameter``.
+    and ``table``; with members always, and the rows of a step are then as many as they are. Derived
+    scalars, if there are any, are in a row of ``derived`` for each parameter; that of the first
+    address is row ``first_parameter``.
     """
-    width = len(fields(bool(spec.random_scalars)))
+    width = len(fields(bool(spec.random_scalars), spec.members))
     declared, values, operation = scalars_of(rule, spec, from_table, width)
     addresses_declared, addresses = addresses_of(by_value)
     text = _UPDATE_OPERATION.substitute(
@@ -719,6 +759,15 @@ def scalars_of(
     """
     names, derived = scalar_names(rule, spec), derived_of(rule, spec).names
     declared, values = [f"{spec.real} {name}" for name in names], names
+    if spec.members:
+        declared = ["raw int64 counts", f"raw {spec.real} scale", f"raw {spec.real} table"]
+        row = f"&table[counts[0] * about[1] * {len(names)}ll]"
+        about = {"fields": width, "divisor": fields(False, members=True).index("divisor")}
+        return (
+            declared,
+            [row, "scale[0]", "about[0]", "about[1]"],
+            lambda text: _FROM_MEMBERS.substitute(about, update=text.strip()),
+        )
     if from_table:
         declared = ["raw int64 counts", f"raw {spec.real} scale", f"raw {spec.real} table"]
         values = ["row[0] * scale[0]", *[f"row[{k}]" for k in range(1, len(names))]]
@@ -772,7 +821,7 @@ def _of_elements(rule: Rule, spec: UpdateSpec, scalars: list[str]) -> dict[str, 
         "scalars": ", ".join(scalars),
         "references": ", ".join(f"real &{name}" for name in ("param", *rule.state)),
         "load_scalars": loaded,
-        "square_of": square_of(spec),
+        "square_of": _of_members(scalars) * spec.members + square_of(spec),
         "modulus": "real square," * spec.modulus,
         "begin": lines(
             [
@@ -870,12 +919,19 @@ def _of_blocks(rule: Rule, spec: UpdateSpec) -> dict[str, Any]:
     types = dict.fromkeys(slots, "real") | {"param": "stored"}
     types |= dict.fromkeys(rule.state, TYPE_OF_STATE[spec.state])
     param, drawn = "widen(param.x[k])", bool(spec.random_scalars)
-    moving = [*(f"{slot}_at" for slot in slots), *["counter"] * drawn]
+    moving = [*(f"{slot}_at" for slot in slots), *["counter"] * drawn, *["index"] * spec.members]
+    numbers = "scalars.of(index + k)" if spec.members else "scalars"
     narrowed = narrowed_param(rule, spec)
     return {
         "pointers": ", ".join(
-            [*(f"{types[s]} *{s}_at" for s in all_names), *["unsigned int counter"] * drawn]
+            [
+                *(f"{types[s]} *{s}_at" for s in all_names),
+                *["unsigned int counter"] * drawn,
+                *["long long index"] * spec.members,
+            ]
         ),
+        "scalars": "Members" if spec.members else "Scalars",
+        "numbers": numbers,
         "load_packs": lines(
             f"Pack<{types[name]}, N> {name} = "
             f"*reinterpret_cast<Pack<{types[name]}, N> *>({name}_at);"
@@ -915,7 +971,9 @@ def _of_blocks(rule: Rule, spec: UpdateSpec) -> dict[str, Any]:
         "memory": ", ".join(
             ["real *arena", *(f"{TYPE[dtype]} *{name}" for dtype, name in memory(spec)[1:])]
         ),
-        "square_moduli": SQUARE_MODULI.substitute(count=4 if spec.state == "int8" else "N")
+        "square_moduli": SQUARE_MODULI.substitute(
+            count=4 if spec.state == "int8" else "N", numbers=numbers
+        )
         if spec.modulus
         else "",
         "at_least": 2 if spec.modulus else 1,

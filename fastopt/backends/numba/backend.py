@@ -15,7 +15,7 @@ from numba.core import compiler, serialize
 from numba.extending import register_jitable
 
 from fastopt import backends
-from fastopt.backends.interface import COMMON_SCALARS, scaled
+from fastopt.backends.interface import COMMON_SCALARS, Table, scaled
 from fastopt.backends.numba import compiled as numba_compiled
 from fastopt.backends.numba import headers as numba_headers
 from fastopt.backends.numba import runtime
@@ -170,7 +170,7 @@ class NumbaKernel:
             gradients = Gradients(nothing, reading.compiled.given, [])
             if self._updates:
                 derived = np.zeros((len(nothing), len(self._derived_names)))
-                table = self._table.T if self._members is not None else self._table.tolist()
+                table: Table = self._table.T if self._members is not None else self._table.tolist()
                 self.update(gradients, table, None, 1.0, derived)
                 for number, one in enumerate(self._passes):
                     if one.sums is not None:
@@ -223,7 +223,7 @@ class NumbaKernel:
     def update(
         self,
         gradients: Gradients,
-        table: Sequence[Sequence[float]],
+        table: Table,
         rows: Sequence[int] | None,
         scale: float,
         derived: Array | None = None,
@@ -236,7 +236,7 @@ class NumbaKernel:
         self,
         number: int,
         gradients: Gradients,
-        table: Sequence[Sequence[float]],
+        table: Table,
         rows: Sequence[int] | None,
         scale: float,
         derived: Array,
@@ -266,7 +266,7 @@ class NumbaKernel:
         reading: _Reading,
         job: _Job,
         gradients: Gradients,
-        table: Sequence[Sequence[float]],
+        table: Table,
         rows: Sequence[int] | None,
         scale: float,
         derived: Array | None,
@@ -284,7 +284,7 @@ class NumbaKernel:
             job.set(TABLE=self._table, ROWS=self._members or 1)
             self._rows[:] = 0
 
-    def _scaled(self, table: Sequence[Sequence[float]] | Array, scale: float) -> Array:
+    def _scaled(self, table: Table, scale: float) -> Array:
         """Return a table as compiled code reads it: where there are members, by columns."""
         if self._members is not None:
             columns = np.empty((self._table.shape[0], len(table)), self._real)
@@ -306,7 +306,9 @@ class NumbaKernel:
     ) -> bool:
         """Check, update and count in one compiled call."""
         if self._members is None:
-            self._table[0] = row if scale == 1.0 else scaled(row, scale, self._real)
+            self._table[0] = (
+                row if scale == 1.0 else scaled(cast(Sequence[float], row), scale, self._real)
+            )
         else:
             _round_into(self._table, cast(Array, row), scale)
         if self._counting is None or self._counting[0] is not steps:

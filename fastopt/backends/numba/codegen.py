@@ -427,7 +427,7 @@ def _source(
     row_at = f"leaves[{LEAF_LINES.index('ROW')}, leaf]"
     loaded = [f"{name} = real(row[{column}])" for column, name in enumerate(scalars)]
     kind, shape, row = "float64", f"(word(job + {at('COUNT')}), {width})", f"row = table[{row_at}]"
-    lines = LEAF_LINES
+    lines: Sequence[str] = LEAF_LINES
     if spec.members:
         kind, shape, row = "real", f"({width}, word(job + {at('ROWS')}))", f"row_at = {row_at}"
         room, loaded = _find_members(scalars)

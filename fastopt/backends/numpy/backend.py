@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from fastopt.backends.interface import scaled
+from fastopt.backends.interface import Table, scaled
 from fastopt.core import quantization
 from fastopt.core.arrays import Array, Extents
 from fastopt.core.buckets import Arena, Bucket, Gradients, Parameter
@@ -214,7 +214,7 @@ class NumpyKernel:
         self,
         number: int,
         gradients: Gradients,
-        table: Sequence[Sequence[float]],
+        table: Table,
         rows: Sequence[int] | None,
         scale: float,
         derived: Array,
@@ -244,7 +244,7 @@ class NumpyKernel:
     def update(
         self,
         gradients: Gradients,
-        table: Sequence[Sequence[float]],
+        table: Table,
         rows: Sequence[int] | None,
         scale: float,
         derived: Array | None = None,
