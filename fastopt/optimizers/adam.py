@@ -117,11 +117,15 @@ class Adam(Optimizer):
         c2: Value = 1.0
         if options["bias_correction"]:
             c1, c2 = one_minus_power(beta1, t), one_minus_power(beta2, t)
+        root = sqrt(c2)
+        inside, outside = eps_scalars(options, guard, c2, root)
         return {
             "one_minus_beta1": 1.0 - beta1,
             "one_minus_beta2": 1.0 - beta2,
-            **eps_scalars(options, guard, c2),
-            "step_size": lr * sqrt(c2) / c1,
+            "eps_inside": inside,
+            "eps_outside": outside,
+            "eps": outside,
+            "step_size": lr * root / c1,
         }
 
     _floor = staticmethod(eps_floor)

@@ -38,23 +38,22 @@ def or_guard(eps: Value, guard: float) -> Value:
     return np.where(eps == 0.0, guard, eps) if type(eps) is ndarray else eps or guard
 
 
-def eps_scalars(options: Options, guard: float, c: Value) -> dict[str, Value]:
+def eps_scalars(options: Options, guard: float, c: Value, root: Value) -> tuple[Value, Value]:
     """Return what eps comes to when the average of squares v is not divided by its correction c.
 
     sqrt(v / c + inside) + outside = (sqrt(v + c * inside) + sqrt(c) * outside) / sqrt(c), which
-    saves a pass over v; the caller multiplies the step by sqrt(c). ``guard`` stands in for 0.
+    saves a pass over v; the caller multiplies the step by sqrt(c), the ``root``. Returned are
+    c * inside and sqrt(c) * outside. ``guard`` stands in for an eps of 0.
     """
     eps: Value = options["eps"]
-    inside: Value = 0.0
-    outside: Value
-    if options["eps_inside_sqrt"] and acts(eps):
-        inside = c * eps
-        outside = guard  # should c * eps underflow
-        if type(eps) is ndarray:
-            outside = np.where(eps == 0.0, sqrt(c) * guard, guard)
-    else:
-        outside = sqrt(c) * or_guard(eps, guard)
-    return {"eps_inside": inside, "eps_outside": outside, "eps": outside}
+    if type(eps) is ndarray:
+        outside = root * or_guard(eps, guard)
+        if not options["eps_inside_sqrt"]:
+            return 0.0, outside
+        return c * eps, np.where(eps == 0.0, outside, guard)
+    if options["eps_inside_sqrt"] and eps:
+        return c * eps, guard  # should c * eps underflow
+    return 0.0, root * (eps or guard)
 
 
 def eps_floor(options: Options) -> Value:

@@ -127,13 +127,16 @@ class RMSprop(Optimizer):
     def _scalars(options: Options, lr: Value, t: int, guard: float) -> dict[str, Value]:
         beta = options["beta"]
         c = one_minus_power(beta, t) if options["bias_correction"] else 1.0
+        root = sqrt(c)
+        inside, outside = eps_scalars(options, guard, c, root)
         return {
             "one_minus_beta": 1.0 - beta,
             "factor": 1.0 / c,  # of a^2: v / c - (a / c)^2 = (v - a^2 / c) / c
             "momentum": options["momentum"],
-            "rescale": sqrt(c),
-            **eps_scalars(options, guard, c),
-            "step_size": lr * sqrt(c),
+            "rescale": root,
+            "eps_inside": inside,
+            "eps_outside": outside,
+            "step_size": lr * root,
             "lr": lr,
         }
 
