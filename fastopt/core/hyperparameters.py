@@ -199,6 +199,20 @@ def _of_members(number: Number | MemberNumber, members: int) -> MemberNumber:
     return MemberNumber(number, members) if isinstance(number, Number) else number
 
 
+def of_each(function: Callable[[float], float], values: Array) -> Array:
+    """Return what a function makes of the number of each member; it is asked once for equal ones.
+
+    NumPy's own expm1 and log differ from those of ``math`` in the last bit of some values.
+    """
+    distinct, places = np.unique(values, return_inverse=True)
+    return np.array([function(one) for one in distinct.tolist()])[places]
+
+
+def where_zero(values: Array, then: Value, otherwise: Value) -> Array:
+    """Return a choice for each member: whether its number is 0."""
+    return np.where(values == 0.0, then, otherwise)
+
+
 @dataclass(frozen=True)
 class Whole:
     """A whole number from ``low`` on, to ``high`` if there is one."""

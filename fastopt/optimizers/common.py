@@ -6,36 +6,38 @@ same bits as a float does; floats alone never enter NumPy, which would take long
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-
-import numpy as np
-from numpy import ndarray
+from math import expm1, log
+from math import sqrt as root_of
+from typing import cast
 
 from fastopt.core.arrays import Array
-from fastopt.core.hyperparameters import Options, Scheduled, Value
+from fastopt.core.hyperparameters import Options, Scheduled, Value, of_each, where_zero
 
 
 def one_minus_power(beta: Value, t: int) -> Value:
     """Return 1 - beta^t without the cancellation that beta near 1 brings."""
-    if type(beta) is ndarray:
-        return _each(lambda one: one_minus_power(one, t), beta)
-    return -math.expm1(t * math.log(beta)) if beta > 0.0 else 1.0
+    if type(beta) is not float:
+        return of_each(lambda one: cast(float, one_minus_power(one, t)), cast(Array, beta))
+    return -expm1(t * log(beta)) if beta > 0.0 else 1.0
 
 
 def sqrt(value: Value) -> Value:
-    """Return the root, rounded to nearest, which NumPy's is too."""
-    return np.sqrt(value) if type(value) is ndarray else math.sqrt(value)
+    """Return the root."""
+    return root_of(value) if type(value) is float else of_each(root_of, cast(Array, value))
 
 
 def acts(value: Scheduled | Array) -> bool:
     """Return whether a value, or that of any member, is not 0; a function is taken not to be."""
-    return bool(value.any()) if isinstance(value, ndarray) else bool(value)
+    if type(value) is float or callable(value):
+        return bool(value)
+    return bool(cast(Array, value).any())
 
 
 def or_guard(eps: Value, guard: float) -> Value:
     """Return eps, and the guard where it is 0."""
-    return np.where(eps == 0.0, guard, eps) if type(eps) is ndarray else eps or guard
+    if type(eps) is float:
+        return eps or guard
+    return where_zero(cast(Array, eps), guard, eps)
 
 
 def eps_scalars(options: Options, guard: float, c: Value, root: Value) -> tuple[Value, Value]:
@@ -46,11 +48,11 @@ def eps_scalars(options: Options, guard: float, c: Value, root: Value) -> tuple[
     c * inside and sqrt(c) * outside. ``guard`` stands in for an eps of 0.
     """
     eps: Value = options["eps"]
-    if type(eps) is ndarray:
+    if type(eps) is not float:
         outside = root * or_guard(eps, guard)
         if not options["eps_inside_sqrt"]:
             return 0.0, outside
-        return c * eps, np.where(eps == 0.0, outside, guard)
+        return c * eps, where_zero(cast(Array, eps), outside, guard)
     if options["eps_inside_sqrt"] and eps:
         return c * eps, guard  # should c * eps underflow
     return 0.0, root * (eps or guard)
@@ -60,12 +62,3 @@ def eps_floor(options: Options) -> Value:
     """Return the smallest denominator that an eps inside or outside the root leaves."""
     eps: Value = options["eps"]
     return sqrt(eps) if options["eps_inside_sqrt"] else eps
-
-
-def _each(function: Callable[[float], Value], values: Array) -> Array:
-    """Return what a function makes of each number; it is asked once for equal ones.
-
-    NumPy's own expm1 and log differ from those of ``math`` in the last bit of some values.
-    """
-    distinct, places = np.unique(values, return_inverse=True)
-    return np.array([function(one) for one in distinct.tolist()])[places]
