@@ -34,15 +34,20 @@ def scaled(row: Sequence[float], scale: float, real: np.dtype[Any]) -> tuple[flo
         return (first * float(real.type(scale)), *rest)
 
 
-Fused = Callable[[list[Any], list[Any], Sequence[Sequence[float]], float, float | None], bool]
+Table = Sequence[Sequence[float]] | Array
+"""Rows of scalars; where parameters have members an array of runs of rows, one for each member."""
+
+Fused = Callable[
+    [list[Any], list[Any], Sequence[Sequence[float] | Array], float, float | None], bool
+]
 """A whole step of some buckets in one call that nothing interrupts.
 
 ``fused(params, grads, rows, scale, limit)`` is given the leaves of the whole tree, a row of scalars
-for each bucket, the gradients' scale, and the norm that they are scaled down to (infinite: it is
-only measured; None: it is not). It looks at the arrays, measures, updates, and adds 1 to all
-counts. It returns False, with nothing changed, if any array is not as usual, a gradient is None, or
-the norm asks for a closer look: it is not finite, so small that squares may have been lost, or so
-large that they overflow.
+for each bucket (with members an array of one for each of them, and never a limit), the gradients'
+scale, and the norm that they are scaled down to (infinite: it is only measured; None: it is not).
+It looks at the arrays, measures, updates, and adds 1 to all counts. It returns False, with nothing
+changed, if any array is not as usual, a gradient is None, or the norm asks for a closer look: it is
+not finite, so small that squares may have been lost, or so large that they overflow.
 """
 
 
@@ -64,7 +69,7 @@ class Kernel(Protocol):
     def update(
         self,
         gradients: Gradients,
-        table: Sequence[Sequence[float]],
+        table: Table,
         rows: Sequence[int] | None,
         scale: float,
         derived: Array | None = None,
@@ -72,17 +77,17 @@ class Kernel(Protocol):
         """Update every parameter that has a gradient.
 
         ``table`` holds rows of scalars (the common ones, then the rule's, then those of the spec);
-        ``rows`` says which row each parameter takes, None that all take the first. The gradients
-        are multiplied by ``scale`` too, rounded to the arithmetic's dtype. ``derived`` has a row of
-        derived scalars for each parameter, in float64, if the update has any
-        (``core.passes``).
+        ``rows`` says which row each parameter takes (with members: which one is that of its first
+        member), None that all take the first. The gradients are multiplied by ``scale`` too,
+        rounded to the arithmetic's dtype. ``derived`` has a row of derived scalars for each
+        parameter, in float64, if the update has any (``core.passes``).
         """
 
     def sums(
         self,
         number: int,
         gradients: Gradients,
-        table: Sequence[Sequence[float]],
+        table: Table,
         rows: Sequence[int] | None,
         scale: float,
         derived: Array,

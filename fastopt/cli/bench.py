@@ -10,7 +10,7 @@ import numpy as np
 
 from fastopt import backends
 from fastopt.cli.timing import FULL, QUICK, Times, Turn, take_turns
-from fastopt.core.hyperparameters import Options
+from fastopt.core.hyperparameters import Options, Value
 from fastopt.optimizers.adam import Adam
 from fastopt_kernels import Rule
 
@@ -59,7 +59,7 @@ class Traffic(Adam):
         return RULE
 
     @staticmethod
-    def _scalars(options: Options, lr: float, t: int, guard: float) -> dict[str, float]:
+    def _scalars(options: Options, lr: Value, t: int, guard: float) -> dict[str, Value]:
         return {"step_size": lr}
 
 

@@ -117,9 +117,12 @@ def _all_of(axis: int) -> slice:
     return slice(None)
 
 
-def layout_of(array: Array) -> Layout:
-    """Return the layout that brings the array's elements closest to one after another."""
-    strides = array.strides
+def layout_of(array: Array, keep: int | None = None) -> Layout:
+    """Return the layout that brings the array's elements closest to one after another.
+
+    The axis to ``keep`` is not reversed.
+    """
+    strides = [abs(s) if axis == keep else s for axis, s in enumerate(array.strides)]
     flips = tuple(slice(None, None, -1) if stride < 0 else slice(None) for stride in strides)
     axes = tuple(sorted(range(array.ndim), key=lambda axis: -abs(strides[axis])))
     plain = array.flags.c_contiguous  # also where axes of length 0 or 1 have odd strides

@@ -6,6 +6,7 @@ lies in an arena, a row for each slot, in which every parameter has its range at
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -16,7 +17,7 @@ import numpy as np
 from fastopt.core import arrays, quantization
 from fastopt.core.arrays import Array, Extents, Layout
 from fastopt.core.dtypes import BOUNDS, UpdateSpec, dtype_of, real_dtype, real_size
-from fastopt.core.hyperparameters import Formula
+from fastopt.core.hyperparameters import Formula, Value
 from fastopt.core.param_groups import ParamGroups
 from fastopt.core.quantization import BLOCK
 from fastopt.core.tree import Leaf, Tree
@@ -41,7 +42,9 @@ class Parameter:
     ``apart`` it is the array with its axes turned, for a backend that bridges gaps; for another it
     is a copy (``copied``), that ``gather`` fills before an update and ``scatter`` writes back after
     it. ``size`` counts real numbers: two for every element of a complex ``dtype``. ``offset`` is
-    where its state begins in the rows of its bucket's arena.
+    where its state begins in the rows of its bucket's arena. Where the first axis counts members
+    ``member`` is (divisor, modulus): the flat real number ``e`` is of the member
+    ``e // divisor % modulus``.
     """
 
     leaf: Leaf
@@ -53,11 +56,15 @@ class Parameter:
     copied: bool
     offset: int
     address: int
+    member: tuple[int, int] | None = None
 
     @classmethod
-    def of(cls, leaf: Leaf, offset: int, bridges_gaps: bool = False) -> Parameter:
+    def of(
+        cls, leaf: Leaf, offset: int, bridges_gaps: bool = False, members: bool = False
+    ) -> Parameter:
         """Lay out a leaf; ``bridges_gaps`` says whether the backend needs no copies."""
-        layout, address = arrays.layout_of(leaf.array), arrays.address(leaf.array)
+        layout = arrays.layout_of(leaf.array, 0 if members else None)
+        address = arrays.address(leaf.array)
         dtype = leaf.array.dtype
         real = real_dtype(dtype)
         size = real_size(leaf.array.size, dtype)
@@ -70,7 +77,8 @@ class Parameter:
         else:
             flat = layout.turn(leaf.array).flatten().view(real)
         apart, copied = gaps and bridges_gaps, gaps and not bridges_gaps
-        return cls(leaf, layout, dtype, flat, size, apart, copied, offset, address)
+        member = _member_of(layout, dtype) if members else None
+        return cls(leaf, layout, dtype, flat, size, apart, copied, offset, address, member)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Laid out anew: a copy of ``flat`` would be no view of the copied array.
@@ -217,6 +225,13 @@ class Parameter:
             )
 
 
+def _member_of(layout: Layout, dtype: np.dtype[Any]) -> tuple[int, int]:
+    """Return how the member of a flat real number is found: (divisor, modulus)."""
+    behind = layout.axes[layout.axes.index(0) + 1 :]  # axes that are faster in memory
+    divisor = math.prod(layout.shape[axis] for axis in behind) * (2 if dtype.kind == "c" else 1)
+    return max(divisor, 1), layout.shape[0]
+
+
 def _sort_of(dtype: np.dtype[Any]) -> str:
     floating = dtype.kind == "f" or dtype.name == "bfloat16"
     return "real floating" if floating else "complex" if dtype.kind == "c" else "other"
@@ -315,6 +330,14 @@ class Arena:
         code, scale = quantization.to_int8(values, quantization.HALF_OF_INT8, signed)
         self.codes[row], self.scales[row] = code.item(0), scale.item(0)
 
+    def fill_members(self, slot: str, values: Array, parameters: Sequence[Parameter]) -> None:
+        """Set one slot of the rule to one number for each member."""
+        row = self.rows[slot]
+        for parameter in parameters:
+            view = parameter.state_view(row)
+            own = values.astype(row.dtype).reshape(-1, *[1] * (view.ndim - 1))
+            view[...] = arrays.like(own * (1 + 1j) if view.dtype.kind == "c" else own, view)
+
     @property
     def rows(self) -> dict[str, Array]:
         """The rows of ``exact`` by name."""
@@ -375,7 +398,7 @@ class Bucket:
         spec: UpdateSpec,
         leaves: Sequence[Leaf],
         positions: Sequence[int],
-        fill: Mapping[str, float],
+        fill: Mapping[str, Value],
         begin: Mapping[str, float],
         allocate: Allocate,
         alignment: int,
@@ -391,19 +414,28 @@ class Bucket:
             alignment = max(alignment, BLOCK)  # both are powers of two
         parameters = []
         for leaf in leaves:
-            parameter = Parameter.of(leaf, size, bridges_gaps)
+            parameter = Parameter.of(leaf, size, bridges_gaps, spec.members)
             parameters.append(parameter)
             size += -(-parameter.size // alignment) * alignment
         like = leaves[0].array
         arena = Arena.zeros(partial(allocate, like), rule.state, size, spec)
         for slot, value in fill.items():
             with arrays.on_device_of(like):
-                arena.fill(slot, value, slot in rule.signed)
+                if isinstance(value, np.ndarray):
+                    arena.fill_members(slot, value, parameters)
+                else:
+                    arena.fill(slot, value, slot in rule.signed)
         steps = np.zeros(len(leaves), np.int64)
         names = memory_names(rule, "array")
         memory = np.tile([begin.get(name, 0.0) for name in names], (len(leaves), 1))
         where = tuple(parameters), tuple(positions)
         return cls(group, rule, spec, *where, arena, steps, memory.reshape(len(leaves), -1))
+
+    @property
+    def members(self) -> int | None:
+        """How many members there are; None if parameters have none."""
+        member = self.parameters[0].member
+        return None if member is None else member[1]
 
     def of_leaves(self, leaves: list[Any]) -> list[Any]:
         """Return what belongs to this bucket's parameters, given what belongs to all leaves."""

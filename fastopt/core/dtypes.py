@@ -49,7 +49,7 @@ class UpdateSpec:
     ``state`` says how the rule's state is stored between steps, which compute in ``real`` all the
     same; ``stochastic`` that the parameters are rounded to ``stored`` up or down by chance;
     ``modulus`` that a rule gets the squares of the moduli of pairs; ``fragments`` are what acts
-    around the rule, in this order.
+    around the rule, in this order. With ``members`` an element's scalars are those of its member.
     """
 
     stored: np.dtype[Any]
@@ -62,6 +62,7 @@ class UpdateSpec:
     stochastic: bool = False
     modulus: bool = False
     fragments: tuple[Fragment, ...] = ()
+    members: bool = False
 
     @classmethod
     def of(
@@ -75,6 +76,7 @@ class UpdateSpec:
         modulus: bool = False,
         state_dtype: str | None = None,
         fragments: tuple[Fragment, ...] = (),
+        members: bool = False,
     ) -> UpdateSpec:
         """Return the format of parameters of a dtype, with gradients of the same dtype."""
         stored = real_dtype(dtype)
@@ -85,7 +87,17 @@ class UpdateSpec:
         reset = reset and bounds != "none"
         modulus = modulus and dtype.kind == "c"
         return cls(
-            stored, stored, real, master, bounds, reset, state, stochastic, modulus, fragments
+            stored,
+            stored,
+            real,
+            master,
+            bounds,
+            reset,
+            state,
+            stochastic,
+            modulus,
+            fragments,
+            members,
         )
 
     def with_gradients(self, dtype: np.dtype[Any]) -> UpdateSpec:
@@ -117,6 +129,7 @@ class UpdateSpec:
         flags += [f"in-{self.real.name}"] * self.widened
         flags += ["modulus"] * self.modulus
         flags += [fragment.name for fragment in self.fragments]
+        flags += ["members"] * self.members
         return "-".join([*dtypes, *[MASTER] * self.master, *bounds, *flags])
 
     @property

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal, Protocol
 import numpy as np
 
 from fastopt.core import arrays
+from fastopt.core.arrays import Array
 from fastopt.core.dtypes import BOUNDS, Kind
 from fastopt.core.tree import Leaf, Tree
 from fastopt_kernels import AnyRule
@@ -23,6 +24,9 @@ Options = dict[str, Any]
 
 Scheduled = float | Callable[[int], float]
 """A number, or a function of the step number (0 for the first step) that returns one."""
+
+Value = float | Array
+"""A number, or one float64 for each member of an optimizer that has members."""
 
 
 class Check(Protocol):
@@ -58,6 +62,36 @@ class Number:
         left = "(" if self.low_open or self.low == -math.inf else "["
         right = ")" if self.high_open or self.high == math.inf else "]"
         return f"{left}{self.low:g}, {self.high:g}{right}"
+
+
+@dataclass(frozen=True)
+class MemberNumber:
+    """A number for all members, or an array of one number for each of them."""
+
+    number: Number
+    members: int
+
+    def __call__(self, name: str, value: Any) -> Value:
+        """Return the number as a float, or the numbers as a read-only array of float64."""
+        if not isinstance(value, np.ndarray) or value.ndim == 0:
+            return self.number(name, value)
+        check = self.number
+        if value.shape != (self.members,) or value.dtype.kind not in "fiu":
+            raise ValueError(
+                f"{name} must be a number in {check}, or an array of {self.members} of them, one "
+                f"for each member; got {value.dtype} of shape {value.shape}"
+            )
+        numbers = value.astype(np.float64)
+        above = numbers > check.low if check.low_open else numbers >= check.low
+        below = numbers < check.high if check.high_open else numbers <= check.high
+        wrong = ~(above & below & np.isfinite(numbers))
+        if wrong.any():
+            member = int(wrong.argmax())
+            raise ValueError(
+                f"{name} must hold numbers in {check}; got {value[member]} for member {member}"
+            )
+        numbers.flags.writeable = False
+        return numbers
 
 
 @dataclass(frozen=True)
@@ -123,11 +157,11 @@ class Numbers:
 class Pair:
     """Two numbers, each with its own range."""
 
-    first: Number
-    second: Number
+    first: Number | MemberNumber
+    second: Number | MemberNumber
 
-    def __call__(self, name: str, value: Any) -> tuple[float, float]:
-        """Return the pair as a tuple of floats."""
+    def __call__(self, name: str, value: Any) -> tuple[Value, Value]:
+        """Return the pair as a tuple, in the plain form of numbers."""
         if not isinstance(value, tuple | list) or len(value) != 2:
             raise TypeError(f"{name} must be a pair of numbers; got {value!r}")
         return self.first(f"{name}[0]", value[0]), self.second(f"{name}[1]", value[1])
@@ -137,17 +171,46 @@ class Pair:
 class Schedulable:
     """A number, or a function of the step number (0 for the first step) that returns one."""
 
-    number: Number
+    number: Number | MemberNumber
 
-    def __call__(self, name: str, value: Any) -> Scheduled:
+    def __call__(self, name: str, value: Any) -> Any:
         """Return the number as a float, or the function as it is."""
         if callable(value):
-            return value  # type: ignore[no-any-return]  # its values are checked at every step
+            return value  # its values are checked at every step
         return self.number(name, value)
 
-    def at(self, name: str, value: Any, step: int) -> float:
+    def at(self, name: str, value: Any, step: int) -> Any:
         """Return the value in a step, checked; ``value`` is what ``__call__`` returned."""
         return self.number(name, value(step)) if callable(value) else value
+
+
+def of_members(check: Check, members: int) -> Check:
+    """Return a check that lets an array of one number for each member through, for a number."""
+    if isinstance(check, Number):
+        return MemberNumber(check, members)
+    if isinstance(check, Pair):
+        return Pair(_of_members(check.first, members), _of_members(check.second, members))
+    if isinstance(check, Schedulable):
+        return Schedulable(_of_members(check.number, members))
+    return check
+
+
+def _of_members(number: Number | MemberNumber, members: int) -> MemberNumber:
+    return MemberNumber(number, members) if isinstance(number, Number) else number
+
+
+def of_each(function: Callable[[float], float], values: Array) -> Array:
+    """Return what a function makes of the number of each member; it is asked once for equal ones.
+
+    NumPy's own expm1 and log differ from those of ``math`` in the last bit of some values.
+    """
+    distinct, places = np.unique(values, return_inverse=True)
+    return np.array([function(one) for one in distinct.tolist()])[places]
+
+
+def where_zero(values: Array, then: Value, otherwise: Value) -> Array:
+    """Return a choice for each member: whether its number is 0."""
+    return np.where(values == 0.0, then, otherwise)
 
 
 @dataclass(frozen=True)
@@ -342,10 +405,11 @@ class Formula(ABC):
 
     @staticmethod
     @abstractmethod
-    def _scalars(options: Options, lr: float, t: int, guard: float) -> dict[str, float]:
+    def _scalars(options: Options, lr: Value, t: int, guard: float) -> dict[str, Value]:
         """Return the rule's scalars in the t-th step (1 for the first) of a parameter.
 
-        With them those that its memory is ``given``. ``guard`` stands in for an eps of 0.
+        With them those that its memory is ``given``. ``guard`` stands in for an eps of 0. What is
+        an array of one number for each member makes arrays, by ``optimizers.common``.
         """
 
     @staticmethod
@@ -354,12 +418,12 @@ class Formula(ABC):
         return "gradient"
 
     @staticmethod
-    def _floor(options: Options) -> float:
+    def _floor(options: Options) -> Value:
         """Return the smallest denominator of an update; 1 if nothing is divided."""
         return 1.0
 
     @staticmethod
-    def _fill(options: Options) -> dict[str, float]:
+    def _fill(options: Options) -> dict[str, Value]:
         """Return the value that state begins with, by slot, where it is not 0."""
         return {}
 
@@ -409,6 +473,7 @@ def check_coefficients(
     numbers = _numbers(options)
     for t in (1, _LATE):
         for name, value, vanishes in _coefficients(formula, numbers, t):
+            value = _worst(value, vanishes)
             too_small = 0.0 < abs(value) <= _ZERO and not vanishes
             if abs(value) < _INFINITE and not too_small:
                 continue
@@ -417,6 +482,15 @@ def check_coefficients(
                 f"{'0' if too_small else 'infinite'} in {real}, in which {where} is "
                 f"computed; got {_said(options)}. Choose others, or parameters of float64"
             )
+
+
+def _worst(value: Value, vanishes: bool) -> float:
+    """Return a number as it is, of members' the first that is out of range, or any."""
+    if isinstance(value, float):
+        return value
+    size = np.abs(value)
+    wrong = ~(size < _INFINITE) | ((size > 0.0) & (size <= _ZERO) & (not vanishes))
+    return float(value[wrong.argmax()])
 
 
 def _numbers(options: Options) -> Options:
@@ -428,7 +502,7 @@ def _numbers(options: Options) -> Options:
 
 def _coefficients(
     formula: type[Formula], options: Options, t: int
-) -> Iterator[tuple[str, float, bool]]:
+) -> Iterator[tuple[str, Value, bool]]:
     """Yield what a step multiplies by and adds, and what state begins with; if it may be 0."""
     lr, weight_decay = options["lr"], options["weight_decay"]
     made = formula._scalars(options, lr, t, 1.0)
@@ -451,12 +525,12 @@ def given_to_memory(formula: type[Formula], options: Options) -> dict[str, float
         return {}
     numbers = _numbers(options)
     made = formula._scalars(numbers, numbers["lr"], 1, 1.0)
-    return {name: made[name] for name in memory.given}
+    return {name: float(made[name]) for name in memory.given}
 
 
 def _said(options: Options) -> str:
     """Return the numbers among the hyperparameters, as they were given."""
-    kinds = (float, tuple)
+    kinds = (float, tuple, np.ndarray)
     return ", ".join(f"{k}={v!r}" for k, v in options.items() if isinstance(v, kinds))
 
 

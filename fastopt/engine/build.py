@@ -34,26 +34,34 @@ def build(
     asked: str,
     master_weights: bool,
     capturable: bool,
+    members: int | None = None,
 ) -> tuple[OptimizerState, HostEngine]:
     """Return the state and the engine of an optimizer.
 
-    ``asked`` is the name of a backend, or "auto". Raises for arrays and hyperparameters that are no
-    good.
+    ``asked`` is the name of a backend, or "auto". The first axis of every parameter counts the
+    ``members``, if there are so many; every number may then be an array of one for each of them.
+    Raises for arrays and hyperparameters that are no good.
     """
     name = formula.__name__
     tree = tree_of(params)
-    members = list(members_of(params, tree))
     groups = ParamGroups(
-        _options(formula, tree, each, defaults, master_weights) for each in members
+        _options(formula, tree, each, defaults, master_weights, members)
+        for each in list(members_of(params, tree))
     )
     refuse_empty(tree, name)
     backend = backends.for_leaves(tree.leaves, asked)
     check_leaves(tree, name)
+    for leaf in tree.leaves if members is not None else ():
+        if leaf.array.shape[:1] != (members,):
+            raise ValueError(
+                f"{name}: the first axis of every parameter counts the {members} members; "
+                f"{leaf.path} has the shape {leaf.array.shape}"
+            )
     for leaf in tree.leaves:
         formula._check_array(f"{name}: {leaf.path}", leaf.array.shape, leaf.array.dtype.name)
     state = OptimizerState(formula, tree, groups, [])
     for number, group in enumerate(groups):
-        state.buckets += _buckets(state, number, group, backend, master_weights)
+        state.buckets += _buckets(state, number, group, backend, master_weights, members)
         group.reviews.append(_review_change(state, number))
     _remember(state)
     return state, _engine(state, backend, capturable)
@@ -140,6 +148,7 @@ def _options(
     members: Members,
     defaults: Options,
     master_weights: bool,
+    count: int | None,
 ) -> ParamGroup:
     """Return the hyperparameters of one group, checked."""
     leaves = [tree.leaves[position] for position in members.positions]
@@ -149,6 +158,8 @@ def _options(
         "weight_decay": Schedulable(NONNEGATIVE),
         **GROUP_CHECKS,
     }
+    if count is not None:
+        checks = {name: hyperparameters.of_members(check, count) for name, check in checks.items()}
     group = ParamGroup(formula.__name__ + members.label, members.params, checks, members.positions)
     group.reviews += [
         formula._review,
@@ -159,6 +170,8 @@ def _options(
         lambda options: _check_fragments(formula, options),
         lambda options: _check_whole_arrays(formula, options, leaves),
     ]
+    if count is not None:
+        group.reviews.append(lambda options: _check_members(formula, options))
     group.update({**GROUP_DEFAULTS, **defaults, **members.options})
     group.step_reviews.append(_review_step(formula, group, members.label, leaves))
     return group
@@ -169,7 +182,7 @@ def _check_arithmetic(formula: type[Formula], options: Options, leaves: Sequence
     eps = options.get("eps")
     for real, path in _computed_in(options["state_dtype"], leaves).items():
         least = smallest_eps(real)
-        if isinstance(eps, float) and 0.0 < eps < least:
+        if isinstance(eps, float | np.ndarray) and np.any((eps > 0.0) & (eps < least)):
             raise ValueError(
                 f"{formula.__name__}: eps must be 0 or at least {least:.2g}, or it may underflow "
                 f"in {real}, in which {path} is computed; got {eps}"
@@ -190,7 +203,7 @@ def _review_step(
         owner = f"{formula.__name__}{label}"
         for real, path in computed_in.items():
             least = smallest_eps(real)
-            if callable(group.get("eps")) and options["eps"] < least:
+            if callable(group.get("eps")) and np.any(options["eps"] < least):
                 raise ValueError(
                     f"{owner}: eps at step {step_count} must be at least {least:.2g}, or it may "
                     f"underflow in {real}, in which {path} is computed; got {options['eps']}. Let "
@@ -278,6 +291,22 @@ def _check_whole_arrays(formula: type[Formula], options: Options, leaves: Sequen
             raise TypeError(f"{name} takes real arrays; {leaf.path} is {leaf.array.dtype}")
 
 
+def _check_members(formula: type[Formula], options: Options) -> None:
+    """Raise ValueError for what has no numbers of its own for each member."""
+    name, rule = formula.__name__, formula._rule(options)
+    if isinstance(rule, ArrayRule) or rule.memory is not None:
+        raise ValueError(f"{name} has no members: it does not update each element by itself")
+    for option, fragment in FRAGMENTS.items():
+        if options[option] and fragment.memory is not None:
+            raise ValueError(f"{name}: {option} sums over whole arrays; it cannot have members")
+    if options["state_dtype"] in ("bfloat16", "int8") or options["stochastic_rounding"]:
+        raise ValueError(
+            f"{name}: members have no state in codes, and are not rounded by chance, since blocks "
+            "and random bits would not be each member's own; leave out stochastic_rounding and "
+            f"state_dtype={options['state_dtype']!r}"
+        )
+
+
 def _review_change(state: OptimizerState, number: int) -> Any:
     """Return what refuses a change that an optimizer in use cannot make."""
     formula = state.formula
@@ -324,6 +353,7 @@ def _buckets(
     group: ParamGroup,
     backend: Backend,
     master_weights: bool,
+    members: int | None,
 ) -> Iterator[Bucket]:
     """Sort the parameters of a group by dtype and storage, and yield a bucket of each sort."""
     formula, tree = state.formula, state.tree
@@ -351,6 +381,7 @@ def _buckets(
             modulus=group["complex_moment"] == MODULUS,
             state_dtype=state_dtype,
             fragments=fragments,
+            members=members is not None,
         )
         bucket = Bucket.of(
             number,

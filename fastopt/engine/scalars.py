@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from operator import itemgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastopt.backends.interface import COMMON_SCALARS
 from fastopt.core import hyperparameters, quantization
+from fastopt.core.arrays import Array
 from fastopt.core.buckets import Bucket, Gradients
 from fastopt.core.denormals import FLUSH_EVERY, tiny
-from fastopt.core.hyperparameters import Formula, Options
+from fastopt.core.hyperparameters import Formula, Options, Value
 from fastopt.core.param_groups import ParamGroup
 
 Row = tuple[float, ...]
@@ -23,12 +25,15 @@ class Plan(NamedTuple):
 
     ``table`` has a row for each distinct set of scalars; ``rows`` says which one each parameter of
     the bucket takes, None that all take the first. ``given`` has for each row of the table the
-    scalars that the rule's memory is given, if it has one.
+    scalars that the rule's memory is given, if it has one. ``by_member``: the table is an array
+    with a row for each member, one after another; ``rows`` says where those of each parameter
+    begin.
     """
 
-    table: Sequence[Row]
+    table: Sequence[Row] | Array
     rows: Sequence[int] | None
     given: Sequence[Row] = ()
+    by_member: bool = False
 
     def row_of(self, index: int) -> int:
         """Return the number of a parameter's row."""
@@ -45,6 +50,7 @@ class Scalars:
         self._formula = formula
         self._group = group
         self._bucket = bucket
+        self._members = bucket.members
         self._prepared_for: int | None = None  # the group's revision
 
     def plan(self, options: Options, gradients: Gradients) -> Plan:
@@ -53,27 +59,39 @@ class Scalars:
         bucket, active = self._bucket, gradients.active
         if active is None and bucket.even:
             t = int(bucket.steps[0]) + 1
+            if self._members is not None:
+                return Plan(self._table(t), None, by_member=True)
             return Plan([self.row(t)], None, self._given([t]))
         number_of: dict[int, int] = {}
         rows = [0] * len(bucket.steps)
         for i in range(len(bucket.steps)) if active is None else active:
             rows[i] = number_of.setdefault(int(bucket.steps[i]), len(number_of))
         steps = [step + 1 for step in number_of]
+        if (members := self._members) is not None:
+            tables = [np.zeros((0, len(self._names))), *map(self._table, steps)]
+            first = [members * row for row in rows]
+            return Plan(np.concatenate(tables), first, by_member=True)
         return Plan([self.row(t) for t in steps], rows, self._given(steps))
 
-    def next_row(self, options: Options) -> Row:
-        """Return the row of the coming step, where all parameters have made as many."""
-        self._prepare(options)
-        return self.row(self._bucket.steps.item(0) + 1)
+    def next_row(self, options: Options) -> Row | Array:
+        """Return the row of the coming step, where all parameters have made as many.
 
-    def row_at(self, step_count: int, lag: int) -> Row:
+        That is an array with a row for each member, if there are any.
+        """
+        self._prepare(options)
+        t = self._bucket.steps.item(0) + 1
+        return self.row(t) if self._members is None else self._table(t)
+
+    def row_at(self, step_count: int, lag: int) -> Row | Array:
         """Return the row of the step that is made at a step count of the optimizer.
 
         It is that of parameters which have missed ``lag`` steps, and goes on with what the rule's
-        memory is given.
+        memory is given. With members it is an array with a row for each.
         """
         self._prepare(self._group.at(step_count))
         t = step_count - lag + 1
+        if self._members is not None:
+            return self._table(t)
         return self.row(t) + sum(self._given([t]), ())
 
     def row(self, t: int) -> Row:
@@ -83,13 +101,28 @@ class Scalars:
         row = common + self._pick(self._formula._scalars(options, lr, t, guard)) + self._constant
         return row if self._seed is None else row + quantization.key_scalars(self._seed, t)
 
+    def _table(self, t: int) -> Array:
+        """Return the rows of the members in the t-th step: an array of columns, turned."""
+        assert self._members is not None
+        options, lr, guard = self._settings
+        made = self._formula._scalars(options, lr, t, guard)
+        common = self._common if t % FLUSH_EVERY else self._flushing
+        columns = np.empty((len(self._names), self._members))
+        for column, value in zip(
+            columns, (*common, *self._pick(made), *self._constant), strict=True
+        ):
+            column[...] = value
+        return columns.T
+
     def _given(self, steps: Sequence[int]) -> Sequence[Row]:
         """Return what the rule's memory is given in some steps of a parameter."""
         memory = self._bucket.rule.memory
         if memory is None:
             return ()
         options, lr, guard = self._settings
-        found = (self._formula._scalars(options, lr, t, guard) for t in steps)
+        found: Iterator[dict[str, Any]] = (
+            self._formula._scalars(options, lr, t, guard) for t in steps
+        )
         return [tuple(made[name] for name in memory.given) for made in found]
 
     def _prepare(self, options: Options) -> None:
@@ -105,23 +138,41 @@ class Scalars:
         formula, spec = self._formula, self._bucket.spec
         lr, weight_decay = options["lr"], options["weight_decay"]
         self._pick = _picker(self._bucket.rule.scalars)
-        small = tiny(spec.real, formula._floor(options))
+        guard, *small = _tiny(spec.real, formula._floor(options))
         acts_on = formula._decay(options)
         l2 = weight_decay if acts_on == "gradient" else 0.0
         decay = lr * weight_decay if acts_on == "parameter" else 0.0
         sign = -1.0 if options["maximize"] else 1.0
         # Rounded here, so that what is 0 in the dtype is left out by every backend alike.
-        common = np.array([sign, l2, decay, small.signed, small.positive])
-        with np.errstate(all="ignore"):
-            self._flushing: Row = tuple(common.astype(spec.real).tolist())
-        self._common: Row = (*self._flushing[:3], 0.0, 0.0)
+        self._flushing: tuple[Any, ...] = _rounded([sign, l2, decay, *small], spec.real)
+        self._common: tuple[Any, ...] = (*self._flushing[:3], 0.0, 0.0)
+        self._names = (*COMMON_SCALARS, *self._bucket.rule.scalars, *spec.scalars)
         self._constant: Row = tuple(options[name] for f in spec.fragments for name in f.scalars)
         if spec.limit_scalars:
             self._constant += hyperparameters.bounds_as_numbers(options["bounds"], spec.stored)
         self._seed: int | None = options["seed"] if spec.random_scalars else None
-        self._settings = (options, lr, small.guard)
+        self._settings = (options, lr, guard)
 
 
-def _picker(names: tuple[str, ...]) -> Callable[[dict[str, float]], Row]:
+def _tiny(real: np.dtype[Any], floor: Value) -> tuple[Any, Value, Value]:
+    """Return the guard of a dtype, and below what signed and positive state is flushed."""
+    if isinstance(floor, np.ndarray):
+        distinct, places = np.unique(floor, return_inverse=True)
+        each = [tiny(real, one) for one in distinct.tolist()]
+        signed, positive = ([one.signed for one in each], [one.positive for one in each])
+        return each[0].guard, np.array(signed)[places], np.array(positive)[places]
+    small = tiny(real, floor)
+    return small.guard, small.signed, small.positive
+
+
+def _rounded(values: Sequence[Value], real: np.dtype[Any]) -> tuple[Any, ...]:
+    """Return float64 rounded to a dtype, arrays as arrays."""
+    with np.errstate(all="ignore"):
+        if any(isinstance(value, np.ndarray) for value in values):
+            return tuple(np.asarray(value).astype(real).astype(float) for value in values)
+        return tuple(np.array(values).astype(real).tolist())
+
+
+def _picker(names: tuple[str, ...]) -> Callable[[dict[str, Any]], Row]:
     """Return what takes values out of a dict, in the order of the names."""
     return itemgetter(*names) if len(names) > 1 else lambda values: tuple(values[n] for n in names)

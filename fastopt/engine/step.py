@@ -176,7 +176,7 @@ class HostEngine:
 
     def _update(self, work: Work, scale: float) -> None:
         number, gradients, plan, derived, memory, made = work
-        if not plan.table:  # all gradients are missing
+        if not len(plan.table):  # all gradients are missing
             return
         bucket, kernel = self.state.buckets[number], self.kernels[number]
         if made:

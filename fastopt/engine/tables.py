@@ -32,7 +32,8 @@ FIRST = FLUSH_EVERY
 """Rows that are worked out after a change of settings; it may be followed by another at once."""
 
 MOST = 4_096
-"""Rows that are worked out ahead, at most; twice as many each time while no setting changes."""
+"""Rows that are worked out ahead, at most, of all members together; twice as many each time while
+no setting changes."""
 
 CAPTURED = 65_536
 """Rows that captured steps find: so often they are replayed before they need new ones."""
@@ -55,11 +56,11 @@ class Table:
     lag: int
     rows: tuple[Array, Array] = field(default_factory=lambda: (np.zeros((0, 0)), np.zeros((0, 0))))
 
-    def row(self, step_count: int) -> Row:
+    def row(self, step_count: int) -> Row | Array:
         """Return the scalars of the step at a step count, and what a memory is given in it."""
         return self.scalars.row_at(step_count, self.lag)
 
-    def rounded(self, rows: Sequence[Row]) -> tuple[Array, Array]:
+    def rounded(self, rows: Sequence[Row | Array]) -> tuple[Array, Array]:
         """Return rows as they are used: the scalars, and in float64 what a memory is given."""
         memory = self.bucket.rule.memory
         count = len(memory.given) if memory else 0
@@ -68,7 +69,7 @@ class Table:
         with np.errstate(all="ignore"):  # beyond float32 is inf, as in NumPy
             return values[:, :width].astype(self.bucket.spec.real), values[:, width:]
 
-    def same(self, rows: Sequence[Row], other: tuple[Array, Array]) -> bool:
+    def same(self, rows: Sequence[Row | Array], other: tuple[Array, Array]) -> bool:
         """Return whether rows are used as these others are."""
         pairs = zip(self.rounded(rows), other, strict=True)
         return all(one.tobytes() == two.tobytes() for one, two in pairs)
@@ -190,7 +191,8 @@ class ScalarTables:
 
     def ahead(self, fresh: bool) -> None:
         """Say how many rows the next ``renew`` works out: few if something has just changed."""
-        most = CAPTURED if self._long else MOST
+        members = self._state.buckets[0].members or 1
+        most = CAPTURED if self._long else max(MOST // members, FIRST)
         first = CAPTURED if self._long and not self._memory else FIRST
         self._ahead = min(2 * self._ahead, most) if fresh else first
 
@@ -218,9 +220,9 @@ class ScalarTables:
             for table in self._tables
         ]
 
-    def _rows(self, low: int, high: int, end: int) -> tuple[list[list[Row]], int]:
+    def _rows(self, low: int, high: int, end: int) -> tuple[list[list[Row | Array]], int]:
         """Return each step's rows, one for each table, and the period in which they come again."""
-        found: list[list[Row]] = []
+        found: list[list[Row | Array]] = []
         for step_count in range(low, end):
             try:
                 found.append([table.row(step_count) for table in self._tables])
@@ -234,7 +236,7 @@ class ScalarTables:
                 return found, FLUSH_EVERY
         return found, 0
 
-    def _constant(self, found: list[list[Row]], end: int) -> bool:
+    def _constant(self, found: list[list[Row | Array]], end: int) -> bool:
         """Return whether the last rows, before step count ``end``, come again for ever."""
         if any(group.scheduled for group in self._state.groups):
             return False

@@ -13,6 +13,7 @@ import optree
 from fastopt.core import arrays
 from fastopt.core.arrays import Array
 from fastopt.core.buckets import OptimizerState
+from fastopt.core.hyperparameters import Value
 from fastopt.errors import CheckpointError
 from fastopt.optimizers.base import Optimizer
 
@@ -243,7 +244,7 @@ def _count(incoming: Mapping[str, Incoming], step_count: int | None, library: st
 
 
 def _entry(
-    parameter: Parameter, given: Incoming, count: int, fill: Mapping[str, float]
+    parameter: Parameter, given: Incoming, count: int, fill: Mapping[str, Value]
 ) -> dict[str, Any]:
     """Return a parameter's entry of a state_dict."""
     if given.slots is None:
@@ -266,9 +267,10 @@ def _entry(
     return {"step": step, **slots}
 
 
-def _filled(view: Array, value: float) -> Array:
+def _filled(view: Array, value: Value) -> Array:
+    """Return a slot's array of a number, or of one for each member, which the first axis counts."""
     filled: Array = np.zeros(view.shape, view.dtype)
-    _reals(filled)[...] = value
+    _reals(filled).reshape(np.size(value), -1).T[...] = value
     return filled
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Unpack
 
 from fastopt.core.hyperparameters import (
@@ -13,9 +12,11 @@ from fastopt.core.hyperparameters import (
     Options,
     Schedulable,
     Scheduled,
+    Value,
 )
 from fastopt.core.options import Common
 from fastopt.optimizers.base import Optimizer
+from fastopt.optimizers.common import or_guard, sqrt
 from fastopt_kernels import Rule, adadelta, adagrad
 
 # -------------------------------------------------------------------------------------------------
@@ -90,16 +91,17 @@ class Adagrad(Optimizer):
         return adagrad.RULE
 
     @staticmethod
-    def _scalars(options: Options, lr: float, t: int, guard: float) -> dict[str, float]:
+    def _scalars(options: Options, lr: Value, t: int, guard: float) -> dict[str, Value]:
         step_size = lr / (1.0 + (t - 1) * options["lr_decay"])
-        return {"step_size": step_size, "eps": options["eps"] or guard}
+        return {"step_size": step_size, "eps": or_guard(options["eps"], guard)}
 
     @staticmethod
-    def _floor(options: Options) -> float:
-        return float(options["eps"])
+    def _floor(options: Options) -> Value:
+        eps: Value = options["eps"]
+        return eps
 
     @staticmethod
-    def _fill(options: Options) -> dict[str, float]:
+    def _fill(options: Options) -> dict[str, Value]:
         return {"s": options["initial_accumulator_value"]}
 
 
@@ -169,10 +171,10 @@ class Adadelta(Optimizer):
         return adadelta.RULE
 
     @staticmethod
-    def _scalars(options: Options, lr: float, t: int, guard: float) -> dict[str, float]:
+    def _scalars(options: Options, lr: Value, t: int, guard: float) -> dict[str, Value]:
         eps = options["eps"]
         return {"one_minus_rho": 1.0 - options["rho"], "eps_steps": eps, "eps": eps, "lr": lr}
 
     @staticmethod
-    def _floor(options: Options) -> float:
-        return math.sqrt(options["eps"])
+    def _floor(options: Options) -> Value:
+        return sqrt(options["eps"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Unpack
 
 from fastopt.core.hyperparameters import (
@@ -14,10 +13,11 @@ from fastopt.core.hyperparameters import (
     Pair,
     Schedulable,
     Scheduled,
+    Value,
 )
 from fastopt.core.options import Common
 from fastopt.optimizers.base import Optimizer
-from fastopt.optimizers.common import eps_floor, eps_scalars, one_minus_power
+from fastopt.optimizers.common import acts, eps_floor, eps_scalars, one_minus_power, sqrt
 from fastopt_kernels import Rule, adam, adam_amsgrad, adam_eps_inside
 
 # -------------------------------------------------------------------------------------------------
@@ -107,20 +107,25 @@ class Adam(Optimizer):
     def _rule(options: Options) -> Rule:
         if options["amsgrad"]:
             return adam_amsgrad.RULE
-        inside = options["eps_inside_sqrt"] and options["eps"]
+        inside = options["eps_inside_sqrt"] and acts(options["eps"])
         return adam_eps_inside.RULE if inside else adam.RULE
 
     @staticmethod
-    def _scalars(options: Options, lr: float, t: int, guard: float) -> dict[str, float]:
+    def _scalars(options: Options, lr: Value, t: int, guard: float) -> dict[str, Value]:
         beta1, beta2 = options["betas"]
-        c1 = c2 = 1.0
+        c1: Value = 1.0
+        c2: Value = 1.0
         if options["bias_correction"]:
             c1, c2 = one_minus_power(beta1, t), one_minus_power(beta2, t)
+        root = sqrt(c2)
+        inside, outside = eps_scalars(options, guard, c2, root)
         return {
             "one_minus_beta1": 1.0 - beta1,
             "one_minus_beta2": 1.0 - beta2,
-            **eps_scalars(options, guard, c2),
-            "step_size": lr * math.sqrt(c2) / c1,
+            "eps_inside": inside,
+            "eps_outside": outside,
+            "eps": outside,
+            "step_size": lr * root / c1,
         }
 
     _floor = staticmethod(eps_floor)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 
 from fastopt import backends
-from fastopt.core.hyperparameters import Flag, Formula
+from fastopt.core.hyperparameters import Flag, Formula, whole
 from fastopt.core.hyperparameters import Scheduled as Scheduled
 from fastopt.core.options import GROUP_DEFAULTS, NonfinitePolicy
 from fastopt.core.param_groups import ParamGroups
@@ -91,6 +91,7 @@ class Optimizer(Formula):
         capturable: bool = False,
         master_weights: bool = True,
         backend: str | None = None,
+        _members: int | None = None,
         **hyperparameters: Any,
     ) -> None:
         name = type(self).__name__
@@ -100,6 +101,8 @@ class Optimizer(Formula):
             checked_limit(f"{name}: max_grad_norm", max_grad_norm),
             checked_policy(f"{name}: on_nonfinite", on_nonfinite, captures),
         )
+        self._members = None if _members is None else whole(f"{name}: _members", _members, 1)
+        self._refuse_policy(self._policy)
         self._capturable = captures
         self._state, self._engine = build.build(
             type(self),
@@ -108,6 +111,7 @@ class Optimizer(Formula):
             backends.requested(backend),
             Flag()(f"{name}: master_weights", master_weights),
             captures,
+            self._members,
         )
 
     if not TYPE_CHECKING:  # it would hold that every attribute can be set
@@ -162,11 +166,20 @@ class Optimizer(Formula):
                 policy = self._policy
                 if on_nonfinite is not None:
                     policy = policy._replace(on_nonfinite=on_nonfinite)
+                    self._refuse_policy(policy)
                 # HostEngine of engine/step.py; for CuPy arrays DeviceEngine of engine/device.py.
                 outcome = self._engine.step(grads, grad_scale, policy)
             finally:
                 guard.busy = False
         return outcome
+
+    def _refuse_policy(self, policy: Policy) -> None:
+        """Raise ValueError for a policy by which one member would decide on the others' steps."""
+        if self._members is not None and policy.measures:
+            raise ValueError(
+                f"{type(self).__name__}: members are not clipped and not skipped; leave out "
+                f"max_grad_norm={policy.max_grad_norm} and on_nonfinite={policy.on_nonfinite!r}"
+            )
 
     def _alone(self, work: Callable[[], Result]) -> Result:
         """Do something between two steps; other threads wait."""
@@ -268,10 +281,12 @@ class Optimizer(Formula):
     @max_grad_norm.setter
     def max_grad_norm(self, value: float | None) -> None:
         limit = checked_limit(f"{type(self).__name__}: max_grad_norm", value)
+        policy = self._policy._replace(max_grad_norm=limit)
+        self._refuse_policy(policy)
         with self._guard.lock:
             self._engine.forget_norm()
             self._state.counts.grad_norm = None
-            self._policy = self._policy._replace(max_grad_norm=limit)
+            self._policy = policy
 
     @property
     def on_nonfinite(self) -> NonfinitePolicy:
@@ -285,8 +300,10 @@ class Optimizer(Formula):
     def on_nonfinite(self, value: NonfinitePolicy) -> None:
         name = f"{type(self).__name__}: on_nonfinite"
         checked = checked_policy(name, value, self._capturable)
+        policy = self._policy._replace(on_nonfinite=checked)
+        self._refuse_policy(policy)
         with self._guard.lock:
-            self._policy = self._policy._replace(on_nonfinite=checked)
+            self._policy = policy
 
     @property
     def capturable(self) -> bool:
@@ -302,7 +319,8 @@ class Optimizer(Formula):
     def lr(self) -> float:
         """The learning rate of the next step, of the first group; setting it sets all groups'."""
         group = self._state.groups[0]
-        return float(group.value("lr", self.step_count if group.scheduled else 0))
+        lr: float = group.value("lr", self.step_count if group.scheduled else 0)
+        return lr
 
     @lr.setter
     def lr(self, value: Scheduled) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Unpack
 
 from fastopt.core.hyperparameters import (
@@ -14,10 +13,11 @@ from fastopt.core.hyperparameters import (
     Pair,
     Schedulable,
     Scheduled,
+    Value,
 )
 from fastopt.core.options import Common
 from fastopt.optimizers.base import Optimizer
-from fastopt.optimizers.common import one_minus_power
+from fastopt.optimizers.common import one_minus_power, or_guard, sqrt
 from fastopt_kernels import Rule, lamb
 
 
@@ -100,21 +100,22 @@ class LAMB(Optimizer):
         return lamb.RULE
 
     @staticmethod
-    def _scalars(options: Options, lr: float, t: int, guard: float) -> dict[str, float]:
+    def _scalars(options: Options, lr: Value, t: int, guard: float) -> dict[str, Value]:
         beta1, beta2 = options["betas"]
-        c1 = c2 = 1.0
+        c1: Value = 1.0
+        c2: Value = 1.0
         if options["bias_correction"]:
             c1, c2 = one_minus_power(beta1, t), one_minus_power(beta2, t)
         return {
             "one_minus_beta1": 1.0 - beta1,
             "one_minus_beta2": 1.0 - beta2,
-            "rescale": math.sqrt(c2) / c1,
-            "eps": math.sqrt(c2) * (options["eps"] or guard),
+            "rescale": sqrt(c2) / c1,
+            "eps": sqrt(c2) * or_guard(options["eps"], guard),
             "weight_decay": options["weight_decay"],
             "lr": lr,
         }
 
     @staticmethod
-    def _floor(options: Options) -> float:
-        eps: float = options["eps"]
+    def _floor(options: Options) -> Value:
+        eps: Value = options["eps"]
         return eps

@@ -14,10 +14,12 @@ from fastopt.core.hyperparameters import (
     Options,
     Schedulable,
     Scheduled,
+    Value,
     Whole,
 )
 from fastopt.core.options import Common
 from fastopt.optimizers.base import Optimizer
+from fastopt.optimizers.common import or_guard
 from fastopt_kernels import ArrayRule, muon
 
 
@@ -116,7 +118,7 @@ class Muon(Optimizer):
         return muon.rule(options["ns_steps"], options["adjust_lr"])
 
     @staticmethod
-    def _scalars(options: Options, lr: float, t: int, guard: float) -> dict[str, float]:
+    def _scalars(options: Options, lr: Value, t: int, guard: float) -> dict[str, Value]:
         kept = 1.0 - options["momentum"]
         a, b, c = options["ns_coefficients"]
         return {
@@ -125,7 +127,7 @@ class Muon(Optimizer):
             "a": a,
             "b": b,
             "c": c,
-            "eps": options["eps"] or guard,
+            "eps": or_guard(options["eps"], guard),
             "lr": lr,
         }
 

@@ -17,10 +17,11 @@ from fastopt.core.hyperparameters import (
     PositiveOrInf,
     Schedulable,
     Scheduled,
+    Value,
 )
 from fastopt.core.options import Common
 from fastopt.optimizers.base import Optimizer
-from fastopt.optimizers.common import one_minus_power
+from fastopt.optimizers.common import one_minus_power, or_guard, sqrt
 from fastopt_kernels import Rule, prodigy
 
 
@@ -138,19 +139,19 @@ class Prodigy(Optimizer):
         return prodigy.RULE
 
     @staticmethod
-    def _scalars(options: Options, lr: float, t: int, guard: float) -> dict[str, float]:
+    def _scalars(options: Options, lr: Value, t: int, guard: float) -> dict[str, Value]:
         beta1, beta2 = options["betas"]
         d0, decays = options["d0"], options["decoupled_weight_decay"]
         if options["bias_correction"]:
-            lr = lr * math.sqrt(one_minus_power(beta2, t)) / one_minus_power(beta1, t)
+            lr = lr * sqrt(one_minus_power(beta2, t)) / one_minus_power(beta1, t)
         return {
             "one_minus_beta1": 1.0 - beta1,
             "one_minus_beta2": 1.0 - beta2,
-            "beta3": math.sqrt(beta2) if options["beta3"] is None else options["beta3"],
+            "beta3": sqrt(beta2) if options["beta3"] is None else options["beta3"],
             "take": 1.0 / d0 if options["safeguard_warmup"] else lr / d0,
             "rate": lr / d0,
             "first": 1.0 if t == 1 else 0.0,
-            "eps": options["eps"] or guard,
+            "eps": or_guard(options["eps"], guard),
             "decay": lr * options["weight_decay"] if decays else 0.0,
             "lr": lr,
             "d0": d0,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Unpack
 
 from fastopt.core.hyperparameters import (
@@ -13,10 +12,11 @@ from fastopt.core.hyperparameters import (
     Options,
     Schedulable,
     Scheduled,
+    Value,
 )
 from fastopt.core.options import Common
 from fastopt.optimizers.base import Optimizer
-from fastopt.optimizers.common import eps_floor, eps_scalars, one_minus_power
+from fastopt.optimizers.common import acts, eps_floor, eps_scalars, one_minus_power, sqrt
 from fastopt_kernels import (
     Rule,
     rmsprop,
@@ -121,19 +121,22 @@ class RMSprop(Optimizer):
 
     @staticmethod
     def _rule(options: Options) -> Rule:
-        return _RULES[options["centered"], bool(options["momentum"])]
+        return _RULES[options["centered"], acts(options["momentum"])]
 
     @staticmethod
-    def _scalars(options: Options, lr: float, t: int, guard: float) -> dict[str, float]:
+    def _scalars(options: Options, lr: Value, t: int, guard: float) -> dict[str, Value]:
         beta = options["beta"]
         c = one_minus_power(beta, t) if options["bias_correction"] else 1.0
+        root = sqrt(c)
+        inside, outside = eps_scalars(options, guard, c, root)
         return {
             "one_minus_beta": 1.0 - beta,
             "factor": 1.0 / c,  # of a^2: v / c - (a / c)^2 = (v - a^2 / c) / c
             "momentum": options["momentum"],
-            "rescale": math.sqrt(c),
-            **eps_scalars(options, guard, c),
-            "step_size": lr * math.sqrt(c),
+            "rescale": root,
+            "eps_inside": inside,
+            "eps_outside": outside,
+            "step_size": lr * root,
             "lr": lr,
         }
 

@@ -12,10 +12,11 @@ from fastopt.core.hyperparameters import (
     Options,
     Schedulable,
     Scheduled,
+    Value,
 )
 from fastopt.core.options import Common
 from fastopt.optimizers.base import Optimizer
-from fastopt.optimizers.common import one_minus_power
+from fastopt.optimizers.common import acts, one_minus_power
 from fastopt_kernels import Rule, momentum, sgd, sgd_momentum, sgd_nesterov
 
 # -------------------------------------------------------------------------------------------------
@@ -95,10 +96,10 @@ class SGD(Optimizer):
     def _rule(options: Options) -> Rule:
         if options["nesterov"]:
             return sgd_nesterov.RULE
-        return sgd_momentum.RULE if options["momentum"] else sgd.RULE
+        return sgd_momentum.RULE if acts(options["momentum"]) else sgd.RULE
 
     @staticmethod
-    def _scalars(options: Options, lr: float, t: int, guard: float) -> dict[str, float]:
+    def _scalars(options: Options, lr: Value, t: int, guard: float) -> dict[str, Value]:
         return {
             "lr": lr,
             "momentum": options["momentum"],
@@ -108,7 +109,8 @@ class SGD(Optimizer):
 
     @staticmethod
     def _review(options: Options) -> None:
-        if options["nesterov"] and (options["momentum"] == 0 or options["dampening"] != 0):
+        acting = acts(options["momentum"]), acts(options["dampening"])
+        if options["nesterov"] and acting != (True, False):
             raise ValueError(
                 "SGD: nesterov=True needs momentum > 0 and dampening = 0; got momentum="
                 f"{options['momentum']}, dampening={options['dampening']}"
@@ -184,7 +186,7 @@ class Momentum(Optimizer):
         return momentum.RULE
 
     @staticmethod
-    def _scalars(options: Options, lr: float, t: int, guard: float) -> dict[str, float]:
+    def _scalars(options: Options, lr: Value, t: int, guard: float) -> dict[str, Value]:
         beta = options["beta"]
         corrected = one_minus_power(beta, t) if options["bias_correction"] else 1.0
         return {"one_minus_beta": 1.0 - beta, "step_size": lr / corrected}

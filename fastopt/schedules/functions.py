@@ -485,4 +485,6 @@ class join(Schedule):
     def _at(self, step: int) -> float:
         number = bisect_right(self.boundaries, step)
         own = step - self.boundaries[number - 1] if number else step
-        return PART.at(f"join: schedules[{number}] at its step {own}", self.schedules[number], own)
+        name = f"join: schedules[{number}] at its step {own}"
+        value: float = PART.at(name, self.schedules[number], own)
+        return value

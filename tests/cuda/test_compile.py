@@ -55,6 +55,8 @@ FEW = [  # those of which a few rules tell enough
     UpdateSpec.of(_HALF, True, "arrays", True, state_dtype="float64").with_gradients(_FLOAT),
     UpdateSpec.of(_FLOAT, True, state_dtype="float64").with_gradients(_DOUBLE),
     UpdateSpec.of(_HALF, False, stochastic=True, state_dtype="float64"),
+    UpdateSpec.of(_FLOAT, True, members=True),
+    UpdateSpec.of(_COMPLEX, True, modulus=True, members=True),
 ]
 NEVER = (".local", ".approx", "call", "fma.")
 PACK = {

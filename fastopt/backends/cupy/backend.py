@@ -13,6 +13,7 @@ from fastopt.backends.cupy.control import Control
 from fastopt.backends.cupy.errors import check_device
 from fastopt.backends.cupy.launch import Kernels, Lanes, Part, UsualArrays
 from fastopt.backends.cupy.source import CAPACITY, scalar_names
+from fastopt.backends.interface import Table
 from fastopt.core import arrays
 from fastopt.core.arrays import Array, Extents
 from fastopt.core.buckets import Bucket, Gradients
@@ -37,6 +38,7 @@ class CupyKernel:
         self._nothing = Gradients([None] * len(parameters), spec.given, [])
         self._lanes: Array | None = None
         self._passes = derived_of(rule, spec).passes
+        self._members = bucket.members
         with arrays.on_device_of(self._arena.exact):
             parts = [
                 Part(_KERNELS, cast(Rule, rule), spec, parameters, k)
@@ -53,7 +55,10 @@ class CupyKernel:
             if isinstance(rule, ArrayRule):
                 self.squares(self._nothing, 1.0)
                 return
-            scalars = [0.0] * len(scalar_names(rule, self._spec))
+            count = len(scalar_names(rule, self._spec))
+            scalars: Sequence[Any] = [0.0] * count
+            if self._members is not None:
+                scalars = self._one_row(np.zeros((self._members, count), self._spec.real))
             derived = self._derived_zeros(len(derived_of(rule, self._spec).names))
             for part in self._parts[:1]:
                 none = self._nothing.located()
@@ -163,7 +168,7 @@ class CupyKernel:
         self,
         number: int,
         gradients: Gradients,
-        table: Sequence[Sequence[float]],
+        table: Table,
         rows: Sequence[int] | None,
         scale: float,
         derived: Array,
@@ -189,7 +194,7 @@ class CupyKernel:
     def update(
         self,
         gradients: Gradients,
-        table: Sequence[Sequence[float]],
+        table: Table,
         rows: Sequence[int] | None,
         scale: float,
         derived: Array | None = None,
@@ -207,17 +212,28 @@ class CupyKernel:
                     if part.has_work(grads):
                         part.launch(gradients.dtype, grads, scalars, self._arena, made)
 
+    def _one_row(self, rows: Array) -> tuple[Array, ...]:
+        """Return what a kernel looks scalars of members up by, given their rows of this step."""
+        one = cupy.asarray(np.ones(1, self._spec.real))
+        return cupy.asarray(np.zeros(1, np.int64)), one, cupy.asarray(rows.reshape(-1))
+
     def _by_row(
         self,
         gradients: Gradients,
-        table: Sequence[Sequence[float]],
+        table: Table,
         rows: Sequence[int] | None,
         scale: float,
-    ) -> Iterator[tuple[Array, Array]]:
+    ) -> Iterator[tuple[Sequence[Any] | Array, Array]]:
         """Yield each distinct row of scalars, and the addresses of the gradients that it is for."""
         with np.errstate(all="ignore"):  # a scalar beyond float32 becomes inf, as in NumPy
             scalars = np.array(table, self._spec.real)
             scalars[:, 0] *= self._spec.real.type(scale)
+        if self._members is not None:
+            for first in range(0, len(scalars), self._members):
+                mine = rows is None or np.equal(rows, first)
+                looked_up = self._one_row(scalars[first : first + self._members])
+                yield looked_up, np.where(mine, gradients.located(), 0)
+            return
         distinct: dict[bytes, list[int]] = {}
         for number, row in enumerate(scalars):
             distinct.setdefault(row.tobytes(), []).append(number)

@@ -64,7 +64,7 @@ __device__ __forceinline__ void update_block(
     if (count > 0) {  // the arena has room up to the next whole block of codes
         state.load(memory, offset);
     }
-    const Pack<real, 4> square = square_moduli(param, grad, scalars);
+    const Pack<real, 4> square = square_moduli(param, grad, start, scalars);
     Pack<real, 4> stepped;
     #pragma unroll
     for (int k = 0; k < 4; ++k) {

@@ -86,11 +86,11 @@ class Part:
         self._spec = spec
         self._derives = bool(derived_of(rule, spec).names)
         self._blocks, self.count = self._table(
-            THREADS * cupy_source.pack(spec), bool(spec.random_scalars)
+            THREADS * cupy_source.pack(spec), bool(spec.random_scalars), spec.members
         )
 
-    def _table(self, length: int, draws: bool = False) -> tuple[Array, int]:
-        table, count = blocks(self._parameters, length, draws)
+    def _table(self, length: int, draws: bool = False, members: bool = False) -> tuple[Array, int]:
+        table, count = blocks(self._parameters, length, draws, members)
         return self._kernels.cupy.asarray(table), count
 
     def _with(self, grads: Array) -> Any:
@@ -116,10 +116,12 @@ class Part:
     ) -> None:
         """Launch the update kernel, for gradients of the dtype ``given``.
 
-        ``scalars`` are numbers or, ``from_table``, counts, a scale and a table. ``derived`` are the
-        derived scalars of all parameters of the bucket, on the device, if there are any.
+        ``scalars`` are numbers or, ``from_table``, counts, a scale and a table; where parameters
+        have members it is always these. ``derived`` are the derived scalars of all parameters of
+        the bucket, on the device, if there are any.
         """
-        about = (self._rule, self._spec.with_gradients(given), self._kernels.by_value, from_table)
+        looked_up = from_table or self._spec.members
+        about = (self._rule, self._spec.with_gradients(given), self._kernels.by_value, looked_up)
         kernel = self._kernels.of(cupy_source.kernel, *about)
         memory = [part.reshape(-1) for part in arena.parts]
         numbers = [*scalars, *self._derived(derived)]

@@ -1,18 +1,20 @@
 // The squares of the moduli of complex gradients.
 //
-// From Python: MODULUS, whether a rule gets these; Scalars, and square_of, which squares one part
-// of a gradient as the rule sees it.
+// From Python: MODULUS, whether a rule gets these; square_of, which squares one part of a gradient
+// as the rule sees it; AllScalars and scalars_of.
 
 namespace fastopt {
 
 // Real and imaginary parts alternate. Of both the squares come before the parameter changes.
 template <int N> __device__ __forceinline__ Pack<real, N> square_moduli(
-    const Pack<stored, N> &param, const Pack<given, N> &grad, const Scalars &scalars
+    const Pack<stored, N> &param, const Pack<given, N> &grad, long long element,
+    const AllScalars &all
 ) {
     Pack<real, N> square = {};
     if (MODULUS) {
         #pragma unroll
         for (int k = 0; k < N; ++k) {
+            const Scalars &scalars = scalars_of(all, element + k);
             square.x[k] = square_of(Stored::widen(param.x[k]), Given::widen(grad.x[k]), scalars);
         }
         #pragma unroll

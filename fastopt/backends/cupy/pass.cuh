@@ -32,7 +32,7 @@ __device__ __forceinline__ bool add_block(
                     ? *element_of(param_address, start + both, axes) : param_at[both];
                 grad.x[part] = grad_at[both];
             }
-            square = square_moduli(param, grad, scalars).x[0];
+            square = square_moduli(param, grad, start + k, scalars).x[0];
         }
         State<1> state;
         state.load(memory, offset + k);

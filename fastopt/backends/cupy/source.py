@@ -44,16 +44,24 @@ parameter with gaps how its elements stand in memory: the number of its axes, th
 each and its stride in bytes; -1 for one without gaps. Last, only where a kernel draws random bits,
 the counter of its first element."""
 
+MEMBER_FIELDS = ("divisor", "members")
+"""What follows where parameters have members, after a counter that is not used: element k is of
+member k / divisor % members."""
 
-def field_count(draws: bool) -> int:
+
+def field_count(draws: bool, members: bool = False) -> int:
     """Return how many fields a block has; there is no counter where a kernel draws nothing."""
+    if members:
+        return len(BLOCK_FIELDS) + len(MEMBER_FIELDS)
     return len(BLOCK_FIELDS) if draws else len(BLOCK_FIELDS) - 1
 
 
-def blocks(parameters: Sequence[Parameter], length: int, draws: bool = False) -> tuple[Array, int]:
+def blocks(
+    parameters: Sequence[Parameter], length: int, draws: bool = False, members: bool = False
+) -> tuple[Array, int]:
     """Return the table of blocks, and how many there are.
 
-    It is a row of BLOCK_FIELDS for every ``length`` elements, then the axes that these refer to.
+    It is a row of the fields for every ``length`` elements, then the axes that these refer to.
     """
     sizes = np.array([parameter.size for parameter in parameters], np.int64)
     counts = -(-sizes // length)
@@ -62,7 +70,7 @@ def blocks(parameters: Sequence[Parameter], length: int, draws: bool = False) ->
     offset = np.array([parameter.offset for parameter in parameters], np.int64)[which] + start
     count = np.minimum(sizes[which] - start, length)
     axes_at, axes = np.full(len(sizes), -1), [np.zeros(0, np.int64)]
-    end = field_count(draws) * len(which)
+    end = field_count(draws, members) * len(which)
     for k, parameter in enumerate(parameters):
         if parameter.apart:
             pairs = np.array(parameter.axes(), np.int64)
@@ -70,9 +78,12 @@ def blocks(parameters: Sequence[Parameter], length: int, draws: bool = False) ->
             axes.append(np.array([len(pairs), *pairs.reshape(-1)]))
             end += axes[-1].size
     columns = [which, start, count, offset, axes_at[which]]
-    if draws:
+    if draws or members:
         streams = np.array([parameter.stream for parameter in parameters], np.int64)
         columns.append((streams[which] + start) % 2**32)
+    if members:
+        found = [parameter.member or (1, 1) for parameter in parameters]
+        columns.extend(np.array(found, np.int64).reshape(-1, 2)[which].T)
     return np.concatenate([np.stack(columns, axis=1).reshape(-1), *axes]), len(which)
 
 
@@ -155,10 +166,10 @@ def formats(spec: UpdateSpec, drawn: bool = True) -> str:
     """
     draws = bool(spec.random_scalars)
     text = [
-        in_namespace(indices(BLOCK_FIELDS)),
+        in_namespace(indices((*BLOCK_FIELDS, *MEMBER_FIELDS) if spec.members else BLOCK_FIELDS)),
         in_namespace(
             constants(
-                FIELDS=field_count(draws and drawn),
+                FIELDS=field_count(draws and drawn, spec.members),
                 CAPACITY=CAPACITY,
                 THREADS=THREADS,
                 LANES=LANES,
@@ -390,16 +401,47 @@ __device__ __forceinline__ real square_of(real param, real grad, const Scalars &
 """)
 
 
-def scalars_and_squares(rule: Rule, spec: UpdateSpec) -> tuple[str, str]:
-    """Return ``struct Scalars``, and the function that squares a part of a complex gradient.
+# What the scalars of an element are: those of all others, or looked up in the rows of a step.
 
-    That works on the gradient as the rule sees it.
+_OF_ALL = """
+typedef Scalars AllScalars;
+
+__device__ __forceinline__ const Scalars &scalars_of(const AllScalars &all, long long element) {
+    return all;
+}
+"""
+
+_OF_MEMBERS = Template("""
+struct Members {
+    const real *rows;
+    real scale;
+    long long divisor, members;
+};
+
+typedef Members AllScalars;
+
+__device__ __forceinline__ Scalars scalars_of(const AllScalars &all, long long element) {
+    const real *const row = all.rows + element / all.divisor % all.members * ${width}ll;
+    return {$values};
+}
+""")
+
+
+def scalars_and_squares(rule: Rule, spec: UpdateSpec) -> tuple[str, str]:
+    """Return the scalars, and the function that squares a part of a complex gradient.
+
+    The scalars are ``struct Scalars``, ``AllScalars``, which is handed to a kernel, and
+    ``scalars_of`` an element. The function works on the gradient as the rule sees it.
     """
     names = [*scalar_names(rule, spec), *map(number_name, derived_of(rule, spec).names)]
     square = _SQUARE_OF.substitute(
         load_scalars=load_scalars(spec), gradient=lines(gradient(spec.fragments))
     )
-    return f"struct Scalars {{ real {', '.join(names)}; }};", square
+    of_element = _OF_ALL
+    if spec.members:
+        values = ["row[0] * all.scale", *(f"row[{k}]" for k in range(1, len(names)))]
+        of_element = _OF_MEMBERS.substitute(width=len(names), values=", ".join(values))
+    return f"struct Scalars {{ real {', '.join(names)}; }};\n{of_element}", square
 
 
 def _element(rule: Rule, spec: UpdateSpec) -> str:
@@ -512,6 +554,16 @@ _FROM_TABLE = Template("""
     }
 """)
 
+# The rows of the members in such a step.
+_FROM_MEMBERS = Template("""
+    if (counts[0] >= 0) {
+        const long long *const block = &blocks[fastopt::FIELDS * blockIdx.x];
+        const long long members = block[fastopt::MEMBERS];
+        const fastopt::real *const rows = &table[counts[0] * members * ${width}ll];
+        $update
+    }
+""")
+
 
 def pack(spec: UpdateSpec) -> int:
     """Return how many elements one thread takes at once: 16 bytes of each exact slot of state.
@@ -559,9 +611,11 @@ def kernel(
     scalar ``by_value``, which costs no copy to the device; otherwise in an array there.
     ``from_table`` the scalars are in device memory: it takes ``counts``, whose first element is the
     row of this step (-1: do nothing), ``scale``, which that row's gradient scale is multiplied by,
-    and ``table``. Derived scalars, if there are any, are in a row of ``derived`` for each
-    parameter; that of the first address is row ``first_parameter``.
+    and ``table``; with members always, and the rows of a step are then as many as they are. Derived
+    scalars, if there are any, are in a row of ``derived`` for each parameter; that of the first
+    address is row ``first_parameter``.
     """
+    from_table = from_table or spec.members
     declared, values, operation = scalars_of(rule, spec, from_table)
     addresses_declared, addresses = addresses_of(by_value)
     text = _UPDATE_OPERATION.substitute(
@@ -598,6 +652,8 @@ def scalars_of(
     if from_table:
         declared = ["raw int64 counts", f"raw {spec.real} scale", f"raw {spec.real} table"]
         values = ["row[0] * scale[0]", *[f"row[{k}]" for k in range(1, len(names))]]
+    if spec.members:
+        values = ["rows", "scale[0]", "block[fastopt::DIVISOR]", "members"]
     before = ""
     if derived:
         declared = [*declared, "raw float64 derived", "int64 first_parameter"]
@@ -610,7 +666,8 @@ def scalars_of(
         text = f"{before}\n{text.strip()}" if before else text
         if not from_table:
             return text
-        return _FROM_TABLE.substitute(width=len(names), update=text.strip())
+        look_up = _FROM_MEMBERS if spec.members else _FROM_TABLE
+        return look_up.substitute(width=len(names), update=text.strip())
 
     return declared, values, within
 

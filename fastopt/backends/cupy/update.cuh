@@ -1,21 +1,23 @@
 // An update whose state is in exact numbers or 16 bits: one thread needs nothing of another.
 //
 // From Python: State and Scalars; CAPACITY, THREADS, PACK (elements that a thread takes at once) and
-// UNIT (that belong together: 2 if the squares of moduli are asked for, else 1).
+// UNIT (that belong together: 2 if the squares of moduli are asked for, else 1); AllScalars and
+// scalars_of, which says what the scalars of an element are.
 
 namespace fastopt {
 
 template <int N> __device__ __forceinline__ void update(
     stored *param_at, const given *grad_at, const Memory &memory, long long offset,
-    unsigned int counter, const Scalars &scalars
+    unsigned int counter, long long element, const AllScalars &all
 ) {
     const Pack<given, N> grad = load_pack<N>(grad_at);
     Pack<stored, N> param = load_pack<N>(param_at);
     State<N> state;
     state.load(memory, offset);
-    const Pack<real, N> square = square_moduli(param, grad, scalars);
+    const Pack<real, N> square = square_moduli(param, grad, element, all);
     #pragma unroll
     for (int k = 0; k < N; ++k) {
+        const Scalars &scalars = scalars_of(all, element + k);
         const real grad_k = Given::widen(grad.x[k]);
         const real number = state.step(k, param.x[k], grad_k, square.x[k], scalars);
         param.x[k] = state.round(k, number, counter, scalars);
@@ -26,7 +28,7 @@ template <int N> __device__ __forceinline__ void update(
 
 __device__ __forceinline__ void update_block(
     const long long *addresses, const long long *blocks, const long long *block,
-    const Memory &memory, const Scalars &scalars
+    const Memory &memory, const AllScalars &all
 ) {
     const long long param_address = addresses[block[PARAMETER]];
     const long long grad_address = addresses[CAPACITY + block[PARAMETER]];
@@ -39,7 +41,8 @@ __device__ __forceinline__ void update_block(
         #pragma unroll 1
         for (long long k = UNIT * threadIdx.x; k < count; k += UNIT * THREADS) {
             stored *const param_at = element_of(param_address, start + k, axes);
-            update<UNIT>(param_at, grad_at + k, memory, offset + k, counter + k, scalars);
+            update<UNIT>(
+                param_at, grad_at + k, memory, offset + k, counter + k, start + k, all);
         }
         return;
     }
@@ -51,11 +54,13 @@ __device__ __forceinline__ void update_block(
     const long long first = threadIdx.x * PACK;
     if (first < packed) {
         update<PACK>(
-            param_at + first, grad_at + first, memory, offset + first, counter + first, scalars);
+            param_at + first, grad_at + first, memory, offset + first, counter + first,
+            start + first, all);
     }
     #pragma unroll 1
     for (long long k = packed + UNIT * threadIdx.x; k < count; k += UNIT * THREADS) {
-        update<UNIT>(param_at + k, grad_at + k, memory, offset + k, counter + k, scalars);
+        update<UNIT>(
+            param_at + k, grad_at + k, memory, offset + k, counter + k, start + k, all);
     }
 }
 

@@ -15,7 +15,7 @@ from numba.core import compiler, serialize
 from numba.extending import register_jitable
 
 from fastopt import backends
-from fastopt.backends.interface import COMMON_SCALARS
+from fastopt.backends.interface import COMMON_SCALARS, Table
 from fastopt.backends.numba import compiled as numba_compiled
 from fastopt.backends.numba import headers as numba_headers
 from fastopt.backends.numba import runtime
@@ -25,6 +25,7 @@ from fastopt.backends.numba.codegen import (
     JOB,
     LANES_APART,
     LEAF_LINES,
+    MEMBER_LINES,
     PROGRAM,
     PROGRAM_LINES,
     loop_source,
@@ -123,16 +124,24 @@ class NumbaKernel:
             "ROW": [0] * len(self._params),
             "STREAM": [parameter.stream for parameter in parameters],
         }
-        leaves = np.array([lines[name] for name in LEAF_LINES], np.int64)
+        if spec.members:
+            pairs = [parameter.member or (1, 1) for parameter in parameters]
+            lines["DIVISOR"], lines["MODULUS"] = (list(side) for side in zip(*pairs, strict=True))
+        kept = MEMBER_LINES if spec.members else LEAF_LINES
+        leaves = np.array([lines[name] for name in kept], np.int64)
         self._grads, self._rows = (leaves[LEAF_LINES.index(name)] for name in ("GRAD", "ROW"))
         chunks = _chunks(self._sizes, CHUNK)
         width = len([*COMMON_SCALARS, *bucket.rule.scalars, *spec.scalars])
+        self._members = bucket.members
         self._table = np.zeros((1, width))
+        if self._members is not None:
+            self._table = np.zeros((width, self._members), spec.real)
         self._derived_names = derived_of(bucket.rule, spec).names
         words: dict[str, int | Array] = {
             **{"LEAVES": leaves, "COUNT": len(self._params), "TABLE": self._table},
             **{"CHUNKS": chunks, "TOTAL": chunks.shape[1]},
             **{"EXACT": arena.exact, "PITCH": arena.exact.shape[1]},
+            "ROWS": self._members or 1,
         }
         if arena.codes is not None:
             words["CODES"] = arena.codes
@@ -165,7 +174,8 @@ class NumbaKernel:
             gradients = Gradients(nothing, reading.compiled.given, [])
             if self._updates:
                 derived = np.zeros((len(nothing), len(self._derived_names)))
-                self.update(gradients, self._table.tolist(), None, 1.0, derived)
+                table: Table = self._table.T if self._members is not None else self._table.tolist()
+                self.update(gradients, table, None, 1.0, derived)
                 for number, one in enumerate(self._passes):
                     if one.sums is not None:
                         self.sums(number, gradients, self._table.tolist(), None, 1.0, derived)
@@ -217,7 +227,7 @@ class NumbaKernel:
     def update(
         self,
         gradients: Gradients,
-        table: Sequence[Sequence[float]],
+        table: Table,
         rows: Sequence[int] | None,
         scale: float,
         derived: Array | None = None,
@@ -230,7 +240,7 @@ class NumbaKernel:
         self,
         number: int,
         gradients: Gradients,
-        table: Sequence[Sequence[float]],
+        table: Table,
         rows: Sequence[int] | None,
         scale: float,
         derived: Array,
@@ -260,7 +270,7 @@ class NumbaKernel:
         reading: _Reading,
         job: _Job,
         gradients: Gradients,
-        table: Sequence[Sequence[float]],
+        table: Table,
         rows: Sequence[int] | None,
         scale: float,
         derived: Array | None,
@@ -269,17 +279,25 @@ class NumbaKernel:
         self._grads[:] = gradients.located()
         if rows is not None:
             self._rows[:] = rows
-        scaled_table = np.array(table, float)
-        with np.errstate(all="ignore"):
-            scaled_table[:, 0] *= float(self._real.type(scale))
-        job.set(TABLE=scaled_table)
+        job.set(TABLE=self._scaled(table, scale), ROWS=len(table))
         if derived is not None:
             job.set(DERIVED=derived)
         try:
             self._run(reading, job)
         finally:  # as a fused step expects it, also if the compiler has failed
-            job.set(TABLE=self._table)
+            job.set(TABLE=self._table, ROWS=self._members or 1)
             self._rows[:] = 0
+
+    def _scaled(self, table: Table, scale: float) -> Array:
+        """Return a table as compiled code reads it: where there are members, by columns."""
+        if self._members is not None:
+            columns = np.empty((self._table.shape[0], len(table)), self._real)
+            _round_into(columns, cast(Array, table), scale)
+            return columns
+        scaled_table = np.array(table, float)
+        with np.errstate(all="ignore"):
+            scaled_table[:, 0] *= float(self._real.type(scale))
+        return scaled_table
 
     def _run(self, reading: _Reading, job: _Job) -> None:
         """Do the chunks of a job, with as many threads as pay."""
@@ -321,7 +339,7 @@ class NumbaKernel:
 
     @property
     def table(self) -> Array:
-        """What a fused step takes its scalars from: one row."""
+        """What a fused step takes its scalars from: one row; with members their rows as columns."""
         return self._table
 
 
@@ -334,6 +352,7 @@ class _FusedStep:
         self._kernels = kernels
         self._tables = [kernel.table for kernel in kernels]
         self._table = self._tables[0]
+        self._by_member = buckets[0].members is not None
         self._positions = [bucket.positions for bucket in buckets]
         overflows = any(b.rule.averages_squares and b.spec.real.itemsize == 4 for b in buckets)
         self._lanes = np.zeros(LANES)
@@ -361,14 +380,18 @@ class _FusedStep:
         self,
         params: list[Any],
         grads: list[Any],
-        rows: Sequence[Sequence[float]],
+        rows: Sequence[Sequence[float] | Array],
         scale: float,
         limit: float | None,
     ) -> bool:
         """Look, measure, update and count."""
         if self._changing or not self._prepared[limit is not None]:
             self._set_lines(grads, limit is not None)
-        if len(rows) == 1:  # half a microsecond less than a loop
+        if self._by_member:
+            for table, row in zip(self._tables, rows, strict=True):
+                _round_into(table, cast(Array, row), scale)
+            scale = 1.0
+        elif len(rows) == 1:  # half a microsecond less than a loop
             self._table[0] = rows[0]
         else:
             for table, row in zip(self._tables, rows, strict=True):
@@ -388,6 +411,13 @@ class _FusedStep:
         own = [grads[position] for position in self._positions[number]]
         reading, update, measure = kernel.ready(own, measures)
         self._lines[number] = (update, measure, kernel.threads(reading))
+
+
+def _round_into(columns: Array, table: Array, scale: float) -> None:
+    """Write a table of members into its columns, in their dtype, for gradients that are scaled."""
+    with np.errstate(all="ignore"):
+        np.copyto(columns, table.T, casting="same_kind")
+        columns[0] *= columns.dtype.type(scale)  # what stands there is 1 or -1
 
 
 def _chunks(lengths: Sequence[int], size: int) -> Array:
@@ -487,6 +517,7 @@ def _built(text: str, rule: Rule, spec: UpdateSpec, name: str, **forms: Callable
         "float32": numba.float32,
         "uint8": numba.uint8,
         "uint16": numba.uint16,
+        "uint32": numba.uint32,
         "float64": numba.float64,
         "empty": np.empty,
     }

@@ -19,6 +19,9 @@ LEAF_LINES = ("PARAM", "GRAD", "OFFSET", "ROW", "STREAM")
 """What the lines of the array ``leaves`` hold of each parameter: the addresses of it and of its
 gradient, its places in arena and table, and where its random bits begin."""
 
+MEMBER_LINES = (*LEAF_LINES, "DIVISOR", "MODULUS")
+"""What they hold where parameters have members: how that of an element is found as well."""
+
 JOB = (
     *("FUNCTION", "TOTAL", "LEAVES", "COUNT", "CHUNKS"),
     *("TABLE", "DERIVED", "EXACT", "CODES", "SCALES", "PITCH"),  # of an update or a pass
@@ -32,6 +35,7 @@ JOB = (
         "STEPS",
         "REAL",
     ),  # of a fused step
+    "ROWS",  # of the table, where parameters have members
 )
 """The words of a job: what does its chunks and how many they are; addresses and sizes of arrays.
 Compiled code finds all its arrays there: handing one over as an argument costs as much as updating
@@ -290,14 +294,14 @@ _SOURCE = """
 def work(job, lane, first_chunk, last_chunk):
     leaves = carray(pointer_to(word(job + {LEAVES_AT}), int64), ({LINES}, word(job + {COUNT_AT})))
     chunks = carray(pointer_to(word(job + {CHUNKS_AT}), int64), (3, word(job + {TOTAL_AT})))
-    table = carray(pointer_to(word(job + {TABLE_AT}), float64), (word(job + {COUNT_AT}), {WIDTH}))
+    {find_table}
     exact = carray(pointer_to(word(job + {EXACT_AT}), real), ({SLOTS}, word(job + {PITCH_AT})))
     {find_all}
     for chunk in range(first_chunk, last_chunk):
         leaf, start, count = chunks[0, chunk], chunks[1, chunk], chunks[2, chunk]
         {without_gradient}
         first = leaves[{OFFSET}, leaf] + start
-        row = table[leaves[{ROW}, leaf]]
+        {find_row}
         zero = real(0)
         {load_scalars}
         param_at = pointer_to(leaves[{PARAM}, leaf] + start * {param_size}, stored)
@@ -372,6 +376,46 @@ def pass_source(rule: Rule, spec: UpdateSpec, one: Pass) -> str:
     return _source(rule, spec, storage, find, nothing, elements, of="of")
 
 
+# The table is by columns here, in the dtype of the arithmetic. Looked up in the loop that updates,
+# scalars would keep it from being vectorised (10 times slower), so those of a chunk are looked up
+# before it. They are in one array: the compiler compares few places in memory at run time.
+_LOOK_UP = """
+divisor, modulus = leaves[{DIVISOR}, leaf], leaves[{MODULUS}, leaf]
+member, left = start // divisor % modulus, divisor - start % divisor
+if left >= count:
+    for k in range({WIDTH}):
+        looked_up[{CHUNK} * k : {CHUNK} * k + count] = table[k, row_at + member]
+else:
+    for i in range(count):
+        member_of[i] = row_at + member
+        left -= 1
+        if left == 0:
+            left = divisor
+            member = member + 1 if member + 1 < modulus else 0
+    for k in range({WIDTH}):
+        column, found = table[k], looked_up[{CHUNK} * k : {CHUNK} * k + count]
+        for i in range(count):
+            found[i] = column[member_of[i]]
+"""
+
+
+def _find_members(scalars: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return what makes room for the scalars of a chunk's elements, and what looks them up."""
+    room = [f"member_of = empty({CHUNK}, uint32)"]
+    room.append(f"looked_up = empty({len(scalars) * CHUNK}, real)")
+    for k, name in enumerate(scalars):
+        room.append(f"{name}_of = looked_up[{k * CHUNK} : {(k + 1) * CHUNK}]")
+    places = {name: MEMBER_LINES.index(name) for name in ("DIVISOR", "MODULUS")}
+    look_up = _LOOK_UP.format(**places, WIDTH=len(scalars), CHUNK=CHUNK)
+    return room, look_up.strip().splitlines()
+
+
+def _look_up(rule: Rule, spec: UpdateSpec) -> Iterator[str]:
+    """Yield what looks up the scalars of an element, where parameters have members."""
+    if spec.members:
+        yield from (f"{name} = {name}_of[i]" for name in _scalars_of(rule, spec))
+
+
 def _source(
     rule: Rule,
     spec: UpdateSpec,
@@ -393,17 +437,24 @@ def _source(
         find.append(f"derived = carray(pointer_to(word(job + {at('DERIVED')}), float64), {shape})")
     if spec.modulus:
         find.append(f"square_{of} = empty({max(CHUNK, TILE)}, real)")
-        elements = [*_moduli(spec, of), *elements]
-    scalars = [*COMMON_SCALARS, *map(_number, rule.scalars), *spec.fragment_scalars]
-    scalars += spec.limit_scalars
+        elements = [*_moduli(rule, spec, of), *elements]
+    scalars, width = _scalars_of(rule, spec), len([*COMMON_SCALARS, *rule.scalars, *spec.scalars])
+    row_at = f"leaves[{LEAF_LINES.index('ROW')}, leaf]"
     loaded = [f"{name} = real(row[{column}])" for column, name in enumerate(scalars)]
+    kind, shape, row = "float64", f"(word(job + {at('COUNT')}), {width})", f"row = table[{row_at}]"
+    lines: Sequence[str] = LEAF_LINES
+    if spec.members:
+        kind, shape, row = "real", f"({width}, word(job + {at('ROWS')}))", f"row_at = {row_at}"
+        room, loaded = _find_members(scalars)
+        find, lines = [*find, *room], MEMBER_LINES
     loaded += [f"{_number(name)} = real(derived[leaf, {k}])" for k, name in enumerate(derived)]
     in_work, in_chunk = ("\n" + " " * depth for depth in (4, 8))
     return _SOURCE.format(
         param_size=spec.stored.itemsize,
         grad_size=spec.given.itemsize,
-        LINES=len(LEAF_LINES),
-        WIDTH=len([*COMMON_SCALARS, *rule.scalars, *spec.scalars]),
+        LINES=len(lines),
+        find_table=f"table = carray(pointer_to(word(job + {at('TABLE')}), {kind}), {shape})",
+        find_row=row,
         SLOTS=len(exact),
         **{name: line for line, name in enumerate(LEAF_LINES)},
         **{f"{name}_AT": at(name) for name in JOB},
@@ -421,9 +472,16 @@ def _number(name: str) -> str:
     return f"{name}_number"
 
 
-def _moduli(spec: UpdateSpec, of: str) -> Iterator[str]:
+def _scalars_of(rule: Rule, spec: UpdateSpec) -> list[str]:
+    """Return what the scalars in a row of the table are called, but for random ones."""
+    names = [*COMMON_SCALARS, *map(_number, rule.scalars), *spec.fragment_scalars]
+    return [*names, *spec.limit_scalars]
+
+
+def _moduli(rule: Rule, spec: UpdateSpec, of: str) -> Iterator[str]:
     """Yield what squares the moduli of a chunk, before any of its parameters has changed."""
     yield "for i in range(0, count, 2):"
+    yield from _indented(_look_up(rule, spec))
     for part, index in (("re", "i"), ("im", "i + 1")):
         yield f"    given = widen_given(grad_{of}[{index}]) * grad_scale"
         yield f"    grad = given + l2 * widen(param_{of}[{index}]) if l2 != zero else given"
@@ -476,6 +534,7 @@ def _element(rule: Rule, spec: UpdateSpec, storage: Storage, usual: bool = False
     """Yield the update of one element; a usual one has no L2 term, and nothing is flushed."""
     on_param = [f for f in spec.fragments if f.at == "after" and f.on == "param"]
     on_all = [f for f in spec.fragments if f.at == "after" and f.on == "all"]
+    yield from _look_up(rule, spec)
     yield from _begin(rule, spec, spec.fragments, usual)
     loaded = [storage.load(slot) for slot in rule.state]
     if on_all:

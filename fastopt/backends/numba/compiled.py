@@ -384,9 +384,9 @@ def _sum_of_squares(pool: int, program: int) -> float:
 def step(pool: int, program: int, params: int, grads: int, scale: float, limit: float) -> bool:
     """Make a whole step of all buckets of a program, given the addresses of the lists of arrays.
 
-    With a ``limit`` of 0 or more the norm is measured, and scaled down to it. Returns False, with
-    nothing done, if an array is not as expected, a gradient is None, or the norm is not an ordinary
-    one.
+    With a ``limit`` of 0 or more the norm is measured, and scaled down to it. Tables of members are
+    scaled already: with these ``scale`` is 1, and there is no limit. Returns False, with nothing
+    done, if an array is not as expected, a gradient is None, or the norm is not an ordinary one.
     """
     buckets = word(program + _BUCKETS)
     for bucket in range(buckets):
@@ -408,8 +408,9 @@ def step(pool: int, program: int, params: int, grads: int, scale: float, limit: 
     for bucket in range(buckets):
         line = program + _LINES_AT + _LINE_BYTES * bucket
         job = word(line + _UPDATE)
-        first = carray(pointer_to(word(job + _TABLE), float64), 1)
-        first[0] *= float64(float32(scale)) if word(job + _REAL) == 4 else scale
+        if scale != 1.0:
+            first = carray(pointer_to(word(job + _TABLE), float64), 1)
+            first[0] *= float64(float32(scale)) if word(job + _REAL) == 4 else scale
         share(pool, word(line + _THREADS), word(job + _FUNCTION), job, word(job + _TOTAL))
     for bucket in range(buckets):
         job = word(program + _LINES_AT + _LINE_BYTES * bucket + _UPDATE)

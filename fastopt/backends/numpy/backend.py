@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from fastopt.backends.interface import scaled
+from fastopt.backends.interface import Table, scaled
 from fastopt.core import quantization
 from fastopt.core.arrays import Array, Extents
 from fastopt.core.buckets import Arena, Bucket, Gradients, Parameter
@@ -121,10 +121,11 @@ slower, for the calls that are made more often."""
 class _Piece:
     """A block of one parameter and of its state, and where it lies in the gradient."""
 
-    __slots__ = ("counters", "param", "place", "state")
+    __slots__ = ("counters", "param", "place", "runs", "state")
 
     def __init__(self, parameter: Parameter, place: slice, arena: Arena) -> None:
         self.place = place
+        self.runs = ((parameter, place.start, place.stop),)
         self.param = parameter.flat[place]
         self.state = State(arena, parameter.offset + place.start, self.param.size)
         self.counters = ((place.start + parameter.stream, self.param.size),)
@@ -133,7 +134,7 @@ class _Piece:
 class _Span:
     """Small parameters that are gathered and updated together; neighbours in the arena."""
 
-    __slots__ = ("bounds", "counters", "first", "last", "state")
+    __slots__ = ("bounds", "counters", "first", "last", "runs", "state")
 
     def __init__(self, members: range, parameters: Sequence[Parameter], arena: Arena) -> None:
         self.first, self.last = members.start, members.stop
@@ -142,6 +143,26 @@ class _Span:
         self.bounds = [0, *ends]
         self.state = State(arena, begin, ends[-1])
         self.counters = tuple((parameters[i].stream, parameters[i].size) for i in members)
+        self.runs = tuple((parameters[i], 0, parameters[i].size) for i in members)
+
+
+def _member_of_each(block: _Piece | _Span) -> Array:
+    """Return the member of each element of a block."""
+    found = []
+    for parameter, start, stop in block.runs:
+        assert parameter.member is not None
+        divisor, modulus = parameter.member
+        found.append(np.arange(start, stop) // divisor % modulus)
+    return found[0] if len(found) == 1 else np.concatenate(found)
+
+
+def _columns(table: Array, real: np.dtype[Any]) -> list[float | Array]:
+    """Return the scalars of members, rounded, as columns: a float where all have the same."""
+    rounded = [column.astype(real) for column in table.T]
+    return [
+        column if (column != column[0]).any() else float(table[0, k])
+        for k, column in enumerate(rounded)
+    ]
 
 
 class NumpyKernel:
@@ -153,6 +174,7 @@ class NumpyKernel:
         self._spec = spec
         self._around = _Around(rule, spec)
         self._signed = [slot in rule.signed for slot in rule.state]
+        self._members = bucket.members or 1
         self._params = [parameter.flat for parameter in parameters]
         self._block = BLOCK_BYTES // spec.real.itemsize
         self._pieces = [
@@ -190,7 +212,7 @@ class NumpyKernel:
         self,
         number: int,
         gradients: Gradients,
-        table: Sequence[Sequence[float]],
+        table: Table,
         rows: Sequence[int] | None,
         scale: float,
         derived: Array,
@@ -220,12 +242,14 @@ class NumpyKernel:
     def update(
         self,
         gradients: Gradients,
-        table: Sequence[Sequence[float]],
+        table: Table,
         rows: Sequence[int] | None,
         scale: float,
         derived: Array | None = None,
     ) -> None:
         """Update every parameter that has a gradient."""
+        if self._spec.members:
+            table, rows = self._by_member(cast(Array, table), rows)
         if scale != 1.0:
             table = [scaled(row, scale, self._spec.real) for row in table]
         given = gradients.arrays
@@ -246,6 +270,16 @@ class NumpyKernel:
                     own = self._own(derived, member)
                     for piece in self._pieces[member]:
                         self._update_block(piece.param, grad[piece.place], piece, row, own)
+
+    def _by_member(self, table: Array, rows: Sequence[int] | None) -> tuple[Any, Any]:
+        """Return a table with a row of columns for each run of members, and the rows to take."""
+        members = self._members
+        with np.errstate(all="ignore"):
+            found = [
+                _columns(table[first : first + members], self._spec.real)
+                for first in range(0, len(table), members)
+            ]
+        return found, None if rows is None else [row // members for row in rows]
 
     def _squares_of(self, grad: Array) -> Array:
         """Return the squares of a block's gradient, or of the moduli of complex numbers there."""
@@ -281,11 +315,14 @@ class NumpyKernel:
         stored: Array,
         grad: Array,
         block: _Piece | _Span,
-        row: Sequence[float],
+        row: Sequence[Any],
         derived: Sequence[float] = (),
     ) -> None:
         """Update one block, in the precision of the arithmetic."""
         spec, of_rule = self._spec, len(self._rule.state)
+        if spec.members and any(isinstance(value, np.ndarray) for value in row):
+            own = _member_of_each(block)
+            row = [value[own] if isinstance(value, np.ndarray) else value for value in row]
         draws = None
         if spec.random_scalars:
             *row, high, low = row
@@ -315,21 +352,28 @@ class NumpyKernel:
         param: Array,
         grad: Array,
         state: tuple[Array, ...],
-        row: Sequence[float],
+        row: Sequence[Any],
         derived: Sequence[float],
         limits: tuple[Array, ...],
     ) -> None:
-        """Apply the rule, and what acts around it, in the order of ``core.passes``."""
+        """Apply the rule, and what acts around it, in the order of ``core.passes``.
+
+        The scalars in ``row`` are floats, or arrays with one for each element.
+        """
         grad_scale, l2, decay, tiny_signed, tiny_positive, *scalars = row
         around, rule = self._around, cast(Rule, self._rule)
         given = grad = grad * grad_scale if grad_scale != 1.0 else grad
-        if l2 != 0.0:
+        if isinstance(l2, np.ndarray):
+            grad = np.where(l2 != 0.0, grad + l2 * param, grad)
+        elif l2 != 0.0:
             grad = grad + l2 * param
         for fragment in around.at_gradient:
             values = {"given": given, "grad": grad}
             grad = around.kept(fragment, values, scalars, derived)
         before = [old.copy() for old in (param, *state)] if around.late else []
-        if decay != 0.0:
+        if isinstance(decay, np.ndarray):
+            np.subtract(param, decay * param, out=param, where=decay != 0.0)
+        elif decay != 0.0:
             param -= decay * param
         decayed = param.copy() if around.late else param
         squares = [self._squares_of(grad)] if rule.squares else []
@@ -346,7 +390,7 @@ class NumpyKernel:
                 values = {"before": old, "decayed": begin, "after": after}
                 values |= {"given": given, "grad": grad}
                 after[...] = around.kept(fragment, values, scalars, derived)
-        if tiny_signed != 0.0 or tiny_positive != 0.0:
+        if np.any(tiny_signed) or np.any(tiny_positive):
             for values_of_slot, signed in zip(state, self._signed, strict=True):
                 _flush(values_of_slot, signed, tiny_signed if signed else tiny_positive)
 
@@ -453,7 +497,7 @@ def _tile_sums(size: int, values: Array | None, factor: float = 1.0, squared: bo
     return lane_sums(padded.reshape(-1, TILE // LANES, LANES))
 
 
-def _flush(values: Array, signed: bool, tiny: float) -> None:
+def _flush(values: Array, signed: bool, tiny: float | Array) -> None:
     """Set to zero what is below ``tiny``; a comparison with NaN is false, so NaN stays."""
     small = (np.abs(values) if signed else values) < tiny
     if small.any():
