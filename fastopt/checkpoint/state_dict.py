@@ -284,11 +284,11 @@ def _differences(groups: Sequence[ParamGroup], saved: Sequence[Mapping[str, Any]
             for number, (group, given) in pairs
             for name in left_out(group, given)
         )
-        + tuple(other for number, pair in pairs for other in _rounded_otherwise(number, *pair)),
+        + tuple(other for number, pair in pairs for other in _fixed_differences(number, *pair)),
     )
 
 
-def _rounded_otherwise(number: int, group: ParamGroup, saved: Mapping[str, Any]) -> Iterator[str]:
+def _fixed_differences(number: int, group: ParamGroup, saved: Mapping[str, Any]) -> Iterator[str]:
     """Yield in what saved settings differ that an optimizer keeps from its construction on."""
     for name in FIXED:
         if name in saved and repr(saved[name]) != repr(group[name]):  # an array has no truth value
@@ -333,7 +333,7 @@ def _changes(
     number: int, group: ParamGroup, saved: Mapping[str, Any], strict: bool, complete: bool
 ) -> Changes:
     """Return the hyperparameters to take over; schedules, on either side, are left as they are."""
-    if strict and (other := list(_rounded_otherwise(number, group, saved))):
+    if strict and (other := list(_fixed_differences(number, group, saved))):
         raise CheckpointError(f"{other[0]}. Construct the optimizer with that of the saved one")
     if complete and (missing := group.plain.keys() - saved):
         raise CheckpointError(f"groups[{number}] lacks {sorted(missing)} (strict=False keeps ours)")

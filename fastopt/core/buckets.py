@@ -38,10 +38,10 @@ Allocate = Callable[[Array, tuple[int, int], np.dtype[Any]], Array]
 class Parameter:
     """A leaf together with what a kernel needs of it.
 
-    ``flat`` is the array's own memory where its elements stand one after another. Where they stand
-    ``apart`` it is the array with its axes turned, for a backend that bridges gaps; for another it
-    is a copy (``copied``), that ``gather`` fills before an update and ``scatter`` writes back after
-    it. ``size`` counts real numbers: two for every element of a complex ``dtype``. ``offset`` is
+    ``flat`` is the array's own memory where its elements stand one after another. Where there are
+    gaps between them, it is the array with its axes in the order of memory for a backend that
+    bridges gaps (``strided``); for another it is a copy (``copied``), that ``gather`` fills before
+    an update and ``scatter`` writes back after it. ``size`` counts real numbers: two for every element of a complex ``dtype``. ``offset`` is
     where its state begins in the rows of its bucket's arena. Where the first axis counts members
     ``member`` is (divisor, modulus): the flat real number ``e`` is of the member
     ``e // divisor % modulus``.
@@ -52,7 +52,7 @@ class Parameter:
     dtype: np.dtype[Any]
     flat: Array
     size: int
-    apart: bool
+    strided: bool
     copied: bool
     offset: int
     address: int
@@ -76,9 +76,9 @@ class Parameter:
             flat = layout.turn(leaf.array)
         else:
             flat = layout.turn(leaf.array).flatten().view(real)
-        apart, copied = gaps and bridges_gaps, gaps and not bridges_gaps
+        strided, copied = gaps and bridges_gaps, gaps and not bridges_gaps
         member = _member_of(layout, dtype) if members else None
-        return cls(leaf, layout, dtype, flat, size, apart, copied, offset, address, member)
+        return cls(leaf, layout, dtype, flat, size, strided, copied, offset, address, member)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Laid out anew: a copy of ``flat`` would be no view of the copied array.
@@ -93,7 +93,7 @@ class Parameter:
         self.leaf.array[...] = self._in_shape(self.flat)
 
     def axes(self) -> list[tuple[int, int]]:
-        """Return how elements that stand apart are found: length and stride of each axis."""
+        """Return how the elements of a strided array are found: length and stride of each axis."""
         pair = [(2, self.dtype.itemsize // 2)] * (self.dtype.kind == "c")
         return [*zip(self.flat.shape, self.flat.strides, strict=True), *pair]
 
@@ -387,7 +387,7 @@ class Bucket:
     arena: Arena
     steps: Array
     memory: Array
-    even: bool = True
+    steps_equal: bool = True
     """Whether all parameters have made the same number of steps."""
 
     @classmethod
@@ -482,13 +482,13 @@ class Bucket:
     def advance(self, active: Sequence[int] | None, steps: int) -> None:
         """Add to the step counts of some parameters (None: all)."""
         self.steps[slice(None) if active is None else active] += steps
-        if active is not None or not self.even:
-            self.even = bool((self.steps == self.steps[0]).all())
+        if active is not None or not self.steps_equal:
+            self.steps_equal = bool((self.steps == self.steps[0]).all())
 
     def set_step(self, index: int, step: int) -> None:
         """Set one parameter's step count."""
         self.steps[index] = step
-        self.even = bool((self.steps == self.steps[0]).all())
+        self.steps_equal = bool((self.steps == self.steps[0]).all())
 
     def squares_overflow(self, gradients: Gradients) -> bool:
         """Return whether squares of them are averaged in float32, which holds no large ones."""

@@ -23,7 +23,7 @@ from fastopt.engine.capture import Capture
 from fastopt.engine.policy import Outcome, Policy, checked_scale
 from fastopt.engine.step import HostEngine
 from fastopt.engine.tables import Active, ScalarTables
-from fastopt.engine.whole import Made, Scaled
+from fastopt.engine.whole import NewValues, Scaled
 from fastopt.errors import BackendMismatchError
 from fastopt_kernels import ArrayRule
 
@@ -244,7 +244,7 @@ class DeviceEngine(HostEngine):
         on_device = arrays.kind(grad_scale) == "cupy"
         decides = on_device or self.capturable or policy.measures or self.derives
         if policy.on_nonfinite == "raise" or not decides:
-            self._hand_over()
+            self._continue_on_host()
             return super().step(grads, grad_scale, policy)
         grad_scale = self.checked_scale(grad_scale, policy.on_nonfinite)
         with self._control.here():
@@ -387,9 +387,9 @@ class DeviceEngine(HostEngine):
         self._launched.add(self._kind(measures))
         return place
 
-    def _compute_whole(self, works: Sequence[Work]) -> dict[int, list[Made]]:
+    def _compute_whole(self, works: Sequence[Work]) -> dict[int, list[NewValues]]:
         """Return what rules on whole arrays make of their buckets, by number; may raise."""
-        made: dict[int, list[Made]] = {}
+        made: dict[int, list[NewValues]] = {}
         try:
             for number, _, gradients, lookups in works:
                 bucket = self.state.buckets[number]
@@ -500,7 +500,7 @@ class DeviceEngine(HostEngine):
         """Leave a norm unread that the device may have measured."""
         self.counts.forget_norm()
 
-    def _hand_over(self) -> None:
+    def _continue_on_host(self) -> None:
         """Let the host make the coming step, after the device's."""
         if self.counts.uploaded:
             self.synchronize(norm=True)

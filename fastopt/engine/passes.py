@@ -37,7 +37,7 @@ class Update(NamedTuple):
         return range(len(self.bucket.parameters)) if found is None else found
 
 
-class Found(NamedTuple):
+class PassResult(NamedTuple):
     """What the passes of one update come to: its derived scalars and its coming memory.
 
     Both have a row for each parameter; there are none for an update without passes.
@@ -49,7 +49,7 @@ class Found(NamedTuple):
 
 def run(
     updates: Sequence[Update], memory: Mapping[str, float]
-) -> tuple[list[Found], Mapping[str, float]]:
+) -> tuple[list[PassResult], Mapping[str, float]]:
     """Run all passes of all updates of a step.
 
     ``memory`` is what the rule remembers of all arrays together. Returns what was found for each
@@ -72,20 +72,20 @@ def run(
     return found, memory
 
 
-def _begin(update: Update, derived: Derived, memory: Mapping[str, float]) -> Found:
+def _begin(update: Update, derived: Derived, memory: Mapping[str, float]) -> PassResult:
     """Return the derived scalars before any pass: memory that is handed on stands there."""
     if not derived.passes:
-        return Found(None, None)
+        return PassResult(None, None)
     bucket = update.bucket
     scalars = np.zeros((len(bucket.parameters), len(derived.names)))
     for one in derived.passes:
         for column, name in enumerate(one.memory.handed, one.handed.start):
             own = one.memory.names.index(name)
             scalars[:, column] = memory[name] if one.over_optimizer else bucket.memory[:, own]
-    return Found(scalars, bucket.memory.copy())
+    return PassResult(scalars, bucket.memory.copy())
 
 
-def _tiles(update: Update, number: int, one: Pass, found: Found) -> Array:
+def _tiles(update: Update, number: int, one: Pass, found: PassResult) -> Array:
     """Return the sums of a pass by tiles, a row for each sum."""
     if one.sums is None:
         return np.zeros((0, 0))
@@ -96,7 +96,7 @@ def _tiles(update: Update, number: int, one: Pass, found: Found) -> Array:
     )
 
 
-def _over_arrays(update: Update, number: int, one: Pass, found: Found) -> None:
+def _over_arrays(update: Update, number: int, one: Pass, found: PassResult) -> None:
     """Make the scalars of a pass over each array, and its coming memory."""
     assert found.scalars is not None
     assert found.memory is not None
@@ -116,7 +116,7 @@ def _over_arrays(update: Update, number: int, one: Pass, found: Found) -> None:
 
 
 def _over_optimizer(
-    together: Sequence[tuple[Update, int, Pass, Found]], memory: Mapping[str, float]
+    together: Sequence[tuple[Update, int, Pass, PassResult]], memory: Mapping[str, float]
 ) -> Mapping[str, float]:
     """Make the scalars of a pass over all arrays, and return the coming memory."""
     tiles = [_tiles(update, number, one, found) for update, number, one, found in together]

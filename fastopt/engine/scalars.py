@@ -57,7 +57,7 @@ class Scalars:
         """Return the plan of a step; the options have numbers in the place of schedules."""
         self._prepare(options)
         bucket, active = self._bucket, gradients.active
-        if active is None and bucket.even:
+        if active is None and bucket.steps_equal:
             t = int(bucket.steps[0]) + 1
             if self._members is not None:
                 return Plan(self._table(t), None, by_member=True)

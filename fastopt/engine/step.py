@@ -33,7 +33,7 @@ from fastopt.engine.policy import (
     refusal,
 )
 from fastopt.engine.scalars import Plan, Scalars
-from fastopt.engine.whole import Made
+from fastopt.engine.whole import NewValues
 from fastopt_kernels import ArrayRule
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Work(NamedTuple):
     plan: Plan
     derived: Array | None = None
     memory: Array | None = None
-    made: Sequence[Made] = ()
+    made: Sequence[NewValues] = ()
 
 
 class Prepared(NamedTuple):
@@ -135,7 +135,7 @@ class HostEngine:
         for number, gradients in bound:
             options = self._options(buckets[number].group, asked)
             plan = self.scalars[number].plan(options, gradients)
-            made: Sequence[Made] = ()
+            made: Sequence[NewValues] = ()
             if isinstance(buckets[number].rule, ArrayRule):
                 made = whole.compute(buckets[number], gradients, plan, verdict.scale)
             works.append(Work(number, gradients, plan, made=made))
@@ -200,7 +200,7 @@ class HostEngine:
         if fused is None:
             return False
         for bucket, scalars, group in self._fused_parts:
-            if not bucket.even:
+            if not bucket.steps_equal:
                 return False
             options = self._options(bucket.group, asked) if group.scheduled else group
             rows.append(scalars.next_row(options))

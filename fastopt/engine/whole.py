@@ -20,7 +20,7 @@ from fastopt.engine.scalars import Plan
 from fastopt_kernels import ArrayRule
 
 
-class Made(NamedTuple):
+class NewValues(NamedTuple):
     """What becomes of one parameter, in its shape and in the precision of the arithmetic."""
 
     parameter: Parameter
@@ -35,7 +35,7 @@ class Scaled(NamedTuple):
     row: Array
 
 
-def compute(bucket: Bucket, gradients: Gradients, plan: Plan, scale: float) -> list[Made]:
+def compute(bucket: Bucket, gradients: Gradients, plan: Plan, scale: float) -> list[NewValues]:
     """Return what becomes of the parameters that have a gradient, with scalars of the host."""
     active = range(len(bucket.parameters)) if gradients.active is None else gradients.active
     by_row: dict[int, list[int]] = {}
@@ -52,7 +52,7 @@ def compute(bucket: Bucket, gradients: Gradients, plan: Plan, scale: float) -> l
     return made
 
 
-def computed(bucket: Bucket, gradients: Gradients, scaled: Scaled) -> list[Made]:
+def computed(bucket: Bucket, gradients: Gradients, scaled: Scaled) -> list[NewValues]:
     """Return what becomes of parameters that take the same scalars, on whichever device."""
     by_shape: dict[tuple[int, ...], list[int]] = {}
     for index in scaled.members:
@@ -66,7 +66,7 @@ def computed(bucket: Bucket, gradients: Gradients, scaled: Scaled) -> list[Made]
 
 def _side_by_side(
     bucket: Bucket, gradients: Gradients, members: Sequence[int], row: Array
-) -> list[Made]:
+) -> list[NewValues]:
     """Compute parameters of equal shape, along a first axis of their own."""
     rule, spec = cast(ArrayRule, bucket.rule), bucket.spec
     parameters = [bucket.parameters[index] for index in members]
@@ -89,7 +89,7 @@ def _side_by_side(
         tiny = tiny_signed if slot in rule.signed else tiny_positive
         state[slot] = xp.where(abs(values) < tiny, 0 * tiny, values)
     return [
-        Made(parameter, param[k], {slot: values[k] for slot, values in state.items()})
+        NewValues(parameter, param[k], {slot: values[k] for slot, values in state.items()})
         for k, parameter in enumerate(parameters)
     ]
 
@@ -143,7 +143,7 @@ def _kept(
     return param, state
 
 
-def write(bucket: Bucket, made: Sequence[Made], when: Array | None = None) -> None:
+def write(bucket: Bucket, made: Sequence[NewValues], when: Array | None = None) -> None:
     """Write what was computed; with ``when``, a truth value on a device, only if it is true."""
     spec, rows = bucket.spec, bucket.arena.rows
     with arrays.on_device_of(bucket.arena.exact), np.errstate(all="ignore"):

@@ -88,9 +88,9 @@ class LossScaler(Resumable):
         self._policy = policy
         self._range = Number(low=policy.min_scale, high=policy.max_scale)
         self._now = Scale(self._range("LossScaler: init_scale", init_scale))
-        self._there: ScaleOnDevice | None = None
+        self._device_scale: ScaleOnDevice | None = None
         self._stepped: set[Optimizer] = set()  # since the last update
-        self._elsewhere: list[Outcome] = []  # of those where the scale is not kept
+        self._host_outcomes: list[Outcome] = []  # of those where the scale is not kept
 
     @property
     def scale(self) -> float:
@@ -114,7 +114,7 @@ class LossScaler(Resumable):
         RuntimeError where a CUDA graph would keep the scale as it is now.
         """
         loss = np.asarray(loss) if isinstance(loss, np.inexact) else loss
-        there, kind = self._there, arrays.kind(loss)
+        there, kind = self._device_scale, arrays.kind(loss)
         if kind == "cupy" and there is not None and arrays.device(loss) == there.device:
             return there.times(loss, out)
         if kind is None:
@@ -154,7 +154,7 @@ class LossScaler(Resumable):
             with Deferred():
                 outcome = opt._step(grads, 1.0 / self.scale, "skip")
                 if outcome is not None:
-                    self._elsewhere.append(outcome)
+                    self._host_outcomes.append(outcome)
                 return self._noted(inner, outcome)
         if there.capturing() and inner.on_nonfinite != "skip":
             raise RuntimeError(
@@ -185,10 +185,10 @@ class LossScaler(Resumable):
         """
         if not self._stepped:
             return
-        there = self._there
-        made = [outcome.made for outcome in self._elsewhere]
+        there = self._device_scale
+        made = [outcome.made for outcome in self._host_outcomes]
         with Deferred():
-            self._stepped, self._elsewhere = set(), []
+            self._stepped, self._host_outcomes = set(), []
             if there is not None:
                 there.update(made)
             elif all(made):
@@ -219,22 +219,24 @@ class LossScaler(Resumable):
         iteration, and never away from a device on which a captured step uses it. Optimizers on
         other devices read it from there, and wait for it.
         """
-        there = self._there
+        there = self._device_scale
         if there is not None and there.device == engine.device:
             return there
         stays = there is not None and there.captured
         if engine.device is None or self._stepped or stays:
             return None
         self._synchronize()
-        self._there = ScaleOnDevice(engine.scale_memory(self._policy), self._policy, self._now)
-        return self._there
+        self._device_scale = ScaleOnDevice(
+            engine.scale_memory(self._policy), self._policy, self._now
+        )
+        return self._device_scale
 
     def _synchronize(self, refuse: bool = True) -> None:
         """Bring the scale to the host, which waits for the device if a step was made there."""
-        if self._there is not None:
-            self._now = self._there.now()
+        if self._device_scale is not None:
+            self._now = self._device_scale.now()
             if refuse:
-                self._there.refuse()
+                self._device_scale.refuse()
 
     # What is remembered ------------------------------------------------------------------------
 
@@ -247,15 +249,15 @@ class LossScaler(Resumable):
         opened = Saved("LossScaler", saved)
         scale = opened.number("scale", self._range)
         now = Scale(scale, opened.count("good_steps"), opened.count("skips"))
-        if self._there is not None:
-            self._there.refuse_capture()
+        if self._device_scale is not None:
+            self._device_scale.refuse_capture()
 
         def write() -> None:
             with Deferred():
                 self._now = now
-                self._stepped, self._elsewhere = set(), []
-                if self._there is not None:
-                    self._there.write(now)
+                self._stepped, self._host_outcomes = set(), []
+                if self._device_scale is not None:
+                    self._device_scale.write(now)
 
         return write
 
@@ -324,8 +326,8 @@ class ScaleOnDevice:
             self._behind = True
             if capturing:
                 return
-            if (told := memory.arrived()) is not None:
-                self._hear(told.given_up)
+            if (read := memory.arrived()) is not None:
+                self._record_given_up(read.given_up)
             self._updates += 1
             if self._updates % POLL_EVERY == 0:
                 memory.request()
@@ -335,9 +337,9 @@ class ScaleOnDevice:
         self.refuse_capture()  # whatever is captured would keep what is returned
         if self._behind:
             with self._memory.here():
-                told = self._memory.fetch()
-                self._now, self._behind = told.scale, self.captured
-                self._hear(told.given_up)
+                read = self._memory.fetch()
+                self._now, self._behind = read.scale, self.captured
+                self._record_given_up(read.given_up)
         return self._now
 
     def refuse(self) -> None:
@@ -361,7 +363,7 @@ class ScaleOnDevice:
                 "CUDA graph; do it before or after"
             )
 
-    def _hear(self, given_up: int) -> None:
+    def _record_given_up(self, given_up: int) -> None:
         if given_up:
             self._given_up = given_up
             self._memory.forget_given_up()

@@ -126,8 +126,8 @@ FAULTS = (
     Fault(
         "step_counts_stay_even_whatever_is_missing",
         BUCKETS,
-        "        if active is not None or not self.even:",
-        "        if not self.even:",
+        "        if active is not None or not self.steps_equal:",
+        "        if not self.steps_equal:",
         (
             "tests/optimizers/test_formulas.py::test_f8_each_parameter_has_a_first_gradient_of_its_own",
         ),
@@ -136,7 +136,7 @@ FAULTS = (
         "step_counts_that_are_loaded_are_even",
         BUCKETS,
         "        self.steps[index] = step\n"
-        "        self.even = bool((self.steps == self.steps[0]).all())",
+        "        self.steps_equal = bool((self.steps == self.steps[0]).all())",
         "        self.steps[index] = step",
         ("tests/checkpoint/test_state_dict.py",),
     ),

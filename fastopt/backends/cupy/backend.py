@@ -11,7 +11,7 @@ import numpy as np
 from fastopt.backends.cupy import control_source
 from fastopt.backends.cupy.control import Control
 from fastopt.backends.cupy.errors import check_device
-from fastopt.backends.cupy.launch import Kernels, Lanes, Part, UsualArrays
+from fastopt.backends.cupy.launch import Kernels, MeasureLayout, Part, UsualArrays
 from fastopt.backends.cupy.source import CAPACITY, scalar_names
 from fastopt.backends.interface import Table
 from fastopt.core import arrays
@@ -105,7 +105,9 @@ class CupyKernel:
         """Return how many tiles the gradients have."""
         return sum(part.tiles for part in self._parts)
 
-    def measure_to(self, gradients: Gradients, lanes: Array, first: int, layout: Lanes) -> None:
+    def measure_to(
+        self, gradients: Gradients, lanes: Array, first: int, layout: MeasureLayout
+    ) -> None:
         """Write what a decision needs of the gradients, from their first tile's place on."""
         grads = gradients.located()
         for part in self._parts:

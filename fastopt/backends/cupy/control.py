@@ -12,7 +12,7 @@ import numpy as np
 
 from fastopt.backends.cupy import control_source
 from fastopt.backends.cupy.control_source import COUNTS, MEASURED, SCALES, TALLIES, note, rescale
-from fastopt.backends.cupy.launch import Kernels, Lanes
+from fastopt.backends.cupy.launch import Kernels, MeasureLayout
 from fastopt.backends.cupy.passes import Lookup, Passes, Work
 from fastopt.core import arrays
 from fastopt.core.arrays import Array
@@ -194,8 +194,8 @@ class ScaleMemory:
 
     def arrived(self) -> ScaleState | None:
         """Return what was asked for, once, if it is here; else None."""
-        told = self._readback.arrived()
-        return None if told is None else _read_scale(told)
+        read = self._readback.arrived()
+        return None if read is None else _read_scale(read)
 
     def fetch(self) -> ScaleState:
         """Wait for all that the device has to do, and return what it says."""
@@ -206,16 +206,16 @@ class ScaleMemory:
         self._tallies[TALLIES.index("given_up")] = 0
 
 
-def _read_scale(told: Array) -> ScaleState:
-    value = float(told[:1].view(np.float64)[0])
-    good_steps, skips, given_up, *_ = told[_TALLIES:_SINGLES].tolist()
+def _read_scale(read: Array) -> ScaleState:
+    value = float(read[:1].view(np.float64)[0])
+    good_steps, skips, given_up, *_ = read[_TALLIES:_SINGLES].tolist()
     return ScaleState(Scale(value, good_steps, skips), given_up)
 
 
 # -------------------------------------------------------------------------------------------------
 # What a device keeps of an optimizer whose steps are decided there, and what is launched.
 
-_NOTHING = Lanes(-1, False)  # stands for a step whose norm is not measured
+_NOTHING = MeasureLayout(-1, False)  # stands for a step whose norm is not measured
 _SINGLE = len(COUNTS) + len(MEASURED)  # where the scale stands in single precision
 
 
@@ -315,7 +315,7 @@ class Control:
 
     def measure(self, work: Sequence[tuple[CupyKernel, Gradients]]) -> None:
         """Measure all gradients."""
-        layout = Lanes(sum(k.tiles() for k, _ in work), any(k.wide for k, _ in work))
+        layout = MeasureLayout(sum(k.tiles() for k, _ in work), any(k.wide for k, _ in work))
         sums = layout.tiles * _factors(layout)
         if self._layout != layout:
             self._layout = layout
@@ -434,8 +434,8 @@ class Control:
 
     def arrived(self) -> Counted | None:
         """Return the counts that were asked for, once, if they are here; else None."""
-        told = self._readback.arrived()
-        return None if told is None else _read_counts(told)
+        read = self._readback.arrived()
+        return None if read is None else _read_counts(read)
 
     def fetch(self) -> Counted:
         """Wait for all that the device has to do, and return the counts."""
@@ -446,13 +446,13 @@ class Control:
         self._cupy.cuda.get_current_stream().synchronize()
 
 
-def _factors(layout: Lanes) -> int:
+def _factors(layout: MeasureLayout) -> int:
     return len(control_source.FACTORS) if layout.wide else 1
 
 
-def _read_counts(told: Array) -> Counted:
-    counts = dict(zip(COUNTS, told.tolist(), strict=False))
-    norm = float(told[len(COUNTS) :].view(np.float64)[0])
+def _read_counts(read: Array) -> Counted:
+    counts = dict(zip(COUNTS, read.tolist(), strict=False))
+    norm = float(read[len(COUNTS) :].view(np.float64)[0])
     return Counted(
         counts["steps"], counts["skipped"], counts["overrun"], math.nan if norm != norm else norm
     )

@@ -23,7 +23,7 @@ from fastopt_kernels import Rule
 # Launches over the arrays of a bucket; ``backend``, which imports CuPy, hands the module in.
 
 
-class Lanes(NamedTuple):
+class MeasureLayout(NamedTuple):
     """What is measured of the ``tiles`` of all gradients, lane by lane (see ``core.norms``).
 
     The sums of squares; with ``wide`` then those of the gradients multiplied by each other factor
@@ -191,7 +191,7 @@ class Part:
         self._over_tiles(kernel, grads, first, factor, lanes)
 
     def squares_to_decide(
-        self, given: Any, grads: Array, lanes: Array, first: int, layout: Lanes
+        self, given: Any, grads: Array, lanes: Array, first: int, layout: MeasureLayout
     ) -> None:
         """Write all the lanes that a decision needs, from the first tile's place on."""
         text = control_source.squares_to_decide

@@ -48,7 +48,7 @@ class Work(NamedTuple):
         return self.gradients.active is None or bool(self.gradients.active)
 
 
-class Mine(NamedTuple):
+class BucketMemory(NamedTuple):
     """The memory of one bucket on the device."""
 
     bucket: Bucket
@@ -82,11 +82,11 @@ class Passes:
         zeros: Array = self._cupy.zeros(max(size, 1))
         return zeros
 
-    def _memory_of(self, bucket: Bucket) -> Mine:
+    def _memory_of(self, bucket: Bucket) -> BucketMemory:
         sizes = np.array([parameter.size for parameter in bucket.parameters], np.int64)
         starts = np.concatenate([[0], np.cumsum(tile_counts(sizes.tolist()))]).astype(np.int64)
         columns = len(derived_of(bucket.rule, bucket.spec).names)
-        return Mine(
+        return BucketMemory(
             bucket,
             self._zeros(columns * len(sizes)),
             self._zeros(bucket.memory.size),
@@ -158,7 +158,7 @@ class Passes:
             self._spread(mine, source, 0 if one.over_optimizer else len(names), columns)
 
     def _spread(
-        self, mine: Mine, numbers: Array, stride: int, columns: Sequence[tuple[int, int]]
+        self, mine: BucketMemory, numbers: Array, stride: int, columns: Sequence[tuple[int, int]]
     ) -> None:
         if columns:
             bucket = mine.bucket

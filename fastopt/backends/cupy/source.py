@@ -72,7 +72,7 @@ def blocks(
     axes_at, axes = np.full(len(sizes), -1), [np.zeros(0, np.int64)]
     end = field_count(draws, members) * len(which)
     for k, parameter in enumerate(parameters):
-        if parameter.apart:
+        if parameter.strided:
             pairs = np.array(parameter.axes(), np.int64)
             axes_at[k] = end
             axes.append(np.array([len(pairs), *pairs.reshape(-1)]))
