@@ -41,10 +41,10 @@ class Parameter:
     ``flat`` is the array's own memory where its elements stand one after another. Where there are
     gaps between them, it is the array with its axes in the order of memory for a backend that
     bridges gaps (``strided``); for another it is a copy (``copied``), that ``gather`` fills before
-    an update and ``scatter`` writes back after it. ``size`` counts real numbers: two for every element of a complex ``dtype``. ``offset`` is
-    where its state begins in the rows of its bucket's arena. Where the first axis counts members
-    ``member`` is (divisor, modulus): the flat real number ``e`` is of the member
-    ``e // divisor % modulus``.
+    an update and ``scatter`` writes back after it. ``size`` counts real numbers: two for every
+    element of a complex ``dtype``. ``offset`` is where its state begins in the rows of its bucket's
+    arena. Where the first axis counts members ``member`` is (divisor, modulus): the flat real
+    number ``e`` is of the member ``e // divisor % modulus``.
     """
 
     leaf: Leaf
