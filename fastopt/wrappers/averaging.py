@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NoReturn
@@ -64,6 +65,8 @@ class EMA(Resumable):
         self._average = self._arrays.nest(self._arrays.own)
         self._updates = 0
         self._swapped = False
+        self._lock = threading.RLock()
+        """Held by all that writes the averages or copies them: another thread waits."""
 
     @property
     def average(self) -> Any:
@@ -92,13 +95,14 @@ class EMA(Resumable):
         Raises RuntimeError inside ``swap``, and ValueError if a parameter is no longer the array
         that was given, or has another shape.
         """
-        self._refuse_if_swapped("update")
-        self._arrays.check_parameters("EMA")
-        share = 1.0 - self.decay
-        with Deferred(), np.errstate(all="ignore"):
-            for param, average in self._arrays.pairs:
-                move(average, param, share)
-            self._updates += 1
+        with self._lock:
+            self._refuse_if_swapped("update")
+            self._arrays.check_parameters("EMA")
+            share = 1.0 - self.decay
+            with Deferred(), np.errstate(all="ignore"):
+                for param, average in self._arrays.pairs:
+                    move(average, param, share)
+                self._updates += 1
 
     @contextmanager
     def swap(self) -> Iterator[None]:
@@ -113,7 +117,7 @@ class EMA(Resumable):
         self._arrays.check_writeable()
         kept = self._lost_in_half_precision()
         try:
-            with Deferred():
+            with self._lock, Deferred():
                 self._exchange()
                 self._swapped = True
             yield
@@ -137,7 +141,7 @@ class EMA(Resumable):
         return kept
 
     def _exchange_back(self, kept: Mapping[int, Array]) -> None:
-        with Deferred():
+        with self._lock, Deferred():
             self._exchange()
             for k, values in kept.items():
                 with arrays.on_device_of(values):
@@ -161,8 +165,9 @@ class EMA(Resumable):
             )
 
     def _remembered(self) -> dict[str, Any]:
-        self._refuse_if_swapped("state_dict")
-        return {"updates": self._updates, "average": self._arrays.on_host()}
+        with self._lock:
+            self._refuse_if_swapped("state_dict")
+            return {"updates": self._updates, "average": self._arrays.on_host()}
 
     def _restorer(self, saved: Any) -> Callable[[], None]:
         self._refuse_if_swapped("load_state_dict")
@@ -171,7 +176,7 @@ class EMA(Resumable):
         averages = opened.arrays("average", self._arrays.by_name)
 
         def write() -> None:
-            with Deferred():
+            with self._lock, Deferred():
                 self._arrays.take_saved(averages)
                 self._updates = updates
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from typing import Any
 
 import ml_dtypes
@@ -263,3 +264,27 @@ def test_another_array_in_the_tree_is_an_error_and_changes_nothing() -> None:
     assert ema.average["a"].tolist() == [0.5, 0.5]
     assert ema.updates == 1
     assert "1 updates" in repr(ema)
+
+
+def test_no_average_is_torn_that_is_read_while_another_thread_updates() -> None:
+    """With decay 0 all averages are the parameters: the same number everywhere."""
+    params = [np.zeros(size) for size in (200_000, 7, 50_000)]
+    average = fastopt.EMA(params, decay=0.0)
+    stop = threading.Event()
+
+    def updates() -> None:
+        while not stop.is_set():
+            for param in params:
+                param += 1
+            average.update()
+
+    thread = threading.Thread(target=updates)
+    thread.start()
+    try:
+        for _ in range(200):
+            saved = average.state_dict()
+            found = {float(v) for array in saved["average"].values() for v in np.unique(array)}
+            assert found == {float(saved["updates"])}
+    finally:
+        stop.set()
+        thread.join(60)
