@@ -451,9 +451,9 @@ class Bucket:
         """
         wanted = self._read_as(grads)
         flat: list[Array | None] = []
-        for parameter, param, grad in zip(self.parameters, params, grads, strict=True):
+        every = zip(self.parameters, params, grads, self._grad_paths, strict=True)
+        for parameter, param, grad, path in every:
             parameter.check_array(param)
-            path = f"grads{parameter.leaf.place}"
             flat.append(parameter.flat_gradient(grad, wanted, path, extents))
         return Gradients.of(flat, real_dtype(wanted))
 
@@ -474,6 +474,11 @@ class Bucket:
             return []
         members = range(len(self.parameters)) if active is None else active
         return [self.parameters[i] for i in members if self.parameters[i].copied]
+
+    @cached_property
+    def _grad_paths(self) -> list[str]:
+        """What errors call the gradients."""
+        return [f"grads{parameter.leaf.place}" for parameter in self.parameters]
 
     @cached_property
     def _some_copied(self) -> bool:

@@ -6,6 +6,7 @@ and what multiplies the gradients; the outcome says it to whoever made the step.
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple, cast, get_args
 
 from fastopt.core import arrays
@@ -26,6 +27,12 @@ class Policy(NamedTuple):
     def measures(self) -> bool:
         """Whether the norm has to be known."""
         return self.max_grad_norm is not None or self.on_nonfinite != "propagate"
+
+    @property
+    def limit(self) -> float | None:
+        """The norm that gradients are scaled down to; infinite: it is only measured; None: not."""
+        looks = self.on_nonfinite != "propagate"
+        return math.inf if looks and self.max_grad_norm is None else self.max_grad_norm
 
     @property
     def skips(self) -> bool:

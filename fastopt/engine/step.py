@@ -6,7 +6,6 @@ of that is prepared, may raise, and writes nothing. Committing it cannot fail.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -97,6 +96,8 @@ class HostEngine:
         """Whether some updates need scalars that are made of sums or memory."""
         self._frozen: frozenset[int] | None = None  # the numbers of groups; None: not known
         self._followed: int | None = None  # the revision of the settings
+        self._limit_of: Policy | None = None
+        self._limit: float | None = None  # that of this policy
 
     def kernel_of(self, bucket: Bucket) -> Kernel:
         """Return a new kernel for a bucket."""
@@ -111,7 +112,7 @@ class HostEngine:
         self.follow_settings()
         asked: dict[int, Options] = {}
         if self._fused is not None and self._step_fused(grads, grad_scale, policy, asked):
-            return MADE if not policy.measures else Outcome(True, self.state.counts.grad_norm)
+            return MADE if self._limit is None else Outcome(True, self.state.counts.grad_norm)
         return self.commit(self.prepare(grads, grad_scale, policy, asked))
 
     def checked_scale(self, scale: Any, on_nonfinite: NonfinitePolicy) -> Any:
@@ -204,11 +205,10 @@ class HostEngine:
                 return False
             options = self._options(bucket.group, asked) if group.scheduled else group
             rows.append(scalars.next_row(options))
-        limit = policy.max_grad_norm
-        if limit is None and policy.on_nonfinite != "propagate":
-            limit = math.inf
+        if policy is not self._limit_of:  # a fortieth of a small step
+            self._limit_of, self._limit = policy, policy.limit
         tree = self.state.tree
-        return fused(tree.current(), tree.match(grads), rows, grad_scale, limit)
+        return fused(tree.current(), tree.match(grads), rows, grad_scale, self._limit)
 
     # What a step is made of ---------------------------------------------------------------------
 

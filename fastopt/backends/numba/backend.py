@@ -375,6 +375,7 @@ class _FusedStep:
             k for k, kernel in enumerate(kernels) if kernel.several_readings or kernel.large
         ]
         self._prepared = [False, False]  # without the norm, and with it
+        self._one_row = False  # whether a step without the norm needs a row of scalars alone
 
     def __call__(
         self,
@@ -385,14 +386,15 @@ class _FusedStep:
         limit: float | None,
     ) -> bool:
         """Look, measure, update and count."""
+        if self._one_row and limit is None:  # nothing else is to be set
+            self._table[0] = rows[0]
+            return self._step(self._pool, self._address, id(params), id(grads), scale, -1.0)
         if self._changing or not self._prepared[limit is not None]:
             self._set_lines(grads, limit is not None)
         if self._by_member:
             for table, row in zip(self._tables, rows, strict=True):
                 _round_into(table, cast(Array, row), scale)
             scale = 1.0
-        elif len(rows) == 1:  # half a microsecond less than a loop
-            self._table[0] = rows[0]
         else:
             for table, row in zip(self._tables, rows, strict=True):
                 table[0] = row
@@ -405,6 +407,8 @@ class _FusedStep:
         for number in range(len(self._kernels)) if everything else self._changing:
             self._set_line(number, grads, measures)
         self._prepared[measures] = True
+        alone = len(self._kernels) == 1 and not self._changing and not self._by_member
+        self._one_row = alone and self._prepared[False]
 
     def _set_line(self, number: int, grads: list[Any], measures: bool) -> None:
         kernel = self._kernels[number]
