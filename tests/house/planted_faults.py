@@ -120,7 +120,7 @@ FAULTS = (
         CODES,
         "(np.abs(back) > np.abs(values))",
         "(back > values)",
-        ("tests/checkpoint/test_convert.py::test_float64_becomes_the_nearest_bfloat16",),
+        ("tests/checkpoint/test_convert.py::test_beside_a_tie_the_nearer_neighbour_is_taken",),
     ),
     # core: buckets
     Fault(

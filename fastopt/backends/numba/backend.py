@@ -304,7 +304,7 @@ class NumbaKernel:
         if not job.ready:
             job.prepare()
         compiled = reading.compiled
-        compiled.run(compiled.pool, self.threads(reading), job.address)
+        compiled.run(compiled.pool, self.threads(), job.address)
 
     # What a fused step needs ---------------------------------------------------------------------
 
@@ -313,19 +313,20 @@ class NumbaKernel:
         """Whether compiled code can look at this bucket's arrays, and update them as they are."""
         return self._usual
 
-    def threads(self, reading: _Reading) -> int:
+    def threads(self) -> int:
         """Return how many threads pay."""
         if not self.large:
             return 1
-        return reading.compiled.threads(backends.available_threads(reading.compiled.num_threads))
+        compiled = self._readings[0].compiled
+        return compiled.threads(backends.available_threads(compiled.num_threads))
 
     @property
     def several_readings(self) -> bool:
         """Whether gradients of more than one dtype are read as they are."""
         return self._only is None
 
-    def ready(self, grads: Sequence[Any], measures: bool) -> tuple[_Reading, int, int]:
-        """Return the reading of a step's gradients, and the addresses of its two jobs."""
+    def ready(self, grads: Sequence[Any], measures: bool) -> tuple[int, int]:
+        """Return the addresses of the two jobs of a step with these gradients, compiled."""
         reading = self._only or self._reading_of(grads)
         jobs = [reading.update]
         if measures:
@@ -335,12 +336,15 @@ class NumbaKernel:
         for job in jobs:
             if not job.ready:
                 job.prepare()
-        return reading, reading.update.address, reading.norm.address
+        return reading.update.address, reading.norm.address
 
     @property
     def table(self) -> Array:
         """What a fused step takes its scalars from: one row; with members their rows as columns."""
         return self._table
+
+
+_THREADS = PROGRAM_LINES.index("THREADS")
 
 
 class _FusedStep:
@@ -368,12 +372,13 @@ class _FusedStep:
         self._program = np.zeros(len(PROGRAM) + len(PROGRAM_LINES) * len(kernels), np.int64)
         self._program[: len(head)] = head
         self._lines = self._program[len(head) :].reshape(-1, len(PROGRAM_LINES))
+        self._threads = [1] * len(kernels)
+        self._lines[:, _THREADS] = 1
         self._address = arrays.address(self._program)
         self._step: Callable[..., bool] = _compiled(numba_compiled.step, "step")
         self._pool = _pool().address
-        self._changing = [
-            k for k, kernel in enumerate(kernels) if kernel.several_readings or kernel.large
-        ]
+        self._by_dtype = [k for k, kernel in enumerate(kernels) if kernel.several_readings]
+        self._large = [k for k, kernel in enumerate(kernels) if kernel.large]
         self._prepared = [False, False]  # without the norm, and with it
         self._one_row = False  # whether a step without the norm needs a row of scalars alone
 
@@ -386,11 +391,13 @@ class _FusedStep:
         limit: float | None,
     ) -> bool:
         """Look, measure, update and count."""
+        if self._large:
+            self._set_threads()
         if self._one_row and limit is None:  # nothing else is to be set
             self._table[0] = rows[0]
             return self._step(self._pool, self._address, id(params), id(grads), scale, -1.0)
-        if self._changing or not self._prepared[limit is not None]:
-            self._set_lines(grads, limit is not None)
+        if self._by_dtype or not self._prepared[limit is not None]:
+            self._set_jobs(grads, limit is not None)
         if self._by_member:
             for table, row in zip(self._tables, rows, strict=True):
                 _round_into(table, cast(Array, row), scale)
@@ -401,20 +408,23 @@ class _FusedStep:
         limit = -1.0 if limit is None else limit
         return self._step(self._pool, self._address, id(params), id(grads), scale, limit)
 
-    def _set_lines(self, grads: list[Any], measures: bool) -> None:
-        """Write which jobs are done by how many threads, as far as that may have changed."""
-        everything = not self._prepared[measures]
-        for number in range(len(self._kernels)) if everything else self._changing:
-            self._set_line(number, grads, measures)
-        self._prepared[measures] = True
-        alone = len(self._kernels) == 1 and not self._changing and not self._by_member
-        self._one_row = alone and self._prepared[False]
+    def _set_threads(self) -> None:
+        """Write how many threads do the jobs of large buckets: that can be set at any time."""
+        for number in self._large:
+            threads = self._kernels[number].threads()
+            if threads != self._threads[number]:
+                self._threads[number] = threads
+                self._lines[number, _THREADS] = threads
 
-    def _set_line(self, number: int, grads: list[Any], measures: bool) -> None:
-        kernel = self._kernels[number]
-        own = [grads[position] for position in self._positions[number]]
-        reading, update, measure = kernel.ready(own, measures)
-        self._lines[number] = (update, measure, kernel.threads(reading))
+    def _set_jobs(self, grads: list[Any], measures: bool) -> None:
+        """Write which jobs are done, as far as that may have changed."""
+        everything = not self._prepared[measures]
+        for number in range(len(self._kernels)) if everything else self._by_dtype:
+            own = [grads[position] for position in self._positions[number]]
+            self._lines[number, :_THREADS] = self._kernels[number].ready(own, measures)
+        self._prepared[measures] = True
+        alone = len(self._kernels) == 1 and not self._by_dtype and not self._by_member
+        self._one_row = alone and self._prepared[False]
 
 
 def _round_into(columns: Array, table: Array, scale: float) -> None:
