@@ -18,19 +18,19 @@ from fastopt.errors import (
     CheckpointError,
     FastoptError,
 )
-from fastopt.optimizers.adagrad import Adadelta, Adagrad
-from fastopt.optimizers.adam import Adam, AdamW
 from fastopt.optimizers.base import Optimizer
-from fastopt.optimizers.layerwise import LAMB
-from fastopt.optimizers.matrices import Muon
-from fastopt.optimizers.parameter_free import Prodigy
-from fastopt.optimizers.rmsprop import RMSprop
-from fastopt.optimizers.sgd import SGD, Momentum
 from fastopt.version import __version__
 
 if TYPE_CHECKING:
     from fastopt import interop, schedules
     from fastopt.core.norms import clip_grad_norm_, clip_grad_value_, global_norm
+    from fastopt.optimizers.adagrad import Adadelta, Adagrad
+    from fastopt.optimizers.adam import Adam, AdamW
+    from fastopt.optimizers.layerwise import LAMB
+    from fastopt.optimizers.matrices import Muon
+    from fastopt.optimizers.parameter_free import Prodigy
+    from fastopt.optimizers.rmsprop import RMSprop
+    from fastopt.optimizers.sgd import SGD, Momentum
     from fastopt.wrappers.accumulator import Accumulator
     from fastopt.wrappers.averaging import EMA, Lookahead
     from fastopt.wrappers.loss_scaler import LossScaler
@@ -39,8 +39,16 @@ _ON_FIRST_USE = {
     **dict.fromkeys(["clip_grad_norm_", "clip_grad_value_", "global_norm"], "core.norms"),
     **{"Accumulator": "wrappers.accumulator", "EMA": "wrappers.averaging"},
     **{"Lookahead": "wrappers.averaging", "LossScaler": "wrappers.loss_scaler"},
+    **dict.fromkeys(["SGD", "Momentum"], "optimizers.sgd"),
+    **dict.fromkeys(["Adagrad", "Adadelta"], "optimizers.adagrad"),
+    "RMSprop": "optimizers.rmsprop",
+    **dict.fromkeys(["Adam", "AdamW"], "optimizers.adam"),
+    "LAMB": "optimizers.layerwise",
+    "Prodigy": "optimizers.parameter_free",
+    "Muon": "optimizers.matrices",
 }
-"""What is around a step, by the modules that hold it: not every program needs it."""
+"""Public names by the modules that hold them, which are imported when a name is first used: a
+program needs one optimizer, and not everything that stands around a step."""
 
 __all__ = [
     "EMA",

@@ -168,7 +168,8 @@ class Parameter:
             return None
         if type(grad) is np.ndarray and self._is_usual(grad, dtype):
             extents.check_apart(grad, path)
-            return grad.reshape(-1).view(real_dtype(dtype))
+            flat = grad.reshape(-1)
+            return flat.view(real_dtype(dtype)) if dtype.kind == "c" else flat
         grad = self.checked(grad, path)
         extents.check_apart(grad, path)
         turned = self.layout.turn(grad)
