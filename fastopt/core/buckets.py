@@ -82,7 +82,7 @@ class Parameter:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Laid out anew: a copy of ``flat`` would be no view of the copied array.
-        return Parameter.of, (self.leaf, self.offset, not self.copied)
+        return Parameter.of, (self.leaf, self.offset, not self.copied, self.member is not None)
 
     def gather(self) -> None:
         """Copy the array into ``flat``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 import ml_dtypes
@@ -256,3 +257,13 @@ def test_schedules_of_members_are_checked() -> None:
     with pytest.raises(ValueError, match="lr at step 1 must hold numbers"):
         opt.step(np.ones((3, 2), np.float32))
     assert np.array_equal(params, before)
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+def test_a_pickled_bucket_keeps_its_members(backend: str) -> None:
+    params = [np.ones((3, 4)), np.asfortranarray(np.ones((3, 5)))]
+    opt = fastopt.Adam(params, lr=np.array([0.1, 0.2, 0.3]), backend=backend, _members=3)  # type: ignore[arg-type,call-arg]  # internal so far
+    (bucket,) = opt._state.buckets
+    copy = pickle.loads(pickle.dumps(bucket))
+    assert copy.members == bucket.members == 3
+    assert [p.member for p in copy.parameters] == [p.member for p in bucket.parameters]
