@@ -27,13 +27,6 @@ def tiny_names(rule: AnyRule) -> dict[str, str]:
     return {slot: "tiny_signed" if slot in rule.signed else "tiny_positive" for slot in rule.state}
 
 
-def scaled(row: Sequence[float], scale: float, real: np.dtype[Any]) -> tuple[float, ...]:
-    """Return a row of scalars whose gradient scale is multiplied by one rounded to a dtype."""
-    first, *rest = row
-    with np.errstate(all="ignore"):
-        return (first * float(real.type(scale)), *rest)
-
-
 Table = Sequence[Sequence[float]] | Array
 """Rows of scalars; where parameters have members an array of runs of rows, one for each member."""
 

@@ -158,6 +158,21 @@ class UpdateSpec:
         return tuple(f"{f.name}_{name}" for f in self.fragments for name in f.scalars)
 
     @property
+    def at_gradient(self) -> tuple[Fragment, ...]:
+        """The fragments that act on the gradient before the rule."""
+        return tuple(f for f in self.fragments if f.at == "gradient")
+
+    @property
+    def on_param(self) -> tuple[Fragment, ...]:
+        """The fragments that act after the rule on the parameter alone, before the bounds."""
+        return tuple(f for f in self.fragments if f.at == "after" and f.on == "param")
+
+    @property
+    def on_all(self) -> tuple[Fragment, ...]:
+        """The fragments that act on parameter and state, last of all."""
+        return tuple(f for f in self.fragments if f.at == "after" and f.on == "all")
+
+    @property
     def random_scalars(self) -> tuple[str, ...]:
         """The halves of a step's random key, if anything is rounded by chance; they come last."""
         return RANDOM if self.state != "real" or self.stochastic else ()

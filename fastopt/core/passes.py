@@ -12,6 +12,7 @@ sums, and writes nothing; ``update`` goes to the end.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -54,15 +55,31 @@ class Derived(NamedTuple):
     names: tuple[str, ...]
 
 
+PassOf = tuple[int, int, Pass]
+"""Which of some updates, the number of one of its passes, and that pass."""
+
+
+def in_order(described: Sequence[Derived]) -> Iterator[list[PassOf]]:
+    """Yield the passes of a step's updates in their order: those that belong together as a list."""
+    every = [
+        (update, number, one)
+        for update, derived in enumerate(described)
+        for number, one in enumerate(derived.passes)
+    ]
+    for stage in (BEFORE_RULE, OF_RULE, AFTER_RULE):
+        now = [turn for turn in every if turn[2].stage == stage]
+        yield from ([turn] for turn in now if not turn[2].over_optimizer)
+        if together := [turn for turn in now if turn[2].over_optimizer]:
+            yield together
+
+
 @lru_cache(maxsize=1024)
 def derived_of(rule: AnyRule, spec: UpdateSpec) -> Derived:
     """Return the passes of an update in their order, and the names of the scalars they make."""
-    early = [f for f in spec.fragments if f.at == "gradient"]
-    late = [f for f in spec.fragments if f.at == "after"]
     stages = [
-        *((BEFORE_RULE, fragment) for fragment in early),
+        *((BEFORE_RULE, fragment) for fragment in spec.at_gradient),
         (OF_RULE, None),
-        *((AFTER_RULE, fragment) for fragment in late),
+        *((AFTER_RULE, fragment) for fragment in spec.on_param),
     ]
     passes, names = [], list[str]()
     for stage, fragment in stages:
@@ -77,6 +94,11 @@ def derived_of(rule: AnyRule, spec: UpdateSpec) -> Derived:
         made = slice(middle, len(names))
         passes.append(Pass(stage, owner.sums, memory, fragment, slice(first, middle), made))
     return Derived(tuple(passes), tuple(names))
+
+
+def number_name(name: str) -> str:
+    """Return what a scalar of the rule is called in generated text, apart from all other names."""
+    return f"{name}_number"
 
 
 def fragment_names(fragment: Fragment) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastopt.core import arrays
 from fastopt.core.arrays import Array
 
 # -------------------------------------------------------------------------------------------------
@@ -177,6 +178,17 @@ def narrowed(values: Array, dtype: np.dtype[Any]) -> Array:
         if dtype.itemsize == 2:
             values = values.astype(np.float32, copy=False)
         return values.astype(dtype, copy=False)
+
+
+def current(master: Array, stored: Array) -> Array:
+    """Return parameters as a step computes with them, NumPy's or CuPy's.
+
+    That is the master where it rounds to what is stored, else what was stored since.
+    """
+    xp = arrays.namespace_of(master)
+    same = narrowed(master, stored.dtype) == stored
+    found: Array = xp.where(same, master, stored.astype(master.dtype))
+    return found
 
 
 def _to_odd(values: Array) -> Array:

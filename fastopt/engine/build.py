@@ -89,16 +89,12 @@ def _check_shared(state: OptimizerState, number: int, options: Options) -> None:
         return
     own, begin = hyperparameters.given_to_memory(formula, options), formula._memory(options)
     for other_number, other in enumerate(state.groups):
-        same = other_number == number or (
-            hyperparameters.given_to_memory(formula, other) == own
-            and formula._memory(other) == begin
-        )
-        if not same:
+        theirs = hyperparameters.given_to_memory(formula, other)
+        if other_number != number and (theirs != own or formula._memory(other) != begin):
             raise ValueError(
                 f"{formula.__name__}: all groups share what the optimizer remembers of all arrays "
                 f"together, so {', '.join(own)} must be the same in each; group {number} has "
-                f"{own} and group {other_number} "
-                f"{hyperparameters.given_to_memory(formula, other)}"
+                f"{own} and group {other_number} {theirs}"
             )
 
 

@@ -242,8 +242,8 @@ class DeviceEngine(HostEngine):
     def step(self, grads: Any, grad_scale: Any, policy: Policy) -> Outcome:
         """Make a step, or launch what decides on it; raises with nothing changed."""
         on_device = arrays.kind(grad_scale) == "cupy"
-        decides = on_device or self.capturable or policy.measures or self.derives
-        if policy.on_nonfinite == "raise" or not decides:
+        scaled_there = on_device and policy.on_nonfinite != "raise"
+        if not (scaled_there or self._decides(policy)):
             self._continue_on_host()
             return super().step(grads, grad_scale, policy)
         grad_scale = self.checked_scale(grad_scale, policy.on_nonfinite)
@@ -263,6 +263,11 @@ class DeviceEngine(HostEngine):
                 if self._capture or self._tables.half_used(self.counts.high):
                     self.counts.request()
             return DeviceOutcome(self._control, place)
+
+    def _decides(self, policy: Policy) -> bool:
+        """Return whether the device decides on steps under a policy whose scale is a number."""
+        needed = self.capturable or policy.measures or self.derives
+        return needed and policy.on_nonfinite != "raise"
 
     def checked_scale(self, scale: Any, on_nonfinite: NonfinitePolicy) -> Any:
         """Return what gradients are multiplied by, which may stand on the device."""
@@ -416,8 +421,7 @@ class DeviceEngine(HostEngine):
 
     def warm_up(self, policy: Policy) -> None:
         """Compile and upload what the coming steps need; changes nothing."""
-        decides = self.capturable or policy.measures or self.derives
-        if policy.on_nonfinite == "raise" or not decides:
+        if not self._decides(policy):
             super().warm_up(policy)
             return
         super().warm_up(Policy())

@@ -14,7 +14,7 @@ from fastopt.backends.interface import Kernel
 from fastopt.core.arrays import Array
 from fastopt.core.buckets import Bucket, Gradients
 from fastopt.core.norms import tile_counts, total_of
-from fastopt.core.passes import AFTER_RULE, BEFORE_RULE, OF_RULE, Derived, Pass, derived_of
+from fastopt.core.passes import Derived, Pass, derived_of, in_order
 from fastopt.engine.scalars import Plan
 from fastopt_kernels import Memory
 
@@ -57,18 +57,13 @@ def run(
     """
     descriptions = [derived_of(update.bucket.rule, update.bucket.spec) for update in updates]
     found = [_begin(*pair, memory) for pair in zip(updates, descriptions, strict=True)]
-    for stage in (BEFORE_RULE, OF_RULE, AFTER_RULE):
-        together = []
-        for update, derived, mine in zip(updates, descriptions, found, strict=True):
-            for number, one in enumerate(derived.passes):
-                if one.stage != stage or not update.active:
-                    continue
-                if one.over_optimizer:
-                    together.append((update, number, one, mine))
-                else:
-                    _over_arrays(update, number, one, mine)
-        if together:
-            memory = _over_optimizer(together, memory)
+    for together in in_order(descriptions):
+        parts = [(updates[k], n, one, found[k]) for k, n, one in together if updates[k].active]
+        if together[0][2].over_optimizer:
+            memory = _over_optimizer(parts, memory)
+        else:
+            for part in parts:
+                _over_arrays(*part)
     return found, memory
 
 
@@ -103,7 +98,7 @@ def _over_arrays(update: Update, number: int, one: Pass, found: PassResult) -> N
     tiles = _tiles(update, number, one, found)
     sizes = [parameter.size for parameter in update.bucket.parameters]
     ends = np.cumsum(tile_counts(sizes)).tolist()
-    names = one.memory.names if one.stage == OF_RULE else ()
+    names = one.memory.names
     for index in update.active:
         if not sizes[index]:  # there is nothing to update
             continue
@@ -119,6 +114,8 @@ def _over_optimizer(
     together: Sequence[tuple[Update, int, Pass, PassResult]], memory: Mapping[str, float]
 ) -> Mapping[str, float]:
     """Make the scalars of a pass over all arrays, and return the coming memory."""
+    if not together:
+        return memory
     tiles = [_tiles(update, number, one, found) for update, number, one, found in together]
     first, _, one, _ = together[0]
     size = sum(u.bucket.parameters[i].size for u, _, _, _ in together for i in u.active)

@@ -26,7 +26,7 @@ class Policy(NamedTuple):
     @property
     def measures(self) -> bool:
         """Whether the norm has to be known."""
-        return self.max_grad_norm is not None or self.on_nonfinite != "propagate"
+        return self.limit is not None
 
     @property
     def limit(self) -> float | None:

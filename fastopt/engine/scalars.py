@@ -25,15 +25,14 @@ class Plan(NamedTuple):
 
     ``table`` has a row for each distinct set of scalars; ``rows`` says which one each parameter of
     the bucket takes, None that all take the first. ``given`` has for each row of the table the
-    scalars that the rule's memory is given, if it has one. ``by_member``: the table is an array
-    with a row for each member, one after another; ``rows`` says where those of each parameter
-    begin.
+    scalars that the rule's memory is given, if it has one. Where there are members, the table is an
+    array with a row for each of them, one after another; ``rows`` says where those of each
+    parameter begin.
     """
 
     table: Sequence[Row] | Array
     rows: Sequence[int] | None
     given: Sequence[Row] = ()
-    by_member: bool = False
 
     def row_of(self, index: int) -> int:
         """Return the number of a parameter's row."""
@@ -60,7 +59,7 @@ class Scalars:
         if active is None and bucket.steps_equal:
             t = int(bucket.steps[0]) + 1
             if self._members is not None:
-                return Plan(self._table(t), None, by_member=True)
+                return Plan(self._table(t), None)
             return Plan([self.row(t)], None, self._given([t]))
         number_of: dict[int, int] = {}
         rows = [0] * len(bucket.steps)
@@ -70,7 +69,7 @@ class Scalars:
         if (members := self._members) is not None:
             tables = [np.zeros((0, len(self._names))), *map(self._table, steps)]
             first = [members * row for row in rows]
-            return Plan(np.concatenate(tables), first, by_member=True)
+            return Plan(np.concatenate(tables), first)
         return Plan([self.row(t) for t in steps], rows, self._given(steps))
 
     def next_row(self, options: Options) -> Row | Array:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from fastopt.backends.cupy.passes import Lookup
 from fastopt.core.arrays import Array
 from fastopt.core.buckets import Bucket, OptimizerState
 from fastopt.core.denormals import FLUSH_EVERY
@@ -23,7 +24,6 @@ from fastopt.engine.scalars import Row, Scalars
 
 if TYPE_CHECKING:
     from fastopt.backends.cupy.control import Control, Settings
-    from fastopt.backends.cupy.passes import Lookup
 
 Active = tuple[Sequence[int] | None, ...]
 """For each bucket the parameters that have a gradient; None: all."""
@@ -110,7 +110,7 @@ class ScalarTables:
         self._control = control
         self._long = long
         self._tables: list[Table] = []
-        self._memory: list[tuple[Array, Array]] = []  # of the tables, in the same order
+        self._lookups: list[Lookup] = []  # of the tables, in the same order
         self._prefetched = Prefetched()
         self._made_for: int | None = None  # the revision of the settings; None: outdated
         self._ahead = 0
@@ -154,10 +154,8 @@ class ScalarTables:
 
     def of(self, bucket: Bucket) -> list[Lookup]:
         """Return where the parameters of a bucket find their scalars."""
-        from fastopt.backends.cupy.passes import Lookup
-
-        pairs = zip(self._tables, self._memory, strict=True)
-        return [Lookup(table.mine, *memory) for table, memory in pairs if table.bucket is bucket]
+        pairs = zip(self._tables, self._lookups, strict=True)
+        return [lookup for table, lookup in pairs if table.bucket is bucket]
 
     def has(self, step_count: int, least: float = 1) -> bool:
         """Return whether so many rows are there from a step count on."""
@@ -193,7 +191,7 @@ class ScalarTables:
         """Say how many rows the next ``renew`` works out: few if something has just changed."""
         members = self._state.buckets[0].members or 1
         most = CAPTURED if self._long else max(MOST // members, FIRST)
-        first = CAPTURED if self._long and not self._memory else FIRST
+        first = CAPTURED if self._long and not self._lookups else FIRST
         self._ahead = min(2 * self._ahead, most) if fresh else first
 
     def far_ahead(self) -> None:
@@ -212,13 +210,14 @@ class ScalarTables:
         self._prefetched = Prefetched(low, len(found), period)
         self._made_for = self._state.groups.revision
         room = CAPTURED if self._long else 0
-        self._memory = [
-            (
-                self._control.table((*table.name, 0), table.rows[0], room),
-                self._control.table((*table.name, 1), table.rows[1], room),
-            )
-            for table in self._tables
-        ]
+        self._lookups = [self._uploaded(table, room) for table in self._tables]
+
+    def _uploaded(self, table: Table, room: int) -> Lookup:
+        scalars, given = table.rows
+        rows = self._control.table((*table.name, "scalars"), scalars, room)
+        if not given.shape[1]:
+            return Lookup(table.mine, rows, None)
+        return Lookup(table.mine, rows, self._control.table((*table.name, "given"), given, room))
 
     def _rows(self, low: int, high: int, end: int) -> tuple[list[list[Row | Array]], int]:
         """Return each step's rows, one for each table, and the period in which they come again."""

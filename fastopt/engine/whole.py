@@ -11,11 +11,12 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
+from fastopt.backends.interface import COMMON_SCALARS
 from fastopt.core import arrays
 from fastopt.core.arrays import Array
 from fastopt.core.buckets import Bucket, Gradients, Parameter
 from fastopt.core.dtypes import MASTER
-from fastopt.core.quantization import narrowed
+from fastopt.core.quantization import current, narrowed
 from fastopt.engine.scalars import Plan
 from fastopt_kernels import ArrayRule
 
@@ -78,8 +79,9 @@ def _side_by_side(
         slot: xp.stack([parameter.state_view(rows[slot]) for parameter in parameters])
         for slot in rule.state
     }
-    grad_scale, l2, decay, tiny_signed, tiny_positive = (row[k] for k in range(5))
-    scalars = {name: row[5 + k] for k, name in enumerate(rule.scalars)}
+    numbers = [row[k] for k in range(len(COMMON_SCALARS) + len(rule.scalars))]
+    grad_scale, l2, decay, tiny_signed, tiny_positive, *own = numbers
+    scalars = dict(zip(rule.scalars, own, strict=True))
     grad = grad * grad_scale
     grad = grad + xp.where(l2 != 0, l2 * param, 0 * l2)
     param = param - xp.where(decay != 0, decay * param, 0 * decay)
@@ -97,12 +99,9 @@ def _side_by_side(
 def _current(parameter: Parameter, bucket: Bucket) -> Array:
     """Return a parameter in the precision of the arithmetic: its master, where that holds."""
     stored = parameter.leaf.array
-    values = stored.astype(bucket.spec.real)
     if not bucket.spec.master:
-        return values
-    master = parameter.state_view(bucket.arena.rows[MASTER])
-    xp = arrays.namespace_of(master)
-    return cast(Array, xp.where(narrowed(master, stored.dtype) == stored, master, values))
+        return stored.astype(bucket.spec.real)
+    return current(parameter.state_view(bucket.arena.rows[MASTER]), stored)
 
 
 def _given(parameter: Parameter, gradients: Gradients, index: int, real: np.dtype[Any]) -> Array:

@@ -133,7 +133,7 @@ class Muon(Optimizer):
 
     @staticmethod
     def _check_array(path: str, shape: tuple[int, ...], dtype: str) -> None:
-        if len(shape) != 2 or dtype.startswith("complex"):
+        if len(shape) != 2:  # complex ones are refused for all rules on whole arrays
             raise ValueError(
                 f"{path} must be a real matrix, an array of two axes; got {dtype} of shape "
                 f"{shape}. Give matrices to Muon, and the rest to an optimizer of their own, such "

@@ -59,7 +59,8 @@ class CupyKernel:
             scalars: Sequence[Any] = [0.0] * count
             if self._members is not None:
                 scalars = self._one_row(np.zeros((self._members, count), self._spec.real))
-            derived = self._derived_zeros(len(derived_of(rule, self._spec).names))
+            columns = max(len(derived_of(rule, self._spec).names), 1)
+            derived = cupy.zeros(columns * len(self._nothing.arrays))
             for part in self._parts[:1]:
                 none = self._nothing.located()
                 part.launch(self._spec.given, none, scalars, self._arena, derived)
@@ -69,10 +70,6 @@ class CupyKernel:
                 f"{arrays.device(self._arena.exact)}: {type(error).__name__}: {error}. It needs "
                 "NVRTC and CUDA's headers: pip install 'cupy-cuda12x[ctk]', or a CUDA toolkit."
             ) from error
-
-    def _derived_zeros(self, columns: int) -> Array:
-        zeros: Array = cupy.zeros(max(columns * len(self._nothing.arrays), 1))
-        return zeros
 
     def warm_up(self, norm: bool) -> None:
         """Compile the sum of squares; the update was compiled at construction."""
@@ -146,10 +143,25 @@ class CupyKernel:
         tiles: int,
     ) -> None:
         """Write the lanes of a pass's sums, by a row of a table; ``first`` is the first tile."""
-        grads = _chosen(gradients, mine)
+        about = (_chosen(gradients, mine), given, derived, lanes)
+        self._sum(number, gradients.dtype, *about, first, tiles, from_table=True)
+
+    def _sum(
+        self,
+        number: int,
+        dtype: np.dtype[Any],
+        grads: Array,
+        scalars: Sequence[Any] | Array,
+        derived: Array,
+        lanes: Array,
+        first: int,
+        tiles: int,
+        from_table: bool,
+    ) -> None:
+        """Launch a pass over all parts."""
         for part in self._parts:
-            about = (given, self._arena, derived, lanes, first, tiles, True)
-            part.sums(number, gradients.dtype, grads, *about)
+            about = (scalars, self._arena, derived, lanes, first, tiles, from_table)
+            part.sums(number, dtype, grads, *about)
             first += part.tiles
 
     def follow(
@@ -185,11 +197,8 @@ class CupyKernel:
             lanes, sums = cupy.zeros(count * tiles * LANES), cupy.zeros(count * tiles)
             made = cupy.asarray(derived.reshape(-1))
             for scalars, grads in self._by_row(gradients, table, rows, scale):
-                first = 0
-                for part in self._parts:
-                    about = (scalars, self._arena, made, lanes, first, tiles, False)
-                    part.sums(number, gradients.dtype, grads, *about)
-                    first += part.tiles
+                about = (grads, scalars, made, lanes)
+                self._sum(number, gradients.dtype, *about, 0, tiles, from_table=False)
             _KERNELS.of(control_source.halves)(lanes, sums, size=sums.size)
             return arrays.on_host(sums).reshape(count, tiles)
 

@@ -303,7 +303,7 @@ class Control:
     def table(self, name: Hashable, rows: Array, capacity: int) -> Array:
         """Write the rows of a table into its memory, which has room for so many; return it."""
         memory = self._tables.get(name)
-        room = max(capacity, 1 << (len(rows) - 1).bit_length()) * max(rows.shape[1], 1)
+        room = max(capacity, 1 << (len(rows) - 1).bit_length()) * rows.shape[1]
         if memory is None or memory.size < rows.size or memory.dtype != rows.dtype:
             if memory is not None:
                 self._outgrown.append(memory)  # kernels on another stream may read it still
@@ -414,8 +414,9 @@ class Control:
 
     def undo(self) -> None:
         """Count the step that was decided on as not made."""
-        self.counts[1:2] -= self.counts[:1] >= 0
-        self.counts[2:3] -= self.counts[:1] == control_source.SKIPPED_ROW
+        row, steps, skipped, _ = (self.counts[k : k + 1] for k in range(len(COUNTS)))
+        steps -= row >= 0
+        skipped -= row == control_source.SKIPPED_ROW
 
     def scale_memory(self, policy: ScalePolicy) -> ScaleMemory:
         """Return memory for the scale of a loss."""

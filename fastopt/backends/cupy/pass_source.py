@@ -182,7 +182,7 @@ def follow(rule: Rule, spec: UpdateSpec, number: int, by_value: bool) -> dict[st
     """
     one = derived_of(rule, spec).passes[number]
     each = not one.over_optimizer
-    kept = one.memory.names if one.fragment is None else ()
+    kept = one.memory.names
     summed = one.sums.names if one.sums else ()
     declared, addresses = addresses_of(by_value)
     width = len(derived_of(rule, spec).names)

@@ -16,7 +16,7 @@ from fastopt.core import arrays
 from fastopt.core.arrays import Array
 from fastopt.core.buckets import Bucket, Gradients
 from fastopt.core.norms import LANES, tile_counts
-from fastopt.core.passes import AFTER_RULE, BEFORE_RULE, OF_RULE, Pass, derived_of
+from fastopt.core.passes import Derived, Pass, derived_of, in_order
 
 if TYPE_CHECKING:
     from fastopt.backends.cupy.backend import CupyKernel
@@ -26,12 +26,12 @@ class Lookup(NamedTuple):
     """Some parameters of a bucket and where they find their scalars.
 
     ``mine`` are the parameters (None: all that have a gradient), ``table`` their rows of scalars
-    and ``given`` those of what the rule's memory is given.
+    and ``given`` those of what the rule's memory is given; None where it is given nothing.
     """
 
     mine: Array | None
     table: Array
-    given: Array
+    given: Array | None
 
 
 class Work(NamedTuple):
@@ -49,9 +49,10 @@ class Work(NamedTuple):
 
 
 class BucketMemory(NamedTuple):
-    """The memory of one bucket on the device."""
+    """The memory of one bucket on the device, and what its passes are."""
 
     bucket: Bucket
+    description: Derived
     derived: Array
     remembered: Array
     starts: Array
@@ -69,9 +70,9 @@ class Passes:
         self._all = [self._memory_of(bucket) for bucket in buckets]
         self._names = tuple(shared)
         self._shared = self._zeros(len(shared))
-        descriptions = [derived_of(bucket.rule, bucket.spec) for bucket in buckets]
-        made = [len(one.memory.scalars) for d in descriptions for one in d.passes]
-        counts = [len(one.sums.names) for d in descriptions for one in d.passes if one.sums]
+        passes = [one for mine in self._all for one in mine.description.passes]
+        made = [len(one.memory.scalars) for one in passes]
+        counts = [len(one.sums.names) for one in passes if one.sums]
         self._made = self._zeros(max(made, default=0))
         self._never = self._cupy.asarray(np.full(1, -1, np.int64))  # the row of a step not made
         tiles = sum(int(sum(tile_counts(p.size for p in b.parameters))) for b in buckets)
@@ -85,10 +86,11 @@ class Passes:
     def _memory_of(self, bucket: Bucket) -> BucketMemory:
         sizes = np.array([parameter.size for parameter in bucket.parameters], np.int64)
         starts = np.concatenate([[0], np.cumsum(tile_counts(sizes.tolist()))]).astype(np.int64)
-        columns = len(derived_of(bucket.rule, bucket.spec).names)
+        description = derived_of(bucket.rule, bucket.spec)
         return BucketMemory(
             bucket,
-            self._zeros(columns * len(sizes)),
+            description,
+            self._zeros(len(description.names) * len(sizes)),
             self._zeros(bucket.memory.size),
             self._cupy.asarray(starts),
             self._cupy.asarray(sizes),
@@ -133,22 +135,18 @@ class Passes:
         """
         for work in works:
             self._hand(work)
-        for stage in (BEFORE_RULE, OF_RULE, AFTER_RULE):
-            together = []
-            for work in works:
-                bucket = self._all[work.number].bucket
-                for number, one in enumerate(derived_of(bucket.rule, bucket.spec).passes):
-                    if one.stage == stage and one.over_optimizer:
-                        together.append((work, number, one))
-                    elif one.stage == stage:
-                        self._over_arrays(work, number, one, counts, scale)
-            if together:
-                self._over_optimizer(together, counts, scale)
+        for together in in_order([self._all[work.number].description for work in works]):
+            parts = [(works[k], number, one) for k, number, one in together]
+            if together[0][2].over_optimizer:
+                self._over_optimizer(parts, counts, scale)
+            else:
+                for part in parts:
+                    self._over_arrays(*part, counts, scale)
 
     def _hand(self, work: Work) -> None:
         """Copy memory that is handed to the forms to where they find it."""
         mine = self._all[work.number]
-        for one in derived_of(mine.bucket.rule, mine.bucket.spec).passes:
+        for one in mine.description.passes:
             names = one.memory.names
             columns = [
                 (names.index(name), one.handed.start + k)
@@ -161,10 +159,9 @@ class Passes:
         self, mine: BucketMemory, numbers: Array, stride: int, columns: Sequence[tuple[int, int]]
     ) -> None:
         if columns:
-            bucket = mine.bucket
-            width = len(derived_of(bucket.rule, bucket.spec).names)
+            width = len(mine.description.names)
             kernel = self._kernels.of(pass_source.spread, width, tuple(columns))
-            kernel(numbers, stride, mine.derived, size=len(bucket.parameters))
+            kernel(numbers, stride, mine.derived, size=len(mine.bucket.parameters))
 
     def _sum(
         self,
@@ -203,7 +200,8 @@ class Passes:
         mine = self._all[work.number]
         tiles = self._sum([(work, number, one)], counts, scale)
         for lookup in work.lookups:
-            arguments = (mine.starts, mine.sizes, counts, lookup.given, self._sums, tiles)
+            given = self._given(lookup)
+            arguments = (mine.starts, mine.sizes, counts, given, self._sums, tiles)
             about = (arguments, mine.remembered, mine.derived)
             work.kernel.follow(number, work.gradients, lookup.mine, *about)
 
@@ -220,12 +218,16 @@ class Passes:
         about = (bucket.rule, bucket.spec, number, self._kernels.by_value)
         kernel = self._kernels.of(pass_source.follow, *about)
         size = float(sum(self._size(work) for work, _, _ in together))
-        table = work.lookups[0].given if work.lookups else self._made
+        table = self._given(work.lookups[0]) if work.lookups else self._made
         given = (size, 0, counts if there else self._never, table, self._sums, tiles)
         kernel(*given, self._shared, self._made, size=LANES, block_size=LANES)
         for work, _, one in together:
             columns = [(k, one.made.start + k) for k in range(len(one.memory.scalars))]
             self._spread(self._all[work.number], self._made, 0, columns)
+
+    def _given(self, lookup: Lookup) -> Array:
+        """Return the rows of what a memory is given; any array where a kernel reads none."""
+        return self._made if lookup.given is None else lookup.given
 
     def _size(self, work: Work) -> int:
         """Return how many numbers the gradients of a bucket have."""

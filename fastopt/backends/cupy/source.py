@@ -19,7 +19,7 @@ from fastopt.core.arrays import Array
 from fastopt.core.buckets import Parameter
 from fastopt.core.dtypes import UpdateSpec
 from fastopt.core.norms import LANES
-from fastopt.core.passes import derived_of, fragment_names
+from fastopt.core.passes import derived_of, fragment_names, number_name
 from fastopt.core.quantization import BEYOND, BLOCK, CUT_OFF, GOLDEN, MULTIPLIERS, POSITIVE, SIGNED
 from fastopt_kernels import Rule
 from fastopt_kernels.around import Fragment
@@ -446,7 +446,6 @@ def scalars_and_squares(rule: Rule, spec: UpdateSpec) -> tuple[str, str]:
 
 def _element(rule: Rule, spec: UpdateSpec) -> str:
     tiny = tiny_names(rule)
-    late = [fragment for fragment in spec.fragments if fragment.at == "after"]
     return _ELEMENT.substitute(
         references=", ".join(f"real &{name}" for name in ("param", *rule.state)),
         limits=" ".join(f"real {name}," for name in spec.limits),
@@ -455,18 +454,15 @@ def _element(rule: Rule, spec: UpdateSpec) -> str:
         begin=lines(
             [
                 *begin(rule, spec, spec.fragments),
-                *(f"const real {s}_before = {s};" for s in rule.state if late),
+                *(f"const real {s}_before = {s};" for s in rule.state if spec.on_all),
             ]
         ),
         rule=f"{numbers_of(rule)} {rule.cupy.strip()}",
-        after_param=lines(
-            with_fragment(fragment, "param") for fragment in late if fragment.on == "param"
-        ),
+        after_param=lines(with_fragment(fragment, "param") for fragment in spec.on_param),
         keep_bounds=lines(_keep_bounds(rule, spec)),
         after_all=lines(
             with_fragment(fragment, slot)
-            for fragment in late
-            if fragment.on == "all"
+            for fragment in spec.on_all
             for slot in ("param", *rule.state)
         ),
         flush=lines(f"{s} = fabs({s}) < {tiny[s]} ? real(0) : {s};" for s in rule.state),
@@ -492,7 +488,7 @@ def begin(rule: Rule, spec: UpdateSpec, fragments: Sequence[Fragment]) -> Iterat
     yield from gradient(fragments)
     if rule.squares and not spec.modulus:
         yield "const real square = grad * grad;"
-    late = any(fragment.at == "after" for fragment in spec.fragments)
+    late = bool(spec.on_param or spec.on_all)
     yield from ["const real before = param;"] * late
     yield "param = decay != real(0) ? param - decay * param : param;"
     yield from ["const real decayed = param;"] * late
@@ -593,11 +589,6 @@ def memory_value(spec: UpdateSpec) -> str:
 def scalar_names(rule: Rule, spec: UpdateSpec) -> list[str]:
     """Return the names of an update's scalars, in the order of a row."""
     return [*COMMON_SCALARS, *map(number_name, rule.scalars), *spec.scalars]
-
-
-def number_name(name: str) -> str:
-    """Return what a scalar of the rule is called, apart from all other names of a kernel."""
-    return f"{name}_number"
 
 
 def kernel(

@@ -136,7 +136,8 @@ class NumbaKernel:
         self._table = np.zeros((1, width))
         if self._members is not None:
             self._table = np.zeros((width, self._members), spec.real)
-        self._derived_names = derived_of(bucket.rule, spec).names
+        derived = derived_of(bucket.rule, spec)
+        self._derived_names, self._passes = derived.names, derived.passes
         words: dict[str, int | Array] = {
             **{"LEAVES": leaves, "COUNT": len(self._params), "TABLE": self._table},
             **{"CHUNKS": chunks, "TOTAL": chunks.shape[1]},
@@ -159,7 +160,6 @@ class NumbaKernel:
         ]
         self._only = self._readings[0] if len(self._readings) == 1 else None
         self._norm: tuple[Array, Array] | None = None
-        self._passes = derived_of(bucket.rule, spec).passes
         self._sums: dict[tuple[int, np.dtype[Any]], tuple[_Job, Array]] = {}
         self._words = words
         self.large = sum(self._sizes) >= PARALLEL_FROM
@@ -360,7 +360,7 @@ class _FusedStep:
         self._positions = [bucket.positions for bucket in buckets]
         overflows = any(b.rule.averages_squares and b.spec.real.itemsize == 4 for b in buckets)
         self._lanes = np.zeros(LANES)
-        self._counts = counts
+        self._counts = counts  # keeps the addresses good
         words = {
             "BUCKETS": len(buckets),
             "OVERFLOWS": int(overflows),

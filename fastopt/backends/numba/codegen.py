@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from fastopt.backends.interface import COMMON_SCALARS, tiny_names
 from fastopt.core.dtypes import UpdateSpec
 from fastopt.core.norms import LANES, TILE
-from fastopt.core.passes import Pass, derived_of, fragment_names
+from fastopt.core.passes import Pass, derived_of, fragment_names, number_name
 from fastopt.core.quantization import BEYOND, BLOCK, GOLDEN
 from fastopt_kernels import Rule
 from fastopt_kernels.around import Fragment
@@ -349,8 +349,7 @@ def pass_source(rule: Rule, spec: UpdateSpec, one: Pass) -> str:
     ]
     add = []
     for number, name in enumerate(one.sums.names):
-        value = f"float64({name}_term)"
-        add.append(f"value = {value}")
+        add.append(f"value = float64({name}_term)")
         squared = "value * value" if name in one.sums.squared else "value"
         add.append(f"lanes[{number}, j] += {squared}")
     elements = [
@@ -447,7 +446,7 @@ def _source(
         kind, shape, row = "real", f"({width}, word(job + {at('ROWS')}))", f"row_at = {row_at}"
         room, loaded = _find_members(scalars)
         find, lines = [*find, *room], MEMBER_LINES
-    loaded += [f"{_number(name)} = real(derived[leaf, {k}])" for k, name in enumerate(derived)]
+    loaded += [f"{number_name(name)} = real(derived[leaf, {k}])" for k, name in enumerate(derived)]
     in_work, in_chunk = ("\n" + " " * depth for depth in (4, 8))
     return _SOURCE.format(
         param_size=spec.stored.itemsize,
@@ -467,14 +466,9 @@ def _source(
     )
 
 
-def _number(name: str) -> str:
-    """Return what a scalar of the rule is called, apart from all other names of the loop."""
-    return f"{name}_number"
-
-
 def _scalars_of(rule: Rule, spec: UpdateSpec) -> list[str]:
     """Return what the scalars in a row of the table are called, but for random ones."""
-    names = [*COMMON_SCALARS, *map(_number, rule.scalars), *spec.fragment_scalars]
+    names = [*COMMON_SCALARS, *map(number_name, rule.scalars), *spec.fragment_scalars]
     return [*names, *spec.limit_scalars]
 
 
@@ -503,14 +497,14 @@ def _called(fragment: Fragment, **values: str) -> str:
     own = [f"{fragment.name}_{name}" for name in fragment.scalars]
     made = fragment_names(fragment)[len(own) :]
     taken = [values.get(name, name) for name in fragment.values]
-    return f"{fragment.name}_form({', '.join([*taken, *own, *map(_number, made)])})"
+    return f"{fragment.name}_form({', '.join([*taken, *own, *map(number_name, made)])})"
 
 
 def _begin(
     rule: Rule, spec: UpdateSpec, fragments: Sequence[Fragment], usual: bool = False
 ) -> Iterator[str]:
     """Yield the parameter and the gradient of an element, as the rule gets them."""
-    late = any(fragment.at == "after" for fragment in spec.fragments)
+    late = bool(spec.on_param or spec.on_all)
     yield from _LOAD_MASTER if spec.master else ["param = widen(param_of[i])"]
     yield "given = widen_given(grad_of[i]) * grad_scale"
     yield "grad = given" if usual else "grad = given + l2 * param if l2 != zero else given"
@@ -525,28 +519,26 @@ def _begin(
 def _ruled(rule: Rule, spec: UpdateSpec, loaded: Sequence[str]) -> str:
     """Return the call of the rule; ``loaded`` are its slots of state."""
     made = [*rule.memory.handed, *rule.memory.scalars] if rule.memory else []
-    numbers = map(_number, [*rule.scalars, *made])
+    numbers = map(number_name, [*rule.scalars, *made])
     inputs = ", ".join(["param", "grad", *["square"] * rule.squares, *loaded, *numbers])
     return f"{', '.join(['param', *rule.state])}, = rule({inputs})"
 
 
 def _element(rule: Rule, spec: UpdateSpec, storage: Storage, usual: bool = False) -> Iterator[str]:
     """Yield the update of one element; a usual one has no L2 term, and nothing is flushed."""
-    on_param = [f for f in spec.fragments if f.at == "after" and f.on == "param"]
-    on_all = [f for f in spec.fragments if f.at == "after" and f.on == "all"]
     yield from _look_up(rule, spec)
     yield from _begin(rule, spec, spec.fragments, usual)
     loaded = [storage.load(slot) for slot in rule.state]
-    if on_all:
+    if spec.on_all:
         yield from (
             f"{slot}_before = {load}" for slot, load in zip(rule.state, loaded, strict=True)
         )
         loaded = [f"{slot}_before" for slot in rule.state]
     yield _ruled(rule, spec, loaded)
-    for fragment in on_param:
+    for fragment in spec.on_param:
         yield f"param = {_called(fragment, after='param')}"
     yield from _keep_bounds(rule, spec)
-    for fragment in on_all:
+    for fragment in spec.on_all:
         yield f"param = {_called(fragment, after='param')}"
         for slot in rule.state:
             old = f"{slot}_before"
@@ -568,7 +560,7 @@ def _terms(rule: Rule, spec: UpdateSpec, storage: Storage, one: Pass) -> Iterato
     loaded = [storage.load(slot) for slot in rule.state]
     if fragment is None:
         yield from _begin(rule, spec, fragments)
-        numbers = map(_number, [*rule.scalars, *one.memory.handed])
+        numbers = map(number_name, [*rule.scalars, *one.memory.handed])
         square = ["square"] * rule.squares
         yield f"{names}= terms({', '.join(['param', 'grad', *square, *loaded, *numbers])})"
         return

@@ -7,14 +7,14 @@ from typing import Any, cast
 
 import numpy as np
 
-from fastopt.backends.interface import Table, scaled
+from fastopt.backends.interface import Table
 from fastopt.core import quantization
 from fastopt.core.arrays import Array, Extents
 from fastopt.core.buckets import Arena, Bucket, Gradients, Parameter
 from fastopt.core.dtypes import UpdateSpec
 from fastopt.core.norms import LANES, TILE, lane_sums
 from fastopt.core.passes import Pass, derived_of
-from fastopt.core.quantization import narrowed
+from fastopt.core.quantization import current, narrowed
 from fastopt_kernels import AnyRule, Rule
 from fastopt_kernels.around import Fragment
 
@@ -219,7 +219,7 @@ class NumpyKernel:
         derived: Array,
     ) -> Array:
         """Return the sums of a pass, by tiles."""
-        table = [scaled(row, scale, self._spec.real) for row in table]
+        table = [_scaled(row, scale, self._spec.real) for row in table]
         one = derived_of(self._rule, self._spec).passes[number]
         assert one.sums is not None
         found: list[list[Array]] = [[] for _ in one.sums.names]
@@ -253,7 +253,7 @@ class NumpyKernel:
         if self._spec.members:
             table, rows = self._by_member(cast(Array, table), rows)
         if scale != 1.0:
-            table = [scaled(row, scale, self._spec.real) for row in table]
+            table = [_scaled(row, scale, self._spec.real) for row in table]
         given = gradients.arrays
         alone = [*self._alone]
         # Other code's np.seterr(all="raise") must not stop a step in its middle.
@@ -381,16 +381,16 @@ class NumpyKernel:
         squares = [self._squares_of(grad)] if rule.squares else []
         rule.numpy(param, grad, *squares, *state, *around.of_rule(scalars, derived))
         for fragment in around.on_param:
-            values = {"before": before[0], "decayed": decayed, "after": param}
-            values |= {"given": given, "grad": grad}
+            values = {"given": given, "grad": grad}
+            values |= {"before": before[0], "decayed": decayed, "after": param}
             param[...] = around.kept(fragment, values, scalars, derived)
         if limits:
             self._keep_bounds(param, state, *limits)
         for fragment in around.on_all:
             begun = [decayed, *before[1:]]
             for after, old, begin in zip((param, *state), before, begun, strict=True):
-                values = {"before": old, "decayed": begin, "after": after}
-                values |= {"given": given, "grad": grad}
+                values = {"given": given, "grad": grad}
+                values |= {"before": old, "decayed": begin, "after": after}
                 after[...] = around.kept(fragment, values, scalars, derived)
         if _is_set(tiny_signed) or _is_set(tiny_positive):
             for values_of_slot, signed in zip(state, self._signed, strict=True):
@@ -412,8 +412,7 @@ class NumpyKernel:
         state = [values.copy() for values in loaded[: len(rule.state)]]
         before = piece.param.astype(spec.real)
         if spec.master:
-            master, stored = loaded[len(rule.state)], piece.param
-            before = np.where(narrowed(master, stored.dtype) != stored, before, master)
+            before = current(loaded[len(rule.state)], piece.param)
         given = grad = grad.astype(spec.real, copy=False) * grad_scale
         if l2 != 0.0:
             grad = grad + l2 * before
@@ -442,10 +441,9 @@ class _Around:
     """The fragments of an update, and which numbers of a row they and the rule take."""
 
     def __init__(self, rule: AnyRule, spec: UpdateSpec) -> None:
-        fragments = spec.fragments
-        self.at_gradient = [f for f in fragments if f.at == "gradient"]
-        self.on_param = [f for f in fragments if f.at == "after" and f.on == "param"]
-        self.on_all = [f for f in fragments if f.at == "after" and f.on == "all"]
+        self.at_gradient = spec.at_gradient
+        self.on_param = spec.on_param
+        self.on_all = spec.on_all
         self._count = len(rule.scalars)
         self._derived: dict[Fragment | None, list[int]] = {
             one.fragment: [*range(one.handed.start, one.made.stop)]
@@ -453,7 +451,7 @@ class _Around:
         }
         self._own: dict[Fragment, slice] = {}
         first = self._count
-        for fragment in fragments:
+        for fragment in spec.fragments:
             self._own[fragment] = slice(first, first + len(fragment.scalars))
             first += len(fragment.scalars)
         self.late = bool(self.on_param or self.on_all)
@@ -497,6 +495,13 @@ def _tile_sums(size: int, values: Array | None, factor: float = 1.0, squared: bo
     if squared:
         padded *= padded
     return lane_sums(padded.reshape(-1, TILE // LANES, LANES))
+
+
+def _scaled(row: Sequence[float], scale: float, real: np.dtype[Any]) -> tuple[float, ...]:
+    """Return a row of scalars whose gradient scale is multiplied by one rounded to a dtype."""
+    first, *rest = row
+    with np.errstate(all="ignore"):
+        return (first * float(real.type(scale)), *rest)
 
 
 def _is_set(number: float | Array) -> bool:

@@ -69,6 +69,8 @@ class Fragment:
         check_passes(owner, self.read, self.sums, self.memory)
         if self.memory and (self.memory.names or self.memory.over != "array"):
             raise TypeError(f"{owner}: fragments sum over an array and remember nothing")
+        if self.memory and self.on == "all":
+            raise TypeError(f"{owner}: a fragment that acts on all has no sums")
 
     @property
     def values(self) -> tuple[str, ...]:
