@@ -238,8 +238,10 @@ _MUTEX, _CONDITION, _NEXT = (_LINE * place for place in (12, 13, 14))
 offered; how many threads are at work, asleep, alive; whether to end; how many small steps found
 sleepers; what is offered; the lock and the signal of sleepers; each range's next chunk."""
 
-_PATIENCE = 4_000
-"""How often an idle thread looks for work before it goes to sleep: some 100 microseconds."""
+_PATIENCE, _BEFORE_YIELDING = 20_000, 4_000
+"""How often an idle thread looks for work before it goes to sleep, some 250 microseconds (with a
+quarter of that, threads fell asleep between steps that followed each other); and how often a step
+looks whether the others are done before it gives its processor away."""
 
 _SHARES, _MOST_AT_ONCE = 64, 8
 """In how many pieces a thread takes its range, at least, and how many chunks it takes at once."""
@@ -294,25 +296,27 @@ def serve(pool: int, me: int) -> int:
 
 @register_jitable  # type: ignore[untyped-decorator]
 def _next_round(pool: int, seen: int) -> int:
-    """Wait until chunks are offered that this thread has not seen; -1 at the end."""
-    for _ in range(_PATIENCE):
-        if load(pool + _STOP) != 0:
-            return -1
-        number = load(pool + _ROUND)
-        if number % 2 == 1 and number != seen:
-            return number  # type: ignore[no-any-return]
-        pause()
-    _lock(pool + _MUTEX, 0)
-    add(pool + _ASLEEP, 1)
+    """Wait until chunks are offered that this thread has not seen; -1 at the end.
+
+    Who is woken looks for work as long as any other, also when what it was woken for is done:
+    steps follow each other, and the next one finds it awake.
+    """
     while True:
+        for _ in range(_PATIENCE):
+            if load(pool + _STOP) != 0:
+                return -1
+            number = load(pool + _ROUND)
+            if number % 2 == 1 and number != seen:
+                return number  # type: ignore[no-any-return]
+            pause()
+        _lock(pool + _MUTEX, 0)
+        add(pool + _ASLEEP, 1)
         number = load(pool + _ROUND)
-        stop = load(pool + _STOP) != 0
-        if stop or (number % 2 == 1 and number != seen):
-            break
-        _wait(pool + _CONDITION, pool + _MUTEX)
-    add(pool + _ASLEEP, -1)
-    _unlock(pool + _MUTEX, 0)
-    return -1 if stop else number
+        if number % 2 == 0 or number == seen:
+            while load(pool + _ROUND) == number and load(pool + _STOP) == 0:
+                _wait(pool + _CONDITION, pool + _MUTEX)
+        add(pool + _ASLEEP, -1)
+        _unlock(pool + _MUTEX, 0)
 
 
 @register_jitable  # type: ignore[untyped-decorator]
@@ -360,7 +364,7 @@ def share(pool: int, threads: int, function: int, job: int, total: int) -> None:
     looks = 0
     while load(pool + _BUSY) != 0:
         looks += 1
-        if looks > _PATIENCE:
+        if looks > _BEFORE_YIELDING:
             _yield(0, 0)  # it may be waiting for this very processor
         else:
             pause()
