@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import sys
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
@@ -52,9 +53,30 @@ def device(array: Array) -> int | None:
 
 def address(array: Array) -> int:
     """Return the address of the array's first element."""
+    if type(array) is np.ndarray and _READS_HEADERS:
+        return _word_at(id(array) + object.__basicsize__).value
     if type(array).__module__.partition(".")[0] == "cupy":
         return int(array.data.ptr)  # type: ignore[attr-defined]  # cupy.cuda.MemoryPointer
     return int(array.__array_interface__["data"][0])
+
+
+# The address of its elements is what an array's C structure begins with, after what all objects
+# have. Read there it takes a tenth of the microsecond that __array_interface__ does.
+_word_at = ctypes.c_size_t.from_address
+
+
+def _reads_headers() -> bool:
+    """Return whether addresses can be read from the C structure of arrays."""
+    if sys.implementation.name != "cpython":
+        return False
+    tried = np.zeros(3)
+    return all(
+        _word_at(id(one) + object.__basicsize__).value == one.__array_interface__["data"][0]
+        for one in (tried, tried[1:], tried[::-1], np.zeros(0))
+    )
+
+
+_READS_HEADERS = _reads_headers()
 
 
 def extent(array: Array) -> tuple[int, int]:

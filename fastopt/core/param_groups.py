@@ -11,6 +11,15 @@ from fastopt.core.hyperparameters import Check, Formula, Options, Schedulable
 from fastopt.core.tree import Tree
 
 
+class Changes:
+    """How many changes there have been in some groups."""
+
+    __slots__ = ("count",)
+
+    def __init__(self) -> None:
+        self.count = 0
+
+
 class ParamGroup(dict[str, Any]):
     """A dict with "params" and every hyperparameter; a bad value is refused when it is set.
 
@@ -19,7 +28,7 @@ class ParamGroup(dict[str, Any]):
     combinations that make no sense and changes that an optimizer in use cannot make; each of
     ``step_reviews`` sees the values of a step, and its number, and raises for those that functions
     must not give. ``revision`` grows with every change; ``scheduled`` says whether a value is a
-    function.
+    function. ``changes`` counts the changes of all groups of an optimizer.
     """
 
     def __init__(
@@ -32,6 +41,7 @@ class ParamGroup(dict[str, Any]):
         self.reviews: list[Callable[[Options], None]] = []
         self.step_reviews: list[Callable[[Options, int], None]] = []
         self.revision = 0
+        self.changes = Changes()
         self.scheduled = False
 
     def __setitem__(self, name: str, value: Any) -> None:
@@ -41,6 +51,7 @@ class ParamGroup(dict[str, Any]):
         """Set several hyperparameters; none is set if one is refused."""
         super().update(self.checked(dict(*given, **named)))
         self.revision += 1
+        self.changes.count += 1
         self.scheduled = any(callable(value) for value in self.plain.values())
 
     def checked(self, changes: Mapping[str, Any]) -> Options:
@@ -125,12 +136,16 @@ class ParamGroup(dict[str, Any]):
 class ParamGroups(list[ParamGroup]):
     """All groups of an optimizer; the groups can be changed, and the list of them cannot."""
 
+    def __init__(self, groups: Iterable[ParamGroup]) -> None:
+        super().__init__(groups)
+        self.changes = Changes()
+        for group in self:
+            group.changes = self.changes
+
     @property
     def revision(self) -> int:
         """A number that grows with every change in any group."""
-        if len(self) == 1:
-            return self[0].revision
-        return sum(group.revision for group in self)
+        return self.changes.count
 
     def _fixed(self, *_: Any, **__: Any) -> NoReturn:
         raise TypeError(

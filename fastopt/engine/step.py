@@ -82,6 +82,7 @@ class HostEngine:
         self.state = state
         self.backend = backend
         self.extents = Extents(state.tree.leaves)
+        self._changes = state.groups.changes
         self.invalidate()
 
     def invalidate(self) -> None:
@@ -109,7 +110,8 @@ class HostEngine:
         """Make a step: all of it, or on an error nothing."""
         if type(grad_scale) is not float or grad_scale != 1.0:
             grad_scale = self.checked_scale(grad_scale, policy.on_nonfinite)
-        self.follow_settings()
+        if self._followed != self._changes.count:
+            self.follow_settings()
         asked: dict[int, Options] = {}
         if self._fused is not None and self._step_fused(grads, grad_scale, policy, asked):
             return MADE if self._limit is None else Outcome(True, self.state.counts.grad_norm)
@@ -198,8 +200,7 @@ class HostEngine:
     ) -> bool:
         """Make the whole step in one compiled call; False, with nothing done, if it cannot."""
         fused, rows = self._fused, []
-        if fused is None:
-            return False
+        assert fused is not None
         for bucket, scalars, group in self._fused_parts:
             if not bucket.steps_equal:
                 return False

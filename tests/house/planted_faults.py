@@ -160,8 +160,8 @@ FAULTS = (
     Fault(
         "settings_of_a_group_that_changed_less_often_go_unnoticed",
         GROUPS,
-        "        return sum(group.revision for group in self)",
-        "        return max(group.revision for group in self)",
+        "            group.changes = self.changes",
+        "            self.changes = group.changes",
         (
             "tests/core/test_trainable.py::"
             "test_a_group_is_frozen_whose_settings_have_changed_less_often_than_others",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import struct
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
@@ -355,7 +356,9 @@ class _FusedStep:
     ) -> None:
         self._kernels = kernels
         self._tables = [kernel.table for kernel in kernels]
-        self._table = self._tables[0]
+        # Half a microsecond less than an assignment to the array.
+        self._row_bytes = memoryview(self._tables[0]).cast("B")
+        self._pack_row = struct.Struct(f"={self._tables[0].size}d").pack_into
         self._by_member = buckets[0].members is not None
         self._positions = [bucket.positions for bucket in buckets]
         overflows = any(b.rule.averages_squares and b.spec.real.itemsize == 4 for b in buckets)
@@ -394,7 +397,7 @@ class _FusedStep:
         if self._large:
             self._set_threads()
         if self._one_row and limit is None:  # nothing else is to be set
-            self._table[0] = rows[0]
+            self._pack_row(self._row_bytes, 0, *rows[0])
             return self._step(self._pool, self._address, id(params), id(grads), scale, -1.0)
         if self._by_dtype or not self._prepared[limit is not None]:
             self._set_jobs(grads, limit is not None)
