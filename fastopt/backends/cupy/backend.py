@@ -41,7 +41,7 @@ class CupyKernel:
         self._members = bucket.members
         with arrays.on_device_of(self._arena.exact):
             parts = [
-                Part(_KERNELS, cast(Rule, rule), spec, parameters, k)
+                Part(_KERNELS, cast(Rule, rule), spec, parameters, bucket.arena, k)
                 for k in range(0, len(parameters), CAPACITY)
             ]
             self._parts = [part for part in parts if part.count]
@@ -63,7 +63,7 @@ class CupyKernel:
             derived = cupy.zeros(columns * len(self._nothing.arrays))
             for part in self._parts[:1]:
                 none = self._nothing.located()
-                part.launch(self._spec.given, none, scalars, self._arena, derived)
+                part.launch(self._spec.given, none, scalars, derived)
         except Exception as error:  # a compiler, a driver, a cache: each has errors of its own
             raise BackendUnavailableError(
                 "backend 'cupy' cannot run here: CuPy cannot build or launch a kernel on device "
@@ -128,8 +128,7 @@ class CupyKernel:
         grads = _chosen(gradients, mine)
         for part in self._parts:
             if always or part.has_work(grads):
-                dtype = gradients.dtype
-                part.launch(dtype, grads, given, self._arena, derived, from_table=True)
+                part.launch(gradients.dtype, grads, given, derived, from_table=True)
 
     def sums_from_table(
         self,
@@ -160,7 +159,7 @@ class CupyKernel:
     ) -> None:
         """Launch a pass over all parts."""
         for part in self._parts:
-            about = (scalars, self._arena, derived, lanes, first, tiles, from_table)
+            about = (scalars, derived, lanes, first, tiles, from_table)
             part.sums(number, dtype, grads, *about)
             first += part.tiles
 
@@ -221,7 +220,7 @@ class CupyKernel:
             for scalars, grads in self._by_row(gradients, table, rows, scale):
                 for part in self._parts:
                     if part.has_work(grads):
-                        part.launch(gradients.dtype, grads, scalars, self._arena, made)
+                        part.launch(gradients.dtype, grads, scalars, made)
 
     def _one_row(self, rows: Array) -> tuple[Array, ...]:
         """Return what a kernel looks scalars of members up by, given their rows of this step."""
@@ -245,13 +244,15 @@ class CupyKernel:
                 looked_up = self._one_row(scalars[first : first + self._members])
                 yield looked_up, np.where(mine, gradients.located(), 0)
             return
+        if rows is None:
+            yield scalars[0], gradients.located()
+            return
         distinct: dict[bytes, list[int]] = {}
         for number, row in enumerate(scalars):
             distinct.setdefault(row.tobytes(), []).append(number)
         located = gradients.located()
         for same in distinct.values():
-            mine = rows is None or np.isin(rows, same)
-            yield scalars[same[0]], np.where(mine, located, 0)
+            yield scalars[same[0]], np.where(np.isin(rows, same), located, 0)
 
 
 def _chosen(gradients: Gradients, mine: Array | None) -> Array:

@@ -73,9 +73,13 @@ class Part:
         rule: Rule,
         spec: UpdateSpec,
         parameters: Sequence[Parameter],
+        arena: Arena,
         first: int,
     ) -> None:
         self._kernels = kernels
+        self._memory = [part.reshape(-1) for part in arena.parts]
+        self._pitch = arena.exact.shape[1]
+        self._updates: dict[tuple[Any, bool], Any] = {}
         self.first = first
         self._mine = slice(first, first + CAPACITY)
         self._parameters = parameters[self._mine]
@@ -110,7 +114,6 @@ class Part:
         given: Any,
         grads: Array,
         scalars: Sequence[Any] | Array,
-        arena: Arena,
         derived: Array | None = None,
         from_table: bool = False,
     ) -> None:
@@ -120,13 +123,18 @@ class Part:
         have members it is always these. ``derived`` are the derived scalars of all parameters of
         the bucket, on the device, if there are any.
         """
-        looked_up = from_table or self._spec.members
-        about = (self._rule, self._spec.with_gradients(given), self._kernels.by_value, looked_up)
-        kernel = self._kernels.of(cupy_source.kernel, *about)
-        memory = [part.reshape(-1) for part in arena.parts]
-        numbers = [*scalars, *self._derived(derived)]
-        arguments = (self._with(grads), self._blocks, arena.exact.shape[1], *numbers, *memory)
-        kernel(*arguments, size=self.count * THREADS, block_size=THREADS)
+        kernel = self._updates.get((given, from_table))
+        if kernel is None:
+            kernel = self._updates[given, from_table] = self._update(given, from_table)
+        numbers = (*scalars, *self._derived(derived), *self._memory)
+        size = self.count * THREADS
+        kernel(self._with(grads), self._blocks, self._pitch, *numbers, size=size, block_size=THREADS)
+
+    def _update(self, given: Any, from_table: bool) -> Any:
+        """Return the update kernel for gradients of a dtype."""
+        spec, looked_up = self._spec.with_gradients(given), from_table or self._spec.members
+        about = (self._rule, spec, self._kernels.by_value, looked_up)
+        return self._kernels.of(cupy_source.kernel, *about)
 
     def _derived(self, derived: Array | None) -> tuple[Any, ...]:
         return (derived, self.first) if self._derives else ()
@@ -137,7 +145,6 @@ class Part:
         given: Any,
         grads: Array,
         scalars: Sequence[Any] | Array,
-        arena: Arena,
         derived: Array,
         lanes: Array,
         first: int,
@@ -150,10 +157,9 @@ class Part:
         """
         about = (self._rule, self._spec.with_gradients(given), self._kernels.by_value, from_table)
         kernel = self._kernels.of(pass_source.sums, *about, number)
-        memory = [part.reshape(-1) for part in arena.parts]
         table, own = self._tile_table
-        arguments = (self._with(grads), table, arena.exact.shape[1], *scalars)
-        arguments += (*self._derived(derived), first, tiles, *memory, lanes)
+        arguments = (self._with(grads), table, self._pitch, *scalars)
+        arguments += (*self._derived(derived), first, tiles, *self._memory, lanes)
         kernel(*arguments, size=own * LANES, block_size=LANES)
 
     def follow(
