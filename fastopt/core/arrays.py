@@ -111,12 +111,12 @@ class Layout:
         """Whether any axis is reversed."""
         return any(flip.step is not None for flip in self.flips[1:])
 
-    def turn(self, array: Array) -> Array:
+    def in_memory_order(self, array: Array) -> Array:
         """Return a view with the axes turned."""
         turned: Array = array[self.flips].transpose(self.axes)
         return turned
 
-    def unturn(self, flat: Array, inner: tuple[int, ...] = ()) -> Array:
+    def in_shape(self, flat: Array, inner: tuple[int, ...] = ()) -> Array:
         """Return a flat array as a view in the parameter's own shape, with more axes behind."""
         turned = flat.reshape(tuple(self.shape[axis] for axis in self.axes) + inner)
         inverse = sorted(range(len(self.axes)), key=self.axes.__getitem__)
@@ -155,7 +155,7 @@ def layout_of(array: Array, keep: int | None = None) -> Layout:
 
 def flat_view(array: Array, layout: Layout) -> Array | None:
     """Return the elements as a contiguous 1-d view of the same memory; None if there are gaps."""
-    turned = layout.turn(array)
+    turned = layout.in_memory_order(array)
     return turned.reshape(-1) if turned.flags.c_contiguous else None
 
 

@@ -73,9 +73,9 @@ class Parameter:
         if flat is not None:
             flat = flat.view(real)
         elif bridges_gaps:
-            flat = layout.turn(leaf.array)
+            flat = layout.in_memory_order(leaf.array)
         else:
-            flat = layout.turn(leaf.array).flatten().view(real)
+            flat = layout.in_memory_order(leaf.array).flatten().view(real)
         strided, copied = gaps and bridges_gaps, gaps and not bridges_gaps
         member = _member_of(layout, dtype) if members else None
         return cls(leaf, layout, dtype, flat, size, strided, copied, offset, address, member)
@@ -101,7 +101,7 @@ class Parameter:
         """Return flat real numbers as a view in the parameter's shape, complex as it is."""
         if self.dtype.kind == "c":
             reals = reals.view(np.dtype(f"c{2 * reals.itemsize}"))
-        return self.layout.unturn(reals)
+        return self.layout.in_shape(reals)
 
     def state_view(self, slot: Array) -> Array:
         """Return the parameter's range of one row of the arena, in the parameter's shape."""
@@ -110,7 +110,7 @@ class Parameter:
     def code_view(self, slot: Array) -> Array:
         """Return its range of a row of codes, in its shape; complex ones have a last axis of 2."""
         found = slot[self.offset : self.offset + self.size]
-        return self.layout.unturn(found, (2,) if self.dtype.kind == "c" else ())
+        return self.layout.in_shape(found, (2,) if self.dtype.kind == "c" else ())
 
     def scale_view(self, slot: Array) -> Array:
         """Return its range of a row of scales: one for every block, in the order of memory."""
@@ -172,7 +172,7 @@ class Parameter:
             return flat.view(real_dtype(dtype)) if dtype.kind == "c" else flat
         grad = self.checked(grad, path)
         extents.check_apart(grad, path)
-        turned = self.layout.turn(grad)
+        turned = self.layout.in_memory_order(grad)
         flags = turned.flags
         aligned = getattr(flags, "aligned", True)  # CuPy keeps no such flag
         if grad.dtype == dtype and flags.c_contiguous and aligned:

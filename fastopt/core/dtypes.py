@@ -36,7 +36,7 @@ class UpdateSpec:
     """What the backends need to know of a parameter's dtype.
 
     ``stored`` is the dtype of the parameter's real numbers (a complex one is a row of pairs of
-    them), ``given`` that of its gradient's, ``real`` that of its state and of all arithmetic. A
+    them), ``gradient`` that of its gradient's, ``real`` that of its state and of all arithmetic. A
     step widens the first two to it, exactly, and rounds the parameter at its end; half precision
     goes by way of float32 both ways, so that float64 is rounded twice, the same everywhere. With
     ``master`` the state holds a parameter of half precision in ``real`` too, its master. The
@@ -53,7 +53,7 @@ class UpdateSpec:
     """
 
     stored: np.dtype[Any]
-    given: np.dtype[Any]
+    gradient: np.dtype[Any]
     real: np.dtype[Any]
     master: bool
     bounds: Kind = "none"
@@ -102,7 +102,7 @@ class UpdateSpec:
 
     def with_gradients(self, dtype: np.dtype[Any]) -> UpdateSpec:
         """Return the format for gradients of this dtype, which is one of ``readable``."""
-        return replace(self, given=dtype)
+        return replace(self, gradient=dtype)
 
     @property
     def readable(self) -> tuple[np.dtype[Any], ...]:
@@ -122,7 +122,7 @@ class UpdateSpec:
     @property
     def name(self) -> str:
         """A short name for what is compiled for it."""
-        dtypes = dict.fromkeys([self.stored.name, self.given.name])
+        dtypes = dict.fromkeys([self.stored.name, self.gradient.name])
         bounds = [f"bounds-{self.bounds}"] * (self.bounds != "none")
         state = [f"state-{self.state}"] * (self.state != "real")
         flags = [*["reset"] * self.reset, *state, *["stochastic"] * self.stochastic]

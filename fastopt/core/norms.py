@@ -21,9 +21,9 @@ from fastopt.core.signals import Deferred
 # The norm of many gradients together: float64, in one order, on every backend.
 #
 # The order of a sum decides its last bits, so it is laid down here and is the same for every
-# backend and number of threads. The squares of a gradient are summed in pieces of ``TILE``
-# elements: in each piece lane j adds the elements j, j + 64, j + 128, ... one after another, and
-# then the lanes are added in halves: 32 to 32, 16 to 16, and so on. The pieces' sums are summed in
+# backend and number of threads. The squares of a gradient are summed in tiles of ``TILE``
+# elements: in each tile lane j adds the elements j, j + 64, j + 128, ... one after another, and
+# then the lanes are added in halves: 32 to 32, 16 to 16, and so on. The tiles' sums are summed in
 # the same way.
 
 TILE = 4_096
@@ -43,7 +43,7 @@ TOO_SMALL = 2.0**-900
 """A sum of squares below this may have lost some of them to underflow."""
 
 Squares = Callable[[float], Iterable[Array]]
-"""Given a factor, returns each bucket's sums of the squares of (factor * gradient), by pieces."""
+"""Given a factor, returns each bucket's sums of the squares of (factor * gradient), by tiles."""
 
 
 class Norm(NamedTuple):
@@ -72,7 +72,7 @@ def array_norms(
 ) -> list[float]:
     """Return the norm of each of some gradients of these sizes, computed in ``real``.
 
-    ``squares`` gives the sums of squares of (factor * gradient), by pieces; 0 for no gradient.
+    ``squares`` gives the sums of squares of (factor * gradient), by tiles; 0 for no gradient.
     """
     found = _by_array(sizes, squares(1.0))
     units = np.ones(len(found))
@@ -85,13 +85,13 @@ def array_norms(
         return (np.sqrt(found) * units).tolist()  # type: ignore[no-any-return]  # of float
 
 
-def _by_array(sizes: Sequence[int], pieces: Array) -> Array:
+def _by_array(sizes: Sequence[int], tiles: Array) -> Array:
     ends = np.cumsum(tile_counts(sizes)).tolist()
-    return np.array([pieces[a:b].sum() for a, b in zip([0, *ends], ends, strict=False)], float)
+    return np.array([tiles[a:b].sum() for a, b in zip([0, *ends], ends, strict=False)], float)
 
 
 def total_of(parts: Iterable[Array]) -> float:
-    """Return the sum of the sums of all pieces."""
+    """Return the sum of the sums of all tiles."""
     sums = np.concatenate([np.zeros(0), *parts])
     padded = np.zeros(-(-sums.size // LANES) * LANES)
     padded[: sums.size] = sums
@@ -99,7 +99,7 @@ def total_of(parts: Iterable[Array]) -> float:
 
 
 def lane_sums(rows: Array) -> Array:
-    """Return the sum of each piece; ``rows`` has the shape (pieces, rows, LANES)."""
+    """Return the sum of each tile; ``rows`` has the shape (tiles, rows, LANES)."""
     if arrays.kind(rows) == "numpy":
         # One row after another, as the last axis stands closest in memory.
         lanes = rows.sum(axis=1)
@@ -115,7 +115,7 @@ def lane_sums(rows: Array) -> Array:
 
 
 def tile_counts(sizes: Iterable[int]) -> list[int]:
-    """Return how many pieces arrays of these sizes have."""
+    """Return how many tiles arrays of these sizes have."""
     return [-(-size // TILE) for size in sizes]
 
 
@@ -157,7 +157,7 @@ def _in_order(given: Sequence[Array], magnitudes: bool) -> list[Array]:
 
 def _flat(array: Array, magnitudes: bool) -> Array:
     with arrays.on_device_of(array):
-        flat = arrays.layout_of(array).turn(array).reshape(-1)
+        flat = arrays.layout_of(array).in_memory_order(array).reshape(-1)
         if flat.dtype.kind != "c":
             return flat
         if magnitudes:
@@ -176,7 +176,7 @@ def _squares(flats: Sequence[Array], factor: float) -> Iterator[Array]:
 
 
 def _sums(flats: Sequence[Array], term: Callable[[Array], Array]) -> Iterator[Array]:
-    """Yield the sums, by pieces, of what ``term`` makes of float64 values; of 0 it makes 0."""
+    """Yield the sums, by tiles, of what ``term`` makes of float64 values; of 0 it makes 0."""
     for batch in _batches(flats):
         with arrays.on_device_of(batch[0]):
             terms = term(_padded(batch)).reshape(-1, TILE // LANES, LANES)
@@ -215,7 +215,7 @@ def _batches(flats: Sequence[Array]) -> Iterator[list[Array]]:
 
 
 def _padded(batch: Sequence[Array]) -> Array:
-    """Return the elements in float64, each array's pieces filled up with zeros."""
+    """Return the elements in float64, each array's tiles filled up with zeros."""
     counts = tile_counts(part.size for part in batch)
     values: Array = arrays.namespace_of(batch[0]).zeros(sum(counts) * TILE)
     at = 0

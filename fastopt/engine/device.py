@@ -543,9 +543,9 @@ class DeviceEngine(HostEngine):
 
 def _members(gradients: Gradients, lookup: Lookup) -> list[int]:
     """Return the parameters that have a gradient and find their scalars here."""
-    mine = lookup.mine
+    chosen = lookup.chosen
     return [
         index
         for index, grad in enumerate(gradients.arrays)
-        if grad is not None and (mine is None or mine[index])
+        if grad is not None and (chosen is None or chosen[index])
     ]

@@ -133,7 +133,9 @@ def _over_optimizer(
 def _given(memory: Memory, update: Update, index: int) -> dict[str, float]:
     plan = update.plan
     return (
-        dict(zip(memory.given, plan.given[plan.row_of(index)], strict=True)) if memory.given else {}
+        dict(zip(memory.given, plan.for_memory[plan.row_of(index)], strict=True))
+        if memory.given
+        else {}
     )
 
 

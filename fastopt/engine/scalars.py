@@ -24,7 +24,7 @@ class Plan(NamedTuple):
     """The scalars of a bucket's coming update, for gradients that are not scaled.
 
     ``table`` has a row for each distinct set of scalars; ``rows`` says which one each parameter of
-    the bucket takes, None that all take the first. ``given`` has for each row of the table the
+    the bucket takes, None that all take the first. ``for_memory`` has for each row of the table the
     scalars that the rule's memory is given, if it has one. Where there are members, the table is an
     array with a row for each of them, one after another; ``rows`` says where those of each
     parameter begin.
@@ -32,7 +32,7 @@ class Plan(NamedTuple):
 
     table: Sequence[Row] | Array
     rows: Sequence[int] | None
-    given: Sequence[Row] = ()
+    for_memory: Sequence[Row] = ()
 
     def row_of(self, index: int) -> int:
         """Return the number of a parameter's row."""
@@ -60,7 +60,7 @@ class Scalars:
             t = int(bucket.steps[0]) + 1
             if self._members is not None:
                 return Plan(self._table(t), None)
-            return Plan([self.row(t)], None, self._given([t]))
+            return Plan([self.row(t)], None, self._for_memory([t]))
         number_of: dict[int, int] = {}
         rows = [0] * len(bucket.steps)
         for i in range(len(bucket.steps)) if active is None else active:
@@ -70,7 +70,7 @@ class Scalars:
             tables = [np.zeros((0, len(self._names))), *map(self._table, steps)]
             first = [members * row for row in rows]
             return Plan(np.concatenate(tables), first)
-        return Plan([self.row(t) for t in steps], rows, self._given(steps))
+        return Plan([self.row(t) for t in steps], rows, self._for_memory(steps))
 
     def next_row(self, options: Options) -> Row | Array:
         """Return the row of the coming step, where all parameters have made as many.
@@ -91,7 +91,7 @@ class Scalars:
         t = step_count - lag + 1
         if self._members is not None:
             return self._table(t)
-        return self.row(t) + sum(self._given([t]), ())
+        return self.row(t) + sum(self._for_memory([t]), ())
 
     def row(self, t: int) -> Row:
         """Return the row of a parameter's t-th step (1 for the first)."""
@@ -113,7 +113,7 @@ class Scalars:
             column[...] = value
         return columns.T
 
-    def _given(self, steps: Sequence[int]) -> Sequence[Row]:
+    def _for_memory(self, steps: Sequence[int]) -> Sequence[Row]:
         """Return what the rule's memory is given in some steps of a parameter."""
         memory = self._bucket.rule.memory
         if memory is None:

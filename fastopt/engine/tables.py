@@ -52,7 +52,7 @@ class Table:
     bucket: Bucket
     scalars: Scalars
     members: list[int]
-    mine: Array | None  # which parameters they are; None: all that have a gradient
+    chosen: Array | None  # which parameters they are; None: all that have a gradient
     lag: int
     rows: tuple[Array, Array] = field(default_factory=lambda: (np.zeros((0, 0)), np.zeros((0, 0))))
 
@@ -120,17 +120,17 @@ class ScalarTables:
         """Make the tables for these gradients: by bucket and step count; ``renew`` fills them."""
         made: list[Table] = []
         state = self._state
-        for number, (bucket, chosen) in enumerate(zip(state.buckets, active, strict=True)):
+        for number, (bucket, there) in enumerate(zip(state.buckets, active, strict=True)):
             by_lag: dict[int, list[int]] = {}
-            for i in range(len(bucket.steps)) if chosen is None else chosen:
+            for i in range(len(bucket.steps)) if there is None else there:
                 by_lag.setdefault(step_count - int(bucket.steps[i]), []).append(i)
             for lag, members in by_lag.items():
-                mine = None
+                chosen = None
                 if len(by_lag) > 1:
-                    mine = np.isin(np.arange(len(bucket.steps)), members)
+                    chosen = np.isin(np.arange(len(bucket.steps)), members)
                 name, group = (number, len(made)), state.groups[bucket.group]
                 scalars = self._scalars[number]
-                made.append(Table(name, group, bucket, scalars, members, mine, lag))
+                made.append(Table(name, group, bucket, scalars, members, chosen, lag))
         self._tables = made
         self.invalidate()
 
@@ -213,11 +213,12 @@ class ScalarTables:
         self._lookups = [self._uploaded(table, room) for table in self._tables]
 
     def _uploaded(self, table: Table, room: int) -> Lookup:
-        scalars, given = table.rows
+        scalars, for_memory = table.rows
         rows = self._control.table((*table.name, "scalars"), scalars, room)
-        if not given.shape[1]:
-            return Lookup(table.mine, rows, None)
-        return Lookup(table.mine, rows, self._control.table((*table.name, "given"), given, room))
+        if not for_memory.shape[1]:
+            return Lookup(table.chosen, rows, None)
+        name = (*table.name, "for memory")
+        return Lookup(table.chosen, rows, self._control.table(name, for_memory, room))
 
     def _rows(self, low: int, high: int, end: int) -> tuple[list[list[Row | Array]], int]:
         """Return each step's rows, one for each table, and the period in which they come again."""

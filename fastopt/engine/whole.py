@@ -109,7 +109,7 @@ def _given(parameter: Parameter, gradients: Gradients, index: int, real: np.dtyp
     given = gradients.arrays[index]
     assert given is not None
     if given.shape != parameter.layout.shape:
-        given = parameter.layout.unturn(given)
+        given = parameter.layout.in_shape(given)
     return given.astype(real)
 
 

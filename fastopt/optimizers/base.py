@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 
-class Guard:
+class StateLock:
     """One lock for all that reads or writes an optimizer's state.
 
     Another thread waits for it. The same thread again, from a schedule or a signal's handler, is in
@@ -95,7 +95,7 @@ class Optimizer(Formula):
         **hyperparameters: Any,
     ) -> None:
         name = type(self).__name__
-        self._guard = Guard()
+        self._state_lock = StateLock()
         captures = Flag()(f"{name}: capturable", capturable)
         self._policy = Policy(
             checked_limit(f"{name}: max_grad_norm", max_grad_norm),
@@ -156,12 +156,12 @@ class Optimizer(Formula):
 
     def _step(self, grads: Any, grad_scale: Any, on_nonfinite: NonfinitePolicy | None) -> Outcome:
         """Make a step under another policy for gradients that are not finite (None: its own)."""
-        guard = self._guard
-        with guard.lock:
+        mutex = self._state_lock
+        with mutex.lock:
             # A plain flag: an interrupt cannot come between it and the try.
-            if guard.busy:
-                guard.refuse()
-            guard.busy = True
+            if mutex.busy:
+                mutex.refuse()
+            mutex.busy = True
             try:
                 policy = self._policy
                 if on_nonfinite is not None:
@@ -170,7 +170,7 @@ class Optimizer(Formula):
                 # HostEngine of engine/step.py; for CuPy arrays DeviceEngine of engine/device.py.
                 outcome = self._engine.step(grads, grad_scale, policy)
             finally:
-                guard.busy = False
+                mutex.busy = False
         return outcome
 
     def _refuse_policy(self, policy: Policy) -> None:
@@ -183,15 +183,15 @@ class Optimizer(Formula):
 
     def _alone(self, work: Callable[[], Result]) -> Result:
         """Do something between two steps; other threads wait."""
-        guard = self._guard
-        with guard.lock:
-            if guard.busy:
-                guard.refuse()
-            guard.busy = True
+        mutex = self._state_lock
+        with mutex.lock:
+            if mutex.busy:
+                mutex.refuse()
+            mutex.busy = True
             try:
                 result = work()
             finally:
-                guard.busy = False
+                mutex.busy = False
         return result
 
     def warmup(self) -> Self:
@@ -267,7 +267,7 @@ class Optimizer(Formula):
 
     def _synchronize(self, norm: bool = False) -> None:
         if self._engine.device is not None:  # the host's counts can be read at any moment
-            with self._guard.lock:
+            with self._state_lock.lock:
                 self._engine.synchronize(norm)
 
     @property
@@ -283,7 +283,7 @@ class Optimizer(Formula):
         limit = checked_limit(f"{type(self).__name__}: max_grad_norm", value)
         policy = self._policy._replace(max_grad_norm=limit)
         self._refuse_policy(policy)
-        with self._guard.lock:
+        with self._state_lock.lock:
             self._engine.forget_norm()
             self._state.counts.grad_norm = None
             self._policy = policy
@@ -302,7 +302,7 @@ class Optimizer(Formula):
         checked = checked_policy(name, value, self._capturable)
         policy = self._policy._replace(on_nonfinite=checked)
         self._refuse_policy(policy)
-        with self._guard.lock:
+        with self._state_lock.lock:
             self._policy = policy
 
     @property

@@ -95,7 +95,7 @@ def _like(array: Array) -> Array:
     """Return zeros of an array's shape and place, in its order in memory but without gaps."""
     with arrays.on_device_of(array):
         zeros = array_namespace(array).zeros(array.size, wide(array.dtype))
-    return arrays.layout_of(array).unturn(zeros)
+    return arrays.layout_of(array).in_shape(zeros)
 
 
 def move(own: Array, target: Array, share: float) -> None:
@@ -147,7 +147,7 @@ class Wrapper(Resumable):
     @property
     def _lock(self) -> threading.RLock:
         """The optimizer's lock, which what the wrapper remembers is read and written under too."""
-        return self._innermost._guard.lock
+        return self._innermost._state_lock.lock
 
     def _companions(self) -> CompanionArrays:
         """Return arrays that stand beside the optimizer's parameters."""

@@ -236,7 +236,7 @@ def test_an_array_without_gaps_is_updated_without_a_copy(name: str) -> None:
     assert flat is not None
     assert flat.shape == (array.size,)
     assert np.shares_memory(flat, array) or array.size == 0
-    np.testing.assert_array_equal(arrays.layout_of(array).unturn(flat), array, strict=True)
+    np.testing.assert_array_equal(arrays.layout_of(array).in_shape(flat), array, strict=True)
 
 
 @each_backend

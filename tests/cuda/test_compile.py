@@ -103,7 +103,7 @@ def faults(rule: Rule, spec: UpdateSpec, ptx: str) -> list[str]:
     state = np.dtype({"real": spec.real, "bfloat16": "u2", "int8": "u1"}[spec.state])
     exact = [spec.real] * spec.master
     written = Counter(d.itemsize for d in [spec.stored, *[state] * len(rule.state), *exact])
-    read = [spec.given.itemsize, *[spec.real.itemsize] * len(spec.limits)]
+    read = [spec.gradient.itemsize, *[spec.real.itemsize] * len(spec.limits)]
     pack = PACK[cupy_source.pack(spec)]
     for kind, packs in (("ld", written + Counter(read)), ("st", written)):
         for size, count in packs.items():

@@ -50,11 +50,11 @@ ARCHITECTURE = 90
 def ptx_of(name: str, spec: UpdateSpec, changes: tuple[tuple[str, str], ...] = ()) -> str:
     """Return the PTX of a kernel, after changes of its text."""
     others: dict[str, Callable[[], dict[str, Any]]] = {
-        "fastopt_squares": lambda: control_source.squares(spec.given, by_value=True),
+        "fastopt_squares": lambda: control_source.squares(spec.gradient, by_value=True),
         **{
             text()["name"]: text
             for wide in (False, True)
-            for text in [partial(control_source.squares_to_decide, spec.given, True, wide)]
+            for text in [partial(control_source.squares_to_decide, spec.gradient, True, wide)]
         },
         "fastopt_halves": control_source.halves,
         "fastopt_decide": control_source.decide,

@@ -153,7 +153,7 @@ def test_one_compiled_call_serves_all_groups(
     parts: list[Any] = [
         reading.compiled
         for kernel in opt._engine.kernels
-        for reading in kernel._readings  # type: ignore[attr-defined]
+        for reading in kernel._per_dtype  # type: ignore[attr-defined]
     ]
 
     def counted(name: str, real: Callable[..., Any]) -> Callable[..., Any]:

@@ -11,7 +11,7 @@ import numpy as np
 from fastopt.backends.cupy import control_source
 from fastopt.backends.cupy.control import Control
 from fastopt.backends.cupy.errors import check_device
-from fastopt.backends.cupy.launch import Kernels, MeasureLayout, Part, UsualArrays
+from fastopt.backends.cupy.launch import Kernels, LaunchBatch, MeasureLayout, UsualArrays
 from fastopt.backends.cupy.source import CAPACITY, scalar_names
 from fastopt.backends.interface import Table
 from fastopt.core import arrays
@@ -35,13 +35,13 @@ class CupyKernel:
         """Whether the squares of the gradients can leave the range of float64."""
         self._arena = bucket.arena
         self._usual = UsualArrays(parameters, spec, extents)
-        self._nothing = Gradients([None] * len(parameters), spec.given, [])
+        self._nothing = Gradients([None] * len(parameters), spec.gradient, [])
         self._lanes: Array | None = None
         self._passes = derived_of(rule, spec).passes
         self._members = bucket.members
         with arrays.on_device_of(self._arena.exact):
             parts = [
-                Part(_KERNELS, cast(Rule, rule), spec, parameters, bucket.arena, k)
+                LaunchBatch(_KERNELS, cast(Rule, rule), spec, parameters, bucket.arena, k)
                 for k in range(0, len(parameters), CAPACITY)
             ]
             self._parts = [part for part in parts if part.count]
@@ -63,7 +63,7 @@ class CupyKernel:
             derived = cupy.zeros(columns * len(self._nothing.arrays))
             for part in self._parts[:1]:
                 none = self._nothing.located()
-                part.launch(self._spec.given, none, scalars, derived)
+                part.launch(self._spec.gradient, none, scalars, derived)
         except Exception as error:  # a compiler, a driver, a cache: each has errors of its own
             raise BackendUnavailableError(
                 "backend 'cupy' cannot run here: CuPy cannot build or launch a kernel on device "
@@ -114,18 +114,18 @@ class CupyKernel:
     def update_from_table(
         self,
         gradients: Gradients,
-        mine: Array | None,
+        chosen: Array | None,
         given: tuple[Array, ...],
         always: bool,
         derived: Array | None = None,
     ) -> None:
         """Update by a row of a table that was decided on.
 
-        ``mine`` chooses the parameters (None: all that have a gradient); ``given`` are the counts,
+        ``chosen`` says which parameters (None: all that have a gradient); ``given`` are the counts,
         the scale and the table. ``always`` launches without gradients too, which compiles.
         ``derived`` are the derived scalars of all parameters, on the device.
         """
-        grads = _chosen(gradients, mine)
+        grads = _chosen(gradients, chosen)
         for part in self._parts:
             if always or part.has_work(grads):
                 part.launch(gradients.dtype, grads, given, derived, from_table=True)
@@ -134,7 +134,7 @@ class CupyKernel:
         self,
         number: int,
         gradients: Gradients,
-        mine: Array | None,
+        chosen: Array | None,
         given: tuple[Array, ...],
         derived: Array,
         lanes: Array,
@@ -142,7 +142,7 @@ class CupyKernel:
         tiles: int,
     ) -> None:
         """Write the lanes of a pass's sums, by a row of a table; ``first`` is the first tile."""
-        about = (_chosen(gradients, mine), given, derived, lanes)
+        about = (_chosen(gradients, chosen), given, derived, lanes)
         self._sum(number, gradients.dtype, *about, first, tiles, from_table=True)
 
     def _sum(
@@ -167,13 +167,13 @@ class CupyKernel:
         self,
         number: int,
         gradients: Gradients,
-        mine: Array | None,
+        chosen: Array | None,
         arguments: Sequence[Any],
         remembered: Array,
         derived: Array,
     ) -> None:
         """Make scalars of the sums over each array in a pass, and bring its memory up to date."""
-        grads = _chosen(gradients, mine)
+        grads = _chosen(gradients, chosen)
         for part in self._parts:
             part.follow(number, grads, arguments, remembered, derived)
 
@@ -240,9 +240,9 @@ class CupyKernel:
             scalars[:, 0] *= self._spec.real.type(scale)
         if self._members is not None:
             for first in range(0, len(scalars), self._members):
-                mine = rows is None or np.equal(rows, first)
+                chosen = rows is None or np.equal(rows, first)
                 looked_up = self._one_row(scalars[first : first + self._members])
-                yield looked_up, np.where(mine, gradients.located(), 0)
+                yield looked_up, np.where(chosen, gradients.located(), 0)
             return
         if rows is None:
             yield scalars[0], gradients.located()
@@ -255,10 +255,10 @@ class CupyKernel:
             yield scalars[same[0]], np.where(np.isin(rows, same), located, 0)
 
 
-def _chosen(gradients: Gradients, mine: Array | None) -> Array:
+def _chosen(gradients: Gradients, chosen: Array | None) -> Array:
     """Return the addresses of the gradients of some parameters (None: of all), 0 for others."""
     grads = gradients.located()
-    return grads if mine is None else np.where(mine, grads, 0)
+    return grads if chosen is None else np.where(chosen, grads, 0)
 
 
 class CupyBackend:

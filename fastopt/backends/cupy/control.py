@@ -389,7 +389,7 @@ class Control:
         too, which compiles what is needed.
         """
         given = (self.counts, self._scale[lookup.table.dtype], lookup.table)
-        kernel.update_from_table(gradients, lookup.mine, given, always, derived)
+        kernel.update_from_table(gradients, lookup.chosen, given, always, derived)
 
     def passes(self, buckets: Sequence[Bucket], shared: Mapping[str, float]) -> Passes:
         """Return what runs the passes of some buckets' updates."""

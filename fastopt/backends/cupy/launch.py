@@ -58,7 +58,7 @@ class Kernels:
         return self._made[key]
 
 
-class Part:
+class LaunchBatch:
     """At most CAPACITY parameters: those whose addresses fit a launch.
 
     Nothing here waits for the device. What a kernel reads is never freed before: static tables and
@@ -81,8 +81,8 @@ class Part:
         self._pitch = arena.exact.shape[1]
         self._updates: dict[tuple[Any, bool], Any] = {}
         self.first = first
-        self._mine = slice(first, first + CAPACITY)
-        self._parameters = parameters[self._mine]
+        self._range = slice(first, first + CAPACITY)
+        self._parameters = parameters[self._range]
         self._addresses = np.zeros((2, CAPACITY), np.int64)
         own = [arrays.address(parameter.flat) for parameter in self._parameters]
         self._addresses[0, : len(own)] = own
@@ -99,15 +99,15 @@ class Part:
 
     def _with(self, grads: Array) -> Any:
         """Return what a kernel takes as addresses."""
-        mine = grads[self._mine]
-        self._addresses[1, : len(mine)] = mine
+        own = grads[self._range]
+        self._addresses[1, : len(own)] = own
         if self._kernels.by_value:
             return np.void(self._addresses.tobytes())
         return self._kernels.cupy.asarray(self._addresses.reshape(-1))
 
     def has_work(self, grads: Array) -> bool:
         """Return whether any gradient is there; ``grads`` holds addresses, 0 for none."""
-        return bool(self.count and grads[self._mine].any())
+        return bool(self.count and grads[self._range].any())
 
     def launch(
         self,
@@ -128,7 +128,9 @@ class Part:
             kernel = self._updates[given, from_table] = self._update(given, from_table)
         numbers = (*scalars, *self._derived(derived), *self._memory)
         size = self.count * THREADS
-        kernel(self._with(grads), self._blocks, self._pitch, *numbers, size=size, block_size=THREADS)
+        kernel(
+            self._with(grads), self._blocks, self._pitch, *numbers, size=size, block_size=THREADS
+        )
 
     def _update(self, given: Any, from_table: bool) -> Any:
         """Return the update kernel for gradients of a dtype."""

@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 class Lookup(NamedTuple):
     """Some parameters of a bucket and where they find their scalars.
 
-    ``mine`` are the parameters (None: all that have a gradient), ``table`` their rows of scalars
-    and ``given`` those of what the rule's memory is given; None where it is given nothing.
+    ``chosen`` are the parameters (None: all that have a gradient), ``table`` their rows of scalars
+    and ``for_memory`` those of what the rule's memory is given; None where it is given nothing.
     """
 
-    mine: Array | None
+    chosen: Array | None
     table: Array
-    given: Array | None
+    for_memory: Array | None
 
 
 class Work(NamedTuple):
@@ -70,7 +70,7 @@ class Passes:
         self._all = [self._memory_of(bucket) for bucket in buckets]
         self._names = tuple(shared)
         self._shared = self._zeros(len(shared))
-        passes = [one for mine in self._all for one in mine.description.passes]
+        passes = [one for own in self._all for one in own.description.passes]
         made = [len(one.memory.scalars) for one in passes]
         counts = [len(one.sums.names) for one in passes if one.sums]
         self._made = self._zeros(max(made, default=0))
@@ -104,9 +104,9 @@ class Passes:
 
     def upload(self, shared: Mapping[str, float]) -> None:
         """Write what is remembered: that of each array from its bucket, and of all together."""
-        for mine in self._all:
-            if mine.bucket.memory.size:
-                mine.remembered[...] = self._cupy.asarray(mine.bucket.memory.reshape(-1))
+        for own in self._all:
+            if own.bucket.memory.size:
+                own.remembered[...] = self._cupy.asarray(own.bucket.memory.reshape(-1))
         if self._names:
             values = np.array([shared[name] for name in self._names])
             self._shared[...] = self._cupy.asarray(values)
@@ -115,10 +115,10 @@ class Passes:
         """Wait, and return what is remembered: of each bucket's arrays, and of all together."""
         self._cupy.cuda.Device(arrays.device(self._shared)).synchronize()
         found = [
-            arrays.on_host(mine.remembered)[: mine.bucket.memory.size].reshape(
-                mine.bucket.memory.shape
+            arrays.on_host(own.remembered)[: own.bucket.memory.size].reshape(
+                own.bucket.memory.shape
             )
-            for mine in self._all
+            for own in self._all
         ]
         values = arrays.on_host(self._shared).tolist()
         return found, dict(zip(self._names, values, strict=False))
@@ -145,23 +145,23 @@ class Passes:
 
     def _hand(self, work: Work) -> None:
         """Copy memory that is handed to the forms to where they find it."""
-        mine = self._all[work.number]
-        for one in mine.description.passes:
+        own = self._all[work.number]
+        for one in own.description.passes:
             names = one.memory.names
             columns = [
                 (names.index(name), one.handed.start + k)
                 for k, name in enumerate(one.memory.handed)
             ]
-            source = self._shared if one.over_optimizer else mine.remembered
-            self._spread(mine, source, 0 if one.over_optimizer else len(names), columns)
+            source = self._shared if one.over_optimizer else own.remembered
+            self._spread(own, source, 0 if one.over_optimizer else len(names), columns)
 
     def _spread(
-        self, mine: BucketMemory, numbers: Array, stride: int, columns: Sequence[tuple[int, int]]
+        self, own: BucketMemory, numbers: Array, stride: int, columns: Sequence[tuple[int, int]]
     ) -> None:
         if columns:
-            width = len(mine.description.names)
+            width = len(own.description.names)
             kernel = self._kernels.of(pass_source.spread, width, tuple(columns))
-            kernel(numbers, stride, mine.derived, size=len(mine.bucket.parameters))
+            kernel(numbers, stride, own.derived, size=len(own.bucket.parameters))
 
     def _sum(
         self,
@@ -181,10 +181,10 @@ class Passes:
             lanes[...] = 0
         for work, number, _ in parts:
             derived = self._all[work.number].derived
-            for mine, table, _ in work.lookups:
+            for chosen, table, _ in work.lookups:
                 given = (counts, scale[table.dtype], table)
                 about = (derived, lanes, first, tiles)
-                work.kernel.sums_from_table(number, work.gradients, mine, given, *about)
+                work.kernel.sums_from_table(number, work.gradients, chosen, given, *about)
             first += work.kernel.tiles()
         self._kernels.of(control_source.halves)(lanes, self._sums[:size], size=size)
         return tiles
@@ -197,13 +197,13 @@ class Passes:
         counts: Array,
         scale: Mapping[np.dtype[Any], Array],
     ) -> None:
-        mine = self._all[work.number]
+        own = self._all[work.number]
         tiles = self._sum([(work, number, one)], counts, scale)
         for lookup in work.lookups:
-            given = self._given(lookup)
-            arguments = (mine.starts, mine.sizes, counts, given, self._sums, tiles)
-            about = (arguments, mine.remembered, mine.derived)
-            work.kernel.follow(number, work.gradients, lookup.mine, *about)
+            given = self._rows_for_memory(lookup)
+            arguments = (own.starts, own.sizes, counts, given, self._sums, tiles)
+            about = (arguments, own.remembered, own.derived)
+            work.kernel.follow(number, work.gradients, lookup.chosen, *about)
 
     def _over_optimizer(
         self,
@@ -218,16 +218,16 @@ class Passes:
         about = (bucket.rule, bucket.spec, number, self._kernels.by_value)
         kernel = self._kernels.of(pass_source.follow, *about)
         size = float(sum(self._size(work) for work, _, _ in together))
-        table = self._given(work.lookups[0]) if work.lookups else self._made
+        table = self._rows_for_memory(work.lookups[0]) if work.lookups else self._made
         given = (size, 0, counts if there else self._never, table, self._sums, tiles)
         kernel(*given, self._shared, self._made, size=LANES, block_size=LANES)
         for work, _, one in together:
             columns = [(k, one.made.start + k) for k in range(len(one.memory.scalars))]
             self._spread(self._all[work.number], self._made, 0, columns)
 
-    def _given(self, lookup: Lookup) -> Array:
+    def _rows_for_memory(self, lookup: Lookup) -> Array:
         """Return the rows of what a memory is given; any array where a kernel reads none."""
-        return self._made if lookup.given is None else lookup.given
+        return self._made if lookup.for_memory is None else lookup.for_memory
 
     def _size(self, work: Work) -> int:
         """Return how many numbers the gradients of a bucket have."""

@@ -148,7 +148,7 @@ def types_of(spec: UpdateSpec) -> str:
         f"typedef {TYPE[real]} real;",
         f"typedef {CODE.get(spec.state, 'unsigned char')} code;",
         f"typedef {number_format(spec.stored.name, real)} Stored;",
-        f"typedef {number_format(spec.given.name, real)} Given;",
+        f"typedef {number_format(spec.gradient.name, real)} Given;",
         "typedef Stored::type stored;",
         "typedef Given::type given;",
     ]

@@ -78,7 +78,7 @@ class _Job:
         self.ready = True
 
 
-class _Reading:
+class _PerDtype:
     """Gradients of one dtype: what is compiled for them, and what such arrays look like."""
 
     def __init__(
@@ -89,9 +89,9 @@ class _Reading:
         extents: Extents,
         words: Mapping[str, int | Array],
     ) -> None:
-        dtype = dtype_of(compiled.given, bucket.parameters[0].dtype)
+        dtype = dtype_of(compiled.gradient, bucket.parameters[0].dtype)
         self.compiled = compiled
-        self.dtypes = (compiled.given, dtype)
+        self.dtypes = (compiled.gradient, dtype)
         self.update = _Job(compiled.update, words)
         self.norm = _Job(compiled.squares, words)
         self.headers = None
@@ -149,8 +149,8 @@ class NumbaKernel:
             words["CODES"] = arena.codes
         if arena.scales is not None:
             words["SCALES"] = arena.scales
-        self._readings = [
-            _Reading(
+        self._per_dtype = [
+            _PerDtype(
                 _Compiled(cast(Rule, bucket.rule), spec.with_gradients(given)),
                 compare,
                 bucket,
@@ -159,7 +159,7 @@ class NumbaKernel:
             )
             for given in spec.readable
         ]
-        self._only = self._readings[0] if len(self._readings) == 1 else None
+        self._only = self._per_dtype[0] if len(self._per_dtype) == 1 else None
         self._norm: tuple[Array, Array] | None = None
         self._sums: dict[tuple[int, np.dtype[Any]], tuple[_Job, Array]] = {}
         self._words = words
@@ -171,8 +171,8 @@ class NumbaKernel:
     def warm_up(self, norm: bool) -> None:
         """Call everything once with nothing to do, which compiles it or finds it on disk."""
         nothing: list[Array | None] = [None] * len(self._params)
-        for reading in self._readings:
-            gradients = Gradients(nothing, reading.compiled.given, [])
+        for own in self._per_dtype:
+            gradients = Gradients(nothing, own.compiled.gradient, [])
             if self._updates:
                 derived = np.zeros((len(nothing), len(self._derived_names)))
                 table: Table = self._table.T if self._members is not None else self._table.tolist()
@@ -185,24 +185,24 @@ class NumbaKernel:
 
     def bind(self, params: list[Any], grads: list[Any]) -> Gradients | None:
         """Compare the headers of all arrays with what is expected, in one compiled call."""
-        reading = self._reading_of(grads)
-        if reading.headers is None:
+        own = self._for_gradients(grads)
+        if own.headers is None:
             return None
         addresses = np.empty(len(self._params), np.int64)
-        missing = reading.headers(params, grads, addresses)
+        missing = own.headers(params, grads, addresses)
         if missing is None:
             return None
-        return Gradients.of(grads, reading.compiled.given, addresses, complete=missing == 0)
+        return Gradients.of(grads, own.compiled.gradient, addresses, complete=missing == 0)
 
-    def _reading_of(self, grads: Sequence[Any]) -> _Reading:
-        """Return the reading for these gradients, as far as the first of them tells."""
+    def _for_gradients(self, grads: Sequence[Any]) -> _PerDtype:
+        """Return what reads these gradients, as far as the first of them tells."""
         if self._only is not None:
             return self._only
         dtype = next((getattr(grad, "dtype", None) for grad in grads if grad is not None), None)
-        return self._reading_as(dtype)
+        return self._for_dtype(dtype)
 
-    def _reading_as(self, dtype: object) -> _Reading:
-        return next((r for r in self._readings if dtype in r.dtypes), self._readings[0])
+    def _for_dtype(self, dtype: object) -> _PerDtype:
+        return next((r for r in self._per_dtype if dtype in r.dtypes), self._per_dtype[0])
 
     def squares(self, gradients: Gradients, factor: float) -> Array:
         """Return the sums of squares of (factor * gradient), by tiles."""
@@ -211,18 +211,18 @@ class NumbaKernel:
         sums, factors = self._norm
         factors[0] = factor
         self._grads[:] = gradients.located()
-        reading = self._reading_as(gradients.dtype)
-        self._run(reading, reading.norm)
+        own = self._for_dtype(gradients.dtype)
+        self._run(own, own.norm)
         return sums.copy()
 
     def _set_up_norm(self) -> tuple[Array, Array]:
         """Return the arrays of the sums and of the factor."""
         tiles = _chunks(self._sizes, TILE)
         sums, factors = np.zeros(tiles.shape[1]), np.zeros(1)
-        lanes = np.zeros((self._readings[0].compiled.num_threads, LANES_APART // 8))
-        for reading in self._readings:
-            reading.norm.set(CHUNKS=tiles, TOTAL=tiles.shape[1])
-            reading.norm.set(LANES=lanes, SUMS=sums, FACTOR=factors)
+        lanes = np.zeros((self._per_dtype[0].compiled.num_threads, LANES_APART // 8))
+        for own in self._per_dtype:
+            own.norm.set(CHUNKS=tiles, TOTAL=tiles.shape[1])
+            own.norm.set(LANES=lanes, SUMS=sums, FACTOR=factors)
         return sums, factors
 
     def update(
@@ -234,8 +234,8 @@ class NumbaKernel:
         derived: Array | None = None,
     ) -> None:
         """Update every parameter that has a gradient."""
-        reading = self._reading_as(gradients.dtype)
-        self._run_with(reading, reading.update, gradients, table, rows, scale, derived)
+        own = self._for_dtype(gradients.dtype)
+        self._run_with(own, own.update, gradients, table, rows, scale, derived)
 
     def sums(
         self,
@@ -247,28 +247,28 @@ class NumbaKernel:
         derived: Array,
     ) -> Array:
         """Return the sums of a pass, by tiles."""
-        reading = self._reading_as(gradients.dtype)
-        key = (number, reading.compiled.given)
+        own = self._for_dtype(gradients.dtype)
+        key = (number, own.compiled.gradient)
         if key not in self._sums:
-            self._sums[key] = self._set_up_pass(number, reading)
+            self._sums[key] = self._set_up_pass(number, own)
         job, sums = self._sums[key]
-        self._run_with(reading, job, gradients, table, rows, scale, derived)
+        self._run_with(own, job, gradients, table, rows, scale, derived)
         return sums.copy()
 
-    def _set_up_pass(self, number: int, reading: _Reading) -> tuple[_Job, Array]:
+    def _set_up_pass(self, number: int, own: _PerDtype) -> tuple[_Job, Array]:
         """Return the job of a pass, and the array of its sums."""
         one = self._passes[number]
         assert one.sums is not None
         tiles = _chunks(self._sizes, TILE)
         sums = np.zeros((len(one.sums.names), tiles.shape[1]))
-        lanes = np.zeros((reading.compiled.num_threads, LANES_APART // 8))
-        job = _Job(partial(reading.compiled.sums, number), self._words)
+        lanes = np.zeros((own.compiled.num_threads, LANES_APART // 8))
+        job = _Job(partial(own.compiled.sums, number), self._words)
         job.set(CHUNKS=tiles, TOTAL=tiles.shape[1], LANES=lanes, SUMS=sums)
         return job, sums
 
     def _run_with(
         self,
-        reading: _Reading,
+        own: _PerDtype,
         job: _Job,
         gradients: Gradients,
         table: Table,
@@ -284,7 +284,7 @@ class NumbaKernel:
         if derived is not None:
             job.set(DERIVED=derived)
         try:
-            self._run(reading, job)
+            self._run(own, job)
         finally:  # as a fused step expects it, also if the compiler has failed
             job.set(TABLE=self._table, ROWS=self._members or 1)
             self._rows[:] = 0
@@ -300,11 +300,11 @@ class NumbaKernel:
             scaled_table[:, 0] *= float(self._real.type(scale))
         return scaled_table
 
-    def _run(self, reading: _Reading, job: _Job) -> None:
+    def _run(self, own: _PerDtype, job: _Job) -> None:
         """Do the chunks of a job, with as many threads as pay."""
         if not job.ready:
             job.prepare()
-        compiled = reading.compiled
+        compiled = own.compiled
         compiled.run(compiled.pool, self.threads(), job.address)
 
     # What a fused step needs ---------------------------------------------------------------------
@@ -318,26 +318,26 @@ class NumbaKernel:
         """Return how many threads pay."""
         if not self.large:
             return 1
-        compiled = self._readings[0].compiled
+        compiled = self._per_dtype[0].compiled
         return compiled.threads(backends.available_threads(compiled.num_threads))
 
     @property
-    def several_readings(self) -> bool:
+    def several_dtypes(self) -> bool:
         """Whether gradients of more than one dtype are read as they are."""
         return self._only is None
 
     def ready(self, grads: Sequence[Any], measures: bool) -> tuple[int, int]:
         """Return the addresses of the two jobs of a step with these gradients, compiled."""
-        reading = self._only or self._reading_of(grads)
-        jobs = [reading.update]
+        own = self._only or self._for_gradients(grads)
+        jobs = [own.update]
         if measures:
             if self._norm is None:
                 self._norm = self._set_up_norm()
-            jobs.append(reading.norm)
+            jobs.append(own.norm)
         for job in jobs:
             if not job.ready:
                 job.prepare()
-        return reading.update.address, reading.norm.address
+        return own.update.address, own.norm.address
 
     @property
     def table(self) -> Array:
@@ -357,7 +357,7 @@ class _FusedStep:
         self._kernels = kernels
         self._tables = [kernel.table for kernel in kernels]
         # Half a microsecond less than an assignment to the array.
-        self._row_bytes = memoryview(self._tables[0]).cast("B")
+        self._row_bytes = self._tables[0].data.cast("B")
         self._pack_row = struct.Struct(f"={self._tables[0].size}d").pack_into
         self._by_member = buckets[0].members is not None
         self._positions = [bucket.positions for bucket in buckets]
@@ -380,7 +380,7 @@ class _FusedStep:
         self._address = arrays.address(self._program)
         self._step: Callable[..., bool] = _compiled(numba_compiled.step, "step")
         self._pool = _pool().address
-        self._by_dtype = [k for k, kernel in enumerate(kernels) if kernel.several_readings]
+        self._by_dtype = [k for k, kernel in enumerate(kernels) if kernel.several_dtypes]
         self._large = [k for k, kernel in enumerate(kernels) if kernel.large]
         self._prepared = [False, False]  # without the norm, and with it
         self._one_row = False  # whether a step without the norm needs a row of scalars alone
@@ -515,7 +515,7 @@ def _pass(rule: Rule, spec: UpdateSpec, number: int) -> int:
 
 def _built(text: str, rule: Rule, spec: UpdateSpec, name: str, **forms: Callable[..., Any]) -> int:
     """Compile a loop's text, with the forms that it calls; return its address."""
-    stored, given = (conversion(dtype, spec.real) for dtype in (spec.stored, spec.given))
+    stored, given = (conversion(dtype, spec.real) for dtype in (spec.stored, spec.gradient))
     forms |= {"rule": rule.numba}
     forms |= {f"{fragment.name}_form": fragment.numba for fragment in spec.fragments}
     scope: dict[str, Any] = {
@@ -523,7 +523,7 @@ def _built(text: str, rule: Rule, spec: UpdateSpec, name: str, **forms: Callable
         **{name: register_jitable(form) for name, form in forms.items()},
         "real": numba.from_dtype(spec.real),
         "stored": _type_of(spec.stored),
-        "given_type": _type_of(spec.given),
+        "given_type": _type_of(spec.gradient),
         "widen": stored.widen,
         "narrow": stored.narrow,
         "widen_given": given.widen,
@@ -571,7 +571,7 @@ class _Compiled:
 
     def __init__(self, rule: Rule, spec: UpdateSpec) -> None:
         self._rule, self._spec = rule, spec
-        self.given = spec.given
+        self.gradient = spec.gradient
         self.run: Callable[..., None] = _compiled(numba_compiled.run, "run")
         self.pool = _pool().address
         self.num_threads: int = numba.config.NUMBA_NUM_THREADS
@@ -586,7 +586,7 @@ class _Compiled:
 
     def squares(self) -> int:
         """Return the address of what sums squares of gradients."""
-        return _squares(self.given)
+        return _squares(self.gradient)
 
     def threads(self, wanted: int) -> int:
         """Return how many threads there are for a step, of so many that are wanted."""

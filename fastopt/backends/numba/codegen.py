@@ -450,7 +450,7 @@ def _source(
     in_work, in_chunk = ("\n" + " " * depth for depth in (4, 8))
     return _SOURCE.format(
         param_size=spec.stored.itemsize,
-        grad_size=spec.given.itemsize,
+        grad_size=spec.gradient.itemsize,
         LINES=len(lines),
         find_table=f"table = carray(pointer_to(word(job + {at('TABLE')}), {kind}), {shape})",
         find_row=row,

@@ -112,13 +112,13 @@ def _count(first: int, size: int) -> Array:
 # -------------------------------------------------------------------------------------------------
 # The NumPy backend: plain expressions over blocks that fit the cache.
 
-BLOCK_BYTES = 524_288
+CHUNK_BYTES = 524_288
 """Bytes of an array that are updated at a time. The temporaries of an expression then stay in the
 cache: 3 times as fast on 20 million float32 as whole-array expressions. Of half the size it is 8 %
 slower, for the calls that are made more often."""
 
 
-class _Piece:
+class _Chunk:
     """A block of one parameter and of its state, and where it lies in the gradient."""
 
     __slots__ = ("counters", "param", "place", "runs", "state")
@@ -146,7 +146,7 @@ class _Span:
         self.runs = tuple((parameters[i], 0, parameters[i].size) for i in members)
 
 
-def _member_of_each(block: _Piece | _Span) -> Array:
+def _member_of_each(block: _Chunk | _Span) -> Array:
     """Return the member of each element of a block."""
     found = []
     for parameter, start, stop in block.runs:
@@ -177,19 +177,19 @@ class NumpyKernel:
         self._signed = [slot in rule.signed for slot in rule.state]
         self._members = bucket.members or 1
         self._params = [parameter.flat for parameter in parameters]
-        self._block = BLOCK_BYTES // spec.real.itemsize
-        self._pieces = [
+        self._chunk = CHUNK_BYTES // spec.real.itemsize
+        self._chunks = [
             [
-                _Piece(p, slice(start, min(start + self._block, p.flat.size)), arena)
-                for start in range(0, p.flat.size, self._block)
+                _Chunk(p, slice(start, min(start + self._chunk, p.flat.size)), arena)
+                for start in range(0, p.flat.size, self._chunk)
             ]
             for p in parameters
         ]
         # In 8 bits there are no small parameters, and blocks of two never share a scale.
-        runs = list(_runs(parameters, 0 if spec.state == "int8" else self._block))
+        runs = list(_runs(parameters, 0 if spec.state == "int8" else self._chunk))
         self._spans = [_Span(run, parameters, arena) for run in runs if len(run) > 1]
         self._alone = [run.start for run in runs if len(run) == 1]
-        most = self._block if self._spans else 0
+        most = self._chunk if self._spans else 0
         self._param_scratch = np.empty(most, spec.stored)
         self._grad_scratch = np.empty(most, spec.real)
 
@@ -203,10 +203,10 @@ class NumpyKernel:
         """Return the sums of squares of (factor * gradient), by tiles."""
         sums = [np.zeros(0)]
         with np.errstate(all="ignore"):
-            for pieces, grad in zip(self._pieces, gradients.arrays, strict=True):
-                for piece in pieces:
-                    values = None if grad is None else grad[piece.place]
-                    sums.append(_tile_sums(piece.param.size, values, factor))
+            for chunks, grad in zip(self._chunks, gradients.arrays, strict=True):
+                for chunk in chunks:
+                    values = None if grad is None else grad[chunk.place]
+                    sums.append(_tile_sums(chunk.param.size, values, factor))
         return np.concatenate(sums)
 
     def sums(
@@ -224,16 +224,16 @@ class NumpyKernel:
         assert one.sums is not None
         found: list[list[Array]] = [[] for _ in one.sums.names]
         with np.errstate(all="ignore"):
-            for member, pieces in enumerate(self._pieces):
+            for member, chunks in enumerate(self._chunks):
                 grad, row = gradients.arrays[member], table[rows[member] if rows else 0]
-                for piece in pieces:
+                for chunk in chunks:
                     terms: Sequence[Any] = [None] * len(found)
                     if grad is not None:
-                        values = grad[piece.place]
-                        terms = self._terms_of(one, piece, values, row, self._own(derived, member))
+                        values = grad[chunk.place]
+                        terms = self._terms_of(one, chunk, values, row, self._own(derived, member))
                     for name, term, sums in zip(one.sums.names, terms, found, strict=True):
                         squared = name in one.sums.squared
-                        sums.append(_tile_sums(piece.param.size, term, squared=squared))
+                        sums.append(_tile_sums(chunk.param.size, term, squared=squared))
         return np.array([np.concatenate([np.zeros(0), *sums]) for sums in found])
 
     def _own(self, derived: Array, member: int) -> Sequence[Any]:
@@ -270,8 +270,8 @@ class NumpyKernel:
                 if grad is not None:
                     row = table[rows[member] if rows else 0]
                     own = () if derived is None else self._own(derived, member)
-                    for piece in self._pieces[member]:
-                        self._update_block(piece.param, grad[piece.place], piece, row, own)
+                    for chunk in self._chunks[member]:
+                        self._update_chunk(chunk.param, grad[chunk.place], chunk, row, own)
 
     def _by_member(self, table: Array, rows: Sequence[int] | None) -> tuple[Any, Any]:
         """Return a table with a row of columns for each run of members, and the rows to take."""
@@ -308,15 +308,15 @@ class NumpyKernel:
         grad = self._grad_scratch[: bounds[-1]]
         np.concatenate(params, out=param)
         np.concatenate(grads, out=grad)
-        self._update_block(param, grad, span, row)
+        self._update_chunk(param, grad, span, row)
         for target, start, stop in zip(params, bounds, bounds[1:], strict=False):
             target[:] = param[start:stop]
 
-    def _update_block(
+    def _update_chunk(
         self,
         stored: Array,
         grad: Array,
-        block: _Piece | _Span,
+        block: _Chunk | _Span,
         row: Sequence[Any],
         derived: Sequence[float] = (),
     ) -> None:
@@ -399,7 +399,7 @@ class NumpyKernel:
     def _terms_of(
         self,
         one: Pass,
-        piece: _Piece,
+        chunk: _Chunk,
         grad: Array,
         row: Sequence[float],
         derived: Sequence[float],
@@ -408,11 +408,11 @@ class NumpyKernel:
         around, rule, spec = self._around, self._elementwise, self._spec
         assert one.sums is not None
         grad_scale, l2, decay, _, _, *scalars = row
-        loaded = piece.state.load(self._signed)
+        loaded = chunk.state.load(self._signed)
         state = [values.copy() for values in loaded[: len(rule.state)]]
-        before = piece.param.astype(spec.real)
+        before = chunk.param.astype(spec.real)
         if spec.master:
-            before = current(loaded[len(rule.state)], piece.param)
+            before = current(loaded[len(rule.state)], chunk.param)
         given = grad = grad.astype(spec.real, copy=False) * grad_scale
         if l2 != 0.0:
             grad = grad + l2 * before

@@ -214,7 +214,7 @@ class _Run:
         self._shared_pieces = pieces  # kept, so that the addresses stay theirs
         regions = [(p.ctypes.data, p.size) for of_blocks in pieces.values() for p in of_blocks]
         self._shared_memory = Memory(regions)
-        self._block = block
+        self._chunk = block
         # Parameters have a memory of their own, which begins at 0.
         self._parameters: dict[str, int] = {}
         held = b""
@@ -246,13 +246,13 @@ class _Run:
         """Let the threads of a block go on together."""
         if not all_are_here:
             raise Fault("some threads do not come to the barrier that others wait at")
-        self._shared_memory.check_races(self._block)
+        self._shared_memory.check_races(self._chunk)
         self._shared_memory.forget()
         self._memory.barrier()
 
     def _blocks_of(self, lanes: Lanes) -> Lanes:
         """Return how many threads of each block these are."""
-        return np.bincount(lanes // self._block, minlength=len(self._next) // self._block)
+        return np.bincount(lanes // self._chunk, minlength=len(self._next) // self._chunk)
 
     def _step(self, operation: list[str], operands: list[str], lanes: Lanes) -> None:
         name, kind = operation[0], operation[-1]
@@ -316,7 +316,7 @@ class _Run:
         if operand in self._parameters:
             return np.full(len(lanes), self._parameters[operand], dtype)
         if operand in self._shared:
-            return self._shared[operand][lanes // self._block].astype(dtype)
+            return self._shared[operand][lanes // self._chunk].astype(dtype)
         if operand in self._registers:
             held = self._registers[operand][lanes]
             return held.view(dtype) if held.itemsize == dtype.itemsize else held.astype(dtype)
