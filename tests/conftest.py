@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Hashable, Iterator
+from pathlib import Path
 from typing import Any
 
 # Before NumPy is loaded: a worker uses one processor.
@@ -26,6 +27,44 @@ __all__ = ["cache_folder"]  # a fixture
 
 settings.register_profile("fastopt", deadline=None, derandomize=True)
 settings.load_profile("fastopt")
+
+# What has run elsewhere --------------------------------------------------------------------------
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add --leave-out."""
+    parser.addoption(
+        "--leave-out",
+        type=Path,
+        metavar="FILE",
+        help="leave out the tests whose ids the file holds: pytest --collect-only -q prints them",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Read the ids of tests to leave out."""
+    path = config.getoption("--leave-out")
+    if path is not None:
+        ids = frozenset(line for line in path.read_text().splitlines() if "::" in line)
+        if not ids:
+            raise pytest.UsageError(f"--leave-out: {path} holds no ids of tests")
+        config.pluginmanager.register(LeaveOut(ids))
+
+
+class LeaveOut:
+    """Deselects tests."""
+
+    def __init__(self, ids: frozenset[str]) -> None:
+        self.ids = ids
+
+    def pytest_collection_modifyitems(
+        self, config: pytest.Config, items: list[pytest.Item]
+    ) -> None:
+        """Leave out those that have run elsewhere."""
+        gone = [item for item in items if item.nodeid in self.ids]
+        items[:] = [item for item in items if item.nodeid not in self.ids]
+        config.hook.pytest_deselected(items=gone)
+
 
 # What the default run takes of a product ---------------------------------------------------------
 
