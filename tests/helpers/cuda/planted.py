@@ -8,11 +8,9 @@ from typing import Any
 
 import pytest
 
-from helpers.cuda.fake_cupy import FakeCupy
-
 
 @contextmanager
-def planted(cupy: FakeCupy, right: str, wrong: str) -> Iterator[None]:
+def planted(cupy: Any, right: str, wrong: str) -> Iterator[None]:
     """Have kernels be made of another text; one of them must hold what is replaced in it."""
     make = cupy.ElementwiseKernel.__init__
     found = 0
