@@ -248,7 +248,9 @@ class UsualArrays:
             if arrays.kind(grad) != "cupy" or grad.dtype != dtype:
                 return None
             memory = grad.data
-            if grad.shape != shape or grad.strides != strides or memory.device_id != self._device:
+            if grad.shape != shape or memory.device_id != self._device:
+                return None
+            if grad.strides != strides and not _in_order(grad, strides):
                 return None
             found.append(memory.ptr)
         at = np.array(found, np.int64)
@@ -262,3 +264,14 @@ class UsualArrays:
             return False
         before = np.searchsorted(self._extents.low, grads + nbytes) - 1
         return bool(((before >= 0) & (self._extents.high[before] > grads)).any())
+
+
+def _in_order(array: Array, strides: tuple[int, ...] | None) -> bool:
+    """Return whether strides that are not the expected ones say the same.
+
+    Those of an axis of length 1 say nothing, nor do those of an empty array (CuPy's are 0).
+    """
+    if strides is None:
+        return False
+    axes = zip(array.shape, array.strides, strides, strict=True)
+    return array.size == 0 or all(n == 1 or found == usual for n, found, usual in axes)
