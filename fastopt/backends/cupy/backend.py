@@ -85,6 +85,7 @@ class CupyKernel:
 
         This waits for the device, once: the host works out the scalars of the step from the norm.
         """
+        self._refuse_capture()
         if not self._parts:
             return np.zeros(0)
         with arrays.on_device_of(self._arena.exact):
@@ -210,17 +211,22 @@ class CupyKernel:
         derived: Array | None = None,
     ) -> None:
         """Update every parameter that has a gradient: a launch per distinct row."""
-        if arrays.capturing(self._arena.exact):
-            raise RuntimeError(
-                "this step would be captured in a CUDA graph with the scalars of this one step, "
-                "and replayed with them for ever; construct the optimizer with capturable=True"
-            )
+        self._refuse_capture()
         with arrays.on_device_of(self._arena.exact):
             made = None if derived is None else cupy.asarray(derived.reshape(-1))
             for scalars, grads in self._by_row(gradients, table, rows, scale):
                 for part in self._parts:
                     if part.has_work(grads):
                         part.launch(gradients.dtype, grads, scalars, made)
+
+    def _refuse_capture(self) -> None:
+        """Raise if what is launched now would go into a CUDA graph."""
+        if arrays.capturing(self._arena.exact):
+            raise RuntimeError(
+                "this step would be captured in a CUDA graph with the scalars of this one step, "
+                "and replayed with them for ever; construct the optimizer with capturable=True, "
+                "and on_nonfinite='propagate' or 'skip'"
+            )
 
     def _one_row(self, rows: Array) -> tuple[Array, ...]:
         """Return what a kernel looks scalars of members up by, given their rows of this step."""
