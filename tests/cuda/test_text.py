@@ -290,7 +290,9 @@ HALF_FAULTS = {
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("fault", HALF_FAULTS)
-def test_a_fault_in_the_text_for_halves_and_gaps_is_noticed(cupy: Any, fault: str) -> None:
+def test_a_fault_in_the_text_for_halves_and_gaps_is_noticed(
+    cupy: Any, cuda: Cuda, fault: str
+) -> None:
     apart: Cuts = [
         (lambda buffer: buffer[:5100].reshape(30, 17, 10)[:, ::2, ::3], in_shape),
         *DENSE,
@@ -302,7 +304,7 @@ def test_a_fault_in_the_text_for_halves_and_gaps_is_noticed(cupy: Any, fault: st
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_in_the_text_is_noticed(cupy: Any, fault: str) -> None:
+def test_a_fault_in_the_text_is_noticed(cupy: Any, cuda: Cuda, fault: str) -> None:
     options: tuple[dict[str, float], ...] = ({}, {"weight_decay": 0.03, "grad_scale": 0.37})
     with planted(cupy, *FAULTS[fault]):
         try:
