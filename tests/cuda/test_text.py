@@ -27,10 +27,12 @@ from helpers.cuda.runs import (
     DTYPES,
     HALVES,
     ODD,
+    STEPS,
     Cuts,
     difference_of,
     differences,
     halves_of,
+    on_host,
     run,
     run_of,
     some_values,
@@ -120,6 +122,19 @@ def test_usual_arrays_are_not_looked_at_one_by_one(
     run(VARIANT_OF["adam"], cupy, np.float32, cuts=[*DENSE, short], missing=True)
     with pytest.raises(TypeError, match="not callable"):
         run(VARIANT_OF["adam"], cupy, np.float32, cuts=ODD)
+
+
+@each_dtype
+def test_gradients_of_another_dtype_are_converted(cupy: Any, dtype: Any) -> None:
+    ends = []
+    for xp in (np, cupy):
+        params = [xp.asarray(some_values(70, dtype, k)) for k in range(2)]
+        opt = VARIANT_OF["adam"](params)
+        for step in range(STEPS):
+            halves = [np.random.default_rng(step).standard_normal(70).astype(t) for t in "ed"]
+            opt.step([xp.asarray(half) for half in halves])
+        ends.append({str(k): on_host(param) for k, param in enumerate(params)})
+    assert differences(*ends) == {}
 
 
 @each_dtype
