@@ -98,12 +98,26 @@ class Network:
         xp.sum(self.slope, axis=0, out=g["b1"])
 
 
-def captured(step: Callable[[], None], stream: Any) -> Callable[[], None]:
-    """Return what replays a step."""
-    stream.begin_capture()
-    step()  # noted, not made
-    graph = stream.end_capture()
-    return lambda: graph.launch(stream)
+class Replay:
+    """A step as a CUDA graph, captured on the current stream.
+
+    Sums and maxima take memory to work in, and give it back when they have been launched; the graph
+    goes on using it. So this comes from a pool of its own, which gives it to nobody else as long as
+    the graph lives.
+    """
+
+    def __init__(self, xp: ModuleType, step: Callable[[], None], stream: Any) -> None:
+        self._stream, self._pool = stream, xp.cuda.MemoryPool()
+        with xp.cuda.using_allocator(self._pool.malloc):
+            stream.begin_capture()
+            try:
+                step()  # noted, not made
+            finally:  # else everything that comes later fails too
+                self._graph = stream.end_capture()
+
+    def __call__(self) -> None:
+        """Make the step."""
+        self._graph.launch(self._stream)
 
 
 def train(xp: ModuleType, epochs: int, stream: Any) -> tuple[list[float], float, fastopt.Optimizer]:
@@ -127,7 +141,8 @@ def train(xp: ModuleType, epochs: int, stream: Any) -> tuple[list[float], float,
         network.backward()
         opt.step(network.grads)
 
-    run, losses = step, []
+    run: Callable[[], None] = step
+    losses = []
     start = time.perf_counter()
     for epoch in range(epochs):
         order = xp.asarray(rng.permutation(len(images)))
@@ -136,7 +151,7 @@ def train(xp: ModuleType, epochs: int, stream: Any) -> tuple[list[float], float,
             network.x[...], network.y[...] = x[chosen], y[chosen]
             # First some steps as they are, in which kernels are compiled and libraries set up.
             if stream is not None and (epoch, number) == (0, 3):
-                run = captured(step, stream)
+                run = Replay(xp, step, stream)
             run()
         losses.append(float(network.total_loss) / (batches * BATCH_SIZE))  # waits for the device
         network.total_loss[...] = 0

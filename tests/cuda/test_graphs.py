@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import importlib
+import runpy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,7 @@ each_variant = pytest.mark.parametrize("variant", VARIANTS, ids=str)
 each_dtype = pytest.mark.parametrize("dtype", DTYPES)
 ADAM = VARIANT_OF["adam"]
 FEW = ((5,), (70, 3))
+EXAMPLE = Path(__file__).parents[2] / "examples" / "cuda_graph.py"
 
 
 @pytest.fixture(autouse=True)
@@ -175,6 +178,24 @@ def test_strided_parameters_are_copied_in_every_replay(cupy: Any) -> None:
     memory[...] = 5.0
     graph.launch()
     assert memory.get().tolist() == [4.0, 5.0] * 3
+
+
+def test_a_graph_goes_on_using_the_memory_that_its_work_took(cupy: Any) -> None:
+    ones, total = cupy.ones(1000), cupy.zeros(1000)
+
+    def step() -> None:
+        cupy.add(ones * 2, total, out=total)
+
+    step()
+    cupy.cuda.Device().synchronize()
+    with cupy.cuda.Stream(non_blocking=True) as stream:
+        replay = runpy.run_path(str(EXAMPLE))["Replay"](cupy, step, stream)
+        others = [cupy.zeros(1000) for _ in range(10)]
+        for _ in range(3):
+            replay()
+        stream.synchronize()
+    assert total.get().tolist() == [8.0] * 1000
+    assert not any(other.get().any() for other in others)
 
 
 def test_two_graphs_of_one_optimizer_count_together(cupy: Any) -> None:

@@ -223,6 +223,18 @@ def test_what_would_wait_is_noticed(cupy: Any, cuda: Cuda) -> None:
         raising.step([cupy.zeros(3)])
 
 
+def test_a_copy_to_the_host_is_there_when_its_event_is_done(cupy: Any, cuda: Cuda) -> None:
+    memory, event = cupy.arange(3), cupy.cuda.Event(disable_timing=True)
+    pinned = cupy.cuda.PinnedMemoryPointer(cupy.cuda.PinnedMemory(24), 0)
+    there = np.frombuffer(pinned, np.int64, 3)
+    with cuda.late(1):
+        memory.data.copy_to_host_async(pinned.ptr, 24)
+        event.record()
+    memory += 1  # after the copy
+    assert [there.tolist(), event.done] == [[-1, -1, -1], False]
+    assert [event.done, there.tolist()] == [True, [0, 1, 2]]
+
+
 def test_without_skipping_only_the_norm_is_on_the_device(cupy: Any) -> None:
     opt = fastopt.Adam([cupy.zeros(3)], lr=falling, max_grad_norm=1.0)
     opt.step([cupy.asarray(np.array([3.0, 0.0, 4.0]))])
