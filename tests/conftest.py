@@ -97,6 +97,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(CUPYS_WARNINGS)
             if REAL and "cuda" in fixtures:
                 item.add_marker(pytest.mark.skip(reason="looks at the emulated CUDA"))
+            if not REAL and item.get_closest_marker("hardware"):
+                item.add_marker(pytest.mark.skip(reason="needs a device: set FASTOPT_TEST_GPU=1"))
         if hasattr(item, "callspec"):
             functions.setdefault((item.cls, item.function), []).append(item)
     for members in functions.values():

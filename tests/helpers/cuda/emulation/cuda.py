@@ -133,8 +133,14 @@ class Cuda:
         return left
 
     @contextmanager
-    def running(self, run: Callable[[str, int, int, list[bytes]], bool]) -> Iterator[None]:
-        """Have launches run by ``run(source, grid, block, arguments)``; False: as usual."""
+    def running(
+        self, run: Callable[[kernels.Compiled, int, int, list[bytes]], bool]
+    ) -> Iterator[None]:
+        """Have launches run by ``run(kernel, grid, block, arguments)``; False: as usual.
+
+        The arguments are the bytes that CuPy launches with. What ``run`` raises is raised at the
+        end; the launch fails with an error of its own.
+        """
         kind = ctypes.CFUNCTYPE(
             ctypes.c_int, ctypes.c_char_p, ctypes.c_uint, ctypes.c_uint, ctypes.c_int,
             ctypes.POINTER(ctypes.c_int), ctypes.POINTER(ctypes.c_void_p),
@@ -144,19 +150,20 @@ class Cuda:
         def called(path: bytes, grid: int, block: int, count: int, sizes: Any, values: Any) -> int:
             given = [ctypes.string_at(values[k], sizes[k]) for k in range(count)]
             try:
-                return int(run(kernels.source_of(path.decode()), grid, block, given))
+                return int(run(kernels.compiled(path.decode()), grid, block, given))
             except BaseException as error:
                 errors.append(error)
-                return 1
+                return 2
 
-        self._hook = kind(called)
+        before, self._hook = self._hook, kind(called)
         self._library.emulation_set_hook(self._hook)
         try:
             yield
         finally:
-            self._library.emulation_set_hook(None)
-        if errors:
-            raise errors[0]
+            self._hook = before
+            self._library.emulation_set_hook(before)
+            if errors:
+                raise errors[0]
 
 
 @cache

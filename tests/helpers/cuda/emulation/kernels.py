@@ -8,7 +8,7 @@ import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from helpers.cuda.emulation import build
 
@@ -57,12 +57,19 @@ def library(source: str) -> Path:
     return target
 
 
-def source_of(path: str) -> str:
-    """Return the source that a library was built from, in this process."""
-    return _sources[path]
+class Compiled(NamedTuple):
+    """What CuPy has compiled."""
+
+    source: str
+    options: tuple[str, ...]
 
 
-_sources: dict[str, str] = {}
+def compiled(path: str) -> Compiled:
+    """Return what a library was built from, in this process."""
+    return _compiled[path]
+
+
+_compiled: dict[str, Compiled] = {}
 
 
 def _caller(source: str) -> str:
@@ -93,15 +100,15 @@ def _split(parameters: str) -> list[str]:
     return found
 
 
-def compiler(module: Callable[[], Any], compiled: list[str]) -> Callable[..., Any]:
-    """Return what stands for CuPy's compilation; it adds to ``compiled`` what it compiles."""
+def compiler(module: Callable[[], Any], names: list[str]) -> Callable[..., Any]:
+    """Return what stands for CuPy's compilation; it adds to ``names`` what it compiles."""
 
-    def compile_for_cpu(source: str, *_: Any, **__: Any) -> Any:
+    def compile_for_cpu(source: str, options: tuple[str, ...], *_: Any, **__: Any) -> Any:
         head = _HEAD.search(source)
         assert head
-        compiled.append(head[1])
+        names.append(head[1])
         path = str(library(source))
-        _sources[path] = source
+        _compiled[path] = Compiled(source, options)
         made = module()
         made.load(b"SO:" + path.encode() + b"\0")
         return made

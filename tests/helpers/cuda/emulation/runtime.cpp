@@ -246,6 +246,9 @@ const char *cudaGetErrorName(cudaError_t error) {
         case cudaErrorMemoryAllocation: return "cudaErrorMemoryAllocation";
         case cudaErrorInvalidValue: return "cudaErrorInvalidValue";
         case cudaErrorNoDevice: return "cudaErrorNoDevice";
+        case cudaErrorInsufficientDriver: return "cudaErrorInsufficientDriver";
+        case cudaErrorSystemDriverMismatch: return "cudaErrorSystemDriverMismatch";
+        case cudaErrorUnknown: return "cudaErrorUnknown";
         case cudaErrorNotReady: return "cudaErrorNotReady";
         case cudaErrorNotPermitted: return "cudaErrorNotPermitted";
         case cudaErrorStreamCaptureUnsupported: return "cudaErrorStreamCaptureUnsupported";
@@ -260,6 +263,11 @@ const char *cudaGetErrorString(cudaError_t error) {
     switch (error) {
         case cudaErrorMemoryAllocation: return "out of memory";
         case cudaErrorNoDevice: return "no CUDA-capable device is detected";
+        case cudaErrorInsufficientDriver:
+            return "CUDA driver version is insufficient for CUDA runtime version";
+        case cudaErrorSystemDriverMismatch:
+            return "system has unsupported display driver / cuda driver combination";
+        case cudaErrorUnknown: return "unknown error";
         case cudaErrorNotPermitted: return "the host would wait for the device here";
         case cudaErrorStreamCaptureUnsupported: return "operation not permitted when stream is capturing";
         case cudaErrorStreamCaptureInvalidated:
