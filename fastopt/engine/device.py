@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from fastopt.backends.cupy.passes import BucketLaunch, Lookup, Passes
+from fastopt.backends.cupy.launch import BucketLaunch, Lookup
 from fastopt.backends.interface import COMMON_SCALARS, Backend
 from fastopt.core import arrays
 from fastopt.core.buckets import NOT_MEASURED, Gradients, OptimizerState
@@ -30,6 +30,7 @@ from fastopt_kernels import ArrayRule
 if TYPE_CHECKING:
     from fastopt.backends.cupy.backend import CupyKernel
     from fastopt.backends.cupy.control import Control, Counted, Place, ScaleMemory
+    from fastopt.backends.cupy.passes import Passes
     from fastopt.core.loss_scale import ScalePolicy
 
 

@@ -173,7 +173,7 @@ class HostEngine:
         """Make the step that was prepared; does not fail, and holds interrupts back."""
         works, verdict, memory = prepared
         counts = self.state.counts
-        with Deferred():
+        with Deferred():  # an interrupt comes when all of it is written
             counts.grad_norm = verdict.norm
             if not verdict.made:
                 counts.skipped += 1
@@ -227,6 +227,8 @@ class HostEngine:
         if not active:
             return []
         tree = self.state.tree
+        # The arrays that the user's tree of parameters holds now, and the gradients in their order;
+        # ``match`` raises where the two trees differ.
         now, given = tree.current(), tree.match(grads)
         return [(number, self._bind_bucket(number, now, given, copying)) for number in active]
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from fastopt.backends.cupy.passes import Lookup
+from fastopt.backends.cupy.launch import Lookup
 from fastopt.core.arrays import Array
 from fastopt.core.buckets import Bucket, OptimizerState
 from fastopt.core.denormals import FLUSH_EVERY

@@ -76,7 +76,7 @@ class Adam(Optimizer):
         "bias_correction": Flag(),
     }
 
-    _lr_scalars = ("step_size",)
+    _lr_scalars = ("step_size",)  # proportional to lr, and so may become 0 with it
 
     def __init__(
         self,

@@ -21,8 +21,8 @@ from fastopt.backends.cupy.control_source import (
     note,
     rescale,
 )
-from fastopt.backends.cupy.launch import Kernels, MeasureLayout
-from fastopt.backends.cupy.passes import BucketLaunch, Lookup, Passes
+from fastopt.backends.cupy.launch import BucketLaunch, Kernels, Lookup, MeasureLayout
+from fastopt.backends.cupy.passes import Passes
 from fastopt.core import arrays
 from fastopt.core.arrays import Array
 from fastopt.core.buckets import Bucket, Gradients

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from fastopt.core.norms import LANES, TILE
 from fastopt.core.passes import derived_of
 from fastopt_kernels import Rule
 
+if TYPE_CHECKING:
+    from fastopt.backends.cupy.backend import CupyKernel
+
 # -------------------------------------------------------------------------------------------------
 # Launches over the arrays of a bucket; ``backend``, which imports CuPy, hands the module in.
 
@@ -32,6 +35,33 @@ class MeasureLayout(NamedTuple):
 
     tiles: int
     wide: bool
+
+
+class Lookup(NamedTuple):
+    """Some parameters of a bucket and where they find their scalars, if a device decides on a step.
+
+    ``chosen`` are the parameters (None: all that have a gradient), ``table`` their rows of scalars
+    and ``for_memory`` those of what the rule's memory is given; None where it is given nothing. The
+    decision writes which row is taken (``control_source.COUNTS``).
+    """
+
+    chosen: Array | None
+    table: Array
+    for_memory: Array | None
+
+
+class BucketLaunch(NamedTuple):
+    """What is launched for one bucket in such a step; ``number`` is its place among all buckets."""
+
+    number: int
+    kernel: CupyKernel
+    gradients: Gradients
+    lookups: Sequence[Lookup]
+
+    @property
+    def there(self) -> bool:
+        """Whether any parameter has a gradient."""
+        return self.gradients.active is None or bool(self.gradients.active)
 
 
 class Kernels:
@@ -119,9 +149,9 @@ class LaunchBatch:
     ) -> None:
         """Launch the update kernel, for gradients of the dtype ``grad_dtype``.
 
-        ``scalars`` are numbers or, ``from_table``, counts, a scale and a table; where parameters
-        have members it is always these. ``derived`` are the derived scalars of all parameters of
-        the bucket, on the device, if there are any.
+        ``scalars`` are numbers or, ``from_table``, counts (the first is the row's number), a scale
+        and a table; where parameters have members it is always these. ``derived`` are the derived
+        scalars of all parameters of the bucket, on the device, if there are any.
         """
         kernel = self._updates.get((grad_dtype, from_table))
         if kernel is None:

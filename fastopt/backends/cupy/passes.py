@@ -6,51 +6,17 @@ Nothing here waits for the device, but for ``fetch``; all memory stays where it 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastopt.backends.cupy import control_source, pass_source
-from fastopt.backends.cupy.launch import Kernels
+from fastopt.backends.cupy.launch import BucketLaunch, Kernels, Lookup
 from fastopt.core import arrays
 from fastopt.core.arrays import Array
-from fastopt.core.buckets import Bucket, Gradients
+from fastopt.core.buckets import Bucket
 from fastopt.core.norms import LANES, tile_counts
 from fastopt.core.passes import Derived, Pass, derived_of, in_order
-
-if TYPE_CHECKING:
-    from fastopt.backends.cupy.backend import CupyKernel
-
-
-class Lookup(NamedTuple):
-    """Some parameters of a bucket and where they find their scalars.
-
-    Every step that a device decides on looks them up like this, with passes or without.
-
-    ``chosen`` are the parameters (None: all that have a gradient), ``table`` their rows of scalars
-    and ``for_memory`` those of what the rule's memory is given; None where it is given nothing.
-    """
-
-    chosen: Array | None
-    table: Array
-    for_memory: Array | None
-
-
-class BucketLaunch(NamedTuple):
-    """What a step launches for one bucket, whose place among all buckets is ``number``.
-
-    Every step that a device decides on has one for each bucket, also where no rule has passes.
-    """
-
-    number: int
-    kernel: CupyKernel
-    gradients: Gradients
-    lookups: Sequence[Lookup]
-
-    @property
-    def there(self) -> bool:
-        """Whether any parameter has a gradient."""
-        return self.gradients.active is None or bool(self.gradients.active)
 
 
 class BucketMemory(NamedTuple):

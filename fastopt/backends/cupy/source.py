@@ -332,8 +332,10 @@ def _decode(rule: Rule, spec: UpdateSpec) -> Iterator[str]:
     for slot in rule.state:
         if spec.state == "bfloat16":
             yield f"{slot}_now.x[k] = from_bfloat16({slot}.x[k]);"
-        if spec.state == "int8":
+        elif spec.state == "int8":
             yield f"{slot}_now.x[k] = from_int8<{_sign(rule, slot)}>({slot}.x[k], {slot}_scale);"
+        elif spec.state != "real":
+            assert_never(spec.state)
 
 
 def _round(rule: Rule, spec: UpdateSpec) -> Iterator[str]:
@@ -351,9 +353,11 @@ def _round(rule: Rule, spec: UpdateSpec) -> Iterator[str]:
     for n, slot in enumerate(rule.state):
         if spec.state == "bfloat16":
             yield f"{slot}.x[k] = to_bfloat16({slot}_now.x[k], {_draw_of(n)});"
-        if spec.state == "int8":
+        elif spec.state == "int8":
             about = f"{slot}_now.x[k], largest[{n}], {_draw_of(n, CUT_OFF)}"
             yield f"{slot}.x[k] = to_int8<{_sign(rule, slot)}>({about});"
+        elif spec.state != "real":
+            assert_never(spec.state)
 
 
 def _narrowed(rule: Rule, spec: UpdateSpec) -> str:
