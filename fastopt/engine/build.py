@@ -272,9 +272,9 @@ def _check_fragments(formula: type[Formula], options: Options) -> None:
         if options[name] and options["state_dtype"] in fragment.refuses:
             allowed = [repr(kind) for kind in (None, *STATE_DTYPES) if kind not in fragment.refuses]
             raise ValueError(
-                f"{formula.__name__}: {name} cannot act on state that is stored as "
-                f"{options['state_dtype']!r}; choose a state_dtype of {', '.join(allowed)}, or "
-                f"leave out {name}"
+                f"{formula.__name__}: {name} cannot be used with "
+                f"state_dtype={options['state_dtype']!r}, for it cannot act on state that is "
+                f"stored so; choose {', '.join(allowed)}, or leave out {name}"
             )
 
 
