@@ -1,6 +1,6 @@
 """Runs a Python file with the real CuPy on the emulated CUDA: a rehearsal of work on a device.
 
-    python -m helpers.cuda.emulation.run FILE [ARGUMENT ...]
+python -m helpers.cuda.emulation.run FILE [ARGUMENT ...]
 """
 
 from __future__ import annotations
