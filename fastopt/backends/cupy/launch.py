@@ -12,7 +12,7 @@ import numpy as np
 
 from fastopt.backends.cupy import control_source, pass_source
 from fastopt.backends.cupy import source as cupy_source
-from fastopt.backends.cupy.source import CAPACITY, THREADS, blocks
+from fastopt.backends.cupy.source import CAPACITY, LARGE_CAPACITY, THREADS, blocks
 from fastopt.core import arrays
 from fastopt.core.arrays import Array, Extents
 from fastopt.core.buckets import Arena, Gradients, Parameter
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class MeasureLayout(NamedTuple):
-    """What is measured of the ``tiles`` of all gradients, lane by lane (see ``core.norms``).
+    """What is measured of the ``tiles`` of all gradients (see ``core.norms``).
 
     The sums of squares; with ``wide`` then those of the gradients multiplied by each other factor
     that they may need.
@@ -82,6 +82,18 @@ class Kernels:
             return False
         return True
 
+    def capacity(self, parameters: int) -> int:
+        """Return how many parameters a launch takes where there are so many on this device."""
+        return LARGE_CAPACITY if parameters > CAPACITY and self._large_arguments else CAPACITY
+
+    @cached_property
+    def _large_arguments(self) -> bool:
+        """Whether the arguments of a kernel can be 32 KB: from CUDA 12.1 and Volta on."""
+        cuda = self.cupy.cuda
+        versions = (cuda.runtime.driverGetVersion(), *_compiler_version(cuda))
+        volta = int(cuda.Device().compute_capability) >= 70
+        return self.by_value and volta and min(versions) >= 12_010
+
     def of(self, text: Callable[..., dict[str, Any]], *about: Any) -> Any:
         """Return the kernel whose text a function gives for these arguments."""
         key = (text, *about)
@@ -90,8 +102,17 @@ class Kernels:
         return self._made[key]
 
 
+def _compiler_version(cuda: Any) -> list[int]:
+    """Return the version of NVRTC, as the driver's is written; nothing if it does not say."""
+    try:
+        major, minor = cuda.nvrtc.getVersion()
+    except Exception:  # no compiler: launches say so themselves
+        return []
+    return [1_000 * major + 10 * minor]
+
+
 class LaunchBatch:
-    """At most CAPACITY parameters: those whose addresses fit a launch.
+    """At most ``capacity`` parameters: those whose addresses fit a launch.
 
     Nothing here waits for the device. What a kernel reads is never freed before: static tables and
     the arena live as long as the bucket's CupyKernel; what is allocated in a step (converted
@@ -107,15 +128,18 @@ class LaunchBatch:
         parameters: Sequence[Parameter],
         arena: Arena,
         first: int,
+        capacity: int,
     ) -> None:
         self._kernels = kernels
+        self._capacity = capacity
         self._memory = [part.reshape(-1) for part in arena.parts]
         self._pitch = arena.exact.shape[1]
         self._updates: dict[tuple[Any, bool], Any] = {}
+        self._packed: tuple[Any, Any] = (None, None)  # the last addresses, as a kernel takes them
         self.first = first
-        self._range = slice(first, first + CAPACITY)
+        self._range = slice(first, first + capacity)
         self._parameters = parameters[self._range]
-        self._addresses = np.zeros((2, CAPACITY), np.int64)
+        self._addresses = np.zeros((2, capacity), np.int64)
         own = [arrays.address(parameter.flat) for parameter in self._parameters]
         self._addresses[0, : len(own)] = own
         self._rule = rule
@@ -131,10 +155,13 @@ class LaunchBatch:
 
     def _with(self, grads: Array) -> Any:
         """Return what a kernel takes as addresses."""
+        if grads is self._packed[0]:
+            return self._packed[1]
         own = grads[self._range]
         self._addresses[1, : len(own)] = own
         if self._kernels.by_value:
-            return np.void(self._addresses.tobytes())
+            self._packed = grads, np.void(self._addresses.tobytes())
+            return self._packed[1]
         return self._kernels.cupy.asarray(self._addresses.reshape(-1))
 
     def has_work(self, grads: Array) -> bool:
@@ -167,7 +194,7 @@ class LaunchBatch:
     def _update(self, grad_dtype: Any, from_table: bool) -> Any:
         """Return the update kernel for gradients of a dtype."""
         spec, looked_up = self._spec.with_gradients(grad_dtype), from_table or self._spec.members
-        about = (self._rule, spec, self._kernels.by_value, looked_up)
+        about = (self._rule, spec, self._kernels.by_value, looked_up, self._capacity)
         return self._kernels.of(cupy_source.kernel, *about)
 
     def _derived(self, derived: Array | None) -> tuple[Any, ...]:
@@ -195,7 +222,7 @@ class LaunchBatch:
             self._kernels.by_value,
             from_table,
         )
-        kernel = self._kernels.of(pass_source.sums, *about, number)
+        kernel = self._kernels.of(pass_source.sums, *about, number, self._capacity)
         table, own = self._tile_table
         arguments = (self._with(grads), table, self._pitch, *scalars)
         arguments += (*self._derived(derived), first, tiles, *self._memory, lanes)
@@ -214,7 +241,7 @@ class LaunchBatch:
         ``arguments`` are the starts and sizes of arrays, counts, a table, the sums, and how many
         tiles these are of.
         """
-        about = (self._rule, self._spec, number, self._kernels.by_value)
+        about = (self._rule, self._spec, number, self._kernels.by_value, self._capacity)
         kernel = self._kernels.of(pass_source.follow, *about)
         starts, sizes, *rest = arguments
         size = len(self._parameters) * LANES
@@ -231,23 +258,28 @@ class LaunchBatch:
         return self._tile_table[1]
 
     def squares(
-        self, grad_dtype: Any, grads: Array, factor: float, lanes: Array, first: int
+        self, grad_dtype: Any, grads: Array, factor: float, sums: Array, first: int
     ) -> None:
-        """Sum the squares of (factor * gradient) by lanes, from the first tile's place on."""
-        kernel = self._kernels.of(control_source.squares, grad_dtype, self._kernels.by_value)
-        self._over_tiles(kernel, grads, first, factor, lanes)
+        """Sum the squares of (factor * gradient) by tiles, from the first tile's place on."""
+        kernel = self._kernels.of(
+            control_source.squares, grad_dtype, self._kernels.by_value, self._capacity
+        )
+        self._over_tiles(kernel, grad_dtype, grads, first, factor, sums)
 
     def squares_to_decide(
-        self, grad_dtype: Any, grads: Array, lanes: Array, first: int, layout: MeasureLayout
+        self, grad_dtype: Any, grads: Array, sums: Array, first: int, layout: MeasureLayout
     ) -> None:
-        """Write all the lanes that a decision needs, from the first tile's place on."""
+        """Write all the sums that a decision needs, from the first tile's place on."""
         text = control_source.squares_to_decide
-        kernel = self._kernels.of(text, grad_dtype, self._kernels.by_value, layout.wide)
-        self._over_tiles(kernel, grads, first, layout.tiles, lanes)
+        kernel = self._kernels.of(
+            text, grad_dtype, self._kernels.by_value, layout.wide, self._capacity
+        )
+        self._over_tiles(kernel, grad_dtype, grads, first, layout.tiles, sums)
 
-    def _over_tiles(self, kernel: Any, grads: Array, *rest: Any) -> None:
-        table, tiles = self._tile_table
-        kernel(self._with(grads), table, *rest, size=tiles * LANES, block_size=LANES)
+    def _over_tiles(self, kernel: Any, dtype: Any, grads: Array, first: int, *rest: Any) -> None:
+        table, own = self._tile_table
+        size = -(-own // control_source.tiles_at_once(dtype)) * LANES
+        kernel(self._with(grads), table, first, own, *rest, size=size, block_size=LANES)
 
 
 # -------------------------------------------------------------------------------------------------
