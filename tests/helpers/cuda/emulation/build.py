@@ -33,7 +33,7 @@ SOURCES = (
 )
 KERNEL_FLAGS = (
     *("-O1", "-std=c++17", "-shared", "-fPIC", "-w", "-fpermissive", "-fno-strict-aliasing"),
-    *("-ffp-contract=off", "-fsanitize=alignment"),
+    *("-ffp-contract=off", "-fsanitize=alignment", "-fno-gnu-unique"),
 )
 CUDA_VERSION = 12090
 
