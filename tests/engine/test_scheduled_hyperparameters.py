@@ -136,13 +136,13 @@ def test_without_a_schedule_nothing_is_worked_out_twice(
     variant: Variant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[int] = []
-    prepare = Scalars.prepare
+    work_out = Scalars.work_out_constants
 
     def counted(self: Any, options: Any) -> None:
         calls.append(1)
-        prepare(self, options)
+        work_out(self, options)
 
-    monkeypatch.setattr(Scalars, "prepare", counted)
+    monkeypatch.setattr(Scalars, "work_out_constants", counted)
     opt = variant(np.ones(2), backend="numpy")
     for _ in range(5):
         opt.step(np.ones(2))

@@ -115,34 +115,35 @@ class CupyKernel:
         self,
         gradients: Gradients,
         chosen: Array | None,
-        given: tuple[Array, ...],
+        table_arguments: tuple[Array, ...],
         always: bool,
         derived: Array | None = None,
     ) -> None:
         """Update by a row of a table that was decided on.
 
-        ``chosen`` says which parameters (None: all that have a gradient); ``given`` are the counts,
-        the scale and the table. ``always`` launches without gradients too, which compiles.
-        ``derived`` are the derived scalars of all parameters, on the device.
+        ``chosen`` says which parameters (None: all that have a gradient); ``table_arguments`` are
+        the counts, whose first is the number of the row, the scale and the table. ``always``
+        launches without gradients too, which compiles. ``derived`` are the derived scalars of all
+        parameters, on the device.
         """
         grads = _chosen(gradients, chosen)
         for part in self._parts:
             if always or part.has_work(grads):
-                part.launch(gradients.dtype, grads, given, derived, from_table=True)
+                part.launch(gradients.dtype, grads, table_arguments, derived, from_table=True)
 
     def sums_from_table(
         self,
         number: int,
         gradients: Gradients,
         chosen: Array | None,
-        given: tuple[Array, ...],
+        table_arguments: tuple[Array, ...],
         derived: Array,
         lanes: Array,
         first: int,
         tiles: int,
     ) -> None:
         """Write the lanes of a pass's sums, by a row of a table; ``first`` is the first tile."""
-        about = (_chosen(gradients, chosen), given, derived, lanes)
+        about = (_chosen(gradients, chosen), table_arguments, derived, lanes)
         self._sum(number, gradients.dtype, *about, first, tiles, from_table=True)
 
     def _sum(

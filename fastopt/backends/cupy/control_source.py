@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,8 +21,9 @@ from fastopt.backends.cupy.source import (
     indices,
     number_format,
 )
+from fastopt.core.buckets import NOT_MEASURED
 from fastopt.core.dtypes import wide
-from fastopt.core.norms import LANES, SMALLER, SQUARES_OVERFLOW, TOO_SMALL
+from fastopt.core.norms import CLIP_EPS, LANES, SMALLER, SQUARES_OVERFLOW, TOO_SMALL
 
 # -------------------------------------------------------------------------------------------------
 # Sums of squares of gradients.
@@ -104,17 +105,31 @@ def halves() -> dict[str, Any]:
 # The decision on a step.
 
 COUNTS = ("row", "steps", "skipped", "overrun")
-"""What is counted on the device: the row of this step (-1: there is none, SKIPPED_ROW: the step is
-skipped), how many steps were made, how many were skipped, and how many were left out because the
-tables had no row for them."""
+"""What is counted on the device: the row of this step (NO_ROW: there is none, SKIPPED_ROW: the step
+is skipped), how many steps were made, how many were skipped, and how many were left out because the
+tables had no row for them. Kernels that take all of it want the row, its first element."""
 
-SKIPPED_ROW = -2
+NO_ROW, SKIPPED_ROW = -1, -2
 
 MEASURED = ("norm", "scale")
-"""The norm of the last step's gradients (-1 where it was not measured), and what scales them."""
+"""The norm of the last step's gradients (NOT_MEASURED: nothing asked for it), and their scale."""
 
-SETTINGS = ("base", "length", "period", "clips", "skips")
-"""What the host sets, as int64; the limit of the norm, a float64, is an array of its own."""
+
+class Settings(NamedTuple):
+    """What the device decides by, as the host sets it: all int64, and in the last place a float64.
+
+    The tables hold ``length`` rows, from that of step count ``base`` on; of these the last
+    ``period`` come again and again after the end, if it is not 0. ``clips``: the norm is brought
+    down to ``limit``. ``skips``: a step is left out if a gradient is not finite, or squares
+    overflow (see ``core.norms``).
+    """
+
+    base: int
+    length: int
+    period: int
+    clips: bool
+    skips: bool
+    limit: float
 
 
 def decide() -> dict[str, Any]:
@@ -128,11 +143,14 @@ def decide() -> dict[str, Any]:
     ``outcomes``.
     """
     text = [
-        in_namespace(indices(COUNTS, MEASURED, SETTINGS)),
+        in_namespace(indices(COUNTS, MEASURED, Settings._fields[:-1])),
         in_namespace(
             constants(
                 LANES=LANES,
+                NO_ROW=NO_ROW,
                 SKIPPED_ROW=SKIPPED_ROW,
+                NOT_MEASURED=NOT_MEASURED,
+                CLIP_EPS=CLIP_EPS,
                 LARGEST=sys.float_info.max,
                 TOO_SMALL=TOO_SMALL,
                 SMALLER=FACTORS[1],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from fastopt.core.norms import LANES, TILE
 from fastopt.core.passes import derived_of
 from fastopt_kernels import Rule
 
+if TYPE_CHECKING:
+    from fastopt.backends.cupy.backend import CupyKernel
+
 # -------------------------------------------------------------------------------------------------
 # Launches over the arrays of a bucket; ``backend``, which imports CuPy, hands the module in.
 
@@ -32,6 +35,33 @@ class MeasureLayout(NamedTuple):
 
     tiles: int
     wide: bool
+
+
+class Lookup(NamedTuple):
+    """Some parameters of a bucket and where they find their scalars, if a device decides on a step.
+
+    ``chosen`` are the parameters (None: all that have a gradient), ``table`` their rows of scalars
+    and ``for_memory`` those of what the rule's memory is given; None where it is given nothing. The
+    decision writes which row is taken (``control_source.COUNTS``).
+    """
+
+    chosen: Array | None
+    table: Array
+    for_memory: Array | None
+
+
+class BucketLaunch(NamedTuple):
+    """What is launched for one bucket in such a step; ``number`` is its place among all buckets."""
+
+    number: int
+    kernel: CupyKernel
+    gradients: Gradients
+    lookups: Sequence[Lookup]
+
+    @property
+    def there(self) -> bool:
+        """Whether any parameter has a gradient."""
+        return self.gradients.active is None or bool(self.gradients.active)
 
 
 class Kernels:
@@ -62,9 +92,9 @@ class LaunchBatch:
     """At most CAPACITY parameters: those whose addresses fit a launch.
 
     Nothing here waits for the device. What a kernel reads is never freed before: static tables and
-    the arena live as long as the driver; what is allocated in a step (converted gradients, a table
-    of addresses) goes back to CuPy's pool, which hands memory out again in the order of the current
-    stream, so after the kernel.
+    the arena live as long as the bucket's CupyKernel; what is allocated in a step (converted
+    gradients, a table of addresses) goes back to CuPy's pool, which hands memory out again in the
+    order of the current stream, so after the kernel.
     """
 
     def __init__(
@@ -111,30 +141,30 @@ class LaunchBatch:
 
     def launch(
         self,
-        given: Any,
+        grad_dtype: Any,
         grads: Array,
         scalars: Sequence[Any] | Array,
         derived: Array | None = None,
         from_table: bool = False,
     ) -> None:
-        """Launch the update kernel, for gradients of the dtype ``given``.
+        """Launch the update kernel, for gradients of the dtype ``grad_dtype``.
 
-        ``scalars`` are numbers or, ``from_table``, counts, a scale and a table; where parameters
-        have members it is always these. ``derived`` are the derived scalars of all parameters of
-        the bucket, on the device, if there are any.
+        ``scalars`` are numbers or, ``from_table``, counts (the first is the row's number), a scale
+        and a table; where parameters have members it is always these. ``derived`` are the derived
+        scalars of all parameters of the bucket, on the device, if there are any.
         """
-        kernel = self._updates.get((given, from_table))
+        kernel = self._updates.get((grad_dtype, from_table))
         if kernel is None:
-            kernel = self._updates[given, from_table] = self._update(given, from_table)
+            kernel = self._updates[grad_dtype, from_table] = self._update(grad_dtype, from_table)
         numbers = (*scalars, *self._derived(derived), *self._memory)
         size = self.count * THREADS
         kernel(
             self._with(grads), self._blocks, self._pitch, *numbers, size=size, block_size=THREADS
         )
 
-    def _update(self, given: Any, from_table: bool) -> Any:
+    def _update(self, grad_dtype: Any, from_table: bool) -> Any:
         """Return the update kernel for gradients of a dtype."""
-        spec, looked_up = self._spec.with_gradients(given), from_table or self._spec.members
+        spec, looked_up = self._spec.with_gradients(grad_dtype), from_table or self._spec.members
         about = (self._rule, spec, self._kernels.by_value, looked_up)
         return self._kernels.of(cupy_source.kernel, *about)
 
@@ -144,7 +174,7 @@ class LaunchBatch:
     def sums(
         self,
         number: int,
-        given: Any,
+        grad_dtype: Any,
         grads: Array,
         scalars: Sequence[Any] | Array,
         derived: Array,
@@ -157,7 +187,12 @@ class LaunchBatch:
 
         They are those of ``tiles`` tiles in all for each sum; this part's begin at the ``first``.
         """
-        about = (self._rule, self._spec.with_gradients(given), self._kernels.by_value, from_table)
+        about = (
+            self._rule,
+            self._spec.with_gradients(grad_dtype),
+            self._kernels.by_value,
+            from_table,
+        )
         kernel = self._kernels.of(pass_source.sums, *about, number)
         table, own = self._tile_table
         arguments = (self._with(grads), table, self._pitch, *scalars)
@@ -181,8 +216,8 @@ class LaunchBatch:
         kernel = self._kernels.of(pass_source.follow, *about)
         starts, sizes, *rest = arguments
         size = len(self._parameters) * LANES
-        given = (self._with(grads), starts, sizes, self.first, *rest)
-        kernel(*given, remembered, derived, size=size, block_size=LANES)
+        leading = (self._with(grads), starts, sizes, self.first, *rest)
+        kernel(*leading, remembered, derived, size=size, block_size=LANES)
 
     @cached_property
     def _tile_table(self) -> tuple[Array, int]:
@@ -193,17 +228,19 @@ class LaunchBatch:
         """How many tiles the gradients have."""
         return self._tile_table[1]
 
-    def squares(self, given: Any, grads: Array, factor: float, lanes: Array, first: int) -> None:
+    def squares(
+        self, grad_dtype: Any, grads: Array, factor: float, lanes: Array, first: int
+    ) -> None:
         """Sum the squares of (factor * gradient) by lanes, from the first tile's place on."""
-        kernel = self._kernels.of(control_source.squares, given, self._kernels.by_value)
+        kernel = self._kernels.of(control_source.squares, grad_dtype, self._kernels.by_value)
         self._over_tiles(kernel, grads, first, factor, lanes)
 
     def squares_to_decide(
-        self, given: Any, grads: Array, lanes: Array, first: int, layout: MeasureLayout
+        self, grad_dtype: Any, grads: Array, lanes: Array, first: int, layout: MeasureLayout
     ) -> None:
         """Write all the lanes that a decision needs, from the first tile's place on."""
         text = control_source.squares_to_decide
-        kernel = self._kernels.of(text, given, self._kernels.by_value, layout.wide)
+        kernel = self._kernels.of(text, grad_dtype, self._kernels.by_value, layout.wide)
         self._over_tiles(kernel, grads, first, layout.tiles, lanes)
 
     def _over_tiles(self, kernel: Any, grads: Array, *rest: Any) -> None:

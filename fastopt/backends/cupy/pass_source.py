@@ -218,7 +218,7 @@ def follow(rule: Rule, spec: UpdateSpec, number: int, by_value: bool) -> dict[st
             capacity=CAPACITY,
             kept=len(kept),
             width=width,
-            first=one.made.start,
+            first=one.derived_columns.start,
         )
         if each
         else _OVER_OPTIMIZER,

@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from importlib.resources import files
 from string import Template
-from typing import Any
+from typing import Any, assert_never
 
 import numpy as np
 
 from fastopt.backends.interface import COMMON_SCALARS, tiny_names
 from fastopt.core.arrays import Array
 from fastopt.core.buckets import Parameter
-from fastopt.core.dtypes import UpdateSpec
+from fastopt.core.dtypes import CODE_DTYPES, UpdateSpec
 from fastopt.core.norms import LANES
 from fastopt.core.passes import derived_of, fragment_names, number_name
 from fastopt.core.quantization import BEYOND, BLOCK, CUT_OFF, GOLDEN, MULTIPLIERS, POSITIVE, SIGNED
@@ -155,7 +155,7 @@ def types_of(spec: UpdateSpec) -> str:
     return "\n".join(types)
 
 
-CODE = {"bfloat16": "unsigned short", "int8": "unsigned char"}
+CODE = {kind: TYPE[dtype.name] for kind, dtype in CODE_DTYPES.items()}
 """The C++ type of the codes of state."""
 
 
@@ -332,8 +332,10 @@ def _decode(rule: Rule, spec: UpdateSpec) -> Iterator[str]:
     for slot in rule.state:
         if spec.state == "bfloat16":
             yield f"{slot}_now.x[k] = from_bfloat16({slot}.x[k]);"
-        if spec.state == "int8":
+        elif spec.state == "int8":
             yield f"{slot}_now.x[k] = from_int8<{_sign(rule, slot)}>({slot}.x[k], {slot}_scale);"
+        elif spec.state != "real":
+            assert_never(spec.state)
 
 
 def _round(rule: Rule, spec: UpdateSpec) -> Iterator[str]:
@@ -351,9 +353,11 @@ def _round(rule: Rule, spec: UpdateSpec) -> Iterator[str]:
     for n, slot in enumerate(rule.state):
         if spec.state == "bfloat16":
             yield f"{slot}.x[k] = to_bfloat16({slot}_now.x[k], {_draw_of(n)});"
-        if spec.state == "int8":
+        elif spec.state == "int8":
             about = f"{slot}_now.x[k], largest[{n}], {_draw_of(n, CUT_OFF)}"
             yield f"{slot}.x[k] = to_int8<{_sign(rule, slot)}>({about});"
+        elif spec.state != "real":
+            assert_never(spec.state)
 
 
 def _narrowed(rule: Rule, spec: UpdateSpec) -> str:
@@ -573,8 +577,15 @@ def pack(spec: UpdateSpec) -> int:
 
 def memory(spec: UpdateSpec) -> list[tuple[str, str]]:
     """Return the arrays of state that a kernel takes: the dtype and the name of each."""
-    coded = {"bfloat16": [("uint16", "codes")], "int8": [("uint8", "codes"), ("float32", "scales")]}
-    return [(spec.real.name, "arena"), *coded.get(spec.state, ())]
+    arena = [(spec.real.name, "arena")]
+    if spec.state == "real":
+        return arena
+    arena.append((CODE_DTYPES[spec.state].name, "codes"))
+    if spec.state == "bfloat16":
+        return arena
+    if spec.state == "int8":
+        return [*arena, ("float32", "scales")]
+    assert_never(spec.state)
 
 
 def memory_value(spec: UpdateSpec) -> str:
