@@ -150,11 +150,16 @@ def _cupy_source(made: Path) -> Path:
     return next(made.glob("cupy-*"))
 
 
+def nvidia(*parts: str) -> list[Path]:
+    """Return where NVIDIA's wheels may have a file or folder."""
+    found = importlib.util.find_spec("nvidia")
+    roots = found.submodule_search_locations or () if found else ()
+    return [Path(root).joinpath(*parts) for root in roots]
+
+
 def _headers() -> list[Path]:
     """Return the folders of CUDA's headers."""
-    found = importlib.util.find_spec("nvidia")
-    roots = [Path(path) for path in found.submodule_search_locations or ()] if found else []
-    folders = [root / part / "include" for root in roots for part in ("cuda_runtime", "cuda_nvcc")]
+    folders = [*nvidia("cuda_runtime", "include"), *nvidia("cuda_nvcc", "include")]
     there = [folder for folder in folders if folder.is_dir()]
     if len(there) < 2:
         raise RuntimeError(

@@ -175,6 +175,8 @@ def installed() -> Cuda:
     library = ctypes.CDLL(str(folder / "libcuda.so.1"), ctypes.RTLD_GLOBAL)
     for name in ("libcublasLt.so.12", "libcublas.so.12"):  # CuPy takes what is loaded already
         ctypes.CDLL(str(folder / name))
+    for compiler_library in build.nvidia("cuda_nvrtc", "lib", "libnvrtc.so.12"):
+        ctypes.CDLL(str(compiler_library), ctypes.RTLD_GLOBAL)  # before 14 CuPy looks nowhere else
     sys.meta_path.insert(0, _Finder(str(folder / "runtime.so")))
     cuda = Cuda(library)
     compiler = importlib.import_module("cupy.cuda.compiler")
