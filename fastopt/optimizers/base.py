@@ -218,7 +218,8 @@ class Optimizer(Formula):
         ``grad_scale``, unless that is a 0-d CuPy array. Without ``capturable`` nothing happens.
 
         Example, where the gradients are computed in the graph too. What that allocates for a while
-        (so does a sum with ``out``) the graph goes on using, so it is of a pool that is kept::
+        (so does a sum with ``out``) the graph goes on using, so it is of a pool that is kept. CuPy
+        lets neither cuBLAS (products of matrices) nor cuSOLVER, cuRAND and cuSPARSE be captured::
 
             stream, pool = cupy.cuda.Stream(non_blocking=True), cupy.cuda.MemoryPool()
             opt.warmup()
