@@ -13,6 +13,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
 
+import numpy as np
 import pytest
 from hypothesis import settings
 
@@ -21,6 +22,7 @@ from helpers.covering import covering
 from helpers.cuda.device import REAL, cupy_or_skip, emulated
 from helpers.cuda.emulation.cuda import Cuda
 from helpers.processes import cache_folder
+from helpers.variants import CPU_BACKENDS
 
 __all__ = ["cache_folder"]  # a fixture
 
@@ -92,7 +94,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         fixtures = set(getattr(item, "fixturenames", ()))
         if fixtures & {"cupy", "cupy2"}:
             item.add_marker("emulated" if "cuda" in fixtures else "gpu")
-            item.add_marker(pytest.mark.filterwarnings("ignore:::cupy"))  # ours are errors
+            item.add_marker(CUPYS_WARNINGS)
             if REAL and "cuda" in fixtures:
                 item.add_marker(pytest.mark.skip(reason="looks at the emulated CUDA"))
             if not REAL and item.get_closest_marker("hardware"):
@@ -124,6 +126,9 @@ def one_thread(request: pytest.FixtureRequest) -> None:
 
 emulated()  # before anything imports CuPy
 
+CUPYS_WARNINGS = pytest.mark.filterwarnings("ignore:::cupy")  # ours are errors
+PLACES = [*CPU_BACKENDS, pytest.param("cupy", marks=[pytest.mark.gpu, CUPYS_WARNINGS])]
+
 
 @pytest.fixture
 def cupy() -> Iterator[Any]:
@@ -154,6 +159,13 @@ def watched(devices: int) -> Iterator[Any]:
     assert not left, "a capture was not ended"
     gc.collect()
     assert cuda.written_after_free() == 0
+
+
+@pytest.fixture(params=PLACES)
+def place(request: pytest.FixtureRequest) -> tuple[Any, str]:
+    """A module of arrays, and a backend that updates them."""
+    on_device = request.param == "cupy"
+    return request.getfixturevalue("cupy") if on_device else np, request.param
 
 
 @pytest.fixture

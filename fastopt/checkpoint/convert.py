@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, assert_never
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from fastopt.checkpoint.state_dict import ORDER
 from fastopt.core import quantization
 from fastopt.core.arrays import Array, on_host
 from fastopt.core.buckets import SCALE, Bucket, OptimizerState
-from fastopt.core.dtypes import MASTER, wide
+from fastopt.core.dtypes import MASTER, State, wide
 from fastopt.core.options import STORAGE
 from fastopt.core.param_groups import ParamGroup
 from fastopt.core.quantization import narrowed, rounded
@@ -52,7 +52,7 @@ def recoded(name: str, entry: dict[str, Any], param: Array, bucket: Bucket) -> l
 
 
 def _decoded(
-    entry: dict[str, Any], slot: str, kind: str | None, param: Array, order: Any, signed: bool
+    entry: dict[str, Any], slot: str, kind: State | None, param: Array, order: Any, signed: bool
 ) -> Array | None:
     """Return a slot in numbers, in the shape of its parameter; None if it does not have that."""
     pair = (2,) * (param.dtype.kind == "c")
@@ -64,7 +64,7 @@ def _decoded(
         return value
     if kind == "bfloat16":
         numbers = value.astype(np.float32)
-    else:
+    elif kind == "int8":
         blocks = -(-value.size // quantization.BLOCK)
         fits = isinstance(scales, np.ndarray) and scales.shape == (blocks,)
         if not fits or not _is_order(order, param.ndim):
@@ -72,6 +72,8 @@ def _decoded(
         flat = _padded(_flat(value, order, param.ndim))
         numbers = quantization.from_int8(flat, entry.pop(slot + SCALE), signed)[: value.size]
         numbers = _shaped(numbers, value.shape, order, param.ndim)
+    else:
+        assert_never(kind)
     return np.ascontiguousarray(numbers).view(np.complex64)[..., 0] if pair else numbers
 
 
@@ -80,7 +82,7 @@ def _encode(
     entry: dict[str, Any],
     slot: str,
     values: Array,
-    wanted: str,
+    wanted: Literal["bfloat16", "int8"],
     order: list[int],
     signed: bool,
 ) -> None:
@@ -90,10 +92,12 @@ def _encode(
     numbers = fitting(f"state:{name}.{slot}", values, np.dtype(np.float32))
     if wanted == "bfloat16":
         entry[slot] = state_dict.shown(quantization.to_bfloat16(numbers, quantization.HALF))
-        return
-    flat = _padded(_flat(numbers, order, axes))
-    made, entry[slot + SCALE] = quantization.to_int8(flat, quantization.HALF_OF_INT8, signed)
-    entry[slot] = _shaped(made[: numbers.size], numbers.shape, order, axes)
+    elif wanted == "int8":
+        flat = _padded(_flat(numbers, order, axes))
+        made, entry[slot + SCALE] = quantization.to_int8(flat, quantization.HALF_OF_INT8, signed)
+        entry[slot] = _shaped(made[: numbers.size], numbers.shape, order, axes)
+    else:
+        assert_never(wanted)
 
 
 def fitting(what: str, values: Array, dtype: np.dtype[Any]) -> Array:

@@ -11,7 +11,7 @@ import numpy as np
 from fastopt.core import arrays
 from fastopt.core.arrays import Array
 from fastopt.core.buckets import SCALE, OptimizerState, Parameter
-from fastopt.core.dtypes import UpdateSpec
+from fastopt.core.dtypes import CODE_DTYPES, State, UpdateSpec
 from fastopt.core.hyperparameters import saved_bounds
 from fastopt.core.options import FIXED
 from fastopt.core.param_groups import ParamGroup
@@ -359,12 +359,12 @@ ORDER = "order"
 
 def shown(array: Array) -> Array:
     """Return a slot as it stands in a state_dict: codes of 16 bits as bfloat16."""
-    return array.view(_bfloat16()) if array.dtype == np.uint16 else array
+    return array.view(_bfloat16()) if array.dtype == CODE_DTYPES["bfloat16"] else array
 
 
 def raw(array: Array) -> Array:
     """Return a slot of a state_dict as it is stored."""
-    return array.view(np.uint16) if array.dtype.name == "bfloat16" else array
+    return array.view(CODE_DTYPES["bfloat16"]) if array.dtype.name == "bfloat16" else array
 
 
 def order_of_blocks(param: Array, spec: UpdateSpec) -> dict[str, list[int]]:
@@ -383,28 +383,29 @@ def storage_mismatch(
     for slot, array in slots.items():
         here, there = kind_of(array), kind_of(saved.get(slot))
         if there is not None and here != there and not slot.endswith(SCALE):
-            here, there = (
+            ours, theirs = (
                 str(found.dtype.name) if kind == "real" else kind
                 for found, kind in ((array, here), (saved[slot], there))
             )
             return (
-                f"state:{name}.{slot}: expected {here}; got {there}. Construct the optimizer with "
+                f"state:{name}.{slot}: expected {ours}; got {theirs}. Construct the optimizer with "
                 "the state_dtype of the saved one, or convert"
             )
-    there, here = (str(found.get(ORDER, "in C order")) for found in (saved, order))
-    if there != here:  # as text: arrays have no truth value
+    theirs, ours = (str(found.get(ORDER, "in C order")) for found in (saved, order))
+    if theirs != ours:  # as text: arrays have no truth value
         return (
-            f"state:{name}: expected axes by decreasing stride {here}; got {there:.200}. Blocks of "
-            "8-bit state are consecutive in memory, so give the parameter the order it had"
+            f"state:{name}: expected axes by decreasing stride {ours}; got {theirs:.200}. Blocks "
+            "of 8-bit state are consecutive in memory, so give the parameter the order it had"
         )
     return None
 
 
-def kind_of(array: Any) -> str | None:
+def kind_of(array: Any) -> State | None:
     """Return how the numbers of a slot are stored, as a UpdateSpec says it; None for no array."""
     if not isinstance(array, np.ndarray) and arrays.kind(array) is None:
         return None
-    kinds = {"uint8": "int8", "uint16": "bfloat16", "bfloat16": "bfloat16"}
+    kinds: dict[str, State] = {dtype.name: kind for kind, dtype in CODE_DTYPES.items()}
+    kinds["bfloat16"] = "bfloat16"  # as it is ``shown``
     return kinds.get(array.dtype.name, "real")
 
 

@@ -47,7 +47,7 @@ RULE = Rule(
 
 
 class Traffic(Adam):
-    """No optimizer: it moves the bytes that Adam moves, with the same driver and the same threads.
+    """No optimizer: it moves the bytes that Adam moves, by the same compiled call and threads.
 
     ::
 

@@ -10,13 +10,13 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, assert_never
 
 import numpy as np
 
 from fastopt.core import arrays, quantization
 from fastopt.core.arrays import Array, Extents, Layout
-from fastopt.core.dtypes import BOUNDS, UpdateSpec, dtype_of, real_dtype, real_size
+from fastopt.core.dtypes import BOUNDS, CODE_DTYPES, UpdateSpec, dtype_of, real_dtype, real_size
 from fastopt.core.hyperparameters import Formula, Value
 from fastopt.core.param_groups import ParamGroups
 from fastopt.core.quantization import BLOCK
@@ -43,8 +43,9 @@ class Parameter:
     bridges gaps (``strided``); for another it is a copy (``copied``), that ``gather`` fills before
     an update and ``scatter`` writes back after it. ``size`` counts real numbers: two for every
     element of a complex ``dtype``. ``offset`` is where its state begins in the rows of its bucket's
-    arena. Where the first axis counts members ``member`` is (divisor, modulus): the flat real
-    number ``e`` is of the member ``e // divisor % modulus``.
+    arena. Where the first axis counts members (fits that are made side by side, see ``UpdateSpec``)
+    ``member`` is (divisor, modulus): the flat real number ``e`` is of the member
+    ``e // divisor % modulus``.
     """
 
     leaf: Leaf
@@ -312,24 +313,30 @@ class Arena:
         if spec.state == "real":
             return cls(slots, spec, make((len(slots) + more, size), spec.real))
         exact = make((more, size), spec.real)
+        codes = make((len(slots), size), CODE_DTYPES[spec.state])
         if spec.state == "bfloat16":
-            return cls(slots, spec, exact, make((len(slots), size), np.dtype(np.uint16)))
-        scales = make((len(slots), size // BLOCK), np.dtype(np.float32))
-        codes = make((len(slots), size), np.dtype(np.uint8))
-        return cls(slots, spec, exact, codes, scales)
+            return cls(slots, spec, exact, codes)
+        if spec.state == "int8":
+            scales = make((len(slots), size // BLOCK), np.dtype(np.float32))
+            return cls(slots, spec, exact, codes, scales)
+        assert_never(spec.state)
 
     def fill(self, slot: str, value: float, signed: bool) -> None:
         """Set one slot of the rule to a number, rounded to nearest, everywhere."""
         row = self.slots.index(slot)
-        if self.codes is None:
+        if self.spec.state == "real":
             self.exact[row] = value
             return
+        assert self.codes is not None
         values = np.full(BLOCK, value, np.float32)
-        if self.scales is None:
+        if self.spec.state == "bfloat16":
             self.codes[row] = quantization.to_bfloat16(values, quantization.HALF).item(0)
-            return
-        code, scale = quantization.to_int8(values, quantization.HALF_OF_INT8, signed)
-        self.codes[row], self.scales[row] = code.item(0), scale.item(0)
+        elif self.spec.state == "int8":
+            assert self.scales is not None
+            code, scale = quantization.to_int8(values, quantization.HALF_OF_INT8, signed)
+            self.codes[row], self.scales[row] = code.item(0), scale.item(0)
+        else:
+            assert_never(self.spec.state)
 
     def fill_members(self, slot: str, values: Array, parameters: Sequence[Parameter]) -> None:
         """Set one slot of the rule to one number for each member."""
@@ -434,7 +441,7 @@ class Bucket:
 
     @property
     def members(self) -> int | None:
-        """How many members there are; None if parameters have none."""
+        """How many fits are made side by side (see ``UpdateSpec``); None: there is no such axis."""
         member = self.parameters[0].member
         return None if member is None else member[1]
 
@@ -473,8 +480,8 @@ class Bucket:
         """Return the parameters that an update works on a copy of."""
         if not self._some_copied:
             return []
-        members = range(len(self.parameters)) if active is None else active
-        return [self.parameters[i] for i in members if self.parameters[i].copied]
+        indices = range(len(self.parameters)) if active is None else active
+        return [self.parameters[i] for i in indices if self.parameters[i].copied]
 
     @cached_property
     def _grad_paths(self) -> list[str]:
@@ -496,8 +503,8 @@ class Bucket:
         self.steps[index] = step
         self.steps_equal = bool((self.steps == self.steps[0]).all())
 
-    def squares_overflow(self, gradients: Gradients) -> bool:
-        """Return whether squares of them are averaged in float32, which holds no large ones."""
+    def averages_squares_in_single(self, gradients: Gradients) -> bool:
+        """Return whether float32 averages squares of these gradients, where large ones overflow."""
         there = gradients.active is None or bool(gradients.active)
         return there and self.rule.averages_squares and self.spec.real.itemsize == 4
 

@@ -20,9 +20,22 @@ Kind = Literal["none", "numbers", "arrays"]
 BOUNDS = ("lower", "upper")
 
 State = Literal["real", "bfloat16", "int8"]
-"""How a rule's state is stored: in the arithmetic's dtype or in codes (``core.quantization``)."""
+"""How a rule's state is stored: in the arithmetic's dtype or in codes (``core.quantization``).
 
-STATE_DTYPES = ("float64", "bfloat16", "int8")
+Whatever depends on it asks for the kind by name and ends with ``assert_never``, or looks it up in a
+table, so that mypy or the first test finds what does not know of another kind.
+"""
+
+CODE_DTYPES: dict[State, np.dtype[Any]] = {
+    "bfloat16": np.dtype(np.uint16),
+    "int8": np.dtype(np.uint8),
+}
+"""The dtype of the codes, for each way of storing state in them."""
+
+CODED = tuple(CODE_DTYPES)
+"""The values of ``state_dtype`` that keep state in codes."""
+
+STATE_DTYPES = ("float64", *CODED)
 """What ``state_dtype`` may be beside None: wider arithmetic and its state, or state in codes."""
 
 INT8_FROM = 4_096
@@ -49,7 +62,11 @@ class UpdateSpec:
     ``state`` says how the rule's state is stored between steps, which compute in ``real`` all the
     same; ``stochastic`` that the parameters are rounded to ``stored`` up or down by chance;
     ``modulus`` that a rule gets the squares of the moduli of pairs; ``fragments`` are what acts
-    around the rule, in this order. With ``members`` an element's scalars are those of its member.
+    around the rule, in this order.
+
+    ``members``: the first axis of every parameter counts fits that are made side by side, each with
+    hyperparameters of its own, such as a hundred models for a hundred learning rates. One fit is a
+    member. An element's scalars are then those of its member. (Most optimizers have none.)
     """
 
     stored: np.dtype[Any]

@@ -32,6 +32,9 @@ LANES = 64
 SMALLER = 2.0**-600
 """Finite gradients multiplied by this have a finite sum of squares, in float64 too."""
 
+CLIP_EPS = 1e-6
+"""What PyTorch's clip_grad_norm_ adds to a norm that it divides by."""
+
 SQUARES_OVERFLOW = 2.0**63
 """From this norm on a step counts as not finite where float32 averages squares of gradients.
 
@@ -372,5 +375,5 @@ def clip_factor(max_norm: float, norm: float) -> float:
     """
     if max_norm == math.inf:
         return 1.0
-    factor = max_norm / (norm + 1e-6)  # as PyTorch's clip_grad_norm_
+    factor = max_norm / (norm + CLIP_EPS)
     return 1.0 if factor > 1.0 else factor

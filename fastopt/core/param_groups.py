@@ -187,7 +187,7 @@ class Groups:
     params: Any = field(repr=False)
     settings: Mapping[str, Mapping[str, Any]]
 
-    def members(self, names: Sequence[str]) -> list[tuple[str | None, list[int]]]:
+    def positions(self, names: Sequence[str]) -> list[tuple[str | None, list[int]]]:
         """Return each group's pattern and the positions of its parameters in ``names``.
 
         The first group is that of the parameters which no pattern matches, if there are any; its
@@ -202,7 +202,7 @@ class Groups:
         for pattern in self.settings:
             if not found[pattern]:
                 raise ValueError(_why_empty(pattern, names, self.settings))
-        return [(pattern, members) for pattern, members in found.items() if members]
+        return [(pattern, positions) for pattern, positions in found.items() if positions]
 
 
 def groups(params: Any, settings: Mapping[str, Mapping[str, Any]]) -> Groups:
@@ -239,7 +239,7 @@ def groups(params: Any, settings: Mapping[str, Mapping[str, Any]]) -> Groups:
     if not isinstance(settings, Mapping):
         raise TypeError(f"settings must be a dict of dicts by pattern; got {settings!r:.200}")
     made = Groups(params, {pattern: _checked(pattern, settings[pattern]) for pattern in settings})
-    made.members([leaf.name for leaf in Tree(params).leaves])
+    made.positions([leaf.name for leaf in Tree(params).leaves])
     return made
 
 
@@ -306,7 +306,7 @@ def _some(names: Sequence[str]) -> str:
 # The groups of what a user hands in --------------------------------------------------------------
 
 
-class Members(NamedTuple):
+class GivenGroup(NamedTuple):
     """What the user gave for one group."""
 
     positions: Sequence[int]  # of its parameters among the leaves of the tree
@@ -324,17 +324,17 @@ def tree_of(params: Any) -> Tree:
     return Tree(params)
 
 
-def members_of(params: Any, tree: Tree) -> Iterator[Members]:
+def given_groups(params: Any, tree: Tree) -> Iterator[GivenGroup]:
     """Yield the groups of what an optimizer is given, whose tree this is."""
     if isinstance(params, Groups):
-        for pattern, positions in params.members([leaf.name for leaf in tree.leaves]):
+        for pattern, positions in params.positions([leaf.name for leaf in tree.leaves]):
             own = {} if pattern is None else dict(params.settings[pattern])
             label = "" if pattern is None else f", pattern {pattern!r}"
             arrays_of = {tree.leaves[place].name: tree.leaves[place].array for place in positions}
-            yield Members(positions, arrays_of, own, label)
+            yield GivenGroup(positions, arrays_of, own, label)
     elif tree.grouped:
         for number, (group, own_range) in enumerate(zip(params, tree.groups(), strict=True)):
             own = {name: value for name, value in group.items() if name != "params"}
-            yield Members(own_range, group["params"], own, f", params[{number}]")
+            yield GivenGroup(own_range, group["params"], own, f", params[{number}]")
     else:
-        yield Members(range(len(tree.leaves)), tree.params, {}, "")
+        yield GivenGroup(range(len(tree.leaves)), tree.params, {}, "")

@@ -26,17 +26,17 @@ BEFORE_RULE, OF_RULE, AFTER_RULE = range(3)
 class Pass(NamedTuple):
     """One pass: of the rule, or of a fragment.
 
-    ``stage`` is one of BEFORE_RULE, OF_RULE and AFTER_RULE. ``handed`` and ``made`` are the columns
-    of the memory that is handed to the forms and of the scalars that are made, among all derived
-    scalars of the update.
+    ``stage`` is one of BEFORE_RULE, OF_RULE and AFTER_RULE. Among all derived
+    scalars of the update ``memory_columns`` are those of the memory that the forms take as it was
+    before the step (``Memory.handed``), and ``derived_columns`` those that are made of the sums.
     """
 
     stage: int
     sums: Sums | None
     memory: Memory
     fragment: Fragment | None
-    handed: slice
-    made: slice
+    memory_columns: slice
+    derived_columns: slice
 
     @property
     def over_optimizer(self) -> bool:
@@ -91,8 +91,8 @@ def derived_of(rule: AnyRule, spec: UpdateSpec) -> Derived:
         first = len(names)
         names += [prefix + name for name in (*memory.handed, *memory.scalars)]
         middle = first + len(memory.handed)
-        made = slice(middle, len(names))
-        passes.append(Pass(stage, owner.sums, memory, fragment, slice(first, middle), made))
+        columns = slice(first, middle), slice(middle, len(names))
+        passes.append(Pass(stage, owner.sums, memory, fragment, *columns))
     return Derived(tuple(passes), tuple(names))
 
 

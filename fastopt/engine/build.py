@@ -17,10 +17,18 @@ from fastopt.core import arrays, hyperparameters
 from fastopt.core.arrays import check_apart
 from fastopt.core.buckets import Bucket, OptimizerState, memory_names
 from fastopt.core.denormals import smallest_eps
-from fastopt.core.dtypes import State, UpdateSpec, arithmetic_of, real_size, state_of
+from fastopt.core.dtypes import (
+    CODED,
+    STATE_DTYPES,
+    State,
+    UpdateSpec,
+    arithmetic_of,
+    real_size,
+    state_of,
+)
 from fastopt.core.hyperparameters import NONNEGATIVE, Formula, Options, Schedulable
 from fastopt.core.options import FIXED, FRAGMENTS, GROUP_CHECKS, GROUP_DEFAULTS, MODULUS
-from fastopt.core.param_groups import Members, ParamGroup, ParamGroups, members_of, tree_of
+from fastopt.core.param_groups import GivenGroup, ParamGroup, ParamGroups, given_groups, tree_of
 from fastopt.core.tree import Leaf, Tree
 from fastopt.engine.step import HostEngine
 from fastopt.errors import BackendMismatchError
@@ -46,7 +54,7 @@ def build(
     tree = tree_of(params)
     groups = ParamGroups(
         _options(formula, tree, each, defaults, master_weights, members)
-        for each in list(members_of(params, tree))
+        for each in list(given_groups(params, tree))
     )
     refuse_empty(tree, name)
     backend = backends.for_leaves(tree.leaves, asked)
@@ -141,13 +149,13 @@ def _where(leaf: Leaf) -> str:
 def _options(
     formula: type[Formula],
     tree: Tree,
-    members: Members,
+    given: GivenGroup,
     defaults: Options,
     master_weights: bool,
     count: int | None,
 ) -> ParamGroup:
     """Return the hyperparameters of one group, checked."""
-    leaves = [tree.leaves[position] for position in members.positions]
+    leaves = [tree.leaves[position] for position in given.positions]
     checks = {
         "lr": Schedulable(NONNEGATIVE),
         **formula._checks,
@@ -156,7 +164,7 @@ def _options(
     }
     if count is not None:
         checks = {name: hyperparameters.of_members(check, count) for name, check in checks.items()}
-    group = ParamGroup(formula.__name__ + members.label, members.params, checks, members.positions)
+    group = ParamGroup(formula.__name__ + given.label, given.params, checks, given.positions)
     group.reviews += [
         formula._review,
         lambda options: _check_arithmetic(formula, options, leaves),
@@ -168,8 +176,8 @@ def _options(
     ]
     if count is not None:
         group.reviews.append(lambda options: _check_members(formula, options))
-    group.update({**GROUP_DEFAULTS, **defaults, **members.options})
-    group.step_reviews.append(_review_step(formula, group, members.label, leaves))
+    group.update({**GROUP_DEFAULTS, **defaults, **given.options})
+    group.step_reviews.append(_review_step(formula, group, given.label, leaves))
     return group
 
 
@@ -234,7 +242,7 @@ def _check_storage(
     owner, state_dtype = formula.__name__, options["state_dtype"]
     for leaf in leaves:
         spec = UpdateSpec.of(leaf.array.dtype, master_weights=master_weights)
-        if state_dtype in ("bfloat16", "int8") and spec.real.itemsize != 4:
+        if state_dtype in CODED and spec.real.itemsize != 4:
             raise ValueError(
                 f"{owner}: state_dtype={state_dtype!r} is for parameters that are computed "
                 f"in float32; {leaf.path} is {leaf.array.dtype}. Put it into a group of its own "
@@ -259,13 +267,14 @@ def _check_moment(formula: type[Formula], options: Options) -> None:
 
 
 def _check_fragments(formula: type[Formula], options: Options) -> None:
-    """Raise ValueError for options that cannot act on state that is stored in such codes."""
+    """Raise ValueError for options that cannot act on state that is stored in such a way."""
     for name, fragment in FRAGMENTS.items():
         if options[name] and options["state_dtype"] in fragment.refuses:
+            allowed = [repr(kind) for kind in (None, *STATE_DTYPES) if kind not in fragment.refuses]
             raise ValueError(
                 f"{formula.__name__}: {name} cannot be used with "
-                f"state_dtype={options['state_dtype']!r}, in which numbers share a scale that "
-                "moves what is to stay; choose 'bfloat16' or None"
+                f"state_dtype={options['state_dtype']!r}, for it cannot act on state that is "
+                f"stored so; choose {', '.join(allowed)}, or leave out {name}"
             )
 
 
@@ -274,7 +283,7 @@ def _check_whole_arrays(formula: type[Formula], options: Options, leaves: Sequen
     if not isinstance(formula._rule(options), ArrayRule):
         return
     name = formula.__name__
-    if options["state_dtype"] in ("bfloat16", "int8") or options["stochastic_rounding"]:
+    if options["state_dtype"] in CODED or options["stochastic_rounding"]:
         raise ValueError(
             f"{name} keeps its state in the precision of its arithmetic; leave out "
             f"stochastic_rounding and state_dtype={options['state_dtype']!r}"
@@ -295,7 +304,7 @@ def _check_members(formula: type[Formula], options: Options) -> None:
     for option, fragment in FRAGMENTS.items():
         if options[option] and fragment.memory is not None:
             raise ValueError(f"{name}: {option} sums over whole arrays; it cannot have members")
-    if options["state_dtype"] in ("bfloat16", "int8") or options["stochastic_rounding"]:
+    if options["state_dtype"] in CODED or options["stochastic_rounding"]:
         raise ValueError(
             f"{name}: members have no state in codes, and are not rounded by chance, since blocks "
             "and random bits would not be each member's own; leave out stochastic_rounding and "

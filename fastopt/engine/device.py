@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from fastopt.backends.cupy.passes import Lookup, Passes, Work
+from fastopt.backends.cupy.launch import BucketLaunch, Lookup
 from fastopt.backends.interface import COMMON_SCALARS, Backend
 from fastopt.core import arrays
-from fastopt.core.buckets import Gradients, OptimizerState
+from fastopt.core.buckets import NOT_MEASURED, Gradients, OptimizerState
 from fastopt.core.options import NonfinitePolicy
 from fastopt.core.signals import Deferred
 from fastopt.engine import whole
@@ -30,6 +30,7 @@ from fastopt_kernels import ArrayRule
 if TYPE_CHECKING:
     from fastopt.backends.cupy.backend import CupyKernel
     from fastopt.backends.cupy.control import Control, Counted, Place, ScaleMemory
+    from fastopt.backends.cupy.passes import Passes
     from fastopt.core.loss_scale import ScalePolicy
 
 
@@ -66,7 +67,7 @@ class DeviceCounts:
         if self.uploaded:
             return
         counts = self._state.counts
-        norm = -1.0 if counts.grad_norm is None else counts.grad_norm
+        norm = NOT_MEASURED if counts.grad_norm is None else counts.grad_norm
         self._control.upload_counts(self.step_count, counts.skipped, norm)
         self.low = self.high = self.step_count
         self.uploaded = True
@@ -131,7 +132,7 @@ class DeviceCounts:
             self._add(counted.steps - self.step_count)
             counts.skipped = counted.skipped
             if self._norm_is_there:
-                counts.grad_norm = None if counted.norm == -1.0 else counted.norm
+                counts.grad_norm = None if counted.norm == NOT_MEASURED else counted.norm
             self.low = self.high = counted.steps
             self.behind = self.replays
             self._norm_is_there &= self.replays
@@ -197,7 +198,7 @@ class DeviceOutcome(Outcome):
             )
         if self._place is not None:
             made, norm = self._control.outcome(self._place)
-            self._made, self._grad_norm = made, None if norm == -1.0 else norm
+            self._made, self._grad_norm = made, None if norm == NOT_MEASURED else norm
             self._place = None
 
 
@@ -294,6 +295,12 @@ class DeviceEngine(HostEngine):
             )
         if not self._control.can_capture:
             raise RuntimeError("to capture a step in a CUDA graph takes CuPy 14.1 or later")
+        for bucket in self.state.buckets:
+            if isinstance(bucket.rule, ArrayRule):
+                raise RuntimeError(
+                    f"a step of {bucket.rule.name} cannot be captured in a CUDA graph: CuPy does "
+                    "not capture products of matrices (cuBLAS); make these steps outside of it"
+                )
         self.follow_settings()
         bound = self.bind(grads, copying=False)
         known = self._kind(policy.measures) in self._launched
@@ -334,30 +341,30 @@ class DeviceEngine(HostEngine):
             self._capture.refuse_others()
             self.counts.synchronize()
             self.counts.active = active
-            self._tables.sort(active, self.counts.step_count)
+            self._tables.make_tables(active, self.counts.step_count)
 
     def _prefetch(self) -> None:
         """Upload new rows if those that are there are outdated or used up."""
         tables = self._tables
         if self._capture:
             if not self._capture.enough(tables, self._least_count):
-                tables.far_ahead()
+                tables.plan_for_capture()
                 self._renew(self._least_count)
             return
         fresh = tables.up_to_date(self.counts.high)
         if not fresh or not tables.has(self.counts.high):
-            tables.ahead(fresh)
+            tables.plan_ahead(fresh)
             self._renew(self.counts.high)
 
     def _renew(self, high: int) -> None:
         counts = self.counts
         try:
-            self._tables.renew(counts.low, high)
+            self._tables.upload_rows(counts.low, high)
         except Exception:  # a schedule's
             if not counts.behind:
                 raise
             counts.synchronize()  # perhaps that step is not due yet
-            self._tables.renew(counts.low, counts.low)
+            self._tables.upload_rows(counts.low, counts.low)
 
     def _launch(
         self,
@@ -370,13 +377,13 @@ class DeviceEngine(HostEngine):
         state, control = self.state, self._control
         buckets = state.buckets
         works = [
-            Work(number, self._kernel(number), gradients, self._tables.of(buckets[number]))
+            BucketLaunch(number, self._kernel(number), gradients, self._tables.of(buckets[number]))
             for number, gradients in bound
         ]
         if measures:
             control.measure([(work.kernel, work.gradients) for work in works])
-        overflows = any(buckets[n].squares_overflow(gradients) for n, gradients in bound)
-        place = control.decide(grad_scale, measures, overflows)
+        in_single = any(buckets[n].averages_squares_in_single(gradients) for n, gradients in bound)
+        place = control.decide(grad_scale, measures, in_single)
         made = self._compute_whole(works)
         if self._passes is not None:
             control.run_passes(self._passes, works)
@@ -392,7 +399,7 @@ class DeviceEngine(HostEngine):
         self._launched.add(self._kind(measures))
         return place
 
-    def _compute_whole(self, works: Sequence[Work]) -> dict[int, list[NewValues]]:
+    def _compute_whole(self, works: Sequence[BucketLaunch]) -> dict[int, list[NewValues]]:
         """Return what rules on whole arrays make of their buckets, by number; may raise."""
         made: dict[int, list[NewValues]] = {}
         try:
@@ -403,8 +410,8 @@ class DeviceEngine(HostEngine):
                 width = len(COMMON_SCALARS) + len(bucket.rule.scalars) + len(bucket.spec.scalars)
                 made[number] = []
                 for lookup in lookups:
-                    members = _members(gradients, lookup)
-                    scaled = Scaled(members, self._control.row(lookup, width))
+                    indices = _indices(gradients, lookup)
+                    scaled = Scaled(indices, self._control.row(lookup, width))
                     made[number] += whole.computed(bucket, gradients, scaled)
         except Exception:  # no memory, for instance; nothing has been written but the counts
             self._control.undo()
@@ -444,9 +451,9 @@ class DeviceEngine(HostEngine):
         super().warm_up(Policy())  # goes over to the rules that the settings ask for
         self._upload()
         if self.capturable:
-            self._tables.far_ahead()
+            self._tables.plan_for_capture()
         else:
-            self._tables.ahead(fresh=False)
+            self._tables.plan_ahead(fresh=False)
         self._renew(self._least_count)
         self._tables.upload_settings(policy)
 
@@ -464,10 +471,10 @@ class DeviceEngine(HostEngine):
         with self._control.here():
             self._refuse_capture()
             self.synchronize(norm=True, refuse=False)
-            if not self._tables.keep_sorted(self.counts.step_count):
+            if not self._tables.keep_tables(self.counts.step_count):
                 self._capture.refuse_others_counts()
                 assert self.counts.active is not None
-                self._tables.sort(self.counts.active, self.counts.step_count)
+                self._tables.make_tables(self.counts.active, self.counts.step_count)
             self._invalidate()
             self._upload_all(policy)
             self._control.wait()
@@ -518,7 +525,7 @@ class DeviceEngine(HostEngine):
         self.synchronize(norm=True)
         with self._control.here():
             self._refuse_capture()
-        if self._capture and not self._tables.stay_sorted(steps):
+        if self._capture and not self._tables.tables_fit(steps):
             self._capture.refuse_others_counts()
 
     def after_load(self, policy: Policy) -> None:
@@ -541,7 +548,7 @@ class DeviceEngine(HostEngine):
             )
 
 
-def _members(gradients: Gradients, lookup: Lookup) -> list[int]:
+def _indices(gradients: Gradients, lookup: Lookup) -> list[int]:
     """Return the parameters that have a gradient and find their scalars here."""
     chosen = lookup.chosen
     return [

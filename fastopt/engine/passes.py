@@ -74,7 +74,7 @@ def _begin(update: Update, derived: Derived, memory: Mapping[str, float]) -> Pas
     bucket = update.bucket
     scalars = np.zeros((len(bucket.parameters), len(derived.names)))
     for one in derived.passes:
-        for column, name in enumerate(one.memory.handed, one.handed.start):
+        for column, name in enumerate(one.memory.handed, one.memory_columns.start):
             own = one.memory.names.index(name)
             scalars[:, column] = memory[name] if one.over_optimizer else bucket.memory[:, own]
     return PassResult(scalars, bucket.memory.copy())
@@ -87,7 +87,7 @@ def _tiles(update: Update, number: int, one: Pass, found: PassResult) -> Array:
     plan = update.plan
     assert found.scalars is not None
     return update.kernel.sums(
-        number, update.gradients, plan.table, plan.rows, update.scale, found.scalars
+        number, update.gradients, plan.table, plan.row_numbers, update.scale, found.scalars
     )
 
 
@@ -107,7 +107,7 @@ def _over_arrays(update: Update, number: int, one: Pass, found: PassResult) -> N
         past = dict(zip(names, found.memory[index].tolist(), strict=True))
         coming, made = one.memory.host(_given(one.memory, update, index), past, sums)
         found.memory[index] = [coming[name] for name in names]
-        found.scalars[index, one.made] = [made[name] for name in one.memory.scalars]
+        found.scalars[index, one.derived_columns] = [made[name] for name in one.memory.scalars]
 
 
 def _over_optimizer(
@@ -126,7 +126,7 @@ def _over_optimizer(
     coming, made = one.memory.host(given, memory, _named(one, columns, size))
     for _, _, each, found in together:
         assert found.scalars is not None
-        found.scalars[:, each.made] = [made[name] for name in one.memory.scalars]
+        found.scalars[:, each.derived_columns] = [made[name] for name in one.memory.scalars]
     return coming
 
 

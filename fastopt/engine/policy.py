@@ -71,18 +71,21 @@ class Verdict(NamedTuple):
     """Whether all elements of all gradients are."""
 
 
-def judge(policy: Policy, measured: Norm, grad_scale: float, overflows: bool) -> Verdict:
-    """Judge gradients by their norm before they are scaled.
+def judge(policy: Policy, measured: Norm, grad_scale: float, in_single: bool) -> Verdict:
+    """Judge gradients by their norm before they are scaled: what scales or refuses a whole step.
 
-    ``overflows``: float32 averages squares of them somewhere. The norm in the verdict is that after
-    ``grad_scale`` and before clipping.
+    A fused step of Numba (``step`` in backends/numba/compiled.py) and a step that a device decides
+    on (backends/cupy/decide.cuh) say the same in their own languages; change all three.
+
+    ``in_single``: float32 averages squares of them somewhere, which holds no large ones. The norm
+    in the verdict is that after ``grad_scale`` and before clipping.
     """
     norm = measured.value * abs(grad_scale)
     looks = policy.on_nonfinite != "propagate"
     if looks and not measured.finite:
         return Verdict(False, grad_scale, norm, finite=False)
     factor = 1.0 if policy.max_grad_norm is None else clip_factor(policy.max_grad_norm, norm)
-    too_large = looks and overflows and norm * factor >= SQUARES_OVERFLOW
+    too_large = looks and in_single and norm * factor >= SQUARES_OVERFLOW
     return Verdict(not too_large, grad_scale * factor, norm)
 
 

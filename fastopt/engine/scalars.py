@@ -17,32 +17,46 @@ from fastopt.core.hyperparameters import Formula, Options, Value
 from fastopt.core.param_groups import ParamGroup
 
 Row = tuple[float, ...]
-"""The scalars of an update: those common to all rules, the rule's own, bounds, a random key."""
+"""The scalars of an update, in this order, all neutral where there is nothing to do:
+
+* the five that all rules have in common (``COMMON_SCALARS``): with them a backend does
+  ``grad <- grad_scale * grad + l2 * param``, ``param <- param - decay * param``, the rule, and then
+  sets state to 0 whose magnitude is below ``tiny_signed`` or ``tiny_positive``.
+  ``grad_scale`` is 1, or -1 for ``maximize``; the backend multiplies it by what the verdict says
+  (the user's ``grad_scale`` and clipping). ``l2`` is ``weight_decay`` where that acts on the
+  gradient, ``decay`` is ``lr * weight_decay`` where it acts on the parameter (``Formula._decay``
+  says which; the other one is 0). The two thresholds of the flush are those of ``core.denormals``
+  in every eighth step and 0 otherwise, which flushes nothing;
+* the rule's own: what ``Formula._scalars`` returns, as far as the rule names it;
+* those of fragments, bounds that are numbers, the halves of a random key: only where they are used.
+"""
 
 
 class Plan(NamedTuple):
     """The scalars of a bucket's coming update, for gradients that are not scaled.
 
-    ``table`` has a row for each distinct set of scalars; ``rows`` says which one each parameter of
-    the bucket takes, None that all take the first. ``for_memory`` has for each row of the table the
-    scalars that the rule's memory is given, if it has one. Where there are members, the table is an
-    array with a row for each of them, one after another; ``rows`` says where those of each
-    parameter begin.
+    ``table`` has a row for each distinct set of scalars; ``row_numbers`` says which one each
+    parameter of the bucket takes, None that all take the first. ``for_memory`` has for each row of
+    the table the scalars that the rule's memory is given, if it has one. Where there are members
+    (``UpdateSpec``), the table is an array with a row for each of them, one after another;
+    ``row_numbers`` says where those of each parameter begin.
     """
 
     table: Sequence[Row] | Array
-    rows: Sequence[int] | None
+    row_numbers: Sequence[int] | None
     for_memory: Sequence[Row] = ()
 
     def row_of(self, index: int) -> int:
         """Return the number of a parameter's row."""
-        return 0 if self.rows is None else self.rows[index]
+        return 0 if self.row_numbers is None else self.row_numbers[index]
 
 
 class Scalars:
-    """The scalars of one bucket's updates, worked out in float64.
+    """The scalars of one bucket's updates, worked out in float64: makes the rows (``Row``).
 
-    What does not depend on the step count is kept until a setting of the group changes.
+    What does not depend on the step count is kept until a setting of the group changes: ``_common``
+    are the five common scalars without a flush, ``_flushing`` with one, ``_constant`` what follows
+    those of the rule.
     """
 
     def __init__(self, formula: type[Formula], group: ParamGroup, bucket: Bucket) -> None:
@@ -54,7 +68,7 @@ class Scalars:
 
     def plan(self, options: Options, gradients: Gradients) -> Plan:
         """Return the plan of a step; the options have numbers in the place of schedules."""
-        self._prepare(options)
+        self._follow_settings(options)
         bucket, active = self._bucket, gradients.active
         if active is None and bucket.steps_equal:
             t = int(bucket.steps[0]) + 1
@@ -77,7 +91,7 @@ class Scalars:
 
         That is an array with a row for each member, if there are any.
         """
-        self._prepare(options)
+        self._follow_settings(options)
         t = self._bucket.steps.item(0) + 1
         return self.row(t) if self._members is None else self._table(t)
 
@@ -87,7 +101,7 @@ class Scalars:
         It is that of parameters which have missed ``lag`` steps, and goes on with what the rule's
         memory is given. With members it is an array with a row for each.
         """
-        self._prepare(self._group.at(step_count))
+        self._follow_settings(self._group.at(step_count))
         t = step_count - lag + 1
         if self._members is not None:
             return self._table(t)
@@ -124,15 +138,16 @@ class Scalars:
         )
         return [tuple(made[name] for name in memory.given) for made in found]
 
-    def _prepare(self, options: Options) -> None:
+    def _follow_settings(self, options: Options) -> None:
+        """Work the constants out anew if a setting of the group has changed since."""
         group = self._group
         if self._prepared_for == group.revision:
             return
-        self.prepare(options)
+        self.work_out_constants(options)
         # A schedule may say something else in every step, and if it has a memory in the same one.
         self._prepared_for = None if group.scheduled else group.revision
 
-    def prepare(self, options: Options) -> None:
+    def work_out_constants(self, options: Options) -> None:
         """Work out what does not depend on the step count."""
         formula, spec = self._formula, self._bucket.spec
         lr, weight_decay = options["lr"], options["weight_decay"]

@@ -18,6 +18,7 @@ from fastopt.core.buckets import Bucket, Gradients, OptimizerState
 from fastopt.core.hyperparameters import Options
 from fastopt.core.norms import SMALLER, array_norms, tile_counts, total_norm
 from fastopt.core.options import NonfinitePolicy
+from fastopt.core.param_groups import ParamGroup
 from fastopt.core.passes import derived_of
 from fastopt.core.signals import Deferred
 from fastopt.engine import passes, whole
@@ -44,8 +45,8 @@ class Work(NamedTuple):
     """What a step does with one bucket.
 
     ``derived`` are the scalars that were made of sums, in float64, a row for each parameter, and
-    ``memory`` what the rule's memory of each array becomes; None for a rule without. ``made`` are
-    the coming parameters and state of a rule on whole arrays.
+    ``memory`` what the rule's memory of each array becomes; None for a rule without. ``new_values``
+    are the coming parameters and state of a rule on whole arrays.
     """
 
     number: int
@@ -53,7 +54,7 @@ class Work(NamedTuple):
     plan: Plan
     derived: Array | None = None
     memory: Array | None = None
-    made: Sequence[NewValues] = ()
+    new_values: Sequence[NewValues] = ()
 
 
 class Prepared(NamedTuple):
@@ -82,7 +83,7 @@ class HostEngine:
         self.state = state
         self.backend = backend
         self.extents = Extents(state.tree.leaves)
-        self._changes = state.groups.changes
+        self._changes = state.groups.changes  # its ``count`` grows when a setting of any group does
         self.invalidate()
 
     def invalidate(self) -> None:
@@ -96,7 +97,9 @@ class HostEngine:
         self.derives = any(derived_of(b.rule, b.spec).passes for b in state.buckets)
         """Whether some updates need scalars that are made of sums or memory."""
         self._frozen: frozenset[int] | None = None  # the numbers of groups; None: not known
-        self._followed: int | None = None  # the revision of the settings
+        self._followed: int | None = None  # the count of changes that the rest here belongs to
+        self._fused: Fused | None = None  # made, with the next, by follow_settings
+        self._fused_parts: list[tuple[Bucket, Scalars, ParamGroup]] = []
         self._limit_of: Policy | None = None
         self._limit: float | None = None  # that of this policy
 
@@ -113,8 +116,12 @@ class HostEngine:
         if self._followed != self._changes.count:
             self.follow_settings()
         asked: dict[int, Options] = {}
-        if self._fused is not None and self._step_fused(grads, grad_scale, policy, asked):
-            return MADE if self._limit is None else Outcome(True, self.state.counts.grad_norm)
+        if self._fused is not None:
+            if policy is not self._limit_of:  # a fortieth of a small step
+                self._limit_of, self._limit = policy, policy.limit
+            limit = self._limit
+            if self._step_fused(grads, grad_scale, limit, asked):
+                return MADE if limit is None else Outcome(True, self.state.counts.grad_norm)
         return self.commit(self.prepare(grads, grad_scale, policy, asked))
 
     def checked_scale(self, scale: Any, on_nonfinite: NonfinitePolicy) -> Any:
@@ -138,10 +145,10 @@ class HostEngine:
         for number, gradients in bound:
             options = self._options(buckets[number].group, asked)
             plan = self.scalars[number].plan(options, gradients)
-            made: Sequence[NewValues] = ()
+            new_values: Sequence[NewValues] = ()
             if isinstance(buckets[number].rule, ArrayRule):
-                made = whole.compute(buckets[number], gradients, plan, verdict.scale)
-            works.append(Work(number, gradients, plan, made=made))
+                new_values = whole.compute(buckets[number], gradients, plan, verdict.scale)
+            works.append(Work(number, gradients, plan, new_values=new_values))
         if self.derives:
             works, memory = self._derived(works, verdict.scale)
         return Prepared(works, verdict, memory)
@@ -166,7 +173,7 @@ class HostEngine:
         """Make the step that was prepared; does not fail, and holds interrupts back."""
         works, verdict, memory = prepared
         counts = self.state.counts
-        with Deferred():
+        with Deferred():  # an interrupt comes when all of it is written
             counts.grad_norm = verdict.norm
             if not verdict.made:
                 counts.skipped += 1
@@ -178,17 +185,17 @@ class HostEngine:
         return MADE if verdict.norm is None else Outcome(True, verdict.norm)
 
     def _update(self, work: Work, scale: float) -> None:
-        number, gradients, plan, derived, memory, made = work
+        number, gradients, plan, derived, memory, new_values = work
         if not len(plan.table):  # all gradients are missing
             return
         bucket, kernel = self.state.buckets[number], self.kernels[number]
-        if made:
-            whole.write(bucket, made)
+        if new_values:
+            whole.write(bucket, new_values)
         else:
             copied = bucket.copied(gradients.active)
             for parameter in copied:
                 parameter.gather()
-            kernel.update(gradients, plan.table, plan.rows, scale, derived)
+            kernel.update(gradients, plan.table, plan.row_numbers, scale, derived)
             for parameter in copied:
                 parameter.scatter()
         if memory is not None:
@@ -196,7 +203,7 @@ class HostEngine:
         bucket.advance(gradients.active, 1)
 
     def _step_fused(
-        self, grads: Any, grad_scale: float, policy: Policy, asked: dict[int, Options]
+        self, grads: Any, grad_scale: float, limit: float | None, asked: dict[int, Options]
     ) -> bool:
         """Make the whole step in one compiled call; False, with nothing done, if it cannot."""
         fused, rows = self._fused, []
@@ -206,10 +213,8 @@ class HostEngine:
                 return False
             options = self._options(bucket.group, asked) if group.scheduled else group
             rows.append(scalars.next_row(options))
-        if policy is not self._limit_of:  # a fortieth of a small step
-            self._limit_of, self._limit = policy, policy.limit
         tree = self.state.tree
-        return fused(tree.current(), tree.match(grads), rows, grad_scale, self._limit)
+        return fused(tree.current(), tree.match(grads), rows, grad_scale, limit)
 
     # What a step is made of ---------------------------------------------------------------------
 
@@ -222,6 +227,8 @@ class HostEngine:
         if not active:
             return []
         tree = self.state.tree
+        # The arrays that the user's tree of parameters holds now, and the gradients in their order;
+        # ``match`` raises where the two trees differ.
         now, given = tree.current(), tree.match(grads)
         return [(number, self._bind_bucket(number, now, given, copying)) for number in active]
 
@@ -267,8 +274,8 @@ class HostEngine:
             return Verdict(True, grad_scale, None)
         measured = total_norm(partial(self._squares, bound))
         buckets = self.state.buckets
-        overflows = any(buckets[number].squares_overflow(gradients) for number, gradients in bound)
-        verdict = judge(policy, measured, grad_scale, overflows)
+        in_single = any(buckets[n].averages_squares_in_single(gradients) for n, gradients in bound)
+        verdict = judge(policy, measured, grad_scale, in_single)
         if not verdict.made and policy.on_nonfinite == "raise":
             name, norm = self._worst(bound, verdict.finite)
             step_count = int(self.state.counts.steps[0])

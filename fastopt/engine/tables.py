@@ -8,13 +8,14 @@ has come.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from fastopt.backends.cupy.passes import Lookup
+from fastopt.backends.cupy.launch import Lookup
 from fastopt.core.arrays import Array
 from fastopt.core.buckets import Bucket, OptimizerState
 from fastopt.core.denormals import FLUSH_EVERY
@@ -23,7 +24,8 @@ from fastopt.engine.policy import Policy
 from fastopt.engine.scalars import Row, Scalars
 
 if TYPE_CHECKING:
-    from fastopt.backends.cupy.control import Control, Settings
+    from fastopt.backends.cupy.control import Control
+    from fastopt.backends.cupy.control_source import Settings
 
 Active = tuple[Sequence[int] | None, ...]
 """For each bucket the parameters that have a gradient; None: all."""
@@ -51,7 +53,7 @@ class Table:
     group: ParamGroup
     bucket: Bucket
     scalars: Scalars
-    members: list[int]
+    indices: list[int]  # of its parameters in the bucket
     chosen: Array | None  # which parameters they are; None: all that have a gradient
     lag: int
     rows: tuple[Array, Array] = field(default_factory=lambda: (np.zeros((0, 0)), np.zeros((0, 0))))
@@ -76,8 +78,8 @@ class Table:
 
     def steps(self) -> dict[str, int]:
         """Return the step counts, by the parameters' names."""
-        leaves = [self.bucket.parameters[i].leaf for i in self.members]
-        steps: list[int] = self.bucket.steps[self.members].tolist()
+        leaves = [self.bucket.parameters[i].leaf for i in self.indices]
+        steps: list[int] = self.bucket.steps[self.indices].tolist()
         return {leaf.name: step for leaf, step in zip(leaves, steps, strict=True)}
 
 
@@ -116,21 +118,24 @@ class ScalarTables:
         self._ahead = 0
         self._settings: Settings | None = None  # as the device has them
 
-    def sort(self, active: Active, step_count: int) -> None:
-        """Make the tables for these gradients: by bucket and step count; ``renew`` fills them."""
+    def make_tables(self, active: Active, step_count: int) -> None:
+        """Make empty tables for these gradients, by bucket and step count.
+
+        ``upload_rows`` fills them.
+        """
         made: list[Table] = []
         state = self._state
         for number, (bucket, there) in enumerate(zip(state.buckets, active, strict=True)):
             by_lag: dict[int, list[int]] = {}
             for i in range(len(bucket.steps)) if there is None else there:
                 by_lag.setdefault(step_count - int(bucket.steps[i]), []).append(i)
-            for lag, members in by_lag.items():
+            for lag, indices in by_lag.items():
                 chosen = None
                 if len(by_lag) > 1:
-                    chosen = np.isin(np.arange(len(bucket.steps)), members)
+                    chosen = np.isin(np.arange(len(bucket.steps)), indices)
                 name, group = (number, len(made)), state.groups[bucket.group]
                 scalars = self._scalars[number]
-                made.append(Table(name, group, bucket, scalars, members, chosen, lag))
+                made.append(Table(name, group, bucket, scalars, indices, chosen, lag))
         self._tables = made
         self.invalidate()
 
@@ -138,16 +143,16 @@ class ScalarTables:
         """Take the rows for outdated."""
         self._made_for = None
 
-    def keep_sorted(self, step_count: int) -> bool:
+    def keep_tables(self, step_count: int) -> bool:
         """Take over new step counts without another table; return whether that can be done."""
-        if not self.stay_sorted({}):
+        if not self.tables_fit({}):
             return False
         for table in self._tables:
             table.lag = step_count - next(iter(table.steps().values()))
         self.invalidate()
         return True
 
-    def stay_sorted(self, steps: Mapping[str, int]) -> bool:
+    def tables_fit(self, steps: Mapping[str, int]) -> bool:
         """Return whether other step counts, by the parameters' names, need no other tables."""
         present = [table.steps() for table in self._tables]
         return all(len({steps.get(name, now[name]) for name in now}) == 1 for now in present)
@@ -187,18 +192,21 @@ class ScalarTables:
         enough = self.has(step_count, CAPTURED / 2) and self.up_to_date(step_count)
         return enough and self._settings == self._wanted(policy)
 
-    def ahead(self, fresh: bool) -> None:
-        """Say how many rows the next ``renew`` works out: few if something has just changed."""
+    def plan_ahead(self, fresh: bool) -> None:
+        """Choose how many rows ``upload_rows`` works out next: few if they are not ``fresh``.
+
+        Something has changed then, and may change again.
+        """
         members = self._state.buckets[0].members or 1
         most = CAPTURED if self._long else max(MOST // members, FIRST)
         first = CAPTURED if self._long and not self._lookups else FIRST
         self._ahead = min(2 * self._ahead, most) if fresh else first
 
-    def far_ahead(self) -> None:
-        """Have the next ``renew`` work out what captured steps need."""
+    def plan_for_capture(self) -> None:
+        """Have ``upload_rows`` work out as many rows next as captured steps need."""
         self._ahead = CAPTURED
 
-    def renew(self, low: int, high: int) -> None:
+    def upload_rows(self, low: int, high: int) -> None:
         """Work out the rows from ``low`` to ``high`` and those that come, and upload them.
 
         Raises what a schedule raises up to ``high``; then nothing has changed. Of the others those
@@ -257,11 +265,11 @@ class ScalarTables:
             self._settings = settings
 
     def _wanted(self, policy: Policy) -> Settings:
-        from fastopt.backends.cupy.control import Settings
+        from fastopt.backends.cupy.control_source import Settings
 
         return Settings(
             *self._prefetched,
             policy.max_grad_norm is not None,
             policy.skips,
-            -1.0 if policy.max_grad_norm is None else policy.max_grad_norm,
+            math.inf if policy.max_grad_norm is None else policy.max_grad_norm,
         )

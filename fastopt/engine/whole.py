@@ -32,7 +32,7 @@ class NewValues(NamedTuple):
 class Scaled(NamedTuple):
     """The parameters that take the same scalars, by number, and a row of these in one array."""
 
-    members: Sequence[int]
+    indices: Sequence[int]
     row: Array
 
 
@@ -46,35 +46,35 @@ def compute(bucket: Bucket, gradients: Gradients, plan: Plan, scale: float) -> l
     xp = arrays.namespace_of(bucket.arena.exact)
     made = []
     with arrays.on_device_of(bucket.arena.exact), np.errstate(all="ignore"):
-        for number, members in by_row.items():
+        for number, indices in by_row.items():
             row = np.array(plan.table[number], real)
             row[0] *= real.type(scale)
-            made += computed(bucket, gradients, Scaled(members, xp.asarray(row)))
+            made += computed(bucket, gradients, Scaled(indices, xp.asarray(row)))
     return made
 
 
 def computed(bucket: Bucket, gradients: Gradients, scaled: Scaled) -> list[NewValues]:
     """Return what becomes of parameters that take the same scalars, on whichever device."""
     by_shape: dict[tuple[int, ...], list[int]] = {}
-    for index in scaled.members:
+    for index in scaled.indices:
         by_shape.setdefault(bucket.parameters[index].layout.shape, []).append(index)
     return [
         one
-        for members in by_shape.values()
-        for one in _side_by_side(bucket, gradients, members, scaled.row)
+        for indices in by_shape.values()
+        for one in _side_by_side(bucket, gradients, indices, scaled.row)
     ]
 
 
 def _side_by_side(
-    bucket: Bucket, gradients: Gradients, members: Sequence[int], row: Array
+    bucket: Bucket, gradients: Gradients, indices: Sequence[int], row: Array
 ) -> list[NewValues]:
     """Compute parameters of equal shape, along a first axis of their own."""
     rule, spec = cast(ArrayRule, bucket.rule), bucket.spec
-    parameters = [bucket.parameters[index] for index in members]
+    parameters = [bucket.parameters[index] for index in indices]
     xp = arrays.namespace_of(row)
     rows = bucket.arena.rows
     param = xp.stack([_current(parameter, bucket) for parameter in parameters])
-    grad = xp.stack([_given(bucket.parameters[k], gradients, k, spec.real) for k in members])
+    grad = xp.stack([_given(bucket.parameters[k], gradients, k, spec.real) for k in indices])
     state = {
         slot: xp.stack([parameter.state_view(rows[slot]) for parameter in parameters])
         for slot in rule.state

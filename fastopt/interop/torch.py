@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fastopt.core.arrays import Array
-from fastopt.core.options import FRAGMENTS
+from fastopt.core.options import FRAGMENTS, GROUP_DEFAULTS
 from fastopt.core.param_groups import ParamGroup
 from fastopt.errors import CheckpointError
 from fastopt.interop.common import (
@@ -341,10 +341,10 @@ def to_torch(
     entries = opt.state_dict()["state"]
     state, written = {}, []
     for group, options in zip(groups, opt.param_groups, strict=True):
-        members = sorted(group, key=lambda parameter: order[parameter.name])
+        parameters = sorted(group, key=lambda parameter: order[parameter.name])
         settings = _their_settings(twin, options, opt.step_count)
-        written.append({**settings, "params": [order[parameter.name] for parameter in members]})
-        for parameter in members:
+        written.append({**settings, "params": [order[parameter.name] for parameter in parameters]})
+        for parameter in parameters:
             _check_precision(parameter)
             entry = _entry(twin, entries[parameter.name], tensor or _as_it_is)
             if entry is not None:
@@ -365,7 +365,7 @@ def _order(groups: list[list[Parameter]], names: Names | None) -> dict[str, int]
 
 
 def _their_settings(twin: Twin, options: ParamGroup, step_count: int) -> dict[str, Any]:
-    absent = {**twin.ours, "bounds": None, **dict.fromkeys(FRAGMENTS, False)}
+    absent = {**twin.ours, "bounds": None, **{name: GROUP_DEFAULTS[name] for name in FRAGMENTS}}
     for name, wanted in absent.items():
         if options[name] != wanted:
             raise ValueError(

@@ -50,9 +50,9 @@ class Adam(Optimizer):
         bias_correction: divide the averages by c1 and c2; without it the first steps are
             (1 - beta1) / sqrt(1 - beta2) times as long, 3.2 times by default.
         weight_decay: coefficient of the L2 term, >= 0, or a function of the step number.
-        common: what every optimizer takes, see ``Common``: maximize, trainable,
-            bounds, max_grad_norm, on_nonfinite, capturable, master_weights,
-            state_dtype, stochastic_rounding, complex_moment, seed, backend.
+        common: what every optimizer takes, see ``Common``: maximize, trainable, bounds,
+            reset_at_bounds, max_grad_norm, on_nonfinite, capturable, master_weights, state_dtype,
+            stochastic_rounding, cautious, mask_zero, complex_moment, seed, backend.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, and for arrays
@@ -76,7 +76,7 @@ class Adam(Optimizer):
         "bias_correction": Flag(),
     }
 
-    _lr_scalars = ("step_size",)
+    _lr_scalars = ("step_size",)  # proportional to lr, and so may become 0 with it
 
     def __init__(
         self,
@@ -117,6 +117,9 @@ class Adam(Optimizer):
         c2: Value = 1.0
         if options["bias_correction"]:
             c1, c2 = one_minus_power(beta1, t), one_minus_power(beta2, t)
+        # v is not divided by c2: with root = sqrt(c2) and no eps inside the root,
+        #   lr * (m / c1) / (sqrt(v / c2) + eps) = (lr * root / c1) * m / (sqrt(v) + root * eps).
+        # Each of Adam's rules picks its scalars out of these by name.
         root = sqrt(c2)
         inside, outside = eps_scalars(options, guard, c2, root)
         return {
@@ -128,7 +131,11 @@ class Adam(Optimizer):
             "step_size": lr * root / c1,
         }
 
-    _floor = staticmethod(eps_floor)
+    @staticmethod
+    def _decay(options: Options) -> Decay:
+        return "gradient"  # the L2 term, which backends add before the rule
+
+    _floor = staticmethod(eps_floor)  # the smallest denominator: how small state may be flushed
 
 
 # -------------------------------------------------------------------------------------------------
@@ -158,9 +165,9 @@ class AdamW(Adam):
             (1 - beta1) / sqrt(1 - beta2) times as long, 3.2 times by default.
         weight_decay: share of the parameter that is taken off per step and unit of lr, >= 0, or a
             function of the step number.
-        common: what every optimizer takes, see ``Common``: maximize, trainable,
-            bounds, max_grad_norm, on_nonfinite, capturable, master_weights,
-            state_dtype, stochastic_rounding, complex_moment, seed, backend.
+        common: what every optimizer takes, see ``Common``: maximize, trainable, bounds,
+            reset_at_bounds, max_grad_norm, on_nonfinite, capturable, master_weights, state_dtype,
+            stochastic_rounding, cautious, mask_zero, complex_moment, seed, backend.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, and for arrays
@@ -200,4 +207,4 @@ class AdamW(Adam):
 
     @staticmethod
     def _decay(options: Options) -> Decay:
-        return "parameter"
+        return "parameter"  # before the rule, too

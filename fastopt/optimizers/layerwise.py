@@ -46,9 +46,9 @@ class LAMB(Optimizer):
         bias_correction: divide the averages by c1 and c2.
         weight_decay: share of the parameter that is added to the direction u, >= 0, before its
             length is taken; or a function of the step number.
-        common: what every optimizer takes, see ``Common``: maximize, trainable,
-            bounds, max_grad_norm, on_nonfinite, capturable, master_weights, cautious, mask_zero,
-            state_dtype, stochastic_rounding, complex_moment, seed, backend.
+        common: what every optimizer takes, see ``Common``: maximize, trainable, bounds,
+            reset_at_bounds, max_grad_norm, on_nonfinite, capturable, master_weights, state_dtype,
+            stochastic_rounding, cautious, mask_zero, complex_moment, seed, backend.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, and for arrays

@@ -39,7 +39,9 @@ class Muon(Optimizer):
     as AdamW's. a, b and c are ``ns_coefficients``.
 
     Everything is computed in the precision of the arithmetic. The products of matrices are those of
-    NumPy's or CuPy's libraries, so that the last bits differ between processors and devices.
+    NumPy's or CuPy's libraries, so that the last bits differ between processors and devices. CuPy
+    does not capture them, so no step can be part of a CUDA graph; with ``capturable`` it waits for
+    nothing nevertheless.
 
     Args:
         params: an array, a tree of arrays, a list of parameter groups, or ``fastopt.groups(...)``;
@@ -55,9 +57,10 @@ class Muon(Optimizer):
         adjust_lr: "original" or "match_rms_adamw", which factor it is.
         weight_decay: share of the parameter that is taken off per step and unit of lr, >= 0; or a
             function of the step number.
-        common: what every optimizer takes, see ``Common``: maximize, trainable,
-            bounds, max_grad_norm, on_nonfinite, capturable, master_weights, state_dtype ("float64"
-            or None), backend; what acts on single elements (cautious, mask_zero) is refused.
+        common: what every optimizer takes, see ``Common``: maximize, trainable, bounds,
+            reset_at_bounds, max_grad_norm, on_nonfinite, capturable, master_weights, state_dtype,
+            stochastic_rounding, cautious, mask_zero, complex_moment, seed, backend. Cautious,
+            mask_zero and stochastic_rounding are refused; state_dtype is "float64" or None.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, for parameters

@@ -63,9 +63,9 @@ class Prodigy(Optimizer):
             with ``decoupled_weight_decay=False`` the coefficient of an L2 term; or a function of
             the step number.
         decoupled_weight_decay: whether weight decay acts on the parameter.
-        common: what every optimizer takes, see ``Common``: maximize, trainable,
-            bounds, max_grad_norm, on_nonfinite, capturable, master_weights, cautious, mask_zero,
-            state_dtype, stochastic_rounding, complex_moment, seed, backend.
+        common: what every optimizer takes, see ``Common``: maximize, trainable, bounds,
+            reset_at_bounds, max_grad_norm, on_nonfinite, capturable, master_weights, state_dtype,
+            stochastic_rounding, cautious, mask_zero, complex_moment, seed, backend.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, for groups that

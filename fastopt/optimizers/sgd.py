@@ -46,9 +46,9 @@ class SGD(Optimizer):
             [0, 1], or a function of the step number.
         nesterov: look ahead along the buffer; needs momentum > 0 and dampening = 0.
         weight_decay: coefficient of the L2 term, >= 0, or a function of the step number.
-        common: what every optimizer takes, see ``Common``: maximize, trainable,
-            bounds, max_grad_norm, on_nonfinite, capturable, master_weights,
-            state_dtype, stochastic_rounding, complex_moment, seed, backend.
+        common: what every optimizer takes, see ``Common``: maximize, trainable, bounds,
+            reset_at_bounds, max_grad_norm, on_nonfinite, capturable, master_weights, state_dtype,
+            stochastic_rounding, cautious, mask_zero, complex_moment, seed, backend.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, and for arrays
@@ -142,9 +142,9 @@ class Momentum(Optimizer):
             function of the step number.
         bias_correction: divide by 1 - beta^t, so that the first steps are not too small.
         weight_decay: coefficient of the L2 term, >= 0, or a function of the step number.
-        common: what every optimizer takes, see ``Common``: maximize, trainable,
-            bounds, max_grad_norm, on_nonfinite, capturable, master_weights,
-            state_dtype, stochastic_rounding, complex_moment, seed, backend.
+        common: what every optimizer takes, see ``Common``: maximize, trainable, bounds,
+            reset_at_bounds, max_grad_norm, on_nonfinite, capturable, master_weights, state_dtype,
+            stochastic_rounding, cautious, mask_zero, complex_moment, seed, backend.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, and for arrays

@@ -158,7 +158,7 @@ def test_no_more_threads_can_be_made(pool: Any, monkeypatch: pytest.MonkeyPatch)
             raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(runtime.threading, "Thread", Refused)
-    other = runtime.Pool(numba_backend._compiled)
+    other = runtime.Pool(numba_backend._cached_function)
     assert other.threads(8) == 1
     assert other.threads(8) == 1
 

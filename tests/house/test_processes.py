@@ -345,7 +345,7 @@ def test_j5_the_fingerprint_sees_code_constants_globals_helpers_and_closures() -
 def test_j14_the_key_holds_the_processor_and_all_versions() -> None:
     module = importlib.import_module("fastopt.backends.numba.backend")
     rule = fastopt.Adam._rule({"amsgrad": True})
-    step = module._Compiled(rule, UpdateSpec.of(np.dtype("f4"), True)).run
+    step = module._CompiledRule(rule, UpdateSpec.of(np.dtype("f4"), True)).run
     told = repr(step._cache._identity)
     numba = importlib.import_module("numba")
     for part in (fastopt.__version__, numba.__version__, np.__version__, sys.version):

@@ -11,9 +11,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from fastopt.backends.cupy import control_source
-from fastopt.backends.cupy.control_source import COUNTS, MEASURED, SCALES, TALLIES, note, rescale
-from fastopt.backends.cupy.launch import Kernels, MeasureLayout
-from fastopt.backends.cupy.passes import Lookup, Passes, Work
+from fastopt.backends.cupy.control_source import (
+    COUNTS,
+    MEASURED,
+    NO_ROW,
+    SCALES,
+    TALLIES,
+    Settings,
+    note,
+    rescale,
+)
+from fastopt.backends.cupy.launch import BucketLaunch, Kernels, Lookup, MeasureLayout
+from fastopt.backends.cupy.passes import Passes
+from fastopt.backends.cupy.source import MANY_THREADS, MANY_TILES
 from fastopt.core import arrays
 from fastopt.core.arrays import Array
 from fastopt.core.buckets import Bucket, Gradients
@@ -32,30 +42,13 @@ class Counted(NamedTuple):
 
     So many ``steps`` were made, ``skipped`` were not, for what was in a gradient, and ``overrun``
     were not because no row of scalars was there for them. ``norm`` is that of the last one's
-    gradients, -1 where it was not measured.
+    gradients, NOT_MEASURED where nothing asked for it.
     """
 
     steps: int
     skipped: int
     overrun: int
     norm: float
-
-
-class Settings(NamedTuple):
-    """What the device decides by.
-
-    The tables hold ``length`` rows, from that of step count ``base`` on; of these the last
-    ``period`` come again and again after the end, if it is not 0. ``clips``: the norm is brought
-    down to ``limit``. ``skips``: a step is left out if a gradient is not finite, or squares
-    overflow (see ``core.norms``).
-    """
-
-    base: int
-    length: int
-    period: int
-    clips: bool
-    skips: bool
-    limit: float
 
 
 Place = tuple[Array, int]
@@ -215,7 +208,7 @@ def _read_scale(read: Array) -> ScaleState:
 # -------------------------------------------------------------------------------------------------
 # What a device keeps of an optimizer whose steps are decided there, and what is launched.
 
-_NOTHING = MeasureLayout(-1, False)  # stands for a step whose norm is not measured
+_NOTHING = MeasureLayout(-1, False)  # no tiles: the norm of such a step is not measured
 _SINGLE = len(COUNTS) + len(MEASURED)  # where the scale stands in single precision
 
 
@@ -244,7 +237,10 @@ class Control:
 
     @cached_property
     def counts(self) -> Array:
-        """What is counted on the device, see ``COUNTS``."""
+        """What is counted on the device (``COUNTS``); the first is the row of the coming update.
+
+        Kernels that look their scalars up take all of it for that one number.
+        """
         return self._readback.memory[: len(COUNTS)]  # type: ignore[no-any-return]  # cupy's
 
     @cached_property
@@ -268,10 +264,6 @@ class Control:
     def _sums(self) -> Array:
         return self._cupy.zeros(1)  # type: ignore[no-any-return]  # cupy's; until there is more
 
-    @cached_property
-    def _lanes(self) -> Array:
-        return self._sums
-
     def here(self) -> AbstractContextManager[Any]:
         """Return a context for work on the device."""
         return arrays.on_device_of(self._like)
@@ -288,9 +280,9 @@ class Control:
         return self._kernels.by_value
 
     def upload_counts(self, steps: int, skipped: int, norm: float) -> None:
-        """Write the counts, and the norm of the last step's gradients (-1: not measured)."""
+        """Write the counts, and the norm of the last step's gradients, or NOT_MEASURED."""
         values = np.zeros(_SINGLE + 1, np.int64)
-        values[: len(COUNTS)] = (-1, steps, skipped, 0)
+        values[: len(COUNTS)] = (NO_ROW, steps, skipped, 0)
         values[len(COUNTS) : _SINGLE].view(np.float64)[0] = norm
         self._readback.write(values)
 
@@ -319,14 +311,11 @@ class Control:
         sums = layout.tiles * _factors(layout)
         if self._layout != layout:
             self._layout = layout
-            self._lanes = self._cupy.zeros(max(1, sums * LANES))
             self._sums = self._cupy.zeros(max(1, sums))
         first = 0
         for kernel, gradients in work:
-            kernel.measure_to(gradients, self._lanes, first, layout)
+            kernel.measure_to(gradients, self._sums, first, layout)
             first += kernel.tiles()
-        if sums:
-            self._kernels.of(control_source.halves)(self._lanes, self._sums, size=sums)
 
     def decide(self, grad_scale: Any, measured: bool, squares: bool) -> Place:
         """Decide on a step, by what was measured last if that is so.
@@ -337,7 +326,7 @@ class Control:
         on_device = arrays.kind(grad_scale) == "cupy"
         layout = self._layout if measured else _NOTHING
         memory, number = place = self._place()
-        given = (
+        arguments = (
             *(self._sums, layout.tiles, int(layout.wide), int(squares)),
             1.0 if on_device else grad_scale,
             arrays.address(grad_scale) if on_device else 0,
@@ -345,7 +334,8 @@ class Control:
             *(self._settings, self._limit, number, self.counts, self._measured),
             *(self._scale[np.dtype(np.float32)], memory),
         )
-        self._kernels.of(control_source.decide)(*given, size=LANES, block_size=LANES)
+        threads = LANES if layout.tiles < MANY_TILES else MANY_THREADS
+        self._kernels.of(control_source.decide)(*arguments, size=threads, block_size=threads)
         return place
 
     def _place(self) -> Place:
@@ -388,15 +378,15 @@ class Control:
         ``derived`` are the derived scalars of all of them. ``always`` launches without gradients
         too, which compiles what is needed.
         """
-        given = (self.counts, self._scale[lookup.table.dtype], lookup.table)
-        kernel.update_from_table(gradients, lookup.chosen, given, always, derived)
+        table_arguments = (self.counts, self._scale[lookup.table.dtype], lookup.table)
+        kernel.update_from_table(gradients, lookup.chosen, table_arguments, always, derived)
 
     def passes(self, buckets: Sequence[Bucket], shared: Mapping[str, float]) -> Passes:
         """Return what runs the passes of some buckets' updates."""
         with self.here():
             return Passes(self._kernels, buckets, shared)
 
-    def run_passes(self, passes: Passes, works: Sequence[Work]) -> None:
+    def run_passes(self, passes: Passes, works: Sequence[BucketLaunch]) -> None:
         """Launch all passes of the step that was decided on."""
         passes.run(works, self.counts, self._scale)
 

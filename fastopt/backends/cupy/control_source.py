@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastopt.backends.cupy.source import (
     BLOCK_FIELDS,
     CAPACITY,
+    FETCHED,
     OPTIONS,
     TYPE,
     addresses_of,
@@ -21,8 +22,9 @@ from fastopt.backends.cupy.source import (
     indices,
     number_format,
 )
+from fastopt.core.buckets import NOT_MEASURED
 from fastopt.core.dtypes import wide
-from fastopt.core.norms import LANES, SMALLER, SQUARES_OVERFLOW, TOO_SMALL
+from fastopt.core.norms import CLIP_EPS, LANES, SMALLER, SQUARES_OVERFLOW, TOO_SMALL
 
 # -------------------------------------------------------------------------------------------------
 # Sums of squares of gradients.
@@ -31,35 +33,44 @@ FACTORS = (1.0, SMALLER, 1.0 / SMALLER)
 """What gradients are multiplied by before they are squared, where the device chooses among them."""
 
 
-def squares(dtype: np.dtype[Any], by_value: bool) -> dict[str, Any]:
-    """Return the arguments of the kernel that sums each lane of each tile.
+def squares(dtype: np.dtype[Any], by_value: bool, capacity: int = CAPACITY) -> dict[str, Any]:
+    """Return the arguments of the kernel that sums tiles, ``tiles_at_once`` in a block.
 
-    It takes ``addresses`` and ``blocks`` as an update does, with a block of LANES threads for each
-    tile, ``first`` (the tiles before those), ``factor``, and ``lanes``, which it writes.
+    It takes ``addresses`` and ``blocks`` as an update does, a row for each tile; ``first`` (the
+    tiles before those), ``own`` (how many those are), ``factor``, and ``sums``, which it writes.
     """
-    return _squares(dtype, by_value, "float64 factor", ["factor"], "0", "fastopt_squares")
+    text = ("float64 factor", ["factor"], "0", "fastopt_squares")
+    return _squares(dtype, by_value, capacity, *text)
 
 
-def squares_to_decide(dtype: np.dtype[Any], by_value: bool, wide: bool) -> dict[str, Any]:
-    """Return the arguments of the kernel that sums lanes where the device decides, in one pass.
+def squares_to_decide(
+    dtype: np.dtype[Any], by_value: bool, wide: bool, capacity: int = CAPACITY
+) -> dict[str, Any]:
+    """Return the arguments of the kernel that sums tiles where the device decides, in one pass.
 
-    In place of ``factor`` it takes ``tiles``, how many there are in all. It writes the lanes of
+    In place of ``factor`` it takes ``tiles``, how many there are in all. It writes the sums of
     all tiles for the first of FACTORS, and with ``wide`` then for the others.
     """
     factors = [repr(factor) for factor in FACTORS[: None if wide else 1]]
     name = f"fastopt_{'all_' if wide else ''}squares_to_decide"
-    return _squares(dtype, by_value, "int64 tiles", factors, "tiles", name)
+    return _squares(dtype, by_value, capacity, "int64 tiles", factors, "tiles", name)
+
+
+def tiles_at_once(dtype: np.dtype[Any]) -> int:
+    """Return how many tiles a block of LANES threads sums: so many numbers are in 16 bytes."""
+    return 16 // dtype.itemsize
 
 
 def _squares(
     dtype: np.dtype[Any],
     by_value: bool,
+    capacity: int,
     last: str,
     factors: Sequence[str],
     tiles: str,
     name: str,
 ) -> dict[str, Any]:
-    declared, addresses = addresses_of(by_value)
+    declared, addresses = addresses_of(by_value, capacity)
     real = wide(dtype).name
     types = [
         f"typedef {TYPE[real]} real;",
@@ -68,17 +79,22 @@ def _squares(
     ]
     preamble = [
         in_namespace(indices(BLOCK_FIELDS)),
-        in_namespace(constants(FIELDS=field_count(False), CAPACITY=CAPACITY, LANES=LANES)),
+        in_namespace(
+            constants(
+                FIELDS=field_count(False),
+                CAPACITY=capacity,
+                LANES=LANES,
+                WIDTH=tiles_at_once(dtype),
+            )
+        ),
         *(fixed("numbers"), in_namespace("\n".join(types)), fixed("norms")),
     ]
     return {
-        "in_params": f"{declared}, raw int64 blocks, int64 first, {last}",
-        "out_params": "raw float64 lanes",
+        "in_params": f"{declared}, raw int64 blocks, int64 first, int64 own, {last}",
+        "out_params": "raw float64 sums",
         "operation": f"""
     const double factors[] = {{{", ".join(factors)}}};
-    fastopt::sum_squares(
-        {addresses}, &blocks[fastopt::FIELDS * blockIdx.x], factors, &lanes[0],
-        first + blockIdx.x, {tiles});
+    fastopt::sum_squares({addresses}, &blocks[0], factors, &sums[0], first, own, {tiles});
 """,
         "preamble": "\n".join(preamble),
         "name": name,
@@ -104,22 +120,37 @@ def halves() -> dict[str, Any]:
 # The decision on a step.
 
 COUNTS = ("row", "steps", "skipped", "overrun")
-"""What is counted on the device: the row of this step (-1: there is none, SKIPPED_ROW: the step is
-skipped), how many steps were made, how many were skipped, and how many were left out because the
-tables had no row for them."""
+"""What is counted on the device: the row of this step (NO_ROW: there is none, SKIPPED_ROW: the step
+is skipped), how many steps were made, how many were skipped, and how many were left out because the
+tables had no row for them. Kernels that take all of it want the row, its first element."""
 
-SKIPPED_ROW = -2
+NO_ROW, SKIPPED_ROW = -1, -2
 
 MEASURED = ("norm", "scale")
-"""The norm of the last step's gradients (-1 where it was not measured), and what scales them."""
+"""The norm of the last step's gradients (NOT_MEASURED: nothing asked for it), and their scale."""
 
-SETTINGS = ("base", "length", "period", "clips", "skips")
-"""What the host sets, as int64; the limit of the norm, a float64, is an array of its own."""
+
+class Settings(NamedTuple):
+    """What the device decides by, as the host sets it: all int64, and in the last place a float64.
+
+    The tables hold ``length`` rows, from that of step count ``base`` on; of these the last
+    ``period`` come again and again after the end, if it is not 0. ``clips``: the norm is brought
+    down to ``limit``. ``skips``: a step is left out if a gradient is not finite, or squares
+    overflow (see ``core.norms``).
+    """
+
+    base: int
+    length: int
+    period: int
+    clips: bool
+    skips: bool
+    limit: float
 
 
 def decide() -> dict[str, Any]:
-    """Return the arguments of the kernel that decides, to be launched with LANES threads.
+    """Return the arguments of the kernel that decides.
 
+    It is launched with LANES threads, or with MANY_THREADS where there are MANY_TILES tiles.
     It takes the ``sums`` of squares of all ``tiles`` (-1: not measured) for the first of FACTORS
     or, if ``scaled``, for each; ``squares``, not 0 if some rule averages squares in float32; the
     gradients' scale as a ``number`` times what stands at an ``address`` in a float of ``width``
@@ -128,11 +159,15 @@ def decide() -> dict[str, Any]:
     ``outcomes``.
     """
     text = [
-        in_namespace(indices(COUNTS, MEASURED, SETTINGS)),
+        in_namespace(indices(COUNTS, MEASURED, Settings._fields[:-1])),
         in_namespace(
             constants(
                 LANES=LANES,
+                FETCHED=FETCHED,
+                NO_ROW=NO_ROW,
                 SKIPPED_ROW=SKIPPED_ROW,
+                NOT_MEASURED=NOT_MEASURED,
+                CLIP_EPS=CLIP_EPS,
                 LARGEST=sys.float_info.max,
                 TOO_SMALL=TOO_SMALL,
                 SMALLER=FACTORS[1],

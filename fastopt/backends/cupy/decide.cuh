@@ -1,18 +1,20 @@
 // The decision on a step: whether to make it, by which row of the tables, by which gradient scale.
 //
-// One block of LANES threads. They add up the sums of squares of all tiles; then they do in float64
+// One block of LANES threads, or of 1024 where there are many tiles. They add up the sums of squares of all tiles; then they do in float64
 // what the host does otherwise, by the same operations, and the first writes what the update kernels
-// read. From Python: the fields of `counts`, `measured` and `settings`; LANES, SKIPPED_ROW, LARGEST
-// (a float64), TOO_SMALL, SMALLER, LARGER and SQUARES_OVERFLOW.
+// read. `judge` in engine/policy.py and `step` in backends/numba/compiled.py say the same of the norm:
+// change all three. From Python: the fields of `counts`, `measured` and `settings`; LANES, NO_ROW,
+// SKIPPED_ROW, NOT_MEASURED, CLIP_EPS, LARGEST (a float64), TOO_SMALL, SMALLER, LARGER and
+// SQUARES_OVERFLOW.
 
 namespace fastopt {
 
-// The row of a step, or -1 if there is none.
+// The row of a step, or NO_ROW.
 __device__ __forceinline__ long long row_of(long long steps, const long long *settings) {
     const long long at = steps - settings[BASE], beyond = at - settings[LENGTH];
     const long long period = settings[PERIOD];
-    if (beyond < 0) return at < 0 ? -1 : at;
-    return period > 0 ? settings[LENGTH] - period + beyond % period : -1;
+    if (beyond < 0) return at < 0 ? NO_ROW : at;
+    return period > 0 ? settings[LENGTH] - period + beyond % period : NO_ROW;
 }
 
 // A number times what stands at an address in a float of `width` bytes (0: nothing does).
@@ -48,7 +50,7 @@ __device__ __forceinline__ void decide(
     const long long coming = row_of(steps, settings);
     double factor = 1;
     if (clips && limit[0] <= LARGEST) {  // an infinite one only measures
-        factor = limit[0] / (norm + 1e-6);
+        factor = limit[0] / (norm + CLIP_EPS);
         factor = factor > 1 ? 1 : factor;
         scale *= factor;
     }
@@ -61,7 +63,7 @@ __device__ __forceinline__ void decide(
         if (row >= 0) counts[STEPS] = steps + 1;
         if (!go) counts[SKIPPED] += 1;
         if (go && row < 0) counts[OVERRUN] += 1;
-        measured[NORM] = clips || skips ? norm : -1;
+        measured[NORM] = clips || skips ? norm : NOT_MEASURED;
         measured[SCALE] = scale;
         single[0] = static_cast<float>(scale);
         outcome[0] = row >= 0;

@@ -6,46 +6,17 @@ Nothing here waits for the device, but for ``fetch``; all memory stays where it 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastopt.backends.cupy import control_source, pass_source
-from fastopt.backends.cupy.launch import Kernels
+from fastopt.backends.cupy.launch import BucketLaunch, Kernels, Lookup
 from fastopt.core import arrays
 from fastopt.core.arrays import Array
-from fastopt.core.buckets import Bucket, Gradients
+from fastopt.core.buckets import Bucket
 from fastopt.core.norms import LANES, tile_counts
 from fastopt.core.passes import Derived, Pass, derived_of, in_order
-
-if TYPE_CHECKING:
-    from fastopt.backends.cupy.backend import CupyKernel
-
-
-class Lookup(NamedTuple):
-    """Some parameters of a bucket and where they find their scalars.
-
-    ``chosen`` are the parameters (None: all that have a gradient), ``table`` their rows of scalars
-    and ``for_memory`` those of what the rule's memory is given; None where it is given nothing.
-    """
-
-    chosen: Array | None
-    table: Array
-    for_memory: Array | None
-
-
-class Work(NamedTuple):
-    """What a step does with one bucket: its number, kernel, gradients, and scalars."""
-
-    number: int
-    kernel: CupyKernel
-    gradients: Gradients
-    lookups: Sequence[Lookup]
-
-    @property
-    def there(self) -> bool:
-        """Whether any parameter has a gradient."""
-        return self.gradients.active is None or bool(self.gradients.active)
 
 
 class BucketMemory(NamedTuple):
@@ -74,7 +45,7 @@ class Passes:
         made = [len(one.memory.scalars) for one in passes]
         counts = [len(one.sums.names) for one in passes if one.sums]
         self._made = self._zeros(max(made, default=0))
-        self._never = self._cupy.asarray(np.full(1, -1, np.int64))  # the row of a step not made
+        self._never = self._cupy.asarray(np.full(1, control_source.NO_ROW, np.int64))
         tiles = sum(int(sum(tile_counts(p.size for p in b.parameters))) for b in buckets)
         most = max(counts, default=0) * tiles
         self._lanes, self._sums = self._zeros(most * LANES), self._zeros(most)
@@ -126,7 +97,7 @@ class Passes:
     # A step ------------------------------------------------------------------------------------
 
     def run(
-        self, works: Sequence[Work], counts: Array, scale: Mapping[np.dtype[Any], Array]
+        self, works: Sequence[BucketLaunch], counts: Array, scale: Mapping[np.dtype[Any], Array]
     ) -> None:
         """Launch all passes of a step, by the row of the tables that was decided on.
 
@@ -143,13 +114,13 @@ class Passes:
                 for part in parts:
                     self._over_arrays(*part, counts, scale)
 
-    def _hand(self, work: Work) -> None:
+    def _hand(self, work: BucketLaunch) -> None:
         """Copy memory that is handed to the forms to where they find it."""
         own = self._all[work.number]
         for one in own.description.passes:
             names = one.memory.names
             columns = [
-                (names.index(name), one.handed.start + k)
+                (names.index(name), one.memory_columns.start + k)
                 for k, name in enumerate(one.memory.handed)
             ]
             source = self._shared if one.over_optimizer else own.remembered
@@ -165,7 +136,7 @@ class Passes:
 
     def _sum(
         self,
-        parts: Sequence[tuple[Work, int, Pass]],
+        parts: Sequence[tuple[BucketLaunch, int, Pass]],
         counts: Array,
         scale: Mapping[np.dtype[Any], Array],
     ) -> int:
@@ -182,16 +153,16 @@ class Passes:
         for work, number, _ in parts:
             derived = self._all[work.number].derived
             for chosen, table, _ in work.lookups:
-                given = (counts, scale[table.dtype], table)
+                table_arguments = (counts, scale[table.dtype], table)
                 about = (derived, lanes, first, tiles)
-                work.kernel.sums_from_table(number, work.gradients, chosen, given, *about)
+                work.kernel.sums_from_table(number, work.gradients, chosen, table_arguments, *about)
             first += work.kernel.tiles()
         self._kernels.of(control_source.halves)(lanes, self._sums[:size], size=size)
         return tiles
 
     def _over_arrays(
         self,
-        work: Work,
+        work: BucketLaunch,
         number: int,
         one: Pass,
         counts: Array,
@@ -200,14 +171,14 @@ class Passes:
         own = self._all[work.number]
         tiles = self._sum([(work, number, one)], counts, scale)
         for lookup in work.lookups:
-            given = self._rows_for_memory(lookup)
-            arguments = (own.starts, own.sizes, counts, given, self._sums, tiles)
+            rows = self._rows_for_memory(lookup)
+            arguments = (own.starts, own.sizes, counts, rows, self._sums, tiles)
             about = (arguments, own.remembered, own.derived)
             work.kernel.follow(number, work.gradients, lookup.chosen, *about)
 
     def _over_optimizer(
         self,
-        together: Sequence[tuple[Work, int, Pass]],
+        together: Sequence[tuple[BucketLaunch, int, Pass]],
         counts: Array,
         scale: Mapping[np.dtype[Any], Array],
     ) -> None:
@@ -219,17 +190,17 @@ class Passes:
         kernel = self._kernels.of(pass_source.follow, *about)
         size = float(sum(self._size(work) for work, _, _ in together))
         table = self._rows_for_memory(work.lookups[0]) if work.lookups else self._made
-        given = (size, 0, counts if there else self._never, table, self._sums, tiles)
-        kernel(*given, self._shared, self._made, size=LANES, block_size=LANES)
+        leading = (size, 0, counts if there else self._never, table, self._sums, tiles)
+        kernel(*leading, self._shared, self._made, size=LANES, block_size=LANES)
         for work, _, one in together:
-            columns = [(k, one.made.start + k) for k in range(len(one.memory.scalars))]
+            columns = [(k, one.derived_columns.start + k) for k in range(len(one.memory.scalars))]
             self._spread(self._all[work.number], self._made, 0, columns)
 
     def _rows_for_memory(self, lookup: Lookup) -> Array:
         """Return the rows of what a memory is given; any array where a kernel reads none."""
         return self._made if lookup.for_memory is None else lookup.for_memory
 
-    def _size(self, work: Work) -> int:
+    def _size(self, work: BucketLaunch) -> int:
         """Return how many numbers the gradients of a bucket have."""
         parameters = self._all[work.number].bucket.parameters
         pairs = zip(parameters, work.gradients.arrays, strict=True)

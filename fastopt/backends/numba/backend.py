@@ -1,4 +1,4 @@
-"""The Numba backend: what is compiled for a rule, and the driver that hands addresses to it."""
+"""The Numba backend: the kernels, which hand addresses to compiled code; what is compiled."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from fastopt.backends.numba.codegen import (
     pass_source,
     storage_of,
 )
-from fastopt.backends.numba.compiled import conversion
+from fastopt.backends.numba.compiled import NO_LIMIT, conversion
 from fastopt.backends.numba.headers import HeaderCheck
 from fastopt.backends.numba.runtime import Pool
 from fastopt.core import arrays
@@ -47,7 +47,7 @@ from fastopt.version import __version__
 from fastopt_kernels import ArrayRule, Rule
 
 # -------------------------------------------------------------------------------------------------
-# The driver of the Numba backend: hands a bucket's addresses to one compiled call.
+# Kernels and fused steps: they hand the addresses of arrays to one compiled call.
 
 PARALLEL_FROM = 65_536
 """Elements of a bucket from which threads pay: waking them costs as much as this many updates."""
@@ -83,7 +83,7 @@ class _PerDtype:
 
     def __init__(
         self,
-        compiled: _Compiled,
+        compiled: _CompiledRule,
         compare: Callable[..., int] | None,
         bucket: Bucket,
         extents: Extents,
@@ -151,7 +151,7 @@ class NumbaKernel:
             words["SCALES"] = arena.scales
         self._per_dtype = [
             _PerDtype(
-                _Compiled(cast(Rule, bucket.rule), spec.with_gradients(given)),
+                _CompiledRule(cast(Rule, bucket.rule), spec.with_gradients(given)),
                 compare,
                 bucket,
                 extents,
@@ -361,12 +361,12 @@ class _FusedStep:
         self._pack_row = struct.Struct(f"={self._tables[0].size}d").pack_into
         self._by_member = buckets[0].members is not None
         self._positions = [bucket.positions for bucket in buckets]
-        overflows = any(b.rule.averages_squares and b.spec.real.itemsize == 4 for b in buckets)
+        in_single = any(b.rule.averages_squares and b.spec.real.itemsize == 4 for b in buckets)
         self._lanes = np.zeros(LANES)
         self._counts = counts  # keeps the addresses good
         words = {
             "BUCKETS": len(buckets),
-            "OVERFLOWS": int(overflows),
+            "SQUARES_IN_SINGLE": int(in_single),
             "LANES": arrays.address(self._lanes),
             "STEP_COUNT": arrays.address(counts.steps),
             "NORM": arrays.address(counts.norm),
@@ -378,7 +378,7 @@ class _FusedStep:
         self._threads = [1] * len(kernels)
         self._lines[:, _THREADS] = 1
         self._address = arrays.address(self._program)
-        self._step: Callable[..., bool] = _compiled(numba_compiled.step, "step")
+        self._step: Callable[..., bool] = _cached_function(numba_compiled.step, "step")
         self._pool = _pool().address
         self._by_dtype = [k for k, kernel in enumerate(kernels) if kernel.several_dtypes]
         self._large = [k for k, kernel in enumerate(kernels) if kernel.large]
@@ -398,7 +398,7 @@ class _FusedStep:
             self._set_threads()
         if self._one_row and limit is None:  # nothing else is to be set
             self._pack_row(self._row_bytes, 0, *rows[0])
-            return self._step(self._pool, self._address, id(params), id(grads), scale, -1.0)
+            return self._step(self._pool, self._address, id(params), id(grads), scale, NO_LIMIT)
         if self._by_dtype or not self._prepared[limit is not None]:
             self._set_jobs(grads, limit is not None)
         if self._by_member:
@@ -408,7 +408,7 @@ class _FusedStep:
         else:
             for table, row in zip(self._tables, rows, strict=True):
                 table[0] = row
-        limit = -1.0 if limit is None else limit
+        limit = NO_LIMIT if limit is None else limit
         return self._step(self._pool, self._address, id(params), id(grads), scale, limit)
 
     def _set_threads(self) -> None:
@@ -455,7 +455,7 @@ def _type_of(dtype: np.dtype[Any]) -> Any:
     return numba.uint16 if dtype.itemsize == 2 else numba.from_dtype(dtype)
 
 
-def _compile(function: Callable[..., Any], name: str, identity: str) -> Any:
+def _jit(function: Callable[..., Any], name: str, identity: str) -> Any:
     """Return a function that is compiled at its first call, or found on disk."""
     # error_model: divisions by zero give inf as in NumPy. No fastmath: the same bits everywhere.
     compiled = numba.njit(function, nogil=True, error_model="numpy", fastmath=False)
@@ -480,14 +480,14 @@ def _unpack(context: Any, packed: bytes) -> Any:
 
 
 @cache
-def _compiled(function: Callable[..., Any], name: str) -> Any:
+def _cached_function(function: Callable[..., Any], name: str) -> Any:
     """Return a function of ours, to be compiled at its first call."""
-    return _compile(function, name, fingerprint(function))
+    return _jit(function, name, fingerprint(function))
 
 
-def _address(function: Callable[..., Any], name: str, identity: str) -> int:
-    """Compile what does chunks, ``function(job, lane, begin, end)``; return its address."""
-    compiled = _compile(function, name, identity)
+def _compiled_address(function: Callable[..., Any], name: str, identity: str) -> int:
+    """Compile what does chunks, ``function(job, thread, begin, end)``; return its address."""
+    compiled = _jit(function, name, identity)
     words = (numba.int64,) * 4
     compiled.compile(words)
     result = compiled.overloads[words]
@@ -529,7 +529,7 @@ def _built(text: str, rule: Rule, spec: UpdateSpec, name: str, **forms: Callable
         "widen_given": given.widen,
         "carray": numba.carray,
         "pointer_to": runtime.pointer_to,
-        "word": runtime.word,
+        "int64_at": runtime.int64_at,
         "int64": numba.int64,
         "float32": numba.float32,
         "uint8": numba.uint8,
@@ -543,7 +543,7 @@ def _built(text: str, rule: Rule, spec: UpdateSpec, name: str, **forms: Callable
     exec(compile(text, f"<fastopt step of {rule.name}>", "exec"), scope)
     parts = (*forms.values(), *stored, given.widen, *storage.values())
     identity = text + "".join(map(fingerprint, parts))
-    return _address(scope["work"], name, identity)
+    return _compiled_address(scope["work"], name, identity)
 
 
 @cache
@@ -551,28 +551,30 @@ def _squares(dtype: np.dtype[Any]) -> int:
     """Return the address of what sums the squares of gradients of one dtype."""
     widen = conversion(dtype, wide(dtype)).widen
     function = numba_compiled.squares(_type_of(dtype), widen, dtype.itemsize)
-    return _address(function, f"squares-{dtype.name}", fingerprint(function) + fingerprint(widen))
+    return _compiled_address(
+        function, f"squares-{dtype.name}", fingerprint(function) + fingerprint(widen)
+    )
 
 
 @cache
 def _header_comparison() -> Callable[..., int] | None:
     """Return the compiled look at a step's arrays; None if memory is not laid out as it expects."""
-    compare: Callable[..., int] = _compiled(numba_compiled.compare, "headers")
+    compare: Callable[..., int] = _cached_function(numba_compiled.compare, "headers")
     return compare if numba_headers.layout_is_known(compare) else None
 
 
 @cache
 def _pool() -> Pool:
-    return Pool(_compiled)
+    return Pool(_cached_function)
 
 
-class _Compiled:
+class _CompiledRule:
     """What is compiled for one rule and spec."""
 
     def __init__(self, rule: Rule, spec: UpdateSpec) -> None:
         self._rule, self._spec = rule, spec
         self.gradient = spec.gradient
-        self.run: Callable[..., None] = _compiled(numba_compiled.run, "run")
+        self.run: Callable[..., None] = _cached_function(numba_compiled.run, "run")
         self.pool = _pool().address
         self.num_threads: int = numba.config.NUMBA_NUM_THREADS
 

@@ -41,7 +41,7 @@ JOB = (
 Compiled code finds all its arrays there: handing one over as an argument costs as much as updating
 100 elements."""
 
-PROGRAM = ("BUCKETS", "OVERFLOWS", "LANES", "STEP_COUNT", "NORM")
+PROGRAM = ("BUCKETS", "SQUARES_IN_SINGLE", "LANES", "STEP_COUNT", "NORM")
 """The words of a fused step: how many buckets it is of, whether some average squares in float32,
 and the addresses of LANES numbers to sum in, of the count of steps, and of the last one's norm."""
 
@@ -114,10 +114,10 @@ class Storage:
         for word in sorted({slot // 2 for slot in self._drawn}):
             yield f"key{word} = u32(step_key ^ u32({word * GOLDEN % 2**32}))"
 
-    def loops(self, element: Sequence[str], usual: Sequence[str]) -> Iterator[str]:
+    def loops(self, element: Sequence[str], plain: Sequence[str]) -> Iterator[str]:
         """Yield the loop over the elements of a chunk.
 
-        ``usual`` is the element's update in most steps. It has a loop of its own where arithmetic
+        ``plain`` is the element's update in most steps. It has a loop of its own where arithmetic
         takes the time, not memory.
         """
         yield from ["place = counter"] * bool(self._drawn)
@@ -148,15 +148,15 @@ class Storage:
         return by_chance if self.spec.stochastic else "narrow(param)"
 
     def _find_codes(self, kind: str) -> str:
-        pointer = f"pointer_to(word(job + {at('CODES')}), {kind})"
-        return f"codes = carray({pointer}, ({len(self.rule.state)}, word(job + {at('PITCH')})))"
+        pointer = f"pointer_to(int64_at(job + {at('CODES')}), {kind})"
+        return f"codes = carray({pointer}, ({len(self.rule.state)}, int64_at(job + {at('PITCH')})))"
 
 
 class _SixteenBits(Storage):
     functions = ("widen_state", "narrow_state")
 
-    def loops(self, element: Sequence[str], usual: Sequence[str]) -> Iterator[str]:
-        yield from _either(super().loops(usual, usual), super().loops(element, usual))
+    def loops(self, element: Sequence[str], plain: Sequence[str]) -> Iterator[str]:
+        yield from _either(super().loops(plain, plain), super().loops(element, plain))
 
     def find(self) -> Iterator[str]:
         yield self._find_codes("uint16")
@@ -181,8 +181,8 @@ class _EightBits(Storage):
 
     def find(self) -> Iterator[str]:
         yield self._find_codes("uint8")
-        blocks = f"({len(self.rule.state)}, word(job + {at('PITCH')}) // {BLOCK})"
-        yield f"scales = carray(pointer_to(word(job + {at('SCALES')}), real), {blocks})"
+        blocks = f"({len(self.rule.state)}, int64_at(job + {at('PITCH')}) // {BLOCK})"
+        yield f"scales = carray(pointer_to(int64_at(job + {at('SCALES')}), real), {blocks})"
         # An array each: of rows of one array the compiler does not know that they lie apart.
         for slot in self.rule.state:
             yield f"{slot}_row = empty({BLOCK}, real)"
@@ -199,11 +199,11 @@ class _EightBits(Storage):
             f"{slot}_scale = {slot}_scales[(first + base) // {BLOCK}]" for slot in self.rule.state
         ]
 
-    def loops(self, element: Sequence[str], usual: Sequence[str]) -> Iterator[str]:
+    def loops(self, element: Sequence[str], plain: Sequence[str]) -> Iterator[str]:
         yield f"for block_begin in range(0, count, {BLOCK}):"
-        yield from _indented(self._block(element, usual))
+        yield from _indented(self._block(element, plain))
 
-    def _block(self, element: Sequence[str], usual: Sequence[str]) -> Iterator[str]:
+    def _block(self, element: Sequence[str], plain: Sequence[str]) -> Iterator[str]:
         """Yield what is done with a block: all of it is updated, then all of its state encoded."""
         state = self.rule.state
         yield f"block = (first + block_begin) // {BLOCK}"
@@ -217,7 +217,7 @@ class _EightBits(Storage):
             yield f"{slot}_top = u32(0)"
         place = "place = u32(counter + u32(block_begin))"
         yield from [place] * self.spec.stochastic
-        yield from _either(_for_each("block_size", usual), _for_each("block_size", element))
+        yield from _either(_for_each("block_size", plain), _for_each("block_size", element))
         for slot in state:
             yield from self._scale(slot)
         yield place
@@ -272,10 +272,10 @@ def _for_each(count: str, element: Iterable[str]) -> Iterator[str]:
     yield from _indented(element)
 
 
-def _either(usual: Iterable[str], otherwise: Iterable[str]) -> Iterator[str]:
-    """Yield the loops of a usual step, and those of others."""
+def _either(plain: Iterable[str], otherwise: Iterable[str]) -> Iterator[str]:
+    """Yield the loops of a plain step, and those of others."""
     yield "if l2 == zero and tiny_signed == zero and tiny_positive == zero:"
-    yield from _indented(usual)
+    yield from _indented(plain)
     yield "else:"
     yield from _indented(otherwise)
 
@@ -291,11 +291,13 @@ def _indented(lines: Iterable[str]) -> Iterator[str]:
 # arrays is not vectorised (8 times slower), so the names are written out here.
 
 _SOURCE = """
-def work(job, lane, first_chunk, last_chunk):
-    leaves = carray(pointer_to(word(job + {LEAVES_AT}), int64), ({LINES}, word(job + {COUNT_AT})))
-    chunks = carray(pointer_to(word(job + {CHUNKS_AT}), int64), (3, word(job + {TOTAL_AT})))
+def work(job, thread, first_chunk, last_chunk):
+    parameters = int64_at(job + {COUNT_AT})
+    leaves = carray(pointer_to(int64_at(job + {LEAVES_AT}), int64), ({LINES}, parameters))
+    chunks = carray(pointer_to(int64_at(job + {CHUNKS_AT}), int64), (3, int64_at(job + {TOTAL_AT})))
     {find_table}
-    exact = carray(pointer_to(word(job + {EXACT_AT}), real), ({SLOTS}, word(job + {PITCH_AT})))
+    pitch = int64_at(job + {PITCH_AT})
+    exact = carray(pointer_to(int64_at(job + {EXACT_AT}), real), ({SLOTS}, pitch))
     {find_all}
     for chunk in range(first_chunk, last_chunk):
         leaf, start, count = chunks[0, chunk], chunks[1, chunk], chunks[2, chunk]
@@ -321,31 +323,31 @@ _LOAD_MASTER = (
 
 
 def loop_source(rule: Rule, spec: UpdateSpec) -> str:
-    """Return the source of ``work(job, lane, ...)``, which does chunks of one rule's step.
+    """Return the source of ``work(job, thread, ...)``, which does chunks of one rule's step.
 
     It refers by name to ``rule``, ``real``, ``stored``, ``given_type`` (types), ``widen``,
-    ``narrow``, ``widen_given``, ``carray``, ``empty``, ``pointer_to``, ``word``, dtypes, to the
+    ``narrow``, ``widen_given``, ``carray``, ``empty``, ``pointer_to``, ``int64_at``, dtypes, to the
     functions of the spec's storage, and to each fragment's ``<name>_form``.
     """
     storage = storage_of(rule, spec)
     element = list(_element(rule, spec, storage))
-    loops = storage.loops(element, list(_element(rule, spec, storage, usual=True)))
+    loops = storage.loops(element, list(_element(rule, spec, storage, plain=True)))
     skipped = (f"if leaves[{LEAF_LINES.index('GRAD')}, leaf] == 0:", "    continue")
     return _source(rule, spec, storage, [], skipped, list(loops))
 
 
 def pass_source(rule: Rule, spec: UpdateSpec, one: Pass) -> str:
-    """Return the source of ``work(job, lane, ...)``, which sums tiles in a pass of a rule's step.
+    """Return the source of ``work(job, thread, ...)``, which sums tiles in a pass of a rule's step.
 
     It refers by name to what ``loop_source`` does, and to ``terms``, what the pass sums.
     """
     assert one.sums is not None
     storage, count = storage_of(rule, spec), len(one.sums.names)
     find = [
-        f"lanes_at = pointer_to(word(job + {at('LANES')}) + {LANES_APART} * lane, float64)",
+        f"lanes_at = pointer_to(int64_at(job + {at('LANES')}) + {LANES_APART} * thread, float64)",
         f"lanes = carray(lanes_at, ({count}, {LANES}))",
-        f"sums_at = pointer_to(word(job + {at('SUMS')}), float64)",
-        f"sums = carray(sums_at, ({count}, word(job + {at('TOTAL')})))",
+        f"sums_at = pointer_to(int64_at(job + {at('SUMS')}), float64)",
+        f"sums = carray(sums_at, ({count}, int64_at(job + {at('TOTAL')})))",
     ]
     add = []
     for number, name in enumerate(one.sums.names):
@@ -432,18 +434,24 @@ def _source(
     slices = [f"{slot}_{of} = exact[{k}, first : first + count]" for k, slot in enumerate(exact)]
     find = [*storage.find(), *find]
     if derived:
-        shape = f"(word(job + {at('COUNT')}), {len(derived)})"
-        find.append(f"derived = carray(pointer_to(word(job + {at('DERIVED')}), float64), {shape})")
+        shape = f"(int64_at(job + {at('COUNT')}), {len(derived)})"
+        find.append(
+            f"derived = carray(pointer_to(int64_at(job + {at('DERIVED')}), float64), {shape})"
+        )
     if spec.modulus:
         find.append(f"square_{of} = empty({max(CHUNK, TILE)}, real)")
         elements = [*_moduli(rule, spec, of), *elements]
     scalars, width = _scalars_of(rule, spec), len([*COMMON_SCALARS, *rule.scalars, *spec.scalars])
     row_at = f"leaves[{LEAF_LINES.index('ROW')}, leaf]"
     loaded = [f"{name} = real(row[{column}])" for column, name in enumerate(scalars)]
-    kind, shape, row = "float64", f"(word(job + {at('COUNT')}), {width})", f"row = table[{row_at}]"
+    kind, shape, row = (
+        "float64",
+        f"(int64_at(job + {at('COUNT')}), {width})",
+        f"row = table[{row_at}]",
+    )
     lines: Sequence[str] = LEAF_LINES
     if spec.members:
-        kind, shape, row = "real", f"({width}, word(job + {at('ROWS')}))", f"row_at = {row_at}"
+        kind, shape, row = "real", f"({width}, int64_at(job + {at('ROWS')}))", f"row_at = {row_at}"
         room, loaded = _find_members(scalars)
         find, lines = [*find, *room], MEMBER_LINES
     loaded += [f"{number_name(name)} = real(derived[leaf, {k}])" for k, name in enumerate(derived)]
@@ -452,7 +460,7 @@ def _source(
         param_size=spec.stored.itemsize,
         grad_size=spec.gradient.itemsize,
         LINES=len(lines),
-        find_table=f"table = carray(pointer_to(word(job + {at('TABLE')}), {kind}), {shape})",
+        find_table=f"table = carray(pointer_to(int64_at(job + {at('TABLE')}), {kind}), {shape})",
         find_row=row,
         SLOTS=len(exact),
         **{name: line for line, name in enumerate(LEAF_LINES)},
@@ -501,13 +509,13 @@ def _called(fragment: Fragment, **values: str) -> str:
 
 
 def _begin(
-    rule: Rule, spec: UpdateSpec, fragments: Sequence[Fragment], usual: bool = False
+    rule: Rule, spec: UpdateSpec, fragments: Sequence[Fragment], plain: bool = False
 ) -> Iterator[str]:
     """Yield the parameter and the gradient of an element, as the rule gets them."""
     late = bool(spec.on_param or spec.on_all)
     yield from _LOAD_MASTER if spec.master else ["param = widen(param_of[i])"]
     yield "given = widen_given(grad_of[i]) * grad_scale"
-    yield "grad = given" if usual else "grad = given + l2 * param if l2 != zero else given"
+    yield "grad = given" if plain else "grad = given + l2 * param if l2 != zero else given"
     yield from _at_gradient(fragments)
     if rule.squares:
         yield "square = square_of[i]" if spec.modulus else "square = grad * grad"
@@ -524,10 +532,10 @@ def _ruled(rule: Rule, spec: UpdateSpec, loaded: Sequence[str]) -> str:
     return f"{', '.join(['param', *rule.state])}, = rule({inputs})"
 
 
-def _element(rule: Rule, spec: UpdateSpec, storage: Storage, usual: bool = False) -> Iterator[str]:
-    """Yield the update of one element; a usual one has no L2 term, and nothing is flushed."""
+def _element(rule: Rule, spec: UpdateSpec, storage: Storage, plain: bool = False) -> Iterator[str]:
+    """Yield the update of one element; a plain one has no L2 term, and nothing is flushed."""
     yield from _look_up(rule, spec)
-    yield from _begin(rule, spec, spec.fragments, usual)
+    yield from _begin(rule, spec, spec.fragments, plain)
     loaded = [storage.load(slot) for slot in rule.state]
     if spec.on_all:
         yield from (
@@ -549,7 +557,7 @@ def _element(rule: Rule, spec: UpdateSpec, storage: Storage, usual: bool = False
         yield "master_of[i] = param"
     for slot, least in tiny_names(rule).items():
         kept = f"zero if abs({slot}) < {least} else {slot}"
-        yield from storage.store(slot, slot if usual else kept)
+        yield from storage.store(slot, slot if plain else kept)
 
 
 def _terms(rule: Rule, spec: UpdateSpec, storage: Storage, one: Pass) -> Iterator[str]:

@@ -21,18 +21,18 @@ from fastopt.backends.numba.codegen import (
 from fastopt.backends.numba.runtime import (
     bits,
     float_of,
-    half,
+    int32_at,
+    int64_at,
     narrow_float16,
     pointer_to,
     prefetch,
-    share,
+    run_chunks,
     widen_float16,
-    word,
 )
 from fastopt.core import quantization
 from fastopt.core.buckets import NOT_MEASURED
 from fastopt.core.dtypes import UpdateSpec
-from fastopt.core.norms import LANES, SQUARES_OVERFLOW, TOO_SMALL
+from fastopt.core.norms import CLIP_EPS, LANES, SQUARES_OVERFLOW, TOO_SMALL
 
 # -------------------------------------------------------------------------------------------------
 # How numbers are read and written: widened exactly, narrowed by rounding to nearest even.
@@ -323,7 +323,7 @@ def functions(names: Iterable[str], spec: UpdateSpec) -> dict[str, Function]:
 # -------------------------------------------------------------------------------------------------
 # What the Numba backend compiles beside the rules: the step around them, and norms.
 
-compare = headers.build(word, half)
+compare = headers.build(int64_at, int32_at)
 _compare = register_jitable(compare)
 _AHEAD = 8_192
 """Bytes that are asked for before they are needed."""
@@ -336,40 +336,51 @@ _LANES, _SUMS, _FACTOR = (at(name) for name in ("LANES", "SUMS", "FACTOR"))
 _KNOWN, _AXES, _AXES_COUNT = (at(name) for name in ("KNOWN", "AXES", "AXES_COUNT"))
 _EXTENTS, _EXTENTS_COUNT = (at(name) for name in ("EXTENTS", "EXTENTS_COUNT"))
 _STEPS, _REAL, _TABLE = (at(name) for name in ("STEPS", "REAL", "TABLE"))
-_BUCKETS, _OVERFLOWS, _SUM_LANES, _STEP_COUNT, _NORM = (8 * k for k in range(len(PROGRAM)))
+_BUCKETS, _IN_SINGLE, _SUM_LANES, _STEP_COUNT, _NORM = (8 * k for k in range(len(PROGRAM)))
 _LINES_AT, _LINE_BYTES = 8 * len(PROGRAM), 8 * len(PROGRAM_LINES)
 _UPDATE, _MEASURE, _THREADS = (8 * k for k in range(len(PROGRAM_LINES)))
 
 
+NO_LIMIT = -1.0
+"""The limit of a step whose norm is not measured."""
+
+
 def run(pool: int, threads: int, job: int) -> None:
     """Do a job's chunks."""
-    share(pool, threads, word(job + _FUNCTION), job, word(job + _TOTAL))
+    run_chunks(pool, threads, int64_at(job + _FUNCTION), job, int64_at(job + _TOTAL))
 
 
 @register_jitable  # type: ignore[untyped-decorator]
-def _as_usual(job: int, params: int, grads: int) -> bool:
-    """Return whether all arrays of a bucket are as expected, and no gradient is missing."""
-    count = word(job + _COUNT)
-    leaves = carray(pointer_to(word(job + _LEAVES), int64), (_LINES, count))
-    known = carray(pointer_to(word(job + _KNOWN), int64), (count + 1, 7))
-    axes = carray(pointer_to(word(job + _AXES), int64), (word(job + _AXES_COUNT), 2))
-    extents = carray(pointer_to(word(job + _EXTENTS), int64), (2, word(job + _EXTENTS_COUNT)))
+def _locate_gradients(job: int, params: int, grads: int) -> bool:
+    """Look at the arrays of a bucket; write the addresses of its gradients into its job.
+
+    Returns whether all are as expected, and no gradient is missing. If not, some addresses may have
+    been written: whoever makes the step then writes them all anew.
+    """
+    count = int64_at(job + _COUNT)
+    # Only GRAD is meant, one of the first lines; where parameters have members more lines follow.
+    leaves = carray(pointer_to(int64_at(job + _LEAVES), int64), (_LINES, count))
+    known = carray(pointer_to(int64_at(job + _KNOWN), int64), (count + 1, 7))
+    axes = carray(pointer_to(int64_at(job + _AXES), int64), (int64_at(job + _AXES_COUNT), 2))
+    extents = carray(
+        pointer_to(int64_at(job + _EXTENTS), int64), (2, int64_at(job + _EXTENTS_COUNT))
+    )
     return _compare(params, grads, known, axes, extents, leaves[_GRAD], True) == 0  # type: ignore[no-any-return]
 
 
 @register_jitable  # type: ignore[untyped-decorator]
 def _sum_of_squares(pool: int, program: int) -> float:
     """Return the sum of squares of all gradients, in the order of ``core.norms``."""
-    lanes = carray(pointer_to(word(program + _SUM_LANES), float64), LANES)
+    lanes = carray(pointer_to(int64_at(program + _SUM_LANES), float64), LANES)
     lanes[:] = 0.0
     tile = 0
-    for bucket in range(word(program + _BUCKETS)):
+    for bucket in range(int64_at(program + _BUCKETS)):
         line = program + _LINES_AT + _LINE_BYTES * bucket
-        job = word(line + _MEASURE)
-        carray(pointer_to(word(job + _FACTOR), float64), 1)[0] = 1.0
-        total = word(job + _TOTAL)
-        share(pool, word(line + _THREADS), word(job + _FUNCTION), job, total)
-        sums = carray(pointer_to(word(job + _SUMS), float64), total)
+        job = int64_at(line + _MEASURE)
+        carray(pointer_to(int64_at(job + _FACTOR), float64), 1)[0] = 1.0
+        total = int64_at(job + _TOTAL)
+        run_chunks(pool, int64_at(line + _THREADS), int64_at(job + _FUNCTION), job, total)
+        sums = carray(pointer_to(int64_at(job + _SUMS), float64), total)
         for k in range(total):
             lanes[tile % LANES] += sums[k]
             tile += 1
@@ -384,14 +395,16 @@ def _sum_of_squares(pool: int, program: int) -> float:
 def step(pool: int, program: int, params: int, grads: int, scale: float, limit: float) -> bool:
     """Make a whole step of all buckets of a program, given the addresses of the lists of arrays.
 
-    With a ``limit`` of 0 or more the norm is measured, and scaled down to it. Tables of members are
-    scaled already: with these ``scale`` is 1, and there is no limit. Returns False, with nothing
-    done, if an array is not as expected, a gradient is None, or the norm is not an ordinary one.
+    With a ``limit`` of 0 or more the norm is measured, and scaled down to it (NO_LIMIT: neither).
+    Tables of members are scaled already: with these ``scale`` is 1, and there is no limit. Returns
+    False, with nothing done, if an array is not as expected, a gradient is None, or the norm is not
+    an ordinary one; ``judge`` (engine/policy.py) then decides. What scales a step and what refuses
+    it is said there, here, and in backends/cupy/decide.cuh: change all three.
     """
-    buckets = word(program + _BUCKETS)
+    buckets = int64_at(program + _BUCKETS)
     for bucket in range(buckets):
-        job = word(program + _LINES_AT + _LINE_BYTES * bucket + _UPDATE)
-        if not _as_usual(job, params, grads):
+        job = int64_at(program + _LINES_AT + _LINE_BYTES * bucket + _UPDATE)
+        if not _locate_gradients(job, params, grads):
             return False
     norm = NOT_MEASURED
     if limit >= 0.0:
@@ -399,39 +412,44 @@ def step(pool: int, program: int, params: int, grads: int, scale: float, limit: 
         if not TOO_SMALL <= total < np.inf:
             return False
         norm = np.sqrt(total) * abs(scale)
-        factor = limit / (norm + 1e-6)
+        factor = limit / (norm + CLIP_EPS)
         if factor > 1.0:
             factor = 1.0
-        if word(program + _OVERFLOWS) != 0 and not norm * factor < SQUARES_OVERFLOW:
+        if int64_at(program + _IN_SINGLE) != 0 and not norm * factor < SQUARES_OVERFLOW:
             return False
         scale = scale * factor
     for bucket in range(buckets):
         line = program + _LINES_AT + _LINE_BYTES * bucket
-        job = word(line + _UPDATE)
+        job = int64_at(line + _UPDATE)
         if scale != 1.0:
-            first = carray(pointer_to(word(job + _TABLE), float64), 1)
-            first[0] *= float64(float32(scale)) if word(job + _REAL) == 4 else scale
-        share(pool, word(line + _THREADS), word(job + _FUNCTION), job, word(job + _TOTAL))
+            # The gradient scale, in place: before every step the table is written anew.
+            first = carray(pointer_to(int64_at(job + _TABLE), float64), 1)
+            first[0] *= float64(float32(scale)) if int64_at(job + _REAL) == 4 else scale
+        run_chunks(
+            pool, int64_at(line + _THREADS), int64_at(job + _FUNCTION), job, int64_at(job + _TOTAL)
+        )
     for bucket in range(buckets):
-        job = word(program + _LINES_AT + _LINE_BYTES * bucket + _UPDATE)
-        count = word(job + _COUNT)
-        steps = carray(pointer_to(word(job + _STEPS), int64), count)
+        job = int64_at(program + _LINES_AT + _LINE_BYTES * bucket + _UPDATE)
+        count = int64_at(job + _COUNT)
+        steps = carray(pointer_to(int64_at(job + _STEPS), int64), count)
         for leaf in range(count):
             steps[leaf] += 1
-    carray(pointer_to(word(program + _STEP_COUNT), int64), 1)[0] += 1
-    carray(pointer_to(word(program + _NORM), float64), 1)[0] = norm
+    carray(pointer_to(int64_at(program + _STEP_COUNT), int64), 1)[0] += 1
+    carray(pointer_to(int64_at(program + _NORM), float64), 1)[0] = norm
     return True
 
 
 def squares(given: Any, widen: Callable[[Any], Any], itemsize: int) -> Callable[..., None]:
     """Return the loop that sums the squares of gradients of a type by tiles, to be compiled."""
 
-    def work(job: int, lane_number: int, begin: int, end: int) -> None:
-        leaves = carray(pointer_to(word(job + _LEAVES), int64), (_LINES, word(job + _COUNT)))
-        tiles = carray(pointer_to(word(job + _CHUNKS), int64), (3, word(job + _TOTAL)))
-        sums = carray(pointer_to(word(job + _SUMS), float64), word(job + _TOTAL))
-        factor = carray(pointer_to(word(job + _FACTOR), float64), 1)[0]
-        lane = carray(pointer_to(word(job + _LANES) + LANES_APART * lane_number, float64), LANES)
+    def work(job: int, thread: int, begin: int, end: int) -> None:
+        leaves = carray(
+            pointer_to(int64_at(job + _LEAVES), int64), (_LINES, int64_at(job + _COUNT))
+        )
+        tiles = carray(pointer_to(int64_at(job + _CHUNKS), int64), (3, int64_at(job + _TOTAL)))
+        sums = carray(pointer_to(int64_at(job + _SUMS), float64), int64_at(job + _TOTAL))
+        factor = carray(pointer_to(int64_at(job + _FACTOR), float64), 1)[0]
+        lane = carray(pointer_to(int64_at(job + _LANES) + LANES_APART * thread, float64), LANES)
         for tile in range(begin, end):
             leaf, start, count = tiles[0, tile], tiles[1, tile], tiles[2, tile]
             lane[:] = 0.0

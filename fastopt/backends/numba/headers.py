@@ -26,11 +26,11 @@ _TYPE, _DATA, _NDIM, _SHAPE, _STRIDES, _DTYPE, _FLAGS = (
 _ALIGNED, _WRITEABLE = 0x100, 0x400  # NPY_ARRAY_ALIGNED, NPY_ARRAY_WRITEABLE
 _NEVER = -(2**62)  # a stride that no array has
 
-Word = Callable[[int], int]
+Read = Callable[[int], int]
 
 
-def build(word: Word, half: Word) -> Callable[..., int]:
-    """Return the comparison, to be compiled; ``word`` and ``half`` read 8 and 4 bytes of memory."""
+def build(int64_at: Read, int32_at: Read) -> Callable[..., int]:
+    """Return the comparison, to be compiled; the arguments read memory at an address."""
 
     def compare(
         params: int,  # address of the list of parameters
@@ -45,38 +45,46 @@ def build(word: Word, half: Word) -> Callable[..., int]:
         none, array_type, dtype, _, _, _, _ = known[-1]
         low, high = extents[0], extents[1]
         missing = 0
-        param_items = word(params + _ITEMS)
-        grad_items = word(grads + _ITEMS)
+        param_items = int64_at(params + _ITEMS)
+        grad_items = int64_at(grads + _ITEMS)
         for i in range(len(known) - 1):
             this, its_dtype, data, nbytes, ndim, first, position = known[i]
             at = 8 * position if whole else 8 * i
-            param = word(param_items + at)
-            if param != this or word(param + _DATA) != data or word(param + _DTYPE) != its_dtype:
+            param = int64_at(param_items + at)
+            if (
+                param != this
+                or int64_at(param + _DATA) != data
+                or int64_at(param + _DTYPE) != its_dtype
+            ):
                 return -1
-            if half(param + _NDIM) != ndim or not half(param + _FLAGS) & _WRITEABLE:
+            if int32_at(param + _NDIM) != ndim or not int32_at(param + _FLAGS) & _WRITEABLE:
                 return -1
-            grad = word(grad_items + at)
+            grad = int64_at(grad_items + at)
             absent = grad == none
-            if not absent and (word(grad + _TYPE) != array_type or word(grad + _DTYPE) != dtype):
+            if not absent and (
+                int64_at(grad + _TYPE) != array_type or int64_at(grad + _DTYPE) != dtype
+            ):
                 return -1
-            if not absent and (half(grad + _NDIM) != ndim or not half(grad + _FLAGS) & _ALIGNED):
+            if not absent and (
+                int32_at(grad + _NDIM) != ndim or not int32_at(grad + _FLAGS) & _ALIGNED
+            ):
                 return -1
             for axis in range(ndim):
                 length, usual = axes[first + axis]
-                if word(word(param + _SHAPE) + 8 * axis) != length:
+                if int64_at(int64_at(param + _SHAPE) + 8 * axis) != length:
                     return -1
                 if absent:
                     continue
-                if word(word(grad + _SHAPE) + 8 * axis) != length:
+                if int64_at(int64_at(grad + _SHAPE) + 8 * axis) != length:
                     return -1
-                stride = word(word(grad + _STRIDES) + 8 * axis)
+                stride = int64_at(int64_at(grad + _STRIDES) + 8 * axis)
                 if stride != usual and length > 1:
                     return -1
             if absent:
                 missing += 1
                 addresses[i] = 0
                 continue
-            data = word(grad + _DATA)
+            data = int64_at(grad + _DATA)
             before = np.searchsorted(low, data + nbytes) - 1
             if before >= 0 and high[before] > data:
                 return -1  # may share memory with a parameter

@@ -41,13 +41,13 @@ def pointer_to(context: Any, address: Any, element: Any) -> Any:
 
 
 @register_jitable  # type: ignore[untyped-decorator]
-def word(address: int) -> int:
+def int64_at(address: int) -> int:
     """Return the 8 bytes at an address."""
     return numba.carray(pointer_to(address, numba.int64), 1)[0]  # type: ignore[no-any-return]
 
 
 @register_jitable  # type: ignore[untyped-decorator]
-def half(address: int) -> int:
+def int32_at(address: int) -> int:
     """Return the 4 bytes at an address."""
     return numba.carray(pointer_to(address, numba.int32), 1)[0]  # type: ignore[no-any-return]
 
@@ -180,7 +180,7 @@ def pause(context: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def call(context: Any, function: Any, job: Any, lane: Any, first: Any, last: Any) -> Any:
+def call(context: Any, function: Any, job: Any, thread: Any, first: Any, last: Any) -> Any:
     """Call the C function at an address with four words."""
     signature = numba.void(*[numba.int64] * 5)
 
@@ -336,11 +336,11 @@ def _take(pool: int, me: int) -> None:
 
 
 @register_jitable  # type: ignore[untyped-decorator]
-def share(pool: int, threads: int, function: int, job: int, total: int) -> None:
+def run_chunks(pool: int, threads: int, function: int, job: int, total: int) -> None:
     """Do all chunks of a job, together with the threads of the pool that are awake.
 
-    ``function(job, lane, first, last)`` does chunks; the lanes of threads that are at work at the
-    same time differ.
+    ``function(job, thread, first, last)`` does chunks from ``first`` to ``last``, this one not
+    included; the numbers of threads that are at work at the same time differ.
     """
     if threads == 1 or not claim(pool + _CLAIMED):
         call(function, job, 0, 0, total)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, cast
+from typing import Any, assert_never, cast
 
 import numpy as np
 
@@ -55,13 +55,14 @@ class Draws:
         return narrow(values, self.of(slot)).view(dtype)
 
 
-class State:
-    """The state of consecutive places in an arena, slot by slot."""
+class ChunkState:
+    """The state of consecutive places in an arena, slot by slot, however it is stored."""
 
-    __slots__ = ("_codes", "_exact", "_scales")
+    __slots__ = ("_codes", "_exact", "_kind", "_scales")
 
     def __init__(self, arena: Arena, first: int, size: int) -> None:
         place = slice(first, first + size)
+        self._kind = arena.spec.state
         self._exact = tuple(slot[place] for slot in arena.exact)
         self._codes = () if arena.codes is None else tuple(slot[place] for slot in arena.codes)
         blocks = slice(first // quantization.BLOCK, -(-(first + size) // quantization.BLOCK))
@@ -69,26 +70,32 @@ class State:
 
     def load(self, signed: Sequence[bool]) -> tuple[Array, ...]:
         """Return the slots of the rule, which ``signed`` belongs to, and then the others."""
-        if not self._codes:
+        if self._kind == "real":
             return self._exact
-        if not self._scales:
+        if self._kind == "bfloat16":
             return (*map(quantization.from_bfloat16, self._codes), *self._exact)
-        read = zip(self._codes, self._scales, signed, strict=True)
-        return (*(_from_int8(*slot) for slot in read), *self._exact)
+        if self._kind == "int8":
+            read = zip(self._codes, self._scales, signed, strict=True)
+            return (*(_from_int8(*slot) for slot in read), *self._exact)
+        assert_never(self._kind)
 
     def store(self, values: Sequence[Array], signed: Sequence[bool], draws: Draws) -> None:
         """Round the slots of the rule, if they are kept in codes."""
+        if self._kind == "real":
+            return
         for slot, target in enumerate(self._codes):
-            if not self._scales:
+            if self._kind == "bfloat16":
                 target[:] = quantization.to_bfloat16(values[slot], draws.of(slot))
-                continue
-            size, scales = target.size, self._scales[slot]
-            whole = (
-                _padded(values[slot], scales.size),
-                _padded(draws.of(slot, quantization.CUT_OFF), scales.size),
-            )
-            code, scales[:] = quantization.to_int8(*whole, signed[slot])
-            target[:] = code[:size]
+            elif self._kind == "int8":
+                size, scales = target.size, self._scales[slot]
+                whole = (
+                    _padded(values[slot], scales.size),
+                    _padded(draws.of(slot, quantization.CUT_OFF), scales.size),
+                )
+                code, scales[:] = quantization.to_int8(*whole, signed[slot])
+                target[:] = code[:size]
+            else:
+                assert_never(self._kind)
 
 
 def _from_int8(code: Array, scales: Array, signed: bool) -> Array:
@@ -127,7 +134,7 @@ class _Chunk:
         self.place = place
         self.runs = ((parameter, place.start, place.stop),)
         self.param = parameter.flat[place]
-        self.state = State(arena, parameter.offset + place.start, self.param.size)
+        self.state = ChunkState(arena, parameter.offset + place.start, self.param.size)
         self.counters = ((place.start + parameter.stream, self.param.size),)
 
 
@@ -136,14 +143,14 @@ class _Span:
 
     __slots__ = ("bounds", "counters", "first", "last", "runs", "state")
 
-    def __init__(self, members: range, parameters: Sequence[Parameter], arena: Arena) -> None:
-        self.first, self.last = members.start, members.stop
+    def __init__(self, indices: range, parameters: Sequence[Parameter], arena: Arena) -> None:
+        self.first, self.last = indices.start, indices.stop
         begin = parameters[self.first].offset
-        ends = [parameters[i].offset + parameters[i].flat.size - begin for i in members]
+        ends = [parameters[i].offset + parameters[i].flat.size - begin for i in indices]
         self.bounds = [0, *ends]
-        self.state = State(arena, begin, ends[-1])
-        self.counters = tuple((parameters[i].stream, parameters[i].size) for i in members)
-        self.runs = tuple((parameters[i], 0, parameters[i].size) for i in members)
+        self.state = ChunkState(arena, begin, ends[-1])
+        self.counters = tuple((parameters[i].stream, parameters[i].size) for i in indices)
+        self.runs = tuple((parameters[i], 0, parameters[i].size) for i in indices)
 
 
 def _member_of_each(block: _Chunk | _Span) -> Array:
@@ -224,21 +231,21 @@ class NumpyKernel:
         assert one.sums is not None
         found: list[list[Array]] = [[] for _ in one.sums.names]
         with np.errstate(all="ignore"):
-            for member, chunks in enumerate(self._chunks):
-                grad, row = gradients.arrays[member], table[rows[member] if rows else 0]
+            for index, chunks in enumerate(self._chunks):
+                grad, row = gradients.arrays[index], table[rows[index] if rows else 0]
                 for chunk in chunks:
                     terms: Sequence[Any] = [None] * len(found)
                     if grad is not None:
                         values = grad[chunk.place]
-                        terms = self._terms_of(one, chunk, values, row, self._own(derived, member))
+                        terms = self._terms_of(one, chunk, values, row, self._own(derived, index))
                     for name, term, sums in zip(one.sums.names, terms, found, strict=True):
                         squared = name in one.sums.squared
                         sums.append(_tile_sums(chunk.param.size, term, squared=squared))
         return np.array([np.concatenate([np.zeros(0), *sums]) for sums in found])
 
-    def _own(self, derived: Array, member: int) -> Sequence[Any]:
+    def _own(self, derived: Array, index: int) -> Sequence[Any]:
         """Return the derived scalars of one parameter, rounded to the arithmetic's dtype."""
-        own: list[float] = derived[member].astype(self._spec.real).tolist()
+        own: list[float] = derived[index].astype(self._spec.real).tolist()
         return own
 
     def update(
@@ -249,28 +256,32 @@ class NumpyKernel:
         scale: float,
         derived: Array | None = None,
     ) -> None:
-        """Update every parameter that has a gradient."""
+        """Update every parameter that has a gradient; ``derived`` is None for rules without sums.
+
+        Small parameters lie side by side in the arena: a run of them that have gradients and take
+        the same row of scalars is a span, and gathered. All others are updated by themselves.
+        """
         if self._spec.members:
             table, rows = self._by_member(cast(Array, table), rows)
         if scale != 1.0:
             table = [_scaled(row, scale, self._spec.real) for row in table]
-        given = gradients.arrays
+        arrays_of = gradients.arrays
         alone = [*self._alone]
         # Other code's np.seterr(all="raise") must not stop a step in its middle.
         with np.errstate(all="ignore"):
             for span in self._spans:
-                grads = given[span.first : span.last]
+                grads = arrays_of[span.first : span.last]
                 together = rows is None and derived is None
                 if together and all(grad is not None for grad in grads):
                     self._update_span(span, grads, table[0])
                 else:
                     alone.extend(range(span.first, span.last))
-            for member in alone:
-                grad = given[member]
+            for index in alone:
+                grad = arrays_of[index]
                 if grad is not None:
-                    row = table[rows[member] if rows else 0]
-                    own = () if derived is None else self._own(derived, member)
-                    for chunk in self._chunks[member]:
+                    row = table[rows[index] if rows else 0]
+                    own = () if derived is None else self._own(derived, index)
+                    for chunk in self._chunks[index]:
                         self._update_chunk(chunk.param, grad[chunk.place], chunk, row, own)
 
     def _by_member(self, table: Array, rows: Sequence[int] | None) -> tuple[Any, Any]:
@@ -320,7 +331,14 @@ class NumpyKernel:
         row: Sequence[Any],
         derived: Sequence[float] = (),
     ) -> None:
-        """Update one block, in the precision of the arithmetic."""
+        """Update one block: load state, convert, ``_apply``, convert back, store.
+
+        For a float32 rule without fragments, bounds and codes only three lines do anything:
+        ``load`` returns views of the state, ``_apply`` changes ``stored`` and them in place, and
+        ``grad`` is used as it is. ``spec.members``, ``random_scalars``, ``master``, ``limits``,
+        ``stochastic`` and ``exact`` say which of the other lines an option or a dtype needs.
+        ``derived`` is empty for updates without sums.
+        """
         spec, of_rule = self._spec, len(self._rule.state)
         if spec.members and any(isinstance(value, np.ndarray) for value in row):
             own = _member_of_each(block)
@@ -360,7 +378,10 @@ class NumpyKernel:
     ) -> None:
         """Apply the rule, and what acts around it, in the order of ``core.passes``.
 
-        The scalars in ``row`` are floats, or arrays with one for each element.
+        The scalars in ``row`` (``engine.scalars``) are floats, or arrays with one for each element.
+        Without fragments the lines with ``around`` hand ``scalars`` on to the rule, and no more:
+        scale the gradient, L2, decay, the rule, bounds if there are some, and in every eighth step
+        the flush.
         """
         grad_scale, l2, decay, tiny_signed, tiny_positive, *scalars = row
         around, rule = self._around, self._elementwise
@@ -424,7 +445,7 @@ class NumpyKernel:
         param = before - decay * before if decay != 0.0 else before.copy()
         squares = [self._squares_of(grad)] if rule.squares else []
         if one.fragment is None:
-            numbers = (*scalars[: len(rule.scalars)], *derived[one.handed])
+            numbers = (*scalars[: len(rule.scalars)], *derived[one.memory_columns])
             return one.sums.numpy(param, grad, *squares, *state, *numbers)
         decayed = param.copy()
         rule.numpy(param, grad, *squares, *state, *around.of_rule(scalars, derived))
@@ -446,7 +467,7 @@ class _Around:
         self.on_all = spec.on_all
         self._count = len(rule.scalars)
         self._derived: dict[Fragment | None, list[int]] = {
-            one.fragment: [*range(one.handed.start, one.made.stop)]
+            one.fragment: [*range(one.memory_columns.start, one.derived_columns.stop)]
             for one in derived_of(rule, spec).passes
         }
         self._own: dict[Fragment, slice] = {}

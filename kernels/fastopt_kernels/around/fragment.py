@@ -22,7 +22,8 @@ VALUES = ("given", "grad", "before", "decayed", "after")
 ``given`` is the gradient after its scale and its sign, ``grad`` what the rule sees, with the L2
 term and after fragments that stand before. ``before`` is the value as the step found it,
 ``decayed`` what the rule began with (the parameter after its decoupled decay, for state the same
-as ``before``), ``after`` what the rule made of it, and fragments that stand before.
+as ``before``), ``after`` what the rule made of it, and fragments that stand before. The last three
+are of the value at hand: for a slot of state they are that slot's, not the parameter's.
 """
 
 

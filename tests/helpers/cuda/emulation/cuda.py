@@ -2,7 +2,8 @@
 
 ``installed`` puts CUDA in place, before CuPy is imported. Work is done when it is handed over, in
 the order of the calls, so races between streams do not show; the rules of streams and captures, and
-what each call costs the host, are CUDA's. There is no cuBLAS, no CUB, and no time.
+what each call costs the host, are CUDA's. Of cuBLAS there is what ``@`` takes; there is no CUB, and
+no time.
 """
 
 from __future__ import annotations
@@ -172,6 +173,10 @@ def installed() -> Cuda:
     os.environ["CUPY_ACCELERATORS"] = ""  # there is no CUB
     folder = build.built()
     library = ctypes.CDLL(str(folder / "libcuda.so.1"), ctypes.RTLD_GLOBAL)
+    for name in ("libcublasLt.so.12", "libcublas.so.12"):  # CuPy takes what is loaded already
+        ctypes.CDLL(str(folder / name))
+    for compiler_library in build.nvidia("cuda_nvrtc", "lib", "libnvrtc.so.12"):
+        ctypes.CDLL(str(compiler_library), ctypes.RTLD_GLOBAL)  # before 14 CuPy looks nowhere else
     sys.meta_path.insert(0, _Finder(str(folder / "runtime.so")))
     cuda = Cuda(library)
     compiler = importlib.import_module("cupy.cuda.compiler")

@@ -33,13 +33,16 @@ class Failed(Exception):
 
 def library(source: str) -> Path:
     """Return the shared library of a kernel, which is built if it is not in the cache."""
-    text = '#include "kernel.h"\n' + re.sub(r"#include .*", "", source) + _caller(source)
+    own = re.sub(r"#include .*", "", source)
+    # A large argument is not copied for every thread.
+    own = re.sub(r"(const cupy::UnstructuredVoid<\d+>) (\w+)", r"\1 &\2", own, count=1)
+    text = '#include "kernel.h"\n' + own + _caller(own)
     header = (build.HERE / "kernel.h").read_text()
     key = hashlib.sha256("\0".join((text, header, *build.KERNEL_FLAGS)).encode()).hexdigest()[:24]
     target = build.folder().parent / "kernels" / f"{key}.so"
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
-        own = target.with_suffix(f".{os.getpid()}")
+        made = target.with_suffix(f".{os.getpid()}")
         command = [
             "g++",
             *build.KERNEL_FLAGS,
@@ -48,12 +51,12 @@ def library(source: str) -> Path:
             "c++",
             "-",
             "-o",
-            str(own),
+            str(made),
         ]
         done = subprocess.run(command, input=text, capture_output=True, text=True)
         if done.returncode:
             raise Failed(done.stderr[:2000])
-        own.rename(target)
+        made.rename(target)
     return target
 
 
@@ -77,7 +80,7 @@ def _caller(source: str) -> str:
     head = _HEAD.search(source)
     assert head, source
     types = [re.match(r"(.*?)\w+$", one.strip(), re.DOTALL)[1].strip() for one in _split(head[2])]  # type: ignore[index]
-    plain = [one.removeprefix("const ") for one in types]
+    plain = [one.removeprefix("const ").removesuffix(" &") for one in types]
     return _TEXT.format(
         name=head[1],
         arguments=", ".join(f"*({one} *)all_arguments[{k}]" for k, one in enumerate(plain)),

@@ -72,6 +72,20 @@ cudaError_t legacy_is_free(cudaStream_t handle) {
     return cudaErrorStreamCaptureImplicit;
 }
 
+// Lets transfers before one of this number arrive.
+void arrive(long before, const Stream *stream) {
+    auto &transfers = all().under_way;
+    auto arrives = [=](const Transfer &it) { return it.number < before && it.stream == stream; };
+    for (auto &it : transfers)
+        if (arrives(it)) memcpy(it.target, it.bytes.data(), it.bytes.size());
+    transfers.erase(std::remove_if(transfers.begin(), transfers.end(), arrives), transfers.end());
+}
+
+void all_arrive() {
+    for (auto &it : all().under_way) memcpy(it.target, it.bytes.data(), it.bytes.size());
+    all().under_way.clear();
+}
+
 cudaError_t waits(const char *name) {
     all().waits.push_back(name);
     return all().refuse_waits ? failed(cudaErrorNotPermitted) : cudaSuccess;
@@ -125,6 +139,7 @@ cudaError_t release(void *given) {
     auto address = (uintptr_t)given;
     auto found = state.memory.find(address);
     if (!given) return cudaSuccess;
+    all_arrive();
     if (found == state.memory.end()) return failed(cudaErrorInvalidValue);
     memset(given, 0xff, found->second.size);
     state.freed[address] = found->second;
@@ -309,7 +324,9 @@ cudaError_t cudaGetDeviceProperties_v2(cudaDeviceProp *about, int) {
 cudaError_t cudaDeviceSynchronize() {
     COUNTED;
     if (any_capture(false)) return failed(cudaErrorStreamCaptureUnsupported);
-    return waits("Device.synchronize");
+    if (auto error = waits("Device.synchronize")) return error;
+    all_arrive();
+    return cudaSuccess;
 }
 cudaError_t cudaDeviceCanAccessPeer(int *can, int, int) { *can = 0; return cudaSuccess; }
 cudaError_t cudaDeviceEnablePeerAccess(int, unsigned) { return cudaErrorNotSupported; }
@@ -354,6 +371,7 @@ cudaError_t cudaMemcpy(void *target, const void *source, size_t size, cudaMemcpy
     if (auto error = legacy_is_free(nullptr)) return failed(error);
     if (unsafe_now()) return failed(cudaErrorStreamCaptureUnsupported);
     if (auto error = waits("memcpy")) return error;
+    all_arrive();
     memmove(target, source, size);
     return cudaSuccess;
 }
@@ -363,6 +381,14 @@ cudaError_t cudaMemcpyAsync(void *target, const void *source, size_t size, cudaM
     // To memory of the host that is not pinned the driver copies before it returns.
     if (kind == cudaMemcpyDeviceToHost && !allocation_of(target))
         if (auto error = waits("memcpyAsync to pageable memory")) return error;
+    auto stream_here = stream_of(stream);
+    if (kind == cudaMemcpyDeviceToHost && allocation_of(target) &&
+        !(stream_here && stream_here->capturing)) {
+        if (auto error = legacy_is_free(stream)) return failed(error);
+        auto from = (const char *)source;
+        all().under_way.push_back({target, {from, from + size}, stream_here, all().transfers++});
+        return cudaSuccess;
+    }
     return copy(target, source, size, stream);
 }
 cudaError_t cudaMemcpyPeer(void *target, int, const void *source, int, size_t size) {
@@ -414,7 +440,9 @@ cudaError_t cudaStreamSynchronize(cudaStream_t handle) {
         return failed(cudaErrorStreamCaptureUnsupported);
     }
     if (unsafe_now()) return failed(cudaErrorStreamCaptureUnsupported);
-    return waits("Stream.synchronize");
+    if (auto error = waits("Stream.synchronize")) return error;
+    arrive(all().transfers, stream);
+    return cudaSuccess;
 }
 cudaError_t cudaStreamQuery(cudaStream_t handle) {
     COUNTED;
@@ -508,6 +536,8 @@ cudaError_t cudaEventRecord(cudaEvent_t given, cudaStream_t handle) {
     if (auto error = legacy_is_free(handle)) return failed(error);
     auto event = (Event *)given;
     auto stream = stream_of(handle);
+    event->stream = stream;
+    event->transfers = all().transfers;
     event->capturing = stream && stream->capturing ? stream : nullptr;
     event->queries_until_done = all().late;
     event->recorded_at = now();
@@ -517,15 +547,19 @@ cudaError_t cudaEventQuery(cudaEvent_t given) {
     COUNTED;
     auto event = (Event *)given;
     if (event->capturing) return failed(cudaErrorCapturedEvent);
-    if (event->queries_until_done <= 0) return cudaSuccess;
-    event->queries_until_done--;
-    return cudaErrorNotReady;
+    if (event->queries_until_done-- > 0) return cudaErrorNotReady;
+    event->queries_until_done = 0;
+    arrive(event->transfers, event->stream);
+    return cudaSuccess;
 }
-cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+cudaError_t cudaEventSynchronize(cudaEvent_t given) {
     COUNTED;
-    if (((Event *)event)->capturing) return failed(cudaErrorCapturedEvent);
-    ((Event *)event)->queries_until_done = 0;
-    return waits("Event.synchronize");
+    auto event = (Event *)given;
+    if (event->capturing) return failed(cudaErrorCapturedEvent);
+    if (auto error = waits("Event.synchronize")) return error;
+    event->queries_until_done = 0;
+    arrive(event->transfers, event->stream);
+    return cudaSuccess;
 }
 
 // What is not there -------------------------------------------------------------------------------

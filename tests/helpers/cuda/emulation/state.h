@@ -1,7 +1,8 @@
 // What the emulated CUDA knows: memory, streams, events, graphs, and what was called.
 //
 // Everything that is launched or copied runs at once, in the order of the calls, unless its stream
-// is being captured: then it goes into the graph. Device memory is the host's.
+// is being captured: then it goes into the graph. Only what is copied to pinned memory comes there
+// when an event that was recorded later is found done, or is waited for. Device memory is the host's.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -27,7 +28,15 @@ struct Stream {
 struct Event {
     int queries_until_done = 0;
     double recorded_at = 0;
-    Stream *capturing = nullptr;
+    Stream *stream = nullptr, *capturing = nullptr;
+    long transfers = 0;  // that were under way, or done, when it was recorded
+};
+
+struct Transfer {
+    void *target;
+    std::vector<char> bytes;
+    Stream *stream;
+    long number;
 };
 
 struct Graph {
@@ -60,6 +69,8 @@ struct Everything {
     std::vector<uintptr_t> freed_in_order;
     size_t freed_bytes = 0;
     long written_after_free = 0;
+    std::vector<Transfer> under_way;  // to pinned memory
+    long transfers = 0;
     std::map<std::string, long> calls;
     std::vector<std::string> waits;
     std::vector<Launch> launches;
