@@ -225,7 +225,7 @@ def test_a_scale_follows_in_replays(cupy: Any) -> None:
 
 SCALE_FAULTS = {
     "the scale stays": ("    scales[SCALE] = scale", "    scales[0] = scales[0]"),
-    "an answer outside": ("&outcomes[2 * index]", "&outcomes[2 * index + 4096]"),
+    "an answer outside": ("&outcomes[2 * index]", "&outcomes[2 * index + (1ll << 40)]"),
     "the inverse in single precision": ("inverse = 1.0 / scale", "inverse = 1.0f / float(scale)"),
 }
 
