@@ -99,7 +99,6 @@ def test_a_scaled_iteration_is_two_launches_more_and_sends_nothing(cupy: Any, cu
         names = [launch.name.removeprefix("fastopt_") for launch in cuda.launches]
         assert names == [
             "squares_to_decide",
-            "halves",
             "decide",
             "sgd_from_table",
             "note",

@@ -275,7 +275,7 @@ def launches(cuda: Cuda, opt: Any, grads: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("variant", ONE_PASS, ids=str)
-def test_a_step_is_squares_halves_a_decision_and_an_update(
+def test_a_step_is_squares_a_decision_and_an_update(
     cupy: Any, cuda: Cuda, variant: Variant
 ) -> None:
     for dtype, squares in ((np.float32, "squares"), (np.float64, "all_squares")):
@@ -283,7 +283,7 @@ def test_a_step_is_squares_halves_a_decision_and_an_update(
         opt = variant([cupy.zeros(g.shape, dtype) for g in grads], max_grad_norm=1.0).warmup()
         rule = opt.param_groups and opt._state.buckets[0].rule.name
         for _ in range(20):
-            names = [f"{squares}_to_decide", "halves", "decide", f"{rule}_from_table"]
+            names = [f"{squares}_to_decide", "decide", f"{rule}_from_table"]
             assert launches(cuda, opt, grads) == names
 
 
@@ -294,14 +294,14 @@ def test_each_bucket_adds_squares_and_an_update_and_nothing_else(cupy: Any, cuda
         {"params": [cupy.zeros(4, np.float64)], "lr": 0.5},
     ]
     grads = [[cupy.zeros(p.shape, p.dtype) for p in group["params"]] for group in groups]
-    both = ["all_squares_to_decide"] * 3 + ["halves", "decide"] + ["sgd_from_table"] * 3
+    both = ["all_squares_to_decide"] * 2 + ["decide"] + ["sgd_from_table"] * 2
     opt = fastopt.SGD(groups, max_grad_norm=1.0)
     assert launches(cuda, opt, grads) == both
     assert launches(cuda, opt, [grads[0], [None]]) == both[:-1]
     counted = fastopt.SGD(groups, capturable=True)
-    assert launches(cuda, counted, grads) == ["decide"] + ["sgd_from_table"] * 3
+    assert launches(cuda, counted, grads) == ["decide"] + ["sgd_from_table"] * 2
     by_value = fastopt.SGD(groups)
-    assert launches(cuda, by_value, grads) == ["sgd"] * 3
+    assert launches(cuda, by_value, grads) == ["sgd"] * 2
 
 
 def test_nothing_is_sent_while_nothing_changes(cupy: Any, cuda: Cuda) -> None:
@@ -507,6 +507,8 @@ def test_a_step_that_is_refused_leaves_the_counts_alone(cupy: Any) -> None:
 # Faults that must not pass ---------------------------------------------------------------------
 
 FAULTS = {
+    "elements that are counted twice": ("k = whole + mine * WIDTH", "k = mine * WIDTH"),
+    "the sum of another tile": ("= shared[group][0]", "= shared[0][0]"),
     "another order of the lanes": ("k < count; k += LANES", "k < count; k += 1"),
     "halves in another order": ("+ width]", "^ 1]"),
     "a sum that leaves out the last": ("k < count", "k < count - 1"),
@@ -522,7 +524,7 @@ FAULTS = {
     "no update asks for the row": ("if (counts[0] >= 0)", "if (true)"),
     "the scale is left out": ("row[0] * scale[0]", "row[0]"),
     "a limit that is never kept": ("scale *= factor;", "scale *= 1;"),
-    "another eps of the limit": ("norm + 1e-6", "norm + 1e-7"),
+    "another eps of the limit": ("norm + CLIP_EPS", "norm + CLIP_EPS / 10"),
     "a sign of the scale in the norm": ("fabs(scale);", "scale;"),
     "large gradients as small ones": ("large ? 1 : 2", "large ? 2 : 1"),
 }
@@ -531,7 +533,7 @@ FAULTS = {
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_in_the_text_is_noticed(cupy: Any, fault: str) -> None:
-    many = [(3 + n % 2,) for n in range(150)]
+    many = [*((3 + n % 2,) for n in range(150)), (200,), (70,)]
     trainings = [
         Training(20, many, [np.float64], size, bad=(2, 7), scale=lambda step: -1.0)
         for size in (1.0, 1e-275, 1e200)  # as usual; flushed; squared too large for float64

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import ml_dtypes
@@ -189,11 +190,50 @@ def test_a_step_is_one_launch(cupy: Any, cuda: Cuda, variant: Variant) -> None:
         assert len(launches_of(cuda, opt, [cupy.zeros(p.shape, p.dtype) for p in params])) == 1
 
 
-@pytest.mark.parametrize(("arrays", "launches"), [(1, 1), (192, 1), (193, 2), (384, 2), (385, 3)])
-def test_192_arrays_fit_a_launch(cupy: Any, cuda: Cuda, arrays: int, launches: int) -> None:
+@pytest.mark.parametrize(
+    ("arrays", "launches"), [(1, 1), (192, 1), (193, 1), (1_500, 1), (1_501, 2)]
+)
+def test_1500_arrays_fit_a_launch(cupy: Any, cuda: Cuda, arrays: int, launches: int) -> None:
     params = [cupy.zeros(2, np.float32) for _ in range(arrays)]
     opt = fastopt.SGD(params)
     assert launches_of(cuda, opt, params_like(cupy, params)) == ["fastopt_sgd"] * launches
+
+
+@pytest.mark.parametrize("older", [{"driver": 12_000}, {"compiler": (12, 0)}, {"device": "61"}])
+@pytest.mark.parametrize(("arrays", "launches"), [(192, 1), (193, 2), (385, 3)])
+def test_192_do_where_arguments_are_small(
+    cupy: Any,
+    cuda: Cuda,
+    older: dict[str, Any],
+    arrays: int,
+    launches: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Before CUDA 12.1 and Volta the arguments of a kernel are 4 KB at most."""
+    kernels = Kernels(cupy)
+    versions = {"driver": 12_090, "compiler": (12, 9), "device": "90"} | older
+    monkeypatch.setattr(cupy.cuda.runtime, "driverGetVersion", lambda: versions["driver"])
+    monkeypatch.setattr(cupy.cuda.nvrtc, "getVersion", lambda: versions["compiler"])
+    monkeypatch.setattr(cupy.cuda, "Device", old_device(cupy.cuda.Device, versions["device"]))
+    kernels.capacity(1_000)  # asked here, and remembered
+    monkeypatch.undo()
+    monkeypatch.setattr("fastopt.backends.cupy.backend._KERNELS", kernels)
+    params = [cupy.zeros(2, np.float32) for _ in range(arrays)]
+    opt = fastopt.SGD(params)
+    assert launches_of(cuda, opt, params_like(cupy, params)) == ["fastopt_sgd"] * launches
+
+
+def old_device(device: Any, capability: str) -> Any:
+    return lambda: SimpleNamespace(compute_capability=capability, id=device().id)
+
+
+def test_loads_of_16_bytes_where_none_are_allowed_are_noticed(cupy: Any, cuda: Cuda) -> None:
+    cuts = [(run_of(300), run_of(300, 1))]
+    with (
+        planted(cupy, "(address & 15) == 0", "true"),
+        pytest.raises(RuntimeError, match="aligned"),
+    ):
+        difference_of(VARIANT_OF["sgd"], cupy, np.float32, cuts=cuts, max_grad_norm=1.0)
 
 
 def params_like(cupy: Any, params: Sequence[Any]) -> list[Any]:
