@@ -2,7 +2,7 @@
 # The first quarter of an hour on a GPU: is it right, how fast is it, which shapes are faster.
 #
 #     bash benchmarks/device_day.sh OUT            on a device; at most twelve minutes
-#     bash benchmarks/device_day.sh OUT rehearsal  the same on the emulated CUDA, without its figures
+#     bash benchmarks/device_day.sh OUT rehearsal  a little of each part, on the emulated CUDA
 #
 # Everything is written to OUT as it comes: log files, JSON, pictures. The file OUT/verdict has a line
 # for each part; the first ones are there within a minute.
@@ -41,10 +41,14 @@ export out rehearsal
 
 part about 30 python -m fastopt info
 part compiles 60 bash -c 'gpu benchmarks/device_check.py'
-part first 60 bash -c 'tests first -m gpu -x tests/cuda -k "every_rule_ends_in_the_bits or 193 or captured"'
-part correct 270 bash -c 'tests correct -m gpu tests/cuda'
-quick=${rehearsal:+--quick}
-part benchmark 240 bash -c "gpu benchmarks/gpu.py $quick --json '$out/gpu.json' --picture '$out/gpu.png'"
-part tuning 120 bash -c "gpu benchmarks/gpu.py --tune $quick --json '$out/tuning.json'"
+part first 60 bash -c 'tests first -m gpu -x tests/cuda/test_text.py -k "every_rule_ends_in_the_bits and adam"'
+if [ -n "$rehearsal" ]; then
+    part correct 60 bash -c 'tests correct -m gpu tests/cuda/test_device.py -k "193 or scale"'
+    part benchmark 60 bash -c 'tests benchmark tests/house/test_gpu_benchmark.py'
+else
+    part correct 270 bash -c 'tests correct -m "gpu and not exhaustive" tests/cuda'
+    part benchmark 240 python benchmarks/gpu.py --json "$out/gpu.json" --picture "$out/gpu.png"
+    part tuning 120 python benchmarks/gpu.py --tune --json "$out/tuning.json"
+fi
 cat "$out/verdict"
 ! grep -q -e WRONG -e NOT "$out/verdict"
