@@ -5,7 +5,8 @@
 Each tree has a process of its own; both hold the same arrays, and one works while the other waits.
 A row's ratio is old time / new time, the median of the runs: above 1 the new tree is faster. Of a
 block the fastest of several batches counts, since other work on the machine only ever adds time.
-On the stand-in for CuPy the time within kernels is left out: what is measured is the host's.
+CuPy runs on the CUDA that this checkout's tests emulate, with kernels that do nothing: what is
+measured is the host's.
 Exits with 1 if the geometric mean of all rows is below 0.97, or a row below 0.94.
 """
 
@@ -14,7 +15,6 @@ from __future__ import annotations
 import argparse
 import gc
 import importlib
-import importlib.util
 import json
 import os
 import statistics
@@ -71,47 +71,14 @@ ROWS = (
 # In the process of a tree ---------------------------------------------------------------------
 
 
-class Clock:
-    """The time, without what is spent in the stand-in's kernels."""
-
-    def __init__(self) -> None:
-        self.elsewhere = 0.0
-
-    def __call__(self) -> float:
-        return time.perf_counter() - self.elsewhere
-
-    def leave_out(self, work: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a function of which the time does not count."""
-
-        def timed(*arguments: Any, **more: Any) -> Any:
-            start = time.perf_counter()
-            try:
-                return work(*arguments, **more)
-            finally:
-                self.elsewhere += time.perf_counter() - start
-
-        return timed
-
-
 @contextmanager
-def _namespace(backend: str, clock: Clock) -> Iterator[Any]:
+def _namespace(backend: str) -> Iterator[Any]:
     if backend != "cupy":
-        import numpy
-
-        yield numpy
+        yield importlib.import_module("numpy")
         return
-    inner = "helpers.cuda" if importlib.util.find_spec("helpers") else "cuda"  # an older tree's
-    kernel_on_cpu, fake_device, runs = (
-        importlib.import_module(f"{inner}.{name}")
-        for name in ("kernel_on_cpu", "fake_device", "runs")
-    )
-    run = kernel_on_cpu.run
-    kernel_on_cpu.run = clock.leave_out(run)
-    try:
-        with runs.installed(fake_device.FakeDevice()) as module:
-            yield module
-    finally:
-        kernel_on_cpu.run = run
+    emulation: Any = importlib.import_module("helpers.cuda.emulation.cuda")
+    with emulation.installed().idle():
+        yield importlib.import_module("cupy")
 
 
 def _work(row: Row, xp: Any) -> Callable[[], object]:
@@ -131,23 +98,23 @@ def _work(row: Row, xp: Any) -> Callable[[], object]:
     return lambda: opt.step(grads)
 
 
-def _batch(work: Callable[[], object], count: int, clock: Clock) -> float:
+def _batch(work: Callable[[], object], count: int) -> float:
     numbers = range(count)
-    start = clock()
+    start = time.perf_counter()
     for _ in numbers:
         work()
-    return clock() - start
+    return time.perf_counter() - start
 
 
-def _block(work: Callable[[], object], count: int, clock: Clock) -> float:
+def _block(work: Callable[[], object], count: int) -> float:
     """Return the seconds that one call takes, in the fastest batch of a block."""
     gc.collect()
     gc.disable()
     try:
-        _batch(work, max(1, count // 2), clock)
+        _batch(work, max(1, count // 2))
         end, times = time.perf_counter() + BLOCK, []
         while len(times) < BATCHES or time.perf_counter() < end:
-            times.append(_batch(work, count, clock) / count)
+            times.append(_batch(work, count) / count)
         return min(times)
     finally:
         gc.enable()
@@ -159,16 +126,16 @@ def _serve() -> None:
     os.dup2(2, 1)  # whatever is printed is no answer
     line = sys.stdin.readline()
     while line:
-        row, clock = Row(**json.loads(line)), Clock()
-        with _namespace(row.backend, clock) as xp:
+        row = Row(**json.loads(line))
+        with _namespace(row.backend) as xp:
             work, count = _work(row, xp), 1
             for _ in range(3):
                 work()
-            while count < 100_000 and _batch(work, count, clock) < BATCH:
+            while count < 100_000 and _batch(work, count) < BATCH:
                 count *= 2
             print("ready", file=answers, flush=True)
             while (line := sys.stdin.readline()).strip() == "go":
-                print(_block(work, count, clock), file=answers, flush=True)
+                print(_block(work, count), file=answers, flush=True)
             del work
 
 
@@ -181,9 +148,10 @@ class Tree:
     def __init__(self, path: Path) -> None:
         if not (path / "fastopt" / "__init__.py").is_file():
             raise SystemExit(f"{path} is no checkout of fastopt; name the folder that holds it")
+        tests = Path(__file__).resolve().parent.parent / "tests"
         self.environment = {
             **os.environ,
-            "PYTHONPATH": os.pathsep.join(str(path / part) for part in (".", "kernels", "tests")),
+            "PYTHONPATH": os.pathsep.join(map(str, (path, path / "kernels", tests))),
             "PYTHONSAFEPATH": "1",
         }
         self.process = subprocess.Popen(

@@ -4,7 +4,7 @@
     python benchmarks/record_bits.py --out after.json
     python benchmarks/record_bits.py --compare before.json after.json
 
-Only what users may rely on is called. CuPy is the stand-in of the tree's tests where g++ is found.
+Only what users may rely on is called. CuPy runs on the CUDA that this checkout's tests emulate.
 A case's key says what is special about it; cases are chosen so that every two features meet in one.
 ``--detail`` with ``--only`` records every array apart.
 """
@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import importlib
-import importlib.util
 import itertools
 import json
 import math
@@ -24,13 +23,13 @@ import tempfile
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
+HERE = Path(__file__).resolve().parent.parent
 STEPS, RESUMED_AT = 40, 20
 BACKENDS = ("numpy", "numba", "cupy")
 
@@ -446,28 +445,27 @@ def _short(content: bytes) -> str:
 
 
 def use_tree(tree: Path) -> None:
-    """Import fastopt, its kernels and the stand-in from a tree."""
-    sys.path[:0] = [str(tree), str(tree / "kernels"), str(tree / "tests")]
+    """Import fastopt and its kernels from a tree, and the emulated CUDA from this one."""
+    sys.path[:0] = [str(tree), str(tree / "kernels"), str(HERE / "tests")]
     found = Path(str(importlib.import_module("fastopt").__file__)).resolve()
     if tree.resolve() not in found.parents:
         raise SystemExit(f"fastopt was imported from {found}, not from {tree}")
 
 
-def namespace(backend: str) -> AbstractContextManager[Any]:
-    """Return the arrays' module, in a context."""
+def namespace(backend: str) -> Any:
+    """Return the arrays' module."""
     if backend != "cupy":
-        return nullcontext(np)
-    inner = "helpers.cuda" if importlib.util.find_spec("helpers") else "cuda"  # an older tree's
-    device = importlib.import_module(f"{inner}.fake_device").FakeDevice()
-    found: AbstractContextManager[Any] = importlib.import_module(f"{inner}.runs").installed(device)
-    return found
+        return np
+    importlib.import_module("helpers.cuda.emulation.cuda").installed()
+    return importlib.import_module("cupy")
 
 
 def record(backends: Sequence[str], only: str, detail: bool) -> Iterator[tuple[str, str]]:
     """Yield keys and hashes."""
     for backend in backends:
         start, count, failed = time.perf_counter(), 0, 0
-        with namespace(backend) as xp, np.errstate(all="ignore"):
+        xp = namespace(backend)
+        with np.errstate(all="ignore"):
             for case in cases(backend):
                 key = f"{backend} {key_of(case)}"
                 if not all(word in key.split() for word in only.split()):
@@ -511,7 +509,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--tree",
         type=Path,
-        default=Path(__file__).resolve().parent.parent,
+        default=HERE,
         help="the checkout whose fastopt is run (this one)",
     )
     parser.add_argument("--backends", default=",".join(BACKENDS), help="which, with commas")

@@ -5,9 +5,10 @@
 A step of a small network is some thirty kernels of a few microseconds each, so a GPU waits most of
 the time for the host to launch the next one. A CUDA graph launches all of them at once. It repeats
 what it has seen with the same addresses, so everything is computed into arrays that are allocated
-once, and the batch is copied into the same two arrays before each replay. What changes from step to
-step in the optimizer (the step count, the learning rate by its schedule, the bias corrections, the
-clipping) it keeps and counts on the device: that is what ``capturable=True`` is for.
+once, or in memory that is kept with the graph (see ``Replay``), and the batch is copied into the
+same two arrays before each replay. What changes from step to step in the optimizer (the step count,
+the learning rate by its schedule, the bias corrections, the clipping) it keeps and counts on the
+device: that is what ``capturable=True`` is for.
 
 The network is that of train_digits.py: hidden = tanh(x W1 + b1), scores = hidden W2 + b2, softmax
 and cross-entropy, gradients written by hand. With NumPy (FASTOPT_BACKEND=numpy, or no GPU) there is
@@ -37,6 +38,20 @@ PIXELS, HIDDEN, DIGITS = 64, 128, 10
 BATCH_SIZE = 32
 HIGHEST_LR = 0.003
 
+# CuPy lets no call of cuBLAS be captured (nor of cuSOLVER, cuRAND and cuSPARSE), so matrices are
+# multiplied by a kernel of our own: a thread for each element, which will do for small ones.
+PRODUCT = {
+    "name": "product",
+    "in_params": "raw float32 a, raw float32 b, int32 inner, int32 columns",
+    "out_params": "float32 out",
+    "operation": """
+        const int row = i / columns, column = i % columns;
+        float sum = 0;
+        for (int k = 0; k < inner; ++k) sum += a[row * inner + k] * b[k * columns + column];
+        out = sum;
+    """,
+}
+
 
 class Network:
     """Parameters, gradients, and all that is in between, allocated once for batches of one size."""
@@ -62,14 +77,23 @@ class Network:
         self.scores, self.d_scores = empty(BATCH_SIZE, DIGITS), empty(BATCH_SIZE, DIGITS)
         self.column = empty(BATCH_SIZE, 1)
         self.loss, self.total_loss = empty(), empty()
+        if xp is not np:
+            self.product = xp.ElementwiseKernel(**PRODUCT)
+
+    def multiply(self, a: Array, b: Array, out: Array) -> None:
+        """Write the product of two matrices into ``out``."""
+        if self.xp is np:
+            np.matmul(a, b, out=out)
+        else:
+            self.product(a, b, *b.shape, out)
 
     def forward(self) -> None:
         """Work out the loss of the batch; ``scores`` become the logarithms of probabilities."""
         xp, p = self.xp, self.params
-        xp.matmul(self.x, p["W1"], out=self.hidden)
+        self.multiply(self.x, p["W1"], self.hidden)
         xp.add(self.hidden, p["b1"], out=self.hidden)
         xp.tanh(self.hidden, out=self.hidden)
-        xp.matmul(self.hidden, p["W2"], out=self.scores)
+        self.multiply(self.hidden, p["W2"], self.scores)
         xp.add(self.scores, p["b2"], out=self.scores)
         # The same softmax, and exp cannot overflow.
         xp.max(self.scores, axis=1, keepdims=True, out=self.column)
@@ -88,22 +112,36 @@ class Network:
         xp.exp(self.scores, out=self.d_scores)
         xp.subtract(self.d_scores, self.y, out=self.d_scores)
         xp.divide(self.d_scores, BATCH_SIZE, out=self.d_scores)
-        xp.matmul(self.hidden.T, self.d_scores, out=g["W2"])
+        self.multiply(self.hidden.T, self.d_scores, g["W2"])
         xp.sum(self.d_scores, axis=0, out=g["b2"])
         xp.multiply(self.hidden, self.hidden, out=self.slope)
         xp.subtract(1, self.slope, out=self.slope)  # tanh' = 1 - tanh^2
-        xp.matmul(self.d_scores, self.params["W2"].T, out=self.hidden)
+        self.multiply(self.d_scores, self.params["W2"].T, self.hidden)
         xp.multiply(self.hidden, self.slope, out=self.slope)
-        xp.matmul(self.x.T, self.slope, out=g["W1"])
+        self.multiply(self.x.T, self.slope, g["W1"])
         xp.sum(self.slope, axis=0, out=g["b1"])
 
 
-def captured(step: Callable[[], None], stream: Any) -> Callable[[], None]:
-    """Return what replays a step."""
-    stream.begin_capture()
-    step()  # noted, not made
-    graph = stream.end_capture()
-    return lambda: graph.launch(stream)
+class Replay:
+    """A step as a CUDA graph, captured on the current stream.
+
+    CuPy's sums and maxima take memory to work in, and give it back when they are launched; but the
+    graph goes on using it. So it comes from a pool of its own, which gives it to nobody else as
+    long as the graph lives.
+    """
+
+    def __init__(self, xp: ModuleType, step: Callable[[], None], stream: Any) -> None:
+        self._stream, self._pool = stream, xp.cuda.MemoryPool()
+        with xp.cuda.using_allocator(self._pool.malloc):
+            stream.begin_capture()
+            try:
+                step()  # noted, not made
+            finally:  # else everything that comes later fails too
+                self._graph = stream.end_capture()
+
+    def __call__(self) -> None:
+        """Make the step."""
+        self._graph.launch(self._stream)
 
 
 def train(xp: ModuleType, epochs: int, stream: Any) -> tuple[list[float], float, fastopt.Optimizer]:
@@ -127,7 +165,8 @@ def train(xp: ModuleType, epochs: int, stream: Any) -> tuple[list[float], float,
         network.backward()
         opt.step(network.grads)
 
-    run, losses = step, []
+    run: Callable[[], None] = step
+    losses = []
     start = time.perf_counter()
     for epoch in range(epochs):
         order = xp.asarray(rng.permutation(len(images)))
@@ -136,7 +175,7 @@ def train(xp: ModuleType, epochs: int, stream: Any) -> tuple[list[float], float,
             network.x[...], network.y[...] = x[chosen], y[chosen]
             # First some steps as they are, in which kernels are compiled and libraries set up.
             if stream is not None and (epoch, number) == (0, 3):
-                run = captured(step, stream)
+                run = Replay(xp, step, stream)
             run()
         losses.append(float(network.total_loss) / (batches * BATCH_SIZE))  # waits for the device
         network.total_loss[...] = 0

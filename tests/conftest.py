@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import gc
 import os
-import shutil
 from collections.abc import Hashable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
 
+import numpy as np
 import pytest
 from hypothesis import settings
 
 import fastopt
 from helpers.covering import covering
-from helpers.cuda.device import ON_DEVICE, real_cupy
-from helpers.cuda.fake_device import FakeDevice
-from helpers.cuda.runs import installed
+from helpers.cuda.device import REAL, cupy_or_skip, emulated
+from helpers.cuda.emulation.cuda import Cuda
 from helpers.processes import cache_folder
+from helpers.variants import CPU_BACKENDS
 
 __all__ = ["cache_folder"]  # a fixture
 
@@ -85,11 +86,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark as exhaustive what the default run leaves out of the products of parameters.
 
     Of a test with three parameters or more it takes so many points that every two values meet; of
-    one that is marked ``covering(n)`` so many that every n do. What needs a GPU is left as it is.
+    one that is marked ``covering(n)`` so many that every n do. Tests of CuPy are marked gpu,
+    but for those that look at the emulated CUDA.
     """
     functions: dict[Any, list[pytest.Function]] = {}
     for item in items:
-        if hasattr(item, "callspec") and not item.get_closest_marker("gpu"):
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if fixtures & {"cupy", "cupy2"}:
+            item.add_marker("emulated" if "cuda" in fixtures else "gpu")
+            item.add_marker(CUPYS_WARNINGS)
+            if REAL and "cuda" in fixtures:
+                item.add_marker(pytest.mark.skip(reason="looks at the emulated CUDA"))
+            if not REAL and item.get_closest_marker("hardware"):
+                item.add_marker(pytest.mark.skip(reason="needs a device: set FASTOPT_TEST_GPU=1"))
+        if hasattr(item, "callspec"):
             functions.setdefault((item.cls, item.function), []).append(item)
     for members in functions.values():
         marker = members[0].get_closest_marker("covering")
@@ -114,33 +124,53 @@ def one_thread(request: pytest.FixtureRequest) -> None:
 
 # Devices -----------------------------------------------------------------------------------------
 
-BOTH = ["stand-in", pytest.param("device", marks=ON_DEVICE)]
+emulated()  # before anything imports CuPy
+
+CUPYS_WARNINGS = pytest.mark.filterwarnings("ignore:::cupy")  # ours are errors
+PLACES = [*CPU_BACKENDS, pytest.param("cupy", marks=[pytest.mark.gpu, CUPYS_WARNINGS])]
 
 
-def either(kind: str, devices: int = 1) -> Iterator[Any]:
-    """Yield CuPy with so many devices, real or not."""
-    if kind == "device":
-        yield real_cupy(devices)
+@pytest.fixture
+def cupy() -> Iterator[Any]:
+    """CuPy: on a device (``FASTOPT_TEST_GPU=1 pytest -m gpu``), or on an emulated CUDA."""
+    yield from watched(1)
+
+
+@pytest.fixture
+def cupy2() -> Iterator[Any]:
+    """CuPy with two devices."""
+    yield from watched(2)
+
+
+def watched(devices: int) -> Iterator[Any]:
+    """Yield CuPy; afterwards nothing was written to freed memory, and no capture was left open."""
+    cupy, cuda = cupy_or_skip(devices), emulated()
+    if cuda is None:
+        yield cupy
         return
-    if shutil.which("g++") is None:
-        pytest.skip("needs g++, which runs the CUDA text on the CPU")
-    with installed(FakeDevice(devices)) as module:
-        yield module
+    cuda.clear()
+    # Without a pool, so that what is freed too early is found.
+    cupy.cuda.set_allocator(None)
+    try:
+        yield cupy
+    finally:
+        left = cuda.end_captures()
+        cupy.cuda.set_allocator(cupy.get_default_memory_pool().malloc)
+    assert not left, "a capture was not ended"
+    gc.collect()
+    assert cuda.written_after_free() == 0
 
 
-@pytest.fixture(params=BOTH)
-def xp(request: pytest.FixtureRequest) -> Iterator[Any]:
-    """CuPy on a device (marked gpu), and a stand-in for it."""
-    yield from either(request.param)
+@pytest.fixture(params=PLACES)
+def place(request: pytest.FixtureRequest) -> tuple[Any, str]:
+    """A module of arrays, and a backend that updates them."""
+    on_device = request.param == "cupy"
+    return request.getfixturevalue("cupy") if on_device else np, request.param
 
 
-@pytest.fixture(params=BOTH)
-def xp2(request: pytest.FixtureRequest) -> Iterator[Any]:
-    """The same with two devices."""
-    yield from either(request.param, devices=2)
-
-
-@pytest.fixture(params=[pytest.param("device", marks=ON_DEVICE)])
-def gpu_only(request: pytest.FixtureRequest) -> Iterator[Any]:
-    """CuPy on a device, and no stand-in."""
-    yield from either(request.param)
+@pytest.fixture
+def cuda(cupy: Any) -> Cuda:
+    """The emulated CUDA, of which launches, calls and waits are counted: not on a device."""
+    found = emulated()
+    assert found is not None
+    return found

@@ -148,7 +148,7 @@ def norm_of(given: Sequence[Array], order: float) -> float:
 def _in_order(given: Sequence[Array], magnitudes: bool) -> list[Array]:
     """Return the elements of each array, flat, in the order in which a step's norm adds them.
 
-    Complex elements as their magnitudes, or as their real and imaginary parts.
+    Complex elements as they are for their ``magnitudes``, or as their real and imaginary parts.
     """
 
     def place(array: Array) -> tuple[int, str]:
@@ -161,10 +161,8 @@ def _in_order(given: Sequence[Array], magnitudes: bool) -> list[Array]:
 def _flat(array: Array, magnitudes: bool) -> Array:
     with arrays.on_device_of(array):
         flat = arrays.layout_of(array).in_memory_order(array).reshape(-1)
-        if flat.dtype.kind != "c":
+        if magnitudes or flat.dtype.kind != "c":
             return flat
-        if magnitudes:
-            return abs(flat)
         together = flat if flat.flags.c_contiguous else flat.copy()
         return together.view(real_dtype(flat.dtype))
 
@@ -218,12 +216,15 @@ def _batches(flats: Sequence[Array]) -> Iterator[list[Array]]:
 
 
 def _padded(batch: Sequence[Array]) -> Array:
-    """Return the elements in float64, each array's tiles filled up with zeros."""
+    """Return the elements in float64, each array's tiles filled up with zeros.
+
+    Of complex elements the magnitudes, worked out in float64.
+    """
     counts = tile_counts(part.size for part in batch)
     values: Array = arrays.namespace_of(batch[0]).zeros(sum(counts) * TILE)
     at = 0
     for part, count in zip(batch, counts, strict=True):
-        values[at : at + part.size] = part
+        values[at : at + part.size] = abs(part.astype("D")) if part.dtype.kind == "c" else part
         at += count * TILE
     return values
 

@@ -295,6 +295,12 @@ class DeviceEngine(HostEngine):
             )
         if not self._control.can_capture:
             raise RuntimeError("to capture a step in a CUDA graph takes CuPy 14.1 or later")
+        for bucket in self.state.buckets:
+            if isinstance(bucket.rule, ArrayRule):
+                raise RuntimeError(
+                    f"a step of {bucket.rule.name} cannot be captured in a CUDA graph: CuPy does "
+                    "not capture products of matrices (cuBLAS); make these steps outside of it"
+                )
         self.follow_settings()
         bound = self.bind(grads, copying=False)
         known = self._kind(policy.measures) in self._launched

@@ -206,16 +206,31 @@ class Optimizer(Formula):
     def refresh(self) -> Self:
         """Let steps that were captured in a CUDA graph go on by what has been set since.
 
-        A captured step (``capturable=True``, and ``step`` between begin_capture and end_capture of
-        a CuPy stream) reads on the device what it goes by: the step count, which every replay adds
-        to, and the scalars of the coming steps. Call this after setting a hyperparameter,
-        ``max_grad_norm`` or ``on_nonfinite``, and otherwise at least once in 65 536 replays (never,
-        if no hyperparameter is a schedule, nothing is rounded by chance and the bias corrections
-        have come to their end): a replay without scalars does nothing, and makes the next read of
-        ``step_count`` or ``state_dict`` raise RuntimeError. It waits for the device.
+        A captured step (``capturable=True``) reads on the device what it goes by: the step count,
+        which every replay adds to, and the scalars of the coming steps. Call this after setting a
+        hyperparameter, ``max_grad_norm`` or ``on_nonfinite``, and otherwise at least once in 65 536
+        replays (never, if no hyperparameter is a schedule, nothing is rounded by chance and the
+        bias corrections have come to their end): a replay without scalars does nothing, and makes
+        the next read of ``step_count`` or ``state_dict`` raise RuntimeError. It waits for the
+        device.
 
         A graph keeps the addresses of the gradients, so write into the same arrays; and it keeps
         ``grad_scale``, unless that is a 0-d CuPy array. Without ``capturable`` nothing happens.
+
+        Example, where the gradients are computed in the graph too. What that allocates for a while
+        (so does a sum with ``out``) the graph goes on using, so it is of a pool that is kept. CuPy
+        lets neither cuBLAS (products of matrices) nor cuSOLVER, cuRAND and cuSPARSE be captured::
+
+            stream, pool = cupy.cuda.Stream(non_blocking=True), cupy.cuda.MemoryPool()
+            opt.warmup()
+            with stream, cupy.cuda.using_allocator(pool.malloc):
+                stream.begin_capture()
+                try:
+                    work_out(grads)
+                    opt.step(grads)
+                finally:
+                    graph = stream.end_capture()
+            graph.launch(stream)  # as often as you like, with the pool alive
 
         Raises RuntimeError if the captured step cannot do what is asked for now, or while a
         stream is captured.

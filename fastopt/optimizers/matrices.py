@@ -39,7 +39,9 @@ class Muon(Optimizer):
     as AdamW's. a, b and c are ``ns_coefficients``.
 
     Everything is computed in the precision of the arithmetic. The products of matrices are those of
-    NumPy's or CuPy's libraries, so that the last bits differ between processors and devices.
+    NumPy's or CuPy's libraries, so that the last bits differ between processors and devices. CuPy
+    does not capture them, so no step can be part of a CUDA graph; with ``capturable`` it waits for
+    nothing nevertheless.
 
     Args:
         params: an array, a tree of arrays, a list of parameter groups, or ``fastopt.groups(...)``;

@@ -154,6 +154,13 @@ def test_a_norm_does_not_overflow_or_underflow_where_it_is_a_number(
     np.testing.assert_equal(grads, kept)
 
 
+@pytest.mark.parametrize("order", [1.0, 3.0, math.inf])
+def test_magnitudes_of_complex64_are_taken_in_double(order: float) -> None:
+    grads = [np.full(600, 3e38 * (1 + 1j), np.complex64), np.full(400, 3e38 * (1j - 1), "F")]
+    expected = math.sqrt(2) * float(np.float32(3e38)) * 1000 ** (1 / order)  # beyond float32
+    assert fastopt.clip_grad_norm_(grads, math.inf, order) == pytest.approx(expected, rel=1e-14)
+
+
 def test_float16_gradients_are_scaled_by_factors_that_float16_cannot_hold() -> None:
     grad = np.full(4096, 6e4, np.float16)  # its norm is 3.8e6: beyond float16
     norm = fastopt.clip_grad_norm_({"g": grad}, 1e-3)

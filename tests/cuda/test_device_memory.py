@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +11,29 @@ import numpy as np
 import pytest
 
 import fastopt
-from helpers.cuda.device import is_real
+from helpers.cuda.device import REAL
 from helpers.variants import VARIANT_OF, Variant, script
 
 
-def used(xp: Any) -> int:
+@pytest.fixture
+def pool(cupy: Any) -> Iterator[Any]:
+    """What arrays are allocated from."""
+    pool = cupy.cuda.MemoryPool()
+    with cupy.cuda.using_allocator(pool.malloc):
+        yield pool
+
+
+def used(pool: Any) -> int:
     gc.collect()
-    found: int = xp.get_default_memory_pool().used_bytes()
+    found: int = pool.used_bytes()
     return found
 
 
-def test_ten_thousand_steps_take_no_more_memory_than_two(xp: Any) -> None:
-    steps = 10_000 if is_real(xp) else 500
-    wide = xp.ones((60, 80), "f4")
-    params = [xp.ones(5_000, "f4"), wide[:, ::2], xp.ones((), "f4"), xp.ones((30, 20), "f8")]
-    grads = [xp.full(param.shape, 0.1, "f8") for param in params]  # three are converted
+def test_ten_thousand_steps_take_no_more_memory_than_two(cupy: Any, pool: Any) -> None:
+    steps = 10_000 if REAL else 500
+    wide = cupy.ones((60, 80), "f4")
+    params = [cupy.ones(5_000, "f4"), wide[:, ::2], cupy.ones((), "f4"), cupy.ones((30, 20), "f8")]
+    grads = [cupy.full(param.shape, 0.1, "f8") for param in params]  # three are converted
     opts = [fastopt.Adam(params), fastopt.SGD(params, max_grad_norm=1.0)]
 
     def two_steps() -> None:
@@ -35,16 +44,16 @@ def test_ten_thousand_steps_take_no_more_memory_than_two(xp: Any) -> None:
     rounds = 25
     for _ in range(rounds):  # until CuPy's pool has what it needs
         two_steps()
-    before = used(xp), xp.get_default_memory_pool().total_bytes()
+    before = used(pool), pool.total_bytes()
     for _ in range(steps // 2):
         two_steps()
-    assert (used(xp), xp.get_default_memory_pool().total_bytes()) == before
+    assert (used(pool), pool.total_bytes()) == before
     assert opts[0].step_count == steps + 2 * rounds
 
 
-def test_an_optimizer_that_is_gone_has_given_its_memory_back(xp: Any) -> None:
-    params = [xp.ones(5_000, "f4") for _ in range(200)]
-    grads = [xp.ones(5_000, "f4") for _ in range(200)]
+def test_an_optimizer_that_is_gone_has_given_its_memory_back(cupy: Any, pool: Any) -> None:
+    params = [cupy.ones(5_000, "f4") for _ in range(200)]
+    grads = [cupy.ones(5_000, "f4") for _ in range(200)]
 
     def train() -> None:
         opt = fastopt.Adam(params, max_grad_norm=1.0)
@@ -53,34 +62,34 @@ def test_an_optimizer_that_is_gone_has_given_its_memory_back(xp: Any) -> None:
         opt.step(grads)
 
     train()
-    before = used(xp)
+    before = used(pool)
     for _ in range(5):
         train()
-    assert used(xp) == before
+    assert used(pool) == before
 
 
 # More elements than 32 bits count ----------------------------------------------------------------
 
 
-def skip_without_memory(xp: Any, needed: int) -> None:
+def skip_without_memory(cupy: Any, needed: int) -> None:
     gc.collect()
-    xp.get_default_memory_pool().free_all_blocks()
-    free, _ = xp.cuda.Device().mem_info
+    cupy.get_default_memory_pool().free_all_blocks()
+    free, _ = cupy.cuda.Device().mem_info
     if free < needed:
         pytest.skip(f"needs {needed / 1e9:.0f} GB on the device; {free / 1e9:.0f} GB are free")
 
 
 @pytest.mark.parametrize("name", ["sgd", "sgd_momentum", "adam"])
-def test_more_elements_than_32_bits_count_are_all_updated(xp: Any, name: str) -> None:
-    bound = 2**31 if is_real(xp) else 2**15
+def test_more_elements_than_32_bits_count_are_all_updated(cupy: Any, name: str) -> None:
+    bound = 2**31 if REAL else 2**15
     size = bound + 7
     variant = VARIANT_OF[name]
     arrays = 2 + slots(variant)
-    needed = 4 * size * arrays + (2 << 30 if is_real(xp) else 0)
-    skip_without_memory(xp, needed)
+    needed = 4 * size * arrays + (2 << 30 if REAL else 0)
+    skip_without_memory(cupy, needed)
     # The first, the last, and those around the bound are others than the rest.
     places = (0, bound - 2, bound - 1, bound, size - 1)
-    param, grad = xp.full(size, 1.0, "f4"), xp.full(size, 0.5, "f4")
+    param, grad = cupy.full(size, 1.0, "f4"), cupy.full(size, 0.5, "f4")
     for place in places:
         grad[place : place + 1] = -2.0
     small = [np.ones(2, np.float32)]
@@ -106,14 +115,14 @@ def slots(variant: Variant) -> int:
     return sum(isinstance(value, np.ndarray) for value in entry.values())
 
 
-def test_the_arena_counts_beyond_32_bits_too(xp: Any) -> None:
+def test_the_arena_counts_beyond_32_bits_too(cupy: Any) -> None:
     """State of many arrays lies in one piece: its end, not any array's, is beyond the bound."""
-    bound = 2**31 if is_real(xp) else 2**15
+    bound = 2**31 if REAL else 2**15
     count, size = 5, bound // 4
-    needed = 4 * 4 * count * size + (2 << 30 if is_real(xp) else 0)
-    skip_without_memory(xp, needed)
-    params = [xp.full(size, 1.0, "f4") for _ in range(count)]
-    grads = [xp.full(size, float(k - 2), "f4") for k in range(count)]
+    needed = 4 * 4 * count * size + (2 << 30 if REAL else 0)
+    skip_without_memory(cupy, needed)
+    params = [cupy.full(size, 1.0, "f4") for _ in range(count)]
+    grads = [cupy.full(size, float(k - 2), "f4") for k in range(count)]
     small = [np.ones(1, np.float32) for _ in range(count)]
     opt, sure = fastopt.Adam(params), fastopt.Adam(small, backend="numpy")
     for _ in range(2):
@@ -151,8 +160,9 @@ def trained(cache: Path, **environment: str) -> str:
     return done.stdout
 
 
+@pytest.mark.hardware  # what is emulated is not compiled by CuPy
 def test_kernels_come_from_cupys_cache_and_a_damaged_one_is_made_anew(
-    gpu_only: Any, tmp_path: Path
+    cupy: Any, tmp_path: Path
 ) -> None:
     first = trained(tmp_path)
     made = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}

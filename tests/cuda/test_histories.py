@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fastopt.engine import tables
 from fastopt.optimizers.base import Optimizer
-from helpers.cuda import fake_cupy
-from helpers.cuda.fake_cupy import FakeCupy
-from helpers.cuda.runs import differences, installed
+from helpers.cuda.emulation.cuda import Cuda
+from helpers.cuda.runs import differences
 from helpers.cuda.training import Training, end_of
 from helpers.variants import VARIANT_OF, Variant
-
-pytestmark = pytest.mark.skipif(
-    shutil.which("g++") is None, reason="needs g++, which runs the CUDA text on the CPU"
-)
 
 SHAPES = ((5,), (70, 3), (3,))
 
@@ -92,7 +86,7 @@ def lived(
     return end_of(opt, params)
 
 
-@settings(deadline=None, derandomize=True, max_examples=60)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     history=st.lists(MOMENTS, min_size=1, max_size=40),
     variant=st.sampled_from(["adam", "sgd_momentum", "adagrad", "adam_eps_inside"]),
@@ -102,10 +96,16 @@ def lived(
     most=st.sampled_from([8, 16, 32]),
 )
 def test_a_history_on_the_device_ends_as_with_numpy(
-    history: list[Moment], variant: str, dtypes: Any, capturable: bool, late: int, most: int
+    cupy: Any,
+    cuda: Cuda,
+    history: list[Moment],
+    variant: str,
+    dtypes: Any,
+    capturable: bool,
+    late: int,
+    most: int,
 ) -> None:
-    with pytest.MonkeyPatch.context() as patch, installed(FakeCupy()) as cupy:
-        patch.setattr(fake_cupy.Event, "late", late)
+    with pytest.MonkeyPatch.context() as patch, cuda.late(late):
         patch.setattr(tables, "MOST", most)
         patch.setattr(tables, "CAPTURED", 2 * most)
         ends = [lived(history, VARIANT_OF[variant], xp, dtypes, capturable) for xp in (np, cupy)]

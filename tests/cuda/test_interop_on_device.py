@@ -1,34 +1,18 @@
-"""State of other libraries goes to a device and comes from there, in the bits that NumPy has.
-
-CuPy itself is replaced, as in test_text.py, so this runs without it and without a device.
-"""
+"""State of other libraries goes to a device and comes from there, in the bits that NumPy has."""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
 from fastopt.interop import load_keras, load_optax, load_torch, to_torch
-from helpers.cuda.fake_cupy import FakeCupy
-from helpers.cuda.runs import installed
 from helpers.moved_runs import HALF, Run, built, runs
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("g++") is None, reason="needs g++, which runs the CUDA text on the CPU"
-)
 NAMES = ["SGD.momentum", "Adam.amsgrad", "RMSprop.both", "rms_momentum", "injected", "adam"]
 SOME = [r for lib in ("torch", "optax", "keras") for r in runs(lib) if r.name in NAMES]
 LOAD: dict[str, Any] = {"torch": load_torch, "optax": load_optax, "keras": load_keras}
-
-
-@pytest.fixture
-def cupy() -> Iterator[FakeCupy]:
-    with installed(FakeCupy()) as module:
-        yield module
 
 
 def moved(tree: Any, cupy: Any) -> Any:

@@ -20,11 +20,13 @@ DTYPES = (np.float32, np.float64, np.complex64)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("variant", ELEMENTWISE, ids=str)
 def test_members_have_the_bits_that_numpy_gives_them(
-    xp: Any, variant: Variant, dtype: Any, layout: Layout, decided: bool
+    cupy: Any, variant: Variant, dtype: Any, layout: Layout, decided: bool
 ) -> None:
     settings = hyperparameters_of(variant)
     on_host = member_run(variant, settings, dtype, layout, backend="numpy")
-    on_device = member_run(variant, settings, dtype, layout, xp=xp, decided=decided, backend="cupy")
+    on_device = member_run(
+        variant, settings, dtype, layout, xp=cupy, decided=decided, backend="cupy"
+    )
     assert differences(on_host, on_device) == {}
 
 
@@ -40,7 +42,7 @@ def test_members_have_the_bits_that_numpy_gives_them(
     ids=lambda options: next(iter(options)),
 )
 @pytest.mark.parametrize("decided", [False, True], ids=["by_host", "by_device"])
-def test_members_with_common_options(xp: Any, options: dict[str, Any], decided: bool) -> None:
+def test_members_with_common_options(cupy: Any, options: dict[str, Any], decided: bool) -> None:
     dtype = np.complex64 if "complex_moment" in options else np.float32
     variant = VARIANT_OF["adam"]
     about = (variant, hyperparameters_of(variant), dtype)
@@ -48,15 +50,15 @@ def test_members_with_common_options(xp: Any, options: dict[str, Any], decided: 
     for layout in LAYOUTS:
         more = {**options, "change": change}
         on_host = member_run(*about, layout, backend="numpy", **more)
-        on_device = member_run(*about, layout, xp=xp, decided=decided, backend="cupy", **more)
+        on_device = member_run(*about, layout, xp=cupy, decided=decided, backend="cupy", **more)
         assert differences(on_host, on_device) == {}
 
 
-def test_more_parameters_than_a_launch_takes_and_more_elements_than_a_block(xp: Any) -> None:
+def test_more_parameters_than_a_launch_takes_and_more_elements_than_a_block(cupy: Any) -> None:
     shapes = [(3, 2)] * 200 + [(3, 5_001)]
     rates = np.array([0.1, 0.0, 0.3])
     ends = []
-    for module, backend in ((np, "numpy"), (xp, "cupy")):
+    for module, backend in ((np, "numpy"), (cupy, "cupy")):
         rng = np.random.default_rng(0)
         params = [module.asarray(rng.standard_normal(shape)) for shape in shapes]
         opt = fastopt.AdamW(params, lambda step: rates / (step + 1), _members=3, backend=backend)

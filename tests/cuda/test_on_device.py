@@ -1,12 +1,7 @@
-"""Steps that a device decides on: they wait for nothing, and end in the bits of NumPy's.
-
-The CUDA text runs on the CPU, behind a stand-in for CuPy (see test_text.py).
-"""
+"""Steps that a device decides on: they wait for nothing, and end in the bits of NumPy's."""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
 from typing import Any
 
 import ml_dtypes
@@ -15,36 +10,32 @@ import pytest
 
 import fastopt
 from fastopt.engine import tables
-from helpers.cuda import fake_cupy
-from helpers.cuda.fake_cupy import FakeCupy, no_synchronisation
-from helpers.cuda.kernel_on_cpu import Stuck
+from helpers.cuda.device import no_waiting
+from helpers.cuda.emulation.cuda import Cuda
 from helpers.cuda.planted import planted
-from helpers.cuda.runs import DTYPES, differences, installed, on_host, some_values
+from helpers.cuda.runs import DTYPES, differences, on_host, some_values
 from helpers.cuda.training import Training, train
 from helpers.variants import ONE_PASS, VARIANT_OF, VARIANTS, Variant
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("g++") is None, reason="needs g++, which runs the CUDA text on the CPU"
-)
 each_variant = pytest.mark.parametrize("variant", VARIANTS, ids=str)
 each_dtype = pytest.mark.parametrize("dtype", DTYPES)
 ADAM, SGD, MOMENTUM = (VARIANT_OF[name] for name in ("adam", "sgd", "momentum"))
 FEW = ((5,), (70, 3))
+FETCHED = ["Device.synchronize", "memcpyAsync to pageable memory", "Stream.synchronize"]
+TRANSFERS = ("cudaMalloc", "cudaMemcpy", "cudaMemcpyAsync")
 
 
-@pytest.fixture
-def cupy(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCupy]:
-    # Tables so short that they are written anew several times.
+@pytest.fixture(autouse=True)
+def short_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have tables written anew several times."""
     monkeypatch.setattr(tables, "MOST", 16)
-    with installed(FakeCupy()) as module:
-        yield module
 
 
 def falling(step: int) -> float:
     return 0.1 / (1 + step)
 
 
-def unlike(training: Training, variant: Variant, cupy: FakeCupy, **options: Any) -> dict[str, int]:
+def unlike(training: Training, variant: Variant, cupy: Any, **options: Any) -> dict[str, int]:
     """Return how the device's end differs from that of NumPy."""
     return differences(
         train(training, variant, np, **options), train(training, variant, cupy, **options)
@@ -57,7 +48,7 @@ def unlike(training: Training, variant: Variant, cupy: FakeCupy, **options: Any)
 @each_dtype
 @each_variant
 def test_clipped_and_skipped_steps_end_in_the_bits_of_numpy(
-    cupy: FakeCupy, variant: Variant, dtype: Any
+    cupy: Any, variant: Variant, dtype: Any
 ) -> None:
     training = Training(dtypes=[dtype], bad=(0, 3, 4, 5, 20, 39), scale=lambda step: 0.5 + step)
     options = {"max_grad_norm": 30.0, "on_nonfinite": "skip", "weight_decay": 0.01}
@@ -67,7 +58,7 @@ def test_clipped_and_skipped_steps_end_in_the_bits_of_numpy(
 @each_dtype
 @each_variant
 def test_so_they_do_with_schedules_and_gradients_that_are_missing_for_a_while(
-    cupy: FakeCupy, variant: Variant, dtype: Any
+    cupy: Any, variant: Variant, dtype: Any
 ) -> None:
     def missing(step: int, k: int) -> bool:
         return (k == 1 and 5 <= step < 12) or (k == 4 and step < 2) or (k == 0 and step >= 30)
@@ -79,7 +70,7 @@ def test_so_they_do_with_schedules_and_gradients_that_are_missing_for_a_while(
 
 @pytest.mark.parametrize("size", [1.0, 1e-30, 1e19, 1e200, 1e-170])
 @pytest.mark.parametrize("limit", [1e-3, 1e300])
-def test_buckets_of_two_dtypes_have_one_norm(cupy: FakeCupy, size: float, limit: float) -> None:
+def test_buckets_of_two_dtypes_have_one_norm(cupy: Any, size: float, limit: float) -> None:
     # 1e200 overflows in float32: the norm is infinite, and the step is left out.
     shapes = [(n,) for n in (1, 63, 64, 65, 4095, 4096, 4097, 9000, 3)]
     training = Training(3, shapes, (np.float32, np.float64), size)
@@ -89,7 +80,7 @@ def test_buckets_of_two_dtypes_have_one_norm(cupy: FakeCupy, size: float, limit:
 
 
 @pytest.mark.parametrize("size", [1e-320, 1e-170, 1e-150, 1.0, 1e150, 1e200, 1e307])
-def test_a_norm_in_float64_is_numpys_however_large_or_small(cupy: FakeCupy, size: float) -> None:
+def test_a_norm_in_float64_is_numpys_however_large_or_small(cupy: Any, size: float) -> None:
     training = Training(2, [(300,)] * 70, [np.float64], size)
     assert unlike(training, SGD, cupy, max_grad_norm=1.0) == {}
 
@@ -97,7 +88,7 @@ def test_a_norm_in_float64_is_numpys_however_large_or_small(cupy: FakeCupy, size
 @pytest.mark.parametrize("limit", [1.0, np.inf])
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
 def test_a_norm_that_is_no_number_spreads_as_with_numpy(
-    cupy: FakeCupy, value: float, limit: float
+    cupy: Any, value: float, limit: float
 ) -> None:
     ends = []
     for xp in (np, cupy):
@@ -116,12 +107,12 @@ def test_a_norm_that_is_no_number_spreads_as_with_numpy(
 
 
 @each_dtype
-def test_three_hundred_arrays_have_one_norm(cupy: FakeCupy, dtype: Any) -> None:
+def test_three_hundred_arrays_have_one_norm(cupy: Any, dtype: Any) -> None:
     training = Training(3, [(n % 90,) for n in range(300)], [dtype])
     assert unlike(training, ADAM, cupy, max_grad_norm=1.0) == {}
 
 
-def test_strided_parameters_are_copied_there_and_back(cupy: FakeCupy) -> None:
+def test_strided_parameters_are_copied_there_and_back(cupy: Any) -> None:
     ends = []
     for xp in (np, cupy):
         memory = xp.asarray(np.arange(40.0))
@@ -134,7 +125,7 @@ def test_strided_parameters_are_copied_there_and_back(cupy: FakeCupy) -> None:
     assert (ends[0]["memory"][1::2] == np.arange(1.0, 40.0, 2.0)).all()
 
 
-def test_what_is_set_between_steps_holds_from_the_next_step_on(cupy: FakeCupy) -> None:
+def test_what_is_set_between_steps_holds_from_the_next_step_on(cupy: Any) -> None:
     def change(opt: Any) -> None:
         opt.param_groups[0]["betas"] = (0.5, 0.6)
         opt.param_groups[0]["eps_inside_sqrt"] = True  # another rule
@@ -151,7 +142,7 @@ def test_what_is_set_between_steps_holds_from_the_next_step_on(cupy: FakeCupy) -
     assert unlike(training, ADAM, cupy, on_nonfinite="skip", max_grad_norm=1.0) == {}
 
 
-def test_host_and_device_take_turns(cupy: FakeCupy) -> None:
+def test_host_and_device_take_turns(cupy: Any) -> None:
     ends = []
     for xp in (np, cupy):
         params = [xp.asarray(param) for param in Training(shapes=FEW).params()]
@@ -176,7 +167,7 @@ def host(array: Any) -> Any:
     return array.get() if hasattr(array, "get") else array
 
 
-def test_a_state_dict_is_taken_over_in_the_middle(cupy: FakeCupy) -> None:
+def test_a_state_dict_is_taken_over_in_the_middle(cupy: Any) -> None:
     def again(opt: Any) -> None:
         saved = opt.state_dict()
         saved["step_count"] += 5
@@ -205,55 +196,70 @@ OPTIONS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("late", [0, 3, 10**9])
 @pytest.mark.parametrize("options", OPTIONS)
 def test_a_hundred_steps_wait_for_nothing(
-    cupy: FakeCupy, options: str, late: int, monkeypatch: pytest.MonkeyPatch
+    cupy: Any, cuda: Cuda, options: str, late: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # `late`: the device is so many looks behind the host; in the end, for ever.
-    monkeypatch.setattr(fake_cupy.Event, "late", late)
     monkeypatch.setattr(tables, "CAPTURED", 64)
     training = Training(100, FEW, bad=range(1, 100, 7) if "skip" in str(OPTIONS[options]) else ())
-    assert unlike(training, ADAM, cupy, **OPTIONS[options]) == {}
+    with cuda.late(late):
+        assert unlike(training, ADAM, cupy, **OPTIONS[options]) == {}
 
 
-def test_what_would_wait_is_noticed(cupy: FakeCupy) -> None:
+def test_what_would_wait_is_noticed(cupy: Any, cuda: Cuda) -> None:
+    refused = cupy.cuda.runtime.CUDARuntimeError
     opt = fastopt.Adam([cupy.zeros(3)], on_nonfinite="skip", max_grad_norm=1.0)
     opt.step([cupy.zeros(3)])
     for name in ("step_count", "grad_norm", "skipped_steps"):
         opt.step([cupy.zeros(3)])
-        with no_synchronisation(), pytest.raises(fake_cupy.HiddenSynchronisation):
+        with pytest.raises(refused, match="cudaErrorNotPermitted"), no_waiting():
             getattr(opt, name)
-        fake_cupy.waits.clear()
+        cuda.clear()
         getattr(opt, name)
-        assert fake_cupy.waits == ["Device.synchronize", "ndarray.get"]
-        with no_synchronisation():
+        assert cuda.waits == FETCHED
+        with no_waiting():
             assert (opt.step_count, opt.grad_norm, opt.skipped_steps)[0] > 0
     raising = fastopt.Adam([cupy.zeros(3)], on_nonfinite="raise")
-    with no_synchronisation(), pytest.raises(fake_cupy.HiddenSynchronisation):
+    with pytest.raises(refused, match="cudaErrorNotPermitted"), no_waiting():
         raising.step([cupy.zeros(3)])
 
 
-def test_without_skipping_only_the_norm_is_on_the_device(cupy: FakeCupy) -> None:
+def test_a_copy_to_the_host_is_there_when_its_event_is_done(cupy: Any, cuda: Cuda) -> None:
+    memory, event = cupy.arange(3), cupy.cuda.Event(disable_timing=True)
+    pinned = cupy.cuda.PinnedMemoryPointer(cupy.cuda.PinnedMemory(24), 0)
+    there = np.frombuffer(pinned, np.int64, 3)
+    with cuda.late(1):
+        memory.data.copy_to_host_async(pinned.ptr, 24)
+        event.record()
+    memory += 1  # after the copy
+    assert [there.tolist(), event.done] == [[-1, -1, -1], False]
+    assert [event.done, there.tolist()] == [True, [0, 1, 2]]
+
+
+def test_without_skipping_only_the_norm_is_on_the_device(cupy: Any) -> None:
     opt = fastopt.Adam([cupy.zeros(3)], lr=falling, max_grad_norm=1.0)
     opt.step([cupy.asarray(np.array([3.0, 0.0, 4.0]))])
-    with no_synchronisation():
+    with no_waiting():
         assert opt.step_count == 1
         assert opt.lr == falling(1)
         assert opt.skipped_steps == 0
     assert opt.grad_norm == 5.0
     opt.max_grad_norm = 2.0
-    with no_synchronisation():
+    with no_waiting():
         assert opt.grad_norm is None
 
 
-def test_while_steps_may_be_skipped_other_missing_gradients_wait_once(cupy: FakeCupy) -> None:
+def test_while_steps_may_be_skipped_other_missing_gradients_wait_once(
+    cupy: Any, cuda: Cuda
+) -> None:
     params = [cupy.zeros(3), cupy.zeros(4)]
     opt = fastopt.Adam(params, on_nonfinite="skip")
     full = [cupy.zeros(3), cupy.zeros(4)]
     opt.step(full)
     for grads in ([full[0], None], full):
-        fake_cupy.waits.clear()
+        cuda.clear()
         for _ in range(3):
             opt.step(grads)
-        assert fake_cupy.waits == ["Device.synchronize", "ndarray.get"]
+        assert cuda.waits == FETCHED
     saved = opt.state_dict()["state"]
     assert [saved[name]["step"] for name in "01"] == [7, 4]
 
@@ -261,71 +267,66 @@ def test_while_steps_may_be_skipped_other_missing_gradients_wait_once(cupy: Fake
 # Launches ------------------------------------------------------------------------------------
 
 
-def launches(cupy: FakeCupy, opt: Any, grads: Any) -> list[str]:
-    cupy.launches.clear()
-    with no_synchronisation():
+def launches(cuda: Cuda, opt: Any, grads: Any) -> list[str]:
+    cuda.clear()
+    with no_waiting():
         opt.step(grads)
-    return [launch.name.removeprefix("fastopt_") for launch in cupy.launches]
+    return [launch.name.removeprefix("fastopt_") for launch in cuda.launches]
 
 
 @pytest.mark.parametrize("variant", ONE_PASS, ids=str)
-def test_a_step_is_squares_halves_a_decision_and_an_update(
-    cupy: FakeCupy, variant: Variant
+def test_a_step_is_squares_a_decision_and_an_update(
+    cupy: Any, cuda: Cuda, variant: Variant
 ) -> None:
     for dtype, squares in ((np.float32, "squares"), (np.float64, "all_squares")):
         grads = [cupy.zeros(n, dtype) for n in (3, 1024, 5000, 1)]
         opt = variant([cupy.zeros(g.shape, dtype) for g in grads], max_grad_norm=1.0).warmup()
         rule = opt.param_groups and opt._state.buckets[0].rule.name
         for _ in range(20):
-            names = [f"{squares}_to_decide", "halves", "decide", f"{rule}_from_table"]
-            assert launches(cupy, opt, grads) == names
+            names = [f"{squares}_to_decide", "decide", f"{rule}_from_table"]
+            assert launches(cuda, opt, grads) == names
 
 
-def test_each_bucket_adds_squares_and_an_update_and_nothing_else(cupy: FakeCupy) -> None:
+def test_each_bucket_adds_squares_and_an_update_and_nothing_else(cupy: Any, cuda: Cuda) -> None:
     sizes = [5] * 300
     groups = [
         {"params": [cupy.zeros(n, np.float32) for n in sizes]},
         {"params": [cupy.zeros(4, np.float64)], "lr": 0.5},
     ]
     grads = [[cupy.zeros(p.shape, p.dtype) for p in group["params"]] for group in groups]
-    both = ["all_squares_to_decide"] * 3 + ["halves", "decide"] + ["sgd_from_table"] * 3
+    both = ["all_squares_to_decide"] * 2 + ["decide"] + ["sgd_from_table"] * 2
     opt = fastopt.SGD(groups, max_grad_norm=1.0)
-    assert launches(cupy, opt, grads) == both
-    assert launches(cupy, opt, [grads[0], [None]]) == both[:-1]
+    assert launches(cuda, opt, grads) == both
+    assert launches(cuda, opt, [grads[0], [None]]) == both[:-1]
     counted = fastopt.SGD(groups, capturable=True)
-    assert launches(cupy, counted, grads) == ["decide"] + ["sgd_from_table"] * 3
+    assert launches(cuda, counted, grads) == ["decide"] + ["sgd_from_table"] * 2
     by_value = fastopt.SGD(groups)
-    assert launches(cupy, by_value, grads) == ["sgd"] * 3
+    assert launches(cuda, by_value, grads) == ["sgd"] * 2
 
 
-def test_nothing_is_sent_while_nothing_changes(
-    cupy: FakeCupy, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_is_sent_while_nothing_changes(cupy: Any, cuda: Cuda) -> None:
     grads = [cupy.asarray(np.ones(3, np.float32))]
     opt = fastopt.SGD([cupy.zeros(3, np.float32)], max_grad_norm=1.0, on_nonfinite="skip")
     opt.step(grads)
     # Its rows are the same in every eighth step, so eight are enough for ever.
-    monkeypatch.setattr(cupy, "asarray", None)
-    monkeypatch.setattr(cupy, "zeros", None)
-    monkeypatch.setattr(fake_cupy.MemoryPointer, "copy_to_host_async", None)
+    cuda.clear()
     for _ in range(50):
         opt.step(grads)
+    assert [cuda.calls(name) for name in TRANSFERS] == [0, 0, 0]
     assert opt.step_count == 51
 
 
-def test_a_device_that_never_answers_costs_little_memory(
-    cupy: FakeCupy, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(fake_cupy.Event, "late", 10**9)
+def test_a_device_that_never_answers_costs_little_memory(cupy: Any, cuda: Cuda) -> None:
     opt = fastopt.Adam([cupy.zeros(3)], lr=falling, on_nonfinite="skip")
-    for _ in range(300):
-        opt.step([cupy.zeros(3)])
+    with cuda.late(10**9):
+        for _ in range(300):
+            opt.step([cupy.zeros(3)])
     assert opt._engine.device is not None
     outgrown = opt._engine._control._outgrown  # type: ignore[attr-defined]  # CuPy's
     assert len(outgrown) <= 7  # each twice as large as the one before
 
 
-def test_a_schedule_of_one_group_that_turns_later_is_followed(cupy: FakeCupy) -> None:
+def test_a_schedule_of_one_group_that_turns_later_is_followed(cupy: Any) -> None:
     # For long it says what it will say in the end, and the other group's rows never change.
     def dips(step: int) -> float:
         return 0.5 if 40 <= step < 50 else 1.0
@@ -345,7 +346,7 @@ def test_a_schedule_of_one_group_that_turns_later_is_followed(cupy: FakeCupy) ->
 
 
 @pytest.mark.parametrize("skip", [True, False])
-def test_a_schedule_that_ends_raises_when_its_end_has_come(cupy: FakeCupy, skip: bool) -> None:
+def test_a_schedule_that_ends_raises_when_its_end_has_come(cupy: Any, skip: bool) -> None:
     rates = [0.1, 0.2, 0.3, 0.4, 0.5]
     options: dict[str, Any] = {"on_nonfinite": "skip"} if skip else {"max_grad_norm": 1.0}
     ends = []
@@ -368,7 +369,7 @@ def test_a_schedule_that_ends_raises_when_its_end_has_come(cupy: FakeCupy, skip:
 
 
 @pytest.mark.parametrize("options", [{"max_grad_norm": 1.0}, {"on_nonfinite": "skip"}])
-def test_a_schedule_with_a_memory_is_followed(cupy: FakeCupy, options: dict[str, Any]) -> None:
+def test_a_schedule_with_a_memory_is_followed(cupy: Any, options: dict[str, Any]) -> None:
     ends = []
     for xp in (np, cupy):
         rate = [1.0]
@@ -384,7 +385,7 @@ def test_a_schedule_with_a_memory_is_followed(cupy: FakeCupy, options: dict[str,
     assert differences(*ends) == {}
 
 
-def test_a_bad_value_of_a_schedule_changes_nothing(cupy: FakeCupy) -> None:
+def test_a_bad_value_of_a_schedule_changes_nothing(cupy: Any) -> None:
     param = cupy.zeros(3)
     opt = fastopt.SGD([param], lr=lambda t: -1.0 if t == 3 else 0.5, max_grad_norm=100.0)
     for _ in range(3):
@@ -404,9 +405,7 @@ def test_a_bad_value_of_a_schedule_changes_nothing(cupy: FakeCupy) -> None:
 
 @pytest.mark.parametrize("kind", [np.float32, np.float64])
 @pytest.mark.parametrize("options", [{}, *OPTIONS.values()], ids=["plain", *OPTIONS])
-def test_a_scale_on_the_device_is_read_there(
-    cupy: FakeCupy, kind: Any, options: dict[str, Any]
-) -> None:
+def test_a_scale_on_the_device_is_read_there(cupy: Any, kind: Any, options: dict[str, Any]) -> None:
     training = Training(20, FEW, bad=(3,) if "skip" in str(options) else ())
     training.scale = lambda step: 2.0**-step if step % 2 else -3.0
     at_host = train(training, ADAM, np, **options)
@@ -414,13 +413,13 @@ def test_a_scale_on_the_device_is_read_there(
     assert differences(at_host, on_device) == {}
 
 
-def test_numbers_and_arrays_take_turns_as_scales(cupy: FakeCupy) -> None:
+def test_numbers_and_arrays_take_turns_as_scales(cupy: Any) -> None:
     training = Training(20, FEW, scale=lambda step: 1.0 + step)
     mixed = train(training, ADAM, cupy, lambda x: x if x % 3 else cupy.asarray(np.array(x)))
     assert differences(train(training, ADAM, np), mixed) == {}
 
 
-def test_a_scale_that_is_not_finite_skips_the_step(cupy: FakeCupy) -> None:
+def test_a_scale_that_is_not_finite_skips_the_step(cupy: Any) -> None:
     param = cupy.asarray(np.ones(3))
     opt = fastopt.SGD([param], lr=1.0, on_nonfinite="skip")
     for bad in (np.inf, np.nan):
@@ -430,7 +429,7 @@ def test_a_scale_that_is_not_finite_skips_the_step(cupy: FakeCupy) -> None:
     assert param.get().tolist() == [1.0] * 3
 
 
-def test_other_scales_are_refused(cupy: FakeCupy) -> None:
+def test_other_scales_are_refused(cupy: Any) -> None:
     opt = fastopt.SGD([cupy.zeros(3)], max_grad_norm=1.0)
     grads = [cupy.zeros(3)]
     for scale, message in (
@@ -455,33 +454,32 @@ def test_other_scales_are_refused(cupy: FakeCupy) -> None:
 # Several devices, and the host -----------------------------------------------------------------
 
 
-def test_a_device_decides_for_its_own_parameters() -> None:
-    with installed(FakeCupy(devices=2)) as cupy:
-        params, grads = [cupy.zeros(3)], [cupy.asarray(np.ones(3))]
-        with cupy.cuda.Device(1):
-            params.append(cupy.zeros(4))
-            grads.append(cupy.asarray(np.array([1.0, np.nan, 1.0, 1.0])))
-        for options in ({}, {"capturable": True}, {"on_nonfinite": "skip"}):
-            with pytest.raises(fastopt.BackendMismatchError, match="Make one optimizer for each"):
-                fastopt.SGD(params, **options)
-        alone = fastopt.SGD(params[1:], lr=1.0, on_nonfinite="skip")
-        alone.step(grads[1:])
-        assert (alone.step_count, alone.skipped_steps) == (0, 1)
-        with cupy.cuda.Device(1):
-            scale = cupy.asarray(np.array(1.0))
-        alone.step(grads[1:], grad_scale=scale)
-        with pytest.raises(fastopt.BackendMismatchError, match="device 1"):
-            alone.step(grads[1:], grad_scale=cupy.asarray(np.array(1.0)))
+def test_a_device_decides_for_its_own_parameters(cupy2: Any) -> None:
+    params, grads = [cupy2.zeros(3)], [cupy2.asarray(np.ones(3))]
+    with cupy2.cuda.Device(1):
+        params.append(cupy2.zeros(4))
+        grads.append(cupy2.asarray(np.array([1.0, np.nan, 1.0, 1.0])))
+    for options in ({}, {"capturable": True}, {"on_nonfinite": "skip"}):
+        with pytest.raises(fastopt.BackendMismatchError, match="Make one optimizer for each"):
+            fastopt.SGD(params, **options)
+    alone = fastopt.SGD(params[1:], lr=1.0, on_nonfinite="skip")
+    alone.step(grads[1:])
+    assert (alone.step_count, alone.skipped_steps) == (0, 1)
+    with cupy2.cuda.Device(1):
+        scale = cupy2.asarray(np.array(1.0))
+    alone.step(grads[1:], grad_scale=scale)
+    with pytest.raises(fastopt.BackendMismatchError, match="device 1"):
+        alone.step(grads[1:], grad_scale=cupy2.asarray(np.array(1.0)))
 
 
-def test_an_optimizer_without_elements_counts(cupy: FakeCupy) -> None:
+def test_an_optimizer_without_elements_counts(cupy: Any) -> None:
     opt = fastopt.Adam([cupy.zeros((0, 3))], max_grad_norm=1.0, on_nonfinite="skip").warmup()
     for grad in (cupy.zeros((0, 3)), None):
         opt.step([grad])
     assert (opt.step_count, opt.skipped_steps, opt.grad_norm) == (2, 0, 0.0)
 
 
-def test_warmup_changes_nothing(cupy: FakeCupy) -> None:
+def test_warmup_changes_nothing(cupy: Any) -> None:
     training = Training(
         10, FEW, bad=(2,), before={0: lambda o: o.warmup(), 5: lambda o: o.warmup()}
     )
@@ -489,7 +487,7 @@ def test_warmup_changes_nothing(cupy: FakeCupy) -> None:
     assert unlike(training, MOMENTUM, cupy, on_nonfinite="skip", capturable=True) == {}
 
 
-def test_a_step_that_is_refused_leaves_the_counts_alone(cupy: FakeCupy) -> None:
+def test_a_step_that_is_refused_leaves_the_counts_alone(cupy: Any) -> None:
     params = [cupy.zeros(3), cupy.zeros(4)]
     opt = fastopt.Adam(params, on_nonfinite="skip")
     good = [cupy.asarray(np.ones(3)), cupy.asarray(np.ones(4))]
@@ -509,6 +507,8 @@ def test_a_step_that_is_refused_leaves_the_counts_alone(cupy: FakeCupy) -> None:
 # Faults that must not pass ---------------------------------------------------------------------
 
 FAULTS = {
+    "elements that are counted twice": ("k = whole + mine * WIDTH", "k = mine * WIDTH"),
+    "the sum of another tile": ("= shared[group][0]", "= shared[0][0]"),
     "another order of the lanes": ("k < count; k += LANES", "k < count; k += 1"),
     "halves in another order": ("+ width]", "^ 1]"),
     "a sum that leaves out the last": ("k < count", "k < count - 1"),
@@ -524,7 +524,7 @@ FAULTS = {
     "no update asks for the row": ("if (counts[0] >= 0)", "if (true)"),
     "the scale is left out": ("row[0] * scale[0]", "row[0]"),
     "a limit that is never kept": ("scale *= factor;", "scale *= 1;"),
-    "another eps of the limit": ("norm + 1e-6", "norm + 1e-7"),
+    "another eps of the limit": ("norm + CLIP_EPS", "norm + CLIP_EPS / 10"),
     "a sign of the scale in the norm": ("fabs(scale);", "scale;"),
     "large gradients as small ones": ("large ? 1 : 2", "large ? 2 : 1"),
 }
@@ -532,8 +532,8 @@ FAULTS = {
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_in_the_text_is_noticed(cupy: FakeCupy, fault: str) -> None:
-    many = [(3 + n % 2,) for n in range(150)]
+def test_a_fault_in_the_text_is_noticed(cupy: Any, fault: str) -> None:
+    many = [*((3 + n % 2,) for n in range(150)), (200,), (70,)]
     trainings = [
         Training(20, many, [np.float64], size, bad=(2, 7), scale=lambda step: -1.0)
         for size in (1.0, 1e-275, 1e200)  # as usual; flushed; squared too large for float64
@@ -542,7 +542,7 @@ def test_a_fault_in_the_text_is_noticed(cupy: FakeCupy, fault: str) -> None:
     with planted(cupy, *FAULTS[fault]):
         try:
             unequal: Any = any(unlike(one, MOMENTUM, cupy, **options) for one in trainings)
-        except (Stuck, RuntimeError) as error:  # threads that wait for ever; steps without a row
+        except RuntimeError as error:  # threads that wait for ever; steps without a row
             unequal = error
     assert unequal
     assert "g++" not in str(unequal)  # the text compiles
@@ -554,7 +554,7 @@ def test_a_fault_in_the_text_is_noticed(cupy: FakeCupy, fault: str) -> None:
 @pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16, np.complex64])
 @pytest.mark.parametrize("capturable", [True, False])
 def test_groups_frozen_groups_and_every_dtype_end_in_the_bits_of_numpy(
-    cupy: FakeCupy, dtype: Any, capturable: bool
+    cupy: Any, dtype: Any, capturable: bool
 ) -> None:
     ends = []
     for xp in (np, cupy):
@@ -602,7 +602,7 @@ def tightened(steps: int) -> dict[int, Any]:
 @each_dtype
 @each_variant
 def test_a_limit_that_is_set_for_every_step_ends_in_the_bits_of_numpy(
-    cupy: FakeCupy, variant: Variant, dtype: Any
+    cupy: Any, variant: Variant, dtype: Any
 ) -> None:
     more: dict[str, Any] = {"dtypes": [dtype], "before": tightened(40)}
     training = Training(bad=(0, 3, 4, 20, 39), scale=lambda step: 0.5 + step, **more)
@@ -612,12 +612,10 @@ def test_a_limit_that_is_set_for_every_step_ends_in_the_bits_of_numpy(
 
 
 @pytest.mark.parametrize("late", [0, 3, 10**9])
-def test_limits_take_turns_and_wait_for_nothing(
-    cupy: FakeCupy, late: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(fake_cupy.Event, "late", late)
+def test_limits_take_turns_and_wait_for_nothing(cupy: Any, cuda: Cuda, late: int) -> None:
     limits = {3: 0.5, 9: 20.0, 30: 0.1, 31: 0.2, 32: 0.3, 70: None, 75: np.inf, 77: 0.01}
     before = {k: lambda opt, v=v: setattr(opt, "max_grad_norm", v) for k, v in limits.items()}
     training = Training(100, FEW, bad=range(1, 100, 7), before=before)
     options = {"on_nonfinite": "skip", "max_grad_norm": 30.0}
-    assert unlike(training, ADAM, cupy, **options) == {}
+    with cuda.late(late):
+        assert unlike(training, ADAM, cupy, **options) == {}

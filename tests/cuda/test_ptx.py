@@ -5,24 +5,21 @@ The instructions run in an interpreter (helpers/cuda/ptx_interpreter.py); no GPU
 
 from __future__ import annotations
 
-import importlib
-import sys
-from collections.abc import Callable, Iterator
-from functools import cache, partial
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import numpy as np
 import pytest
 from test_storage import LONG, WAYS
 
-from fastopt.backends.cupy import control_source
-from fastopt.backends.cupy import source as cupy_source
-from fastopt.core.dtypes import UpdateSpec
 from fastopt.core.norms import TILE
 from fastopt.engine import tables
-from fastopt.errors import BackendUnavailableError
 from helpers.cuda import nvrtc
-from helpers.cuda.fake_cupy import Call, FakeCupy, live_memory
+from helpers.cuda.emulation.cuda import Cuda
+from helpers.cuda.emulation.kernels import Compiled
 from helpers.cuda.ptx_interpreter import Fault, Memory, Program
 from helpers.cuda.runs import (
     DENSE,
@@ -32,7 +29,6 @@ from helpers.cuda.runs import (
     difference_of,
     differences,
     halves_of,
-    installed,
     run_of,
 )
 from helpers.cuda.scaling import POLICY, scaled, scaled_replays
@@ -42,64 +38,47 @@ from helpers.variants import ONE_PASS, VARIANT_OF, Variant
 if reason := nvrtc.reason_to_skip():
     pytest.skip(reason, allow_module_level=True)
 
-CUPY = sys.modules["cupy"]  # the real one, which is hidden while the stand-in is installed
-ARCHITECTURE = 90
+
+class Interpreter:
+    """Runs fastopt's launches as NVRTC compiled their text, after a change of it."""
+
+    def __init__(self, cuda: Cuda, right: str = "", wrong: str = "") -> None:
+        self._cuda = cuda
+        self._change = right, wrong
+        self.changed = False
+
+    def __call__(self, kernel: Compiled, grid: int, block: int, arguments: list[bytes]) -> bool:
+        source = kernel.source
+        found = re.search(r"__global__ void (fastopt_\w+)", source)
+        if found is None:  # CuPy's own
+            return False
+        right, wrong = self._change
+        if right:
+            self.changed |= right in source
+            source = source.replace(right, wrong)
+        program = program_of(found[1], source, kernel.options)
+        program.run(Memory(self._cuda.memory()), arguments, grid, block)
+        return True
 
 
 @cache
-def ptx_of(name: str, spec: UpdateSpec, changes: tuple[tuple[str, str], ...] = ()) -> str:
-    """Return the PTX of a kernel, after changes of its text."""
-    others: dict[str, Callable[[], dict[str, Any]]] = {
-        "fastopt_squares": lambda: control_source.squares(spec.gradient, by_value=True),
-        **{
-            text()["name"]: text
-            for wide in (False, True)
-            for text in [partial(control_source.squares_to_decide, spec.gradient, True, wide)]
-        },
-        "fastopt_halves": control_source.halves,
-        "fastopt_decide": control_source.decide,
-        "fastopt_rescale": control_source.rescale,
-        "fastopt_note": control_source.note,
-    }
-    if name in others:
-        text = others[name]()
-    else:
-        from_table = name.endswith("_from_table")
-        stem = name.removeprefix("fastopt_").removesuffix("_from_table")
-        rule = importlib.import_module(f"fastopt_kernels.{stem}").RULE
-        text = cupy_source.kernel(rule, spec, by_value=True, from_table=from_table)
-    for right, wrong in changes:
-        for part in {"preamble", "operation"} & text.keys():
-            text[part] = text[part].replace(right, wrong)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "cupy", CUPY)
-        return nvrtc.ptx(CUPY.ElementwiseKernel(**text), ARCHITECTURE)
+def program_of(name: str, source: str, options: tuple[str, ...]) -> Program:
+    return Program(nvrtc.ptx_of(source, options, architecture=90), name)
 
 
-class PtxCupy(FakeCupy):
-    """The stand-in for CuPy, with kernels that run as NVRTC compiled them."""
-
-    spec = UpdateSpec.of(np.dtype(np.float32), True)
-    changes: tuple[tuple[str, str], ...] = ()
-
-    def execute(self, call: Call) -> None:
-        program = Program(ptx_of(call.name, self.spec, self.changes), call.name)
-        arguments = [
-            np.array([x.ctypes.data, x.size, *x.shape, *x.strides]).tobytes()  # CuPy's CArray
-            if argument.is_array
-            else x.tobytes()
-            for argument, x in zip(call.arguments, call.values, strict=True)
-        ]
-        indices = np.array([call.size, call.size, 0]).tobytes()  # CuPy's CIndexer
-        grid = -(-call.size // call.block)
-        program.run(Memory(live_memory()), [*arguments, indices], grid, call.block)
+@pytest.fixture(autouse=True)
+def interpreted(cuda: Cuda) -> Iterator[None]:
+    with cuda.running(Interpreter(cuda)):
+        yield
 
 
-@pytest.fixture
-def cupy() -> Iterator[PtxCupy]:
-    with installed(PtxCupy()) as module:
-        assert isinstance(module, PtxCupy)
-        yield module
+@contextmanager
+def planted(cuda: Cuda, right: str, wrong: str) -> Iterator[None]:
+    """Have kernels be made of another text; one of those that run must hold what is replaced."""
+    interpreter = Interpreter(cuda, right, wrong)
+    with cuda.running(interpreter):
+        yield
+    assert interpreter.changed, f"no kernel that ran holds {right!r}"
 
 
 FEW = DENSE[4::9]
@@ -108,15 +87,13 @@ FEW = DENSE[4::9]
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("variant", ONE_PASS, ids=str)
-def test_every_rule_ends_in_the_bits_of_numpy(cupy: PtxCupy, variant: Variant, dtype: Any) -> None:
-    cupy.spec = UpdateSpec.of(np.dtype(dtype), True)
+def test_every_rule_ends_in_the_bits_of_numpy(cupy: Any, variant: Variant, dtype: Any) -> None:
     more = {"weight_decay": 0.03, "grad_scale": 0.37, "missing": True}
     assert difference_of(variant, cupy, dtype, cuts=[*FEW, *ODD[:3]], **more) == {}
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_clipping_by_the_global_norm_does_so_too(cupy: PtxCupy, dtype: Any) -> None:
-    cupy.spec = UpdateSpec.of(np.dtype(dtype), True)
+def test_clipping_by_the_global_norm_does_so_too(cupy: Any, dtype: Any) -> None:
     sizes = (1, 63, 64, 65, TILE - 1, TILE, TILE + 1, 2 * TILE + 100)
     cuts = [(run_of(n), run_of(n, 1)) for n in sizes]
     more = {"missing": True, "max_grad_norm": 100.0}
@@ -125,21 +102,15 @@ def test_clipping_by_the_global_norm_does_so_too(cupy: PtxCupy, dtype: Any) -> N
 
 @pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("variant", [VARIANT_OF["adam"], VARIANT_OF["sgd"]], ids=str)
-def test_halves_with_master_weights_do_so_too(cupy: PtxCupy, variant: Variant, dtype: Any) -> None:
-    cupy.spec = UpdateSpec.of(np.dtype(dtype), True)
+def test_halves_with_master_weights_do_so_too(cupy: Any, variant: Variant, dtype: Any) -> None:
     more = {"missing": True, "max_grad_norm": 100.0}
     assert difference_of(variant, cupy, dtype, cuts=[*FEW, *ODD], **more) == {}
 
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", ["adam", "sgd_momentum", "adadelta"])
-def test_state_in_codes_and_rounding_by_chance_do_so_too(
-    cupy: PtxCupy, name: str, way: str
-) -> None:
+def test_state_in_codes_and_rounding_by_chance_do_so_too(cupy: Any, name: str, way: str) -> None:
     dtype, options = WAYS[way]
-    state = options.get("state_dtype", "real")
-    chance = options.get("stochastic_rounding", False)
-    cupy.spec = UpdateSpec.of(np.dtype(dtype), not chance, state=state, stochastic=chance)
     # One bucket: int8 is for long arrays alone.
     assert (
         difference_of(VARIANT_OF[name], cupy, dtype, cuts=LONG[:5], missing=True, **options) == {}
@@ -148,9 +119,7 @@ def test_state_in_codes_and_rounding_by_chance_do_so_too(
 
 @pytest.mark.parametrize("given", DTYPES)
 @pytest.mark.parametrize("dtype", [np.float32, *HALVES, np.complex64])
-def test_arithmetic_in_float64_does_so_too(cupy: PtxCupy, dtype: Any, given: Any) -> None:
-    spec = UpdateSpec.of(np.dtype(dtype), True, state_dtype="float64")
-    cupy.spec = spec.with_gradients(np.dtype(given))
+def test_arithmetic_in_float64_does_so_too(cupy: Any, dtype: Any, given: Any) -> None:
     grad_dtype = np.result_type(given, 1j).type if dtype is np.complex64 else given
     more = {"missing": True, "max_grad_norm": 100.0, "state_dtype": "float64"}
     more |= {"grad_dtype": grad_dtype, "cuts": [*FEW, *ODD]}
@@ -169,20 +138,18 @@ CODE_FAULTS = {
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("fault", CODE_FAULTS)
-def test_a_fault_in_the_barriers_of_codes_is_noticed(cupy: PtxCupy, fault: str) -> None:
-    cupy.spec = UpdateSpec.of(np.dtype(np.float32), True, state="int8")
-    cupy.changes = (CODE_FAULTS[fault],)
-    with pytest.raises((Fault, BackendUnavailableError), match=r"barrier|one thread writes"):
+def test_a_fault_in_the_barriers_of_codes_is_noticed(cupy: Any, cuda: Cuda, fault: str) -> None:
+    noticed = pytest.raises(Fault, match=r"barrier|one thread writes")
+    with noticed, planted(cuda, *CODE_FAULTS[fault]):
         difference_of(VARIANT_OF["adam"], cupy, np.float32, cuts=LONG[:2], state_dtype="int8")
 
 
 @pytest.mark.parametrize("dtype", HALVES)
-def test_every_half_is_read_and_rounded_to_as_numpy_does(cupy: PtxCupy, dtype: Any) -> None:
-    cupy.spec = UpdateSpec.of(np.dtype(dtype), False).with_gradients(np.dtype(np.float32))
+def test_every_half_is_read_and_rounded_to_as_numpy_does(cupy: Any, dtype: Any) -> None:
     assert differences(halves_of(np, dtype), halves_of(cupy, dtype)) == {}
 
 
-def test_a_limit_that_is_set_between_steps_is_what_numpy_goes_by(cupy: PtxCupy) -> None:
+def test_a_limit_that_is_set_between_steps_is_what_numpy_goes_by(cupy: Any) -> None:
     limits = {k: lambda opt, k=k: setattr(opt, "max_grad_norm", 20.0 / (1 + k)) for k in range(11)}
     training = Training(11, ((5,), (70, 3)), bad=(1, 6), before=limits)
     options = {"on_nonfinite": "skip"}
@@ -193,9 +160,8 @@ def test_a_limit_that_is_set_between_steps_is_what_numpy_goes_by(cupy: PtxCupy) 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("variant", ONE_PASS, ids=str)
 def test_what_is_decided_on_the_device_is_what_numpy_decides(
-    cupy: PtxCupy, variant: Variant, dtype: Any
+    cupy: Any, variant: Variant, dtype: Any
 ) -> None:
-    cupy.spec = UpdateSpec.of(np.dtype(dtype), True)
     training = Training(11, ((5,), (70, 3), (0, 4), (4099,)), [dtype], bad=(1, 6))
     options = {"max_grad_norm": 20.0, "on_nonfinite": "skip", "weight_decay": 0.01}
     assert (
@@ -207,8 +173,7 @@ def test_what_is_decided_on_the_device_is_what_numpy_decides(
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "complex64"])
-def test_steps_with_squares_that_overflow_float32_are_left_out(cupy: PtxCupy, dtype: Any) -> None:
-    cupy.spec = UpdateSpec.of(np.dtype(dtype), True)
+def test_steps_with_squares_that_overflow_float32_are_left_out(cupy: Any, dtype: Any) -> None:
     below = float(np.nextafter(np.float32(2.0**63), np.float32(0)))
     sizes = {1: below, 2: 2.0**63, 5: -1e25}
     training = Training(8, ((5,), (70, 3), (4099,)), [dtype], large=sizes)
@@ -219,15 +184,14 @@ def test_steps_with_squares_that_overflow_float32_are_left_out(cupy: PtxCupy, dt
 
 
 @pytest.mark.parametrize("size", [1e-170, 1e170])
-def test_so_it_is_for_squares_beyond_float64(cupy: PtxCupy, size: float) -> None:
-    cupy.spec = UpdateSpec.of(np.dtype(np.float64), True)
+def test_so_it_is_for_squares_beyond_float64(cupy: Any, size: float) -> None:
     training = Training(3, [(n,) for n in range(1, 140)], [np.float64], size)
     options = {"max_grad_norm": 1e200, "lr": 0.5}
     ends = [train(training, VARIANT_OF["sgd"], xp, **options) for xp in (np, cupy)]
     assert differences(*ends) == {}
 
 
-def test_replays_of_a_captured_step_are_steps(cupy: PtxCupy) -> None:
+def test_replays_of_a_captured_step_are_steps(cupy: Any) -> None:
     training = Training(20, ((5,), (70, 3)), bad=(4,))
     options = {"max_grad_norm": 1.0, "on_nonfinite": "skip", "lr": lambda t: 0.1 / (1 + t)}
     with pytest.MonkeyPatch.context() as patch:
@@ -240,8 +204,7 @@ def test_replays_of_a_captured_step_are_steps(cupy: PtxCupy) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_a_scale_follows_as_it_does_on_numpy(cupy: PtxCupy, dtype: Any) -> None:
-    cupy.spec = UpdateSpec.of(np.dtype(dtype), True)
+def test_a_scale_follows_as_it_does_on_numpy(cupy: Any, dtype: Any) -> None:
     training = Training(20, ((5,), (70, 3)), [dtype], bad=(1, 6, 7, 8, 9, 12))
     policy = {**POLICY, "min_scale": 200.0, "max_scale": 5000.0}
     more: dict[str, Any] = {"policy": policy, "max_grad_norm": 20.0}
@@ -249,7 +212,7 @@ def test_a_scale_follows_as_it_does_on_numpy(cupy: PtxCupy, dtype: Any) -> None:
     assert differences(*ends) == {}
 
 
-def test_a_scale_follows_in_replays(cupy: PtxCupy) -> None:
+def test_a_scale_follows_in_replays(cupy: Any) -> None:
     training = Training(20, ((5,), (70, 3)), bad=(1, 6, 7, 12))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tables, "CAPTURED", 64)
@@ -262,18 +225,18 @@ def test_a_scale_follows_in_replays(cupy: PtxCupy) -> None:
 
 SCALE_FAULTS = {
     "the scale stays": ("    scales[SCALE] = scale", "    scales[0] = scales[0]"),
-    "an answer outside": ("&outcomes[2 * index]", "&outcomes[2 * index + 4096]"),
+    "an answer outside": ("&outcomes[2 * index]", "&outcomes[2 * index + (1ll << 40)]"),
     "the inverse in single precision": ("inverse = 1.0 / scale", "inverse = 1.0f / float(scale)"),
 }
 
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("fault", SCALE_FAULTS)
-def test_a_fault_in_the_scale_is_noticed(cupy: PtxCupy, fault: str) -> None:
-    cupy.changes = (SCALE_FAULTS[fault],)
+def test_a_fault_in_the_scale_is_noticed(cupy: Any, cuda: Cuda, fault: str) -> None:
     training = Training(12, ((5,), (70, 3)), bad=(1, 6))
     try:
-        ends = [scaled(training, VARIANT_OF["sgd"], xp) for xp in (np, cupy)]
+        with planted(cuda, *SCALE_FAULTS[fault]):
+            ends = [scaled(training, VARIANT_OF["sgd"], xp) for xp in (np, cupy)]
         found: Any = differences(*ends)
     except Fault as error:
         found = error
@@ -302,3 +265,38 @@ DECISION_FAULTS = {
     ),
     "a thread reads the clock late": ("__syncthreads();  // all have read", "// all have read"),
 }
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("fault", DECISION_FAULTS)
+def test_a_fault_in_the_decision_is_noticed(cupy: Any, cuda: Cuda, fault: str) -> None:
+    training = Training(10, [(3,)] * 130, bad=(3,))
+    more = {"max_grad_norm": 1.0, "on_nonfinite": "skip"}
+    try:
+        with planted(cuda, *DECISION_FAULTS[fault]):
+            ends = [train(training, VARIANT_OF["momentum"], xp, **more) for xp in (np, cupy)]
+        found: Any = differences(*ends)
+    except Fault as error:
+        found = error
+    assert found
+
+
+UPDATE_FAULTS = {
+    "a tail too long": (
+        "threadIdx.x; k < count; k += UNIT",
+        "threadIdx.x; k <= count; k += UNIT",
+        "outside of all",
+    ),
+    "a pack too long": ("(first < packed)", "(packed && first < count)", "outside of all"),
+    "packs of unaligned arrays": ("(PACK * sizeof(stored))", "4", "misaligned"),
+    "threads that overlap": ("threadIdx.x * PACK", "threadIdx.x / 2 * PACK", "one thread writes"),
+    "a tail twice": ("long long k = packed +", "long long k = 0 +", "one thread writes"),
+}
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("fault", UPDATE_FAULTS)
+def test_a_fault_in_the_update_is_noticed(cupy: Any, cuda: Cuda, fault: str) -> None:
+    right, wrong, noticed = UPDATE_FAULTS[fault]
+    with pytest.raises(Fault, match=noticed), planted(cuda, right, wrong):
+        difference_of(VARIANT_OF["adam"], cupy, np.float32, cuts=DENSE)

@@ -1,13 +1,8 @@
-"""What stands around a step works on CuPy's arrays, in NumPy's bits, and on any device.
-
-CuPy itself is replaced, as in test_text.py, so this runs without it and without a device.
-"""
+"""What stands around a step works on CuPy's arrays, in NumPy's bits, and on any device."""
 
 from __future__ import annotations
 
 import math
-import shutil
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -17,19 +12,16 @@ import fastopt
 from fastopt.core.arrays import Array
 from fastopt.errors import BackendMismatchError
 from helpers.around import leaves, mapped
-from helpers.cuda.fake_cupy import FakeCupy
-from helpers.cuda.runs import installed
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("g++") is None, reason="needs g++, which runs the CUDA text on the CPU"
-)
 each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 
 
-@pytest.fixture
-def cupy() -> Iterator[FakeCupy]:
-    with installed(FakeCupy()) as module:
-        yield module
+@pytest.fixture(params=[0, 1])
+def number(request: pytest.FixtureRequest, cupy: Any) -> int:
+    """The number of a device."""
+    if request.param >= cupy.cuda.runtime.getDeviceCount():
+        pytest.skip("needs 2 devices")
+    return int(request.param)
 
 
 def values(dtype: Any, seed: int) -> dict[str, Any]:
@@ -73,12 +65,7 @@ def bits(tree: Any) -> list[bytes]:
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "complex64"])
-@pytest.mark.parametrize("number", [0, 1])
-def test_gradients_are_clipped(cupy: FakeCupy, dtype: str, number: int) -> None:
-    check_clipping(cupy, dtype, number)
-
-
-def check_clipping(cupy: Any, dtype: str, number: int) -> None:
+def test_gradients_are_clipped(cupy: Any, dtype: str, number: int) -> None:
     here = values(dtype, 0)
     there = on_device(here, cupy, number)
     here["long"] = np.ascontiguousarray(here["long"].T).T  # as it lies in memory there
@@ -94,17 +81,17 @@ def check_clipping(cupy: Any, dtype: str, number: int) -> None:
         assert bits(back(there)) == bits(here)
 
 
-def test_arrays_of_several_places_have_one_norm(cupy: FakeCupy) -> None:
-    with cupy.cuda.Device(1):
-        far = cupy.asarray(np.array([4.0]))
-    grads = [cupy.asarray(np.array([2.0], np.float32)), far, np.array([5.0]), None]
+def test_arrays_of_several_places_have_one_norm(cupy2: Any) -> None:
+    with cupy2.cuda.Device(1):
+        far = cupy2.asarray(np.array([4.0]))
+    grads = [cupy2.asarray(np.array([2.0], np.float32)), far, np.array([5.0]), None]
     assert fastopt.clip_grad_norm_(grads, 1.0) == math.sqrt(45.0)
     assert fastopt.global_norm(grads) == pytest.approx(1.0, rel=1e-6)
     assert fastopt.global_norm(grads[:1]) == pytest.approx(2 / math.sqrt(45.0), rel=1e-6)
 
 
 @each_dtype
-def test_the_norm_has_the_bits_of_a_step_there(cupy: FakeCupy, dtype: Any) -> None:
+def test_the_norm_has_the_bits_of_a_step_there(cupy: Any, dtype: Any) -> None:
     grads = on_device(values(dtype, 1), cupy, 0)
     params = on_device(values(dtype, 2), cupy, 0)
     opt = fastopt.SGD(params, max_grad_norm=math.inf)
@@ -135,14 +122,9 @@ def trained(params: Any, move: Any, dtype: Any) -> dict[str, Any]:
 
 
 @each_dtype
-@pytest.mark.parametrize("number", [0, 1])
 def test_averages_sums_and_slow_weights_end_in_the_same_bits(
-    cupy: FakeCupy, dtype: Any, number: int
+    cupy: Any, dtype: Any, number: int
 ) -> None:
-    check_training(cupy, dtype, number)
-
-
-def check_training(cupy: Any, dtype: Any, number: int) -> None:
     one, two = values(dtype, 0), values(dtype, 0)
     there = on_device(two, cupy, number)
     expected = trained(one, lambda grads: grads, dtype)
@@ -151,18 +133,18 @@ def check_training(cupy: Any, dtype: Any, number: int) -> None:
     assert bits(back(there)) == bits(one)
 
 
-def test_gradients_of_another_place_are_refused(cupy: FakeCupy) -> None:
-    acc = fastopt.Accumulator(fastopt.SGD(cupy.asarray(np.ones(2))), 2)
+def test_gradients_of_another_place_are_refused(cupy2: Any) -> None:
+    acc = fastopt.Accumulator(fastopt.SGD(cupy2.asarray(np.ones(2))), 2)
     with pytest.raises(BackendMismatchError, match="same device"):
         acc.step(np.ones(2))
-    with cupy.cuda.Device(1):
-        far = cupy.asarray(np.ones(2))
+    with cupy2.cuda.Device(1):
+        far = cupy2.asarray(np.ones(2))
     with pytest.raises(BackendMismatchError, match="same device"):
         acc.step(far)
     assert acc.count == 0
 
 
-def test_a_loss_scaler_skips_there_too(cupy: FakeCupy) -> None:
+def test_a_loss_scaler_skips_there_too(cupy: Any) -> None:
     param = cupy.asarray(np.ones(2))
     scaler, opt = fastopt.LossScaler(8.0), fastopt.SGD(param, lr=1.0)
     assert not scaler.step(opt, cupy.asarray(np.array([1.0, math.inf])))

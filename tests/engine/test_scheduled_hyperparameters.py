@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,8 +13,7 @@ import pytest
 import fastopt
 from fastopt.engine.step import Scalars
 from fastopt.schedules import linear
-from helpers.cuda.fake_cupy import FakeCupy
-from helpers.cuda.runs import installed, on_host
+from helpers.cuda.runs import on_host
 from helpers.schedule_specs import RECORDED, made
 from helpers.variants import CPU_BACKENDS, VARIANTS, Variant
 
@@ -202,18 +200,6 @@ DECIDED: dict[str, dict[str, Any]] = {
     "decided_on_device": {"on_nonfinite": "skip", "max_grad_norm": 1e30},
 }
 decided = pytest.mark.parametrize("options", DECIDED.values(), ids=DECIDED)
-
-
-@pytest.fixture(params=[*CPU_BACKENDS, "cupy"])
-def place(request: pytest.FixtureRequest) -> Iterator[tuple[Any, str]]:
-    """A namespace of arrays and a backend; CuPy is a stand-in that executes the CUDA text."""
-    if request.param != "cupy":
-        yield np, request.param
-        return
-    if shutil.which("g++") is None:
-        pytest.skip("needs g++, which runs the CUDA text on the CPU")
-    with installed(FakeCupy()) as module:
-        yield module, "cupy"
 
 
 def two_eps(step: int) -> float:

@@ -1,11 +1,13 @@
-"""benchmarks/gpu.py from its first line to its last, on stand-ins for CuPy and PyTorch."""
+"""benchmarks/gpu.py from its first line to its last, without a device: CUDA is emulated.
+
+PyTorch, which would need a real one, is a stand-in.
+"""
 
 from __future__ import annotations
 
 import importlib
 import json
 import math
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,17 +18,12 @@ import pytest
 
 import fastopt
 from fastopt.backends.cupy import launch
-from fastopt.backends.cupy import launch as cupy_launch
 from fastopt.backends.cupy import source as cupy_source
 from fastopt.cli import timing
 from fastopt.cli.timing import Effort
-from helpers.cuda.fake_device import FakeDevice
+from helpers.cuda.device import cupy_or_skip, emulated
+from helpers.cuda.emulation.cuda import Cuda
 from helpers.cuda.fake_torch import FakeTorch
-from helpers.cuda.runs import installed
-
-pytestmark = pytest.mark.skipif(
-    shutil.which("g++") is None, reason="needs g++, which runs the CUDA text on the CPU"
-)
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 MODULES = [path.stem for path in BENCHMARKS.glob("*.py")]
@@ -35,15 +32,23 @@ PEERS = ("torch fused", "torch foreach", "torch capturable", "CuPy loop", "CuPy 
 
 
 @pytest.fixture(scope="module")
-def cupy() -> Iterator[FakeDevice]:
-    with installed(FakeDevice()) as module, pytest.MonkeyPatch.context() as patch:
-        assert isinstance(module, FakeDevice)
-        patch.setitem(sys.modules, "torch", FakeTorch())
-        yield module
+def cuda() -> Cuda:
+    cupy_or_skip()
+    found = emulated()
+    if found is None:
+        pytest.skip("looks at the emulated CUDA")
+    return found
 
 
 @pytest.fixture(scope="module")
-def gpu(cupy: FakeDevice) -> Iterator[Any]:
+def cupy(cuda: Cuda) -> Iterator[Any]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "torch", FakeTorch())
+        yield cupy_or_skip()
+
+
+@pytest.fixture(scope="module")
+def gpu(cupy: Any) -> Iterator[Any]:
     """``benchmarks/gpu.py`` as a module, with sizes of a few numbers."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(BENCHMARKS))
@@ -106,14 +111,14 @@ def test_graphs_of_fastopt_are_measured_too(written: tuple[Any, Path]) -> None:
 
 def test_the_machine_and_the_versions_are_told(written: tuple[Any, Path]) -> None:
     results, _ = written
-    assert results["gpu"]["name"] == "a stand-in on the CPU"
+    assert results["gpu"]["name"] == "CUDA on the CPU"
     assert results["gpu"]["compute_capability"] == "9.0"
     assert (
         results["versions"].items()
         >= {
             "fastopt": fastopt.__version__,
             "numpy": np.__version__,
-            "cupy": "14.2.0",
+            "cupy": sys.modules["cupy"].__version__,
             "torch": "2.13.0+cu129",
             "CUDA": "12.9",
         }.items()
@@ -136,7 +141,7 @@ def test_everything_is_printed(gpu: Any, written: tuple[Any, Path], capsys: Any)
     gpu._say_where(results | {"absent": {"a peer": "not installed"}, "others": 0.5})
     gpu.gpu_report.show(results | {"sizes": [row, *results["sizes"][1:]]}, gpu.targets(results))
     told = capsys.readouterr().out
-    assert "a stand-in on the CPU" in told
+    assert "CUDA on the CPU" in told
     assert "without a peer: not installed" in told
     assert "other processes took 50.0% of the processors" in told
     assert "2 x 30 without torch foreach: OutOfMemoryError: too large" in told
@@ -284,10 +289,17 @@ def test_the_host_waits_before_a_step_and_not_after_it(gpu: Any, monkeypatch: An
     assert log == 4 * ["prepare", "wait", "step"]
 
 
-def test_the_device_is_timed_over_many_steps(gpu: Any, cupy: FakeDevice, monkeypatch: Any) -> None:
+def test_the_device_is_timed_over_many_steps(gpu: Any, cupy: Any, monkeypatch: Any) -> None:
     log: list[str] = []
-    monkeypatch.setattr(cupy.cuda.Event, "record", lambda event: log.append("event"))
-    monkeypatch.setattr(cupy.cuda.Event, "synchronize", lambda event: None)
+
+    class Event:
+        def record(self) -> None:
+            log.append("event")
+
+        def synchronize(self) -> None:
+            pass
+
+    monkeypatch.setattr(cupy.cuda, "Event", Event)
     monkeypatch.setattr(cupy.cuda, "get_elapsed_time", lambda start, end: 4.0)  # ms
     monkeypatch.setattr(gpu.gpu_steps.gpu_timing, "BLOCK", 0.0134)
     step = timing.Turn(lambda: log.append("step"))
@@ -301,10 +313,10 @@ def test_the_device_is_timed_over_many_steps(gpu: Any, cupy: FakeDevice, monkeyp
 
 
 def test_tuning_tries_every_shape_of_the_kernel(
-    gpu: Any, cupy: FakeDevice, tmp_path: Path, capsys: Any
+    gpu: Any, cuda: Cuda, tmp_path: Path, capsys: Any
 ) -> None:
     before = cupy_source.THREADS, cupy_source.pack, launch.THREADS
-    cupy.launches.clear()
+    cuda.clear()
     gpu.main(["--tune", "--json", str(tmp_path / "numbers.json")])
     results = json.loads((tmp_path / "numbers.json").read_text())
     names = {f"packs of {p}, {t} threads" for p in (4, 8) for t in (128, 256, 512)}
@@ -313,18 +325,18 @@ def test_tuning_tries_every_shape_of_the_kernel(
         assert row["device"].keys() - {"copy", "same traffic"} == names
     assert (cupy_source.THREADS, cupy_source.pack, launch.THREADS) == before
     assert "packs of 8, 512 threads" in capsys.readouterr().out
-    shapes = {(launch.block, launch.size // launch.block) for launch in cupy.launches}
+    shapes = {(made.block, made.grid) for made in cuda.launches}
     blocks = {(t, -(-6_000 // (p * t))) for p in (4, 8) for t in (128, 256, 512)}
     assert blocks <= shapes
 
 
-def test_every_shape_ends_in_the_same_bits(gpu: Any, cupy: FakeDevice) -> None:
+def test_every_shape_ends_in_the_same_bits(gpu: Any, cupy: Any) -> None:
     values = np.random.default_rng(0).standard_normal((2, 3, 5_003), np.float32)
     ends = []
     for shape in gpu.gpu_tuning.SHAPES:
         with gpu.gpu_tuning._restored():
             backend = importlib.import_module("fastopt.backends.cupy.backend")
-            backend._KERNELS = cupy_launch.Kernels(cupy)
+            backend._KERNELS = launch.Kernels(cupy)
             shape.set()
             params = [cupy.asarray(value) for value in values[0]]
             fastopt.Adam(params).step([cupy.asarray(value) for value in values[1]])
@@ -336,9 +348,8 @@ def test_every_shape_ends_in_the_same_bits(gpu: Any, cupy: FakeDevice) -> None:
 # Refused -----------------------------------------------------------------------------------------
 
 
-def test_without_a_device_there_is_one_clear_line(gpu: Any, capsys: Any) -> None:
-    nothing = FakeDevice("cudaErrorNoDevice: no CUDA-capable device is detected")
-    with installed(nothing), pytest.raises(SystemExit) as ended:
+def test_without_a_device_there_is_one_clear_line(gpu: Any, cuda: Cuda, capsys: Any) -> None:
+    with cuda.devices(0), pytest.raises(SystemExit) as ended:
         gpu.main([])
     text = str(ended.value.code)  # Python prints it and exits with 1
     assert text.startswith("benchmarks/gpu.py needs a GPU")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import cmath
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fastopt
-from helpers.cuda.fake_cupy import FakeCupy
-from helpers.cuda.runs import installed
 from helpers.variants import CPU_BACKENDS
 
 RECORDED = np.load(
@@ -108,30 +105,28 @@ def test_the_backends_end_in_the_same_bits(
             assert one.tobytes() == two.tobytes()
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="g++ runs the CUDA text on the CPU")
 @pytest.mark.parametrize("dtype", [np.complex64, np.complex128])
 @pytest.mark.parametrize("state_dtype", [None, "bfloat16", "int8"])
 @pytest.mark.parametrize(("optimizer", "options"), [SQUARES[0], SQUARES[5], SQUARES[7]])
 def test_the_cuda_text_ends_in_the_same_bits(
-    optimizer: Any, options: dict[str, Any], dtype: Any, state_dtype: str | None
+    cupy: Any, optimizer: Any, options: dict[str, Any], dtype: Any, state_dtype: str | None
 ) -> None:
     if state_dtype is not None and dtype == np.complex128:
         return  # state in fewer bits is for float32
     options = {**options, "weight_decay": 0.1, "state_dtype": state_dtype}
     expected = trained(optimizer, options, "numpy", dtype)
-    with installed(FakeCupy()) as cupy:
-        gaps = cupy.asarray(np.zeros((6, 8), dtype))
+    gaps = cupy.asarray(np.zeros((6, 8), dtype))
 
-        def move(array: Any) -> Any:
-            if array.shape != (6, 4):  # in the same order in memory: random bits follow it
-                return cupy.asarray(np.ascontiguousarray(array.T)).T
-            there = gaps.copy()[:, ::2]
-            there[...] = cupy.asarray(np.ascontiguousarray(array))
-            return there
+    def move(array: Any) -> Any:
+        if array.shape != (6, 4):  # in the same order in memory: random bits follow it
+            return cupy.asarray(np.ascontiguousarray(array.T)).T
+        there = gaps.copy()[:, ::2]
+        there[...] = cupy.asarray(np.ascontiguousarray(array))
+        return there
 
-        got = trained(optimizer, options, "cupy", dtype, move=move)
-        for one, two in zip(got, expected, strict=True):
-            assert cupy.asnumpy(one).tobytes() == two.tobytes()
+    got = trained(optimizer, options, "cupy", dtype, move=move)
+    for one, two in zip(got, expected, strict=True):
+        assert cupy.asnumpy(one).tobytes() == two.tobytes()
 
 
 @each_backend

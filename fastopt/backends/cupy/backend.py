@@ -12,7 +12,7 @@ from fastopt.backends.cupy import control_source
 from fastopt.backends.cupy.control import Control
 from fastopt.backends.cupy.errors import check_device
 from fastopt.backends.cupy.launch import Kernels, LaunchBatch, MeasureLayout, UsualArrays
-from fastopt.backends.cupy.source import CAPACITY, scalar_names
+from fastopt.backends.cupy.source import scalar_names
 from fastopt.backends.interface import Table
 from fastopt.core import arrays
 from fastopt.core.arrays import Array, Extents
@@ -36,14 +36,13 @@ class CupyKernel:
         self._arena = bucket.arena
         self._usual = UsualArrays(parameters, spec, extents)
         self._nothing = Gradients([None] * len(parameters), spec.gradient, [])
-        self._lanes: Array | None = None
+        self._sums: Array | None = None
         self._passes = derived_of(rule, spec).passes
         self._members = bucket.members
         with arrays.on_device_of(self._arena.exact):
-            parts = [
-                LaunchBatch(_KERNELS, cast(Rule, rule), spec, parameters, bucket.arena, k)
-                for k in range(0, len(parameters), CAPACITY)
-            ]
+            capacity = _KERNELS.capacity(len(parameters))
+            about = (_KERNELS, cast(Rule, rule), spec, parameters, bucket.arena)
+            parts = [LaunchBatch(*about, k, capacity) for k in range(0, len(parameters), capacity)]
             self._parts = [part for part in parts if part.count]
             self._try_out(rule)
             # Steps may run on another stream than the one that zeroed the arena.
@@ -85,17 +84,16 @@ class CupyKernel:
 
         This waits for the device, once: the host works out the scalars of the step from the norm.
         """
+        self._refuse_capture()
         if not self._parts:
             return np.zeros(0)
         with arrays.on_device_of(self._arena.exact):
-            if self._lanes is None:
-                self._lanes = cupy.zeros(self.tiles() * LANES)
+            if self._sums is None:
                 self._sums = cupy.zeros(self.tiles())
             first, grads = 0, gradients.located()
             for part in self._parts:
-                part.squares(gradients.dtype, grads, factor, self._lanes, first)
+                part.squares(gradients.dtype, grads, factor, self._sums, first)
                 first += part.tiles
-            _KERNELS.of(control_source.halves)(self._lanes, self._sums, size=self._sums.size)
             return arrays.on_host(self._sums)
 
     def tiles(self) -> int:
@@ -103,12 +101,12 @@ class CupyKernel:
         return sum(part.tiles for part in self._parts)
 
     def measure_to(
-        self, gradients: Gradients, lanes: Array, first: int, layout: MeasureLayout
+        self, gradients: Gradients, sums: Array, first: int, layout: MeasureLayout
     ) -> None:
         """Write what a decision needs of the gradients, from their first tile's place on."""
         grads = gradients.located()
         for part in self._parts:
-            part.squares_to_decide(gradients.dtype, grads, lanes, first, layout)
+            part.squares_to_decide(gradients.dtype, grads, sums, first, layout)
             first += part.tiles
 
     def update_from_table(
@@ -211,17 +209,22 @@ class CupyKernel:
         derived: Array | None = None,
     ) -> None:
         """Update every parameter that has a gradient: a launch per distinct row."""
-        if arrays.capturing(self._arena.exact):
-            raise RuntimeError(
-                "this step would be captured in a CUDA graph with the scalars of this one step, "
-                "and replayed with them for ever; construct the optimizer with capturable=True"
-            )
+        self._refuse_capture()
         with arrays.on_device_of(self._arena.exact):
             made = None if derived is None else cupy.asarray(derived.reshape(-1))
             for scalars, grads in self._by_row(gradients, table, rows, scale):
                 for part in self._parts:
                     if part.has_work(grads):
                         part.launch(gradients.dtype, grads, scalars, made)
+
+    def _refuse_capture(self) -> None:
+        """Raise if what is launched now would go into a CUDA graph."""
+        if arrays.capturing(self._arena.exact):
+            raise RuntimeError(
+                "this step would be captured in a CUDA graph with the scalars of this one step, "
+                "and replayed with them for ever; construct the optimizer with capturable=True, "
+                "and on_nonfinite='propagate' or 'skip'"
+            )
 
     def _one_row(self, rows: Array) -> tuple[Array, ...]:
         """Return what a kernel looks scalars of members up by, given their rows of this step."""

@@ -23,6 +23,7 @@ from fastopt.backends.cupy.control_source import (
 )
 from fastopt.backends.cupy.launch import BucketLaunch, Kernels, Lookup, MeasureLayout
 from fastopt.backends.cupy.passes import Passes
+from fastopt.backends.cupy.source import MANY_THREADS, MANY_TILES
 from fastopt.core import arrays
 from fastopt.core.arrays import Array
 from fastopt.core.buckets import Bucket, Gradients
@@ -263,10 +264,6 @@ class Control:
     def _sums(self) -> Array:
         return self._cupy.zeros(1)  # type: ignore[no-any-return]  # cupy's; until there is more
 
-    @cached_property
-    def _lanes(self) -> Array:
-        return self._sums
-
     def here(self) -> AbstractContextManager[Any]:
         """Return a context for work on the device."""
         return arrays.on_device_of(self._like)
@@ -314,14 +311,11 @@ class Control:
         sums = layout.tiles * _factors(layout)
         if self._layout != layout:
             self._layout = layout
-            self._lanes = self._cupy.zeros(max(1, sums * LANES))
             self._sums = self._cupy.zeros(max(1, sums))
         first = 0
         for kernel, gradients in work:
-            kernel.measure_to(gradients, self._lanes, first, layout)
+            kernel.measure_to(gradients, self._sums, first, layout)
             first += kernel.tiles()
-        if sums:
-            self._kernels.of(control_source.halves)(self._lanes, self._sums, size=sums)
 
     def decide(self, grad_scale: Any, measured: bool, squares: bool) -> Place:
         """Decide on a step, by what was measured last if that is so.
@@ -340,7 +334,8 @@ class Control:
             *(self._settings, self._limit, number, self.counts, self._measured),
             *(self._scale[np.dtype(np.float32)], memory),
         )
-        self._kernels.of(control_source.decide)(*arguments, size=LANES, block_size=LANES)
+        threads = LANES if layout.tiles < MANY_TILES else MANY_THREADS
+        self._kernels.of(control_source.decide)(*arguments, size=threads, block_size=threads)
         return place
 
     def _place(self) -> Place:

@@ -11,6 +11,7 @@ import numpy as np
 from fastopt.backends.cupy.source import (
     BLOCK_FIELDS,
     CAPACITY,
+    FETCHED,
     OPTIONS,
     TYPE,
     addresses_of,
@@ -32,35 +33,44 @@ FACTORS = (1.0, SMALLER, 1.0 / SMALLER)
 """What gradients are multiplied by before they are squared, where the device chooses among them."""
 
 
-def squares(dtype: np.dtype[Any], by_value: bool) -> dict[str, Any]:
-    """Return the arguments of the kernel that sums each lane of each tile.
+def squares(dtype: np.dtype[Any], by_value: bool, capacity: int = CAPACITY) -> dict[str, Any]:
+    """Return the arguments of the kernel that sums tiles, ``tiles_at_once`` in a block.
 
-    It takes ``addresses`` and ``blocks`` as an update does, with a block of LANES threads for each
-    tile, ``first`` (the tiles before those), ``factor``, and ``lanes``, which it writes.
+    It takes ``addresses`` and ``blocks`` as an update does, a row for each tile; ``first`` (the
+    tiles before those), ``own`` (how many those are), ``factor``, and ``sums``, which it writes.
     """
-    return _squares(dtype, by_value, "float64 factor", ["factor"], "0", "fastopt_squares")
+    text = ("float64 factor", ["factor"], "0", "fastopt_squares")
+    return _squares(dtype, by_value, capacity, *text)
 
 
-def squares_to_decide(dtype: np.dtype[Any], by_value: bool, wide: bool) -> dict[str, Any]:
-    """Return the arguments of the kernel that sums lanes where the device decides, in one pass.
+def squares_to_decide(
+    dtype: np.dtype[Any], by_value: bool, wide: bool, capacity: int = CAPACITY
+) -> dict[str, Any]:
+    """Return the arguments of the kernel that sums tiles where the device decides, in one pass.
 
-    In place of ``factor`` it takes ``tiles``, how many there are in all. It writes the lanes of
+    In place of ``factor`` it takes ``tiles``, how many there are in all. It writes the sums of
     all tiles for the first of FACTORS, and with ``wide`` then for the others.
     """
     factors = [repr(factor) for factor in FACTORS[: None if wide else 1]]
     name = f"fastopt_{'all_' if wide else ''}squares_to_decide"
-    return _squares(dtype, by_value, "int64 tiles", factors, "tiles", name)
+    return _squares(dtype, by_value, capacity, "int64 tiles", factors, "tiles", name)
+
+
+def tiles_at_once(dtype: np.dtype[Any]) -> int:
+    """Return how many tiles a block of LANES threads sums: so many numbers are in 16 bytes."""
+    return 16 // dtype.itemsize
 
 
 def _squares(
     dtype: np.dtype[Any],
     by_value: bool,
+    capacity: int,
     last: str,
     factors: Sequence[str],
     tiles: str,
     name: str,
 ) -> dict[str, Any]:
-    declared, addresses = addresses_of(by_value)
+    declared, addresses = addresses_of(by_value, capacity)
     real = wide(dtype).name
     types = [
         f"typedef {TYPE[real]} real;",
@@ -69,17 +79,22 @@ def _squares(
     ]
     preamble = [
         in_namespace(indices(BLOCK_FIELDS)),
-        in_namespace(constants(FIELDS=field_count(False), CAPACITY=CAPACITY, LANES=LANES)),
+        in_namespace(
+            constants(
+                FIELDS=field_count(False),
+                CAPACITY=capacity,
+                LANES=LANES,
+                WIDTH=tiles_at_once(dtype),
+            )
+        ),
         *(fixed("numbers"), in_namespace("\n".join(types)), fixed("norms")),
     ]
     return {
-        "in_params": f"{declared}, raw int64 blocks, int64 first, {last}",
-        "out_params": "raw float64 lanes",
+        "in_params": f"{declared}, raw int64 blocks, int64 first, int64 own, {last}",
+        "out_params": "raw float64 sums",
         "operation": f"""
     const double factors[] = {{{", ".join(factors)}}};
-    fastopt::sum_squares(
-        {addresses}, &blocks[fastopt::FIELDS * blockIdx.x], factors, &lanes[0],
-        first + blockIdx.x, {tiles});
+    fastopt::sum_squares({addresses}, &blocks[0], factors, &sums[0], first, own, {tiles});
 """,
         "preamble": "\n".join(preamble),
         "name": name,
@@ -133,8 +148,9 @@ class Settings(NamedTuple):
 
 
 def decide() -> dict[str, Any]:
-    """Return the arguments of the kernel that decides, to be launched with LANES threads.
+    """Return the arguments of the kernel that decides.
 
+    It is launched with LANES threads, or with MANY_THREADS where there are MANY_TILES tiles.
     It takes the ``sums`` of squares of all ``tiles`` (-1: not measured) for the first of FACTORS
     or, if ``scaled``, for each; ``squares``, not 0 if some rule averages squares in float32; the
     gradients' scale as a ``number`` times what stands at an ``address`` in a float of ``width``
@@ -147,6 +163,7 @@ def decide() -> dict[str, Any]:
         in_namespace(
             constants(
                 LANES=LANES,
+                FETCHED=FETCHED,
                 NO_ROW=NO_ROW,
                 SKIPPED_ROW=SKIPPED_ROW,
                 NOT_MEASURED=NOT_MEASURED,

@@ -1,6 +1,6 @@
 // The decision on a step: whether to make it, by which row of the tables, by which gradient scale.
 //
-// One block of LANES threads. They add up the sums of squares of all tiles; then they do in float64
+// One block of LANES threads, or of 1024 where there are many tiles. They add up the sums of squares of all tiles; then they do in float64
 // what the host does otherwise, by the same operations, and the first writes what the update kernels
 // read. `judge` in engine/policy.py and `step` in backends/numba/compiled.py say the same of the norm:
 // change all three. From Python: the fields of `counts`, `measured` and `settings`; LANES, NO_ROW,

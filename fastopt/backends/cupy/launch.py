@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from operator import attrgetter, call, is_
 from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import ref
 
 import numpy as np
 
 from fastopt.backends.cupy import control_source, pass_source
 from fastopt.backends.cupy import source as cupy_source
-from fastopt.backends.cupy.source import CAPACITY, THREADS, blocks
+from fastopt.backends.cupy.source import CAPACITY, LARGE_CAPACITY, THREADS, blocks
 from fastopt.core import arrays
 from fastopt.core.arrays import Array, Extents
 from fastopt.core.buckets import Arena, Gradients, Parameter
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class MeasureLayout(NamedTuple):
-    """What is measured of the ``tiles`` of all gradients, lane by lane (see ``core.norms``).
+    """What is measured of the ``tiles`` of all gradients (see ``core.norms``).
 
     The sums of squares; with ``wide`` then those of the gradients multiplied by each other factor
     that they may need.
@@ -80,6 +82,18 @@ class Kernels:
             return False
         return True
 
+    def capacity(self, parameters: int) -> int:
+        """Return how many parameters a launch takes where there are so many on this device."""
+        return LARGE_CAPACITY if parameters > CAPACITY and self._large_arguments else CAPACITY
+
+    @cached_property
+    def _large_arguments(self) -> bool:
+        """Whether the arguments of a kernel can be 32 KB: from CUDA 12.1 and Volta on."""
+        cuda = self.cupy.cuda
+        versions = (cuda.runtime.driverGetVersion(), *_compiler_version(cuda))
+        volta = int(cuda.Device().compute_capability) >= 70
+        return self.by_value and volta and min(versions) >= 12_010
+
     def of(self, text: Callable[..., dict[str, Any]], *about: Any) -> Any:
         """Return the kernel whose text a function gives for these arguments."""
         key = (text, *about)
@@ -88,8 +102,17 @@ class Kernels:
         return self._made[key]
 
 
+def _compiler_version(cuda: Any) -> list[int]:
+    """Return the version of NVRTC, as the driver's is written; nothing if it does not say."""
+    try:
+        major, minor = cuda.nvrtc.getVersion()
+    except Exception:  # no compiler: launches say so themselves
+        return []
+    return [1_000 * major + 10 * minor]
+
+
 class LaunchBatch:
-    """At most CAPACITY parameters: those whose addresses fit a launch.
+    """At most ``capacity`` parameters: those whose addresses fit a launch.
 
     Nothing here waits for the device. What a kernel reads is never freed before: static tables and
     the arena live as long as the bucket's CupyKernel; what is allocated in a step (converted
@@ -105,15 +128,18 @@ class LaunchBatch:
         parameters: Sequence[Parameter],
         arena: Arena,
         first: int,
+        capacity: int,
     ) -> None:
         self._kernels = kernels
+        self._capacity = capacity
         self._memory = [part.reshape(-1) for part in arena.parts]
         self._pitch = arena.exact.shape[1]
         self._updates: dict[tuple[Any, bool], Any] = {}
+        self._packed: tuple[Any, Any] = (None, None)  # the last addresses, as a kernel takes them
         self.first = first
-        self._range = slice(first, first + CAPACITY)
+        self._range = slice(first, first + capacity)
         self._parameters = parameters[self._range]
-        self._addresses = np.zeros((2, CAPACITY), np.int64)
+        self._addresses = np.zeros((2, capacity), np.int64)
         own = [arrays.address(parameter.flat) for parameter in self._parameters]
         self._addresses[0, : len(own)] = own
         self._rule = rule
@@ -129,10 +155,13 @@ class LaunchBatch:
 
     def _with(self, grads: Array) -> Any:
         """Return what a kernel takes as addresses."""
+        if grads is self._packed[0]:
+            return self._packed[1]
         own = grads[self._range]
         self._addresses[1, : len(own)] = own
         if self._kernels.by_value:
-            return np.void(self._addresses.tobytes())
+            self._packed = grads, np.void(self._addresses.tobytes())
+            return self._packed[1]
         return self._kernels.cupy.asarray(self._addresses.reshape(-1))
 
     def has_work(self, grads: Array) -> bool:
@@ -165,7 +194,7 @@ class LaunchBatch:
     def _update(self, grad_dtype: Any, from_table: bool) -> Any:
         """Return the update kernel for gradients of a dtype."""
         spec, looked_up = self._spec.with_gradients(grad_dtype), from_table or self._spec.members
-        about = (self._rule, spec, self._kernels.by_value, looked_up)
+        about = (self._rule, spec, self._kernels.by_value, looked_up, self._capacity)
         return self._kernels.of(cupy_source.kernel, *about)
 
     def _derived(self, derived: Array | None) -> tuple[Any, ...]:
@@ -193,7 +222,7 @@ class LaunchBatch:
             self._kernels.by_value,
             from_table,
         )
-        kernel = self._kernels.of(pass_source.sums, *about, number)
+        kernel = self._kernels.of(pass_source.sums, *about, number, self._capacity)
         table, own = self._tile_table
         arguments = (self._with(grads), table, self._pitch, *scalars)
         arguments += (*self._derived(derived), first, tiles, *self._memory, lanes)
@@ -212,7 +241,7 @@ class LaunchBatch:
         ``arguments`` are the starts and sizes of arrays, counts, a table, the sums, and how many
         tiles these are of.
         """
-        about = (self._rule, self._spec, number, self._kernels.by_value)
+        about = (self._rule, self._spec, number, self._kernels.by_value, self._capacity)
         kernel = self._kernels.of(pass_source.follow, *about)
         starts, sizes, *rest = arguments
         size = len(self._parameters) * LANES
@@ -229,69 +258,115 @@ class LaunchBatch:
         return self._tile_table[1]
 
     def squares(
-        self, grad_dtype: Any, grads: Array, factor: float, lanes: Array, first: int
+        self, grad_dtype: Any, grads: Array, factor: float, sums: Array, first: int
     ) -> None:
-        """Sum the squares of (factor * gradient) by lanes, from the first tile's place on."""
-        kernel = self._kernels.of(control_source.squares, grad_dtype, self._kernels.by_value)
-        self._over_tiles(kernel, grads, first, factor, lanes)
+        """Sum the squares of (factor * gradient) by tiles, from the first tile's place on."""
+        kernel = self._kernels.of(
+            control_source.squares, grad_dtype, self._kernels.by_value, self._capacity
+        )
+        self._over_tiles(kernel, grad_dtype, grads, first, factor, sums)
 
     def squares_to_decide(
-        self, grad_dtype: Any, grads: Array, lanes: Array, first: int, layout: MeasureLayout
+        self, grad_dtype: Any, grads: Array, sums: Array, first: int, layout: MeasureLayout
     ) -> None:
-        """Write all the lanes that a decision needs, from the first tile's place on."""
+        """Write all the sums that a decision needs, from the first tile's place on."""
         text = control_source.squares_to_decide
-        kernel = self._kernels.of(text, grad_dtype, self._kernels.by_value, layout.wide)
-        self._over_tiles(kernel, grads, first, layout.tiles, lanes)
+        kernel = self._kernels.of(
+            text, grad_dtype, self._kernels.by_value, layout.wide, self._capacity
+        )
+        self._over_tiles(kernel, grad_dtype, grads, first, layout.tiles, sums)
 
-    def _over_tiles(self, kernel: Any, grads: Array, *rest: Any) -> None:
-        table, tiles = self._tile_table
-        kernel(self._with(grads), table, *rest, size=tiles * LANES, block_size=LANES)
+    def _over_tiles(self, kernel: Any, dtype: Any, grads: Array, first: int, *rest: Any) -> None:
+        table, own = self._tile_table
+        size = -(-own // control_source.tiles_at_once(dtype)) * LANES
+        kernel(self._with(grads), table, first, own, *rest, size=size, block_size=LANES)
 
 
 # -------------------------------------------------------------------------------------------------
 # What a bucket's CuPy arrays usually look like, compared from the host.
 
 
+_LOOK = attrgetter("dtype", "shape", "strides")
+_SHAPE, _DATA, _PTR, _DEVICE = map(attrgetter, ("shape", "data", "ptr", "device_id"))
+_RETRY = 16
+
+
 class UsualArrays:
     """The expectations of one bucket: what they let through needs no closer look.
 
     Shapes, strides and addresses are known on the host; no element is read, so nothing waits for
-    the device.
+    the device. Attributes are read by passes over all arrays that stay within C, which takes a
+    third of the time of a loop. Gradients that are the very arrays of the step before are what they
+    were, but for their shape, which can be set; they are remembered by weak references, since who
+    makes new ones in every step needs the memory of the old. A parameter's shape is not looked at
+    either: setting it leaves the elements where they are, and gradients of another shape are seen.
     """
 
     def __init__(self, parameters: Sequence[Parameter], spec: UpdateSpec, extents: Extents) -> None:
-        self._shapes = [(p.leaf.array, p.layout.shape) for p in parameters]
+        self._parameters = parameters
+        self._params = [p.leaf.array for p in parameters]
+        self._shapes = [p.layout.shape for p in parameters]
         self._own = parameters[0].dtype
-        dtypes = [dtype_of(real, self._own) for real in spec.readable]
-        self._strides = {dtype: [p.usual_strides(dtype) for p in parameters] for dtype in dtypes}
-        self._device = arrays.device(parameters[0].leaf.array)
+        self._looks = {
+            dtype: [(dtype, p.layout.shape, p.usual_strides(dtype)) for p in parameters]
+            for dtype in (dtype_of(real, self._own) for real in spec.readable)
+        }
+        self._array, self._device = type(self._params[0]), arrays.device(self._params[0])
         self._sizes = np.array([p.leaf.array.size for p in parameters], np.int64)
         self._extents = extents
+        self._seen: list[Any] = []  # weak references to the gradients of the last step
+        self._of_seen: tuple[Any, Array] | None = None  # their dtype and addresses
+        self._others = 0  # steps in a row whose gradients were others
 
     def bind(self, params: list[Any], grads: list[Any]) -> Gradients | None:
         """Return the gradients as they stand; None if any array is unusual."""
-        found = []
-        dtype = next((getattr(g, "dtype", None) for g in grads if g is not None), None)
-        dtype = dtype or self._own
-        if dtype not in self._strides:
+        if not all(map(is_, params, self._params)):
             return None
-        expected = zip(self._shapes, self._strides[dtype], strict=True)
-        for param, grad, ((array, shape), strides) in zip(params, grads, expected, strict=True):
-            if param is not array or param.shape != shape:
-                return None
-            if grad is None:
-                found.append(0)
-                continue
-            if arrays.kind(grad) != "cupy" or grad.dtype != dtype:
-                return None
-            memory = grad.data
-            if grad.shape != shape or grad.strides != strides or memory.device_id != self._device:
-                return None
-            found.append(memory.ptr)
-        at = np.array(found, np.int64)
-        if self._may_overlap(at, self._sizes * dtype.itemsize):
+        if self._of_seen is not None:
+            if all(map(is_, grads, map(call, self._seen))):
+                self._others = 0
+                same = [*map(_SHAPE, grads)] == self._shapes
+                return Gradients(grads, self._of_seen[0], None, self._of_seen[1]) if same else None
+            self._of_seen = None
+        return self._bind_others(grads)
+
+    def _bind_others(self, grads: list[Any]) -> Gradients | None:
+        """Look at gradients that are not those of the step before."""
+        kinds = [*map(type, grads)]
+        complete = kinds.count(self._array) == len(grads)
+        there = grads if complete else [grad for grad in grads if grad is not None]
+        if not complete and kinds.count(self._array) != len(there):
             return None
-        return Gradients.of(grads, real_dtype(dtype), at)
+        looks = [*map(_LOOK, there)]
+        dtype = looks[0][0] if looks else self._own
+        expected = self._looks.get(dtype)
+        if expected is None:
+            return None
+        active = None if complete else [k for k, grad in enumerate(grads) if grad is not None]
+        wanted = expected if active is None else [expected[k] for k in active]
+        if looks != wanted and not all(map(_fits, looks, wanted)):
+            return None
+        data = [*map(_DATA, there)]
+        devices = [*map(_DEVICE, data)]
+        if devices.count(self._device) != len(devices):
+            return None
+        at = np.array([*map(_PTR, data)], np.int64)
+        sizes = self._sizes if active is None else self._sizes[active]
+        if self._may_overlap(at, sizes * dtype.itemsize):
+            return None
+        real = real_dtype(dtype)
+        if active is None:
+            self._remember(grads, real, at)
+            return Gradients(grads, real, None, at)
+        addresses = np.zeros(len(grads), np.int64)
+        addresses[active] = at
+        return Gradients(grads, real, active, addresses)
+
+    def _remember(self, grads: list[Any], dtype: Any, at: Array) -> None:
+        """Remember gradients, unless the last ones never came again."""
+        self._others += 1
+        if self._others < 4 or self._others % _RETRY == 0:
+            self._seen, self._of_seen = [*map(ref, grads)], (dtype, at)
 
     def _may_overlap(self, grads: Array, nbytes: Array) -> bool:
         """Return whether a gradient may share memory with a parameter, which is written."""
@@ -299,3 +374,19 @@ class UsualArrays:
             return False
         before = np.searchsorted(self._extents.low, grads + nbytes) - 1
         return bool(((before >= 0) & (self._extents.high[before] > grads)).any())
+
+
+Look = tuple[np.dtype[Any], tuple[int, ...], tuple[int, ...] | None]
+"""What is looked at of a gradient: dtype, shape and strides."""
+
+
+def _fits(look: Look, wanted: Look) -> bool:
+    """Return whether a gradient can be read as it stands.
+
+    CuPy's arrays without elements have strides of 0, and axes of length 1 those of their making.
+    """
+    (dtype, shape, strides), (own, own_shape, usual) = look, wanted
+    if dtype != own or shape != own_shape or usual is None or strides is None:
+        return False
+    axes = zip(shape, strides, usual, strict=True)
+    return 0 in shape or all(length == 1 or one == other for length, one, other in axes)

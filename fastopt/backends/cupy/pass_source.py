@@ -13,6 +13,7 @@ from typing import Any
 
 from fastopt.backends.cupy.source import (
     CAPACITY,
+    FETCHED,
     OPTIONS,
     addresses_of,
     begin,
@@ -62,7 +63,12 @@ _OPERATION = Template("""
 
 
 def sums(
-    rule: Rule, spec: UpdateSpec, by_value: bool, from_table: bool, number: int
+    rule: Rule,
+    spec: UpdateSpec,
+    by_value: bool,
+    from_table: bool,
+    number: int,
+    capacity: int = CAPACITY,
 ) -> dict[str, Any]:
     """Return the arguments of cupy.ElementwiseKernel for a pass, to be launched with LANES threads.
 
@@ -73,7 +79,7 @@ def sums(
     one = derived_of(rule, spec).passes[number]
     assert one.sums is not None
     declared, values, within = scalars_of(rule, spec, from_table)
-    addresses_declared, addresses = addresses_of(by_value)
+    addresses_declared, addresses = addresses_of(by_value, capacity)
     text = _OPERATION.substitute(
         count=len(one.sums.names),
         addresses=addresses,
@@ -92,7 +98,7 @@ def sums(
         ),
     ]
     preamble = [
-        *(formats(spec, drawn=False), in_namespace("\n".join(generated))),
+        *(formats(spec, False, capacity), in_namespace("\n".join(generated))),
         *(fixed("modulus"), fixed("pass")),
     ]
     return {
@@ -169,7 +175,9 @@ _OVER_OPTIMIZER = """
 """
 
 
-def follow(rule: Rule, spec: UpdateSpec, number: int, by_value: bool) -> dict[str, Any]:
+def follow(
+    rule: Rule, spec: UpdateSpec, number: int, by_value: bool, capacity: int = CAPACITY
+) -> dict[str, Any]:
     """Return the arguments of the kernel that runs the function of a pass's memory.
 
     To be launched with a block of LANES threads for each array or, over the optimizer, with one. It
@@ -184,7 +192,7 @@ def follow(rule: Rule, spec: UpdateSpec, number: int, by_value: bool) -> dict[st
     each = not one.over_optimizer
     kept = one.memory.names
     summed = one.sums.names if one.sums else ()
-    declared, addresses = addresses_of(by_value)
+    declared, addresses = addresses_of(by_value, capacity)
     width = len(derived_of(rule, spec).names)
     remember = _REMEMBER.substitute(
         load=lines(
@@ -203,7 +211,7 @@ def follow(rule: Rule, spec: UpdateSpec, number: int, by_value: bool) -> dict[st
             ]
         ),
     )
-    numbers = constants(LANES=LANES, SUMS=len(summed), GIVEN=len(one.memory.given))
+    numbers = constants(LANES=LANES, FETCHED=FETCHED, SUMS=len(summed), GIVEN=len(one.memory.given))
     return {
         "in_params": ", ".join(
             [
@@ -215,7 +223,7 @@ def follow(rule: Rule, spec: UpdateSpec, number: int, by_value: bool) -> dict[st
         "out_params": "raw float64 remembered, raw float64 derived",
         "operation": _OVER_ARRAY.substitute(
             addresses=addresses,
-            capacity=CAPACITY,
+            capacity=capacity,
             kept=len(kept),
             width=width,
             first=one.derived_columns.start,

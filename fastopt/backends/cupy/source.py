@@ -24,12 +24,16 @@ from fastopt.core.quantization import BEYOND, BLOCK, CUT_OFF, GOLDEN, MULTIPLIER
 from fastopt_kernels import Rule
 from fastopt_kernels.around import Fragment
 
-CAPACITY = 192
-"""Parameters per launch: two addresses of each fill 3 of the 4 KB that kernel arguments have."""
+CAPACITY, LARGE_CAPACITY = 192, 1_500
+"""Parameters per launch: two addresses of each fill 3 of the 4 KB that kernel arguments have, and
+24 of the 32 KB that they have from CUDA 12.1 and Volta on."""
 
 THREADS = 256
 """Threads per block of an update; each takes the 16 bytes of an array that one instruction loads.
 A multiple of 64: so many threads share a block of int8 codes (``int8_update.cuh``)."""
+
+FETCHED, MANY_THREADS, MANY_TILES = 4_096, 1_024, 2_048
+"""How many sums of tiles are fetched at once, by so many threads, where there are so many tiles."""
 
 OPTIONS = ("--fmad=false",)
 """No fused multiply-add: each operation rounds once, as on the other backends."""
@@ -159,7 +163,7 @@ CODE = {kind: TYPE[dtype.name] for kind, dtype in CODE_DTYPES.items()}
 """The C++ type of the codes of state."""
 
 
-def formats(spec: UpdateSpec, drawn: bool = True) -> str:
+def formats(spec: UpdateSpec, drawn: bool = True, capacity: int = CAPACITY) -> str:
     """Return all that reads and writes numbers, and says where they stand.
 
     Without ``drawn`` the table of blocks has no counters, though the update draws random bits.
@@ -170,7 +174,7 @@ def formats(spec: UpdateSpec, drawn: bool = True) -> str:
         in_namespace(
             constants(
                 FIELDS=field_count(draws and drawn, spec.members),
-                CAPACITY=CAPACITY,
+                CAPACITY=capacity,
                 THREADS=THREADS,
                 LANES=LANES,
                 PACK=pack(spec),
@@ -603,11 +607,15 @@ def scalar_names(rule: Rule, spec: UpdateSpec) -> list[str]:
 
 
 def kernel(
-    rule: Rule, spec: UpdateSpec, by_value: bool, from_table: bool = False
+    rule: Rule,
+    spec: UpdateSpec,
+    by_value: bool,
+    from_table: bool = False,
+    capacity: int = CAPACITY,
 ) -> dict[str, Any]:
     """Return the arguments of cupy.ElementwiseKernel for a rule and a format of parameters.
 
-    The kernel takes ``addresses`` (CAPACITY of parameters, then CAPACITY of gradients, 0 where
+    The kernel takes ``addresses`` (of ``capacity`` parameters, then of as many gradients, 0 where
     there is none), ``blocks``, ``pitch`` (elements of a slot), the scalars, and ``arena``; where
     state is in codes also ``codes`` and, for 8 bits, ``scales``. The addresses travel as a void
     scalar ``by_value``, which costs no copy to the device; otherwise in an array there.
@@ -619,7 +627,7 @@ def kernel(
     """
     from_table = from_table or spec.members
     declared, values, operation = scalars_of(rule, spec, from_table)
-    addresses_declared, addresses = addresses_of(by_value)
+    addresses_declared, addresses = addresses_of(by_value, capacity)
     text = _UPDATE_OPERATION.substitute(
         addresses=addresses, memory=memory_value(spec), scalars=", ".join(values)
     )
@@ -628,17 +636,17 @@ def kernel(
         "out_params": ", ".join(f"raw {dtype} {name}" for dtype, name in memory(spec)),
         "operation": operation(text),
         "name": f"fastopt_{rule.name}" + "_from_table" * from_table,
-        "preamble": _preamble(rule, spec),
+        "preamble": _preamble(rule, spec, capacity),
         "no_return": True,
         "options": OPTIONS,
     }
 
 
-def _preamble(rule: Rule, spec: UpdateSpec) -> str:
+def _preamble(rule: Rule, spec: UpdateSpec, capacity: int) -> str:
     generated = [*scalars_and_squares(rule, spec), _element(rule, spec), state_of(rule, spec)]
     last = "int8_update" if spec.state == "int8" else "update"
-    text = [formats(spec), in_namespace("\n".join(generated)), fixed("modulus"), fixed(last)]
-    return "\n".join(text)
+    numbers = formats(spec, capacity=capacity)
+    return "\n".join([numbers, in_namespace("\n".join(generated)), fixed("modulus"), fixed(last)])
 
 
 def scalars_of(
@@ -674,11 +682,11 @@ def scalars_of(
     return declared, values, within
 
 
-def addresses_of(by_value: bool) -> tuple[str, str]:
+def addresses_of(by_value: bool, capacity: int = CAPACITY) -> tuple[str, str]:
     """Return the declaration of a kernel's ``addresses``, and the pointer to them in its text.
 
     They are declared first, so that they are aligned: a void scalar has no alignment of its own.
     """
     if by_value:
-        return f"V{16 * CAPACITY} addresses", "reinterpret_cast<const long long *>(&addresses)"
+        return f"V{16 * capacity} addresses", "reinterpret_cast<const long long *>(&addresses)"
     return "raw int64 addresses", "&addresses[0]"

@@ -1,7 +1,8 @@
-"""The real CuPy for the tests that are marked gpu, and what only a real device can do.
+"""CuPy as the tests have it: on a device, or the real CuPy on a CUDA that runs on the CPU.
 
-Without a device they are skipped, and say why. Where FASTOPT_TEST_GPU is set they fail instead, so
-that a run that was meant to test a device cannot pass without one.
+With FASTOPT_TEST_GPU set a device must answer, so that a run that was meant to test one cannot
+pass without it. Otherwise CUDA is emulated (see ``emulation``), where CuPy is installed and g++ is
+there; where they are not, the tests are skipped and say why.
 """
 
 from __future__ import annotations
@@ -9,47 +10,55 @@ from __future__ import annotations
 import importlib
 import os
 import warnings
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from typing import Any
 
 import pytest
 
-import fastopt
-from helpers.cuda.fake_cupy import FakeCupy
+from helpers.cuda.emulation import build
+from helpers.cuda.emulation import cuda as emulation
+from helpers.cuda.emulation.cuda import Cuda
 
-ON_DEVICE = (
-    pytest.mark.gpu,
-    pytest.mark.filterwarnings("ignore:::cupy"),  # CuPy's own; whatever is ours is an error
-)
+REAL = bool(os.environ.get("FASTOPT_TEST_GPU"))
+"""Whether the tests run on a device."""
 
 SPIN = 600_000_000
 """Cycles of a device's clock: a third of a second or so."""
 
 
-def real_cupy(devices: int = 1) -> Any:
-    """Return CuPy if so many devices answer; else skip the test, or fail it."""
+@cache
+def emulated() -> Cuda | None:
+    """Return the emulated CUDA, which is installed now; None on a device, and where CuPy lacks."""
+    return None if REAL or build.reason_to_skip() else emulation.installed()
+
+
+def cupy_or_skip(devices: int = 1) -> Any:
+    """Return CuPy, if so many devices answer; else skip the test, or fail it."""
+    if not REAL and (reason := build.reason_to_skip()):
+        pytest.skip(reason)
+    emulated()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # CuPy warns at import of what it does not find
-        reason = fastopt.available_backends()["cupy"]
-        cupy: Any = None if reason else importlib.import_module("cupy")
-    if reason:
-        if os.environ.get("FASTOPT_TEST_GPU"):
-            pytest.fail(f"FASTOPT_TEST_GPU is set, and there is no device: {reason}")
-        pytest.skip(reason.partition(". ")[0])
-    if (count := cupy.cuda.runtime.getDeviceCount()) < devices:
-        pytest.skip(f"needs {devices} devices; there is {count}")
+        cupy = importlib.import_module("cupy")
+    found = cupy.cuda.runtime.getDeviceCount()  # raises without any: the test fails
+    if found < devices:
+        pytest.skip(f"needs {devices} devices; there is {found}")
     return cupy
 
 
-def is_real(cupy: Any) -> bool:
-    return not isinstance(cupy, FakeCupy)
+def no_waiting() -> AbstractContextManager[None]:
+    """Let it be an error if the host waits for the device, where CUDA is emulated."""
+    cuda = emulated()
+    return nullcontext() if cuda is None else cuda.no_waiting()
 
 
 def keep_busy(cupy: Any, cycles: int = SPIN) -> None:
     """Give the current stream something that takes a while; what the host does goes on.
 
-    A stand-in has done everything at once, so it has nothing that could take a while.
+    An emulated device has done everything at once, so it has nothing that could take a while.
     """
-    if is_real(cupy):
+    if REAL:
         out = cupy.zeros(1, "i8")
         _spin(cupy)(cycles, out, size=1)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -58,22 +59,31 @@ def source(kernel: Any) -> str:
     return "".join(f"#include <{header}>\n" for header in headers) + code
 
 
-def _compile(kernel: Any, method: str, *options: str) -> tuple[bytes, str]:
-    """Return what NVRTC makes of a kernel with CuPy's options and some more, and what it says."""
-    usual = _of_cupy("_core.core").assemble_cupy_compiler_options(kernel.kwargs["options"])
-    program = _of_cupy("cuda.compiler")._NVRTCProgram(source(kernel), "kernel.cu", method=method)
+def _compile(source: str, options: Sequence[str], method: str, *more: str) -> tuple[bytes, str]:
+    """Return what NVRTC makes of a text with these options and CuPy's last, and what it says."""
+    program = _of_cupy("cuda.compiler")._NVRTCProgram(source, "kernel.cu", method=method)
     said = io.StringIO()
-    made, _ = program.compile(
-        (*usual, "-ftz=true", "--device-as-default-execution-space", *options), said
-    )
+    last = ("-ftz=true", "--device-as-default-execution-space")
+    made, _ = program.compile((*options, *last, *more), said)
     return made if isinstance(made, bytes) else made.encode(), said.getvalue()
 
 
+def _options(kernel: Any) -> tuple[str, ...]:
+    assembled = _of_cupy("_core.core").assemble_cupy_compiler_options(kernel.kwargs["options"])
+    return tuple(assembled)
+
+
+def ptx_of(source: str, options: Sequence[str], architecture: int) -> str:
+    """Return a text as CuPy compiles it in the assembly language of CUDA's virtual machine."""
+    return _compile(source, options, "ptx", f"-arch=compute_{architecture}")[0].decode()
+
+
 def ptx(kernel: Any, architecture: int) -> str:
-    """Return a kernel in the assembly language of CUDA's virtual machine."""
-    return _compile(kernel, "ptx", f"-arch=compute_{architecture}")[0].decode()
+    """Return a cupy.ElementwiseKernel in that language."""
+    return ptx_of(source(kernel), _options(kernel), architecture)
 
 
 def said_of_machine_code(kernel: Any, architecture: int) -> str:
     """Return what the assembler says of registers, stack and spills."""
-    return _compile(kernel, "cubin", f"-arch=sm_{architecture}", "--ptxas-options=-v")[1]
+    more = (f"-arch=sm_{architecture}", "--ptxas-options=-v")
+    return _compile(source(kernel), _options(kernel), "cubin", *more)[1]

@@ -268,6 +268,8 @@ class _Run:
             self._put(operands[0], flush(found), operation[-2], lanes)
         elif name == "cvta":
             self._put(operands[0], self._get(operands[-1], kind, lanes), kind, lanes)
+        elif name == "mov" and "{" in operands[0] + operands[1]:
+            self._repack(kind, *operands, lanes)
         else:
             self._compute(operation, operands, lanes)
 
@@ -289,6 +291,19 @@ class _Run:
             kind = f"{kind[0]}64"
             given = [value.astype(TYPES[kind]) for value in given]
         self._put(operands[0], flush(COMPUTE[name](*given)), kind, lanes)
+
+    def _repack(self, kind: str, to: str, given: str, lanes: Lanes) -> None:
+        """Cut a register into several, the lowest bits first, or put one together of several."""
+        names = re.findall(r"[%\w]+", to if "{" in to else given)
+        part = f"b{int(kind[1:]) // len(names)}"
+        if "{" in to:
+            parts = self._get(given, kind, lanes).view(TYPES[part]).reshape(-1, len(names))
+            for name, row in zip(names, parts.T, strict=True):
+                if name != "_":
+                    self._put(name, row, part, lanes)
+        else:
+            rows = np.stack([self._get(name, part, lanes) for name in names], axis=1)
+            self._put(to, rows.view(TYPES[kind])[:, 0], kind, lanes)
 
     def _move(self, operation: list[str], operands: list[str], lanes: Lanes) -> None:
         """Load or store: parameters, or global memory."""

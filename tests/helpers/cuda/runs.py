@@ -1,19 +1,16 @@
-"""The runs that tests make on a stand-in for CuPy and on NumPy, to compare what they end with."""
+"""The runs that tests make with CuPy and with NumPy, to compare what they end with."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ml_dtypes
 import numpy as np
-import pytest
 
 import fastopt
 from fastopt.core.arrays import Array
-from helpers.cuda.fake_cupy import FakeCupy, no_synchronisation
+from helpers.cuda.device import no_waiting
 from helpers.variants import Variant
 
 DTYPES = (np.float32, np.float64)
@@ -30,21 +27,6 @@ TINY = {
     np.complex64: 1e-30,
     np.complex128: 1e-275,
 }
-
-
-@contextmanager
-def installed(cupy: FakeCupy) -> Iterator[FakeCupy]:
-    """Put the stand-in where CuPy would be imported from, and leave nothing of it behind."""
-    name = "fastopt.backends.cupy.backend"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "cupy", cupy)
-        patch.delitem(sys.modules, name, raising=False)
-        patch.delattr(name, raising=False)
-        try:
-            yield cupy
-        finally:
-            sys.modules.pop(name, None)
-            vars(sys.modules[name.rpartition(".")[0]]).pop("backend", None)
 
 
 Cut = Callable[[Any], Any]
@@ -130,7 +112,7 @@ def run(
         grads, _ = cut_out(xp, [cut for _, cut in cuts], grad_dtype or dtype, step)
         if missing:
             grads = [None if step % 4 == k % 7 else grad for k, grad in enumerate(grads)]
-        with no_synchronisation():
+        with no_waiting():
             opt.step(grads, grad_scale=grad_scale)
     end = {f"memory of {k}": on_host(buffer) for k, buffer in enumerate(memory)}
     end["grad_norm"] = np.array(opt.grad_norm or 0.0)
@@ -182,5 +164,5 @@ def _differing(one: Array, two: Array) -> int:
     return int((one.reshape(-1).view(bits) != two.reshape(-1).view(bits)).sum())
 
 
-def difference_of(variant: Variant, cupy: FakeCupy, dtype: Any, **more: Any) -> dict[str, int]:
+def difference_of(variant: Variant, cupy: Any, dtype: Any, **more: Any) -> dict[str, int]:
     return differences(run(variant, np, dtype, **more), run(variant, cupy, dtype, **more))

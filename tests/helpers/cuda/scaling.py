@@ -13,7 +13,7 @@ from fastopt.core.arrays import Array
 from fastopt.optimizers.base import Optimizer
 from fastopt.wrappers.base import Wrapper
 from helpers.cuda.runs import on_host
-from helpers.cuda.training import Training, end_of
+from helpers.cuda.training import Training, captured, end_of
 from helpers.variants import Variant
 
 Wrap = Callable[[Optimizer], Optimizer | Wrapper]
@@ -63,12 +63,8 @@ def scaled_replays(
         scaler.step(opt, [scaler.multiply(grad, out=grad) for grad in grads])
         scaler.update()
 
+    graph, _ = captured(cupy, step)
     with cupy.cuda.Stream(non_blocking=True) as stream:
-        stream.begin_capture()
-        try:
-            step()
-        finally:
-            graph = stream.end_capture()
         for number in range(training.steps):
             for grad, now in zip(grads, training.grads(number), strict=True):
                 grad[...] = cupy.asarray(now)

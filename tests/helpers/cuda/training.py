@@ -14,7 +14,7 @@ import numpy as np
 
 from fastopt.core.arrays import Array
 from fastopt.optimizers.base import Optimizer
-from helpers.cuda.fake_cupy import FakeCupy, no_synchronisation
+from helpers.cuda.device import emulated, no_waiting
 from helpers.cuda.runs import on_host
 from helpers.variants import Variant
 
@@ -74,29 +74,38 @@ def train(
             training.before[step](opt)
         grads = [None if grad is None else xp.asarray(grad) for grad in training.grads(step)]
         scale = scale_of(training.scale(step))
-        with no_synchronisation():
+        with no_waiting():
             opt.step(grads, grad_scale=scale)
     return end_of(opt, params)
 
 
-def replayed(
-    training: Training, variant: Variant, cupy: FakeCupy, **options: Any
-) -> dict[str, Array]:
+def captured(cupy: Any, step: Callable[[], Any]) -> tuple[Any, Any]:
+    """Return the graph of what is launched, which waits for nothing, and what ``step`` returns."""
+    cuda = emulated()
+    with no_waiting(), cupy.cuda.Stream(non_blocking=True) as stream:
+        before = cuda and cuda.calls("cudaMalloc")
+        stream.begin_capture()
+        try:
+            outcome = step()
+        finally:
+            graph = stream.end_capture()
+    assert before == (cuda and cuda.calls("cudaMalloc")), "a pool may hand that memory to others"
+    return graph, outcome
+
+
+def replayed(training: Training, variant: Variant, cupy: Any, **options: Any) -> dict[str, Array]:
     """Return what a training ends with whose steps are replays of one that was captured."""
     params = [cupy.asarray(param) for param in training.params()]
     opt = variant(params, capturable=True, **options).warmup()
     grads = [cupy.asarray(grad) for grad in training._draw(1)]
-    with no_synchronisation(), cupy.cuda.Stream(non_blocking=True) as stream:
-        stream.begin_capture()
-        opt.step(grads)
-        graph = stream.end_capture()
+    graph, _ = captured(cupy, lambda: opt.step(grads))
     for step in range(training.steps):
         if step in training.before:
             training.before[step](opt)
             opt.refresh()
         for grad, now in zip(grads, training.grads(step), strict=True):
             grad[...] = cupy.asarray(now)
-        with no_synchronisation():
+        with no_waiting():
             graph.launch()
     return end_of(opt, params)
 
