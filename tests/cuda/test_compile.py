@@ -258,11 +258,11 @@ REGISTERS = 65_536  # of a multiprocessor, from Ampere to Blackwell
 def test_adam_leaves_room_for_four_blocks(
     state: State, from_table: bool, architecture: int
 ) -> None:
-    """Three, where 8-bit state takes its scalars from a table: a fourth would cost spills."""
+    """Three for state in 8 bits: a fourth would cost most of its rules spills."""
     kernel = kernel_of(adam.RULE, UpdateSpec.of(_FLOAT, state=state), from_table=from_table)
     registers, spilled = _used(kernel, architecture)
     assert spilled == 0
-    blocks = 3 if state == "int8" and from_table else 4
+    blocks = 3 if state == "int8" else 4
     assert REGISTERS // (-(-registers // 8) * 8 * cupy_source.THREADS) >= blocks
 
 

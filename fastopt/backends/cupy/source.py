@@ -38,10 +38,6 @@ FETCHED, MANY_THREADS, MANY_TILES = 4_096, 1_024, 2_048
 OPTIONS = ("--fmad=false",)
 """No fused multiply-add: each operation rounds once, as on the other backends."""
 
-FOUR_BLOCKS = ("--maxrregcount=64",)
-"""So many registers a thread let a multiprocessor hold four blocks of THREADS. Where the scalars
-come from a table, state in 8 bits would spill some: there the compiler chooses."""
-
 
 # -------------------------------------------------------------------------------------------------
 # The table that says of each block of a kernel's threads which elements are its own.
@@ -643,7 +639,7 @@ def kernel(
         "name": f"fastopt_{rule.name}" + "_from_table" * from_table,
         "preamble": _preamble(rule, spec, capacity),
         "no_return": True,
-        "options": OPTIONS + (FOUR_BLOCKS if spec.state == "int8" and not from_table else ()),
+        "options": OPTIONS,
     }
 
 
