@@ -137,8 +137,16 @@ def _about() -> dict[str, Any]:
         "compute_capability": f"{found['major']}.{found['minor']}",
         "multiprocessors": found["multiProcessorCount"],
         "memory": found["totalGlobalMem"],
+        "peak": _peak(runtime, cupy.cuda.Device().id),
     }
     return {"gpu": gpu, "machine": own, "versions": versions}
+
+
+def _peak(runtime: Any, device: int) -> float | None:
+    """Return the bytes a second that the memory can move; None if the device does not say."""
+    kilohertz, bits = (runtime.deviceGetAttribute(which, device) for which in (36, 37))
+    peak = 2.0 * 1e3 * kilohertz * bits / 8  # both edges of the clock
+    return peak if peak > 1e9 else None
 
 
 def _say_where(results: dict[str, Any]) -> None:

@@ -32,6 +32,9 @@ def show(results: Mapping[str, Any], verdicts: Sequence[Target]) -> None:
             table(_title(title + text), *matrix(rows, mode, median))
         text = "how many times as long as fastopt on the device"
         table(_title(title + text), *matrix(rows, "device", _times_as_long))
+    if peak := results["gpu"].get("peak"):
+        name = f"Share of the memory's peak of {peak / 1e9:.0f} GB/s"
+        table(name, *matrix(results["sizes"], "device", lambda *about: _share(*about, peak)))
     if rate := results["bandwidth"].get(COPY):
         name = f"Share of the copy's bandwidth of {rate / 1e9:.0f} GB/s"
         table(name, *matrix(results["sizes"], "device", lambda *about: _share(*about, rate)))

@@ -9,7 +9,7 @@ from gpu_bandwidth import BYTES_PER_ELEMENT, COPY, TRAFFIC
 from targets import Target, at, find, ratio
 
 OURS, FUSED = "fastopt", "torch fused"
-SHARE_OF_COPY = 0.92
+SHARE_OF_COPY = SHARE_OF_PEAK = 0.92
 HOST_RATIOS = {(300, 10_000): 3.0, (1_000, 10_000): 3.0}
 
 
@@ -17,6 +17,7 @@ def targets(results: Mapping[str, Any]) -> list[Target]:
     """Return every target with what was measured."""
     return [
         _bandwidth(results),
+        _peak(results),
         *_device(results),
         *_host(results),
     ]
@@ -31,6 +32,19 @@ def _bandwidth(results: Mapping[str, Any]) -> Target:
     share = copies * BYTES_PER_ELEMENT[TRAFFIC] / BYTES_PER_ELEMENT[COPY]
     size = at((row["arrays"], row["elements"]))
     return Target(f"{text}, {size}", SHARE_OF_COPY, share, spread)
+
+
+def _peak(results: Mapping[str, Any]) -> Target:
+    """What Adam moves in a second, as a share of what the memory can at its clock."""
+    row, text = results["sizes"][-1], "share of the memory's peak"
+    times, peak = row["device"], results["gpu"].get("peak")
+    if not peak or OURS not in times:
+        return Target(text, SHARE_OF_PEAK, None)
+    moved = BYTES_PER_ELEMENT[TRAFFIC] * row["arrays"] * row["elements"]
+    own = times[OURS]
+    size = at((row["arrays"], row["elements"]))
+    share = moved / own["median"] / peak
+    return Target(f"{text}, {size}", SHARE_OF_PEAK, share, own["high"] / own["low"])
 
 
 def _device(results: Mapping[str, Any]) -> Iterator[Target]:

@@ -222,7 +222,20 @@ def like(values: Array, target: Array) -> Array:
 def capturing(array: Array) -> bool:
     """Return whether work on a CuPy array would now go into a CUDA graph instead of being done."""
     with on_device_of(array):
-        return bool(sys.modules["cupy"].cuda.get_current_stream().is_capturing())
+        try:
+            return bool(sys.modules["cupy"].cuda.get_current_stream().is_capturing())
+        except RuntimeError as error:
+            if getattr(error, "status", None) != _CAPTURE_IMPLICIT:
+                raise
+            raise RuntimeError(
+                "the default stream waits for all streams but those made with non_blocking=True, "
+                "and one that it waits for is being captured in a CUDA graph: capture on "
+                "cupy.cuda.Stream(non_blocking=True), or make this step before or after"
+            ) from error
+
+
+_CAPTURE_IMPLICIT = 906
+"""CUDA's error for work on the legacy stream while a blocking stream is captured."""
 
 
 def on_device_of(array: Array) -> AbstractContextManager[Any]:

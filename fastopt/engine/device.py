@@ -7,7 +7,7 @@ table, and counts. What the host knows of the counts follows when somebody reads
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy as np
 from fastopt.backends.cupy.launch import BucketLaunch, Lookup
 from fastopt.backends.interface import COMMON_SCALARS, Backend
 from fastopt.core import arrays
-from fastopt.core.buckets import NOT_MEASURED, Gradients, OptimizerState
+from fastopt.core.buckets import NOT_MEASURED, Bucket, Gradients, OptimizerState
 from fastopt.core.options import NonfinitePolicy
 from fastopt.core.signals import Deferred
 from fastopt.engine import whole
@@ -303,7 +303,7 @@ class DeviceEngine(HostEngine):
                 )
         self.follow_settings()
         bound = self.bind(grads, copying=False)
-        known = self._kind(policy.measures) in self._launched
+        known = self._launched.issuperset(self._kinds(bound, policy.measures))
         prepared = self.counts.uploaded and self._active(bound) == self.counts.active
         if not (prepared and known):
             raise RuntimeError(
@@ -396,7 +396,7 @@ class DeviceEngine(HostEngine):
                 control.update(kernel, gradients, lookup, derived, always)
         self._memory_behind = self._passes is not None
         self._held = (bound, grad_scale)
-        self._launched.add(self._kind(measures))
+        self._launched.update(self._kinds(bound, measures))
         return place
 
     def _compute_whole(self, works: Sequence[BucketLaunch]) -> dict[int, list[NewValues]]:
@@ -421,8 +421,10 @@ class DeviceEngine(HostEngine):
     def _kernel(self, number: int) -> CupyKernel:
         return cast("CupyKernel", self.kernels[number])  # no other backend has a control
 
-    def _kind(self, measures: bool) -> Any:
-        return measures, tuple(bucket.rule.name for bucket in self.state.buckets)
+    def _kinds(self, bound: Sequence[tuple[int, Gradients]], measures: bool) -> Iterator[Any]:
+        """Yield what kernels a step launches, which the first such step compiles."""
+        for number, gradients in bound:
+            yield measures, number, self.state.buckets[number].rule.name, gradients.dtype.name
 
     # Between steps -----------------------------------------------------------------------------
 
@@ -438,11 +440,16 @@ class DeviceEngine(HostEngine):
             if self.counts.active is None:
                 self._sort((None,) * len(self.state.buckets))
             self._upload_all(policy)
-            nothing = [
-                (number, Gradients([None] * len(bucket.parameters), bucket.spec.stored, []))
-                for number, bucket in enumerate(self.state.buckets)
-            ]
-            self._launch(nothing, 1.0, policy.measures, always=True)
+            # Gradients can come in any dtype that is read as it is; a capture compiles nothing.
+            readable = [bucket.spec.readable for bucket in self.state.buckets]
+            for turn in range(max(map(len, readable))):
+                nothing = [
+                    (number, _nothing(bucket, dtypes[min(turn, len(dtypes) - 1)]))
+                    for number, (bucket, dtypes) in enumerate(
+                        zip(self.state.buckets, readable, strict=True)
+                    )
+                ]
+                self._launch(nothing, 1.0, policy.measures, always=True)
             self._invalidate()  # that was no step
             self._upload()
             self._control.wait()
@@ -546,6 +553,11 @@ class DeviceEngine(HostEngine):
                 "this takes copies between host and device, which cannot be made while a stream is "
                 "captured in a CUDA graph; do it before or after"
             )
+
+
+def _nothing(bucket: Bucket, dtype: np.dtype[Any]) -> Gradients:
+    """Return gradients of a dtype of which none is there."""
+    return Gradients([None] * len(bucket.parameters), dtype, [])
 
 
 def _indices(gradients: Gradients, lookup: Lookup) -> list[int]:

@@ -22,6 +22,7 @@ from fastopt.core.param_groups import ParamGroup
 from fastopt.core.passes import derived_of
 from fastopt.core.signals import Deferred
 from fastopt.engine import passes, whole
+from fastopt.engine.buffers import GradientBuffers
 from fastopt.engine.passes import Update
 from fastopt.engine.policy import (
     MADE,
@@ -84,6 +85,7 @@ class HostEngine:
         self.backend = backend
         self.extents = Extents(state.tree.leaves)
         self._changes = state.groups.changes  # its ``count`` grows when a setting of any group does
+        self._buffers: GradientBuffers | None = None
         self.invalidate()
 
     def invalidate(self) -> None:
@@ -100,6 +102,7 @@ class HostEngine:
         self._followed: int | None = None  # the count of changes that the rest here belongs to
         self._fused: Fused | None = None  # made, with the next, by follow_settings
         self._fused_parts: list[tuple[Bucket, Scalars, ParamGroup]] = []
+        self._buffered: dict[int, Gradients] = {}  # of each bucket those in the buffers
         self._limit_of: Policy | None = None
         self._limit: float | None = None  # that of this policy
 
@@ -214,7 +217,10 @@ class HostEngine:
             options = self._options(bucket.group, asked) if group.scheduled else group
             rows.append(scalars.next_row(options))
         tree = self.state.tree
-        return fused(tree.current(), tree.match(grads), rows, grad_scale, limit)
+        given = tree.match(grads)
+        if self._buffers is not None:
+            self._buffers.are(given)  # raises if only some are
+        return fused(tree.current(), given, rows, grad_scale, limit)
 
     # What a step is made of ---------------------------------------------------------------------
 
@@ -230,7 +236,26 @@ class HostEngine:
         # The arrays that the user's tree of parameters holds now, and the gradients in their order;
         # ``match`` raises where the two trees differ.
         now, given = tree.current(), tree.match(grads)
+        if self._buffers is not None and self._buffers.are(given):
+            return [(number, self._bind_buffers(number, now, given)) for number in active]
         return [(number, self._bind_bucket(number, now, given, copying)) for number in active]
+
+    def gradient_buffers(self) -> Any:
+        """Return the tree of gradient buffers, which are made when they are asked for first."""
+        if self._buffers is None:
+            self._buffers = GradientBuffers(self.state, self.backend)
+        return self.state.tree.nest(self._buffers.arrays)
+
+    def _bind_buffers(self, number: int, now: list[Any], given: list[Any]) -> Gradients:
+        """Return a bucket's gradients, which are the buffers: only its parameters are looked at."""
+        bucket = self.state.buckets[number]
+        known = self._buffered.get(number)
+        if known is None:
+            known = self._buffered[number] = self._bind_bucket(number, now, given, True)
+        for parameter, param in zip(bucket.parameters, bucket.of_leaves(now), strict=True):
+            if self.device is None or param is not parameter.leaf.array:
+                parameter.check_array(param)
+        return known
 
     def _bind_bucket(
         self, number: int, now: list[Any], given: list[Any], copying: bool

@@ -203,6 +203,25 @@ class Optimizer(Formula):
         self._alone(lambda: self._engine.warm_up(self._policy))
         return self
 
+    def gradient_buffers(self) -> Any:
+        """Return a tree of arrays like the parameters, for a backward pass to write into.
+
+        They have the parameters' shapes, dtypes and order in memory, lie in one block, are zero at
+        first, and are the same arrays whenever this is called::
+
+            grads = opt.gradient_buffers()
+            np.matmul(x.T, error, out=grads["W"])
+            opt.step(grads)
+
+        A step with this tree only looks whether every leaf is still its buffer, which saves most of
+        the host's work on many arrays. ``grads["W"] = ...`` without ``out`` or ``[...]`` puts
+        another array there: the step refuses it by name (ValueError), unless all are others, which
+        is an ordinary step; None stands for no gradient as always.
+
+        Raises MemoryError (CuPy's OutOfMemoryError) if there is no room for them.
+        """
+        return self._alone(self._engine.gradient_buffers)
+
     def refresh(self) -> Self:
         """Let steps that were captured in a CUDA graph go on by what has been set since.
 

@@ -207,7 +207,9 @@ class LossScaler(Resumable):
         """
         inner = _innermost(opt, "warmup")
         inner.warmup()
-        self._scale_for(inner._engine)
+        there = self._scale_for(inner._engine)
+        if there is not None:
+            there.warm_up([leaf.array for leaf in inner._engine.state.tree.leaves])
         return self
 
     # On a device -------------------------------------------------------------------------------
@@ -296,6 +298,20 @@ class ScaleOnDevice:
     def inverse(self) -> Array:
         """What gradients are multiplied by, on the device."""
         return self._memory.inverse
+
+    def warm_up(self, params: Sequence[Array]) -> None:
+        """Multiply once what a loss can be, so that nothing is compiled while a step is captured.
+
+        That is a number, a row or a table in float32 or a parameter's dtype.
+        """
+        xp = arrays.namespace_of(params[0])
+        with self._memory.here():
+            for dtype in {np.dtype(np.float32), *(param.dtype for param in params)}:
+                for shape in ((), (2,), (2, 2)):
+                    zeros: Array = xp.zeros(shape, dtype)
+                    self.times(zeros, None)
+                    self.times(zeros, zeros)
+                    self.times(zeros, xp.zeros(shape, dtype))
 
     def times(self, loss: Array, out: Array | None) -> Array:
         """Return an array of the device times the scale, see ``LossScaler.multiply``."""

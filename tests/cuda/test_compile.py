@@ -19,9 +19,9 @@ import pytest
 import fastopt_kernels
 from fastopt.backends.cupy import control_source, pass_source
 from fastopt.backends.cupy import source as cupy_source
-from fastopt.core.dtypes import UpdateSpec
+from fastopt.core.dtypes import State, UpdateSpec
 from fastopt.core.passes import derived_of
-from fastopt_kernels import Rule
+from fastopt_kernels import Rule, adam
 from fastopt_kernels.around import cautious, mask_zero
 from helpers.cuda import nvrtc
 
@@ -245,3 +245,49 @@ def test_a_scale_in_double_is_noticed() -> None:
         text[part] = text[part].replace(right, wrong)
     kernel = importlib.import_module("cupy").ElementwiseKernel(**text)
     assert faults(rule, spec, nvrtc.ptx(kernel, 90)) == ["arithmetic in double"]
+
+
+# How many blocks a multiprocessor holds --------------------------------------------------------
+
+REGISTERS = 65_536  # of a multiprocessor, from Ampere to Blackwell
+
+
+@pytest.mark.parametrize("architecture", [80, 90, 100])
+@pytest.mark.parametrize("from_table", [False, True], ids=["by_value", "from_table"])
+@pytest.mark.parametrize("state", ["real", "bfloat16", "int8"])
+def test_adam_leaves_room_for_four_blocks(
+    state: State, from_table: bool, architecture: int
+) -> None:
+    """Three for state in 8 bits: a fourth would cost most of its rules spills."""
+    kernel = kernel_of(adam.RULE, UpdateSpec.of(_FLOAT, state=state), from_table=from_table)
+    registers, spilled = _used(kernel, architecture)
+    assert spilled == 0
+    blocks = 3 if state == "int8" else 4
+    assert REGISTERS // (-(-registers // 8) * 8 * cupy_source.THREADS) >= blocks
+
+
+@pytest.mark.parametrize("architecture", [80, 90, 100])
+def test_what_decides_spills_nothing(architecture: int) -> None:
+    cupy = importlib.import_module("cupy")
+    texts = [control_source.decide(), control_source.halves()]
+    for dtype in (_FLOAT, _DOUBLE, _HALF):
+        texts += [control_source.squares_to_decide(dtype, True, wide) for wide in (False, True)]
+    for text in texts:
+        assert _used(cupy.ElementwiseKernel(**text), architecture)[1] == 0
+
+
+def test_squares_are_read_16_bytes_at_a_time() -> None:
+    cupy = importlib.import_module("cupy")
+    for dtype in (_FLOAT, _DOUBLE, _HALF):
+        text = nvrtc.ptx(cupy.ElementwiseKernel(**control_source.squares(dtype, True)), 90)
+        loads = re.findall(r"ld\.global(?:\.nc)?\.v(\d)\.\w(\d+)", text)
+        assert any(int(count) * int(bits) == 128 for count, bits in loads), dtype
+
+
+def _used(kernel: Any, architecture: int) -> tuple[int, int]:
+    """Return the registers of a thread, and the bytes that are spilled."""
+    said = nvrtc.said_of_machine_code(kernel, architecture)
+    registers = re.search(r"Used (\d+) registers", said)
+    spilled = re.findall(r"(\d+) bytes spill", said)
+    assert registers, said
+    return int(registers[1]), sum(map(int, spilled))

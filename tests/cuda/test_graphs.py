@@ -444,3 +444,69 @@ def test_cuda_refuses_what_cannot_be_captured(cupy: Any) -> None:
         capture(cupy, cupy.zeros(2).get)
     with pytest.raises(RuntimeError, match="legacy"):
         cupy.cuda.get_current_stream().begin_capture()
+
+
+# Nothing is compiled while a stream is captured -----------------------------------------------
+
+
+@pytest.mark.parametrize("limit", [None, 1.0])
+@pytest.mark.parametrize("given", [np.float16, np.float32])
+def test_a_warm_step_compiles_nothing_in_a_capture(
+    cupy: Any, cuda: Cuda, given: Any, limit: float | None
+) -> None:
+    """Gradients of half precision parameters can be float32: that is another kernel."""
+    params = [cupy.zeros(n, np.float16) for n in (5, 70)]
+    more = {"capturable": True, "max_grad_norm": limit}
+    opt = fastopt.Adam(params, **more).warmup()
+    grads = [cupy.ones(param.shape, given) for param in params]
+    cuda.clear()
+    captured(cupy, lambda: opt.step(grads))
+    assert cuda.compiled == []
+
+
+def test_a_step_whose_kernels_are_not_there_is_not_captured(cupy: Any, cuda: Cuda) -> None:
+    opt = fastopt.Adam([cupy.zeros(5, np.float16)], capturable=True)
+    opt.step([cupy.ones(5, np.float16)])
+    wide = [cupy.ones(5, np.float32)]
+    with pytest.raises(RuntimeError, match="nothing is prepared for a step like this"):
+        captured(cupy, lambda: opt.step(wide))
+    opt.step(wide)
+    captured(cupy, lambda: opt.step(wide))
+
+
+@pytest.mark.parametrize("shape", [(), (7,), (3, 4)])
+def test_a_warm_scaler_compiles_nothing_in_a_capture(cupy: Any, cuda: Cuda, shape: Any) -> None:
+    params = [cupy.zeros(5, np.float32)]
+    opt = fastopt.SGD(params, capturable=True, on_nonfinite="skip")
+    scaler = fastopt.LossScaler().warmup(opt)
+    loss, grads = cupy.ones(shape, np.float32), [cupy.ones(5, np.float32)]
+    scaled = cupy.empty_like(loss)
+    cuda.clear()
+
+    def step() -> None:
+        scaler.multiply(loss, out=scaled)
+        scaler.step(opt, grads)
+        scaler.update()
+
+    captured(cupy, step)
+    assert cuda.compiled == []
+
+
+@pytest.mark.parametrize("options", [{}, {"max_grad_norm": 1.0}])
+def test_a_step_on_the_default_stream_beside_a_capture_says_what_to_do(
+    cupy: Any, options: dict[str, Any]
+) -> None:
+    param, grads = cupy.zeros(3, np.float32), [cupy.ones(3, np.float32)]
+    opt = fastopt.SGD([param], 1.0, **options).warmup()
+    stream = cupy.cuda.Stream()
+    with stream:
+        stream.begin_capture()
+    try:
+        with pytest.raises(RuntimeError, match="non_blocking=True"):
+            opt.step(grads)
+    finally:
+        with stream, pytest.raises(cupy.cuda.runtime.CUDARuntimeError, match="Invalidated"):
+            stream.end_capture()
+    assert opt.step_count == 0
+    opt.step(grads)
+    assert param.get().max() < 0

@@ -259,12 +259,15 @@ def test_targets_are_pass_short_or_not_measured(gpu: Any) -> None:
         ],
         "clipping": [],
         "graphs": [],
+        "gpu": {"peak": 8.6e8},
     }
     found = {target.text: target for target in gpu.targets(results)}
     assert found["share of the copy's bandwidth, 1 x 100 000 000"].measured == pytest.approx(0.93)
+    assert found["share of the memory's peak, 1 x 100 000 000"].measured == pytest.approx(8 / 8.6)
     assert found["torch fused / fastopt, 300 x 10 000, on the host"].spread == pytest.approx(1.5)
     assert {text: target.verdict for text, target in found.items()} == {
         "share of the copy's bandwidth, 1 x 100 000 000": "pass",
+        "share of the memory's peak, 1 x 100 000 000": "pass",
         "torch fused / fastopt, 300 x 10 000, on the device": "pass",
         "torch fused / fastopt, 1000 x 10 000, on the device": "pass",
         "torch fused / fastopt, 1 x 1 000, on the device": "not measured",
@@ -276,6 +279,10 @@ def test_targets_are_pass_short_or_not_measured(gpu: Any) -> None:
     assert gpu.targets(results)[0].verdict == "short"
     del results["sizes"][-1]["device"]["copy"]
     assert gpu.targets(results)[0].verdict == "not measured"
+    results["gpu"] = {"peak": 9e8}
+    assert gpu.targets(results)[1].verdict == "short"
+    results["gpu"] = {"peak": None}
+    assert gpu.targets(results)[1].verdict == "not measured"
 
 
 # Timing ------------------------------------------------------------------------------------------

@@ -287,7 +287,8 @@ class LaunchBatch:
 
 
 _LOOK = attrgetter("dtype", "shape", "strides")
-_SHAPE, _DATA, _PTR, _DEVICE = map(attrgetter, ("shape", "data", "ptr", "device_id"))
+_DTYPE, _SHAPE, _CONTIGUOUS = map(attrgetter, ("dtype", "shape", "_c_contiguous"))
+_DATA, _PTR, _DEVICE = map(attrgetter, ("data", "ptr", "device_id"))
 _RETRY = 16
 
 
@@ -311,6 +312,7 @@ class UsualArrays:
             dtype: [(dtype, p.layout.shape, p.usual_strides(dtype)) for p in parameters]
             for dtype in (dtype_of(real, self._own) for real in spec.readable)
         }
+        self._plain = all(p.layout.plain for p in parameters)
         self._array, self._device = type(self._params[0]), arrays.device(self._params[0])
         self._sizes = np.array([p.leaf.array.size for p in parameters], np.int64)
         self._extents = extents
@@ -337,14 +339,9 @@ class UsualArrays:
         there = grads if complete else [grad for grad in grads if grad is not None]
         if not complete and kinds.count(self._array) != len(there):
             return None
-        looks = [*map(_LOOK, there)]
-        dtype = looks[0][0] if looks else self._own
-        expected = self._looks.get(dtype)
-        if expected is None:
-            return None
+        dtype = there[0].dtype if there else self._own
         active = None if complete else [k for k, grad in enumerate(grads) if grad is not None]
-        wanted = expected if active is None else [expected[k] for k in active]
-        if looks != wanted and not all(map(_fits, looks, wanted)):
+        if dtype not in self._looks or not self._usual(there, dtype, active):
             return None
         data = [*map(_DATA, there)]
         devices = [*map(_DEVICE, data)]
@@ -361,6 +358,17 @@ class UsualArrays:
         addresses = np.zeros(len(grads), np.int64)
         addresses[active] = at
         return Gradients(grads, real, active, addresses)
+
+    def _usual(self, there: list[Any], dtype: Any, active: list[int] | None) -> bool:
+        """Return whether gradients have this dtype, and can be read as they stand."""
+        if self._plain:  # strides take three times as long
+            shapes = self._shapes if active is None else [self._shapes[k] for k in active]
+            in_order = [*map(_CONTIGUOUS, there)].count(True) == len(there)
+            if in_order and [*map(_SHAPE, there)] == shapes:
+                return [*map(_DTYPE, there)].count(dtype) == len(there)
+        expected = self._looks[dtype]
+        wanted = expected if active is None else [expected[k] for k in active]
+        return all(map(_fits, map(_LOOK, there), wanted))
 
     def _remember(self, grads: list[Any], dtype: Any, at: Array) -> None:
         """Remember gradients, unless the last ones never came again."""

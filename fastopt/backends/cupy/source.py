@@ -38,6 +38,7 @@ FETCHED, MANY_THREADS, MANY_TILES = 4_096, 1_024, 2_048
 OPTIONS = ("--fmad=false",)
 """No fused multiply-add: each operation rounds once, as on the other backends."""
 
+
 # -------------------------------------------------------------------------------------------------
 # The table that says of each block of a kernel's threads which elements are its own.
 

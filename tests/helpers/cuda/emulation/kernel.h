@@ -29,6 +29,13 @@ namespace thrust { template <class T> using complex = std::complex<T>; }
 template <class T> T max(T a, T b) { return a > b ? a : b; }
 template <class T> T min(T a, T b) { return a < b ? a : b; }
 
+// CuPy's, for integers.
+template <class T> T _floor_divide(T number, T by) {
+    if (by == 0) return 0;
+    T whole = number / by;
+    return number % by != 0 && (number < 0) != (by < 0) ? whole - 1 : whole;
+}
+
 struct Dim { unsigned x, y, z; };
 static thread_local Dim threadIdx, blockIdx, blockDim, gridDim;
 static thread_local ucontext_t between, *running;
