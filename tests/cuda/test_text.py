@@ -472,3 +472,13 @@ def test_a_step_that_raises_has_launched_nothing(
     with pytest.raises(error, match=r"grads\[1\]"):
         opt.step([good, wrong])
     assert cuda.launches == []
+
+
+def test_missing_gradients_are_not_taken_for_arrays_that_are_gone(cupy: Any) -> None:
+    params = [cupy.zeros(3, np.float32) for _ in range(2)]
+    opt = fastopt.SGD(params, 1.0)
+    for _ in range(2):
+        opt.step([cupy.ones(3, np.float32) for _ in params])  # gone after the step
+    opt.step([None, None])
+    opt.step([cupy.ones(3, np.float32), None])
+    assert [param.get().tolist() for param in params] == [[-3] * 3, [-2] * 3]

@@ -324,18 +324,19 @@ class UsualArrays:
         """Return the gradients as they stand; None if any array is unusual."""
         if not all(map(is_, params, self._params)):
             return None
-        if self._of_seen is not None:
+        kinds = [*map(type, grads)]
+        complete = kinds.count(self._array) == len(grads)
+        # A weak reference to what is gone is None, as a gradient that is missing.
+        if self._of_seen is not None and complete:
             if all(map(is_, grads, map(call, self._seen))):
                 self._others = 0
                 same = [*map(_SHAPE, grads)] == self._shapes
                 return Gradients(grads, self._of_seen[0], None, self._of_seen[1]) if same else None
             self._of_seen = None
-        return self._bind_others(grads)
+        return self._bind_others(grads, kinds, complete)
 
-    def _bind_others(self, grads: list[Any]) -> Gradients | None:
+    def _bind_others(self, grads: list[Any], kinds: list[type], complete: bool) -> Gradients | None:
         """Look at gradients that are not those of the step before."""
-        kinds = [*map(type, grads)]
-        complete = kinds.count(self._array) == len(grads)
         there = grads if complete else [grad for grad in grads if grad is not None]
         if not complete and kinds.count(self._array) != len(there):
             return None
