@@ -160,8 +160,8 @@ FAULTS = (
     Fault(
         "settings_of_a_group_that_changed_less_often_go_unnoticed",
         GROUPS,
-        "            group.changes = self.changes",
-        "            self.changes = group.changes",
+        "        self.changes.count += 1",
+        "        self.changes.count = max(self.changes.count, self.revision)",
         (
             "tests/core/test_trainable.py::"
             "test_a_group_is_frozen_whose_settings_have_changed_less_often_than_others",
