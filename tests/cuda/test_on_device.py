@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import fastopt
+from fastopt.backends.cupy.launch import Kernels
 from fastopt.engine import tables
 from helpers.cuda.device import no_waiting
 from helpers.cuda.emulation.cuda import Cuda
@@ -619,3 +620,18 @@ def test_limits_take_turns_and_wait_for_nothing(cupy: Any, cuda: Cuda, late: int
     options = {"on_nonfinite": "skip", "max_grad_norm": 30.0}
     with cuda.late(late):
         assert unlike(training, ADAM, cupy, **options) == {}
+
+
+@pytest.mark.parametrize("size", [1.0, 1e200])  # 1e200: added up again, of smaller numbers
+@pytest.mark.parametrize("arrays", [3, 1_024, 1_100])
+def test_many_threads_decide_with_the_same_bits(
+    cupy: Any, cuda: Cuda, arrays: int, size: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As from 2 048 tiles on, by 1 024 sums at a time."""
+    monkeypatch.setattr("fastopt.backends.cupy.control.MANY_TILES", 1)
+    monkeypatch.setattr("fastopt.backends.cupy.control_source.FETCHED", 1_024)
+    monkeypatch.setattr("fastopt.backends.cupy.backend._KERNELS", Kernels(cupy))
+    training = Training(3, [(1 + n % 3,) for n in range(arrays)], [np.float64], size)
+    assert unlike(training, MOMENTUM, cupy, max_grad_norm=1.0) == {}
+    decisions = [launch for launch in cuda.launches if launch.name == "fastopt_decide"]
+    assert {launch.block for launch in decisions} == {1_024}

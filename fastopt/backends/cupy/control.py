@@ -13,6 +13,8 @@ import numpy as np
 from fastopt.backends.cupy import control_source
 from fastopt.backends.cupy.control_source import (
     COUNTS,
+    MANY_THREADS,
+    MANY_TILES,
     MEASURED,
     NO_ROW,
     SCALES,
@@ -23,7 +25,6 @@ from fastopt.backends.cupy.control_source import (
 )
 from fastopt.backends.cupy.launch import BucketLaunch, Kernels, Lookup, MeasureLayout
 from fastopt.backends.cupy.passes import Passes
-from fastopt.backends.cupy.source import MANY_THREADS, MANY_TILES
 from fastopt.core import arrays
 from fastopt.core.arrays import Array
 from fastopt.core.buckets import Bucket, Gradients

@@ -11,7 +11,6 @@ import numpy as np
 from fastopt.backends.cupy.source import (
     BLOCK_FIELDS,
     CAPACITY,
-    FETCHED,
     OPTIONS,
     TYPE,
     addresses_of,
@@ -126,6 +125,9 @@ tables had no row for them. Kernels that take all of it want the row, its first 
 
 NO_ROW, SKIPPED_ROW = -1, -2
 
+FETCHED, MANY_THREADS, MANY_TILES = 4_096, 1_024, 2_048
+"""How many sums of tiles are fetched at once, by so many threads, where there are so many tiles."""
+
 MEASURED = ("norm", "scale")
 """The norm of the last step's gradients (NOT_MEASURED: nothing asked for it), and their scale."""
 
@@ -164,6 +166,7 @@ def decide() -> dict[str, Any]:
             constants(
                 LANES=LANES,
                 FETCHED=FETCHED,
+                MANY_THREADS=MANY_THREADS,
                 NO_ROW=NO_ROW,
                 SKIPPED_ROW=SKIPPED_ROW,
                 NOT_MEASURED=NOT_MEASURED,

@@ -1,13 +1,53 @@
 // The decision on a step: whether to make it, by which row of the tables, by which gradient scale.
 //
-// One block of LANES threads, or of 1024 where there are many tiles. They add up the sums of squares of all tiles; then they do in float64
-// what the host does otherwise, by the same operations, and the first writes what the update kernels
-// read. `judge` in engine/policy.py and `step` in backends/numba/compiled.py say the same of the norm:
+// One block of LANES threads, or of MANY_THREADS where there are many tiles. They add up the sums of
+// squares of all tiles; then they do in float64 what the host does otherwise, by the same operations,
+// and the first writes what the update kernels read. `judge` in engine/policy.py and `step` in backends/numba/compiled.py say the same of the norm:
 // change all three. From Python: the fields of `counts`, `measured` and `settings`; LANES, NO_ROW,
-// SKIPPED_ROW, NOT_MEASURED, CLIP_EPS, LARGEST (a float64), TOO_SMALL, SMALLER, LARGER and
-// SQUARES_OVERFLOW.
+// SKIPPED_ROW, NOT_MEASURED, CLIP_EPS, LARGEST (a float64), TOO_SMALL, SMALLER, LARGER,
+// SQUARES_OVERFLOW, MANY_THREADS and FETCHED, a multiple of it.
 
 namespace fastopt {
+
+// The same as `total`, for a block of MANY_THREADS: what comes next is on its way while the first
+// LANES threads add what is there.
+__device__ __forceinline__ double total_of_many(
+    const double *sums, long long count, double *lane
+) {
+    constexpr int EACH = FETCHED / MANY_THREADS;
+    __shared__ double fetched[FETCHED];
+    double sum = 0, coming[EACH];
+    #pragma unroll
+    for (int n = 0; n < EACH; ++n) {
+        const long long k = threadIdx.x + n * MANY_THREADS;
+        coming[n] = k < count ? sums[k] : 0;
+    }
+    for (long long begin = 0; begin < count; begin += FETCHED) {
+        #pragma unroll
+        for (int n = 0; n < EACH; ++n) fetched[threadIdx.x + n * MANY_THREADS] = coming[n];
+        __syncthreads();
+        #pragma unroll
+        for (int n = 0; n < EACH; ++n) {
+            const long long k = begin + FETCHED + threadIdx.x + n * MANY_THREADS;
+            coming[n] = k < count ? sums[k] : 0;
+        }
+        if (threadIdx.x < LANES) {
+            const long long rest = count - begin;
+            const int there = rest < FETCHED ? (int)rest : FETCHED;
+            #pragma unroll 8
+            for (int k = threadIdx.x; k < there; k += LANES) sum += fetched[k];
+        }
+        __syncthreads();
+    }
+    return total_of(sum, lane);
+}
+
+// The sum of the sums of tiles, by either.
+__device__ __forceinline__ double total_of_tiles(
+    const double *sums, long long count, double *lane
+) {
+    return blockDim.x == MANY_THREADS ? total_of_many(sums, count, lane) : total(sums, count, lane);
+}
 
 // The row of a step, or NO_ROW.
 __device__ __forceinline__ long long row_of(long long steps, const long long *settings) {
@@ -35,11 +75,11 @@ __device__ __forceinline__ void decide(
     __shared__ double lane[LANES], again[LANES];
     double sum = 0, unit = 1;
     if (tiles >= 0) {
-        sum = total(sums, tiles, lane);
+        sum = total_of_tiles(sums, tiles, lane);
         const bool large = sum > LARGEST;
         if (scaled != 0 && (large || sum < TOO_SMALL)) {
             unit = large ? LARGER : SMALLER;
-            sum = total(&sums[(large ? 1 : 2) * tiles], tiles, again);
+            sum = total_of_tiles(&sums[(large ? 1 : 2) * tiles], tiles, again);
         }
     }
     const bool clips = tiles >= 0 && settings[CLIPS] != 0;

@@ -304,7 +304,6 @@ class UsualArrays:
     """
 
     def __init__(self, parameters: Sequence[Parameter], spec: UpdateSpec, extents: Extents) -> None:
-        self._parameters = parameters
         self._params = [p.leaf.array for p in parameters]
         self._shapes = [p.layout.shape for p in parameters]
         self._own = parameters[0].dtype

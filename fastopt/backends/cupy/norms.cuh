@@ -8,6 +8,18 @@ namespace fastopt {
 
 struct alignas(16) Load { given of[WIDTH]; };
 
+// Adds the square of one number times each factor to its lane.
+template <int N> __device__ __forceinline__ void add_squares(
+    given stored, const double (&factors)[N], double (&lanes)[N][WIDTH], int lane
+) {
+    const real number = Given::widen(stored);
+    #pragma unroll
+    for (int n = 0; n < N; ++n) {
+        const double value = number * factors[n];
+        lanes[n][lane] += value * value;
+    }
+}
+
 // Sums the tile of this thread's group for each of some factors that multiply the gradients before
 // they are squared. The sums of all `tiles` for one factor stand together; those of this launch, of
 // which there are `own`, begin at the `first`.
@@ -28,25 +40,12 @@ template <int N> __device__ __forceinline__ void sum_squares(
     for (long long k = mine * WIDTH; k < whole; k += LANES) {
         const Load load = *reinterpret_cast<const Load *>(&grad[k]);
         #pragma unroll
-        for (int lane = 0; lane < WIDTH; ++lane) {
-            const real number = Given::widen(load.of[lane]);
-            #pragma unroll
-            for (int n = 0; n < N; ++n) {
-                const double value = number * factors[n];
-                lanes[n][lane] += value * value;
-            }
-        }
+        for (int lane = 0; lane < WIDTH; ++lane) add_squares(load.of[lane], factors, lanes, lane);
     }
     for (long long k = whole + mine * WIDTH; k < count; k += LANES) {
         #pragma unroll
         for (int lane = 0; lane < WIDTH; ++lane) {
-            if (k + lane >= count) continue;
-            const real number = Given::widen(grad[k + lane]);
-            #pragma unroll
-            for (int n = 0; n < N; ++n) {
-                const double value = number * factors[n];
-                lanes[n][lane] += value * value;
-            }
+            if (k + lane < count) add_squares(grad[k + lane], factors, lanes, lane);
         }
     }
     __shared__ double shared[WIDTH][LANES];

@@ -13,7 +13,6 @@ from typing import Any
 
 from fastopt.backends.cupy.source import (
     CAPACITY,
-    FETCHED,
     OPTIONS,
     addresses_of,
     begin,
@@ -211,7 +210,7 @@ def follow(
             ]
         ),
     )
-    numbers = constants(LANES=LANES, FETCHED=FETCHED, SUMS=len(summed), GIVEN=len(one.memory.given))
+    numbers = constants(LANES=LANES, SUMS=len(summed), GIVEN=len(one.memory.given))
     return {
         "in_params": ", ".join(
             [

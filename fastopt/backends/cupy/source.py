@@ -32,12 +32,8 @@ THREADS = 256
 """Threads per block of an update; each takes the 16 bytes of an array that one instruction loads.
 A multiple of 64: so many threads share a block of int8 codes (``int8_update.cuh``)."""
 
-FETCHED, MANY_THREADS, MANY_TILES = 4_096, 1_024, 2_048
-"""How many sums of tiles are fetched at once, by so many threads, where there are so many tiles."""
-
 OPTIONS = ("--fmad=false",)
 """No fused multiply-add: each operation rounds once, as on the other backends."""
-
 
 # -------------------------------------------------------------------------------------------------
 # The table that says of each block of a kernel's threads which elements are its own.

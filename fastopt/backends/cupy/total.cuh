@@ -1,44 +1,11 @@
-// The sum of the sums of tiles: LANES threads of a block add them as elements of a tile are added;
-// any other threads help to fetch them. From Python: LANES, and FETCHED, a multiple of it.
+// The sum of the sums of tiles: LANES threads of a block add them as elements of a tile are added.
+// From Python: LANES.
 
 namespace fastopt {
 
-// All threads of the block get it; `lane` is shared memory, LANES numbers.
-__device__ __forceinline__ double total(const double *sums, long long count, double *lane) {
-    constexpr int LARGEST_BLOCK = 1024, EACH = FETCHED / LARGEST_BLOCK;
-    __shared__ double fetched[FETCHED];
-    double sum = 0;
-    if (blockDim.x < LARGEST_BLOCK) {
-        if (threadIdx.x < LANES) {
-            #pragma unroll 8
-            for (long long k = threadIdx.x; k < count; k += LANES) sum += sums[k];
-        }
-    } else {
-        // What comes next is on its way while the lanes add what is there.
-        double coming[EACH];
-        #pragma unroll
-        for (int n = 0; n < EACH; ++n) {
-            const long long k = threadIdx.x + n * LARGEST_BLOCK;
-            coming[n] = k < count ? sums[k] : 0;
-        }
-        for (long long begin = 0; begin < count; begin += FETCHED) {
-            #pragma unroll
-            for (int n = 0; n < EACH; ++n) fetched[threadIdx.x + n * LARGEST_BLOCK] = coming[n];
-            __syncthreads();
-            #pragma unroll
-            for (int n = 0; n < EACH; ++n) {
-                const long long k = begin + FETCHED + threadIdx.x + n * LARGEST_BLOCK;
-                coming[n] = k < count ? sums[k] : 0;
-            }
-            if (threadIdx.x < LANES) {
-                const long long rest = count - begin;
-                const int there = rest < FETCHED ? (int)rest : FETCHED;
-                #pragma unroll 8
-                for (int k = threadIdx.x; k < there; k += LANES) sum += fetched[k];
-            }
-            __syncthreads();
-        }
-    }
+// The sum of all lanes, of which the first LANES threads hold one each: all threads of the block get
+// it; `lane` is shared memory, LANES numbers.
+__device__ __forceinline__ double total_of(double sum, double *lane) {
     if (threadIdx.x < LANES) lane[threadIdx.x] = sum;
     __syncthreads();
     #pragma unroll 1
@@ -47,6 +14,16 @@ __device__ __forceinline__ double total(const double *sums, long long count, dou
         __syncthreads();
     }
     return lane[0];
+}
+
+// For a block of LANES threads.
+__device__ __forceinline__ double total(const double *sums, long long count, double *lane) {
+    double sum = 0;
+    #pragma unroll 8
+    for (long long k = threadIdx.x; k < count; k += LANES) {
+        sum += sums[k];
+    }
+    return total_of(sum, lane);
 }
 
 }  // namespace fastopt
