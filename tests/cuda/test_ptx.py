@@ -6,7 +6,7 @@ The instructions run in an interpreter (helpers/cuda/ptx_interpreter.py); no GPU
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from test_storage import LONG, WAYS
 
+from fastopt.core.arrays import Array
 from fastopt.core.norms import TILE
 from fastopt.engine import tables
 from helpers.cuda import nvrtc
@@ -234,13 +235,20 @@ SCALE_FAULTS = {
 @pytest.mark.parametrize("fault", SCALE_FAULTS)
 def test_a_fault_in_the_scale_is_noticed(cupy: Any, cuda: Cuda, fault: str) -> None:
     training = Training(12, ((5,), (70, 3)), bad=(1, 6))
+    assert noticed(
+        cuda,
+        SCALE_FAULTS[fault],
+        lambda: [scaled(training, VARIANT_OF["sgd"], x) for x in (np, cupy)],
+    )
+
+
+def noticed(cuda: Cuda, fault: tuple[str, str], ends: Callable[[], list[dict[str, Array]]]) -> Any:
+    """Return what differs between two ends with a fault in the text, or what stopped the run."""
     try:
-        with planted(cuda, *SCALE_FAULTS[fault]):
-            ends = [scaled(training, VARIANT_OF["sgd"], xp) for xp in (np, cupy)]
-        found: Any = differences(*ends)
+        with planted(cuda, *fault):
+            return differences(*ends())
     except Fault as error:
-        found = error
-    assert found
+        return error
 
 
 DECISION_FAULTS = {
@@ -272,13 +280,12 @@ DECISION_FAULTS = {
 def test_a_fault_in_the_decision_is_noticed(cupy: Any, cuda: Cuda, fault: str) -> None:
     training = Training(10, [(3,)] * 130, bad=(3,))
     more = {"max_grad_norm": 1.0, "on_nonfinite": "skip"}
-    try:
-        with planted(cuda, *DECISION_FAULTS[fault]):
-            ends = [train(training, VARIANT_OF["momentum"], xp, **more) for xp in (np, cupy)]
-        found: Any = differences(*ends)
-    except Fault as error:
-        found = error
-    assert found
+    momentum = VARIANT_OF["momentum"]
+    assert noticed(
+        cuda,
+        DECISION_FAULTS[fault],
+        lambda: [train(training, momentum, xp, **more) for xp in (np, cupy)],
+    )
 
 
 UPDATE_FAULTS = {

@@ -15,7 +15,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -84,32 +84,26 @@ class Cuda:
             self._library.emulation_refuse_waits(-1)
         assert self.waits[before:] == []
 
-    @contextmanager
-    def late(self, queries: int) -> Iterator[None]:
+    def late(self, queries: int) -> AbstractContextManager[None]:
         """Let events that are recorded from now on be done after so many queries."""
-        self._library.emulation_set_late(queries)
-        try:
-            yield
-        finally:
-            self._library.emulation_set_late(0)
+        return self._set("late", queries)
 
-    @contextmanager
-    def idle(self) -> Iterator[None]:
+    def idle(self) -> AbstractContextManager[None]:
         """Let launches do nothing, so that the time of a step is the host's."""
-        self._library.emulation_set_idle(1)
-        try:
-            yield
-        finally:
-            self._library.emulation_set_idle(0)
+        return self._set("idle", 1)
+
+    def devices(self, count: int) -> AbstractContextManager[None]:
+        """Let there be so many devices; 2 otherwise."""
+        return self._set("devices", count, afterwards=2)
 
     @contextmanager
-    def devices(self, count: int) -> Iterator[None]:
-        """Let there be so many devices; 2 otherwise."""
-        self._library.emulation_set_devices(count)
+    def _set(self, name: str, value: int, afterwards: int = 0) -> Iterator[None]:
+        write = getattr(self._library, f"emulation_set_{name}")
+        write(value)
         try:
             yield
         finally:
-            self._library.emulation_set_devices(2)
+            write(afterwards)
 
     def fail_allocations(self, count: int) -> None:
         """Let so many of the coming allocations fail."""

@@ -98,7 +98,6 @@ int cuModuleGetFunction(void **function, void *module, const char *name) {
     *function = made;
     return SUCCESS;
 }
-int cuModuleGetGlobal_v2(...) { return NOT_SUPPORTED; }
 
 int emulation_may_launch(void *stream);  // runtime.cpp
 
@@ -118,13 +117,7 @@ int cuLaunchKernel(void *given, unsigned grid, unsigned, unsigned, unsigned bloc
     submit(stream, call);
     return all().stuck.empty() ? SUCCESS : FAILED;
 }
-int cuLaunchCooperativeKernel(...) { return NOT_SUPPORTED; }
 
-int cuLinkCreate_v2(...) { return NOT_SUPPORTED; }
-int cuLinkAddData_v2(...) { return NOT_SUPPORTED; }
-int cuLinkAddFile_v2(...) { return NOT_SUPPORTED; }
-int cuLinkComplete(...) { return NOT_SUPPORTED; }
-int cuLinkDestroy(...) { return NOT_SUPPORTED; }
 int cuFuncGetAttribute(int *value, int, void *) { *value = 0; return SUCCESS; }
 int cuFuncSetAttribute(void *, int, int) { return SUCCESS; }
 int cuOccupancyMaxActiveBlocksPerMultiprocessor(int *blocks, ...) { *blocks = 1; return SUCCESS; }
@@ -133,13 +126,25 @@ int cuOccupancyMaxPotentialBlockSize(int *grid, int *block, ...) {
     *block = 128;
     return SUCCESS;
 }
-int cuTexRefSetAddress(...) { return NOT_SUPPORTED; }
-int cuTexRefSetAddress2D_v3(...) { return NOT_SUPPORTED; }
-int cuTexRefSetAddressMode(...) { return NOT_SUPPORTED; }
-int cuTexRefSetArray(...) { return NOT_SUPPORTED; }
-int cuTexRefSetFilterMode(...) { return NOT_SUPPORTED; }
-int cuTexRefSetFlags(...) { return NOT_SUPPORTED; }
-int cuTexRefSetFormat(...) { return NOT_SUPPORTED; }
-int cuTexRefSetMaxAnisotropy(...) { return NOT_SUPPORTED; }
+
+// What is not there ---------------------------------------------------------------------------
+
+#define MISSING(name) \
+    int name(...) { return NOT_SUPPORTED; }
+MISSING(cuModuleGetGlobal_v2)
+MISSING(cuLaunchCooperativeKernel)
+MISSING(cuLinkCreate_v2)
+MISSING(cuLinkAddData_v2)
+MISSING(cuLinkAddFile_v2)
+MISSING(cuLinkComplete)
+MISSING(cuLinkDestroy)
+MISSING(cuTexRefSetAddress)
+MISSING(cuTexRefSetAddress2D_v3)
+MISSING(cuTexRefSetAddressMode)
+MISSING(cuTexRefSetArray)
+MISSING(cuTexRefSetFilterMode)
+MISSING(cuTexRefSetFlags)
+MISSING(cuTexRefSetFormat)
+MISSING(cuTexRefSetMaxAnisotropy)
 
 }  // extern "C"

@@ -492,10 +492,9 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t *made, cudaGraph_t graph, unsig
     return cudaSuccess;
 }
 cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t *made, cudaGraph_t graph,
-                                          unsigned long long) {
+                                          unsigned long long flags) {
     COUNTED;
-    *made = (cudaGraphExec_t)graph;
-    return cudaSuccess;
+    return cudaGraphInstantiate(made, graph, flags);
 }
 cudaError_t cudaGraphLaunch(cudaGraphExec_t given, cudaStream_t handle) {
     COUNTED;
@@ -518,8 +517,7 @@ cudaError_t cudaEventCreate(cudaEvent_t *made) {
 }
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *made, unsigned) {
     COUNTED;
-    *made = (cudaEvent_t) new Event;
-    return cudaSuccess;
+    return cudaEventCreate(made);
 }
 cudaError_t cudaEventDestroy(cudaEvent_t event) {
     COUNTED;
