@@ -27,6 +27,7 @@ from helpers.variants import CPU_BACKENDS
 __all__ = ["cache_folder"]  # a fixture
 
 settings.register_profile("fastopt", deadline=None, derandomize=True)
+settings.register_profile("explore", deadline=None, max_examples=2_000)  # --hypothesis-profile
 settings.load_profile("fastopt")
 
 # What has run elsewhere --------------------------------------------------------------------------

@@ -364,10 +364,10 @@ def _of_leaf(root: str, given: Any, leaf: Leaf, none: float) -> Any:
 
 def _inside(values: Any, dtype: np.dtype[Any], towards: int) -> Any:
     """Return bounds in a dtype, rounded up (1) or down (-1), so that they are kept in any dtype."""
-    with np.errstate(over="ignore"):
+    with np.errstate(all="ignore"):  # the neighbour of the largest number is infinite
         rounded = values.astype(dtype)
+        stepped = np.nextafter(rounded, np.array(towards * np.inf, dtype))
     beyond = rounded < values if towards > 0 else rounded > values
-    stepped = np.nextafter(rounded, np.array(towards * np.inf, dtype))
     return np.where(beyond, stepped, rounded).astype(dtype)
 
 

@@ -203,7 +203,7 @@ def test_strided_and_fortran_parameters_end_in_the_same_bits(variant: Variant, d
 sizes_drawn = st.lists(st.integers(0, 70), min_size=1, max_size=6)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 @given(
     variant=st.sampled_from(VARIANTS),
     dtype=st.sampled_from(DTYPES),

@@ -453,7 +453,7 @@ JSON = st.recursive(
 )
 
 
-@settings(deadline=None, derandomize=True, max_examples=200)
+@settings(max_examples=200)
 @given(JSON)
 def test_plain_values_of_any_nesting_come_back_as_they_were(value: Any) -> None:
     encoder = Encoder()

@@ -16,7 +16,7 @@ from fastopt.core.arrays import Array, check_apart
 from fastopt.core.tree import Leaf
 from helpers.variants import CPU_BACKENDS
 
-fixed = settings(max_examples=400, deadline=None, derandomize=True)
+fixed = settings(max_examples=400)
 
 
 def leaves_of(views: list[Any]) -> list[Leaf]:

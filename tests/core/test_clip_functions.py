@@ -18,7 +18,7 @@ from fastopt.core.arrays import Array
 from helpers.variants import CPU_BACKENDS
 
 VECTORS = Path(__file__).parents[1] / "golden" / "around" / "clipping.npz"
-fixed = settings(max_examples=40, deadline=None, derandomize=True)
+fixed = settings(max_examples=40)
 
 with np.load(VECTORS, allow_pickle=False) as file:
     RECORDED = dict(file)

@@ -26,7 +26,7 @@ from helpers.vectors import VECTORS, Vector, run, worst
 each_backend = pytest.mark.parametrize("backend", CPU_BACKENDS)
 each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, np.complex64])
 each_variant = pytest.mark.parametrize("variant", VARIANTS, ids=str)
-fixed = settings(max_examples=300, deadline=None, derandomize=True)
+fixed = settings(max_examples=300)
 
 
 # Which names a pattern stands for ----------------------------------------------------------------

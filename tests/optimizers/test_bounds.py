@@ -158,6 +158,20 @@ def test_whatever_the_gradients_parameters_stay_inside(data: Any) -> None:
 
 
 @each_backend
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_largest_numbers_are_bounds(dtype: Any, backend: str) -> None:
+    largest = float(np.finfo(dtype).max)
+    param = np.zeros(2, dtype)
+    fastopt.SGD(param, lr=0.1, bounds=(largest, largest), backend=backend).step(np.ones(2, dtype))
+    assert param.tolist() == [largest, largest]
+    lowest = np.array([-largest, 0])
+    with np.errstate(all="raise"):
+        opt = fastopt.SGD(param, lr=0.1, bounds=(lowest, -lowest), backend=backend)
+    opt.step(np.array([math.inf, 1], dtype))
+    assert param.tolist() == [-largest, 0]
+
+
+@each_backend
 def test_nan_is_not_hidden_by_a_bound(backend: str) -> None:
     param = np.ones(3, np.float32)
     opt = fastopt.SGD(param, lr=0.1, bounds=(-2, 2), backend=backend)

@@ -154,7 +154,7 @@ nested = st.recursive(
 ).filter(callable)
 
 
-@settings(deadline=None, derandomize=True, max_examples=300)
+@settings(max_examples=300)
 @given(nested, st.lists(st.one_of(st.integers(0, 2_000), st.integers(0, 2**53)), min_size=1))
 def test_no_value_is_ever_negative_or_not_finite(schedule: Schedule, steps: list[int]) -> None:
     values = [schedule(step) for step in steps]
@@ -162,7 +162,7 @@ def test_no_value_is_ever_negative_or_not_finite(schedule: Schedule, steps: list
     assert [schedule(step) for step in reversed(steps)] == values[::-1]  # a pure function
 
 
-@settings(deadline=None, derandomize=True, max_examples=200)
+@settings(max_examples=200)
 @given(ended, st.integers(0, 2**60))
 def test_a_schedule_that_ends_holds_its_last_value(schedule: Any, later: int) -> None:
     total = getattr(schedule, "total_steps", max(getattr(schedule, "milestones", ()), default=0))
@@ -170,7 +170,7 @@ def test_a_schedule_that_ends_holds_its_last_value(schedule: Any, later: int) ->
     assert len(values) == 1
 
 
-@settings(deadline=None, derandomize=True, max_examples=200)
+@settings(max_examples=200)
 @given(nested)
 def test_a_schedule_can_be_read_compared_pickled_and_copied(schedule: Any) -> None:
     again = eval(repr(schedule), {**vars(schedules), "inf": math.inf})

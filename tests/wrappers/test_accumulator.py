@@ -21,7 +21,7 @@ TORCH: dict[str, Any] = {
     "adamw": lambda p, b: fastopt.AdamW(p, lr=0.01, weight_decay=0.1, backend=b),
 }
 each_backend = pytest.mark.parametrize("backend", CPU_BACKENDS)
-fixed = settings(max_examples=60, deadline=None, derandomize=True)
+fixed = settings(max_examples=60)
 
 
 @each_backend

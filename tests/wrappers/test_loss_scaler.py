@@ -30,7 +30,7 @@ def iterate(scaler: fastopt.LossScaler, opt: Any, grads: Any) -> Any:
     return outcome
 
 
-fixed = settings(max_examples=100, deadline=None, derandomize=True)
+fixed = settings(max_examples=100)
 
 
 @each_backend
