@@ -107,10 +107,12 @@ def available_backends() -> dict[str, str | None]:
 
 
 def for_leaves(leaves: Sequence[Leaf], asked: str) -> Backend:
-    """Return the backend that updates arrays of one kind; ``asked`` is a name, or "auto"."""
+    """Return the backend that updates arrays of one kind; ``asked`` is a name, or "auto".
+
+    Under "auto" an optimizer of NumPy arrays begins on NumPy (``engine.later``).
+    """
     if asked == "auto":
-        kind = arrays.kind(leaves[0].array)
-        return _first_available(["cupy"] if kind == "cupy" else ["numba", "numpy"])
+        return load("cupy" if arrays.kind(leaves[0].array) == "cupy" else "numpy")
     backend = load(asked)
     for leaf in leaves:
         if (kind := arrays.kind(leaf.array)) != ARRAY_KIND[asked]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import ctypes
 import sys
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import reduce
 from math import gcd
+from operator import attrgetter
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -63,6 +64,16 @@ def address(array: Array) -> int:
 # The address of its elements is what an array's C structure begins with, after what all objects
 # have. Read there it takes a tenth of the microsecond that __array_interface__ does.
 _word_at = ctypes.c_size_t.from_address
+
+
+def addresses(given: Sequence[Array]) -> Callable[[], list[int]]:
+    """Return a function that returns the addresses of some NumPy arrays now."""
+    if not _READS_HEADERS:
+        return lambda: [address(array) for array in given]
+    kept = [*given]  # alive as long as their words can be read
+    words = [_word_at(id(array) + object.__basicsize__) for array in kept]
+    value = attrgetter("value")
+    return lambda: [*map(value, words)] if kept else []
 
 
 def _reads_headers() -> bool:
@@ -375,6 +386,9 @@ def _candidates(cluster: Sequence[_Span]) -> Iterator[tuple[_Span, _Span]]:
 # Where all parameters lie in memory, to find a gradient that shares it with one of them.
 
 
+_OWNS_MEMORY = attrgetter("flags.owndata")
+
+
 class Extents:
     """Where all parameters lie in memory, to find a gradient that shares it with one of them."""
 
@@ -393,6 +407,18 @@ class Extents:
         # has memory of its own needs no look at addresses.
         known = all(type(o) is np.ndarray and o.flags.owndata for o in owners)
         self._owners = {id(owner): owner for owner in owners} if known else None
+
+    def apart(self, grads: Sequence[Array]) -> bool:
+        """Return whether NumPy gradients surely share no memory with a parameter."""
+        owners = self._owners
+        if owners is not None and all(map(_OWNS_MEMORY, grads)):
+            return owners.keys().isdisjoint(map(id, grads))
+        for grad in grads:
+            low, high = extent(grad)
+            before = bisect_left(self._lows, high) - 1
+            if before >= 0 and self._highs[before] > low:
+                return False
+        return True
 
     def check_apart(self, grad: Array, path: str) -> None:
         """Raise ValueError if a gradient shares memory with a parameter, which is written."""

@@ -24,6 +24,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 FLUSH_EVERY = 8
 """State is flushed when a parameter's step count is a multiple of this, on every backend alike."""
@@ -60,3 +61,10 @@ def tiny(dtype: np.dtype[Any], floor: float) -> Tiny:
 def smallest_eps(dtype: np.dtype[Any]) -> float:
     """Return the smallest eps that stays a normal number when a bias correction scales it."""
     return float(np.finfo(dtype).smallest_normal) * 2.0**24
+
+
+def flush(values: NDArray[Any], signed: bool, tiny: float | NDArray[Any]) -> None:
+    """Set to zero what is below ``tiny``; a comparison with NaN is false, so NaN stays."""
+    small = (np.abs(values) if signed else values) < tiny
+    if small.any():
+        np.copyto(values, 0, where=small)

@@ -12,12 +12,17 @@ from fastopt.core.tree import Tree
 
 
 class Changes:
-    """How many changes there have been in some groups."""
+    """How many changes there have been in some groups: in all, and but for plain learning rates."""
 
-    __slots__ = ("count",)
+    __slots__ = ("but_rates", "count")
 
     def __init__(self) -> None:
         self.count = 0
+        self.but_rates = 0
+
+
+_HIGH_RATE = 1_000.0
+"""A learning rate that most users stay below."""
 
 
 class ParamGroup(dict[str, Any]):
@@ -29,6 +34,10 @@ class ParamGroup(dict[str, Any]):
     ``step_reviews`` sees the values of a step, and its number, and raises for those that functions
     must not give. ``revision`` grows with every change; ``scheduled`` says whether a value is a
     function. ``changes`` counts the changes of all groups of an optimizer.
+
+    A learning rate is set often, so it is not reviewed if a higher one has been, with all else as
+    it is: what the reviews look at is proportional to it, or does not depend on it
+    (``Formula._lr_scalars``). ``rates_compared`` says that a review compares the rates of groups.
     """
 
     def __init__(
@@ -43,16 +52,51 @@ class ParamGroup(dict[str, Any]):
         self.revision = 0
         self.changes = Changes()
         self.scheduled = False
+        self.rates_compared = False
+        self._schedules: tuple[str, ...] = ()
+        self._plain: Options = {}
+        self._reviewed_rate: float | None = None  # the highest one; None: not known
 
     def __setitem__(self, name: str, value: Any) -> None:
-        self.update({name: value})
+        if name == "lr" and isinstance(value, float) and self.needs_no_review(value):
+            self.set_rate(value)
+        else:
+            self.update({name: value})
+
+    def needs_no_review(self, rate: float) -> bool:
+        """Return whether this learning rate can be set as it is, instead of another number."""
+        if self.rates_compared or "lr" in self._schedules:
+            return False
+        if self._reviewed_rate is None:
+            self._reviewed_rate = self._highest_rate()
+        return 0.0 <= rate <= self._reviewed_rate
+
+    def set_rate(self, rate: float) -> None:
+        """Set a learning rate that needs no review."""
+        rate = float(rate)  # of a NumPy number too
+        super().__setitem__("lr", rate)
+        self._plain["lr"] = rate
+        self.revision += 1
+        self.changes.count += 1
+
+    def _highest_rate(self) -> float:
+        """Return a learning rate that the reviews let through: a high one, or that of now."""
+        try:
+            self.checked({"lr": _HIGH_RATE})
+        except ValueError:
+            return self["lr"] if isinstance(self["lr"], float) else -1.0
+        return _HIGH_RATE
 
     def update(self, *given: Any, **named: Any) -> None:
         """Set several hyperparameters; none is set if one is refused."""
         super().update(self.checked(dict(*given, **named)))
         self.revision += 1
         self.changes.count += 1
-        self.scheduled = any(callable(value) for value in self.plain.values())
+        self.changes.but_rates += 1
+        self._plain = self.plain
+        self._schedules = tuple(name for name, value in self._plain.items() if callable(value))
+        self.scheduled = bool(self._schedules)
+        self._reviewed_rate = None
 
     def checked(self, changes: Mapping[str, Any]) -> Options:
         """Return the changes in their plain form, if every one of them can be made."""
@@ -122,10 +166,30 @@ class ParamGroup(dict[str, Any]):
         """
         if not self.scheduled:
             return self
-        options = {name: self.value(name, step_count) for name in self.plain}
+        given = {name: self.value(name, step_count) for name in self._schedules}
+        options = {**self._plain, **given}
+        rate = options["lr"]
+        if self._schedules != ("lr",) or not isinstance(rate, float):
+            self._review_step(options, step_count)
+        elif self._reviewed_rate is None or rate > self._reviewed_rate:
+            self._reviewed_rate = self._review_rate(rate, options, step_count)
+        return options
+
+    def _review_step(self, options: Options, step_count: int) -> None:
         for review in self.step_reviews:
             review(options, step_count)
-        return options
+
+    def _review_rate(self, rate: float, options: Options, step_count: int) -> float:
+        """Review a step's learning rate, or a higher one if that passes; return which."""
+        if rate < _HIGH_RATE:
+            try:
+                self._review_step({**options, "lr": _HIGH_RATE}, step_count)
+            except ValueError:
+                pass
+            else:
+                return _HIGH_RATE
+        self._review_step(options, step_count)
+        return rate
 
     @property
     def plain(self) -> Options:

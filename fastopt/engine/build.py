@@ -30,6 +30,7 @@ from fastopt.core.hyperparameters import NONNEGATIVE, Formula, Options, Schedula
 from fastopt.core.options import FIXED, FRAGMENTS, GROUP_CHECKS, GROUP_DEFAULTS, MODULUS
 from fastopt.core.param_groups import GivenGroup, ParamGroup, ParamGroups, given_groups, tree_of
 from fastopt.core.tree import Leaf, Tree
+from fastopt.engine.later import Later, later
 from fastopt.engine.step import HostEngine
 from fastopt.errors import BackendMismatchError
 from fastopt_kernels import ArrayRule
@@ -71,8 +72,9 @@ def build(
     for number, group in enumerate(groups):
         state.buckets += _buckets(state, number, group, backend, master_weights, members)
         group.reviews.append(_review_change(state, number))
+        group.rates_compared = bool(memory_names(formula._rule(group), "optimizer"))
     _remember(state)
-    return state, _engine(state, backend, capturable)
+    return state, _engine(state, backend, capturable, later(state.buckets, asked, backend))
 
 
 def _remember(state: OptimizerState) -> None:
@@ -106,10 +108,12 @@ def _check_shared(state: OptimizerState, number: int, options: Options) -> None:
             )
 
 
-def _engine(state: OptimizerState, backend: Backend, capturable: bool) -> HostEngine:
+def _engine(
+    state: OptimizerState, backend: Backend, capturable: bool, goes_over: Later | None
+) -> HostEngine:
     control = backend.control(state.tree.leaves[0].array)
     if control is None:
-        return HostEngine(state, backend)
+        return HostEngine(state, backend, goes_over)
     from fastopt.engine.device import DeviceEngine  # milliseconds, for CuPy alone
 
     return DeviceEngine(state, backend, control, capturable)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterator, Sequence
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from fastopt.core.buckets import Bucket, Gradients
 from fastopt.core.denormals import FLUSH_EVERY, tiny
 from fastopt.core.hyperparameters import Formula, Options, Value
 from fastopt.core.param_groups import ParamGroup
+from fastopt_kernels import AnyRule
 
 Row = tuple[float, ...]
 """The scalars of an update, in this order, all neutral where there is nothing to do:
@@ -65,6 +67,12 @@ class Scalars:
         self._bucket = bucket
         self._members = bucket.members
         self._prepared_for: int | None = None  # the group's revision
+        self._picks_for: AnyRule | None = None
+        self._made_of: tuple[Value, ...] = ()  # what the common scalars are worked out from
+        self._flushing: tuple[Any, ...]
+        self._common: tuple[Any, ...]
+        self._constant: Row
+        self._seed: int | None
 
     def plan(self, options: Options, gradients: Gradients) -> Plan:
         """Return the plan of a step; the options have numbers in the place of schedules."""
@@ -149,23 +157,32 @@ class Scalars:
 
     def work_out_constants(self, options: Options) -> None:
         """Work out what does not depend on the step count."""
-        formula, spec = self._formula, self._bucket.spec
+        formula, bucket, spec = self._formula, self._bucket, self._bucket.spec
+        if bucket.rule is not self._picks_for:
+            self._picks_for, self._pick = bucket.rule, _picker(bucket.rule.scalars)
+            self._names = (*COMMON_SCALARS, *bucket.rule.scalars, *spec.scalars)
         lr, weight_decay = options["lr"], options["weight_decay"]
-        self._pick = _picker(self._bucket.rule.scalars)
-        guard, *small = _tiny(spec.real, formula._floor(options))
         acts_on = formula._decay(options)
         l2 = weight_decay if acts_on == "gradient" else 0.0
         decay = lr * weight_decay if acts_on == "parameter" else 0.0
         sign = -1.0 if options["maximize"] else 1.0
-        # Rounded here, so that what is 0 in the dtype is left out by every backend alike.
-        self._flushing: tuple[Any, ...] = _rounded([sign, l2, decay, *small], spec.real)
-        self._common: tuple[Any, ...] = (*self._flushing[:3], 0.0, 0.0)
-        self._names = (*COMMON_SCALARS, *self._bucket.rule.scalars, *spec.scalars)
-        self._constant: Row = tuple(options[name] for f in spec.fragments for name in f.scalars)
+        made_of = (sign, l2, decay, formula._floor(options))
+        if self._members is not None or made_of != self._made_of:
+            self._work_out_common(*made_of)
+            self._made_of = made_of
+        self._constant = tuple(options[name] for f in spec.fragments for name in f.scalars)
         if spec.limit_scalars:
             self._constant += hyperparameters.bounds_as_numbers(options["bounds"], spec.stored)
-        self._seed: int | None = options["seed"] if spec.random_scalars else None
-        self._settings = (options, lr, guard)
+        self._seed = options["seed"] if spec.random_scalars else None
+        self._settings = (options, lr, self._guard)
+
+    def _work_out_common(self, sign: float, l2: Value, decay: Value, floor: Value) -> None:
+        """Work out the common scalars, with a flush and without, and the guard."""
+        real = self._bucket.spec.real
+        self._guard, *small = _tiny(real, floor)
+        # Rounded here, so that what is 0 in the dtype is left out by every backend alike.
+        self._flushing = _rounded([sign, l2, decay, *small], real)
+        self._common = (*self._flushing[:3], 0.0, 0.0)
 
 
 def _tiny(real: np.dtype[Any], floor: Value) -> tuple[Any, Value, Value]:
@@ -181,10 +198,18 @@ def _tiny(real: np.dtype[Any], floor: Value) -> tuple[Any, Value, Value]:
 
 def _rounded(values: Sequence[Value], real: np.dtype[Any]) -> tuple[Any, ...]:
     """Return float64 rounded to a dtype, arrays as arrays."""
+    if not any(isinstance(value, np.ndarray) for value in values):
+        try:
+            return _FLOAT32S.unpack(_FLOAT32S.pack(*values)) if real.itemsize == 4 else (*values,)
+        except OverflowError:  # an array makes infinity of it
+            pass
     with np.errstate(all="ignore"):
-        if any(isinstance(value, np.ndarray) for value in values):
-            return tuple(np.asarray(value).astype(real).astype(float) for value in values)
-        return tuple(np.array(values).astype(real).tolist())
+        rounded = (np.asarray(value).astype(real).astype(float) for value in values)
+        return tuple(value if value.ndim else value.item() for value in rounded)
+
+
+_FLOAT32S = struct.Struct(f"{len(COMMON_SCALARS)}f")
+"""Rounds floats in a fifth of the time that an array takes."""
 
 
 def _picker(names: tuple[str, ...]) -> Callable[[dict[str, Any]], Row]:

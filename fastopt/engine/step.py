@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -23,6 +24,7 @@ from fastopt.core.passes import derived_of
 from fastopt.core.signals import Deferred
 from fastopt.engine import passes, whole
 from fastopt.engine.buffers import GradientBuffers
+from fastopt.engine.later import Later, failed
 from fastopt.engine.passes import Update
 from fastopt.engine.policy import (
     MADE,
@@ -80,11 +82,12 @@ class HostEngine:
     device: int | None = None
     """The number of the CUDA device that holds the parameters; None for the host."""
 
-    def __init__(self, state: OptimizerState, backend: Backend) -> None:
+    def __init__(self, state: OptimizerState, backend: Backend, later: Later | None = None) -> None:
         self.state = state
+        self._later = later
         self.backend = backend
         self.extents = Extents(state.tree.leaves)
-        self._changes = state.groups.changes  # its ``count`` grows when a setting of any group does
+        self._changes = state.groups.changes
         self._buffers: GradientBuffers | None = None
         self.invalidate()
 
@@ -99,8 +102,9 @@ class HostEngine:
         self.derives = any(derived_of(b.rule, b.spec).passes for b in state.buckets)
         """Whether some updates need scalars that are made of sums or memory."""
         self._frozen: frozenset[int] | None = None  # the numbers of groups; None: not known
-        self._followed: int | None = None  # the count of changes that the rest here belongs to
-        self._fused: Fused | None = None  # made, with the next, by follow_settings
+        self._followed: int | None = None  # the number of changes that this follows
+        self._is_fused = False  # whether what follows is up to date: follow_settings sees to it
+        self._fused: Fused | None = None
         self._fused_parts: list[tuple[Bucket, Scalars, ParamGroup]] = []
         self._buffered: dict[int, Gradients] = {}  # of each bucket those in the buffers
         self._limit_of: Policy | None = None
@@ -114,9 +118,38 @@ class HostEngine:
 
     def step(self, grads: Any, grad_scale: Any, policy: Policy) -> Outcome:
         """Make a step: all of it, or on an error nothing."""
+        if self._later is not None:
+            return self._step_timed(self._later, grads, grad_scale, policy)
+        return self._step(grads, grad_scale, policy)
+
+    def _step_timed(self, later: Later, grads: Any, grad_scale: Any, policy: Policy) -> Outcome:
+        """Make a step, on another backend if that pays now."""
+        if later.due:
+            self._go_over(later, policy)
+        began = perf_counter()
+        outcome = self._step(grads, grad_scale, policy)
+        later.spent += perf_counter() - began
+        return outcome
+
+    def _go_over(self, later: Later, policy: Policy) -> None:
+        """Go over to the backend that comes later; stay on this one if it does not work."""
+        try:
+            backend = later.backend()
+            for bucket in self.state.buckets:
+                backend.kernel(bucket, self.extents).warm_up(policy.measures)
+        except Exception as error:  # a compiler has errors of its own
+            failed(error)
+            self._later = None
+            return
+        with Deferred():
+            self.backend = backend
+            self.invalidate()
+            self._later = None
+
+    def _step(self, grads: Any, grad_scale: Any, policy: Policy) -> Outcome:
         if type(grad_scale) is not float or grad_scale != 1.0:
             grad_scale = self.checked_scale(grad_scale, policy.on_nonfinite)
-        if self._followed != self._changes.count:
+        if self._followed != self._changes.but_rates:
             self.follow_settings()
         asked: dict[int, Options] = {}
         if self._fused is not None:
@@ -333,30 +366,38 @@ class HostEngine:
 
     def follow_settings(self) -> None:
         """Go over to what the groups ask for: another rule, other groups that are trained."""
-        revision = self.state.groups.revision
-        if self._followed == revision:
+        changes = self._changes.but_rates
+        if self._followed == changes:
             return
         state = self.state
         for number, bucket in enumerate(state.buckets):
             rule = state.formula._rule(state.groups[bucket.group])
-            if rule != bucket.rule:
+            if rule is not bucket.rule and rule != bucket.rule:
                 bucket.rule = rule
-            if self._rules[number] != rule:
+            if self._rules[number] is not rule and self._rules[number] != rule:
+                self._is_fused = False  # first: an interrupt can come after any line
                 self.kernels[number] = self.kernel_of(bucket)
                 self._rules[number] = rule
         frozen = frozenset(n for n, group in enumerate(state.groups) if not group["trainable"])
         if frozen != self._frozen:
+            self._is_fused = False
             self._frozen = None  # until the tree is ready: an interrupt can come in between
             state.tree.ignore(p for n in frozen for p in state.groups[n].positions)
             self._frozen = frozen
-        numbers = [*self.trained()]
+        if not self._is_fused:
+            self._set_up_fused()
+            self._is_fused = True
+        self._followed = changes
+
+    def _set_up_fused(self) -> None:
+        """Prepare steps in one call of the buckets that are trained."""
+        state, numbers = self.state, [*self.trained()]
         self._fused = self._fuse(numbers)
         buckets = [state.buckets[number] for number in numbers]
         self._fused_parts = [
             (bucket, self.scalars[number], state.groups[bucket.group])
             for number, bucket in zip(numbers, buckets, strict=True)
         ]
-        self._followed = revision
 
     def _fuse(self, numbers: Sequence[int]) -> Fused | None:
         """Return what makes whole steps of these buckets in one call, if anything does."""
@@ -368,6 +409,8 @@ class HostEngine:
 
     def warm_up(self, policy: Policy) -> None:
         """Compile what the coming steps need; changes nothing."""
+        if self._later is not None:
+            self._go_over(self._later, policy)
         self.follow_settings()
         for kernel in self.kernels:
             kernel.warm_up(policy.measures)

@@ -359,6 +359,10 @@ class Optimizer(Formula):
     @lr.setter
     def lr(self, value: Scheduled) -> None:
         groups = self._state.groups
+        if isinstance(value, float) and all(group.needs_no_review(value) for group in groups):
+            for group in groups:
+                group.set_rate(value)
+            return
         checked = [group.checked({"lr": value}) for group in groups]
         for group, change in zip(groups, checked, strict=True):
             group.update(change)

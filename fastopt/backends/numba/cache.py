@@ -43,6 +43,15 @@ def folder() -> Path | None:
     return path
 
 
+def names() -> list[str]:
+    """Return the names of the files of compiled code."""
+    place = folder()
+    try:
+        return os.listdir(place) if place else []
+    except OSError:
+        return []
+
+
 def _user_cache() -> Path:
     if sys.platform == "win32":
         return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")

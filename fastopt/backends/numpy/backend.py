@@ -8,9 +8,11 @@ from typing import Any, assert_never, cast
 import numpy as np
 
 from fastopt.backends.interface import Table
+from fastopt.backends.numpy.fused import FusedStep, fused
 from fastopt.core import quantization
 from fastopt.core.arrays import Array, Extents
-from fastopt.core.buckets import Arena, Bucket, Gradients, Parameter
+from fastopt.core.buckets import Arena, Bucket, Counts, Gradients, Parameter
+from fastopt.core.denormals import flush
 from fastopt.core.dtypes import UpdateSpec
 from fastopt.core.norms import LANES, TILE, lane_sums
 from fastopt.core.passes import Pass, derived_of
@@ -175,8 +177,9 @@ def _columns(table: Array, real: np.dtype[Any]) -> list[float | Array]:
 class NumpyKernel:
     """Runs a rule's NumPy form. Small parameters are gathered, so that one call serves many."""
 
-    def __init__(self, bucket: Bucket) -> None:
+    def __init__(self, bucket: Bucket, extents: Extents) -> None:
         rule, parameters, spec, arena = bucket.rule, bucket.parameters, bucket.spec, bucket.arena
+        self.extents = extents
         self._rule = rule
         self._spec = spec
         self._elementwise = cast(Rule, rule)  # no other rule is run here
@@ -415,7 +418,7 @@ class NumpyKernel:
                 after[...] = around.kept(fragment, values, scalars, derived)
         if _is_set(tiny_signed) or _is_set(tiny_positive):
             for values_of_slot, signed in zip(state, self._signed, strict=True):
-                _flush(values_of_slot, signed, tiny_signed if signed else tiny_positive)
+                flush(values_of_slot, signed, tiny_signed if signed else tiny_positive)
 
     def _terms_of(
         self,
@@ -531,13 +534,6 @@ def _is_set(number: float | Array) -> bool:
     return bool(number.any()) if isinstance(number, np.ndarray) else number != 0.0
 
 
-def _flush(values: Array, signed: bool, tiny: float | Array) -> None:
-    """Set to zero what is below ``tiny``; a comparison with NaN is false, so NaN stays."""
-    small = (np.abs(values) if signed else values) < tiny
-    if small.any():
-        np.copyto(values, 0, where=small)
-
-
 def _runs(parameters: Sequence[Parameter], most: int) -> Iterator[range]:
     """Cut the parameters into runs of at most ``most`` elements; a larger one stands alone."""
     ends = [parameter.offset + parameter.flat.size for parameter in parameters]
@@ -563,10 +559,13 @@ class NumpyBackend:
 
     def kernel(self, bucket: Bucket, extents: Extents) -> NumpyKernel:
         """Return the kernel of a bucket."""
-        return NumpyKernel(bucket)
+        return NumpyKernel(bucket, extents)
 
-    def fused(self, *_: object) -> None:
-        """Leave steps to the engine."""
+    def fused(
+        self, kernels: Sequence[NumpyKernel], buckets: Sequence[Bucket], counts: Counts
+    ) -> FusedStep | None:
+        """Return what makes whole steps of plain arrays; the engine makes all others."""
+        return fused(buckets, kernels[0].extents, counts) if kernels else None
 
     def control(self, like: Array) -> None:
         """Leave decisions to the host."""
