@@ -166,7 +166,7 @@ def set_num_threads(number: int | None) -> None:
 
     ``number`` is a whole number >= 1; more than ``NUMBA_NUM_THREADS`` (by default the number of
     processors) makes no difference. None lifts the limit. The results do not depend on it, to the
-    bit. Only the Numba backend uses threads.
+    bit.
     """
     global _limit
     _limit = None if number is None else whole("the number of threads", number, low=1)

@@ -148,7 +148,7 @@ def test_the_choice_is_read_when_an_optimizer_is_constructed(
     monkeypatch.setenv("FASTOPT_BACKEND", "numpy")
     with fastopt.use_backend("numpy"):
         opt.step(np.ones(3))
-    assert "on numba" in repr(opt)
+    assert "on numba" in repr(opt.warmup())
     assert used() == "numpy"
     monkeypatch.setenv("FASTOPT_BACKEND", "numba")
     assert used() == "numba"
