@@ -234,7 +234,7 @@ def results(cpu: Any) -> dict[str, Any]:
     return {
         "machine": cli.machine(),
         "threads": 1,
-        "versions": cpu._versions(),
+        "versions": cpu.report.peers_versions(),
         "absent": {"a peer": "not installed"},
         "others": 0.5,
         "startup": cpu.startup.measure(1, lambda text: None),
@@ -262,7 +262,7 @@ def test_the_benchmark_measures_prints_writes_and_draws(
         "Adam, amsgrad=True": 36,
     }.items()
     verdicts = cpu.targets(results)
-    cpu._say_where(results)
+    cpu.report.say_where(results)
     cpu.report.show(results, verdicts)
     told = capsys.readouterr().out
     assert "without a peer: not installed" in told
