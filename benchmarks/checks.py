@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
-from contenders import LR, Array, Classes, Contender, NumpyLoop
+from contenders import LR, Array, Contender, NumpyLoop
 
 CLOSE = 1e-5
 """How far parameters of about 1 may be off after a few steps."""
 
 
+Kind = TypeVar("Kind", bound=Contender)
+
+
 def taking_part(
-    classes: Classes, sure: type[Contender] = NumpyLoop
-) -> tuple[list[type[Contender]], dict[str, str]]:
+    classes: Sequence[type[Kind]], sure: type[Contender] = NumpyLoop
+) -> tuple[list[type[Kind]], dict[str, str]]:
     """Return those that work here and compute what ``sure`` does in float64.
 
     Of the others the reason why not, by name.
     """
-    ready: list[type[Contender]] = []
+    ready: list[type[Kind]] = []
     absent: dict[str, str] = {}
     for contender in classes:
         reason = contender.reason_against() or _trial(contender, sure)

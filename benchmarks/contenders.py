@@ -70,10 +70,11 @@ class InPlace(Contender):
 
 class FastoptNumba(InPlace):
     name = "fastopt"
-    needs = ("numba",)
+    needs: ClassVar[tuple[str, ...]] = ("numba",)
     backend: ClassVar[str | None] = "numba"
     optimizer: ClassVar[Any] = fastopt.Adam
     options: ClassVar[dict[str, Any]] = {}
+    _grads: Any
 
     def __init__(self, params: Sequence[Array], lr: float = LR) -> None:
         self._params = [param.copy() for param in params]
@@ -135,7 +136,7 @@ class NumpyLoop(InPlace):
 
 class TorchFused(InPlace):
     name = "torch fused"
-    needs = ("torch",)
+    needs: ClassVar[tuple[str, ...]] = ("torch",)
     options: ClassVar[dict[str, bool]] = {"fused": True}
 
     def __init__(self, params: Sequence[Array], lr: float = LR) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import importlib
 import itertools
 import time
 from collections.abc import Iterator, Sequence
@@ -96,9 +97,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     length.add_argument(
         "--seconds",
         type=float,
-        default=0.4,
+        default=0.35,
         metavar="S",
-        help="for each contender at each size, in each repetition: 0.4 unless given",
+        help="for each contender at each size, in each repetition: 0.35 unless given",
     )
     length.add_argument("--rounds", type=_count, metavar="N", help="so many, however long it takes")
     return command_line.parse(parser, argv)
@@ -127,12 +128,10 @@ def _threads_of_blas(text: str) -> int | str:
 def _blas(threads: int) -> AbstractContextManager[object]:
     """Let NumPy's matrix products run on so many threads."""
     try:
-        from threadpoolctl import threadpool_limits
+        threadpoolctl: Any = importlib.import_module("threadpoolctl")
     except ImportError:
-        raise SystemExit(
-            "pip install threadpoolctl: it sets the number of BLAS's threads"
-        ) from None
-    limits: AbstractContextManager[object] = threadpool_limits(threads, user_api="blas")
+        raise SystemExit("pip install threadpoolctl: it sets BLAS's number of threads") from None
+    limits: AbstractContextManager[object] = threadpoolctl.threadpool_limits(threads, "blas")
     return limits
 
 
