@@ -15,9 +15,10 @@ import argparse
 import gc
 import importlib
 import itertools
+import random
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import Any
@@ -44,6 +45,8 @@ BATCHES = 8
 """That take turns, so that no network comes to an end of its training."""
 UNTIMED = 5
 """Rounds before the timing begins."""
+LEAST = 5
+"""Timed rounds, however long they take."""
 PATIENCE = 5.0
 """Seconds that ``auto`` has for coming to Numba."""
 BACK_TO_BACK = Effort(0.03, rounds=1)
@@ -188,50 +191,23 @@ def _in_turns(
     group: Group, size: int, seconds: float, rounds: int | None
 ) -> tuple[dict[str, Any], list[str]]:
     """Return the times of all contenders at one size, and who never came to what it is to show."""
-    rng = np.random.default_rng(0)
-    inputs, hidden, outputs = widths(size)
-    params = [
-        array.astype(np.float32)
-        for array in (
-            rng.standard_normal((inputs, hidden)) / inputs**0.5,
-            np.zeros(hidden),
-            rng.standard_normal((hidden, outputs)) / hidden**0.5,
-            np.zeros(outputs),
-        )
-    ]
-    batches = itertools.cycle(
-        [
-            tuple(rng.standard_normal((EXAMPLES, width), np.float32) for width in (inputs, outputs))
-            for _ in range(BATCHES)
-        ]
-    )
+    params, batches = _task(size)
     loops = [Loop.of(each(params), len(params)) for each in group.classes]
     unsettled = _prepare(loops, batches)
     loops = [loop for loop in loops if loop.contender.name not in unsettled]
     times: dict[str, list[float]] = {loop.contender.name: [] for loop in loops}
-    gc.collect()
-    gc.disable()
-    try:
-        end = time.perf_counter() + seconds * len(loops)
-        done = 0
-        while done < (rounds or BACK_TO_BACK.least) or (
-            rounds is None and time.perf_counter() < end
-        ):
+    order = random.Random(0)
+    with _without_collector():
+        for _ in _rounds(seconds * len(loops), rounds):
             x, y = next(batches)
-            if group.shuffled:
-                rng.shuffle(loops)
-            for loop in loops:
+            for loop in order.sample(loops, len(loops)) if group.shuffled else loops:
                 times[loop.contender.name].append(loop.round(x, y))
-            done += 1
-    finally:
-        gc.enable()
     _check_trained(loops, params)
     turns = {loop.contender.name: Turn(loop.contender.step) for loop in loops}
     row = {
         "parameters": size,
-        "widths": [inputs, hidden, outputs],
         "group": group.title,
-        "loop": {name: asdict(_summed_up(each)) for name, each in times.items()},
+        "loop": _summed_up(times),
         "back_to_back": {
             name: asdict(each) for name, each in take_turns(turns, BACK_TO_BACK).items()
         },
@@ -239,7 +215,28 @@ def _in_turns(
     return row, unsettled
 
 
-def _prepare(loops: Sequence[Loop], batches: Iterator[tuple[Array, ...]]) -> list[str]:
+def _rounds(seconds: float, number: int | None) -> Iterator[int]:
+    """Count so many rounds, or without a number as many as begin in these seconds."""
+    end = time.perf_counter() + seconds
+    for done in itertools.count():
+        enough = done >= LEAST and time.perf_counter() > end if number is None else done >= number
+        if enough:
+            return
+        yield done
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Keep the collector of garbage from running in somebody's step."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def _prepare(loops: Sequence[Loop], batches: Iterator[tuple[Array, Array]]) -> list[str]:
     """Make the rounds that do not count; return who has not settled in the time there is."""
     end = time.perf_counter() + PATIENCE
     for done in itertools.count(1):
@@ -260,11 +257,33 @@ def _check_trained(loops: Sequence[Loop], before: Sequence[Array]) -> None:
                 raise RuntimeError(f"{loop.contender.name} does not train its network")
 
 
-def _summed_up(seconds: Sequence[float]) -> Times:
-    return Times.of(seconds if len(seconds) > 1 else [*seconds, *seconds])
+def _summed_up(times: dict[str, list[float]]) -> dict[str, Any]:
+    return {
+        name: asdict(Times.of(each if len(each) > 1 else 2 * each)) for name, each in times.items()
+    }
 
 
 # The network ------------------------------------------------------------------------------------
+
+
+def _task(size: int) -> tuple[list[Array], Iterator[tuple[Array, Array]]]:
+    """Return the parameters that a network begins with, and its batches, again and again."""
+    rng = np.random.default_rng(0)
+    inputs, hidden, outputs = widths(size)
+    w1, b1, w2, b2 = (
+        rng.standard_normal((inputs, hidden)) / inputs**0.5,
+        np.zeros(hidden),
+        rng.standard_normal((hidden, outputs)) / hidden**0.5,
+        np.zeros(outputs),
+    )
+    batches = [
+        (
+            rng.standard_normal((EXAMPLES, inputs), np.float32),
+            rng.standard_normal((EXAMPLES, outputs), np.float32),
+        )
+        for _ in range(BATCHES)
+    ]
+    return [each.astype(np.float32) for each in (w1, b1, w2, b2)], itertools.cycle(batches)
 
 
 @cache
@@ -311,22 +330,14 @@ def _clip(size: int, seconds: float, rounds: int | None) -> dict[str, Any]:
         "hand": by_hand,
     }
     times: dict[str, list[float]] = {name: [] for name in calls}
-    end = time.perf_counter() + seconds * len(calls)
-    done = -UNTIMED
-    while done < (rounds or BACK_TO_BACK.least) or (rounds is None and time.perf_counter() < end):
-        for name, call in calls.items():
-            np.copyto(grad, original)  # as a backward pass writes them
-            start = time.perf_counter()
-            call()
-            took = time.perf_counter() - start
-            if done >= 0:
-                times[name].append(took)
-        done += 1
-    return {
-        "parameters": size,
-        "group": loop_report.CLIP,
-        "loop": {name: asdict(_summed_up(each)) for name, each in times.items()},
-    }
+    with _without_collector():
+        for _ in _rounds(seconds * len(calls), rounds):
+            for name, call in calls.items():
+                np.copyto(grad, original)  # as a backward pass writes them
+                start = time.perf_counter()
+                call()
+                times[name].append(time.perf_counter() - start)
+    return {"parameters": size, "group": loop_report.CLIP, "loop": _summed_up(times)}
 
 
 if __name__ == "__main__":
