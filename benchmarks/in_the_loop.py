@@ -147,7 +147,9 @@ def _measure(given: argparse.Namespace) -> dict[str, Any]:
     for key in (key for key in GROUPS if key in given.only):
         group = GROUPS[key]
         ready, missing = checks.taking_part(group.classes, group.sure)
-        absent |= {f"{name}, {group.title}": reason for name, reason in missing.items()}
+        for name, reason in missing.items():
+            installed = "not installed" not in reason
+            absent[f"{name}, {group.title}" if installed else name] = reason
         groups.append(replace(group, classes=tuple(ready)))
     rows: list[dict[str, Any]] = []
     for repetition in range(given.repetitions):

@@ -359,7 +359,7 @@ def test_the_loop_times_all_who_take_part_and_says_what_is_wanted(
             wanted |= {each.name for each in group.classes if each.needs == ("numba",)}
         assert times.keys() >= wanted, found["absent"]
         assert all(each["median"] > 0 and each["count"] == 3 for each in times.values())
-        assert group.title in told
+        assert group.title in told or not times
     ratios = {(ratio["group"], ratio["text"]) for ratio in found["ratios"]}
     assert ("clip_grad_norm_", "clip_grad_norm_ / by hand") in ratios
     assert ("Adam", "hand / NumPy backend") in ratios
