@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,6 +27,31 @@ STYLES: dict[str, dict[str, str]] = {
 }
 
 
+QUIET = 0.02
+"""Share of the processors that others may take. One busy process makes the parallel steps of most
+libraries wait for it, for milliseconds at a time."""
+
+
+def peers_versions() -> dict[str, str]:
+    """Return the versions of the peers that have been loaded."""
+    names = ("torch", "jax", "optax", "deepspeed", "thinc")
+    return {name: sys.modules[name].__version__ for name in names if name in sys.modules}
+
+
+def say_where(results: Mapping[str, Any]) -> None:
+    """Print on what was measured, who did not take part, and whether the machine was quiet."""
+    found = results["machine"]
+    versions = {**found["versions"], **results["versions"]}
+    print(f"{found['processor']}, {found['cores']} cores, {found['system']}")
+    print(f"{results['threads']} threads; " + ", ".join(f"{k} {v}" for k, v in versions.items()))
+    for name, reason in results["absent"].items():
+        print(f"without {name}: {reason}")
+    others = results["others"]
+    if others is not None:
+        warning = ": NOT QUIET, measure again" if others > QUIET else ""
+        print(f"other processes took {others:.1%} of the processors meanwhile{warning}")
+
+
 def show(results: Mapping[str, Any], verdicts: Sequence[Target]) -> None:
     """Print everything."""
     sizes = results["sizes"]
@@ -48,6 +74,7 @@ def show(results: Mapping[str, Any], verdicts: Sequence[Target]) -> None:
     table(*_denormals(results["denormals"]))
     if results["startup"]:
         table(*_startup(results["startup"]))
+        table(*script(results["startup"]["script"]))
     table(*targets_table(verdicts))
 
 
@@ -131,9 +158,26 @@ def _startup(found: Mapping[str, Any]) -> tuple[str, list[str], list[list[str]]]
     for row in found["first_step"]:
         size = f"{row['arrays']} x {short(row['elements'])}"
         for process, what in ("cold", "first"), ("warm", "second"):
-            for part, text in ("make", "construct (imports numba)"), ("step", "first step"):
+            for part, text in ("make", "construct"), ("step", "first step"):
                 lines.append([f"{what} process, {size}: {text}", seconds(row[process][part])])
     return "New processes", ["", "time"], lines
+
+
+def script(found: Mapping[str, Any]) -> tuple[str, list[str], list[list[str]]]:
+    lines = [
+        [
+            f"to the end of step {row['steps']}, {row['caches']} caches",
+            seconds(row["last_step"]),
+            seconds(row["beyond_numpy"]),
+            seconds(row["exit"]),
+            f"{row['numba']:.0%}",
+        ]
+        for row in found["rows"]
+    ]
+    bare = found["numpy"]
+    numpy = ["import numpy", seconds(bare["last_step"]), "", seconds(bare["exit"]), ""]
+    header = ["", "from python on", "beyond numpy", "until it has ended", "import numba"]
+    return "A script that trains a small model", header, [numpy, *lines]
 
 
 def targets_table(verdicts: Sequence[Target]) -> tuple[str, list[str], list[list[str]]]:

@@ -124,6 +124,16 @@ def _new_processes(results: Results) -> Iterator[Target]:
         text = f"first step of a second process, {at((row['arrays'], row['elements']))}"
         yield Target(text, 150.0, 1e3 * row["warm"]["step"], unit="ms", at_least=False)
 
+    script = found["script"]
+    for row in script["rows"]:
+        text = f"python to the end of step {row['steps']}, {row['caches']} caches, beyond numpy"
+        yield Target(text, 80.0, 1e3 * row["beyond_numpy"], unit="ms", at_least=False)
+        if row["steps"] > 1:
+            text = (
+                f"share of such processes that import numba, {row['steps']} steps, {row['caches']}"
+            )
+            yield Target(text, 0.0, row["numba"], at_least=False)
+
 
 def _denormals(results: Results) -> Iterator[Target]:
     for backend in ("fastopt", "fastopt (NumPy)"):
@@ -149,4 +159,9 @@ def ratio(times: Mapping[str, Any], slow: str, fast: str) -> tuple[float, float]
 
 
 def at(size: tuple[int, int]) -> str:
-    return f"{size[0]} x {size[1]:,}".replace(",", " ")
+    return f"{size[0]} x {spaced(size[1])}"
+
+
+def spaced(number: int) -> str:
+    """Return a number with its digits in threes."""
+    return f"{number:,}".replace(",", " ")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 import json
 import math
 import os
@@ -234,7 +236,7 @@ def results(cpu: Any) -> dict[str, Any]:
     return {
         "machine": cli.machine(),
         "threads": 1,
-        "versions": cpu._versions(),
+        "versions": cpu.report.peers_versions(),
         "absent": {"a peer": "not installed"},
         "others": 0.5,
         "startup": cpu.startup.measure(1, lambda text: None),
@@ -262,7 +264,7 @@ def test_the_benchmark_measures_prints_writes_and_draws(
         "Adam, amsgrad=True": 36,
     }.items()
     verdicts = cpu.targets(results)
-    cpu._say_where(results)
+    cpu.report.say_where(results)
     cpu.report.show(results, verdicts)
     told = capsys.readouterr().out
     assert "without a peer: not installed" in told
@@ -302,6 +304,8 @@ def test_every_number_of_the_issue_is_a_target(cpu: Any, results: dict[str, Any]
     assert limits.count((60.0, False)) == 1
     assert limits.count((150.0, False)) == 2
     assert limits.count((1.15, False)) == 1
+    assert limits.count((80.0, False)) == 4  # a script of a small model
+    assert limits.count((0.0, False)) == 2  # which has no use for numba
     assert limits.count((1.3, True)) == limits.count((2.5, True)) == 3
     assert limits.count((2.0, True)) == limits.count((3.9, True)) == 1
 
@@ -314,3 +318,111 @@ def test_memory_decides_who_takes_part_in_the_largest_size(cpu: Any, monkeypatch
     assert left_out == [loop.name] * 13
     monkeypatch.setattr(cpu.steps, "_available_memory", lambda: None)
     assert cpu.steps.fitting([loop], 10**12) == ([loop], [])
+
+
+# Inside a training loop -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def in_the_loop(cpu: Any) -> Any:
+    """``benchmarks/in_the_loop.py`` as a module."""
+    return importlib.import_module("in_the_loop")
+
+
+@pytest.fixture(scope="module")
+def loop_run(in_the_loop: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """What a run with few rounds at the smallest size prints, and the folder of what it writes."""
+    folder = tmp_path_factory.mktemp("loop")
+    told = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(told):
+        patch.setattr(in_the_loop.command_line, "use_threads", lambda number: None)
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setattr(in_the_loop, "CLIP_SIZES", (10,))
+        words = ["--sizes", "10", "--rounds", "3", "--repetitions", "2", "--threads", "1"]
+        paths = ["--out", str(folder / "loop.json"), "--picture", str(folder / "loop.png")]
+        in_the_loop.main([*words, *paths])
+    return told.getvalue(), folder
+
+
+def test_the_loop_times_all_who_take_part_and_says_what_is_wanted(
+    in_the_loop: Any, loop_run: Any
+) -> None:
+    told, folder = loop_run
+    found = json.loads((folder / "loop.json").read_text())
+    groups = in_the_loop.GROUPS
+    assert len(found["rows"]) == 2 * (len(groups) + 1)
+    for group in groups.values():
+        (times, again) = (row["loop"] for row in found["rows"] if row["group"] == group.title)
+        assert times.keys() == again.keys()
+        wanted = {each.name for each in group.classes if not each.needs}
+        if HAS_NUMBA:
+            wanted |= {each.name for each in group.classes if each.needs == ("numba",)}
+        assert times.keys() >= wanted, found["absent"]
+        assert all(each["median"] > 0 and each["count"] == 3 for each in times.values())
+        assert group.title in told or not times
+    ratios = {(ratio["group"], ratio["text"]) for ratio in found["ratios"]}
+    assert ("clip_grad_norm_", "clip_grad_norm_ / by hand") in ratios
+    assert ("Adam", "hand / NumPy backend") in ratios
+    if HAS_NUMBA:
+        assert len([text for group, text in ratios if group == "Adam in other ways"]) == 5
+    assert (folder / "loop.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_networks_have_as_many_parameters_as_asked_for(in_the_loop: Any) -> None:
+    for size in (4, 10, 11, *in_the_loop.SIZES):
+        inputs, hidden, outputs = in_the_loop.widths(size)
+        assert hidden * (inputs + 1) + outputs * (hidden + 1) == size
+
+
+def test_the_gradients_by_hand_are_those_of_the_loss(in_the_loop: Any) -> None:
+    rng = np.random.default_rng(0)
+    inputs, hidden, outputs = in_the_loop.widths(50)
+    shapes = (inputs, hidden), (hidden,), (hidden, outputs), (outputs,)
+    params = [rng.standard_normal(shape) for shape in shapes]
+    x, y = rng.standard_normal((6, inputs)), rng.standard_normal((6, outputs))
+
+    def loss() -> float:
+        w1, b1, w2, b2 = params
+        return float((((np.tanh(x @ w1 + b1) @ w2 + b2) - y) ** 2).sum() / len(x))
+
+    for param, grad in zip(params, in_the_loop.gradients(params, x, y, 3.0), strict=True):
+        for index in np.ndindex(param.shape):
+            kept = param[index]
+            ends = []
+            for change in (1e-5, -1e-5):
+                param[index] = kept + change
+                ends.append(loss())
+            param[index] = kept
+            assert grad[index] == pytest.approx(3.0 * (ends[0] - ends[1]) / 2e-5, rel=1e-5)
+
+
+def _loop_results(default: bool, **seconds: tuple[float, ...]) -> dict[str, Any]:
+    names = {"hand": "hand", "plain": "fastopt", "lr": "fastopt, lr set"}
+    rows = [
+        {
+            "group": "Adam",
+            "parameters": 50_000,
+            "loop": {names[key]: {"median": values[run]} for key, values in seconds.items()},
+        }
+        for run in range(3)
+    ]
+    return {"rows": rows, "blas_threads_default": default}
+
+
+def test_ratios_are_medians_of_the_repetitions_and_pass_or_are_short(in_the_loop: Any) -> None:
+    ratios = in_the_loop.loop_report.ratios
+    times = {
+        "hand": (2.5e-5, 9e-5, 2.8e-5),
+        "plain": (1e-5, 1e-5, 1e-5),
+        "lr": (1.2e-5, 2e-5, 1.3e-5),
+    }
+    hand, lr = ratios(_loop_results(False, **times))
+    assert (hand.text, hand.limit, hand.verdict) == ("hand / fastopt", 2.7, "pass")
+    assert (hand.least, hand.measured, hand.most) == pytest.approx((2.5, 2.8, 9.0))
+    assert (lr.text, lr.limit, lr.verdict) == ("lr set / plain", 1.2, "short")
+    hand, lr = ratios(_loop_results(True, **times))
+    assert (hand.limit, hand.verdict, lr.limit, lr.verdict) == (1.3, "pass", None, "")
+    times["lr"] = (1.24e-5, 1.24e-5, 1.24e-5)
+    (_, lr) = ratios(_loop_results(False, **times))
+    assert lr.measured == pytest.approx(1.24)
+    assert lr.verdict == "pass"  # 2.4 microseconds more
