@@ -37,7 +37,7 @@ class ParamGroup(dict[str, Any]):
 
     A learning rate is set often, so it is not reviewed if a higher one has been, with all else as
     it is: what the reviews look at is proportional to it, or does not depend on it
-    (``Formula._lr_scalars``). ``rates_compared`` says that a review compares the rates of groups.
+    (``Formula._lr_scalars``).
     """
 
     def __init__(
@@ -52,7 +52,6 @@ class ParamGroup(dict[str, Any]):
         self.revision = 0
         self.changes = Changes()
         self.scheduled = False
-        self.rates_compared = False
         self._schedules: tuple[str, ...] = ()
         self._plain: Options = {}
         self._reviewed_rate: float | None = None  # the highest one; None: not known
@@ -65,7 +64,7 @@ class ParamGroup(dict[str, Any]):
 
     def needs_no_review(self, rate: float) -> bool:
         """Return whether this learning rate can be set as it is, instead of another number."""
-        if self.rates_compared or "lr" in self._schedules:
+        if "lr" in self._schedules:
             return False
         if self._reviewed_rate is None:
             self._reviewed_rate = self._highest_rate()

@@ -72,7 +72,6 @@ def build(
     for number, group in enumerate(groups):
         state.buckets += _buckets(state, number, group, backend, master_weights, members)
         group.reviews.append(_review_change(state, number))
-        group.rates_compared = bool(memory_names(formula._rule(group), "optimizer"))
     _remember(state)
     return state, _engine(state, backend, capturable, later(state.buckets, asked, backend))
 

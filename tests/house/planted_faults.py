@@ -158,10 +158,20 @@ FAULTS = (
         ("tests/core/test_groups.py::test_a_pattern_stands_for",),
     ),
     Fault(
+        "a_rate_is_not_reviewed_after_other_settings_changed",
+        GROUPS,
+        "        self._reviewed_rate = None\n\n    def checked",
+        "\n    def checked",
+        (
+            "tests/optimizers/test_hyperparameters.py::"
+            "test_a_rate_that_float32_does_not_hold_is_refused_whatever_was_reviewed_before",
+        ),
+    ),
+    Fault(
         "settings_of_a_group_that_changed_less_often_go_unnoticed",
         GROUPS,
-        "        self.changes.count += 1",
-        "        self.changes.count = max(self.changes.count, self.revision)",
+        "        self.changes.but_rates += 1",
+        "        self.changes.but_rates = max(self.changes.but_rates, self.revision)",
         (
             "tests/core/test_trainable.py::"
             "test_a_group_is_frozen_whose_settings_have_changed_less_often_than_others",
@@ -332,10 +342,47 @@ FAULTS = (
     # backends
     Fault(
         "negative_averages_are_flushed_whole",
-        "fastopt/backends/numpy/backend.py",
+        "fastopt/core/denormals.py",
         "(np.abs(values) if signed else values) < tiny",
         "values < tiny",
         ("tests/optimizers/test_vectors.py",),
+    ),
+    Fault(
+        "a_gradient_that_is_part_of_a_parameter_is_taken",
+        "fastopt/core/arrays.py",
+        "            return owners.keys().isdisjoint(map(id, grads))",
+        "            return True",
+        (
+            "tests/backends/test_prepared_steps.py::"
+            "test_a_gradient_that_shares_memory_with_a_parameter_is_refused",
+        ),
+    ),
+    Fault(
+        "a_gradient_that_is_a_view_is_not_looked_at",
+        "fastopt/core/arrays.py",
+        "            if before >= 0 and self._highs[before] > low:\n                return False",
+        "            if before >= 0 and self._highs[before] > high:\n                return False",
+        (
+            "tests/backends/test_prepared_steps.py::"
+            "test_a_gradient_that_shares_memory_with_a_parameter_is_refused",
+        ),
+    ),
+    Fault(
+        "a_parameter_that_was_moved_is_written_where_it_was",
+        "fastopt/backends/numpy/fused.py",
+        "            and self._addresses() == self._at\n",
+        "",
+        (
+            "tests/backends/test_prepared_steps.py::"
+            "test_parameters_that_have_changed_are_left_to_the_general_way",
+        ),
+    ),
+    Fault(
+        "prepared_steps_scale_the_gradient_alone",
+        "fastopt/backends/numpy/fused.py",
+        "            head[0] *= self._real.type(scale)  # what stands there is 1 or -1",
+        "            head[:2] *= self._real.type(scale)",
+        ("tests/backends/test_prepared_steps.py::test_random_histories_end_in_the_same_bits",),
     ),
     Fault(
         "compiled_code_flushes_negative_averages_whole",

@@ -852,3 +852,56 @@ def test_what_is_nearly_a_list_of_groups_is_refused_as_that(params: Any) -> None
 def test_a_bad_value_in_a_group_names_the_group() -> None:
     with pytest.raises(ValueError, match=r"Adam, params\[1\]: lr must be"):
         fastopt.Adam([{"params": np.ones(1)}, {"params": np.ones(2), "lr": -1}])
+
+
+# A learning rate is not reviewed if a higher one has been -----------------------------------------
+
+
+@each_variant
+def test_nothing_but_what_is_proportional_to_it_depends_on_the_learning_rate(
+    variant: Variant,
+) -> None:
+    opt = variant({"w": np.ones((4, 3))})
+    group, formula = opt._state.groups[0], type(opt)
+    rule = formula._rule(group)
+    of_two = formula._rule({**group.plain, "lr": 2.0})
+    assert of_two is rule
+    assert formula._decay(group) == formula._decay({**group.plain, "lr": 2.0})
+    assert formula._floor(group) == formula._floor({**group.plain, "lr": 2.0})
+    for t in (1, 7, 1_000_000):
+        once, twice = (
+            formula._scalars(group.plain | {"lr": lr}, lr, t, 1e-20) for lr in (0.5, 1.0)
+        )
+        for name in (*rule.scalars, *(rule.memory.given if rule.memory else ())):
+            factor = 2.0 if name in formula._lr_scalars else 1.0
+            assert twice[name] == factor * once[name], name
+
+
+def test_a_rate_that_float32_does_not_hold_is_refused_whatever_was_reviewed_before() -> None:
+    opt = fastopt.AdamW(np.ones(3, np.float32), lr=0.1, weight_decay=0.1)
+    for rate in (0.2, 5.0, 0.0, np.float64(0.3), 2_000.0, 1e20):
+        opt.lr = rate
+        assert opt.lr == rate
+        assert type(opt.param_groups[0]["lr"]) is float
+    with pytest.raises(ValueError, match="infinite in float32"):
+        opt.lr = 1e40
+    opt.lr = 100.0
+    opt.param_groups[0]["weight_decay"] = 1e36
+    with pytest.raises(ValueError, match="infinite in float32"):
+        opt.lr = 900.0
+    assert opt.lr == 100.0
+    for wrong in (-0.1, math.nan, math.inf):
+        with pytest.raises(ValueError, match="lr"):
+            opt.lr = wrong
+    assert opt.lr == 100.0
+
+
+def test_a_schedule_that_float32_does_not_hold_is_refused_in_its_step() -> None:
+    param = np.ones(3, np.float32)
+    opt = fastopt.Adam(param, lr=lambda t: 0.1 if t < 3 else 1e40)
+    for _ in range(3):
+        opt.step(np.ones(3, np.float32))
+    before = param.copy()
+    with pytest.raises(ValueError, match=r"at step 3.*infinite in float32"):
+        opt.step(np.ones(3, np.float32))
+    assert (param == before).all()

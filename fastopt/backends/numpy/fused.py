@@ -68,7 +68,7 @@ class FusedBucket:
         self._flat = [parameter.flat for parameter in bucket.parameters]
         self._addresses = arrays.addresses(self._arrays)
         self._at = [parameter.address for parameter in bucket.parameters]
-        self._looks = [(real, array.shape, True) for array in self._arrays]
+        self._looks = [(real, parameter.layout.shape, True) for parameter in bucket.parameters]
         self._signed = [slot in self._rule.signed for slot in self._rule.state]
         self._pieces = list(_pieces(bucket, PIECE_BYTES // real.itemsize))
         self._large = sum(flat.size for flat in self._flat) >= PARALLEL_FROM
