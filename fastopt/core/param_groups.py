@@ -32,8 +32,9 @@ class ParamGroup(dict[str, Any]):
     among the leaves of the tree. Each of ``reviews`` sees the whole group, and raises for
     combinations that make no sense and changes that an optimizer in use cannot make; each of
     ``step_reviews`` sees the values of a step, and its number, and raises for those that functions
-    must not give. ``revision`` grows with every change; ``scheduled`` says whether a value is a
-    function. ``changes`` counts the changes of all groups of an optimizer.
+    must not give. ``revision`` grows with every change but that of a learning rate from one number
+    to another; ``scheduled`` says whether a value is a function, ``scheduled_but_rate`` whether one
+    is besides the learning rate. ``changes`` counts the changes of all groups of an optimizer.
 
     A learning rate is set often, so it is not reviewed if a higher one has been, with all else as
     it is: what the reviews look at is proportional to it, or does not depend on it
@@ -52,34 +53,33 @@ class ParamGroup(dict[str, Any]):
         self.revision = 0
         self.changes = Changes()
         self.scheduled = False
+        self.scheduled_but_rate = False
         self._schedules: tuple[str, ...] = ()
-        self._plain: Options = {}
         self._reviewed_rate: float | None = None  # the highest one; None: not known
+        self._reviewed_schedule = -1.0  # the highest rate of a schedule that was reviewed
 
     def __setitem__(self, name: str, value: Any) -> None:
-        if name == "lr" and isinstance(value, float) and self.needs_no_review(value):
-            self.set_rate(value)
-        else:
+        if name != "lr" or not self.set_rate(value):
             self.update({name: value})
 
-    def needs_no_review(self, rate: float) -> bool:
+    def takes_rate(self, rate: Any) -> bool:
         """Return whether this learning rate can be set as it is, instead of another number."""
-        if "lr" in self._schedules:
-            return False
         if self._reviewed_rate is None:
             self._reviewed_rate = self._highest_rate()
-        return 0.0 <= rate <= self._reviewed_rate
+        return isinstance(rate, float) and 0.0 <= rate <= self._reviewed_rate
 
-    def set_rate(self, rate: float) -> None:
-        """Set a learning rate that needs no review."""
-        rate = float(rate)  # of a NumPy number too
-        super().__setitem__("lr", rate)
-        self._plain["lr"] = rate
-        self.revision += 1
+    def set_rate(self, rate: Any) -> bool:
+        """Set a learning rate that needs no review; False, with nothing done, for any other."""
+        if not self.takes_rate(rate):
+            return False
+        super().__setitem__("lr", float(rate))  # a NumPy number is one too
         self.changes.count += 1
+        return True
 
     def _highest_rate(self) -> float:
         """Return a learning rate that the reviews let through: a high one, or that of now."""
+        if "lr" in self._schedules:
+            return -1.0
         try:
             self.checked({"lr": _HIGH_RATE})
         except ValueError:
@@ -92,10 +92,10 @@ class ParamGroup(dict[str, Any]):
         self.revision += 1
         self.changes.count += 1
         self.changes.but_rates += 1
-        self._plain = self.plain
-        self._schedules = tuple(name for name, value in self._plain.items() if callable(value))
+        self._schedules = tuple(name for name, value in self.plain.items() if callable(value))
         self.scheduled = bool(self._schedules)
-        self._reviewed_rate = None
+        self.scheduled_but_rate = self._schedules not in ((), ("lr",))
+        self._reviewed_rate, self._reviewed_schedule = None, -1.0
 
     def checked(self, changes: Mapping[str, Any]) -> Options:
         """Return the changes in their plain form, if every one of them can be made."""
@@ -166,12 +166,12 @@ class ParamGroup(dict[str, Any]):
         if not self.scheduled:
             return self
         given = {name: self.value(name, step_count) for name in self._schedules}
-        options = {**self._plain, **given}
+        options = {**self, **given}
         rate = options["lr"]
-        if self._schedules != ("lr",) or not isinstance(rate, float):
+        if self.scheduled_but_rate or not isinstance(rate, float):
             self._review_step(options, step_count)
-        elif self._reviewed_rate is None or rate > self._reviewed_rate:
-            self._reviewed_rate = self._review_rate(rate, options, step_count)
+        elif rate > self._reviewed_schedule:
+            self._reviewed_schedule = self._review_rate(rate, options, step_count)
         return options
 
     def _review_step(self, options: Options, step_count: int) -> None:
@@ -204,6 +204,13 @@ class ParamGroups(list[ParamGroup]):
         self.changes = Changes()
         for group in self:
             group.changes = self.changes
+
+    def set_rate(self, rate: Any) -> bool:
+        """Set the learning rate of all groups, or of none: False if one has to review it."""
+        for group in self:
+            if not group.takes_rate(rate):
+                return False
+        return all(group.set_rate(rate) for group in self)
 
     @property
     def revision(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -67,8 +67,10 @@ class Scalars:
         self._bucket = bucket
         self._members = bucket.members
         self._prepared_for: int | None = None  # the group's revision
+        self._decay_lr: Value | None = None  # the learning rate that decay was multiplied by
         self._picks_for: AnyRule | None = None
         self._made_of: tuple[Value, ...] = ()  # what the common scalars are worked out from
+        self._guard: float
         self._flushing: tuple[Any, ...]
         self._common: tuple[Any, ...]
         self._constant: Row
@@ -76,32 +78,24 @@ class Scalars:
 
     def plan(self, options: Options, gradients: Gradients) -> Plan:
         """Return the plan of a step; the options have numbers in the place of schedules."""
-        self._follow_settings(options)
         bucket, active = self._bucket, gradients.active
         if active is None and bucket.steps_equal:
             t = int(bucket.steps[0]) + 1
+            row = self.row(options, t)
             if self._members is not None:
-                return Plan(self._table(t), None)
-            return Plan([self.row(t)], None, self._for_memory([t]))
+                return Plan(cast(Array, row), None)
+            return Plan([cast(Row, row)], None, self._for_memory(options, [t]))
         number_of: dict[int, int] = {}
         rows = [0] * len(bucket.steps)
         for i in range(len(bucket.steps)) if active is None else active:
             rows[i] = number_of.setdefault(int(bucket.steps[i]), len(number_of))
         steps = [step + 1 for step in number_of]
-        if (members := self._members) is not None:
-            tables = [np.zeros((0, len(self._names))), *map(self._table, steps)]
-            first = [members * row for row in rows]
-            return Plan(np.concatenate(tables), first)
-        return Plan([self.row(t) for t in steps], rows, self._for_memory(steps))
-
-    def next_row(self, options: Options) -> Row | Array:
-        """Return the row of the coming step, where all parameters have made as many.
-
-        That is an array with a row for each member, if there are any.
-        """
-        self._follow_settings(options)
-        t = self._bucket.steps.item(0) + 1
-        return self.row(t) if self._members is None else self._table(t)
+        found: list[Any] = [self.row(options, t) for t in steps]
+        if self._members is not None:
+            width = len(COMMON_SCALARS) + len(bucket.rule.scalars) + len(bucket.spec.scalars)
+            first = [self._members * row for row in rows]
+            return Plan(np.concatenate([np.zeros((0, width)), *found]), first)
+        return Plan(found, rows, self._for_memory(options, steps))
 
     def row_at(self, step_count: int, lag: int) -> Row | Array:
         """Return the row of the step that is made at a step count of the optimizer.
@@ -109,64 +103,58 @@ class Scalars:
         It is that of parameters which have missed ``lag`` steps, and goes on with what the rule's
         memory is given. With members it is an array with a row for each.
         """
-        self._follow_settings(self._group.at(step_count))
-        t = step_count - lag + 1
+        options, t = self._group.at(step_count), step_count - lag + 1
+        row = self.row(options, t)
         if self._members is not None:
-            return self._table(t)
-        return self.row(t) + sum(self._for_memory([t]), ())
+            return row
+        return cast(Row, row) + sum(self._for_memory(options, [t]), ())
 
-    def row(self, t: int) -> Row:
-        """Return the row of a parameter's t-th step (1 for the first)."""
-        options, lr, guard = self._settings
+    def row(self, options: Options, t: int) -> Row | Array:
+        """Return the row of a parameter's t-th step (1 for the first).
+
+        With members that is an array with a row for each of them.
+        """
+        lr = options["lr"]
+        if self._prepared_for != self._group.revision or self._decay_lr not in (None, lr):
+            self.work_out_constants(options)
         common = self._common if t % FLUSH_EVERY else self._flushing
-        row = common + self._pick(self._formula._scalars(options, lr, t, guard)) + self._constant
+        made = self._pick(self._formula._scalars(options, lr, t, self._guard))
+        if self._members is not None:
+            return self._table((*common, *made, *self._constant))
+        row = common + made + self._constant
         return row if self._seed is None else row + quantization.key_scalars(self._seed, t)
 
-    def _table(self, t: int) -> Array:
-        """Return the rows of the members in the t-th step: an array of columns, turned."""
-        assert self._members is not None
-        options, lr, guard = self._settings
-        made = self._formula._scalars(options, lr, t, guard)
-        common = self._common if t % FLUSH_EVERY else self._flushing
-        columns = np.empty((len(self._names), self._members))
-        for column, value in zip(
-            columns, (*common, *self._pick(made), *self._constant), strict=True
-        ):
+    def _table(self, values: Sequence[Any]) -> Array:
+        """Return the rows of the members: an array of columns, turned."""
+        columns = np.empty((len(values), self._members or 0))
+        for column, value in zip(columns, values, strict=True):
             column[...] = value
         return columns.T
 
-    def _for_memory(self, steps: Sequence[int]) -> Sequence[Row]:
+    def _for_memory(self, options: Options, steps: Sequence[int]) -> Sequence[Row]:
         """Return what the rule's memory is given in some steps of a parameter."""
         memory = self._bucket.rule.memory
         if memory is None:
             return ()
-        options, lr, guard = self._settings
         found: Iterator[dict[str, Any]] = (
-            self._formula._scalars(options, lr, t, guard) for t in steps
+            self._formula._scalars(options, options["lr"], t, self._guard) for t in steps
         )
         return [tuple(made[name] for name in memory.given) for made in found]
 
-    def _follow_settings(self, options: Options) -> None:
-        """Work the constants out anew if a setting of the group has changed since."""
-        group = self._group
-        if self._prepared_for == group.revision:
-            return
-        self.work_out_constants(options)
-        # A schedule may say something else in every step, and if it has a memory in the same one.
-        self._prepared_for = None if group.scheduled else group.revision
-
     def work_out_constants(self, options: Options) -> None:
-        """Work out what does not depend on the step count."""
+        """Work out what depends neither on the step count nor, but for decay, on the rate."""
         formula, bucket, spec = self._formula, self._bucket, self._bucket.spec
         if bucket.rule is not self._picks_for:
             self._picks_for, self._pick = bucket.rule, _picker(bucket.rule.scalars)
-            self._names = (*COMMON_SCALARS, *bucket.rule.scalars, *spec.scalars)
         lr, weight_decay = options["lr"], options["weight_decay"]
         acts_on = formula._decay(options)
-        l2 = weight_decay if acts_on == "gradient" else 0.0
-        decay = lr * weight_decay if acts_on == "parameter" else 0.0
-        sign = -1.0 if options["maximize"] else 1.0
-        made_of = (sign, l2, decay, formula._floor(options))
+        decays = acts_on == "parameter"
+        made_of = (
+            -1.0 if options["maximize"] else 1.0,
+            weight_decay if acts_on == "gradient" else 0.0,
+            lr * weight_decay if decays else 0.0,
+            formula._floor(options),
+        )
         if self._members is not None or made_of != self._made_of:
             self._work_out_common(*made_of)
             self._made_of = made_of
@@ -174,7 +162,10 @@ class Scalars:
         if spec.limit_scalars:
             self._constant += hyperparameters.bounds_as_numbers(options["bounds"], spec.stored)
         self._seed = options["seed"] if spec.random_scalars else None
-        self._settings = (options, lr, self._guard)
+        self._decay_lr = lr if decays and self._members is None else None
+        # A schedule may say something else in every step, and if it has a memory in the same one.
+        always = self._members is not None or self._group.scheduled_but_rate
+        self._prepared_for = None if always else self._group.revision
 
     def _work_out_common(self, sign: float, l2: Value, decay: Value, floor: Value) -> None:
         """Work out the common scalars, with a flush and without, and the guard."""

@@ -84,7 +84,7 @@ class HostEngine:
 
     def __init__(self, state: OptimizerState, backend: Backend, later: Later | None = None) -> None:
         self.state = state
-        self._later = later
+        self.later = later
         self.backend = backend
         self.extents = Extents(state.tree.leaves)
         self._changes = state.groups.changes
@@ -118,16 +118,27 @@ class HostEngine:
 
     def step(self, grads: Any, grad_scale: Any, policy: Policy) -> Outcome:
         """Make a step: all of it, or on an error nothing."""
-        if self._later is not None:
-            return self._step_timed(self._later, grads, grad_scale, policy)
-        return self._step(grads, grad_scale, policy)
+        if type(grad_scale) is not float or grad_scale != 1.0:
+            grad_scale = self.checked_scale(grad_scale, policy.on_nonfinite)
+        if self._followed != self._changes.but_rates:
+            self.follow_settings()
+        asked: dict[int, Options] = {}
+        if self._fused is not None:
+            if policy is not self._limit_of:  # a fortieth of a small step
+                self._limit_of, self._limit = policy, policy.limit
+            limit = self._limit
+            if self._step_fused(self._fused, grads, grad_scale, limit, asked):
+                return MADE if limit is None else Outcome(True, self.state.counts.grad_norm)
+        return self.commit(self.prepare(grads, grad_scale, policy, asked))
 
-    def _step_timed(self, later: Later, grads: Any, grad_scale: Any, policy: Policy) -> Outcome:
-        """Make a step, on another backend if that pays now."""
+    def step_and_go_over(
+        self, later: Later, grads: Any, grad_scale: Any, policy: Policy
+    ) -> Outcome:
+        """Make a step, on the backend that comes later if that pays now."""
         if later.due:
             self._go_over(later, policy)
         began = perf_counter()
-        outcome = self._step(grads, grad_scale, policy)
+        outcome = self.step(grads, grad_scale, policy)
         later.spent += perf_counter() - began
         return outcome
 
@@ -139,26 +150,12 @@ class HostEngine:
                 backend.kernel(bucket, self.extents).warm_up(policy.measures)
         except Exception as error:  # a compiler has errors of its own
             failed(error)
-            self._later = None
+            self.later = None
             return
         with Deferred():
             self.backend = backend
             self.invalidate()
-            self._later = None
-
-    def _step(self, grads: Any, grad_scale: Any, policy: Policy) -> Outcome:
-        if type(grad_scale) is not float or grad_scale != 1.0:
-            grad_scale = self.checked_scale(grad_scale, policy.on_nonfinite)
-        if self._followed != self._changes.but_rates:
-            self.follow_settings()
-        asked: dict[int, Options] = {}
-        if self._fused is not None:
-            if policy is not self._limit_of:  # a fortieth of a small step
-                self._limit_of, self._limit = policy, policy.limit
-            limit = self._limit
-            if self._step_fused(grads, grad_scale, limit, asked):
-                return MADE if limit is None else Outcome(True, self.state.counts.grad_norm)
-        return self.commit(self.prepare(grads, grad_scale, policy, asked))
+            self.later = None
 
     def checked_scale(self, scale: Any, on_nonfinite: NonfinitePolicy) -> Any:
         """Return what gradients are multiplied by under a policy, checked."""
@@ -239,16 +236,20 @@ class HostEngine:
         bucket.advance(gradients.active, 1)
 
     def _step_fused(
-        self, grads: Any, grad_scale: float, limit: float | None, asked: dict[int, Options]
+        self,
+        fused: Fused,
+        grads: Any,
+        grad_scale: float,
+        limit: float | None,
+        asked: dict[int, Options],
     ) -> bool:
-        """Make the whole step in one compiled call; False, with nothing done, if it cannot."""
-        fused, rows = self._fused, []
-        assert fused is not None
+        """Make the whole step in one call; False, with nothing done, if it cannot be made so."""
+        rows = []
         for bucket, scalars, group in self._fused_parts:
             if not bucket.steps_equal:
                 return False
             options = self._options(bucket.group, asked) if group.scheduled else group
-            rows.append(scalars.next_row(options))
+            rows.append(scalars.row(options, bucket.steps.item(0) + 1))
         tree = self.state.tree
         given = tree.match(grads)
         if self._buffers is not None:
@@ -409,8 +410,8 @@ class HostEngine:
 
     def warm_up(self, policy: Policy) -> None:
         """Compile what the coming steps need; changes nothing."""
-        if self._later is not None:
-            self._go_over(self._later, policy)
+        if self.later is not None:
+            self._go_over(self.later, policy)
         self.follow_settings()
         for kernel in self.kernels:
             kernel.warm_up(policy.measures)

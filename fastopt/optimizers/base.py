@@ -168,7 +168,11 @@ class Optimizer(Formula):
                     policy = policy._replace(on_nonfinite=on_nonfinite)
                     self._refuse_policy(policy)
                 # HostEngine of engine/step.py; for CuPy arrays DeviceEngine of engine/device.py.
-                outcome = self._engine.step(grads, grad_scale, policy)
+                engine = self._engine
+                if engine.later is None:
+                    outcome = engine.step(grads, grad_scale, policy)
+                else:
+                    outcome = engine.step_and_go_over(engine.later, grads, grad_scale, policy)
             finally:
                 mutex.busy = False
         return outcome
@@ -359,9 +363,7 @@ class Optimizer(Formula):
     @lr.setter
     def lr(self, value: Scheduled) -> None:
         groups = self._state.groups
-        if isinstance(value, float) and all(group.needs_no_review(value) for group in groups):
-            for group in groups:
-                group.set_rate(value)
+        if groups.set_rate(value):
             return
         checked = [group.checked({"lr": value}) for group in groups]
         for group, change in zip(groups, checked, strict=True):

@@ -126,6 +126,7 @@ def test_threads_end_in_the_same_bits(threads: int, monkeypatch: pytest.MonkeyPa
     arguments = VARIANT_OF["adam"], {}, np.float32, history
     expected = looked_up(*arguments)
     monkeypatch.setattr(fused, "PARALLEL_FROM", 1)
+    monkeypatch.setattr(fused, "PIECE_BYTES", 4_096)
     monkeypatch.setattr(fused, "_threads", lambda: threads)
     fused._pool.cache_clear()
     made = count_calls(monkeypatch)

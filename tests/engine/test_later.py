@@ -113,7 +113,7 @@ def test_code_that_is_on_disk_comes_early_and_a_compilation_late(
     load("numba")  # which imports it, so that this costs nothing any more
 
     def waits() -> later.Later:
-        found = two_groups("auto")._engine._later
+        found = two_groups("auto")._engine.later
         assert found is not None
         return found
 

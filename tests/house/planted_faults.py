@@ -160,8 +160,8 @@ FAULTS = (
     Fault(
         "a_rate_is_not_reviewed_after_other_settings_changed",
         GROUPS,
-        "        self._reviewed_rate = None\n\n    def checked",
-        "\n    def checked",
+        "        self._reviewed_rate, self._reviewed_schedule = None, -1.0",
+        "        self._reviewed_schedule = -1.0",
         (
             "tests/optimizers/test_hyperparameters.py::"
             "test_a_rate_that_float32_does_not_hold_is_refused_whatever_was_reviewed_before",
@@ -380,8 +380,8 @@ FAULTS = (
     Fault(
         "prepared_steps_scale_the_gradient_alone",
         "fastopt/backends/numpy/fused.py",
-        "            head[0] *= self._real.type(scale)  # what stands there is 1 or -1",
-        "            head[:2] *= self._real.type(scale)",
+        "            self._row[0] *= self._real.type(scale)  # what stands there is 1 or -1",
+        "            self._row[:2] *= self._real.type(scale)",
         ("tests/backends/test_prepared_steps.py::test_random_histories_end_in_the_same_bits",),
     ),
     Fault(

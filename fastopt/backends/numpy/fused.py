@@ -2,15 +2,17 @@
 
 What ``NumpyKernel`` looks up, allocates and converts in every step is prepared here once: views,
 work arrays, scalars. The bits are those of ``NumpyKernel.update``, which does everything else.
+
+Inside a training loop a step finds little of what it needs in the processor's caches, so that what
+counts is how much there is of it: few functions, few objects, no loop that C can run instead.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache, partial
-from itertools import repeat
+from functools import cache
 from operator import attrgetter, is_
 from typing import Any, NamedTuple, cast
 
@@ -25,26 +27,45 @@ from fastopt.core.denormals import flush
 from fastopt.core.signals import Deferred
 from fastopt_kernels import Rule
 
+try:  # what np.errstate does, in a tenth of its time
+    from numpy._core.umath import _extobj_contextvar, _make_extobj
+
+    _set_errors: Callable[[Any], Any] = _extobj_contextvar.set
+    _restore_errors: Callable[[Any], Any] = _extobj_contextvar.reset
+    _IGNORED: Any = _make_extobj(all="ignore")
+except ImportError:  # pragma: no cover - NumPy 1, or a NumPy without that private module
+    _IGNORED = "ignore"
+
+    def _set_errors(errors: Any) -> Any:
+        return np.seterr(all=errors)
+
+    def _restore_errors(before: Any) -> Any:
+        np.seterr(**before)
+
+
 PIECE_BYTES = 131_072
 """Bytes of an array that are updated at a time. What Adam then reads and writes, five times as
 much, stays in the second cache."""
 
-GATHERED_BELOW = 8_192
+GATHERED_BELOW = 1_024
 """Elements of a parameter below which it is copied together with its neighbours, there and back:
 that takes less than a dozen more calls do."""
 
 PARALLEL_FROM = 400_000
 """Elements of a bucket from which on threads help: ufuncs let go of Python's lock."""
 
-_LOOK = attrgetter("dtype", "shape", "flags.carray")
+_LOOK = attrgetter("dtype", "shape", "flags.num")
+_PLAIN = attrgetter("dtype", "shape", "flags.carray")
 """``carray``: in C order, aligned and writable."""
+_ONE = np.array(1)
 
 
 class Piece(NamedTuple):
     """What is updated in one go: a range of one parameter, or some small ones, gathered.
 
     These are the parameters from ``first`` to before ``last``; ``param`` is the range itself, or
-    the memory in which they are gathered, and ``targets`` are then their views of it.
+    the memory in which they are gathered: ``sources`` are then the parameters, and ``targets``
+    their views of it.
     """
 
     first: int
@@ -52,112 +73,98 @@ class Piece(NamedTuple):
     place: slice
     param: Array
     state: tuple[Array, ...]
-    targets: Sequence[Array]
+    sources: Sequence[Array] = ()
+    targets: Sequence[Array] = ()
 
 
 class FusedBucket:
-    """One bucket of parameters as they usually are."""
+    """The updates of one bucket of parameters as they usually are."""
 
-    def __init__(self, bucket: Bucket, extents: Extents) -> None:
-        real = bucket.spec.real
+    def __init__(self, bucket: Bucket) -> None:
+        self.count = len(bucket.parameters)
         self._rule = cast(Rule, bucket.rule)
-        self._real = real
-        self._positions = bucket.positions
-        self._extents = extents
-        self._arrays = [parameter.leaf.array for parameter in bucket.parameters]
-        self._flat = [parameter.flat for parameter in bucket.parameters]
-        self._addresses = arrays.addresses(self._arrays)
-        self._at = [parameter.address for parameter in bucket.parameters]
-        self._looks = [(real, parameter.layout.shape, True) for parameter in bucket.parameters]
+        self._real = bucket.spec.real
         self._signed = [slot in self._rule.signed for slot in self._rule.state]
-        self._pieces = list(_pieces(bucket, PIECE_BYTES // real.itemsize))
-        self._large = sum(flat.size for flat in self._flat) >= PARALLEL_FROM
-        self._most = max((piece.param.size for piece in self._pieces), default=0)
-        self._memory = self._work()
         # 0-d arrays: a ufunc takes twice as long with floats.
-        self._row = np.zeros(len(COMMON_SCALARS) + len(self._rule.scalars), real)
+        self._row = np.zeros(len(COMMON_SCALARS) + len(self._rule.scalars), self._real)
         self._scalars = [self._row[k : k + 1].reshape(()) for k in range(self._row.size)]
+        self._pieces = list(_pieces(bucket, PIECE_BYTES // self._real.itemsize))
+        self._own_memory = self._memory()
+        self._works = [self._own_memory[:, : piece.param.size] for piece in self._pieces]
+        self._large = sum(piece.param.size for piece in self._pieces) >= PARALLEL_FROM
 
-    def of_leaves(self, leaves: list[Any]) -> list[Any]:
-        """Return what belongs to this bucket's parameters, given what belongs to all leaves."""
-        if len(leaves) == len(self._positions):
-            return leaves
-        return [leaves[position] for position in self._positions]
-
-    def usual(self, params: list[Any], grads: list[Any]) -> bool:
-        """Return whether parameters are what and where they were, and gradients such as they are.
-
-        By passes over all arrays that stay within C.
-        """
-        return (
-            all(map(is_, params, self._arrays))
-            and self._addresses() == self._at
-            and [*map(_LOOK, params)] == self._looks
-            and all(map(is_, map(type, grads), repeat(np.ndarray)))
-            and [*map(_LOOK, grads)] == self._looks
-            and self._extents.apart(grads)
-        )
-
-    def update(self, grads: list[Any], row: Sequence[float] | Array, scale: float) -> None:
+    def update(self, grads: Sequence[Array], row: Sequence[float] | Array, scale: float) -> None:
         """Update all parameters with a row of scalars, for gradients that are scaled."""
         self._row[:] = row
-        head = self._row[: len(COMMON_SCALARS)]
+        common = [*row[: len(COMMON_SCALARS)]]
         if scale != 1.0:
-            head[0] *= self._real.type(scale)  # what stands there is 1 or -1
-        common = head.tolist()
+            self._row[0] *= self._real.type(scale)  # what stands there is 1 or -1
+            common[0] = self._row.item(0)
         if self._large and (helpers := backends.available_threads(_threads()) - 1):
             self._share(grads, common, helpers)
         else:
-            for piece in self._pieces:
-                self._update(piece, grads, common, self._memory)
+            for piece, work in zip(self._pieces, self._works, strict=True):
+                self._update(piece, work, grads, common)
 
-    def _share(self, grads: list[Any], common: list[float], helpers: int) -> None:
-        """Deal the pieces out to this thread and others; one that has not begun is not awaited."""
-        pieces = iter(self._pieces)  # whose next is one step of Python, so that each goes to one
-        work = partial(self._work_on, pieces, grads, common)
-        futures = [_pool().submit(work, self._work()) for _ in range(helpers)]
-        work(self._memory)
-        for future in futures:
-            if not future.cancel():
-                future.result()
-
-    def _work_on(
-        self, pieces: Iterable[Piece], grads: list[Any], common: list[float], memory: Array
+    def _update(
+        self, piece: Piece, work: Array, grads: Sequence[Array], common: Sequence[float]
     ) -> None:
-        with np.errstate(all="ignore"):  # which every thread has of its own
-            for piece in pieces:
-                self._update(piece, grads, common, memory)
-
-    def _work(self) -> Array:
-        """Return memory for a gradient that is gathered or scaled, its square, and a product."""
-        return np.empty((3, self._most), self._real)
-
-    def _update(self, piece: Piece, grads: list[Any], common: list[float], memory: Array) -> None:
         """Update one piece: in ufuncs what ``NumpyKernel._apply`` does for plain options."""
-        first, last, place, param, state, targets = piece
+        first, last, place, param, state, sources, targets = piece
         grad_scale, l2, decay, tiny_signed, tiny_positive = common
-        scaled, square, product = memory[:, : param.size]
+        rule, numbers = self._rule, self._scalars
+        scaled, square, product = work
         if targets:
-            np.concatenate(self._flat[first:last], None, param)
+            np.concatenate(sources, None, param)
             grad = np.concatenate(grads[first:last], None, scaled)
         else:
             grad = grads[first].reshape(-1)[place]
-        numbers = self._scalars
         if grad_scale != 1.0:
             grad = np.multiply(grad, numbers[0], scaled)
         if l2 != 0.0:
             grad = np.add(grad, np.multiply(param, numbers[1], product), scaled)
         if decay != 0.0:
             np.subtract(param, np.multiply(param, numbers[2], product), param)
-        if self._rule.squares:
-            self._rule.numpy(param, grad, np.multiply(grad, grad, square), *state, *numbers[5:])
+        if rule.squares:
+            rule.numpy(param, grad, np.multiply(grad, grad, square), *state, *numbers[5:])
         else:
-            self._rule.numpy(param, grad, *state, *numbers[5:])
+            rule.numpy(param, grad, *state, *numbers[5:])
         if tiny_signed != 0.0 or tiny_positive != 0.0:
             for values, signed in zip(state, self._signed, strict=True):
                 flush(values, signed, tiny_signed if signed else tiny_positive)
         if targets:
-            [*map(np.copyto, self._flat[first:last], targets)]
+            [*map(np.copyto, sources, targets)]
+
+    def _memory(self) -> Array:
+        """Return memory for a gradient that is gathered or scaled, its square, and a product."""
+        most = max((piece.param.size for piece in self._pieces), default=0)
+        return np.empty((3, most), self._real)
+
+    def _share(self, grads: Sequence[Array], common: Sequence[float], helpers: int) -> None:
+        """Deal the pieces out to this thread and others; one that has not begun is not awaited."""
+        pieces = iter(self._pieces)  # whose next is one step of Python, so that each goes to one
+        futures = [
+            _pool().submit(self._work_on, pieces, self._memory(), grads, common)
+            for _ in range(helpers)
+        ]
+        self._work_on(pieces, self._own_memory, grads, common)
+        for future in futures:
+            if not future.cancel():
+                future.result()
+
+    def _work_on(
+        self,
+        pieces: Iterable[Piece],
+        memory: Array,
+        grads: Sequence[Array],
+        common: Sequence[float],
+    ) -> None:
+        before = _set_errors(_IGNORED)  # every thread has its own
+        try:
+            for piece in pieces:
+                self._update(piece, memory[:, : piece.param.size], grads, common)
+        finally:
+            _restore_errors(before)
 
 
 def _pieces(bucket: Bucket, most: int) -> Iterator[Piece]:
@@ -175,12 +182,14 @@ def _pieces(bucket: Bucket, most: int) -> Iterator[Piece]:
             for start in range(0, flat.size, most):
                 place = slice(start, min(start + most, flat.size))
                 param = flat[place]
-                yield Piece(first, last, place, param, state(begin + start, param.size), ())
+                yield Piece(first, last, place, param, state(begin + start, param.size))
         else:
             ends = [parameters[k].offset + parameters[k].size - begin for k in run]
             memory = np.empty(ends[-1], bucket.spec.real)
             targets = [memory[a:b] for a, b in zip([0, *ends], ends, strict=False)]
-            yield Piece(first, last, slice(None), memory, state(begin, ends[-1]), targets)
+            sources = [parameters[k].flat for k in run]
+            own = state(begin, ends[-1])
+            yield Piece(first, last, slice(None), memory, own, sources, targets)
 
 
 def gathered(parameters: Sequence[Parameter], small: int, most: int) -> Iterator[range]:
@@ -200,12 +209,22 @@ def gathered(parameters: Sequence[Parameter], small: int, most: int) -> Iterator
 class FusedStep:
     """Whole steps of some buckets."""
 
-    def __init__(
-        self, buckets: Sequence[FusedBucket], own: Sequence[Bucket], counts: Counts
-    ) -> None:
-        self._buckets = buckets
-        self._steps = [bucket.steps for bucket in own]
+    def __init__(self, buckets: Sequence[Bucket], extents: Extents, counts: Counts) -> None:
+        self._buckets = [FusedBucket(bucket) for bucket in buckets]
         self._counts = counts
+        self._counted = [counts.steps, *(bucket.steps for bucket in buckets)]
+        self._extents = extents
+        self._positions = [position for bucket in buckets for position in bucket.positions]
+        parameters = [parameter for bucket in buckets for parameter in bucket.parameters]
+        self._arrays = [parameter.leaf.array for parameter in parameters]
+        self._types = [np.ndarray] * len(parameters)
+        self._addresses = arrays.addresses(self._arrays)
+        self._at = [parameter.address for parameter in parameters]
+        kinds = [(parameter.dtype, parameter.layout.shape) for parameter in parameters]
+        flags = [array.flags.num for array in self._arrays]
+        self._params = [(*kind, own) for kind, own in zip(kinds, flags, strict=True)]
+        self._grads = [(*kind, np.empty(kind[1]).flags.num) for kind in kinds]
+        self._plain = [(*kind, True) for kind in kinds]
 
     def __call__(
         self,
@@ -218,28 +237,41 @@ class FusedStep:
         """Look, update and count; False, with nothing done, if an array is not as usual."""
         if limit is not None:
             return False
-        given = [bucket.of_leaves(grads) for bucket in self._buckets]
-        for bucket, own in zip(self._buckets, given, strict=True):
-            if not bucket.usual(bucket.of_leaves(params), own):
-                return False
-        # Other code's np.seterr(all="raise") must not stop a step in its middle.
-        with np.errstate(all="ignore"), Deferred():
-            for bucket, own, row in zip(self._buckets, given, rows, strict=True):
-                bucket.update(own, row, scale)
-            for steps in (*self._steps, self._counts.steps):
-                steps += 1
-            self._counts.grad_norm = None
+        if len(params) != len(self._positions) or len(self._buckets) > 1:
+            params = [params[position] for position in self._positions]
+            grads = [grads[position] for position in self._positions]
+        # By passes over all arrays that stay within C.
+        if not (
+            all(map(is_, params, self._arrays))
+            and self._addresses() == self._at
+            and [*map(_LOOK, params)] == self._params
+            and [*map(type, grads)] == self._types
+            and ([*map(_LOOK, grads)] == self._grads or [*map(_PLAIN, grads)] == self._plain)
+            and self._extents.apart(grads)
+        ):
+            return False
+        with Deferred():
+            before = _set_errors(_IGNORED)  # other code's must not stop a step in its middle
+            try:
+                first = 0
+                for bucket, row in zip(self._buckets, rows, strict=True):
+                    last = first + bucket.count
+                    bucket.update(grads[first:last], row, scale)
+                    first = last
+                for steps in self._counted:
+                    np.add(steps, _ONE, steps)
+                self._counts.grad_norm = None
+            finally:
+                _restore_errors(before)
         return True
 
 
 def fused(buckets: Sequence[Bucket], extents: Extents, counts: Counts) -> FusedStep | None:
     """Return what makes whole steps of these buckets; None if one is not made of plain arrays."""
-    if not all(map(_plain, buckets)):
-        return None
-    return FusedStep([FusedBucket(bucket, extents) for bucket in buckets], buckets, counts)
+    return FusedStep(buckets, extents, counts) if all(map(_is_plain, buckets)) else None
 
 
-def _plain(bucket: Bucket) -> bool:
+def _is_plain(bucket: Bucket) -> bool:
     """Return whether a bucket's arrays are flat as they stand, and its options are scalars."""
     spec = bucket.spec
     options = (
