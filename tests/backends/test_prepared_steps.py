@@ -146,8 +146,15 @@ def test_what_is_unusual_is_left_to_the_general_way(
 
 
 def test_parameters_that_have_changed_are_left_to_the_general_way() -> None:
-    def moved(param: Any) -> None:
+    def resized(param: Any) -> None:
         param.resize((20_000,), refcheck=False)
+
+    def moved(param: Any) -> None:
+        before = param.ctypes.data
+        param.resize((20_000,), refcheck=False)
+        kept.append(np.ones(10))  # where the parameter was
+        param.resize((10,), refcheck=False)
+        assert param.ctypes.data != before
 
     def frozen(param: Any) -> None:
         param.flags.writeable = False
@@ -155,7 +162,9 @@ def test_parameters_that_have_changed_are_left_to_the_general_way() -> None:
     def reshaped(param: Any) -> None:
         param.shape = (2, 5)
 
+    kept: list[Any] = []
     for change, said in (
+        (resized, "Construct a new"),
         (moved, "construct a new|Construct a new"),
         (frozen, "read-only"),
         (reshaped, "Construct a new"),

@@ -357,7 +357,7 @@ def test_a_group_is_frozen_whose_settings_have_changed_less_often_than_others(ba
     params = [np.zeros(2), np.zeros(2)]
     opt = fastopt.SGD([{"params": p} for p in params], lr=0.5, backend=backend)
     for _ in range(3):
-        opt.param_groups[0]["lr"] = 0.5
+        opt.param_groups[0]["maximize"] = False
     opt.step([np.ones(2)] * 2)
     opt.param_groups[1]["trainable"] = False
     opt.step([np.ones(2)] * 2)

@@ -225,15 +225,15 @@ FAULTS = (
     Fault(
         "scalars_of_a_schedule_are_kept",
         SCALARS,
-        "None if group.scheduled else group.revision",
-        "group.revision",
+        "None if always else self._group.revision",
+        "self._group.revision",
         ("tests/engine/test_scheduled_hyperparameters.py",),
     ),
     Fault(
         "scalars_are_kept_though_a_setting_changes",
         SCALARS,
-        "        if self._prepared_for == group.revision:",
-        "        if self._prepared_for is not None:",
+        "        if self._prepared_for != self._group.revision or",
+        "        if self._prepared_for is None or",
         ("tests/engine/test_scheduled_hyperparameters.py",),
     ),
     Fault(
