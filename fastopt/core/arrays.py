@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import sys
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import reduce
@@ -66,14 +66,25 @@ def address(array: Array) -> int:
 _word_at = ctypes.c_size_t.from_address
 
 
-def addresses(given: Sequence[Array]) -> Callable[[], list[int]]:
-    """Return a function that returns the addresses of some NumPy arrays now."""
-    if not _READS_HEADERS:
-        return lambda: [address(array) for array in given]
-    kept = [*given]  # alive as long as their words can be read
-    words = [_word_at(id(array) + object.__basicsize__) for array in kept]
-    value = attrgetter("value")
-    return lambda: [*map(value, words)] if kept else []
+class _Word:
+    """The address of a NumPy array's elements where its C structure cannot be read."""
+
+    def __init__(self, array: Array) -> None:
+        self._array = array
+
+    @property
+    def value(self) -> int:
+        return address(self._array)
+
+
+def address_words(given: Sequence[Array]) -> list[Any]:
+    """Return for each of some NumPy arrays an object whose ``value`` is its address now.
+
+    It can be read as long as the array lives.
+    """
+    if _READS_HEADERS:
+        return [_word_at(id(array) + object.__basicsize__) for array in given]
+    return [_Word(array) for array in given]
 
 
 def _reads_headers() -> bool:
@@ -407,6 +418,11 @@ class Extents:
         # has memory of its own needs no look at addresses.
         known = all(type(o) is np.ndarray and o.flags.owndata for o in owners)
         self._owners = {id(owner): owner for owner in owners} if known else None
+
+    @property
+    def owners(self) -> frozenset[int] | None:
+        """The ids of the arrays that hold the parameters' memory; None if not all are known."""
+        return None if self._owners is None else frozenset(self._owners)
 
     def apart(self, grads: Sequence[Array]) -> bool:
         """Return whether NumPy gradients surely share no memory with a parameter."""

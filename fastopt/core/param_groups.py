@@ -62,21 +62,22 @@ class ParamGroup(dict[str, Any]):
         if name != "lr" or not self.set_rate(value):
             self.update({name: value})
 
-    def takes_rate(self, rate: Any) -> bool:
-        """Return whether this learning rate can be set as it is, instead of another number."""
+    @property
+    def highest_rate(self) -> float:
+        """Up to this one a learning rate needs no review, if it is to replace another number."""
         if self._reviewed_rate is None:
-            self._reviewed_rate = self._highest_rate()
-        return isinstance(rate, float) and 0.0 <= rate <= self._reviewed_rate
+            self._reviewed_rate = self._review_high_rate()
+        return self._reviewed_rate
 
     def set_rate(self, rate: Any) -> bool:
         """Set a learning rate that needs no review; False, with nothing done, for any other."""
-        if not self.takes_rate(rate):
+        if not isinstance(rate, float) or not 0.0 <= rate <= self.highest_rate:
             return False
         super().__setitem__("lr", float(rate))  # a NumPy number is one too
         self.changes.count += 1
         return True
 
-    def _highest_rate(self) -> float:
+    def _review_high_rate(self) -> float:
         """Return a learning rate that the reviews let through: a high one, or that of now."""
         if "lr" in self._schedules:
             return -1.0
@@ -207,8 +208,8 @@ class ParamGroups(list[ParamGroup]):
 
     def set_rate(self, rate: Any) -> bool:
         """Set the learning rate of all groups, or of none: False if one has to review it."""
-        for group in self:
-            if not group.takes_rate(rate):
+        for group in self[1:]:  # before the first is set
+            if not isinstance(rate, float) or not 0.0 <= rate <= group.highest_rate:
                 return False
         return all(group.set_rate(rate) for group in self)
 

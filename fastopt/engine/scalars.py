@@ -34,6 +34,10 @@ Row = tuple[float, ...]
 """
 
 
+AHEAD = 32
+"""Steps whose rows are worked out at once."""
+
+
 class Plan(NamedTuple):
     """The scalars of a bucket's coming update, for gradients that are not scaled.
 
@@ -68,6 +72,9 @@ class Scalars:
         self._members = bucket.members
         self._prepared_for: int | None = None  # the group's revision
         self._decay_lr: Value | None = None  # the learning rate that decay was multiplied by
+        self._ahead: Sequence[Row] = ()  # rows of coming steps,
+        self._ahead_from = 0  # from this step of a parameter on,
+        self._ahead_for: int | None = None  # for settings that have changed so many times
         self._picks_for: AnyRule | None = None
         self._made_of: tuple[Value, ...] = ()  # what the common scalars are worked out from
         self._guard: float
@@ -108,6 +115,26 @@ class Scalars:
         if self._members is not None:
             return row
         return cast(Row, row) + sum(self._for_memory(options, [t]), ())
+
+    def next_row(self, options: Options, t: int) -> Row | Array:
+        """Return the row of a parameter's t-th step, which most often follows the last one.
+
+        In a training loop little of what a row is worked out with is in the caches, so many rows
+        are worked out at once, unless settings change all the time.
+        """
+        changes = self._group.changes.count
+        if self._ahead_for != changes:  # this time one alone
+            self._ahead, self._ahead_for = (), changes
+            return self.row(options, t)
+        place = t - self._ahead_from
+        if 0 <= place < len(self._ahead):
+            return self._ahead[place]
+        if self._members is not None or self._group.scheduled:
+            return self.row(options, t)
+        self._ahead = ()  # an interrupt can come meanwhile
+        rows = [cast(Row, self.row(options, t + k)) for k in range(AHEAD)]
+        self._ahead_from, self._ahead = t, rows
+        return rows[0]
 
     def row(self, options: Options, t: int) -> Row | Array:
         """Return the row of a parameter's t-th step (1 for the first).

@@ -128,7 +128,7 @@ class HostEngine:
                 self._limit_of, self._limit = policy, policy.limit
             limit = self._limit
             if self._step_fused(self._fused, grads, grad_scale, limit, asked):
-                return MADE if limit is None else Outcome(True, self.state.counts.grad_norm)
+                return MADE if limit is None else Outcome(True, self.state.counts.norm.item(0))
         return self.commit(self.prepare(grads, grad_scale, policy, asked))
 
     def step_and_go_over(
@@ -249,12 +249,18 @@ class HostEngine:
             if not bucket.steps_equal:
                 return False
             options = self._options(bucket.group, asked) if group.scheduled else group
-            rows.append(scalars.row(options, bucket.steps.item(0) + 1))
+            rows.append(scalars.next_row(options, bucket.steps.item(0) + 1))
         tree = self.state.tree
-        given = tree.match(grads)
+        if tree.flatten is None:
+            now, given = tree.current(), tree.match(grads)
+        else:
+            try:
+                now, given = tree.flatten(tree.params), tree.flatten(grads)
+            except (ValueError, TypeError):  # the general way says what is wrong
+                return False
         if self._buffers is not None:
             self._buffers.are(given)  # raises if only some are
-        return fused(tree.current(), given, rows, grad_scale, limit)
+        return fused(now, given, rows, grad_scale, limit)
 
     # What a step is made of ---------------------------------------------------------------------
 

@@ -120,7 +120,7 @@ class Optimizer(Formula):
             if not name.startswith("_") and not hasattr(type(self), name):
                 state = vars(self).get("_state")
                 refuse_attribute(self, name, [] if state is None else [*state.groups[0].plain])
-            super().__setattr__(name, value)
+            object.__setattr__(self, name, value)
 
     # The step -------------------------------------------------------------------------------
 

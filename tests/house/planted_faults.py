@@ -370,7 +370,7 @@ FAULTS = (
     Fault(
         "a_parameter_that_was_moved_is_written_where_it_was",
         "fastopt/backends/numpy/fused.py",
-        "            and self._addresses() == self._at\n",
+        "            and [*map(_VALUE, self._words)] == self._at\n",
         "",
         (
             "tests/backends/test_prepared_steps.py::"

@@ -383,7 +383,7 @@ class _FusedStep:
         self._by_dtype = [k for k, kernel in enumerate(kernels) if kernel.several_dtypes]
         self._large = [k for k, kernel in enumerate(kernels) if kernel.large]
         self._prepared = [False, False]  # without the norm, and with it
-        self._one_row = False  # whether a step without the norm needs a row of scalars alone
+        self._alone = len(kernels) == 1 and not self._by_dtype and not self._by_member
 
     def __call__(
         self,
@@ -396,12 +396,11 @@ class _FusedStep:
         """Look, measure, update and count."""
         if self._large:
             self._set_threads()
-        if self._one_row and limit is None:  # nothing else is to be set
-            self._pack_row(self._row_bytes, 0, *rows[0])
-            return self._step(self._pool, self._address, id(params), id(grads), scale, NO_LIMIT)
         if self._by_dtype or not self._prepared[limit is not None]:
             self._set_jobs(grads, limit is not None)
-        if self._by_member:
+        if self._alone:
+            self._pack_row(self._row_bytes, 0, *rows[0])
+        elif self._by_member:
             for table, row in zip(self._tables, rows, strict=True):
                 _round_into(table, cast(Array, row), scale)
             scale = 1.0
@@ -426,8 +425,6 @@ class _FusedStep:
             own = [grads[position] for position in self._positions[number]]
             self._lines[number, :_THREADS] = self._kernels[number].ready(own, measures)
         self._prepared[measures] = True
-        alone = len(self._kernels) == 1 and not self._by_dtype and not self._by_member
-        self._one_row = alone and self._prepared[False]
 
 
 def _round_into(columns: Array, table: Array, scale: float) -> None:

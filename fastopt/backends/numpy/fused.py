@@ -22,7 +22,7 @@ from fastopt import backends
 from fastopt.backends.interface import COMMON_SCALARS
 from fastopt.core import arrays
 from fastopt.core.arrays import Array, Extents
-from fastopt.core.buckets import Bucket, Counts, Parameter
+from fastopt.core.buckets import NOT_MEASURED, Bucket, Counts, Parameter
 from fastopt.core.denormals import flush
 from fastopt.core.signals import Deferred
 from fastopt_kernels import Rule
@@ -57,6 +57,7 @@ PARALLEL_FROM = 400_000
 _LOOK = attrgetter("dtype", "shape", "flags.num")
 _PLAIN = attrgetter("dtype", "shape", "flags.carray")
 """``carray``: in C order, aligned and writable."""
+_VALUE = attrgetter("value")
 _ONE = np.array(1)
 
 
@@ -90,7 +91,7 @@ class FusedBucket:
         self._scalars = [self._row[k : k + 1].reshape(()) for k in range(self._row.size)]
         self._pieces = list(_pieces(bucket, PIECE_BYTES // self._real.itemsize))
         self._own_memory = self._memory()
-        self._works = [self._own_memory[:, : piece.param.size] for piece in self._pieces]
+        self._prepared = [(piece, _cut(self._own_memory, piece)) for piece in self._pieces]
         self._large = sum(piece.param.size for piece in self._pieces) >= PARALLEL_FROM
 
     def update(self, grads: Sequence[Array], row: Sequence[float] | Array, scale: float) -> None:
@@ -103,11 +104,15 @@ class FusedBucket:
         if self._large and (helpers := backends.available_threads(_threads()) - 1):
             self._share(grads, common, helpers)
         else:
-            for piece, work in zip(self._pieces, self._works, strict=True):
+            for piece, work in self._prepared:
                 self._update(piece, work, grads, common)
 
     def _update(
-        self, piece: Piece, work: Array, grads: Sequence[Array], common: Sequence[float]
+        self,
+        piece: Piece,
+        work: tuple[Array, ...],
+        grads: Sequence[Array],
+        common: Sequence[float],
     ) -> None:
         """Update one piece: in ufuncs what ``NumpyKernel._apply`` does for plain options."""
         first, last, place, param, state, sources, targets = piece
@@ -115,7 +120,7 @@ class FusedBucket:
         rule, numbers = self._rule, self._scalars
         scaled, square, product = work
         if targets:
-            np.concatenate(sources, None, param)
+            np.concatenate(sources, 0, param)
             grad = np.concatenate(grads[first:last], None, scaled)
         else:
             grad = grads[first].reshape(-1)[place]
@@ -162,9 +167,14 @@ class FusedBucket:
         before = _set_errors(_IGNORED)  # every thread has its own
         try:
             for piece in pieces:
-                self._update(piece, memory[:, : piece.param.size], grads, common)
+                self._update(piece, _cut(memory, piece), grads, common)
         finally:
             _restore_errors(before)
+
+
+def _cut(memory: Array, piece: Piece) -> tuple[Array, ...]:
+    """Return of each part of some memory what a piece needs."""
+    return tuple(memory[:, : piece.param.size])
 
 
 def _pieces(bucket: Bucket, most: int) -> Iterator[Piece]:
@@ -211,14 +221,15 @@ class FusedStep:
 
     def __init__(self, buckets: Sequence[Bucket], extents: Extents, counts: Counts) -> None:
         self._buckets = [FusedBucket(bucket) for bucket in buckets]
-        self._counts = counts
+        self._norm = counts.norm
         self._counted = [counts.steps, *(bucket.steps for bucket in buckets)]
         self._extents = extents
+        self._owners = extents.owners
         self._positions = [position for bucket in buckets for position in bucket.positions]
         parameters = [parameter for bucket in buckets for parameter in bucket.parameters]
         self._arrays = [parameter.leaf.array for parameter in parameters]
         self._types = [np.ndarray] * len(parameters)
-        self._addresses = arrays.addresses(self._arrays)
+        self._words = arrays.address_words(self._arrays)
         self._at = [parameter.address for parameter in parameters]
         kinds = [(parameter.dtype, parameter.layout.shape) for parameter in parameters]
         flags = [array.flags.num for array in self._arrays]
@@ -243,11 +254,17 @@ class FusedStep:
         # By passes over all arrays that stay within C.
         if not (
             all(map(is_, params, self._arrays))
-            and self._addresses() == self._at
+            and [*map(_VALUE, self._words)] == self._at
             and [*map(_LOOK, params)] == self._params
             and [*map(type, grads)] == self._types
-            and ([*map(_LOOK, grads)] == self._grads or [*map(_PLAIN, grads)] == self._plain)
-            and self._extents.apart(grads)
+            and (
+                (
+                    self._owners is not None
+                    and [*map(_LOOK, grads)] == self._grads  # each with memory of its own
+                    and self._owners.isdisjoint(map(id, grads))
+                )
+                or ([*map(_PLAIN, grads)] == self._plain and self._extents.apart(grads))
+            )
         ):
             return False
         with Deferred():
@@ -260,7 +277,7 @@ class FusedStep:
                     first = last
                 for steps in self._counted:
                     np.add(steps, _ONE, steps)
-                self._counts.grad_norm = None
+                self._norm.fill(NOT_MEASURED)
             finally:
                 _restore_errors(before)
         return True
