@@ -32,9 +32,13 @@ class ParamGroup(dict[str, Any]):
     among the leaves of the tree. Each of ``reviews`` sees the whole group, and raises for
     combinations that make no sense and changes that an optimizer in use cannot make; each of
     ``step_reviews`` sees the values of a step, and its number, and raises for those that functions
-    must not give. ``revision`` grows with every change but that of a learning rate from one number
-    to another; ``scheduled`` says whether a value is a function, ``scheduled_but_rate`` whether one
-    is besides the learning rate. ``changes`` counts the changes of all groups of an optimizer.
+    must not give.
+
+    ``revision`` grows with every change but that of a learning rate from one number to another;
+    ``changes`` counts the changes of all groups of an optimizer. ``scheduled`` says whether a value
+    is a function, ``scheduled_but_rate`` whether one is besides the learning rate, ``foreseeable``
+    that functions return the same for a step whenever they are asked: they have an attribute of
+    this name.
 
     A learning rate is set often, so it is not reviewed if a higher one has been, with all else as
     it is: what the reviews look at is proportional to it, or does not depend on it
@@ -54,6 +58,7 @@ class ParamGroup(dict[str, Any]):
         self.changes = Changes()
         self.scheduled = False
         self.scheduled_but_rate = False
+        self.foreseeable = True
         self._schedules: tuple[str, ...] = ()
         self._reviewed_rate: float | None = None  # the highest one; None: not known
         self._reviewed_schedule = -1.0  # the highest rate of a schedule that was reviewed
@@ -96,6 +101,9 @@ class ParamGroup(dict[str, Any]):
         self._schedules = tuple(name for name, value in self.plain.items() if callable(value))
         self.scheduled = bool(self._schedules)
         self.scheduled_but_rate = self._schedules not in ((), ("lr",))
+        self.foreseeable = all(
+            getattr(self[name], "foreseeable", False) is True for name in self._schedules
+        )
         self._reviewed_rate, self._reviewed_schedule = None, -1.0
 
     def checked(self, changes: Mapping[str, Any]) -> Options:

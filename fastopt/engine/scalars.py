@@ -74,7 +74,8 @@ class Scalars:
         self._decay_lr: Value | None = None  # the learning rate that decay was multiplied by
         self._ahead: Sequence[Row] = ()  # rows of coming steps,
         self._ahead_from = 0  # from this step of a parameter on,
-        self._ahead_for: int | None = None  # for settings that have changed so many times
+        # for settings that have changed so many times, and steps that a parameter has missed.
+        self._ahead_for: tuple[int, int] | None = None
         self._picks_for: AnyRule | None = None
         self._made_of: tuple[Value, ...] = ()  # what the common scalars are worked out from
         self._guard: float
@@ -116,25 +117,38 @@ class Scalars:
             return row
         return cast(Row, row) + sum(self._for_memory(options, [t]), ())
 
-    def next_row(self, options: Options, t: int) -> Row | Array:
-        """Return the row of a parameter's t-th step, which most often follows the last one.
+    def next_row(self, t: int, step_count: int) -> Row | Array:
+        """Return the row of a parameter's t-th step, at a step count of the optimizer.
 
-        In a training loop little of what a row is worked out with is in the caches, so many rows
-        are worked out at once, unless settings change all the time.
+        Most often it follows the last one, and in a training loop little of what a row is worked
+        out with is in the caches: so many are worked out at once, unless settings change all the
+        time. The schedules of the group are foreseeable (``ParamGroup``).
         """
-        changes = self._group.changes.count
-        if self._ahead_for != changes:  # this time one alone
-            self._ahead, self._ahead_for = (), changes
-            return self.row(options, t)
+        group = self._group
+        known = (group.changes.count, step_count - t)
+        if self._ahead_for != known:  # this time one alone
+            self._ahead, self._ahead_for = (), known
+            return self.row(group.at(step_count), t)
         place = t - self._ahead_from
         if 0 <= place < len(self._ahead):
             return self._ahead[place]
-        if self._members is not None or self._group.scheduled:
-            return self.row(options, t)
+        if self._members is not None:
+            return self.row(group.at(step_count), t)
         self._ahead = ()  # an interrupt can come meanwhile
-        rows = [cast(Row, self.row(options, t + k)) for k in range(AHEAD)]
+        rows = list(self._coming(t, step_count))
         self._ahead_from, self._ahead = t, rows
         return rows[0]
+
+    def _coming(self, t: int, step_count: int) -> Iterator[Row]:
+        """Yield rows from this step on, up to the first that a schedule has no good value for."""
+        for k in range(AHEAD):
+            try:
+                options = self._group.at(step_count + k)
+            except (ValueError, TypeError):
+                if k == 0:
+                    raise
+                return
+            yield cast(Row, self.row(options, t + k))
 
     def row(self, options: Options, t: int) -> Row | Array:
         """Return the row of a parameter's t-th step (1 for the first).

@@ -244,12 +244,15 @@ class HostEngine:
         asked: dict[int, Options],
     ) -> bool:
         """Make the whole step in one call; False, with nothing done, if it cannot be made so."""
-        rows = []
+        rows, step_count = [], self.state.counts.steps.item(0)
         for bucket, scalars, group in self._fused_parts:
             if not bucket.steps_equal:
                 return False
-            options = self._options(bucket.group, asked) if group.scheduled else group
-            rows.append(scalars.next_row(options, bucket.steps.item(0) + 1))
+            t = bucket.steps.item(0) + 1
+            if group.foreseeable:
+                rows.append(scalars.next_row(t, step_count))
+            else:
+                rows.append(scalars.row(self._options(bucket.group, asked), t))
         tree = self.state.tree
         if tree.flatten is None:
             now, given = tree.current(), tree.match(grads)

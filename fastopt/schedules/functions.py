@@ -39,6 +39,17 @@ class Schedule(ABC):
 
     _checks: ClassVar[Mapping[str, Check]]
 
+    @property
+    def foreseeable(self) -> bool:
+        """Whether the value of a step is the same whenever it is asked for."""
+        functions = filter(callable, self._parts)
+        return all(getattr(part, "foreseeable", False) is True for part in functions)
+
+    @property
+    def _parts(self) -> tuple[Scheduled, ...]:
+        """The schedules that this one is made of."""
+        return ()
+
     def __post_init__(self) -> None:
         for field, check in self._checks.items():
             checked = check(f"{type(self).__name__}: {field}", getattr(self, field))

@@ -95,6 +95,11 @@ class ReduceLROnPlateau(Schedule):
     def _remember(self, memory: _Memory) -> None:
         object.__setattr__(self, "_memory", memory)
 
+    @property
+    def foreseeable(self) -> bool:
+        """The value of a coming step depends on what is reported until then."""
+        return False
+
     def _at(self, step: int) -> float:
         return self._memory.lr
 

@@ -431,3 +431,65 @@ def test_parameters_that_can_be_called_are_no_schedule(backend: str) -> None:
     opt.step(Model(np.ones(1)))
     assert model.w[0] == 0.5
     assert opt.param_groups[0]["params"] is model
+
+
+# Rows of coming steps -----------------------------------------------------------------------------
+
+
+@each_backend
+@pytest.mark.parametrize("steps", [3, 70])
+def test_schedules_of_this_package_are_asked_ahead_and_end_in_the_same_bits(
+    backend: str, steps: int
+) -> None:
+    """A function of the user's own is asked once in every step; ours say the same at any time."""
+    cosine = fastopt.schedules.warmup(fastopt.schedules.cosine(0.1, 50), 10)
+    ends = []
+    for lr in (cosine, lambda step: cosine(step)):
+        rng = np.random.default_rng(4)
+        params = [rng.standard_normal(40), rng.standard_normal((5, 8))]
+        opt = fastopt.AdamW(
+            params, lr=lr, weight_decay=0.1, on_nonfinite="skip", max_grad_norm=5.0, backend=backend
+        )
+        for step in range(steps):
+            grads: list[Any] = [rng.standard_normal(p.shape) for p in params]
+            if step % 9 == 4:
+                grads[1][0, 0] = np.nan  # skipped: the schedule stays where it is
+            if step % 13 == 6:
+                grads[0] = None
+            if step == 20:
+                opt.load_state_dict(opt.state_dict())
+            if step == 30:
+                opt.param_groups[0]["betas"] = (0.8, 0.99)
+            opt.step(grads)
+        ends.append([*(p.tobytes() for p in params), opt.step_count, opt.lr])
+    assert ends[0] == ends[1]
+
+
+def test_what_holds_a_users_function_is_not_asked_ahead() -> None:
+    ours = fastopt.schedules.cosine(0.1, 50)
+    theirs: Any = lambda step: 0.1  # noqa: E731 - a function of the user's
+    for schedule, foreseeable in (
+        (ours, True),
+        (fastopt.schedules.warmup(ours, 3), True),
+        (fastopt.schedules.warmup(theirs, 3), False),
+        (fastopt.schedules.join([0.1, ours], [4]), True),
+        (fastopt.schedules.join([theirs, ours], [4]), False),
+        (fastopt.schedules.warmup(fastopt.schedules.join([theirs, ours], [4]), 3), False),
+        (fastopt.schedules.ReduceLROnPlateau(0.1), False),
+        (theirs, False),
+        (0.1, True),
+    ):
+        opt = fastopt.Adam(np.ones(2), lr=schedule)
+        assert opt._state.groups[0].foreseeable is foreseeable
+
+
+@each_backend
+def test_a_coming_value_that_is_no_good_stops_no_step_before_its_own(backend: str) -> None:
+    param = np.ones(3, np.float32)
+    schedule = fastopt.schedules.exponential(1.0, 1e8)
+    opt = fastopt.Adam(param, lr=schedule, backend=backend)
+    for _ in range(5):
+        opt.step(np.zeros(3, np.float32))
+    with pytest.raises(ValueError, match=r"at step 5.*infinite in float32"):
+        opt.step(np.zeros(3, np.float32))
+    assert opt.step_count == 5
