@@ -181,7 +181,6 @@ def test_the_sum_of_squares_is_plain_arithmetic_in_double(dtype: np.dtype[Any]) 
     for text in (
         control_source.squares(dtype, True),
         *(control_source.squares_to_decide(dtype, True, wide) for wide in (False, True)),
-        control_source.halves(),
         control_source.decide(),
     ):
         kernel = cupy.ElementwiseKernel(**text)
@@ -269,7 +268,7 @@ def test_adam_leaves_room_for_four_blocks(
 @pytest.mark.parametrize("architecture", [80, 90, 100])
 def test_what_decides_spills_nothing(architecture: int) -> None:
     cupy = importlib.import_module("cupy")
-    texts = [control_source.decide(), control_source.halves()]
+    texts = [control_source.decide()]
     for dtype in (_FLOAT, _DOUBLE, _HALF):
         texts += [control_source.squares_to_decide(dtype, True, wide) for wide in (False, True)]
     for text in texts:

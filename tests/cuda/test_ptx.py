@@ -252,10 +252,7 @@ def noticed(cuda: Cuda, fault: tuple[str, str], ends: Callable[[], list[dict[str
 
 
 DECISION_FAULTS = {
-    "no first barrier": (
-        "lane[threadIdx.x] = sum;\n    __syncthreads();",
-        "lane[threadIdx.x] = sum;",
-    ),
+    "no first barrier": ("int mine) {\n    __syncthreads();", "int mine) {"),
     "no barrier between halves": ("+ width];\n        __syncthreads();", "+ width];"),
     "a barrier for some threads": (
         "+ width];\n        __syncthreads();",
@@ -268,8 +265,8 @@ DECISION_FAULTS = {
     "a row too far": ("table[counts[0] *", "table[(counts[0] + 8) *"),
     "a skipped step counts": ("if (row >= 0) counts", "if (true) counts"),
     "a first barrier for some threads": (
-        "= sum;\n    __syncthreads();",
-        "= sum; if (threadIdx.x) __syncthreads();",
+        "int mine) {\n    __syncthreads();",
+        "int mine) { if (threadIdx.x) __syncthreads();",
     ),
     "a thread reads the clock late": ("__syncthreads();  // all have read", "// all have read"),
 }

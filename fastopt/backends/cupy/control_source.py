@@ -86,7 +86,7 @@ def _squares(
                 WIDTH=tiles_at_once(dtype),
             )
         ),
-        *(fixed("numbers"), in_namespace("\n".join(types)), fixed("norms")),
+        *(fixed("numbers"), in_namespace("\n".join(types)), fixed("total"), fixed("norms")),
     ]
     return {
         "in_params": f"{declared}, raw int64 blocks, int64 first, int64 own, {last}",
@@ -97,19 +97,6 @@ def _squares(
 """,
         "preamble": "\n".join(preamble),
         "name": name,
-        "no_return": True,
-        "options": OPTIONS,
-    }
-
-
-def halves() -> dict[str, Any]:
-    """Return the arguments of the kernel that adds the lanes of each tile, in halves."""
-    return {
-        "in_params": "raw float64 lanes",
-        "out_params": "raw float64 sums",
-        "operation": "sums[i] = fastopt::halves<1>(&lanes[i * fastopt::LANES])",
-        "name": "fastopt_halves",
-        "preamble": in_namespace(constants(LANES=LANES)) + fixed("halves"),
         "no_return": True,
         "options": OPTIONS,
     }

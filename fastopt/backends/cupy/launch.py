@@ -207,14 +207,14 @@ class LaunchBatch:
         grads: Array,
         scalars: Sequence[Any] | Array,
         derived: Array,
-        lanes: Array,
+        sums: Array,
         first: int,
         tiles: int,
         from_table: bool,
     ) -> None:
-        """Launch the pass of this number; it writes the lanes of its sums.
+        """Launch the pass of this number; it writes its sums by tiles.
 
-        They are those of ``tiles`` tiles in all for each sum; this part's begin at the ``first``.
+        There are ``tiles`` tiles in all for each sum; this part's begin at the ``first``.
         """
         about = (
             self._rule,
@@ -225,7 +225,7 @@ class LaunchBatch:
         kernel = self._kernels.of(pass_source.sums, *about, number, self._capacity)
         table, own = self._tile_table
         arguments = (self._with(grads), table, self._pitch, *scalars)
-        arguments += (*self._derived(derived), first, tiles, *self._memory, lanes)
+        arguments += (*self._derived(derived), first, tiles, *self._memory, sums)
         kernel(*arguments, size=own * LANES, block_size=LANES)
 
     def follow(

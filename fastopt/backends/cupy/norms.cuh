@@ -2,7 +2,7 @@
 //
 // A tile is summed by LANES / WIDTH threads. Each takes the WIDTH lanes whose elements one load of 16
 // bytes brings, so a block of LANES threads sums WIDTH tiles. From Python: Given, `given` and `real`,
-// of gradients; the fields of a block; CAPACITY, LANES, WIDTH.
+// of gradients; the fields of a block; CAPACITY, LANES, WIDTH; total.cuh.
 
 namespace fastopt {
 
@@ -55,16 +55,9 @@ template <int N> __device__ __forceinline__ void sum_squares(
         for (int lane = 0; lane < WIDTH; ++lane) {
             shared[group][mine * WIDTH + lane] = lanes[n][lane];
         }
-        __syncthreads();
-        #pragma unroll
-        for (int width = LANES / 2; width != 0; width /= 2) {
-            for (int lane = mine; lane < width; lane += GROUP) {
-                shared[group][lane] += shared[group][lane + width];
-            }
-            __syncthreads();
-        }
-        if (mine == 0 && tile < own) sums[first + tile + n * tiles] = shared[group][0];
-        __syncthreads();
+        const double sum = sum_of_lanes<GROUP>(shared[group], mine);
+        if (mine == 0 && tile < own) sums[first + tile + n * tiles] = sum;
+        __syncthreads();  // all have read it before `shared` is used again
     }
 }
 

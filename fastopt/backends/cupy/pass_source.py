@@ -49,15 +49,9 @@ __device__ __forceinline__ void add_terms(
 """)
 
 _OPERATION = Template("""
-    double sums[$count] = {};
-    const bool there = fastopt::add_block(
-        $addresses, &blocks[0], &blocks[fastopt::FIELDS * blockIdx.x], $memory, {$scalars}, sums);
-    if (there) {
-        for (int n = 0; n < $count; ++n) {
-            const long long tile = n * tiles + first + blockIdx.x;
-            lanes[tile * fastopt::LANES + threadIdx.x] = sums[n];
-        }
-    }
+    fastopt::sum_tile<$count>(
+        $addresses, &blocks[0], &blocks[fastopt::FIELDS * blockIdx.x], $memory, {$scalars},
+        &sums[0], first + blockIdx.x, tiles);
 """)
 
 
@@ -73,7 +67,7 @@ def sums(
 
     The kernel takes what an update takes, with a block for each tile, then ``first`` (the tiles
     before those of this launch) and ``tiles``, how many there are of each sum in all. It writes
-    ``lanes``: for each sum those of the tiles that have a gradient.
+    ``sums`` of the tiles that have a gradient.
     """
     one = derived_of(rule, spec).passes[number]
     assert one.sums is not None
@@ -98,7 +92,7 @@ def sums(
     ]
     preamble = [
         *(formats(spec, False, capacity), in_namespace("\n".join(generated))),
-        *(fixed("modulus"), fixed("pass")),
+        *(fixed("total"), fixed("modulus"), fixed("pass")),
     ]
     return {
         "in_params": ", ".join(
@@ -107,7 +101,7 @@ def sums(
                 *("int64 first", "int64 tiles", *state),
             ]
         ),
-        "out_params": "raw float64 lanes",
+        "out_params": "raw float64 sums",
         "operation": within(text),
         "name": f"fastopt_{rule.name}_pass{number}" + ("_from_table" if from_table else ""),
         "preamble": "\n".join(preamble),

@@ -48,7 +48,7 @@ class Passes:
         self._never = self._cupy.asarray(np.full(1, control_source.NO_ROW, np.int64))
         tiles = sum(int(sum(tile_counts(p.size for p in b.parameters))) for b in buckets)
         most = max(counts, default=0) * tiles
-        self._lanes, self._sums = self._zeros(most * LANES), self._zeros(most)
+        self._sums = self._zeros(most)
 
     def _zeros(self, size: int) -> Array:
         zeros: Array = self._cupy.zeros(max(size, 1))
@@ -146,18 +146,16 @@ class Passes:
         if one.sums is None or not tiles:
             return tiles
         size = len(one.sums.names) * tiles
-        lanes = self._lanes[: size * LANES]
         full = all(len(w.lookups) == 1 and w.gradients.active is None for w, _, _ in parts)
         if not full:
-            lanes[...] = 0
+            self._sums[:size] = 0
         for work, number, _ in parts:
             derived = self._all[work.number].derived
             for chosen, table, _ in work.lookups:
                 table_arguments = (counts, scale[table.dtype], table)
-                about = (derived, lanes, first, tiles)
+                about = (derived, self._sums, first, tiles)
                 work.kernel.sums_from_table(number, work.gradients, chosen, table_arguments, *about)
             first += work.kernel.tiles()
-        self._kernels.of(control_source.halves)(lanes, self._sums[:size], size=size)
         return tiles
 
     def _over_arrays(
