@@ -38,9 +38,10 @@ class CupyKernel:
         self._passes = derived_of(rule, spec).passes
         self._members = bucket.members
         with arrays.on_device_of(self._arena.exact):
-            capacity = _KERNELS.capacity(len(parameters))
+            how = _KERNELS.addresses(len(parameters))
             about = (_KERNELS, cast(Rule, rule), spec, parameters, bucket.arena)
-            parts = [LaunchBatch(*about, k, capacity) for k in range(0, len(parameters), capacity)]
+            firsts = range(0, len(parameters), how.capacity)
+            parts = [LaunchBatch(*about, first, how) for first in firsts]
             self._parts = [part for part in parts if part.count]
             self._try_out(rule)
             # Steps may run on another stream than the one that zeroed the arena.

@@ -9,13 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastopt.backends.cupy.source import (
-    BLOCK_FIELDS,
-    CAPACITY,
+    ONCE,
     OPTIONS,
     TYPE,
-    addresses_of,
+    Addresses,
+    block_struct,
     constants,
-    field_count,
     fixed,
     in_namespace,
     indices,
@@ -32,19 +31,17 @@ FACTORS = (1.0, SMALLER, 1.0 / SMALLER)
 """What gradients are multiplied by before they are squared, where the device chooses among them."""
 
 
-def squares(dtype: np.dtype[Any], by_value: bool, capacity: int = CAPACITY) -> dict[str, Any]:
+def squares(dtype: np.dtype[Any], addresses: Addresses) -> dict[str, Any]:
     """Return the arguments of the kernel that sums tiles, ``tiles_at_once`` in a block.
 
     It takes ``addresses`` and ``blocks`` as an update does, a row for each tile; ``first`` (the
     tiles before those), ``own`` (how many those are), ``factor``, and ``sums``, which it writes.
     """
     text = ("float64 factor", ["factor"], "0", "fastopt_squares")
-    return _squares(dtype, by_value, capacity, *text)
+    return _squares(dtype, addresses, *text)
 
 
-def squares_to_decide(
-    dtype: np.dtype[Any], by_value: bool, wide: bool, capacity: int = CAPACITY
-) -> dict[str, Any]:
+def squares_to_decide(dtype: np.dtype[Any], addresses: Addresses, wide: bool) -> dict[str, Any]:
     """Return the arguments of the kernel that sums tiles where the device decides, in one pass.
 
     In place of ``factor`` it takes ``tiles``, how many there are in all. It writes the sums of
@@ -52,7 +49,7 @@ def squares_to_decide(
     """
     factors = [repr(factor) for factor in FACTORS[: None if wide else 1]]
     name = f"fastopt_{'all_' if wide else ''}squares_to_decide"
-    return _squares(dtype, by_value, capacity, "int64 tiles", factors, "tiles", name)
+    return _squares(dtype, addresses, "int64 tiles", factors, "tiles", name)
 
 
 def tiles_at_once(dtype: np.dtype[Any]) -> int:
@@ -62,14 +59,12 @@ def tiles_at_once(dtype: np.dtype[Any]) -> int:
 
 def _squares(
     dtype: np.dtype[Any],
-    by_value: bool,
-    capacity: int,
+    addresses: Addresses,
     last: str,
     factors: Sequence[str],
     tiles: str,
     name: str,
 ) -> dict[str, Any]:
-    declared, addresses = addresses_of(by_value, capacity)
     real = wide(dtype).name
     types = [
         f"typedef {TYPE[real]} real;",
@@ -77,11 +72,10 @@ def _squares(
         "typedef Given::type given;",
     ]
     preamble = [
-        in_namespace(indices(BLOCK_FIELDS)),
+        in_namespace(block_struct()),
         in_namespace(
             constants(
-                FIELDS=field_count(False),
-                CAPACITY=capacity,
+                CAPACITY=addresses.capacity,
                 LANES=LANES,
                 WIDTH=tiles_at_once(dtype),
             )
@@ -89,12 +83,12 @@ def _squares(
         *(fixed("numbers"), in_namespace("\n".join(types)), fixed("total"), fixed("norms")),
     ]
     return {
-        "in_params": f"{declared}, raw int64 blocks, int64 first, int64 own, {last}",
+        "in_params": f"{addresses.declared}, raw int64 blocks, int64 first, int64 own, {last}",
         "out_params": "raw float64 sums",
         "operation": f"""
     const double factors[] = {{{", ".join(factors)}}};
-    fastopt::sum_squares({addresses}, &blocks[0], factors, &sums[0], first, own, {tiles});
-""",
+    fastopt::sum_squares({addresses.pointer}, &blocks[0], factors, &sums[0], first, own, {tiles});
+{ONCE}""",
         "preamble": "\n".join(preamble),
         "name": name,
         "no_return": True,

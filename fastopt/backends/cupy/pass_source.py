@@ -12,9 +12,8 @@ from string import Template
 from typing import Any
 
 from fastopt.backends.cupy.source import (
-    CAPACITY,
     OPTIONS,
-    addresses_of,
+    Addresses,
     begin,
     constants,
     fixed,
@@ -50,18 +49,16 @@ __device__ __forceinline__ void add_terms(
 
 _OPERATION = Template("""
     fastopt::sum_tile<$count>(
-        $addresses, &blocks[0], &blocks[fastopt::FIELDS * blockIdx.x], $memory, {$scalars},
-        &sums[0], first + blockIdx.x, tiles);
+        $addresses, block, &blocks[0], $memory, {$scalars}, &sums[0], first + blockIdx.x, tiles);
 """)
 
 
 def sums(
     rule: Rule,
     spec: UpdateSpec,
-    by_value: bool,
+    addresses: Addresses,
     from_table: bool,
     number: int,
-    capacity: int = CAPACITY,
 ) -> dict[str, Any]:
     """Return the arguments of cupy.ElementwiseKernel for a pass, to be launched with LANES threads.
 
@@ -72,10 +69,9 @@ def sums(
     one = derived_of(rule, spec).passes[number]
     assert one.sums is not None
     declared, values, within = scalars_of(rule, spec, from_table)
-    addresses_declared, addresses = addresses_of(by_value, capacity)
     text = _OPERATION.substitute(
         count=len(one.sums.names),
-        addresses=addresses,
+        addresses=addresses.pointer,
         memory=memory_value(spec),
         scalars=", ".join(values),
     )
@@ -91,13 +87,13 @@ def sums(
         ),
     ]
     preamble = [
-        *(formats(spec, False, capacity), in_namespace("\n".join(generated))),
+        *(formats(spec, addresses), in_namespace("\n".join(generated))),
         *(fixed("total"), fixed("modulus"), fixed("pass")),
     ]
     return {
         "in_params": ", ".join(
             [
-                *(addresses_declared, "raw int64 blocks", "int64 pitch", *declared),
+                *(addresses.declared, "raw int64 blocks", "int64 pitch", *declared),
                 *("int64 first", "int64 tiles", *state),
             ]
         ),
@@ -168,9 +164,7 @@ _OVER_OPTIMIZER = """
 """
 
 
-def follow(
-    rule: Rule, spec: UpdateSpec, number: int, by_value: bool, capacity: int = CAPACITY
-) -> dict[str, Any]:
+def follow(rule: Rule, spec: UpdateSpec, number: int, addresses: Addresses) -> dict[str, Any]:
     """Return the arguments of the kernel that runs the function of a pass's memory.
 
     To be launched with a block of LANES threads for each array or, over the optimizer, with one. It
@@ -185,7 +179,6 @@ def follow(
     each = not one.over_optimizer
     kept = one.memory.names
     summed = one.sums.names if one.sums else ()
-    declared, addresses = addresses_of(by_value, capacity)
     width = len(derived_of(rule, spec).names)
     remember = _REMEMBER.substitute(
         load=lines(
@@ -208,15 +201,19 @@ def follow(
     return {
         "in_params": ", ".join(
             [
-                *([declared, "raw int64 starts", "raw int64 sizes"] if each else ["float64 size"]),
+                *(
+                    [addresses.declared, "raw int64 starts", "raw int64 sizes"]
+                    if each
+                    else ["float64 size"]
+                ),
                 *("int64 first_parameter", "raw int64 counts", "raw float64 table"),
                 *("raw float64 sums", "int64 tiles"),
             ]
         ),
         "out_params": "raw float64 remembered, raw float64 derived",
         "operation": _OVER_ARRAY.substitute(
-            addresses=addresses,
-            capacity=capacity,
+            addresses=addresses.pointer,
+            capacity=addresses.capacity,
             kept=len(kept),
             width=width,
             first=one.derived_columns.start,

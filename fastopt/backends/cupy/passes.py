@@ -12,6 +12,7 @@ import numpy as np
 
 from fastopt.backends.cupy import control_source, pass_source
 from fastopt.backends.cupy.launch import BucketLaunch, Kernels, Lookup
+from fastopt.backends.cupy.source import Addresses
 from fastopt.core import arrays
 from fastopt.core.arrays import Array
 from fastopt.core.buckets import Bucket
@@ -184,7 +185,7 @@ class Passes:
         there = [(work, number) for work, number, _ in together if work.there]
         work, number = there[0] if there else together[0][:2]
         bucket = self._all[work.number].bucket
-        about = (bucket.rule, bucket.spec, number, self._kernels.by_value)
+        about = (bucket.rule, bucket.spec, number, Addresses())
         kernel = self._kernels.of(pass_source.follow, *about)
         size = float(sum(self._size(work) for work, _, _ in together))
         table = self._rows_for_memory(work.lookups[0]) if work.lookups else self._made
