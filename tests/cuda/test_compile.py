@@ -20,15 +20,16 @@ import fastopt_kernels
 from fastopt.backends.cupy import control_source, pass_source
 from fastopt.backends.cupy import source as cupy_source
 from fastopt.backends.cupy.source import Addresses
-from fastopt.core.dtypes import State, UpdateSpec
+from fastopt.core.dtypes import UpdateSpec
 from fastopt.core.passes import derived_of
-from fastopt_kernels import Rule, adam
+from fastopt_kernels import Rule
 from fastopt_kernels.around import cautious, mask_zero
-from helpers.cuda import nvrtc
+from helpers.cuda import code_limits, nvrtc, sass
 
 if reason := nvrtc.reason_to_skip():
     pytest.skip(reason, allow_module_level=True)
 
+LIMITED = code_limits.table()
 RULES = [
     stem
     for stem in sorted(p.stem for p in Path(fastopt_kernels.__file__).parent.glob("[a-z]*.py"))
@@ -248,47 +249,19 @@ def test_a_scale_in_double_is_noticed() -> None:
     assert faults(rule, spec, nvrtc.ptx(kernel, 90)) == ["arithmetic in double"]
 
 
-# How many blocks a multiprocessor holds --------------------------------------------------------
-
-REGISTERS = 65_536  # of a multiprocessor, from Ampere to Blackwell
+# The machine code -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("architecture", [80, 90, 100])
-@pytest.mark.parametrize("from_table", [False, True], ids=["by_value", "from_table"])
-@pytest.mark.parametrize("state", ["real", "bfloat16", "int8"])
-def test_adam_leaves_room_for_four_blocks(
-    state: State, from_table: bool, architecture: int
-) -> None:
-    """Three for state in 8 bits: a fourth would cost most of its rules spills."""
-    kernel = kernel_of(adam.RULE, UpdateSpec.of(_FLOAT, state=state), from_table=from_table)
-    registers, spilled = _used(kernel, architecture)
-    assert spilled == 0
-    blocks = 3 if state == "int8" else 4
-    assert REGISTERS // (-(-registers // 8) * 8 * cupy_source.THREADS) >= blocks
-
-
-@pytest.mark.parametrize("architecture", [80, 90, 100])
-def test_what_decides_spills_nothing(architecture: int) -> None:
-    cupy = importlib.import_module("cupy")
-    texts = [control_source.decide()]
-    for dtype in (_FLOAT, _DOUBLE, _HALF):
-        texts += [control_source.squares_to_decide(dtype, BY_VALUE, wide) for wide in (False, True)]
-    for text in texts:
-        assert _used(cupy.ElementwiseKernel(**text), architecture)[1] == 0
-
-
-def test_squares_are_read_16_bytes_at_a_time() -> None:
-    cupy = importlib.import_module("cupy")
-    for dtype in (_FLOAT, _DOUBLE, _HALF):
-        text = nvrtc.ptx(cupy.ElementwiseKernel(**control_source.squares(dtype, BY_VALUE)), 90)
-        loads = re.findall(r"ld\.global(?:\.nc)?\.v(\d)\.\w(\d+)", text)
-        assert any(int(count) * int(bits) == 128 for count, bits in loads), dtype
-
-
-def _used(kernel: Any, architecture: int) -> tuple[int, int]:
-    """Return the registers of a thread, and the bytes that are spilled."""
-    said = nvrtc.said_of_machine_code(kernel, architecture)
-    registers = re.search(r"Used (\d+) registers", said)
-    spilled = re.findall(r"(\d+) bytes spill", said)
-    assert registers, said
-    return int(registers[1]), sum(map(int, spilled))
+@pytest.mark.skipif(sass.disassembler() is None, reason="needs nvdisasm")
+@pytest.mark.parametrize("architecture", code_limits.ARCHITECTURES)
+@pytest.mark.parametrize("name", LIMITED)
+def test_machine_code_keeps_the_limits_of_the_table(name: str, architecture: int) -> None:
+    limited = LIMITED[name]
+    kernel = importlib.import_module("cupy").ElementwiseKernel(**limited.text)
+    code = sass.code_of(kernel, architecture)
+    assert code.spilled == 0
+    assert code.blocks(limited.threads) >= limited.blocks, code.registers
+    if limited.wide:
+        assert any(one.moves_16_bytes for one in code.instructions if one.name[:2] == "LD")
+    if limited.instructions is not None:
+        assert len(code.way()) <= limited.instructions * limited.elements

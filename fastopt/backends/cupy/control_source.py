@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastopt.backends.cupy.shapes import SHAPES
 from fastopt.backends.cupy.source import (
     ONCE,
     OPTIONS,
@@ -53,8 +54,8 @@ def squares_to_decide(dtype: np.dtype[Any], addresses: Addresses, wide: bool) ->
 
 
 def tiles_at_once(dtype: np.dtype[Any]) -> int:
-    """Return how many tiles a block of LANES threads sums: so many numbers are in 16 bytes."""
-    return 16 // dtype.itemsize
+    """Return how many tiles a block of threads sums: as many as a thread loads numbers at once."""
+    return SHAPES["squares"].load // dtype.itemsize
 
 
 def _squares(
@@ -92,7 +93,7 @@ def _squares(
         "preamble": "\n".join(preamble),
         "name": name,
         "no_return": True,
-        "options": OPTIONS,
+        "options": (*OPTIONS, *SHAPES["squares"].options),
     }
 
 
@@ -106,8 +107,8 @@ tables had no row for them. Kernels that take all of it want the row, its first 
 
 NO_ROW, SKIPPED_ROW = -1, -2
 
-FETCHED, MANY_THREADS, MANY_TILES = 4_096, 1_024, 2_048
-"""How many sums of tiles are fetched at once, by so many threads, where there are so many tiles."""
+FETCHED, MANY_TILES = 4_096, 2_048
+"""How many sums of tiles are fetched at once, by many threads, where there are so many tiles."""
 
 MEASURED = ("norm", "scale")
 """The norm of the last step's gradients (NOT_MEASURED: nothing asked for it), and their scale."""
@@ -133,7 +134,7 @@ class Settings(NamedTuple):
 def decide() -> dict[str, Any]:
     """Return the arguments of the kernel that decides.
 
-    It is launched with LANES threads, or with MANY_THREADS where there are MANY_TILES tiles.
+    It is launched by many threads where there are MANY_TILES tiles (``decide_by_many``).
     It takes the ``sums`` of squares of all ``tiles`` (-1: not measured) for the first of FACTORS
     or, if ``scaled``, for each; ``squares``, not 0 if some rule averages squares in float32; the
     gradients' scale as a ``number`` times what stands at an ``address`` in a float of ``width``
@@ -147,7 +148,7 @@ def decide() -> dict[str, Any]:
             constants(
                 LANES=LANES,
                 FETCHED=FETCHED,
-                MANY_THREADS=MANY_THREADS,
+                MANY_THREADS=SHAPES["decide_by_many"].threads,
                 NO_ROW=NO_ROW,
                 SKIPPED_ROW=SKIPPED_ROW,
                 NOT_MEASURED=NOT_MEASURED,
@@ -167,15 +168,15 @@ def decide() -> dict[str, Any]:
         "int64 index",
         "out_params": "raw int64 counts, raw float64 measured, raw float32 single, "
         "raw float64 outcomes",
-        "operation": """
+        "operation": f"""
     fastopt::decide(
         &sums[0], tiles, scaled, squares, fastopt::scale_of(number, address, width), &settings[0],
         &limit[0], &counts[0], &measured[0], &single[0], &outcomes[2 * index]);
-""",
+{ONCE}""",
         "name": "fastopt_decide",
         "preamble": "\n".join(text),
         "no_return": True,
-        "options": OPTIONS,
+        "options": (*OPTIONS, *SHAPES["decide_by_many"].options),
     }
 
 

@@ -12,12 +12,13 @@ import numpy as np
 
 from fastopt.backends.cupy import control_source, pass_source
 from fastopt.backends.cupy import source as cupy_source
-from fastopt.backends.cupy.source import CAPACITY, LARGE_CAPACITY, THREADS, Addresses, blocks
+from fastopt.backends.cupy.shapes import SHAPES, shape_of
+from fastopt.backends.cupy.source import CAPACITY, LARGE_CAPACITY, Addresses, block_length, blocks
 from fastopt.core import arrays
 from fastopt.core.arrays import Array, Extents
 from fastopt.core.buckets import Arena, Gradients, Parameter
 from fastopt.core.dtypes import UpdateSpec, dtype_of, real_dtype
-from fastopt.core.norms import LANES, TILE
+from fastopt.core.norms import TILE
 from fastopt.core.passes import derived_of
 from fastopt_kernels import Rule
 
@@ -146,7 +147,8 @@ class LaunchBatch:
         self._rule = rule
         self._spec = spec
         self._derives = bool(derived_of(rule, spec).names)
-        self._blocks, self.count = self._table(cupy_source.block_length(spec), spec.members)
+        self._threads = shape_of(rule, spec).threads
+        self._blocks, self.count = self._table(block_length(spec, self._threads), spec.members)
 
     def _table(self, length: int, members: bool = False) -> tuple[Array, int]:
         table, count = blocks(self._parameters, length, members)
@@ -185,10 +187,8 @@ class LaunchBatch:
         if kernel is None:
             kernel = self._updates[grad_dtype, from_table] = self._update(grad_dtype, from_table)
         numbers = (*scalars, *self._derived(derived), *self._memory)
-        size = self.count * THREADS
-        kernel(
-            self._with(grads), self._blocks, self._pitch, *numbers, size=size, block_size=THREADS
-        )
+        leading = (self._with(grads), self._blocks, self._pitch)
+        self._run(kernel, self.count, self._threads, *leading, *numbers)
 
     def _update(self, grad_dtype: Any, from_table: bool) -> Any:
         """Return the update kernel for gradients of a dtype."""
@@ -220,7 +220,7 @@ class LaunchBatch:
         table, own = self._tile_table
         arguments = (self._with(grads), table, self._pitch, *scalars)
         arguments += (*self._derived(derived), first, tiles, *self._memory, sums)
-        kernel(*arguments, size=own * LANES, block_size=LANES)
+        self._run(kernel, own, SHAPES["pass"].threads, *arguments)
 
     def follow(
         self,
@@ -238,9 +238,9 @@ class LaunchBatch:
         about = (self._rule, self._spec, number, self._how)
         kernel = self._kernels.of(pass_source.follow, *about)
         starts, sizes, *rest = arguments
-        size = len(self._parameters) * LANES
         leading = (self._with(grads), starts, sizes, self.first, *rest)
-        kernel(*leading, remembered, derived, size=size, block_size=LANES)
+        threads = SHAPES["follow"].threads
+        self._run(kernel, len(self._parameters), threads, *leading, remembered, derived)
 
     @cached_property
     def _tile_table(self) -> tuple[Array, int]:
@@ -268,8 +268,14 @@ class LaunchBatch:
 
     def _over_tiles(self, kernel: Any, dtype: Any, grads: Array, first: int, *rest: Any) -> None:
         table, own = self._tile_table
-        size = -(-own // control_source.tiles_at_once(dtype)) * LANES
-        kernel(self._with(grads), table, first, own, *rest, size=size, block_size=LANES)
+        blocks_of_threads = -(-own // control_source.tiles_at_once(dtype))
+        arguments = (self._with(grads), table, first, own, *rest)
+        self._run(kernel, blocks_of_threads, SHAPES["squares"].threads, *arguments)
+
+    @staticmethod
+    def _run(kernel: Any, count: int, threads: int, *arguments: Any) -> None:
+        """Launch so many blocks of threads."""
+        kernel(*arguments, size=count * threads, block_size=threads)
 
 
 # -------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from string import Template
 from typing import Any
 
+from fastopt.backends.cupy.shapes import SHAPES
 from fastopt.backends.cupy.source import (
     OPTIONS,
     Addresses,
@@ -87,7 +88,7 @@ def sums(
         ),
     ]
     preamble = [
-        *(formats(spec, addresses), in_namespace("\n".join(generated))),
+        *(formats(spec, addresses, SHAPES["pass"]), in_namespace("\n".join(generated))),
         *(fixed("total"), fixed("modulus"), fixed("pass")),
     ]
     return {
@@ -102,7 +103,7 @@ def sums(
         "name": f"fastopt_{rule.name}_pass{number}" + ("_from_table" if from_table else ""),
         "preamble": "\n".join(preamble),
         "no_return": True,
-        "options": OPTIONS,
+        "options": (*OPTIONS, *SHAPES["pass"].options),
     }
 
 
@@ -155,12 +156,14 @@ _OVER_ARRAY = Template("""
     fastopt::follow(
         &sums[0], tiles, starts[array], starts[array + 1] - starts[array], sizes[array],
         &counts[0], &table[0], &remembered[array * $kept], &derived[array * $width + $first]);
+    return;
 """)
 
 _OVER_OPTIMIZER = """
     if (size == 0) return;
     fastopt::follow(
         &sums[0], tiles, 0, tiles, size, &counts[0], &table[0], &remembered[0], &derived[0]);
+    return;
 """
 
 
@@ -225,7 +228,7 @@ def follow(rule: Rule, spec: UpdateSpec, number: int, addresses: Addresses) -> d
             [in_namespace(numbers), fixed("total"), in_namespace(remember), fixed("follow")]
         ),
         "no_return": True,
-        "options": OPTIONS,
+        "options": (*OPTIONS, *SHAPES["follow"].options),
     }
 
 

@@ -12,11 +12,12 @@ import numpy as np
 
 from fastopt.backends.cupy import control_source, pass_source
 from fastopt.backends.cupy.launch import BucketLaunch, Kernels, Lookup
+from fastopt.backends.cupy.shapes import SHAPES
 from fastopt.backends.cupy.source import Addresses
 from fastopt.core import arrays
 from fastopt.core.arrays import Array
 from fastopt.core.buckets import Bucket
-from fastopt.core.norms import LANES, tile_counts
+from fastopt.core.norms import tile_counts
 from fastopt.core.passes import Derived, Pass, derived_of, in_order
 
 
@@ -190,7 +191,8 @@ class Passes:
         size = float(sum(self._size(work) for work, _, _ in together))
         table = self._rows_for_memory(work.lookups[0]) if work.lookups else self._made
         leading = (size, 0, counts if there else self._never, table, self._sums, tiles)
-        kernel(*leading, self._shared, self._made, size=LANES, block_size=LANES)
+        threads = SHAPES["follow"].threads
+        kernel(*leading, self._shared, self._made, size=threads, block_size=threads)
         for work, _, one in together:
             columns = [(k, one.derived_columns.start + k) for k in range(len(one.memory.scalars))]
             self._spread(self._all[work.number], self._made, 0, columns)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, assert_never
 
 import numpy as np
 
+from fastopt.backends.cupy.shapes import SHAPES, Shape, shape_of
 from fastopt.backends.interface import COMMON_SCALARS, tiny_names
 from fastopt.core.arrays import Array
 from fastopt.core.buckets import Parameter
@@ -28,16 +29,12 @@ CAPACITY, LARGE_CAPACITY = 192, 1_500
 """Parameters per launch: two addresses of each fill 3 of the 4 KB that kernel arguments have, and
 24 of the 32 KB that they have from CUDA 12.1 and Volta on."""
 
-THREADS = 256
-"""Threads per block of an update; each takes the 16 bytes of an array that one instruction loads.
-A multiple of 64: so many threads share a block of int8 codes (``int8_update.cuh``)."""
-
 OPTIONS = ("--fmad=false",)
 """No fused multiply-add: each operation rounds once, as on the other backends."""
 
 ONCE = "    return;\n"
-"""The end of an operation that each thread runs once. CuPy puts a loop around it, for which the thread
-would keep all that it needed for another round: a third of its registers."""
+"""The end of an operation that each thread runs once. CuPy puts a loop around it, and what another
+round would need would be kept: a third of the registers."""
 
 # -------------------------------------------------------------------------------------------------
 # The table that says of each block of a kernel's threads which elements are its own.
@@ -193,14 +190,14 @@ CODE = {kind: TYPE[dtype.name] for kind, dtype in CODE_DTYPES.items()}
 """The C++ type of the codes of state."""
 
 
-def formats(spec: UpdateSpec, addresses: Addresses) -> str:
+def formats(spec: UpdateSpec, addresses: Addresses, shape: Shape) -> str:
     """Return all that reads and writes numbers, and says where they stand."""
     text = [
         in_namespace(block_struct() + indices(MEMBER_FIELDS) * spec.members),
         in_namespace(
             constants(
                 CAPACITY=addresses.capacity,
-                THREADS=THREADS,
+                THREADS=shape.threads,
                 LANES=LANES,
                 PACK=pack(spec),
                 CODES=BLOCK,
@@ -613,18 +610,19 @@ _FROM_MEMBERS = Template("""
 
 
 def pack(spec: UpdateSpec) -> int:
-    """Return how many elements one thread takes at once: 16 bytes of each exact slot of state.
+    """Return how many elements one thread takes at once, by the table of shapes.
 
     In float64 with fragments it is half of that: two elements at once would take more registers
     than leave room for two blocks of threads.
     """
-    elements = 16 // spec.real.itemsize
-    return 1 if spec.real.itemsize == 8 and spec.fragments and not spec.modulus else elements
+    elements = SHAPES["update"].load // spec.real.itemsize
+    half = spec.real.itemsize == 8 and spec.fragments and not spec.modulus
+    return elements // 2 if half else elements
 
 
-def block_length(spec: UpdateSpec) -> int:
-    """Return how many elements a block of threads takes; with int8 state a warp takes a block."""
-    return THREADS // 32 * BLOCK if spec.state == "int8" else THREADS * pack(spec)
+def block_length(spec: UpdateSpec, threads: int) -> int:
+    """Return how many elements so many threads take; a warp takes a whole block of int8 codes."""
+    return threads // 32 * BLOCK if spec.state == "int8" else threads * pack(spec)
 
 
 def memory(spec: UpdateSpec) -> list[tuple[str, str]]:
@@ -670,7 +668,7 @@ def kernel(
     scalars, if there are any, are in a row of ``derived`` for each parameter; that of the first
     address is row ``first_parameter``.
     """
-    from_table = from_table or spec.members
+    from_table, shape = from_table or spec.members, shape_of(rule, spec)
     declared, values, operation = scalars_of(rule, spec, from_table)
     text = _UPDATE_OPERATION.substitute(
         addresses=addresses.pointer, memory=memory_value(spec), scalars=", ".join(values)
@@ -680,19 +678,19 @@ def kernel(
         "out_params": ", ".join(f"raw {dtype} {name}" for dtype, name in memory(spec)),
         "operation": operation(text),
         "name": f"fastopt_{rule.name}" + "_from_table" * from_table,
-        "preamble": _preamble(rule, spec, addresses),
+        "preamble": _preamble(rule, spec, addresses, shape),
         "no_return": True,
-        "options": OPTIONS,
+        "options": (*OPTIONS, *shape.options),
     }
 
 
-def _preamble(rule: Rule, spec: UpdateSpec, addresses: Addresses) -> str:
+def _preamble(rule: Rule, spec: UpdateSpec, addresses: Addresses, shape: Shape) -> str:
     generated = [*scalars_and_squares(rule, spec), _element(rule, spec), state_of(rule, spec)]
     last = "update"
     if spec.state == "int8":
         generated.append(constants(SLOTS=len(rule.state)))
         last = "int8_update"
-    numbers = formats(spec, addresses)
+    numbers = formats(spec, addresses, shape)
     return "\n".join([numbers, in_namespace("\n".join(generated)), fixed("modulus"), fixed(last)])
 
 
