@@ -78,16 +78,16 @@ template <int N> struct Codes {
     }
 };
 
-// The k-th of some codes. Codes as the highest bits of a float32, with an exponent that is low - 1 more,
-// are numbers y: right ones from the smallest normal number c on, and below it (x + c) / 2 in place
-// of x. Of y and 2 y - c the smaller one is right, everywhere.
+// The k-th of some codes. With low - 1 added to its exponent, a code x has the bits of a float y. From
+// the smallest normal code c on y is x; below it is (x + c) / 2. So x is 2 y - c or y, whichever is
+// smaller.
 template <bool with_sign, int N>
 __device__ __forceinline__ float from_int8(const Codes<N> &codes, int k, float scale) {
-    const unsigned int low = Grid<with_sign>::low, sizes = codes.word & Grid<with_sign>::top * 0x01010101u;
-    const float value = float_of((__byte_perm(sizes, 0u, 0x4440u | k) << 19) + ((low - 1u) << 23));
-    const float below = value - float_of(low << 23) + value;
+    const unsigned int low = Grid<with_sign>::low;
+    const unsigned int sizes = codes.word & Grid<with_sign>::top * 0x01010101u;
+    const float y = float_of((__byte_perm(sizes, 0u, 0x4440u | k) << 19) + ((low - 1u) << 23));
     const unsigned int sign = with_sign ? codes.word << (24 - 8 * k) & 0x80000000u : 0u;
-    return fminf(value, below) * float_of(bits_of(scale) ^ sign);
+    return fminf(y, y - float_of(low << 23) + y) * float_of(bits_of(scale) ^ sign);
 }
 
 __device__ __forceinline__ unsigned int max_of(unsigned int one, unsigned int two) {
@@ -105,18 +105,19 @@ __device__ __forceinline__ float scale_of(unsigned int largest) {
     return float_of(largest == 0u ? 0u : bits);
 }
 
-// In the highest byte; what is below is nothing.
+// The code is the highest byte of what is returned; the others hold nothing.
 template <bool with_sign>
 __device__ __forceinline__ unsigned int to_int8(
     float value, unsigned int largest, unsigned int draw
 ) {
     const unsigned int low = Grid<with_sign>::low, bits = bits_of(value);
     const float inverse = float_of((254u - exponent_of(largest)) << 23);
-    // `evenly`, times 2: of both ways the larger is right, everywhere.
-    const float size = fabs(value) * inverse, twice = fmaxf(size + size, size + float_of(low << 23));
+    const float size = fabs(value) * inverse;
+    // The number of which `evenly` returns the bits, times 2: it is the larger one of both.
+    const float twice = fmaxf(size + size, size + float_of(low << 23));
     const int rounded = bits_of(twice) + draw - (low << 23);
     if (with_sign) return (unsigned int)rounded << 5 & 0x7fffffffu | bits & 0x80000000u;
-    // What is not zero never becomes zero: 1 << 19 for all from the smallest normal number on.
+    // What is not zero never becomes zero: `least` is 1 << 19 from the smallest normal number on.
     const int above = bits - 0x780000u, least = above < 1 << 19 ? above : 1 << 19;
     return (unsigned int)(rounded > least ? rounded : least) << 5;
 }

@@ -1,4 +1,4 @@
-// An update whose state is in 8 bits: a warp has a block of codes, and shares its largest magnitudes.
+// An update whose state is in 8 bits: the threads of a warp share a block of codes.
 //
 // From Python: State and Scalars; SLOTS, how many slots are in codes; Block, CAPACITY, UNIT (see
 // update.cuh).
@@ -7,6 +7,7 @@ namespace fastopt {
 
 constexpr int WARP = 32;
 
+// The largest number of the threads of a warp, all of which come here.
 __device__ __forceinline__ unsigned int largest_of_warp(unsigned int number) {
 #if __CUDA_ARCH__ >= 800
     return __reduce_max_sync(~0u, number);

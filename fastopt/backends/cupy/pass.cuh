@@ -1,12 +1,12 @@
 // The sums of a pass before an update writes: a block of LANES threads sums a tile, each a lane.
 //
-// From Python: State, Scalars and add_terms, which adds what is summed of one element; Block, CAPACITY, LANES;
-// total.cuh.
+// From Python: State, Scalars and add_terms, which adds what is summed of one element; Block,
+// CAPACITY, LANES; total.cuh.
 
 namespace fastopt {
 
-// Sums a tile, if there is a gradient. The sums of one kind stand together, those of all `tiles`; this
-// tile's is the `tile`-th.
+// Sums a tile, if there is a gradient. For each of the N sums those of all `tiles` stand together;
+// this tile's is the `tile`-th of them.
 template <int N> __device__ __forceinline__ void sum_tile(
     const long long *addresses, const Block &block, const long long *table,
     const ConstMemory &memory, const Scalars &scalars, double *sums, long long tile,

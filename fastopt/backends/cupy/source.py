@@ -146,7 +146,8 @@ def block_struct() -> str:
     """Return the definition of a block: an array of them begins at a multiple of 16 bytes."""
     types = {"int32": "int", "uint32": "unsigned int", "int64": "long long"}
     fields = [f"{types[RECORD[name].name]} {name};" for name in RECORD.names or ()]
-    return f"struct alignas(16) Block {{ {' '.join(fields)} }};\n"
+    size = f'static_assert(sizeof(Block) == {RECORD.itemsize}, "two loads of 16 bytes");'
+    return f"struct alignas(16) Block {{ {' '.join(fields)} }};\n{size}\n"
 
 
 def lines(made: Iterable[str]) -> str:

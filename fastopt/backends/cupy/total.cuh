@@ -3,8 +3,8 @@
 
 namespace fastopt {
 
-// The sum of LANES numbers in shared memory, which `threads` threads add up; `mine` says which of them
-// this one is, from `threads` on that it is none. All threads of the block get here, and the sum.
+// The sum of LANES numbers in shared memory, which so many `threads` add up; this thread is number
+// `mine` of them, or none. All threads of the block come here, and get the sum.
 template <int threads> __device__ __forceinline__ double sum_of_lanes(double *lane, int mine) {
     __syncthreads();
     #pragma unroll

@@ -1,8 +1,8 @@
 // An update whose state is in exact numbers or 16 bits: one thread needs nothing of another.
 //
-// From Python: State and Scalars; Block, CAPACITY, THREADS, PACK (elements that a thread takes at once) and
-// UNIT (that belong together: 2 if the squares of moduli are asked for, else 1); AllScalars and
-// scalars_of, which says what the scalars of an element are.
+// From Python: State and Scalars; Block, CAPACITY, THREADS, PACK (elements that a thread takes at
+// once) and UNIT (that belong together: 2 if the squares of moduli are asked for, else 1); AllScalars
+// and scalars_of, which says what the scalars of an element are.
 
 namespace fastopt {
 
