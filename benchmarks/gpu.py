@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = command_line.parser(__doc__)
     parser.add_argument("--quick", action="store_true", help="16 M parameters at most, less time")
-    parser.add_argument("--tune", action="store_true", help="only try other shapes of the kernel")
+    parser.add_argument("--tune", action="store_true", help="only try other shapes of the kernels")
     given = command_line.parse(parser, argv)
     if given.tune and given.picture:
         parser.error("--tune draws no picture")
@@ -116,8 +116,9 @@ def _bandwidth(row: dict[str, Any]) -> dict[str, float]:
 
 
 def _tune(quick: bool) -> list[dict[str, Any]]:
+    tried = sum(len(shapes) for _, shapes in gpu_tuning.TRIED.values())
     largest = gpu_steps.largest_fitting(
-        [gpu_contenders.Fastopt] * len(gpu_tuning.SHAPES), QUICK_LARGE if quick else LARGE
+        [gpu_contenders.Fastopt] * tried, QUICK_LARGE if quick else LARGE
     )
     return gpu_tuning.measure([*MANY[1:], (1, largest)], QUICK if quick else FULL)
 

@@ -1,11 +1,11 @@
-"""Adam with other shapes of its kernel: how many elements a thread takes, how many threads."""
+"""Adam with other shapes of its kernels than those of ``fastopt/backends/cupy/shapes.py``."""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -15,41 +15,37 @@ from gpu_contenders import cupy
 
 import fastopt
 from fastopt.backends.cupy import launch
-from fastopt.backends.cupy import source as cupy_source
+from fastopt.backends.cupy.shapes import SHAPES, Shape
 from fastopt.cli.timing import Effort, Turn
 
-PACKS = (4, 8)
 THREADS = (128, 256, 512)
+TRIED: Mapping[str, tuple[Mapping[str, Any], list[Shape]]] = {
+    "update": ({}, [Shape(threads, load) for load in (16, 32) for threads in THREADS]),
+    "int8_update": (
+        {"state_dtype": "int8"},
+        [Shape(threads, registers=most) for most in (64, None) for threads in THREADS],
+    ),
+}
+"""By kernel the options of the optimizer that has it, and the shapes that are tried."""
 
 
-@dataclass(frozen=True)
-class Shape:
-    """Elements per thread, and threads per block."""
-
-    pack: int
-    threads: int
-
-    def __str__(self) -> str:
-        return f"packs of {self.pack}, {self.threads} threads"
-
-    def set(self) -> None:
-        """Give the kernels that are built and launched from now on this shape."""
-        # The launcher has a name of its own for the number.
-        cupy_source.THREADS = launch.THREADS = self.threads
-        cupy_source.pack = lambda *about: self.pack
-
-
-SHAPES = [Shape(pack, threads) for pack in PACKS for threads in THREADS]
+def name_of(kernel: str, shape: Shape) -> str:
+    """Return what a kernel of a shape is called in the results."""
+    registers = f", {shape.registers} registers" if shape.registers else ""
+    return f"{kernel}: {shape.load} bytes, {shape.threads} threads{registers}"
 
 
 def measure(sizes: Sequence[tuple[int, int]], effort: Effort) -> list[dict[str, Any]]:
     """Return ``{"arrays": ..., "elements": ..., "device": {shape: times}}`` of each size."""
-    with _restored():
-        return [_row(*size, effort) for size in sizes]
+    return [_row(*size, effort) for size in sizes]
 
 
 def _row(arrays: int, elements: int, effort: Effort) -> dict[str, Any]:
-    turns: dict[str, Turn] = {str(shape): _turn(shape, arrays, elements) for shape in SHAPES}
+    turns = {
+        name_of(kernel, shape): _turn(kernel, shape, arrays, elements, options)
+        for kernel, (options, shapes) in TRIED.items()
+        for shape in shapes
+    }
     if arrays == 1:
         turns |= gpu_bandwidth.turns(elements)
     times = gpu_timing.device_times(turns, effort)
@@ -57,31 +53,25 @@ def _row(arrays: int, elements: int, effort: Effort) -> dict[str, Any]:
     return {"arrays": arrays, "elements": elements, "device": found}
 
 
-def _turn(shape: Shape, arrays: int, elements: int) -> Turn:
-    """Return Adam's steps with kernels of a shape, which it compiles for itself."""
-    _backend()._KERNELS = launch.Kernels(cupy())
-    shape.set()
+def _turn(
+    kernel: str, shape: Shape, arrays: int, elements: int, options: Mapping[str, Any]
+) -> Turn:
+    """Return Adam's steps with a kernel of this shape."""
     params = [cupy().ones(elements, "f4") for _ in range(arrays)]
     grads = [cupy().ones(elements, "f4") for _ in range(arrays)]
-    opt = fastopt.Adam(params, backend="cupy")
-    return Turn(partial(opt.step, grads), shape.set)
-
-
-def _backend() -> Any:
-    return importlib.import_module("fastopt.backends.cupy.backend")
+    with shaped(kernel, shape):
+        opt = fastopt.Adam(params, backend="cupy", **options)
+        opt.step(grads)
+    return Turn(partial(opt.step, grads))
 
 
 @contextmanager
-def _restored() -> Iterator[None]:
-    """Put everything back in the end."""
-    changed: Mapping[Any, tuple[str, ...]] = {
-        cupy_source: ("THREADS", "pack"),
-        launch: ("THREADS",),
-        _backend(): ("_KERNELS",),
-    }
-    before = {module: {n: getattr(module, n) for n in names} for module, names in changed.items()}
+def shaped(kernel: str, shape: Shape) -> Iterator[None]:
+    """Give the kernels of optimizers that are made meanwhile another shape; they keep it."""
+    backend: Any = importlib.import_module("fastopt.backends.cupy.backend")
+    before, kernels = SHAPES[kernel], backend._KERNELS
+    SHAPES[kernel], backend._KERNELS = shape, launch.Kernels(cupy())
     try:
         yield
     finally:
-        for module, values in before.items():
-            vars(module).update(values)
+        SHAPES[kernel], backend._KERNELS = before, kernels

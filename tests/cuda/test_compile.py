@@ -19,15 +19,17 @@ import pytest
 import fastopt_kernels
 from fastopt.backends.cupy import control_source, pass_source
 from fastopt.backends.cupy import source as cupy_source
-from fastopt.core.dtypes import State, UpdateSpec
+from fastopt.backends.cupy.source import Addresses
+from fastopt.core.dtypes import UpdateSpec
 from fastopt.core.passes import derived_of
-from fastopt_kernels import Rule, adam
+from fastopt_kernels import Rule
 from fastopt_kernels.around import cautious, mask_zero
-from helpers.cuda import nvrtc
+from helpers.cuda import code_limits, nvrtc, sass
 
 if reason := nvrtc.reason_to_skip():
     pytest.skip(reason, allow_module_level=True)
 
+LIMITED = code_limits.table()
 RULES = [
     stem
     for stem in sorted(p.stem for p in Path(fastopt_kernels.__file__).parent.glob("[a-z]*.py"))
@@ -58,6 +60,7 @@ FEW = [  # those of which a few rules tell enough
     UpdateSpec.of(_FLOAT, True, members=True),
     UpdateSpec.of(_COMPLEX, True, modulus=True, members=True),
 ]
+BY_VALUE, IN_ARRAY = Addresses(), Addresses(by_value=False)
 NEVER = (".local", ".approx", "call", "fma.")
 PACK = {
     4: {1: r"(?:v4\.[bu]8|[bu]32)", 2: r"v4\.[bu]16", 4: r"v4\.f32"},
@@ -86,11 +89,11 @@ each_pair = pytest.mark.parametrize(
 def kernel_of(
     rule: Rule,
     spec: UpdateSpec,
-    by_value: bool = True,
+    addresses: Addresses = BY_VALUE,
     from_table: bool = False,
     **changes: Any,
 ) -> Any:
-    text = cupy_source.kernel(rule, spec, by_value, from_table) | changes
+    text = cupy_source.kernel(rule, spec, addresses, from_table) | changes
     return importlib.import_module("cupy").ElementwiseKernel(**text)
 
 
@@ -127,8 +130,8 @@ def test_the_instructions_are_those_that_are_meant(
     name: str, spec: UpdateSpec, architecture: int
 ) -> None:
     rule = rule_of(name)
-    for by_value, from_table in ((True, False), (False, False), (True, True)):
-        kernel = kernel_of(rule, spec, by_value, from_table)
+    for addresses, from_table in ((BY_VALUE, False), (IN_ARRAY, False), (BY_VALUE, True)):
+        kernel = kernel_of(rule, spec, addresses, from_table)
         assert faults(rule, spec, nvrtc.ptx(kernel, architecture)) == []
 
 
@@ -160,9 +163,9 @@ def test_passes_and_fragments_stay_in_registers(name: str, spec: UpdateSpec) -> 
     cupy, rule, spec = importlib.import_module("cupy"), rule_of(name), with_fragments(spec)
     assert_in_registers(kernel_of(rule, spec, from_table=True))
     for number, one in enumerate(derived_of(rule, spec).passes):
-        texts = [pass_source.follow(rule, spec, number, True)]
+        texts = [pass_source.follow(rule, spec, number, BY_VALUE)]
         if one.sums:
-            texts.append(pass_source.sums(rule, spec, True, True, number))
+            texts.append(pass_source.sums(rule, spec, BY_VALUE, True, number))
         for text in texts:
             kernel = cupy.ElementwiseKernel(**text)
             _, _, body = nvrtc.ptx(kernel, 90).partition(".entry")
@@ -179,9 +182,8 @@ def with_fragments(spec: UpdateSpec) -> UpdateSpec:
 def test_the_sum_of_squares_is_plain_arithmetic_in_double(dtype: np.dtype[Any]) -> None:
     cupy = importlib.import_module("cupy")
     for text in (
-        control_source.squares(dtype, True),
-        *(control_source.squares_to_decide(dtype, True, wide) for wide in (False, True)),
-        control_source.halves(),
+        control_source.squares(dtype, BY_VALUE),
+        *(control_source.squares_to_decide(dtype, BY_VALUE, wide) for wide in (False, True)),
         control_source.decide(),
     ):
         kernel = cupy.ElementwiseKernel(**text)
@@ -222,7 +224,7 @@ def assert_in_registers(kernel: Any) -> None:
 )
 def test_a_fault_in_the_text_is_noticed(right: str, wrong: str, fault: str) -> None:
     rule, spec = rule_of("adam"), FORMATS[0]
-    preamble = cupy_source.kernel(rule, spec, True)["preamble"]
+    preamble = cupy_source.kernel(rule, spec, BY_VALUE)["preamble"]
     assert right in preamble
     kernel = kernel_of(rule, spec, preamble=preamble.replace(right, wrong))
     assert fault in faults(rule, spec, nvrtc.ptx(kernel, 90))
@@ -236,7 +238,7 @@ def test_contraction_is_noticed() -> None:
 
 def test_a_scale_in_double_is_noticed() -> None:
     rule, spec = rule_of("adam"), FORMATS[0]
-    text = cupy_source.kernel(rule, spec, True, True)
+    text = cupy_source.kernel(rule, spec, BY_VALUE, True)
     for part, right, wrong in (
         ("in_params", "raw float32 scale", "raw float64 scale"),
         ("operation", "row[0] * scale[0]", "float(row[0] * scale[0])"),
@@ -247,47 +249,19 @@ def test_a_scale_in_double_is_noticed() -> None:
     assert faults(rule, spec, nvrtc.ptx(kernel, 90)) == ["arithmetic in double"]
 
 
-# How many blocks a multiprocessor holds --------------------------------------------------------
-
-REGISTERS = 65_536  # of a multiprocessor, from Ampere to Blackwell
+# The machine code -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("architecture", [80, 90, 100])
-@pytest.mark.parametrize("from_table", [False, True], ids=["by_value", "from_table"])
-@pytest.mark.parametrize("state", ["real", "bfloat16", "int8"])
-def test_adam_leaves_room_for_four_blocks(
-    state: State, from_table: bool, architecture: int
-) -> None:
-    """Three for state in 8 bits: a fourth would cost most of its rules spills."""
-    kernel = kernel_of(adam.RULE, UpdateSpec.of(_FLOAT, state=state), from_table=from_table)
-    registers, spilled = _used(kernel, architecture)
-    assert spilled == 0
-    blocks = 3 if state == "int8" else 4
-    assert REGISTERS // (-(-registers // 8) * 8 * cupy_source.THREADS) >= blocks
-
-
-@pytest.mark.parametrize("architecture", [80, 90, 100])
-def test_what_decides_spills_nothing(architecture: int) -> None:
-    cupy = importlib.import_module("cupy")
-    texts = [control_source.decide(), control_source.halves()]
-    for dtype in (_FLOAT, _DOUBLE, _HALF):
-        texts += [control_source.squares_to_decide(dtype, True, wide) for wide in (False, True)]
-    for text in texts:
-        assert _used(cupy.ElementwiseKernel(**text), architecture)[1] == 0
-
-
-def test_squares_are_read_16_bytes_at_a_time() -> None:
-    cupy = importlib.import_module("cupy")
-    for dtype in (_FLOAT, _DOUBLE, _HALF):
-        text = nvrtc.ptx(cupy.ElementwiseKernel(**control_source.squares(dtype, True)), 90)
-        loads = re.findall(r"ld\.global(?:\.nc)?\.v(\d)\.\w(\d+)", text)
-        assert any(int(count) * int(bits) == 128 for count, bits in loads), dtype
-
-
-def _used(kernel: Any, architecture: int) -> tuple[int, int]:
-    """Return the registers of a thread, and the bytes that are spilled."""
-    said = nvrtc.said_of_machine_code(kernel, architecture)
-    registers = re.search(r"Used (\d+) registers", said)
-    spilled = re.findall(r"(\d+) bytes spill", said)
-    assert registers, said
-    return int(registers[1]), sum(map(int, spilled))
+@pytest.mark.skipif(sass.disassembler() is None, reason="needs nvdisasm")
+@pytest.mark.parametrize("architecture", code_limits.ARCHITECTURES)
+@pytest.mark.parametrize("name", LIMITED)
+def test_machine_code_keeps_the_limits_of_the_table(name: str, architecture: int) -> None:
+    limited = LIMITED[name]
+    kernel = importlib.import_module("cupy").ElementwiseKernel(**limited.text)
+    code = sass.code_of(kernel, architecture)
+    assert code.spilled == 0
+    assert code.blocks(limited.threads) >= limited.blocks, code.registers
+    if limited.wide:
+        assert any(one.moves_16_bytes for one in code.instructions if one.name[:2] == "LD")
+    if limited.instructions is not None:
+        assert len(code.way()) <= limited.instructions * limited.elements

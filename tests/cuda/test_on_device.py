@@ -509,14 +509,11 @@ def test_a_step_that_is_refused_leaves_the_counts_alone(cupy: Any) -> None:
 
 FAULTS = {
     "elements that are counted twice": ("k = whole + mine * WIDTH", "k = mine * WIDTH"),
-    "the sum of another tile": ("= shared[group][0]", "= shared[0][0]"),
+    "the sum of another tile": ("(shared[group], mine)", "(shared[0], mine)"),
     "another order of the lanes": ("k < count; k += LANES", "k < count; k += 1"),
     "halves in another order": ("+ width]", "^ 1]"),
     "a sum that leaves out the last": ("k < count", "k < count - 1"),
-    "no first barrier": (
-        "lane[threadIdx.x] = sum;\n    __syncthreads();",
-        "lane[threadIdx.x] = sum;",
-    ),
+    "no first barrier": ("int mine) {\n    __syncthreads();", "int mine) {"),
     "no barrier between halves": ("+ width];\n        __syncthreads();", "+ width];"),
     "a skipped step counts": ("if (row >= 0) counts", "if (true) counts"),
     "nothing is skipped": ("bool go = !skips ||", "bool go = true ||"),

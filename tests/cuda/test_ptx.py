@@ -128,11 +128,10 @@ def test_arithmetic_in_float64_does_so_too(cupy: Any, dtype: Any, given: Any) ->
 
 
 CODE_FAULTS = {
-    "no first barrier": ("= largest[n];\n    __syncthreads();", "= largest[n];"),
-    "no second barrier": ("        }\n    }\n    __syncthreads();", "        }\n    }"),
+    "no barrier": ("__syncwarp();", ""),
     "threads leave before": (
-        "    share_largest(s",
-        "    if (count <= 0) return;\n    share_largest(s",
+        "store_pack(param_at + l, more.param);",
+        "store_pack(param_at + l, more.param); if (lane == 3) return;",
     ),
 }
 
@@ -140,7 +139,7 @@ CODE_FAULTS = {
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("fault", CODE_FAULTS)
 def test_a_fault_in_the_barriers_of_codes_is_noticed(cupy: Any, cuda: Cuda, fault: str) -> None:
-    noticed = pytest.raises(Fault, match=r"barrier|one thread writes")
+    noticed = pytest.raises(Fault, match=r"barrier|maximum|one thread writes")
     with noticed, planted(cuda, *CODE_FAULTS[fault]):
         difference_of(VARIANT_OF["adam"], cupy, np.float32, cuts=LONG[:2], state_dtype="int8")
 
@@ -252,10 +251,7 @@ def noticed(cuda: Cuda, fault: tuple[str, str], ends: Callable[[], list[dict[str
 
 
 DECISION_FAULTS = {
-    "no first barrier": (
-        "lane[threadIdx.x] = sum;\n    __syncthreads();",
-        "lane[threadIdx.x] = sum;",
-    ),
+    "no first barrier": ("int mine) {\n    __syncthreads();", "int mine) {"),
     "no barrier between halves": ("+ width];\n        __syncthreads();", "+ width];"),
     "a barrier for some threads": (
         "+ width];\n        __syncthreads();",
@@ -268,8 +264,8 @@ DECISION_FAULTS = {
     "a row too far": ("table[counts[0] *", "table[(counts[0] + 8) *"),
     "a skipped step counts": ("if (row >= 0) counts", "if (true) counts"),
     "a first barrier for some threads": (
-        "= sum;\n    __syncthreads();",
-        "= sum; if (threadIdx.x) __syncthreads();",
+        "int mine) {\n    __syncthreads();",
+        "int mine) { if (threadIdx.x) __syncthreads();",
     ),
     "a thread reads the clock late": ("__syncthreads();  // all have read", "// all have read"),
 }
@@ -297,7 +293,7 @@ UPDATE_FAULTS = {
     "a pack too long": ("(first < packed)", "(packed && first < count)", "outside of all"),
     "packs of unaligned arrays": ("(PACK * sizeof(stored))", "4", "misaligned"),
     "threads that overlap": ("threadIdx.x * PACK", "threadIdx.x / 2 * PACK", "one thread writes"),
-    "a tail twice": ("long long k = packed +", "long long k = 0 +", "one thread writes"),
+    "a tail twice": ("int k = packed +", "int k = 0 +", "one thread writes"),
 }
 
 

@@ -126,15 +126,15 @@ def test_blocks_with_odd_numbers_do_so_too(cupy: Any, odd: float) -> None:
 
 
 FAULTS = {
-    "the scale of the neighbour": ("threadIdx.x / 64u * 8u", "(threadIdx.x / 64u ^ 1u) * 8u"),
+    "the largest of half a warp": ("other = WARP / 2;", "other = WARP / 4;"),
     "the last block of a tail is left": (
-        "block[COUNT] - first;",
-        "block[COUNT] / 256 * 256 - first;",
+        "block.count - first,",
+        "block.count / 256 * 256 - first,",
     ),
-    "no scale is kept": ("offset / 256] = scale_of", "offset / 256]; scale_of"),
+    "no scale is kept": ("CODES)] = scale_of", "CODES)]; scale_of"),
     "the draw of another element": ("random_bits(counter + k", "random_bits(counter + (k ^ 1)"),
     "the other half of a word": ("bits0 >> 13", "bits0 & 0x7ffffu"),
-    "nothing never becomes zero": ("(int)bits >= 0x00800000 ? 1u", "(int)bits > 0 ? 0u"),
+    "nothing never becomes zero": ("above < 1 << 19 ? above : 1 << 19", "0"),
 }
 
 
@@ -147,9 +147,9 @@ def test_a_fault_in_the_text_is_noticed(cupy: Any, cuda: Cuda, fault: str) -> No
 
 
 def test_a_thread_that_leaves_before_the_barrier_is_noticed(cupy: Any, cuda: Cuda) -> None:
-    right = "    share_largest(state.largest);\n"
+    right = "        store_pack(param_at + l, more.param);\n"
     stuck = pytest.raises(cupy.cuda.driver.CUDADriverError, match="barrier")
-    with planted(cupy, right, "    if (count <= 0) return;\n" + right), stuck:
+    with planted(cupy, right, right + "        if (lane == 3) return;\n"), stuck:
         difference_of(VARIANT_OF["adam"], cupy, np.float32, cuts=LONG[:1], state_dtype="int8")
 
 

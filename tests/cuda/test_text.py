@@ -215,7 +215,7 @@ def test_192_do_where_arguments_are_small(
     monkeypatch.setattr(cupy.cuda.runtime, "driverGetVersion", lambda: versions["driver"])
     monkeypatch.setattr(cupy.cuda.nvrtc, "getVersion", lambda: versions["compiler"])
     monkeypatch.setattr(cupy.cuda, "Device", old_device(cupy.cuda.Device, versions["device"]))
-    kernels.capacity(1_000)  # asked here, and remembered
+    kernels.addresses(1_000)  # asked here, and remembered
     monkeypatch.undo()
     monkeypatch.setattr("fastopt.backends.cupy.backend._KERNELS", kernels)
     params = [cupy.zeros(2, np.float32) for _ in range(arrays)]

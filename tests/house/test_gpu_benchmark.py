@@ -17,8 +17,7 @@ import numpy as np
 import pytest
 
 import fastopt
-from fastopt.backends.cupy import launch
-from fastopt.backends.cupy import source as cupy_source
+from fastopt.backends.cupy.shapes import SHAPES
 from fastopt.cli import timing
 from fastopt.cli.timing import Effort
 from helpers.cuda.device import cupy_or_skip, emulated
@@ -319,35 +318,41 @@ def test_the_device_is_timed_over_many_steps(gpu: Any, cupy: Any, monkeypatch: A
 # Tuning ------------------------------------------------------------------------------------------
 
 
-def test_tuning_tries_every_shape_of_the_kernel(
+def test_tuning_tries_every_shape_of_the_kernels(
     gpu: Any, cuda: Cuda, tmp_path: Path, capsys: Any
 ) -> None:
-    before = cupy_source.THREADS, cupy_source.pack, launch.THREADS
+    before = dict(SHAPES)
     cuda.clear()
     gpu.main(["--tune", "--json", str(tmp_path / "numbers.json")])
     results = json.loads((tmp_path / "numbers.json").read_text())
-    names = {f"packs of {p}, {t} threads" for p in (4, 8) for t in (128, 256, 512)}
+    names = {f"update: {b} bytes, {t} threads" for b in (16, 32) for t in (128, 256, 512)}
+    names |= {
+        f"int8_update: 16 bytes, {t} threads{r}"
+        for t in (128, 256, 512)
+        for r in ("", ", 64 registers")
+    }
     assert [row["elements"] for row in results["tuning"]] == [30, 30, 6_000]
     for row in results["tuning"]:
         assert row["device"].keys() - {"copy", "same traffic"} == names
-    assert (cupy_source.THREADS, cupy_source.pack, launch.THREADS) == before
-    assert "packs of 8, 512 threads" in capsys.readouterr().out
+    assert before == SHAPES
+    assert "update: 32 bytes, 512 threads" in capsys.readouterr().out
     shapes = {(made.block, made.grid) for made in cuda.launches}
     blocks = {(t, -(-6_000 // (p * t))) for p in (4, 8) for t in (128, 256, 512)}
     assert blocks <= shapes
 
 
-def test_every_shape_ends_in_the_same_bits(gpu: Any, cupy: Any) -> None:
+@pytest.mark.parametrize("kernel", ["update", "int8_update"])
+def test_every_shape_ends_in_the_same_bits(gpu: Any, cupy: Any, kernel: str) -> None:
     values = np.random.default_rng(0).standard_normal((2, 3, 5_003), np.float32)
     ends = []
-    for shape in gpu.gpu_tuning.SHAPES:
-        with gpu.gpu_tuning._restored():
-            backend = importlib.import_module("fastopt.backends.cupy.backend")
-            backend._KERNELS = launch.Kernels(cupy)
-            shape.set()
-            params = [cupy.asarray(value) for value in values[0]]
-            fastopt.Adam(params).step([cupy.asarray(value) for value in values[1]])
-            ends.append(np.concatenate([param.get() for param in params]))
+    options, shapes = gpu.gpu_tuning.TRIED[kernel]
+    for shape in shapes:
+        params = [cupy.asarray(value) for value in values[0]]
+        with gpu.gpu_tuning.shaped(kernel, shape):
+            opt = fastopt.Adam(params, seed=1, **options)
+        for _ in range(2):
+            opt.step([cupy.asarray(value) for value in values[1]])
+        ends.append(np.concatenate([param.get() for param in params]))
     assert len(ends) == 6
     assert all(np.array_equal(end, ends[0]) for end in ends)
 

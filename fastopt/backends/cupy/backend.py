@@ -8,7 +8,6 @@ from typing import Any, cast
 import cupy
 import numpy as np
 
-from fastopt.backends.cupy import control_source
 from fastopt.backends.cupy.control import Control
 from fastopt.backends.cupy.errors import check_device
 from fastopt.backends.cupy.launch import Kernels, LaunchBatch, MeasureLayout, UsualArrays
@@ -17,7 +16,6 @@ from fastopt.backends.interface import Table
 from fastopt.core import arrays
 from fastopt.core.arrays import Array, Extents
 from fastopt.core.buckets import Bucket, Gradients
-from fastopt.core.norms import LANES
 from fastopt.core.passes import derived_of
 from fastopt.errors import BackendUnavailableError
 from fastopt_kernels import AnyRule, ArrayRule, Rule
@@ -40,9 +38,10 @@ class CupyKernel:
         self._passes = derived_of(rule, spec).passes
         self._members = bucket.members
         with arrays.on_device_of(self._arena.exact):
-            capacity = _KERNELS.capacity(len(parameters))
+            how = _KERNELS.addresses(len(parameters))
             about = (_KERNELS, cast(Rule, rule), spec, parameters, bucket.arena)
-            parts = [LaunchBatch(*about, k, capacity) for k in range(0, len(parameters), capacity)]
+            firsts = range(0, len(parameters), how.capacity)
+            parts = [LaunchBatch(*about, first, how) for first in firsts]
             self._parts = [part for part in parts if part.count]
             self._try_out(rule)
             # Steps may run on another stream than the one that zeroed the arena.
@@ -136,12 +135,12 @@ class CupyKernel:
         chosen: Array | None,
         table_arguments: tuple[Array, ...],
         derived: Array,
-        lanes: Array,
+        sums: Array,
         first: int,
         tiles: int,
     ) -> None:
-        """Write the lanes of a pass's sums, by a row of a table; ``first`` is the first tile."""
-        about = (_chosen(gradients, chosen), table_arguments, derived, lanes)
+        """Write the sums of a pass by tiles, by a row of a table; ``first`` is the first tile."""
+        about = (_chosen(gradients, chosen), table_arguments, derived, sums)
         self._sum(number, gradients.dtype, *about, first, tiles, from_table=True)
 
     def _sum(
@@ -151,14 +150,14 @@ class CupyKernel:
         grads: Array,
         scalars: Sequence[Any] | Array,
         derived: Array,
-        lanes: Array,
+        sums: Array,
         first: int,
         tiles: int,
         from_table: bool,
     ) -> None:
         """Launch a pass over all parts."""
         for part in self._parts:
-            about = (scalars, derived, lanes, first, tiles, from_table)
+            about = (scalars, derived, sums, first, tiles, from_table)
             part.sums(number, dtype, grads, *about)
             first += part.tiles
 
@@ -192,12 +191,11 @@ class CupyKernel:
         if not tiles:
             return np.zeros((count, 0))
         with arrays.on_device_of(self._arena.exact):
-            lanes, sums = cupy.zeros(count * tiles * LANES), cupy.zeros(count * tiles)
+            sums = cupy.zeros(count * tiles)
             made = cupy.asarray(derived.reshape(-1))
             for scalars, grads in self._by_row(gradients, table, rows, scale):
-                about = (grads, scalars, made, lanes)
+                about = (grads, scalars, made, sums)
                 self._sum(number, gradients.dtype, *about, 0, tiles, from_table=False)
-            _KERNELS.of(control_source.halves)(lanes, sums, size=sums.size)
             return arrays.on_host(sums).reshape(count, tiles)
 
     def update(

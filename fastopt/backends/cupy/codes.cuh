@@ -52,13 +52,42 @@ template <bool with_sign> struct Grid {
     static const unsigned int top = with_sign ? SIGNED_TOP : POSITIVE_TOP;
 };
 
-template <bool with_sign>
-__device__ __forceinline__ float from_int8(unsigned int code, float scale) {
-    const unsigned int low = Grid<with_sign>::low, size = code & Grid<with_sign>::top;
-    const bool small = size < 16u;
-    const float sum = float_of(((small ? size + 16u : size) << 19) + ((low - 1u) << 23));
-    const float value = small ? sum - float_of(low << 23) : sum;
-    return (with_sign && code > 0x7fu ? -value : value) * scale;
+// N codes, which one instruction loads or stores.
+template <int N> struct CodeWord;
+template <> struct CodeWord<1> { typedef unsigned char type; };
+template <> struct CodeWord<2> { typedef unsigned short type; };
+template <> struct CodeWord<4> { typedef unsigned int type; };
+
+template <int N> struct Codes {
+    unsigned int word;
+
+    __device__ __forceinline__ void load(const unsigned char *from) {
+        word = *reinterpret_cast<const typename CodeWord<N>::type *>(from);
+    }
+
+    // All zero if the scale says that they are not numbers.
+    __device__ __forceinline__ void store(unsigned char *to, unsigned int largest) const {
+        *reinterpret_cast<typename CodeWord<N>::type *>(to) = largest < BEYOND ? word : 0u;
+    }
+
+    // The k-th code becomes the highest byte of `bits`; they come from the first to the last.
+    __device__ __forceinline__ void set(int k, unsigned int bits) {
+        if (N == 1) word = bits >> 24;
+        else if (k == 0) word = bits;
+        else word = __byte_perm(word, bits, k == 1 ? 0x73u : k == 2 ? 0x710u : 0x7210u);
+    }
+};
+
+// The k-th of some codes. With low - 1 added to its exponent, a code x has the bits of a float y. From
+// the smallest normal code c on y is x; below it is (x + c) / 2. So x is 2 y - c or y, whichever is
+// smaller.
+template <bool with_sign, int N>
+__device__ __forceinline__ float from_int8(const Codes<N> &codes, int k, float scale) {
+    const unsigned int low = Grid<with_sign>::low;
+    const unsigned int sizes = codes.word & Grid<with_sign>::top * 0x01010101u;
+    const float y = float_of((__byte_perm(sizes, 0u, 0x4440u | k) << 19) + ((low - 1u) << 23));
+    const unsigned int sign = with_sign ? codes.word << (24 - 8 * k) & 0x80000000u : 0u;
+    return fminf(y, y - float_of(low << 23) + y) * float_of(bits_of(scale) ^ sign);
 }
 
 __device__ __forceinline__ unsigned int max_of(unsigned int one, unsigned int two) {
@@ -76,18 +105,21 @@ __device__ __forceinline__ float scale_of(unsigned int largest) {
     return float_of(largest == 0u ? 0u : bits);
 }
 
+// The code is the highest byte of what is returned; the others hold nothing.
 template <bool with_sign>
-__device__ __forceinline__ unsigned char to_int8(
+__device__ __forceinline__ unsigned int to_int8(
     float value, unsigned int largest, unsigned int draw
 ) {
-    const unsigned int low = Grid<with_sign>::low;
-    const unsigned int bits = largest < BEYOND ? bits_of(value) : 0u;
+    const unsigned int low = Grid<with_sign>::low, bits = bits_of(value);
     const float inverse = float_of((254u - exponent_of(largest)) << 23);
-    const unsigned int size = bits_of(float_of(bits & 0x7fffffffu) * inverse);
-    const unsigned int code = (evenly(size, low << 23) + draw - ((low - 1u) << 23)) >> 19;
-    if (with_sign) return code | (bits >> 24 & 0x80u);
-    // What is not zero (denormal numbers are, on a GPU) never becomes zero.
-    return code == 0u && (int)bits >= 0x00800000 ? 1u : code;
+    const float size = fabs(value) * inverse;
+    // The number of which `evenly` returns the bits, times 2: it is the larger one of both.
+    const float twice = fmaxf(size + size, size + float_of(low << 23));
+    const int rounded = bits_of(twice) + draw - (low << 23);
+    if (with_sign) return (unsigned int)rounded << 5 & 0x7fffffffu | bits & 0x80000000u;
+    // What is not zero never becomes zero: `least` is 1 << 19 from the smallest normal number on.
+    const int above = bits - 0x780000u, least = above < 1 << 19 ? above : 1 << 19;
+    return (unsigned int)(rounded > least ? rounded : least) << 5;
 }
 
 }  // namespace fastopt

@@ -13,7 +13,6 @@ import numpy as np
 from fastopt.backends.cupy import control_source
 from fastopt.backends.cupy.control_source import (
     COUNTS,
-    MANY_THREADS,
     MANY_TILES,
     MEASURED,
     NO_ROW,
@@ -25,11 +24,11 @@ from fastopt.backends.cupy.control_source import (
 )
 from fastopt.backends.cupy.launch import BucketLaunch, Kernels, Lookup, MeasureLayout
 from fastopt.backends.cupy.passes import Passes
+from fastopt.backends.cupy.shapes import SHAPES
 from fastopt.core import arrays
 from fastopt.core.arrays import Array
 from fastopt.core.buckets import Bucket, Gradients
 from fastopt.core.loss_scale import Scale, ScalePolicy
-from fastopt.core.norms import LANES
 
 # -------------------------------------------------------------------------------------------------
 # Memory of a device that the host reads now and then, with and without waiting for it.
@@ -335,8 +334,10 @@ class Control:
             *(self._settings, self._limit, number, self.counts, self._measured),
             *(self._scale[np.dtype(np.float32)], memory),
         )
-        threads = LANES if layout.tiles < MANY_TILES else MANY_THREADS
-        self._kernels.of(control_source.decide)(*arguments, size=threads, block_size=threads)
+        shape = SHAPES["decide" if layout.tiles < MANY_TILES else "decide_by_many"]
+        self._kernels.of(control_source.decide)(
+            *arguments, size=shape.threads, block_size=shape.threads
+        )
         return place
 
     def _place(self) -> Place:

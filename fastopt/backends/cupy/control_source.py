@@ -8,14 +8,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastopt.backends.cupy.shapes import SHAPES
 from fastopt.backends.cupy.source import (
-    BLOCK_FIELDS,
-    CAPACITY,
+    ONCE,
     OPTIONS,
     TYPE,
-    addresses_of,
+    Addresses,
+    block_struct,
     constants,
-    field_count,
     fixed,
     in_namespace,
     indices,
@@ -32,19 +32,17 @@ FACTORS = (1.0, SMALLER, 1.0 / SMALLER)
 """What gradients are multiplied by before they are squared, where the device chooses among them."""
 
 
-def squares(dtype: np.dtype[Any], by_value: bool, capacity: int = CAPACITY) -> dict[str, Any]:
+def squares(dtype: np.dtype[Any], addresses: Addresses) -> dict[str, Any]:
     """Return the arguments of the kernel that sums tiles, ``tiles_at_once`` in a block.
 
     It takes ``addresses`` and ``blocks`` as an update does, a row for each tile; ``first`` (the
     tiles before those), ``own`` (how many those are), ``factor``, and ``sums``, which it writes.
     """
     text = ("float64 factor", ["factor"], "0", "fastopt_squares")
-    return _squares(dtype, by_value, capacity, *text)
+    return _squares(dtype, addresses, *text)
 
 
-def squares_to_decide(
-    dtype: np.dtype[Any], by_value: bool, wide: bool, capacity: int = CAPACITY
-) -> dict[str, Any]:
+def squares_to_decide(dtype: np.dtype[Any], addresses: Addresses, wide: bool) -> dict[str, Any]:
     """Return the arguments of the kernel that sums tiles where the device decides, in one pass.
 
     In place of ``factor`` it takes ``tiles``, how many there are in all. It writes the sums of
@@ -52,24 +50,22 @@ def squares_to_decide(
     """
     factors = [repr(factor) for factor in FACTORS[: None if wide else 1]]
     name = f"fastopt_{'all_' if wide else ''}squares_to_decide"
-    return _squares(dtype, by_value, capacity, "int64 tiles", factors, "tiles", name)
+    return _squares(dtype, addresses, "int64 tiles", factors, "tiles", name)
 
 
 def tiles_at_once(dtype: np.dtype[Any]) -> int:
-    """Return how many tiles a block of LANES threads sums: so many numbers are in 16 bytes."""
-    return 16 // dtype.itemsize
+    """Return how many tiles a block of threads sums: as many as a thread loads numbers at once."""
+    return SHAPES["squares"].load // dtype.itemsize
 
 
 def _squares(
     dtype: np.dtype[Any],
-    by_value: bool,
-    capacity: int,
+    addresses: Addresses,
     last: str,
     factors: Sequence[str],
     tiles: str,
     name: str,
 ) -> dict[str, Any]:
-    declared, addresses = addresses_of(by_value, capacity)
     real = wide(dtype).name
     types = [
         f"typedef {TYPE[real]} real;",
@@ -77,41 +73,27 @@ def _squares(
         "typedef Given::type given;",
     ]
     preamble = [
-        in_namespace(indices(BLOCK_FIELDS)),
+        in_namespace(block_struct()),
         in_namespace(
             constants(
-                FIELDS=field_count(False),
-                CAPACITY=capacity,
+                CAPACITY=addresses.capacity,
                 LANES=LANES,
                 WIDTH=tiles_at_once(dtype),
             )
         ),
-        *(fixed("numbers"), in_namespace("\n".join(types)), fixed("norms")),
+        *(fixed("numbers"), in_namespace("\n".join(types)), fixed("total"), fixed("norms")),
     ]
     return {
-        "in_params": f"{declared}, raw int64 blocks, int64 first, int64 own, {last}",
+        "in_params": f"{addresses.declared}, raw int64 blocks, int64 first, int64 own, {last}",
         "out_params": "raw float64 sums",
         "operation": f"""
     const double factors[] = {{{", ".join(factors)}}};
-    fastopt::sum_squares({addresses}, &blocks[0], factors, &sums[0], first, own, {tiles});
-""",
+    fastopt::sum_squares({addresses.pointer}, &blocks[0], factors, &sums[0], first, own, {tiles});
+{ONCE}""",
         "preamble": "\n".join(preamble),
         "name": name,
         "no_return": True,
-        "options": OPTIONS,
-    }
-
-
-def halves() -> dict[str, Any]:
-    """Return the arguments of the kernel that adds the lanes of each tile, in halves."""
-    return {
-        "in_params": "raw float64 lanes",
-        "out_params": "raw float64 sums",
-        "operation": "sums[i] = fastopt::halves<1>(&lanes[i * fastopt::LANES])",
-        "name": "fastopt_halves",
-        "preamble": in_namespace(constants(LANES=LANES)) + fixed("halves"),
-        "no_return": True,
-        "options": OPTIONS,
+        "options": (*OPTIONS, *SHAPES["squares"].options),
     }
 
 
@@ -125,8 +107,8 @@ tables had no row for them. Kernels that take all of it want the row, its first 
 
 NO_ROW, SKIPPED_ROW = -1, -2
 
-FETCHED, MANY_THREADS, MANY_TILES = 4_096, 1_024, 2_048
-"""How many sums of tiles are fetched at once, by so many threads, where there are so many tiles."""
+FETCHED, MANY_TILES = 4_096, 2_048
+"""How many sums of tiles are fetched at once, by many threads, where there are so many tiles."""
 
 MEASURED = ("norm", "scale")
 """The norm of the last step's gradients (NOT_MEASURED: nothing asked for it), and their scale."""
@@ -152,7 +134,7 @@ class Settings(NamedTuple):
 def decide() -> dict[str, Any]:
     """Return the arguments of the kernel that decides.
 
-    It is launched with LANES threads, or with MANY_THREADS where there are MANY_TILES tiles.
+    It is launched by many threads where there are MANY_TILES tiles (``decide_by_many``).
     It takes the ``sums`` of squares of all ``tiles`` (-1: not measured) for the first of FACTORS
     or, if ``scaled``, for each; ``squares``, not 0 if some rule averages squares in float32; the
     gradients' scale as a ``number`` times what stands at an ``address`` in a float of ``width``
@@ -166,7 +148,7 @@ def decide() -> dict[str, Any]:
             constants(
                 LANES=LANES,
                 FETCHED=FETCHED,
-                MANY_THREADS=MANY_THREADS,
+                MANY_THREADS=SHAPES["decide_by_many"].threads,
                 NO_ROW=NO_ROW,
                 SKIPPED_ROW=SKIPPED_ROW,
                 NOT_MEASURED=NOT_MEASURED,
@@ -186,15 +168,15 @@ def decide() -> dict[str, Any]:
         "int64 index",
         "out_params": "raw int64 counts, raw float64 measured, raw float32 single, "
         "raw float64 outcomes",
-        "operation": """
+        "operation": f"""
     fastopt::decide(
         &sums[0], tiles, scaled, squares, fastopt::scale_of(number, address, width), &settings[0],
         &limit[0], &counts[0], &measured[0], &single[0], &outcomes[2 * index]);
-""",
+{ONCE}""",
         "name": "fastopt_decide",
         "preamble": "\n".join(text),
         "no_return": True,
-        "options": OPTIONS,
+        "options": (*OPTIONS, *SHAPES["decide_by_many"].options),
     }
 
 

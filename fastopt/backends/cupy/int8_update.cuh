@@ -1,96 +1,125 @@
-// An update whose state is in 8 bits: threads share the largest magnitude of a block of codes.
+// An update whose state is in 8 bits: the threads of a warp share a block of codes.
 //
-// A block of threads holds whole blocks of codes, a thread 4 elements: in registers from the rule
-// to the rounding, which waits for the largest magnitude. From Python: State and Scalars; CAPACITY
-// and THREADS.
+// From Python: State and Scalars; SLOTS, how many slots are in codes; Block, CAPACITY, UNIT (see
+// update.cuh).
 
 namespace fastopt {
 
-__device__ __forceinline__ unsigned int largest_of_8(const unsigned int *numbers) {
-    unsigned int largest = 0u;
+constexpr int WARP = 32;
+
+// The largest number of the threads of a warp, all of which come here.
+__device__ __forceinline__ unsigned int largest_of_warp(unsigned int number) {
+#if __CUDA_ARCH__ >= 800
+    return __reduce_max_sync(~0u, number);
+#else
     #pragma unroll
-    for (int k = 0; k < 8; ++k) largest = max_of(largest, numbers[k]);
-    return largest;
+    for (int other = WARP / 2; other != 0; other /= 2) {
+        number = max_of(number, __shfl_xor_sync(~0u, number, other));
+    }
+    return number;
+#endif
 }
 
-// Make of each thread's largest numbers those of its 64 threads; all threads have to come here.
-template <int N> __device__ __forceinline__ void share_largest(unsigned int (&largest)[N]) {
-    __shared__ unsigned int of_thread[N][THREADS], of_eight[N][THREADS / 8];
-    #pragma unroll
-    for (int n = 0; n < N; ++n) of_thread[n][threadIdx.x] = largest[n];
-    __syncthreads();
-    if (threadIdx.x % 8u == 0u) {
-        #pragma unroll
-        for (int n = 0; n < N; ++n) {
-            of_eight[n][threadIdx.x / 8u] = largest_of_8(&of_thread[n][threadIdx.x]);
-        }
-    }
-    __syncthreads();
-    #pragma unroll
-    for (int n = 0; n < N; ++n) largest[n] = largest_of_8(&of_eight[n][threadIdx.x / 64u * 8u]);
-}
+// N elements of a thread. Their state is in registers from the rule to the rounding, which waits for
+// the largest numbers; their parameters become those after the update, as they are stored.
+template <int N> struct Elements {
+    Pack<stored, N> param;
+    Pack<given, N> grad;
+    State<N> state;
 
-__device__ __forceinline__ void update_block(
-    const long long *addresses, const long long *blocks, const long long *block,
-    const Memory &memory, const Scalars &scalars
-) {
-    const long long param_address = addresses[block[PARAMETER]];
-    const long long grad_address = addresses[CAPACITY + block[PARAMETER]];
-    if (grad_address == 0) return;  // no gradient in this step: all threads of the block leave
-    const long long first = threadIdx.x * 4ll, start = block[START] + first;
-    const long long offset = block[OFFSET] + first;
-    const long long count = block[COUNT] - first;  // of elements from this thread's first on
-    const unsigned int counter = counter_of(block) + (unsigned int)first;
-    const long long *const axes = blocks + block[AXES];
-    // Without gaps and aligned they are packs.
-    const bool gaps = block[AXES] >= 0, together = !gaps && count >= 4
-        && param_address % (4 * sizeof(stored)) == 0 && grad_address % (4 * sizeof(given)) == 0;
-    stored *const param_at = reinterpret_cast<stored *>(param_address) + start;
-    const given *const grad_at = reinterpret_cast<const given *>(grad_address) + start;
-    Pack<stored, 4> param = {};
-    Pack<given, 4> grad = {};
-    if (together) {
-        param = load_pack<4>(param_at);
-        grad = load_pack<4>(grad_at);
-    } else {
-        #pragma unroll
-        for (int k = 0; k < 4; ++k) {
-            if (k >= count) continue;
-            param.x[k] = gaps ? *element_of(param_address, start + k, axes) : param_at[k];
-            grad.x[k] = grad_at[k];
-        }
-    }
-    State<4> state = {};
-    if (count > 0) {  // the arena has room up to the next whole block of codes
+    __device__ __forceinline__ void load(
+        const stored *param_at, const given *grad_at, const Memory &memory, long long offset
+    ) {
+        grad = load_pack<N>(grad_at);
+        param = load_pack<N>(param_at);
         state.load(memory, offset);
     }
-    const Pack<real, 4> square = square_moduli(param, grad, start, scalars);
-    Pack<real, 4> stepped;
-    #pragma unroll
-    for (int k = 0; k < 4; ++k) {
-        const real grad_k = Given::widen(grad.x[k]);
-        stepped.x[k] = state.step(k, param.x[k], grad_k, square.x[k], scalars);
-        if (k >= count) continue;
-        state.compare(k);
-    }
-    share_largest(state.largest);
-    if (count <= 0) return;
-    #pragma unroll
-    for (int k = 0; k < 4; ++k) {
-        param.x[k] = state.round(k, stepped.x[k], counter, scalars);
-    }
-    if (together) {
-        store_pack(param_at, param);
-    } else {
+
+    __device__ __forceinline__ void step(
+        unsigned int (&largest)[SLOTS], long long element, unsigned int counter,
+        const Scalars &scalars
+    ) {
+        const Pack<real, N> square = square_moduli(param, grad, element, scalars);
         #pragma unroll
-        for (int k = 0; k < 4; ++k) {
-            if (k >= count) continue;
-            *(gaps ? element_of(param_address, start + k, axes) : param_at + k) = param.x[k];
+        for (int k = 0; k < N; ++k) {
+            const real grad_k = Given::widen(grad.x[k]);
+            const real number = state.step(k, param.x[k], grad_k, square.x[k], scalars);
+            param.x[k] = state.narrow(k, number, counter, scalars);
+            state.compare(k, largest);
         }
     }
-    state.store(memory, offset);
-    if (threadIdx.x % 64u == 0u) {
-        state.store_scales(memory, offset);
+
+    __device__ __forceinline__ void store_state(
+        const unsigned int (&largest)[SLOTS], const Memory &memory, long long offset,
+        unsigned int counter, const Scalars &scalars
+    ) {
+        #pragma unroll
+        for (int k = 0; k < N; ++k) state.round(k, counter, scalars, largest);
+        state.store(memory, offset, largest);
+    }
+};
+
+__device__ __forceinline__ void update_block(
+    const long long *addresses, const Block &block, const long long *table,
+    const Memory &memory, const Scalars &scalars
+) {
+    const long long param_address = addresses[block.parameter];
+    const long long grad_address = addresses[CAPACITY + block.parameter];
+    if (grad_address == 0) return;  // no gradient in this step
+    const int first = threadIdx.x / WARP * CODES, lane = threadIdx.x % WARP;
+    const int rest = block.count - first, count = rest < CODES ? rest : CODES;
+    if (count <= 0) return;  // all threads of the warp leave
+    const long long start = block.start + first, offset = block.offset + first;
+    const Memory own = memory.from(offset);
+    const unsigned int counter = block.counter + first;
+    stored *const param_at = reinterpret_cast<stored *>(param_address) + start;
+    const given *const grad_at = reinterpret_cast<const given *>(grad_address) + start;
+    unsigned int largest[SLOTS] = {};
+    if (count == CODES && block.axes < 0 && param_address % (4 * sizeof(stored)) == 0
+        && grad_address % (4 * sizeof(given)) == 0) {
+        const int k = 4 * lane, l = k + CODES / 2;
+        Elements<4> some, more;
+        some.load(param_at + k, grad_at + k, own, k);
+        more.load(param_at + l, grad_at + l, own, l);
+        some.step(largest, start + k, counter + k, scalars);
+        store_pack(param_at + k, some.param);
+        more.step(largest, start + l, counter + l, scalars);
+        store_pack(param_at + l, more.param);
+        #pragma unroll
+        for (int n = 0; n < SLOTS; ++n) largest[n] = largest_of_warp(largest[n]);
+        some.store_state(largest, own, k, counter + k, scalars);
+        more.store_state(largest, own, l, counter + l, scalars);
+    } else {  // a few elements at a time, each computed twice: there is not much of this kind
+        const long long *const axes = table + block.axes;
+        #pragma unroll 1
+        for (int written = 0; written < 2; ++written) {
+            #pragma unroll 1
+            for (int k = UNIT * lane; k < count; k += UNIT * WARP) {
+                stored *const at = block.axes >= 0
+                    ? element_of(param_address, start + k, axes) : param_at + k;
+                Elements<UNIT> some;
+                some.load(at, grad_at + k, own, k);
+                unsigned int here[SLOTS] = {};
+                some.step(here, start + k, counter + k, scalars);
+                if (written == 0) {
+                    #pragma unroll
+                    for (int n = 0; n < SLOTS; ++n) largest[n] = max_of(largest[n], here[n]);
+                } else {
+                    store_pack(at, some.param);
+                    some.store_state(largest, own, k, counter + k, scalars);
+                }
+            }
+            if (written == 0) {
+                #pragma unroll
+                for (int n = 0; n < SLOTS; ++n) largest[n] = largest_of_warp(largest[n]);
+            }
+        }
+    }
+    __syncwarp();  // all have read the scales
+    if (lane != 0) return;
+    #pragma unroll
+    for (int n = 0; n < SLOTS; ++n) {
+        own.scales[n * (own.pitch / CODES)] = scale_of(largest[n]);
     }
 }
 

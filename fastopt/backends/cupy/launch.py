@@ -12,12 +12,13 @@ import numpy as np
 
 from fastopt.backends.cupy import control_source, pass_source
 from fastopt.backends.cupy import source as cupy_source
-from fastopt.backends.cupy.source import CAPACITY, LARGE_CAPACITY, THREADS, blocks
+from fastopt.backends.cupy.shapes import SHAPES, shape_of
+from fastopt.backends.cupy.source import CAPACITY, LARGE_CAPACITY, Addresses, block_length, blocks
 from fastopt.core import arrays
 from fastopt.core.arrays import Array, Extents
 from fastopt.core.buckets import Arena, Gradients, Parameter
 from fastopt.core.dtypes import UpdateSpec, dtype_of, real_dtype
-from fastopt.core.norms import LANES, TILE
+from fastopt.core.norms import TILE
 from fastopt.core.passes import derived_of
 from fastopt_kernels import Rule
 
@@ -82,9 +83,10 @@ class Kernels:
             return False
         return True
 
-    def capacity(self, parameters: int) -> int:
-        """Return how many parameters a launch takes where there are so many on this device."""
-        return LARGE_CAPACITY if parameters > CAPACITY and self._large_arguments else CAPACITY
+    def addresses(self, parameters: int) -> Addresses:
+        """Return how launches take addresses where there are so many parameters on this device."""
+        large = parameters > CAPACITY and self._large_arguments
+        return Addresses(LARGE_CAPACITY if large else CAPACITY, self.by_value)
 
     @cached_property
     def _large_arguments(self) -> bool:
@@ -112,7 +114,7 @@ def _compiler_version(cuda: Any) -> list[int]:
 
 
 class LaunchBatch:
-    """At most ``capacity`` parameters: those whose addresses fit a launch.
+    """Those parameters from the ``first`` on whose addresses fit a launch.
 
     Nothing here waits for the device. What a kernel reads is never freed before: static tables and
     the arena live as long as the bucket's CupyKernel; what is allocated in a step (converted
@@ -128,29 +130,28 @@ class LaunchBatch:
         parameters: Sequence[Parameter],
         arena: Arena,
         first: int,
-        capacity: int,
+        how: Addresses,
     ) -> None:
         self._kernels = kernels
-        self._capacity = capacity
+        self._how = how
         self._memory = [part.reshape(-1) for part in arena.parts]
         self._pitch = arena.exact.shape[1]
         self._updates: dict[tuple[Any, bool], Any] = {}
         self._packed: tuple[Any, Any] = (None, None)  # the last addresses, as a kernel takes them
         self.first = first
-        self._range = slice(first, first + capacity)
+        self._range = slice(first, first + how.capacity)
         self._parameters = parameters[self._range]
-        self._addresses = np.zeros((2, capacity), np.int64)
+        self._addresses = np.zeros((2, how.capacity), np.int64)
         own = [arrays.address(parameter.flat) for parameter in self._parameters]
         self._addresses[0, : len(own)] = own
         self._rule = rule
         self._spec = spec
         self._derives = bool(derived_of(rule, spec).names)
-        self._blocks, self.count = self._table(
-            THREADS * cupy_source.pack(spec), bool(spec.random_scalars), spec.members
-        )
+        self._threads = shape_of(rule, spec).threads
+        self._blocks, self.count = self._table(block_length(spec, self._threads), spec.members)
 
-    def _table(self, length: int, draws: bool = False, members: bool = False) -> tuple[Array, int]:
-        table, count = blocks(self._parameters, length, draws, members)
+    def _table(self, length: int, members: bool = False) -> tuple[Array, int]:
+        table, count = blocks(self._parameters, length, members)
         return self._kernels.cupy.asarray(table), count
 
     def _with(self, grads: Array) -> Any:
@@ -159,7 +160,7 @@ class LaunchBatch:
             return self._packed[1]
         own = grads[self._range]
         self._addresses[1, : len(own)] = own
-        if self._kernels.by_value:
+        if self._how.by_value:
             self._packed = grads, np.void(self._addresses.tobytes())
             return self._packed[1]
         return self._kernels.cupy.asarray(self._addresses.reshape(-1))
@@ -186,15 +187,13 @@ class LaunchBatch:
         if kernel is None:
             kernel = self._updates[grad_dtype, from_table] = self._update(grad_dtype, from_table)
         numbers = (*scalars, *self._derived(derived), *self._memory)
-        size = self.count * THREADS
-        kernel(
-            self._with(grads), self._blocks, self._pitch, *numbers, size=size, block_size=THREADS
-        )
+        leading = (self._with(grads), self._blocks, self._pitch)
+        self._run(kernel, self.count, self._threads, *leading, *numbers)
 
     def _update(self, grad_dtype: Any, from_table: bool) -> Any:
         """Return the update kernel for gradients of a dtype."""
         spec, looked_up = self._spec.with_gradients(grad_dtype), from_table or self._spec.members
-        about = (self._rule, spec, self._kernels.by_value, looked_up, self._capacity)
+        about = (self._rule, spec, self._how, looked_up)
         return self._kernels.of(cupy_source.kernel, *about)
 
     def _derived(self, derived: Array | None) -> tuple[Any, ...]:
@@ -207,26 +206,21 @@ class LaunchBatch:
         grads: Array,
         scalars: Sequence[Any] | Array,
         derived: Array,
-        lanes: Array,
+        sums: Array,
         first: int,
         tiles: int,
         from_table: bool,
     ) -> None:
-        """Launch the pass of this number; it writes the lanes of its sums.
+        """Launch the pass of this number; it writes its sums by tiles.
 
-        They are those of ``tiles`` tiles in all for each sum; this part's begin at the ``first``.
+        There are ``tiles`` tiles in all for each sum; this part's begin at the ``first``.
         """
-        about = (
-            self._rule,
-            self._spec.with_gradients(grad_dtype),
-            self._kernels.by_value,
-            from_table,
-        )
-        kernel = self._kernels.of(pass_source.sums, *about, number, self._capacity)
+        about = (self._rule, self._spec.with_gradients(grad_dtype), self._how, from_table, number)
+        kernel = self._kernels.of(pass_source.sums, *about)
         table, own = self._tile_table
         arguments = (self._with(grads), table, self._pitch, *scalars)
-        arguments += (*self._derived(derived), first, tiles, *self._memory, lanes)
-        kernel(*arguments, size=own * LANES, block_size=LANES)
+        arguments += (*self._derived(derived), first, tiles, *self._memory, sums)
+        self._run(kernel, own, SHAPES["pass"].threads, *arguments)
 
     def follow(
         self,
@@ -241,12 +235,12 @@ class LaunchBatch:
         ``arguments`` are the starts and sizes of arrays, counts, a table, the sums, and how many
         tiles these are of.
         """
-        about = (self._rule, self._spec, number, self._kernels.by_value, self._capacity)
+        about = (self._rule, self._spec, number, self._how)
         kernel = self._kernels.of(pass_source.follow, *about)
         starts, sizes, *rest = arguments
-        size = len(self._parameters) * LANES
         leading = (self._with(grads), starts, sizes, self.first, *rest)
-        kernel(*leading, remembered, derived, size=size, block_size=LANES)
+        threads = SHAPES["follow"].threads
+        self._run(kernel, len(self._parameters), threads, *leading, remembered, derived)
 
     @cached_property
     def _tile_table(self) -> tuple[Array, int]:
@@ -261,9 +255,7 @@ class LaunchBatch:
         self, grad_dtype: Any, grads: Array, factor: float, sums: Array, first: int
     ) -> None:
         """Sum the squares of (factor * gradient) by tiles, from the first tile's place on."""
-        kernel = self._kernels.of(
-            control_source.squares, grad_dtype, self._kernels.by_value, self._capacity
-        )
+        kernel = self._kernels.of(control_source.squares, grad_dtype, self._how)
         self._over_tiles(kernel, grad_dtype, grads, first, factor, sums)
 
     def squares_to_decide(
@@ -271,15 +263,19 @@ class LaunchBatch:
     ) -> None:
         """Write all the sums that a decision needs, from the first tile's place on."""
         text = control_source.squares_to_decide
-        kernel = self._kernels.of(
-            text, grad_dtype, self._kernels.by_value, layout.wide, self._capacity
-        )
+        kernel = self._kernels.of(text, grad_dtype, self._how, layout.wide)
         self._over_tiles(kernel, grad_dtype, grads, first, layout.tiles, sums)
 
     def _over_tiles(self, kernel: Any, dtype: Any, grads: Array, first: int, *rest: Any) -> None:
         table, own = self._tile_table
-        size = -(-own // control_source.tiles_at_once(dtype)) * LANES
-        kernel(self._with(grads), table, first, own, *rest, size=size, block_size=LANES)
+        blocks_of_threads = -(-own // control_source.tiles_at_once(dtype))
+        arguments = (self._with(grads), table, first, own, *rest)
+        self._run(kernel, blocks_of_threads, SHAPES["squares"].threads, *arguments)
+
+    @staticmethod
+    def _run(kernel: Any, count: int, threads: int, *arguments: Any) -> None:
+        """Launch so many blocks of threads."""
+        kernel(*arguments, size=count * threads, block_size=threads)
 
 
 # -------------------------------------------------------------------------------------------------

@@ -1,8 +1,7 @@
 // Where parameters, gradients and state stand in memory.
 //
 // From Python: the formats Stored (of parameters) and Given (of gradients) and their types `stored`
-// and `given`; the types `real` (of the arithmetic) and `code` (of state in 16 or 8 bits); the
-// fields of a block in the table of blocks, and FIELDS, how many it has.
+// and `given`; the types `real` (of the arithmetic) and `code` (of state in 16 or 8 bits); CODES.
 
 namespace fastopt {
 
@@ -20,7 +19,7 @@ template <int N, typename T> __device__ __forceinline__ void store_pack(
 }
 
 // The state of a bucket. The n-th slot of those in exact numbers begins at arena + n * pitch, of
-// those in codes at codes + n * pitch; every BLOCK codes share one of the scales.
+// those in codes at codes + n * pitch; every CODES codes share one of the scales.
 struct ConstMemory {
     const real *arena;
     const code *codes;
@@ -36,6 +35,11 @@ struct Memory {
 
     __device__ __forceinline__ operator ConstMemory() const {
         return {arena, codes, scales, pitch};
+    }
+
+    // What begins at an offset within the slots, a multiple of CODES if there are scales.
+    __device__ __forceinline__ Memory from(long long offset) const {
+        return {arena + offset, codes + offset, scales + offset / CODES, pitch};
     }
 };
 
@@ -58,11 +62,6 @@ __device__ __forceinline__ real number_of(stored param, real master) {
     const real widened = Stored::widen(param);
     if (Stored::widen(Stored::narrow(master)) != widened) return widened;
     return master;
-}
-
-// The counter of a block's first random bits; 0 in a kernel that draws none.
-__device__ __forceinline__ unsigned int counter_of(const long long *block) {
-    return FIELDS > COUNTER ? (unsigned int)block[COUNTER] : 0u;
 }
 
 }  // namespace fastopt

@@ -2,7 +2,7 @@
 //
 // A tile is summed by LANES / WIDTH threads. Each takes the WIDTH lanes whose elements one load of 16
 // bytes brings, so a block of LANES threads sums WIDTH tiles. From Python: Given, `given` and `real`,
-// of gradients; the fields of a block; CAPACITY, LANES, WIDTH.
+// of gradients; Block; CAPACITY, LANES, WIDTH; total.cuh.
 
 namespace fastopt {
 
@@ -30,19 +30,19 @@ template <int N> __device__ __forceinline__ void sum_squares(
     constexpr int GROUP = LANES / WIDTH;
     const int group = threadIdx.x / GROUP, mine = threadIdx.x % GROUP;
     const long long tile = (long long)blockIdx.x * WIDTH + group;
-    const long long *const block = &blocks[FIELDS * (tile < own ? tile : 0)];
-    const long long address = addresses[CAPACITY + block[PARAMETER]];
-    const given *const grad = reinterpret_cast<const given *>(address) + block[START];
-    const long long count = address != 0 && tile < own ? block[COUNT] : 0;
-    const long long whole = (address & 15) == 0 ? count / LANES * LANES : 0;  // in loads of 16 bytes
+    const Block block = reinterpret_cast<const Block *>(blocks)[tile < own ? tile : 0];
+    const long long address = addresses[CAPACITY + block.parameter];
+    const given *const grad = reinterpret_cast<const given *>(address) + block.start;
+    const int count = address != 0 && tile < own ? block.count : 0;
+    const int whole = (address & 15) == 0 ? count / LANES * LANES : 0;  // in loads of 16 bytes
     double lanes[N][WIDTH] = {};
     #pragma unroll 8
-    for (long long k = mine * WIDTH; k < whole; k += LANES) {
+    for (int k = mine * WIDTH; k < whole; k += LANES) {
         const Load load = *reinterpret_cast<const Load *>(&grad[k]);
         #pragma unroll
         for (int lane = 0; lane < WIDTH; ++lane) add_squares(load.of[lane], factors, lanes, lane);
     }
-    for (long long k = whole + mine * WIDTH; k < count; k += LANES) {
+    for (int k = whole + mine * WIDTH; k < count; k += LANES) {
         #pragma unroll
         for (int lane = 0; lane < WIDTH; ++lane) {
             if (k + lane < count) add_squares(grad[k + lane], factors, lanes, lane);
@@ -55,16 +55,9 @@ template <int N> __device__ __forceinline__ void sum_squares(
         for (int lane = 0; lane < WIDTH; ++lane) {
             shared[group][mine * WIDTH + lane] = lanes[n][lane];
         }
-        __syncthreads();
-        #pragma unroll
-        for (int width = LANES / 2; width != 0; width /= 2) {
-            for (int lane = mine; lane < width; lane += GROUP) {
-                shared[group][lane] += shared[group][lane + width];
-            }
-            __syncthreads();
-        }
-        if (mine == 0 && tile < own) sums[first + tile + n * tiles] = shared[group][0];
-        __syncthreads();
+        const double sum = sum_of_lanes<GROUP>(shared[group], mine);
+        if (mine == 0 && tile < own) sums[first + tile + n * tiles] = sum;
+        __syncthreads();  // all have read it before `shared` is used again
     }
 }
 

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from string import Template
 from typing import Any
 
+from fastopt.backends.cupy.shapes import SHAPES
 from fastopt.backends.cupy.source import (
-    CAPACITY,
     OPTIONS,
-    addresses_of,
+    Addresses,
     begin,
     constants,
     fixed,
@@ -49,39 +49,30 @@ __device__ __forceinline__ void add_terms(
 """)
 
 _OPERATION = Template("""
-    double sums[$count] = {};
-    const bool there = fastopt::add_block(
-        $addresses, &blocks[0], &blocks[fastopt::FIELDS * blockIdx.x], $memory, {$scalars}, sums);
-    if (there) {
-        for (int n = 0; n < $count; ++n) {
-            const long long tile = n * tiles + first + blockIdx.x;
-            lanes[tile * fastopt::LANES + threadIdx.x] = sums[n];
-        }
-    }
+    fastopt::sum_tile<$count>(
+        $addresses, block, &blocks[0], $memory, {$scalars}, &sums[0], first + blockIdx.x, tiles);
 """)
 
 
 def sums(
     rule: Rule,
     spec: UpdateSpec,
-    by_value: bool,
+    addresses: Addresses,
     from_table: bool,
     number: int,
-    capacity: int = CAPACITY,
 ) -> dict[str, Any]:
     """Return the arguments of cupy.ElementwiseKernel for a pass, to be launched with LANES threads.
 
     The kernel takes what an update takes, with a block for each tile, then ``first`` (the tiles
     before those of this launch) and ``tiles``, how many there are of each sum in all. It writes
-    ``lanes``: for each sum those of the tiles that have a gradient.
+    ``sums`` of the tiles that have a gradient.
     """
     one = derived_of(rule, spec).passes[number]
     assert one.sums is not None
     declared, values, within = scalars_of(rule, spec, from_table)
-    addresses_declared, addresses = addresses_of(by_value, capacity)
     text = _OPERATION.substitute(
         count=len(one.sums.names),
-        addresses=addresses,
+        addresses=addresses.pointer,
         memory=memory_value(spec),
         scalars=", ".join(values),
     )
@@ -97,22 +88,22 @@ def sums(
         ),
     ]
     preamble = [
-        *(formats(spec, False, capacity), in_namespace("\n".join(generated))),
-        *(fixed("modulus"), fixed("pass")),
+        *(formats(spec, addresses, SHAPES["pass"]), in_namespace("\n".join(generated))),
+        *(fixed("total"), fixed("modulus"), fixed("pass")),
     ]
     return {
         "in_params": ", ".join(
             [
-                *(addresses_declared, "raw int64 blocks", "int64 pitch", *declared),
+                *(addresses.declared, "raw int64 blocks", "int64 pitch", *declared),
                 *("int64 first", "int64 tiles", *state),
             ]
         ),
-        "out_params": "raw float64 lanes",
+        "out_params": "raw float64 sums",
         "operation": within(text),
         "name": f"fastopt_{rule.name}_pass{number}" + ("_from_table" if from_table else ""),
         "preamble": "\n".join(preamble),
         "no_return": True,
-        "options": OPTIONS,
+        "options": (*OPTIONS, *SHAPES["pass"].options),
     }
 
 
@@ -165,18 +156,18 @@ _OVER_ARRAY = Template("""
     fastopt::follow(
         &sums[0], tiles, starts[array], starts[array + 1] - starts[array], sizes[array],
         &counts[0], &table[0], &remembered[array * $kept], &derived[array * $width + $first]);
+    return;
 """)
 
 _OVER_OPTIMIZER = """
     if (size == 0) return;
     fastopt::follow(
         &sums[0], tiles, 0, tiles, size, &counts[0], &table[0], &remembered[0], &derived[0]);
+    return;
 """
 
 
-def follow(
-    rule: Rule, spec: UpdateSpec, number: int, by_value: bool, capacity: int = CAPACITY
-) -> dict[str, Any]:
+def follow(rule: Rule, spec: UpdateSpec, number: int, addresses: Addresses) -> dict[str, Any]:
     """Return the arguments of the kernel that runs the function of a pass's memory.
 
     To be launched with a block of LANES threads for each array or, over the optimizer, with one. It
@@ -191,7 +182,6 @@ def follow(
     each = not one.over_optimizer
     kept = one.memory.names
     summed = one.sums.names if one.sums else ()
-    declared, addresses = addresses_of(by_value, capacity)
     width = len(derived_of(rule, spec).names)
     remember = _REMEMBER.substitute(
         load=lines(
@@ -214,15 +204,19 @@ def follow(
     return {
         "in_params": ", ".join(
             [
-                *([declared, "raw int64 starts", "raw int64 sizes"] if each else ["float64 size"]),
+                *(
+                    [addresses.declared, "raw int64 starts", "raw int64 sizes"]
+                    if each
+                    else ["float64 size"]
+                ),
                 *("int64 first_parameter", "raw int64 counts", "raw float64 table"),
                 *("raw float64 sums", "int64 tiles"),
             ]
         ),
         "out_params": "raw float64 remembered, raw float64 derived",
         "operation": _OVER_ARRAY.substitute(
-            addresses=addresses,
-            capacity=capacity,
+            addresses=addresses.pointer,
+            capacity=addresses.capacity,
             kept=len(kept),
             width=width,
             first=one.derived_columns.start,
@@ -234,7 +228,7 @@ def follow(
             [in_namespace(numbers), fixed("total"), in_namespace(remember), fixed("follow")]
         ),
         "no_return": True,
-        "options": OPTIONS,
+        "options": (*OPTIONS, *SHAPES["follow"].options),
     }
 
 

@@ -12,10 +12,12 @@ import numpy as np
 
 from fastopt.backends.cupy import control_source, pass_source
 from fastopt.backends.cupy.launch import BucketLaunch, Kernels, Lookup
+from fastopt.backends.cupy.shapes import SHAPES
+from fastopt.backends.cupy.source import Addresses
 from fastopt.core import arrays
 from fastopt.core.arrays import Array
 from fastopt.core.buckets import Bucket
-from fastopt.core.norms import LANES, tile_counts
+from fastopt.core.norms import tile_counts
 from fastopt.core.passes import Derived, Pass, derived_of, in_order
 
 
@@ -48,7 +50,7 @@ class Passes:
         self._never = self._cupy.asarray(np.full(1, control_source.NO_ROW, np.int64))
         tiles = sum(int(sum(tile_counts(p.size for p in b.parameters))) for b in buckets)
         most = max(counts, default=0) * tiles
-        self._lanes, self._sums = self._zeros(most * LANES), self._zeros(most)
+        self._sums = self._zeros(most)
 
     def _zeros(self, size: int) -> Array:
         zeros: Array = self._cupy.zeros(max(size, 1))
@@ -146,18 +148,16 @@ class Passes:
         if one.sums is None or not tiles:
             return tiles
         size = len(one.sums.names) * tiles
-        lanes = self._lanes[: size * LANES]
         full = all(len(w.lookups) == 1 and w.gradients.active is None for w, _, _ in parts)
         if not full:
-            lanes[...] = 0
+            self._sums[:size] = 0
         for work, number, _ in parts:
             derived = self._all[work.number].derived
             for chosen, table, _ in work.lookups:
                 table_arguments = (counts, scale[table.dtype], table)
-                about = (derived, lanes, first, tiles)
+                about = (derived, self._sums, first, tiles)
                 work.kernel.sums_from_table(number, work.gradients, chosen, table_arguments, *about)
             first += work.kernel.tiles()
-        self._kernels.of(control_source.halves)(lanes, self._sums[:size], size=size)
         return tiles
 
     def _over_arrays(
@@ -186,12 +186,13 @@ class Passes:
         there = [(work, number) for work, number, _ in together if work.there]
         work, number = there[0] if there else together[0][:2]
         bucket = self._all[work.number].bucket
-        about = (bucket.rule, bucket.spec, number, self._kernels.by_value)
+        about = (bucket.rule, bucket.spec, number, Addresses())
         kernel = self._kernels.of(pass_source.follow, *about)
         size = float(sum(self._size(work) for work, _, _ in together))
         table = self._rows_for_memory(work.lookups[0]) if work.lookups else self._made
         leading = (size, 0, counts if there else self._never, table, self._sums, tiles)
-        kernel(*leading, self._shared, self._made, size=LANES, block_size=LANES)
+        threads = SHAPES["follow"].threads
+        kernel(*leading, self._shared, self._made, size=threads, block_size=threads)
         for work, _, one in together:
             columns = [(k, one.derived_columns.start + k) for k in range(len(one.memory.scalars))]
             self._spread(self._all[work.number], self._made, 0, columns)

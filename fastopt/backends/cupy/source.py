@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from importlib.resources import files
 from string import Template
-from typing import Any, assert_never
+from typing import Any, NamedTuple, assert_never
 
 import numpy as np
 
+from fastopt.backends.cupy.shapes import SHAPES, Shape, shape_of
 from fastopt.backends.interface import COMMON_SCALARS, tiny_names
 from fastopt.core.arrays import Array
 from fastopt.core.buckets import Parameter
@@ -28,64 +29,86 @@ CAPACITY, LARGE_CAPACITY = 192, 1_500
 """Parameters per launch: two addresses of each fill 3 of the 4 KB that kernel arguments have, and
 24 of the 32 KB that they have from CUDA 12.1 and Volta on."""
 
-THREADS = 256
-"""Threads per block of an update; each takes the 16 bytes of an array that one instruction loads.
-A multiple of 64: so many threads share a block of int8 codes (``int8_update.cuh``)."""
-
 OPTIONS = ("--fmad=false",)
 """No fused multiply-add: each operation rounds once, as on the other backends."""
+
+ONCE = "    return;\n"
+"""The end of an operation that each thread runs once. CuPy puts a loop around it, and what another
+round would need would be kept: a third of the registers."""
 
 # -------------------------------------------------------------------------------------------------
 # The table that says of each block of a kernel's threads which elements are its own.
 
-BLOCK_FIELDS = ("parameter", "start", "count", "offset", "axes", "counter")
-"""What the table says of each block: which parameter, its first element there, how many elements,
-the offset of their state within a slot of the arena, and where the table goes on to say of a
-parameter with gaps how its elements stand in memory: the number of its axes, then the length of
-each and its stride in bytes; -1 for one without gaps. Last, only where a kernel draws random bits,
-the counter of its first element."""
+RECORD = np.dtype(
+    [(name, "i4") for name in ("parameter", "count", "axes")]
+    + [("counter", "u4"), ("start", "i8"), ("offset", "i8")]
+)
+"""What the table says of each block, in 32 bytes.
+
+Which parameter; how many elements; where the table goes on to say of a parameter with gaps how its
+elements stand in memory (in words of 8 bytes: the number of its axes, then the length of each and
+its stride in bytes; -1 for one without gaps; 31 bits do for 2**39 elements); the counter of the
+random bits of the first element; the first element, and the offset of its state within a slot of
+the arena.
+"""
 
 MEMBER_FIELDS = ("divisor", "members")
-"""What follows where parameters have members, after a counter that is not used: element k is of
-member k / divisor % members."""
-
-
-def field_count(draws: bool, members: bool = False) -> int:
-    """Return how many fields a block has; there is no counter where a kernel draws nothing."""
-    if members:
-        return len(BLOCK_FIELDS) + len(MEMBER_FIELDS)
-    return len(BLOCK_FIELDS) if draws else len(BLOCK_FIELDS) - 1
+"""What follows the blocks for each parameter where these have members: element k is of member
+k / divisor % members."""
 
 
 def blocks(
-    parameters: Sequence[Parameter], length: int, draws: bool = False, members: bool = False
+    parameters: Sequence[Parameter], length: int, members: bool = False
 ) -> tuple[Array, int]:
-    """Return the table of blocks, and how many there are.
+    """Return the table of blocks as int64, and how many there are.
 
-    It is a row of the fields for every ``length`` elements, then the axes that these refer to.
+    It is a RECORD for every ``length`` elements, then MEMBER_FIELDS of each parameter if they have
+    ``members``, then the axes that blocks refer to.
     """
     sizes = np.array([parameter.size for parameter in parameters], np.int64)
     counts = -(-sizes // length)
     which = np.repeat(np.arange(len(sizes)), counts)
+    table = np.zeros(len(which), RECORD)
     start = (np.arange(len(which)) - np.repeat(np.cumsum(counts) - counts, counts)) * length
-    offset = np.array([parameter.offset for parameter in parameters], np.int64)[which] + start
-    count = np.minimum(sizes[which] - start, length)
-    axes_at, axes = np.full(len(sizes), -1), [np.zeros(0, np.int64)]
-    end = field_count(draws, members) * len(which)
+    streams = np.array([parameter.stream for parameter in parameters], np.int64)
+    offsets = np.array([parameter.offset for parameter in parameters], np.int64)
+    found = [parameter.member or (1, 1) for parameter in parameters] if members else []
+    more = [np.array(found, np.int64).reshape(-1)]
+    axes_at = np.full(len(sizes), -1)
+    end = table.nbytes // 8 + more[0].size
     for k, parameter in enumerate(parameters):
         if parameter.strided:
             pairs = np.array(parameter.axes(), np.int64)
             axes_at[k] = end
-            axes.append(np.array([len(pairs), *pairs.reshape(-1)]))
-            end += axes[-1].size
-    columns = [which, start, count, offset, axes_at[which]]
-    if draws or members:
-        streams = np.array([parameter.stream for parameter in parameters], np.int64)
-        columns.append((streams[which] + start) % 2**32)
-    if members:
-        found = [parameter.member or (1, 1) for parameter in parameters]
-        columns.extend(np.array(found, np.int64).reshape(-1, 2)[which].T)
-    return np.concatenate([np.stack(columns, axis=1).reshape(-1), *axes]), len(which)
+            more.append(np.array([len(pairs), *pairs.reshape(-1)]))
+            end += more[-1].size
+    table["parameter"], table["axes"] = which, axes_at[which]
+    table["start"], table["count"] = start, np.minimum(sizes[which] - start, length)
+    table["offset"] = offsets[which] + start
+    table["counter"] = (streams[which] + start) % 2**32
+    return np.concatenate([table.view(np.int64), *more]), len(which)
+
+
+class Addresses(NamedTuple):
+    """How the addresses of parameters, and of as many gradients (0: none), reach a kernel.
+
+    As a void scalar ``by_value``, which costs no copy to the device; otherwise in an array there.
+    """
+
+    capacity: int = CAPACITY
+    by_value: bool = True
+
+    @property
+    def declared(self) -> str:
+        """The declaration, for the first place: a void scalar has no alignment of its own."""
+        return f"V{16 * self.capacity} addresses" if self.by_value else "raw int64 addresses"
+
+    @property
+    def pointer(self) -> str:
+        """The pointer to them in the text of a kernel."""
+        return (
+            "reinterpret_cast<const long long *>(&addresses)" if self.by_value else "&addresses[0]"
+        )
 
 
 # -------------------------------------------------------------------------------------------------
@@ -105,7 +128,7 @@ def in_namespace(text: str) -> str:
 
 def constants(**values: bool | int | float | str) -> str:
     """Return definitions of constants; one that is a string is the text of an unsigned int."""
-    types = {bool: "bool", int: "long long", float: "double", str: "unsigned int"}
+    types = {bool: "bool", int: "int", float: "double", str: "unsigned int"}
     return "\n".join(
         f"constexpr {types[type(value)]} {name} = "
         f"{str(value).lower() if isinstance(value, bool) else value};"
@@ -117,6 +140,14 @@ def indices(*tables: Sequence[str]) -> str:
     """Return constants for the indices of the fields of some tables, named as the fields."""
     pairs = [pair for table in tables for pair in enumerate(table)]
     return "\n".join(f"enum {{ {name.upper()} = {k} }};" for k, name in pairs)
+
+
+def block_struct() -> str:
+    """Return the definition of a block: an array of them begins at a multiple of 16 bytes."""
+    types = {"int32": "int", "uint32": "unsigned int", "int64": "long long"}
+    fields = [f"{types[RECORD[name].name]} {name};" for name in RECORD.names or ()]
+    size = f'static_assert(sizeof(Block) == {RECORD.itemsize}, "two loads of 16 bytes");'
+    return f"struct alignas(16) Block {{ {' '.join(fields)} }};\n{size}\n"
 
 
 def lines(made: Iterable[str]) -> str:
@@ -160,28 +191,24 @@ CODE = {kind: TYPE[dtype.name] for kind, dtype in CODE_DTYPES.items()}
 """The C++ type of the codes of state."""
 
 
-def formats(spec: UpdateSpec, drawn: bool = True, capacity: int = CAPACITY) -> str:
-    """Return all that reads and writes numbers, and says where they stand.
-
-    Without ``drawn`` the table of blocks has no counters, though the update draws random bits.
-    """
-    draws = bool(spec.random_scalars)
+def formats(spec: UpdateSpec, addresses: Addresses, shape: Shape) -> str:
+    """Return all that reads and writes numbers, and says where they stand."""
     text = [
-        in_namespace(indices((*BLOCK_FIELDS, *MEMBER_FIELDS) if spec.members else BLOCK_FIELDS)),
+        in_namespace(block_struct() + indices(MEMBER_FIELDS) * spec.members),
         in_namespace(
             constants(
-                FIELDS=field_count(draws and drawn, spec.members),
-                CAPACITY=capacity,
-                THREADS=THREADS,
+                CAPACITY=addresses.capacity,
+                THREADS=shape.threads,
                 LANES=LANES,
                 PACK=pack(spec),
+                CODES=BLOCK,
                 MODULUS=spec.modulus,
                 UNIT=2 if spec.modulus else 1,
             )
         ),
         fixed("numbers"),
     ]
-    if draws:
+    if spec.random_scalars:
         text += [
             in_namespace(
                 constants(
@@ -238,49 +265,54 @@ _STEP = Template("""
         return number;
     }
 
-    // The parameter of element k as it is stored; the state is rounded to what is stored of it.
-    __device__ __forceinline__ stored round(
+    // The parameter of element k as it is stored.
+    __device__ __forceinline__ stored narrow(
         int k, real number, unsigned int counter, const Scalars &scalars
     ) {
-        $round
+        $keep
         return $narrowed;
     }
 
-    __device__ __forceinline__ void store(const Memory &memory, long long offset) const {
+    // Round the state of element k to what is stored of it.
+    __device__ __forceinline__ void round(
+        int k, unsigned int counter, const Scalars &scalars$largest
+    ) {
+        $round
+    }
+
+    __device__ __forceinline__ void store(const Memory &memory, long long offset$largest) const {
         $store
     }
 """)
 
-_INT8 = Template("""
+_COMPARE = Template("""
     // Take the numbers of element k into the largest magnitudes.
-    __device__ __forceinline__ void compare(int k) {
+    __device__ __forceinline__ void compare(int k, unsigned int (&largest)[$slots]) const {
         $compare
     }
-
-    __device__ __forceinline__ void store_scales(const Memory &memory, long long offset) const {
-        $store_scales
-    }
 """)
+
+_SCALE_AT = "memory.scales[{} * (memory.pitch / CODES) + offset / CODES]"
 
 
 def state_of(rule: Rule, spec: UpdateSpec, update: bool = True) -> str:
     """Return ``struct State``; without ``update`` it can be read alone."""
     coded = rule.state if spec.state != "real" else ()
     exact = [*(() if coded else rule.state), *spec.masters, *(spec.limits if update else ())]
-    members = [f"Pack<code, N> {slot}; Pack<real, N> {slot}_now;" for slot in coded]
+    int8 = spec.state == "int8"
+    codes = "Codes<N>" if int8 else "Pack<code, N>"
+    members = [f"{codes} {slot}; Pack<real, N> {slot}_now;" for slot in coded]
     members += [f"Pack<real, N> {slot};" for slot in exact]
     codes_at = [f"memory.codes + {n} * memory.pitch + offset" for n in range(len(coded))]
     exact_at = [f"memory.arena + {n} * memory.pitch + offset" for n in range(len(exact))]
-    scales = [
-        f"memory.scales[{n} * (memory.pitch / {BLOCK}) + offset / {BLOCK}]"
-        for n in range(len(coded))
-    ]
+    get = "{0}.load({1});" if int8 else "{0} = load_pack<N>({1});"
+    put = "{0}.store({1}, largest[{2}]);" if int8 else "store_pack({1}, {0});"
     load = [
-        *(f"{slot} = load_pack<N>({at});" for slot, at in zip(coded, codes_at, strict=True)),
+        *(get.format(slot, at) for slot, at in zip(coded, codes_at, strict=True)),
         *(f"{slot} = load_pack<N>({at});" for slot, at in zip(exact, exact_at, strict=True)),
     ]
     store = [
-        *(f"store_pack({at}, {slot});" for slot, at in zip(coded, codes_at, strict=True)),
+        *(put.format(slot, codes_at[n], n) for n, slot in enumerate(coded)),
         *(
             f"store_pack({at}, {slot});"
             for slot, at in zip(exact, exact_at, strict=True)
@@ -288,26 +320,25 @@ def state_of(rule: Rule, spec: UpdateSpec, update: bool = True) -> str:
         ),
     ]
     more = ""
-    if spec.state == "int8":
+    if int8:
         members += [f"float {slot}_scale;" for slot in coded]
-        load += [f"{slot}_scale = {at};" for slot, at in zip(coded, scales, strict=True)]
+        load += [f"{slot}_scale = {_SCALE_AT.format(n)};" for n, slot in enumerate(coded)]
     if update:
         arguments = [*(now(slot, spec) for slot in rule.state), *(f"{s}.x[k]" for s in spec.limits)]
         more += _STEP.substitute(
             arguments=" ".join(f"{name}," for name in arguments),
             round=members_lines(_round(rule, spec)),
+            keep=members_lines(_keep(rule, spec)),
             narrowed=_narrowed(rule, spec),
             store=members_lines(store),
+            largest=f", const unsigned int (&largest)[{len(coded)}]" if int8 else "",
         )
-    if update and spec.state == "int8":
-        members.append(f"unsigned int largest[{len(coded)}];")
-        more += _INT8.substitute(
+    if update and int8:
+        more += _COMPARE.substitute(
+            slots=len(coded),
             compare=members_lines(
                 f"largest[{n}] = max_of(largest[{n}], bits_of({slot}_now.x[k]) & 0x7fffffffu);"
                 for n, slot in enumerate(coded)
-            ),
-            store_scales=members_lines(
-                f"{at} = scale_of(largest[{n}]);" for n, at in enumerate(scales)
             ),
         )
     return _STATE.substitute(
@@ -334,31 +365,32 @@ def _decode(rule: Rule, spec: UpdateSpec) -> Iterator[str]:
         if spec.state == "bfloat16":
             yield f"{slot}_now.x[k] = from_bfloat16({slot}.x[k]);"
         elif spec.state == "int8":
-            yield f"{slot}_now.x[k] = from_int8<{_sign(rule, slot)}>({slot}.x[k], {slot}_scale);"
+            yield f"{slot}_now.x[k] = from_int8<{_sign(rule, slot)}>({slot}, k, {slot}_scale);"
         elif spec.state != "real":
             assert_never(spec.state)
 
 
 def _round(rule: Rule, spec: UpdateSpec) -> Iterator[str]:
-    """Yield the lines that draw random bits, 32 for two slots, and round the state of element k."""
-    slots = len(rule.state) * (spec.state != "real") + spec.stochastic
-    first = len(rule.state) if spec.state == "real" else 0
-    words = sorted({slot // 2 for slot in range(first, first + slots)})
-    if words:
-        high, low = (f"(unsigned int)scalars.{name}" for name in spec.random_scalars)
-        yield f"const unsigned int key = {high} << 16 | {low};"
-    for word in words:
-        yield f"const unsigned int bits{word} = random_bits(counter + k, key, {word}u);"
-    if spec.master:
-        yield "master.x[k] = number;"
+    """Yield the lines that round the state of element k."""
+    if spec.state == "real":
+        return
+    yield from _bits(spec, range(len(rule.state)))
     for n, slot in enumerate(rule.state):
         if spec.state == "bfloat16":
             yield f"{slot}.x[k] = to_bfloat16({slot}_now.x[k], {_draw_of(n)});"
         elif spec.state == "int8":
             about = f"{slot}_now.x[k], largest[{n}], {_draw_of(n, CUT_OFF)}"
-            yield f"{slot}.x[k] = to_int8<{_sign(rule, slot)}>({about});"
-        elif spec.state != "real":
+            yield f"{slot}.set(k, to_int8<{_sign(rule, slot)}>({about}));"
+        else:
             assert_never(spec.state)
+
+
+def _keep(rule: Rule, spec: UpdateSpec) -> Iterator[str]:
+    """Yield the lines that stand before the parameter as it is stored."""
+    if spec.master:
+        yield "master.x[k] = number;"
+    if spec.stochastic:
+        yield from _bits(spec, [len(rule.state)])
 
 
 def _narrowed(rule: Rule, spec: UpdateSpec) -> str:
@@ -367,6 +399,14 @@ def _narrowed(rule: Rule, spec: UpdateSpec) -> str:
         return "Stored::narrow(number)"
     number = "Float32InFloat64::narrow(number)" if spec.widened else "number"
     return f"to_{spec.stored.name}({number}, {_draw_of(len(rule.state))})"
+
+
+def _bits(spec: UpdateSpec, slots: Iterable[int]) -> Iterator[str]:
+    """Yield the lines that draw random bits for element k: 32 for two slots."""
+    high, low = (f"(unsigned int)scalars.{name}" for name in spec.random_scalars)
+    yield f"const unsigned int key = {high} << 16 | {low};"
+    for word in sorted({slot // 2 for slot in slots}):
+        yield f"const unsigned int bits{word} = random_bits(counter + k, key, {word}u);"
 
 
 def _draw_of(slot: int, size: int = 16) -> str:
@@ -543,9 +583,13 @@ def _keep_bounds(rule: Rule, spec: UpdateSpec) -> Iterator[str]:
 # The kernel of an update.
 
 _UPDATE_OPERATION = Template("""
-    fastopt::update_block(
-        $addresses, &blocks[0], &blocks[fastopt::FIELDS * blockIdx.x], $memory, {$scalars});
+    fastopt::update_block($addresses, block, &blocks[0], $memory, {$scalars});
 """)
+
+# The whole block at once, by two loads of 16 bytes.
+_BLOCK = """
+    const fastopt::Block block = reinterpret_cast<const fastopt::Block *>(&blocks[0])[blockIdx.x];
+"""
 
 # A row of scalars that was chosen on the device, or none: see decide.cuh.
 _FROM_TABLE = Template("""
@@ -558,8 +602,8 @@ _FROM_TABLE = Template("""
 # The rows of the members in such a step.
 _FROM_MEMBERS = Template("""
     if (counts[0] >= 0) {
-        const long long *const block = &blocks[fastopt::FIELDS * blockIdx.x];
-        const long long members = block[fastopt::MEMBERS];
+        const long long *const own = &blocks[4ll * gridDim.x + 2ll * block.parameter];
+        const long long members = own[fastopt::MEMBERS];
         const fastopt::real *const rows = &table[counts[0] * members * ${width}ll];
         $update
     }
@@ -567,13 +611,19 @@ _FROM_MEMBERS = Template("""
 
 
 def pack(spec: UpdateSpec) -> int:
-    """Return how many elements one thread takes at once: 16 bytes of each exact slot of state.
+    """Return how many elements one thread takes at once, by the table of shapes.
 
     In float64 with fragments it is half of that: two elements at once would take more registers
     than leave room for two blocks of threads.
     """
-    elements = 16 // spec.real.itemsize
-    return 1 if spec.real.itemsize == 8 and spec.fragments and not spec.modulus else elements
+    elements = SHAPES["update"].load // spec.real.itemsize
+    half = spec.real.itemsize == 8 and spec.fragments and not spec.modulus
+    return elements // 2 if half else elements
+
+
+def block_length(spec: UpdateSpec, threads: int) -> int:
+    """Return how many elements so many threads take; a warp takes a whole block of int8 codes."""
+    return threads // 32 * BLOCK if spec.state == "int8" else threads * pack(spec)
 
 
 def memory(spec: UpdateSpec) -> list[tuple[str, str]]:
@@ -606,43 +656,42 @@ def scalar_names(rule: Rule, spec: UpdateSpec) -> list[str]:
 def kernel(
     rule: Rule,
     spec: UpdateSpec,
-    by_value: bool,
+    addresses: Addresses,
     from_table: bool = False,
-    capacity: int = CAPACITY,
 ) -> dict[str, Any]:
     """Return the arguments of cupy.ElementwiseKernel for a rule and a format of parameters.
 
-    The kernel takes ``addresses`` (of ``capacity`` parameters, then of as many gradients, 0 where
-    there is none), ``blocks``, ``pitch`` (elements of a slot), the scalars, and ``arena``; where
-    state is in codes also ``codes`` and, for 8 bits, ``scales``. The addresses travel as a void
-    scalar ``by_value``, which costs no copy to the device; otherwise in an array there.
+    The kernel takes ``addresses``, ``blocks``, ``pitch`` (elements of a slot), the scalars, and
+    ``arena``; where state is in codes also ``codes`` and, for 8 bits, ``scales``.
     ``from_table`` the scalars are in device memory: it takes ``counts``, whose first element is the
     row of this step (-1: do nothing), ``scale``, which that row's gradient scale is multiplied by,
     and ``table``; with members always, and the rows of a step are then as many as they are. Derived
     scalars, if there are any, are in a row of ``derived`` for each parameter; that of the first
     address is row ``first_parameter``.
     """
-    from_table = from_table or spec.members
+    from_table, shape = from_table or spec.members, shape_of(rule, spec)
     declared, values, operation = scalars_of(rule, spec, from_table)
-    addresses_declared, addresses = addresses_of(by_value, capacity)
     text = _UPDATE_OPERATION.substitute(
-        addresses=addresses, memory=memory_value(spec), scalars=", ".join(values)
+        addresses=addresses.pointer, memory=memory_value(spec), scalars=", ".join(values)
     )
     return {
-        "in_params": ", ".join([addresses_declared, "raw int64 blocks", "int64 pitch", *declared]),
+        "in_params": ", ".join([addresses.declared, "raw int64 blocks", "int64 pitch", *declared]),
         "out_params": ", ".join(f"raw {dtype} {name}" for dtype, name in memory(spec)),
         "operation": operation(text),
         "name": f"fastopt_{rule.name}" + "_from_table" * from_table,
-        "preamble": _preamble(rule, spec, capacity),
+        "preamble": _preamble(rule, spec, addresses, shape),
         "no_return": True,
-        "options": OPTIONS,
+        "options": (*OPTIONS, *shape.options),
     }
 
 
-def _preamble(rule: Rule, spec: UpdateSpec, capacity: int) -> str:
+def _preamble(rule: Rule, spec: UpdateSpec, addresses: Addresses, shape: Shape) -> str:
     generated = [*scalars_and_squares(rule, spec), _element(rule, spec), state_of(rule, spec)]
-    last = "int8_update" if spec.state == "int8" else "update"
-    numbers = formats(spec, capacity=capacity)
+    last = "update"
+    if spec.state == "int8":
+        generated.append(constants(SLOTS=len(rule.state)))
+        last = "int8_update"
+    numbers = formats(spec, addresses, shape)
     return "\n".join([numbers, in_namespace("\n".join(generated)), fixed("modulus"), fixed(last)])
 
 
@@ -660,30 +709,20 @@ def scalars_of(
         declared = ["raw int64 counts", f"raw {spec.real} scale", f"raw {spec.real} table"]
         values = ["row[0] * scale[0]", *[f"row[{k}]" for k in range(1, len(names))]]
     if spec.members:
-        values = ["rows", "scale[0]", "block[fastopt::DIVISOR]", "members"]
-    before = ""
+        values = ["rows", "scale[0]", "own[fastopt::DIVISOR]", "members"]
+    before = _BLOCK
     if derived:
         declared = [*declared, "raw float64 derived", "int64 first_parameter"]
-        parameter = "(first_parameter + blocks[fastopt::FIELDS * blockIdx.x])"
-        before = f"const double *const made = &derived[{parameter} * {len(derived)}ll];"
+        at = f"(first_parameter + block.parameter) * {len(derived)}ll"
+        before = f"{before}\nconst double *const made = &derived[{at}];"
         real = "static_cast<fastopt::real>"
         values = [*values, *(f"{real}(made[{k}])" for k in range(len(derived)))]
 
     def within(text: str) -> str:
-        text = f"{before}\n{text.strip()}" if before else text
-        if not from_table:
-            return text
-        look_up = _FROM_MEMBERS if spec.members else _FROM_TABLE
-        return look_up.substitute(width=len(names), update=text.strip())
+        text = text.strip()
+        if from_table:
+            look_up = _FROM_MEMBERS if spec.members else _FROM_TABLE
+            text = look_up.substitute(width=len(names), update=text)
+        return f"{before}\n{text}\n{ONCE}"
 
     return declared, values, within
-
-
-def addresses_of(by_value: bool, capacity: int = CAPACITY) -> tuple[str, str]:
-    """Return the declaration of a kernel's ``addresses``, and the pointer to them in its text.
-
-    They are declared first, so that they are aligned: a void scalar has no alignment of its own.
-    """
-    if by_value:
-        return f"V{16 * capacity} addresses", "reinterpret_cast<const long long *>(&addresses)"
-    return "raw int64 addresses", "&addresses[0]"

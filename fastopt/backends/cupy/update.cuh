@@ -1,8 +1,8 @@
 // An update whose state is in exact numbers or 16 bits: one thread needs nothing of another.
 //
-// From Python: State and Scalars; CAPACITY, THREADS, PACK (elements that a thread takes at once) and
-// UNIT (that belong together: 2 if the squares of moduli are asked for, else 1); AllScalars and
-// scalars_of, which says what the scalars of an element are.
+// From Python: State and Scalars; Block, CAPACITY, THREADS, PACK (elements that a thread takes at
+// once) and UNIT (that belong together: 2 if the squares of moduli are asked for, else 1); AllScalars
+// and scalars_of, which says what the scalars of an element are.
 
 namespace fastopt {
 
@@ -20,26 +20,28 @@ template <int N> __device__ __forceinline__ void update(
         const Scalars &scalars = scalars_of(all, element + k);
         const real grad_k = Given::widen(grad.x[k]);
         const real number = state.step(k, param.x[k], grad_k, square.x[k], scalars);
-        param.x[k] = state.round(k, number, counter, scalars);
+        param.x[k] = state.narrow(k, number, counter, scalars);
+        state.round(k, counter, scalars);
     }
     store_pack(param_at, param);
     state.store(memory, offset);
 }
 
 __device__ __forceinline__ void update_block(
-    const long long *addresses, const long long *blocks, const long long *block,
+    const long long *addresses, const Block &block, const long long *table,
     const Memory &memory, const AllScalars &all
 ) {
-    const long long param_address = addresses[block[PARAMETER]];
-    const long long grad_address = addresses[CAPACITY + block[PARAMETER]];
+    const long long param_address = addresses[block.parameter];
+    const long long grad_address = addresses[CAPACITY + block.parameter];
     if (grad_address == 0) return;  // no gradient in this step
-    const long long start = block[START], count = block[COUNT], offset = block[OFFSET];
-    const unsigned int counter = counter_of(block);
+    const long long start = block.start, offset = block.offset;
+    const unsigned int counter = block.counter;
+    const int count = block.count;
     const given *const grad_at = reinterpret_cast<const given *>(grad_address) + start;
-    if (block[AXES] >= 0) {  // there are gaps: one element at a time, wherever it is
-        const long long *const axes = blocks + block[AXES];
+    if (block.axes >= 0) {  // there are gaps: one element at a time, wherever it is
+        const long long *const axes = table + block.axes;
         #pragma unroll 1
-        for (long long k = UNIT * threadIdx.x; k < count; k += UNIT * THREADS) {
+        for (int k = UNIT * threadIdx.x; k < count; k += UNIT * THREADS) {
             stored *const param_at = element_of(param_address, start + k, axes);
             update<UNIT>(
                 param_at, grad_at + k, memory, offset + k, counter + k, start + k, all);
@@ -50,15 +52,15 @@ __device__ __forceinline__ void update_block(
     // State is aligned by where it stands in the arena; the user's arrays begin where they like.
     const bool aligned = param_address % (PACK * sizeof(stored)) == 0
         && grad_address % (PACK * sizeof(given)) == 0;
-    const long long packed = aligned ? count - count % PACK : 0;
-    const long long first = threadIdx.x * PACK;
+    const int packed = aligned ? count - count % PACK : 0;
+    const int first = threadIdx.x * PACK;
     if (first < packed) {
         update<PACK>(
             param_at + first, grad_at + first, memory, offset + first, counter + first,
             start + first, all);
     }
     #pragma unroll 1
-    for (long long k = packed + UNIT * threadIdx.x; k < count; k += UNIT * THREADS) {
+    for (int k = packed + UNIT * threadIdx.x; k < count; k += UNIT * THREADS) {
         update<UNIT>(
             param_at + k, grad_at + k, memory, offset + k, counter + k, start + k, all);
     }

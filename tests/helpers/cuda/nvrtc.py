@@ -83,6 +83,12 @@ def ptx(kernel: Any, architecture: int) -> str:
     return ptx_of(source(kernel), _options(kernel), architecture)
 
 
+def machine_code(kernel: Any, architecture: int) -> bytes:
+    """Return the cubin of a cupy.ElementwiseKernel; CuPy drops its last byte, as of a text."""
+    made, _ = _compile(source(kernel), _options(kernel), "cubin", f"-arch=sm_{architecture}")
+    return made + b"\0"
+
+
 def said_of_machine_code(kernel: Any, architecture: int) -> str:
     """Return what the assembler says of registers, stack and spills."""
     more = (f"-arch=sm_{architecture}", "--ptxas-options=-v")

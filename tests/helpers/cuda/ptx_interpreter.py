@@ -6,7 +6,8 @@ wrong silently is an error here: memory that nobody allocated, addresses that ar
 the width of the access, and words that one thread writes and another one touches.
 
 It knows the instructions of elementwise kernels, shared memory, and barriers: what the threads of a
-block touch is compared from barrier to barrier, and all that have not left must come to it.
+block touch is compared from barrier to barrier, and all that have not left must come to it. Where
+all barriers are those of a warp, so it is for the threads of a warp.
 Another instruction is a NotImplementedError.
 """
 
@@ -65,6 +66,7 @@ COMPUTE: dict[str, Callable[..., Lanes]] = {
     "shl": lambda a, b: a << b.astype(a.dtype),
     "shr": lambda a, b: a >> b.astype(a.dtype),
     "selp": lambda a, b, p: np.where(p, a, b),
+    "prmt": lambda a, b, which: _chosen_bytes(a, b, which),
     "mov": lambda a: a,
 }
 INEXACT = ("approx", "full", "fma", "ex2", "lg2")
@@ -78,6 +80,8 @@ class Memory:
     """The memory that a kernel may touch, and which thread touched what."""
 
     def __init__(self, regions: Sequence[tuple[int, int]]) -> None:
+        self.word = 2
+        """The bytes by which accesses are compared: as many as the smallest one has, or fewer."""
         used = sorted((address, size) for address, size in regions if size)
         self._starts = np.array([address for address, _ in used], np.uint64)
         self._ends = self._starts + np.array([size for _, size in used], np.uint64)
@@ -105,7 +109,8 @@ class Memory:
         which = np.searchsorted(self._starts, at, "right").astype(np.intp) - 1
         if (which < 0).any() or (at + np.uint64(width) > self._ends[which]).any():
             raise Fault(f"a {what} of {width} bytes is outside of all arrays")
-        words = at[:, None] // np.uint64(2) + np.arange(-(-width // 2), dtype=np.uint64)
+        count = -(-width // self.word)
+        words = at[:, None] // np.uint64(self.word) + np.arange(count, dtype=np.uint64)
         self._touched[what].append((words.ravel(), np.repeat(threads, words.shape[1])))
         within = np.arange(width, dtype=np.uint64)
         for region in np.unique(which):
@@ -171,6 +176,11 @@ class Program:
         }
         for line in re.sub(r"//.*", "", entry[2]).split("\n"):
             self._read(line.strip().rstrip(";"))
+        small = any(o[0] in ("ld", "st") and o[-1] in ("u8", "b8", "s8") for _, o, _ in self.code)
+        self._word = 1 if small else 2
+        warps = any(o[:2] == ["bar", "warp"] or o[0] == "redux" for _, o, _ in self.code)
+        self.together = 32 if warps else None
+        """How many threads wait for each other at a barrier; None: those of a block."""
 
     def _read(self, line: str) -> None:
         if line.endswith(":"):
@@ -183,9 +193,10 @@ class Program:
 
     def run(self, memory: Memory, arguments: Sequence[bytes], grid: int, block: int) -> None:
         """Run all threads; the arguments are what stands in the kernel's parameters."""
+        memory.word = self._word
         with np.errstate(all="ignore"):
             _Run(self, memory, arguments, grid, block).to_the_end()
-        memory.check_races(block)
+        memory.check_races(self.together or block)
 
 
 class _Run:
@@ -214,7 +225,7 @@ class _Run:
         self._shared_pieces = pieces  # kept, so that the addresses stay theirs
         regions = [(p.ctypes.data, p.size) for of_blocks in pieces.values() for p in of_blocks]
         self._shared_memory = Memory(regions)
-        self._chunk = block
+        self._block, self._chunk = block, program.together or block
         # Parameters have a memory of their own, which begins at 0.
         self._parameters: dict[str, int] = {}
         held = b""
@@ -237,7 +248,15 @@ class _Run:
             if guard:
                 wanted = self._registers[guard.lstrip("!")][lanes]
                 lanes = lanes[wanted != guard.startswith("!")]
-            if len(lanes):
+            if operation[0] == "redux":
+                here = self._blocks_of(lanes)
+                if operation != ["redux", "sync", "max", "u32"] or here.max(initial=0) > 32:
+                    raise NotImplementedError(f"{'.'.join(operation)}: teach it to the interpreter")
+                if set(here.tolist()) - {0, 32}:
+                    raise Fault("some threads do not come to the maximum of their warp")
+                most = self._get(operands[1], "u32", lanes).reshape(-1, 32).max(axis=1)
+                self._put(operands[0], np.repeat(most, 32), "u32", lanes)
+            elif len(lanes):
                 self._step(operation, operands, lanes)
 
         self._meet(all_are_here=True)
@@ -331,7 +350,7 @@ class _Run:
         if operand in self._parameters:
             return np.full(len(lanes), self._parameters[operand], dtype)
         if operand in self._shared:
-            return self._shared[operand][lanes // self._chunk].astype(dtype)
+            return self._shared[operand][lanes // self._block].astype(dtype)
         if operand in self._registers:
             held = self._registers[operand][lanes]
             return held.view(dtype) if held.itemsize == dtype.itemsize else held.astype(dtype)
@@ -348,6 +367,17 @@ class _Run:
         if values.itemsize < dtype.itemsize:  # a load fills the rest of a register with its sign
             values = values.astype(f"{values.dtype.kind}{dtype.itemsize}")
         held[lanes] = values.view(dtype)
+
+
+def _chosen_bytes(low: Lanes, high: Lanes, which: Lanes) -> Lanes:
+    """Return the bytes that the four lowest hexadecimal digits choose from two words."""
+    words = low.astype("u8") | high.astype("u8") << np.uint64(32)
+    chosen = [
+        (words >> (8 * (which >> np.uint32(4 * k) & np.uint32(7))).astype("u8") & np.uint64(255))
+        << np.uint64(8 * k)
+        for k in range(4)
+    ]
+    return np.bitwise_or.reduce(chosen).astype("u4")
 
 
 def _flushed(values: Lanes) -> Lanes:

@@ -1,6 +1,7 @@
 // What a kernel's source, as CuPy generates it, is compiled with for the CPU: CUDA's words and the
 // types of CuPy's headers. A load or store at an address that is no multiple of its width ends the
-// launch (g++'s alignment sanitizer), and threads take turns where there are barriers.
+// launch (g++'s alignment sanitizer), and threads take turns where there are barriers: those of a
+// block or, if none of its barriers is for more, those of a warp.
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -42,6 +43,20 @@ static thread_local ucontext_t between, *running;
 static thread_local jmp_buf leave;
 static void __syncthreads() { swapcontext(running, &between); }
 static void __syncwarp(unsigned = 0) { __syncthreads(); }
+static unsigned __shfl_xor_sync(unsigned, unsigned number, int other) {
+    static thread_local unsigned numbers[1024];
+    numbers[threadIdx.x] = number;
+    __syncwarp();
+    const unsigned found = numbers[threadIdx.x ^ other];
+    __syncwarp();
+    return found;
+}
+static unsigned __byte_perm(unsigned low, unsigned high, unsigned which) {
+    const uint64_t bytes = (uint64_t)high << 32 | low;
+    unsigned chosen = 0;
+    for (int k = 0; k < 4; ++k) chosen |= (bytes >> 8 * (which >> 4 * k & 7) & 255) << 8 * k;
+    return chosen;
+}
 static int __popc(unsigned bits) { return __builtin_popcount(bits); }
 static long long clock64() { static long long cycles = 0; return cycles += 1000000000; }
 extern "C" void __ubsan_handle_type_mismatch_v1(void *, void *) { longjmp(leave, 1); }
@@ -163,10 +178,11 @@ static void to_the_end() {
     threads[threadIdx.x].done = true;
 }
 
-// Whoever comes to a barrier waits for the next round.
-static bool in_turns(unsigned block) {
-    threads.resize(block);
-    for (Thread &thread : threads) {
+// Runs the threads from the first to the last; whoever comes to a barrier waits for the next round.
+static bool in_turns(unsigned first, unsigned last) {
+    threads.resize(std::max<size_t>(threads.size(), last));
+    for (unsigned k = first; k < last; ++k) {
+        Thread &thread = threads[k];
         thread.done = false;
         thread.stack.resize(1 << 16);
         getcontext(&thread.at);
@@ -176,18 +192,19 @@ static bool in_turns(unsigned block) {
         makecontext(&thread.at, to_the_end, 0);
     }
     for (unsigned done = 0; done == 0;) {
-        for (unsigned k = 0; k < block; ++k) {
+        for (unsigned k = first; k < last; ++k) {
             threadIdx.x = k;
             running = &threads[k].at;
             swapcontext(&between, running);
             done += threads[k].done;
         }
-        if (done != 0) return done == block;
+        if (done != 0) return done == last - first;
     }
     return true;
 }
 
-static int run_all(void (*kernel)(), unsigned grid, unsigned block, bool barriers, bool flush) {
+// So many threads wait for each other at barriers; 0: there are none.
+static int run_all(void (*kernel)(), unsigned grid, unsigned block, unsigned together, bool flush) {
     Flush flushing(flush);
     if (setjmp(leave)) return 1;
     one_thread = kernel;
@@ -195,11 +212,10 @@ static int run_all(void (*kernel)(), unsigned grid, unsigned block, bool barrier
     gridDim = {grid, 1, 1};
     for (unsigned b = 0; b < grid; ++b) {
         blockIdx = {b, 0, 0};
-        if (barriers) {
-            if (!in_turns(block)) return 2;
-            continue;
+        for (unsigned k = 0; together != 0 && k < block; k += together) {
+            if (!in_turns(k, std::min(block, k + together))) return 2;
         }
-        for (unsigned k = 0; k < block; ++k) {
+        for (unsigned k = 0; together == 0 && k < block; ++k) {
             threadIdx = {k, 0, 0};
             kernel();
         }

@@ -21,7 +21,7 @@ int argument_sizes[] = {{ {sizes} }};
 int argument_count = {count};
 int run(void **given, unsigned grid, unsigned block) {{
     all_arguments = given;
-    return run_all(kernel, grid, block, {barriers}, {flush});
+    return run_all(kernel, grid, block, {together}, {flush});
 }}
 }}
 """
@@ -86,7 +86,7 @@ def _caller(source: str) -> str:
         arguments=", ".join(f"*({one} *)all_arguments[{k}]" for k, one in enumerate(plain)),
         sizes=", ".join(f"(int)sizeof({one})" for one in plain),
         count=len(plain),
-        barriers=str("__sync" in source).lower(),
+        together="block" if "__syncthreads" in source else 32 if "__syncwarp" in source else 0,
         flush=str("double" not in head[2]).lower(),
     )
 
