@@ -101,6 +101,7 @@ class Optimizer(Formula):
             checked_limit(f"{name}: max_grad_norm", max_grad_norm),
             checked_policy(f"{name}: on_nonfinite", on_nonfinite, captures),
         )
+        self._other_policy = self._policy, self._policy  # the own one, and that of a wrapper
         self._members = None if _members is None else whole(f"{name}: _members", _members, 1)
         self._refuse_policy(self._policy)
         self._capturable = captures
@@ -164,9 +165,8 @@ class Optimizer(Formula):
             mutex.busy = True
             try:
                 policy = self._policy
-                if on_nonfinite is not None:
-                    policy = policy._replace(on_nonfinite=on_nonfinite)
-                    self._refuse_policy(policy)
+                if on_nonfinite is not None and on_nonfinite != policy.on_nonfinite:
+                    policy = self._policy_with(on_nonfinite)
                 # HostEngine of engine/step.py; for CuPy arrays DeviceEngine of engine/device.py.
                 engine = self._engine
                 if engine.later is None:
@@ -176,6 +176,15 @@ class Optimizer(Formula):
             finally:
                 mutex.busy = False
         return outcome
+
+    def _policy_with(self, on_nonfinite: NonfinitePolicy) -> Policy:
+        """Return the policy but for what gradients that are not finite do; made anew if need be."""
+        own, other = self._other_policy
+        if own is not self._policy or other.on_nonfinite != on_nonfinite:
+            own, other = self._policy, self._policy._replace(on_nonfinite=on_nonfinite)
+            self._refuse_policy(other)
+            self._other_policy = own, other
+        return other
 
     def _refuse_policy(self, policy: Policy) -> None:
         """Raise ValueError for a policy by which one member would decide on the others' steps."""

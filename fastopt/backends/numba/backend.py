@@ -357,8 +357,10 @@ class _FusedStep:
         self._kernels = kernels
         self._tables = [kernel.table for kernel in kernels]
         # Half a microsecond less than an assignment to the array.
-        self._row_bytes = self._tables[0].data.cast("B")
-        self._pack_row = struct.Struct(f"={self._tables[0].size}d").pack_into
+        self._packed = [
+            (struct.Struct(f"={table.size}d").pack_into, table.data.cast("B"))
+            for table in self._tables
+        ]
         self._by_member = buckets[0].members is not None
         self._positions = [bucket.positions for bucket in buckets]
         in_single = any(b.rule.averages_squares and b.spec.real.itemsize == 4 for b in buckets)
@@ -383,7 +385,6 @@ class _FusedStep:
         self._by_dtype = [k for k, kernel in enumerate(kernels) if kernel.several_dtypes]
         self._large = [k for k, kernel in enumerate(kernels) if kernel.large]
         self._prepared = [False, False]  # without the norm, and with it
-        self._alone = len(kernels) == 1 and not self._by_dtype and not self._by_member
 
     def __call__(
         self,
@@ -398,15 +399,13 @@ class _FusedStep:
             self._set_threads()
         if self._by_dtype or not self._prepared[limit is not None]:
             self._set_jobs(grads, limit is not None)
-        if self._alone:
-            self._pack_row(self._row_bytes, 0, *rows[0])
-        elif self._by_member:
+        if self._by_member:
             for table, row in zip(self._tables, rows, strict=True):
                 _round_into(table, cast(Array, row), scale)
             scale = 1.0
         else:
-            for table, row in zip(self._tables, rows, strict=True):
-                table[0] = row
+            for (pack, row_bytes), row in zip(self._packed, rows, strict=True):
+                pack(row_bytes, 0, *row)
         limit = NO_LIMIT if limit is None else limit
         return self._step(self._pool, self._address, id(params), id(grads), scale, limit)
 
