@@ -27,7 +27,7 @@ def tiny_names(rule: AnyRule) -> dict[str, str]:
     return {slot: "tiny_signed" if slot in rule.signed else "tiny_positive" for slot in rule.state}
 
 
-Table = Sequence[Sequence[float]] | Array
+ScalarRows = Sequence[Sequence[float]] | Array
 """Rows of scalars; where parameters have members an array of runs of rows, one for each member."""
 
 Fused = Callable[
@@ -62,7 +62,7 @@ class Kernel(Protocol):
     def update(
         self,
         gradients: Gradients,
-        table: Table,
+        table: ScalarRows,
         rows: Sequence[int] | None,
         scale: float,
         derived: Array | None = None,
@@ -80,7 +80,7 @@ class Kernel(Protocol):
         self,
         number: int,
         gradients: Gradients,
-        table: Table,
+        table: ScalarRows,
         rows: Sequence[int] | None,
         scale: float,
         derived: Array,

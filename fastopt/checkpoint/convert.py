@@ -262,10 +262,10 @@ def _alike(saved: Any, here: Array) -> bool:
     """Return whether a saved array differs from one in use in nothing but a floating dtype."""
     if not isinstance(saved, np.ndarray) or saved.shape != here.shape:
         return False
-    return _sort(saved.dtype) == _sort(here.dtype) != "other"
+    return _number_kind(saved.dtype) == _number_kind(here.dtype) != "other"
 
 
-def _sort(dtype: np.dtype[Any]) -> str:
+def _number_kind(dtype: np.dtype[Any]) -> str:
     if not dtype.isnative or dtype.itemsize > 16:
         return "other"
     real = dtype.kind == "f" or dtype.name == "bfloat16"

@@ -215,7 +215,7 @@ class Parameter:
                 f"({_place(array)}); got {_place(grad)}. Move it there before the step."
             )
         wanted = "complex" if self.dtype.kind == "c" else "real floating"
-        if _sort_of(grad.dtype) != wanted:
+        if _number_kind(grad.dtype) != wanted:
             raise TypeError(
                 f"{path} must be of a {wanted} dtype like {self.leaf.path}; got {grad.dtype}. "
                 + ("Take its real part." if grad.dtype.kind == "c" else "Convert it with .astype.")
@@ -234,7 +234,7 @@ def _member_of(layout: Layout, dtype: np.dtype[Any]) -> tuple[int, int]:
     return max(divisor, 1), layout.shape[0]
 
 
-def _sort_of(dtype: np.dtype[Any]) -> str:
+def _number_kind(dtype: np.dtype[Any]) -> str:
     floating = dtype.kind == "f" or dtype.name == "bfloat16"
     return "real floating" if floating else "complex" if dtype.kind == "c" else "other"
 
@@ -288,15 +288,15 @@ class Gradients(NamedTuple):
 class Arena:
     """The state of a bucket: a row for each slot.
 
-    ``exact`` holds in the dtype of the arithmetic the rule's slots, the masters and the bounds that
-    are arrays; where the spec's ``state`` is in codes only the latter two. The rule's slots are
-    then in ``codes``, uint16 or uint8, and for 8 bits ``scales`` has a float32 for every block of
-    256. ``slots`` are the names of the rule's.
+    ``numbers`` holds in the dtype of the arithmetic the rule's slots, the masters and the bounds
+    that are arrays; where the spec's ``state`` is in codes only the latter two. The rule's slots
+    are then in ``codes``, uint16 or uint8, and for 8 bits ``scales`` has a float32 for every block
+    of 256. ``slots`` are the names of the rule's.
     """
 
     slots: tuple[str, ...]
     spec: UpdateSpec
-    exact: Array
+    numbers: Array
     codes: Array | None = None
     scales: Array | None = None
 
@@ -312,20 +312,20 @@ class Arena:
         more = len(spec.masters) + len(spec.limits)
         if spec.state == "real":
             return cls(slots, spec, make((len(slots) + more, size), spec.real))
-        exact = make((more, size), spec.real)
+        numbers = make((more, size), spec.real)
         codes = make((len(slots), size), CODE_DTYPES[spec.state])
         if spec.state == "bfloat16":
-            return cls(slots, spec, exact, codes)
+            return cls(slots, spec, numbers, codes)
         if spec.state == "int8":
             scales = make((len(slots), size // BLOCK), np.dtype(np.float32))
-            return cls(slots, spec, exact, codes, scales)
+            return cls(slots, spec, numbers, codes, scales)
         assert_never(spec.state)
 
     def fill(self, slot: str, value: float, signed: bool) -> None:
         """Set one slot of the rule to a number, rounded to nearest, everywhere."""
         row = self.slots.index(slot)
         if self.spec.state == "real":
-            self.exact[row] = value
+            self.numbers[row] = value
             return
         assert self.codes is not None
         values = np.full(BLOCK, value, np.float32)
@@ -348,10 +348,10 @@ class Arena:
 
     @property
     def rows(self) -> dict[str, Array]:
-        """The rows of ``exact`` by name."""
+        """The rows of ``numbers`` by name."""
         of_rule = self.slots if self.spec.state == "real" else ()
         names = (*of_rule, *self.spec.masters, *self.spec.limits)
-        return dict(zip(names, self.exact, strict=True))
+        return dict(zip(names, self.numbers, strict=True))
 
     def views(self, parameter: Parameter) -> Iterator[tuple[str, Array]]:
         """Yield a parameter's state by name, in its shape: codes, their scales, then the others."""
@@ -367,7 +367,7 @@ class Arena:
     @property
     def parts(self) -> tuple[Array, ...]:
         """The arrays that there are, in this order."""
-        return tuple(part for part in (self.exact, self.codes, self.scales) if part is not None)
+        return tuple(part for part in (self.numbers, self.codes, self.scales) if part is not None)
 
     @property
     def nbytes(self) -> int:
@@ -468,7 +468,7 @@ class Bucket:
     def _read_as(self, grads: Sequence[Any]) -> np.dtype[Any]:
         """Return the dtype that all gradients are read in: their own, where a step can read it."""
         like = self.parameters[0].dtype
-        if self.spec.exact:  # there is one dtype alone
+        if self.spec.computes_as_stored:  # there is one dtype alone
             return like
         for real in self.spec.readable:
             dtype = dtype_of(real, like)

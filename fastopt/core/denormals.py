@@ -4,7 +4,7 @@ State that no longer receives gradients decays until it is denormal, and then st
 CPU every later step becomes 10 to 100 times slower, for ever. So state is set to zero before
 that, far below where it could move a parameter. How far depends on the optimizer's smallest
 denominator ("floor": eps, or the root of an eps inside the root; 1 where nothing is divided; see
-``Formula._floor``):
+``Formula._smallest_denominator``):
 
 * signed state (averages of gradients): below floor * 2**-60 a step is below lr * 2**-60;
 * positive state (averages of squares): its root is below floor * 2**-27, so that adding it to the

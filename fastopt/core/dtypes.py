@@ -132,7 +132,7 @@ class UpdateSpec:
         return self.real != wide(self.stored)
 
     @property
-    def exact(self) -> bool:
+    def computes_as_stored(self) -> bool:
         """Whether a step computes in the precision in which the parameters are stored."""
         return self.stored == self.real
 

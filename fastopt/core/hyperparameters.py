@@ -384,11 +384,12 @@ class Formula(ABC):
     """The words and numbers of an optimizer; it knows no array and no backend.
 
     A subclass gives ``_checks`` for its own hyperparameters, ``_rule``, ``_scalars`` and
-    ``_lr_scalars``, and where they differ from the defaults here ``_decay_scalars``, ``_floor``,
-    ``_fill``, ``_memory``, ``_review``, ``_check_array`` and ``_decay``.
+    ``_lr_scalars``, and where they differ from the defaults here ``_decay_scalars``,
+    ``_smallest_denominator``, ``_fill``, ``_memory``, ``_review``, ``_check_array`` and ``_decay``.
 
     Where a check is ``Schedulable`` the option may be a function of the step number: ``_rule`` and
-    ``_review`` see the function, ``_scalars`` and ``_floor`` the number that it gave for the step.
+    ``_review`` see the function, ``_scalars`` and ``_smallest_denominator`` the number that it gave
+    for the step.
     """
 
     _checks: ClassVar[Mapping[str, Check]] = {}
@@ -418,7 +419,7 @@ class Formula(ABC):
         return "gradient"
 
     @staticmethod
-    def _floor(options: Options) -> Value:
+    def _smallest_denominator(options: Options) -> Value:
         """Return the smallest denominator of an update; 1 if nothing is divided."""
         return 1.0
 
@@ -518,14 +519,14 @@ def _coefficients(
         yield f"the initial {slot}", value, False
 
 
-def given_to_memory(formula: type[Formula], options: Options) -> dict[str, float]:
+def memory_inputs(formula: type[Formula], options: Options) -> dict[str, float]:
     """Return the scalars that the rule's memory is given in its first step; nothing without one."""
     memory = formula._rule(options).memory
     if memory is None:
         return {}
     numbers = _numbers(options)
     made = formula._scalars(numbers, numbers["lr"], 1, 1.0)
-    return {name: float(made[name]) for name in memory.given}
+    return {name: float(made[name]) for name in memory.inputs}
 
 
 def _said(options: Options) -> str:

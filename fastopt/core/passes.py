@@ -3,8 +3,8 @@
 An update with fragments or sums works an element out in this order. A pass goes as far as what it
 sums, and writes nothing; ``update`` goes to the end.
 
-1. ``given``: the gradient, scaled and signed; ``grad``: with the L2 term, then after each fragment
-   at "gradient";
+1. ``plain_grad``: the gradient, scaled and signed; ``grad``: with the L2 term, then after each
+   fragment at "gradient";
 2. ``before``: parameter and state as they are; ``decayed``: the parameter after its decay;
 3. the rule;
 4. each fragment at "after" on the parameter, the bounds, each fragment at "after" on all.

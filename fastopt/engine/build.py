@@ -96,9 +96,9 @@ def _check_shared(state: OptimizerState, number: int, options: Options) -> None:
     memory = formula._rule(options).memory
     if memory is None or memory.over != "optimizer":
         return
-    own, begin = hyperparameters.given_to_memory(formula, options), formula._memory(options)
+    own, begin = hyperparameters.memory_inputs(formula, options), formula._memory(options)
     for other_number, other in enumerate(state.groups):
-        theirs = hyperparameters.given_to_memory(formula, other)
+        theirs = hyperparameters.memory_inputs(formula, other)
         if other_number != number and (theirs != own or formula._memory(other) != begin):
             raise ValueError(
                 f"{formula.__name__}: all groups share what the optimizer remembers of all arrays "
@@ -261,7 +261,7 @@ def _check_storage(
 def _check_moment(formula: type[Formula], options: Options) -> None:
     """Refuse averages of squared moduli where squares of something else are averaged too."""
     rule = formula._rule(options)
-    if options["complex_moment"] == MODULUS and rule.averages_squares and not rule.squares:
+    if options["complex_moment"] == MODULUS and rule.averages_squares and not rule.takes_square:
         raise ValueError(
             f"{formula.__name__}: complex_moment={MODULUS!r} is for optimizers in which squares of "
             "gradients alone are averaged (Adagrad, RMSprop without centered, Adam, AdamW); use "

@@ -254,7 +254,7 @@ class DeviceEngine(HostEngine):
             self.counts.poll()
             self.follow_settings()
             bound = self.bind(grads)
-            self._sort(self._active(bound))
+            self._follow_missing(self._active(bound))
             self._upload()
             self._prefetch()
             self._tables.upload_settings(policy)
@@ -335,7 +335,7 @@ class DeviceEngine(HostEngine):
         """A step count that the device has come to at least; nobody knows of the replays since."""
         return self.counts.low if self._capture else self.counts.high
 
-    def _sort(self, active: Active) -> None:
+    def _follow_missing(self, active: Active) -> None:
         """Make the tables that belong to the gradients which are there."""
         if self.counts.active != active:
             self._capture.refuse_others()
@@ -438,7 +438,7 @@ class DeviceEngine(HostEngine):
             self._refuse_capture()
             self.synchronize(norm=True)
             if self.counts.active is None:
-                self._sort((None,) * len(self.state.buckets))
+                self._follow_missing((None,) * len(self.state.buckets))
             self._upload_all(policy)
             # Gradients can come in any dtype that is read as it is; a capture compiles nothing.
             readable = [bucket.spec.readable for bucket in self.state.buckets]

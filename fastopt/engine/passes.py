@@ -133,8 +133,8 @@ def _over_optimizer(
 def _given(memory: Memory, update: Update, index: int) -> dict[str, float]:
     plan = update.plan
     return (
-        dict(zip(memory.given, plan.for_memory[plan.row_of(index)], strict=True))
-        if memory.given
+        dict(zip(memory.inputs, plan.for_memory[plan.row_of(index)], strict=True))
+        if memory.inputs
         else {}
     )
 

@@ -180,7 +180,7 @@ class Scalars:
         found: Iterator[dict[str, Any]] = (
             self._formula._scalars(options, options["lr"], t, self._guard) for t in steps
         )
-        return [tuple(made[name] for name in memory.given) for made in found]
+        return [tuple(made[name] for name in memory.inputs) for made in found]
 
     def work_out_constants(self, options: Options) -> None:
         """Work out what depends neither on the step count nor, but for decay, on the rate."""
@@ -194,7 +194,7 @@ class Scalars:
             -1.0 if options["maximize"] else 1.0,
             weight_decay if acts_on == "gradient" else 0.0,
             lr * weight_decay if decays else 0.0,
-            formula._floor(options),
+            formula._smallest_denominator(options),
         )
         if self._members is not None or made_of != self._made_of:
             self._work_out_common(*made_of)

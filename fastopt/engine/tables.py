@@ -65,7 +65,7 @@ class Table:
     def rounded(self, rows: Sequence[Row | Array]) -> tuple[Array, Array]:
         """Return rows as they are used: the scalars, and in float64 what a memory is given."""
         memory = self.bucket.rule.memory
-        count = len(memory.given) if memory else 0
+        count = len(memory.inputs) if memory else 0
         values = np.array(rows, float).reshape(len(rows), -1)
         width = values.shape[1] - count
         with np.errstate(all="ignore"):  # beyond float32 is inf, as in NumPy

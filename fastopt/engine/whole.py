@@ -43,9 +43,9 @@ def compute(bucket: Bucket, gradients: Gradients, plan: Plan, scale: float) -> l
     for index in active:
         by_row.setdefault(plan.row_of(index), []).append(index)
     real = bucket.spec.real
-    xp = arrays.namespace_of(bucket.arena.exact)
+    xp = arrays.namespace_of(bucket.arena.numbers)
     made = []
-    with arrays.on_device_of(bucket.arena.exact), np.errstate(all="ignore"):
+    with arrays.on_device_of(bucket.arena.numbers), np.errstate(all="ignore"):
         for number, indices in by_row.items():
             row = np.array(plan.table[number], real)
             row[0] *= real.type(scale)
@@ -145,7 +145,7 @@ def _kept(
 def write(bucket: Bucket, made: Sequence[NewValues], when: Array | None = None) -> None:
     """Write what was computed; with ``when``, a truth value on a device, only if it is true."""
     spec, rows = bucket.spec, bucket.arena.rows
-    with arrays.on_device_of(bucket.arena.exact), np.errstate(all="ignore"):
+    with arrays.on_device_of(bucket.arena.numbers), np.errstate(all="ignore"):
         for parameter, param, state in made:
             target = parameter.leaf.array
             pairs = [(target, narrowed(param, target.dtype))]

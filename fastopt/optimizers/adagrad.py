@@ -96,7 +96,7 @@ class Adagrad(Optimizer):
         return {"step_size": step_size, "eps": or_guard(options["eps"], guard)}
 
     @staticmethod
-    def _floor(options: Options) -> Value:
+    def _smallest_denominator(options: Options) -> Value:
         eps: Value = options["eps"]
         return eps
 
@@ -176,5 +176,5 @@ class Adadelta(Optimizer):
         return {"one_minus_rho": 1.0 - options["rho"], "eps_steps": eps, "eps": eps, "lr": lr}
 
     @staticmethod
-    def _floor(options: Options) -> Value:
+    def _smallest_denominator(options: Options) -> Value:
         return sqrt(options["eps"])

@@ -135,7 +135,7 @@ class Adam(Optimizer):
     def _decay(options: Options) -> Decay:
         return "gradient"  # the L2 term, which backends add before the rule
 
-    _floor = staticmethod(eps_floor)  # the smallest denominator: how small state may be flushed
+    _smallest_denominator = staticmethod(eps_floor)  # how small state may be flushed
 
 
 # -------------------------------------------------------------------------------------------------

@@ -116,6 +116,6 @@ class LAMB(Optimizer):
         }
 
     @staticmethod
-    def _floor(options: Options) -> Value:
+    def _smallest_denominator(options: Options) -> Value:
         eps: Value = options["eps"]
         return eps

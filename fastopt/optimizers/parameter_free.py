@@ -164,7 +164,7 @@ class Prodigy(Optimizer):
         return {"d": options["d0"], "d_max": options["d0"]}
 
     @staticmethod
-    def _floor(options: Options) -> float:
+    def _smallest_denominator(options: Options) -> float:
         eps: float = options["eps"]
         d0: float = options["d0"]
         return eps * d0

@@ -140,4 +140,4 @@ class RMSprop(Optimizer):
             "lr": lr,
         }
 
-    _floor = staticmethod(eps_floor)
+    _smallest_denominator = staticmethod(eps_floor)

@@ -27,7 +27,7 @@ def _numba(param: Any, grad: Any, square: Any, s: Any, step_size: Any, eps: Any)
 RULE = Rule(
     name="adagrad",
     state=("s",),
-    squares=True,
+    takes_square=True,
     scalars=("step_size", "eps"),
     numpy=_numpy,
     numba=_numba,

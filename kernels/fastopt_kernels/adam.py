@@ -63,7 +63,7 @@ RULE = Rule(
     name="adam",
     state=("m", "v"),
     signed=("m",),
-    squares=True,
+    takes_square=True,
     scalars=(
         "one_minus_beta1",
         "one_minus_beta2",

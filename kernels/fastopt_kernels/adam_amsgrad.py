@@ -68,7 +68,7 @@ RULE = Rule(
     name="adam_amsgrad",
     state=("m", "v", "vmax"),
     signed=("m",),
-    squares=True,
+    takes_square=True,
     scalars=(
         "one_minus_beta1",
         "one_minus_beta2",

@@ -65,7 +65,7 @@ RULE = Rule(
     name="adam_eps_inside",
     state=("m", "v"),
     signed=("m",),
-    squares=True,
+    takes_square=True,
     scalars=(
         "one_minus_beta1",
         "one_minus_beta2",

@@ -178,7 +178,7 @@ RULE = Rule(
     name="prodigy",
     state=("m", "v", "s", "p0"),
     signed=("m", "s", "p0"),
-    squares=True,
+    takes_square=True,
     scalars=(
         "one_minus_beta1",
         "one_minus_beta2",
@@ -204,7 +204,7 @@ RULE = Rule(
     memory=Memory(
         over="optimizer",
         names=("d", "d_max", "numerator"),
-        given=("beta3", "d0", "d_coef", "growth_rate"),
+        inputs=("beta3", "d0", "d_coef", "growth_rate"),
         handed=("d",),
         scalars=("next_d", "moves"),
         host=_host,

@@ -47,7 +47,7 @@ def _numba(
 RULE = Rule(
     name="rmsprop",
     state=("v",),
-    squares=True,
+    takes_square=True,
     scalars=("one_minus_beta", "eps_inside", "eps_outside", "step_size"),
     numpy=_numpy,
     numba=_numba,

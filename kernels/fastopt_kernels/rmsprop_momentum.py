@@ -57,7 +57,7 @@ def _numba(
 RULE = Rule(
     name="rmsprop_momentum",
     state=("v", "buf"),
-    squares=True,
+    takes_square=True,
     signed=("buf",),
     scalars=("one_minus_beta", "momentum", "rescale", "eps_inside", "eps_outside", "lr"),
     numpy=_numpy,

@@ -57,7 +57,7 @@ class Memory:
     There is one set of numbers for each array, or one for the optimizer (``over``), as the sums are
     over an array or over all of them. ``names`` are those of what outlasts the step: float64, 0 at
     first unless the optimizer says otherwise, saved with the state, and advanced only by steps that
-    are made. ``given`` names the scalars of the step that the function needs; the forms do not get
+    are made. ``inputs`` names the scalars of the step that the function needs; the forms do not get
     them. For memory of the optimizer they must be the same in all its groups. ``handed`` names
     memory that both passes take, as it was before the step. ``scalars`` names what the function
     makes for the writing pass.
@@ -71,7 +71,7 @@ class Memory:
     scalars: tuple[str, ...]
     host: Host
     cupy: str
-    given: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
     handed: tuple[str, ...] = ()
 
@@ -81,7 +81,7 @@ class Memory:
             raise TypeError(f"{owner}: memory is over 'array' or 'optimizer'; got {self.over!r}")
         if unknown := set(self.handed) - set(self.names):
             raise TypeError(f"{owner}: handed names no memory: {sorted(unknown)}")
-        words = (*self.given, *self.names, *sums)
+        words = (*self.inputs, *self.names, *sums)
         if twice := {name for name in words if (*words, *self.scalars).count(name) > 1}:
             raise TypeError(f"{owner}: more than one number is called {sorted(twice)}")
         check_signature(f"{owner}, memory", "host", self.host, ("scalars", "memory", "sums"))
@@ -93,8 +93,8 @@ class Rule:
     """The update of one parameter by one gradient, elementwise, in three forms.
 
     All three take ``param, grad, *state, *scalars`` in this order, under these names; with
-    ``squares`` it is ``param, grad, square, *state, *scalars``, where ``square`` is that of the
-    gradient, or of the modulus of a complex one:
+    ``takes_square`` it is ``param, grad, square, *state, *scalars``, where ``square`` is that of
+    the gradient, or of the modulus of a complex one:
 
     * ``numpy``: arrays, changed in place; ``grad`` is only read, ``square`` may be overwritten;
     * ``numba``: numbers of one element in, ``(param, *state)`` out; not decorated;
@@ -102,7 +102,7 @@ class Rule:
 
     ``signed`` names the state that can be negative; the rest never is. ``averages_squares`` says
     whether state is made of squares of gradients, which overflow where the gradient does not;
-    with ``squares`` it is.
+    with ``takes_square`` it is.
 
     A rule with ``sums`` reads all arrays once more before it updates them. ``memory`` says what is
     made of the sums; without sums it only follows the steps. The forms of both passes take after
@@ -121,7 +121,7 @@ class Rule:
     numba: Callable[..., tuple[Any, ...]]
     cupy: str
     signed: tuple[str, ...] = ()
-    squares: bool = False
+    takes_square: bool = False
     averages_squares: bool = False
     sums: Sums | None = None
     memory: Memory | None = None
@@ -132,7 +132,7 @@ class Rule:
         check_name(self.name)
         if unknown := set(self.signed) - set(self.state):
             raise TypeError(f"{owner}: signed names no state: {sorted(unknown)}")
-        object.__setattr__(self, "averages_squares", self.averages_squares or self.squares)
+        object.__setattr__(self, "averages_squares", self.averages_squares or self.takes_square)
         for form in ("numpy", "numba"):
             check_signature(owner, form, getattr(self, form), self.arguments)
         check_cupy(owner, self.cupy, self._used, ("param", *self.state))
@@ -147,7 +147,7 @@ class Rule:
     @property
     def read(self) -> tuple[str, ...]:
         """The argument names of the pass that only reads and sums, in order."""
-        square = ("square",) if self.squares else ()
+        square = ("square",) if self.takes_square else ()
         handed = self.memory.handed if self.memory else ()
         return ("param", "grad", *square, *self.state, *self.scalars, *handed)
 
@@ -179,7 +179,7 @@ class ArrayRule:
     signed: tuple[str, ...] = ()
 
     averages_squares = False
-    squares = False
+    takes_square = False
     sums = None
     memory = None
 

@@ -458,7 +458,7 @@ def test_a_format_names_what_it_computes_in() -> None:
     assert UpdateSpec.of(np.dtype(np.float64), True, state_dtype="float64") == double
     wide = UpdateSpec.of(np.dtype(np.float32), True, state_dtype="float64")
     assert wide.widened
-    assert not wide.exact
+    assert not wide.computes_as_stored
     assert not wide.master
     assert wide.readable == (np.dtype(np.float32), np.dtype(np.float64))
     assert wide.name != single.name

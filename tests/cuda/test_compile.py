@@ -217,7 +217,7 @@ def assert_in_registers(kernel: Any) -> None:
 @pytest.mark.parametrize(
     ("right", "wrong", "fault"),
     [
-        ("given = grad_scale * grad", "given = grad_scale * grad + 0.1", "arithmetic in double"),
+        ("= grad_scale * grad;", "= grad_scale * grad + 0.1;", "arithmetic in double"),
         ("sqrt(v)", "__fsqrt_rn(__fdividef(v, v))", ".approx"),
         ("alignas(N * sizeof(T))", "", "0 ld of packs of 4 bytes each for 4 arrays"),
     ],

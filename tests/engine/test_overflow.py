@@ -191,7 +191,7 @@ def test_rules_say_whether_they_average_squares() -> None:
     for variant in VARIANTS:
         rule = variant(np.ones(1))._state.buckets[0].rule
         assert rule.averages_squares == (variant in SQUARING), rule.name
-        assert rule.averages_squares or not rule.squares
+        assert rule.averages_squares or not rule.takes_square
 
 
 # Coefficients ------------------------------------------------------------------------------------

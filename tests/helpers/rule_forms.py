@@ -79,7 +79,7 @@ def update(rule: Rule, form: str, arrays: list[Any], numbers: Sequence[float]) -
     if form == "numpy":
         rule.numpy(*arrays, *numbers)
         return
-    targets = [arrays[0], *arrays[3 if rule.squares else 2 :]]
+    targets = [arrays[0], *arrays[3 if rule.takes_square else 2 :]]
     made = elements(rule.numba, arrays, numbers)
     for target, values in zip(targets, made, strict=True):
         target[...] = values
@@ -94,7 +94,7 @@ class One:
     t: int = 0
 
     def arrays(self, rule: Rule, grad: Any) -> list[Any]:
-        squares = [grad * grad] if rule.squares else []
+        squares = [grad * grad] if rule.takes_square else []
         return [self.p, grad, *squares, *self.state.values()]
 
 
@@ -158,7 +158,7 @@ def remembered(
     memory: Memory, known: dict[str, float], old: dict[str, float], sums: dict[str, float]
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Call the host function with the names that it may see, and hold it to those it must give."""
-    made = memory.host({name: known[name] for name in memory.given}, old, sums)
+    made = memory.host({name: known[name] for name in memory.inputs}, old, sums)
     assert (set(made[0]), set(made[1])) == (set(memory.names), set(memory.scalars))
     return made
 

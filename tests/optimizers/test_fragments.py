@@ -56,7 +56,7 @@ def test_a_fragment_equals_the_oracle(vector: Vector, form: str) -> None:
             grad = given if decoupled else given + decay * p
             decayed = p - options["lr"] * decay * p if decoupled else p
             after = adam_step(decayed, grad, state, options, step + 1)
-            both = {"given": given, "grad": grad}
+            both = {"plain_grad": given, "grad": grad}
             values = both | {"before": p, "decayed": decayed, "after": after["p"]}
             p, numbers = kept(fragment, form, values, {})
             for slot, old in state.items():
@@ -72,7 +72,7 @@ def test_a_fragment_equals_the_oracle(vector: Vector, form: str) -> None:
 @pytest.mark.parametrize("form", FORMS)
 def test_a_gradient_of_nan_is_not_0(form: str) -> None:
     values = {
-        "given": np.array([0.0, -0.0, np.nan]),
+        "plain_grad": np.array([0.0, -0.0, np.nan]),
         "before": np.array([1.0, 2.0, 3.0]),
         "after": np.array([4.0, 5.0, np.nan]),
     }

@@ -12,7 +12,7 @@ from fastopt.backends.cupy.control import Control
 from fastopt.backends.cupy.errors import check_device
 from fastopt.backends.cupy.launch import Kernels, LaunchBatch, MeasureLayout, UsualArrays
 from fastopt.backends.cupy.source import scalar_names
-from fastopt.backends.interface import Table
+from fastopt.backends.interface import ScalarRows
 from fastopt.core import arrays
 from fastopt.core.arrays import Array, Extents
 from fastopt.core.buckets import Bucket, Gradients
@@ -29,7 +29,7 @@ class CupyKernel:
     def __init__(self, bucket: Bucket, extents: Extents) -> None:
         rule, spec, parameters = bucket.rule, bucket.spec, bucket.parameters
         self._spec = spec
-        self.wide = spec.real.itemsize == 8
+        self.squares_may_overflow = spec.real.itemsize == 8
         """Whether the squares of the gradients can leave the range of float64."""
         self._arena = bucket.arena
         self._usual = UsualArrays(parameters, spec, extents)
@@ -37,7 +37,7 @@ class CupyKernel:
         self._sums: Array | None = None
         self._passes = derived_of(rule, spec).passes
         self._members = bucket.members
-        with arrays.on_device_of(self._arena.exact):
+        with arrays.on_device_of(self._arena.numbers):
             how = _KERNELS.addresses(len(parameters))
             about = (_KERNELS, cast(Rule, rule), spec, parameters, bucket.arena)
             firsts = range(0, len(parameters), how.capacity)
@@ -65,7 +65,7 @@ class CupyKernel:
         except Exception as error:  # a compiler, a driver, a cache: each has errors of its own
             raise BackendUnavailableError(
                 "backend 'cupy' cannot run here: CuPy cannot build or launch a kernel on device "
-                f"{arrays.device(self._arena.exact)}: {type(error).__name__}: {error}. It needs "
+                f"{arrays.device(self._arena.numbers)}: {type(error).__name__}: {error}. It needs "
                 "NVRTC and CUDA's headers: pip install 'cupy-cuda12x[ctk]', or a CUDA toolkit."
             ) from error
 
@@ -86,7 +86,7 @@ class CupyKernel:
         self._refuse_capture()
         if not self._parts:
             return np.zeros(0)
-        with arrays.on_device_of(self._arena.exact):
+        with arrays.on_device_of(self._arena.numbers):
             if self._sums is None:
                 self._sums = cupy.zeros(self.tiles())
             first, grads = 0, gradients.located()
@@ -179,7 +179,7 @@ class CupyKernel:
         self,
         number: int,
         gradients: Gradients,
-        table: Table,
+        table: ScalarRows,
         rows: Sequence[int] | None,
         scale: float,
         derived: Array,
@@ -190,7 +190,7 @@ class CupyKernel:
         count = len(one.sums.names)
         if not tiles:
             return np.zeros((count, 0))
-        with arrays.on_device_of(self._arena.exact):
+        with arrays.on_device_of(self._arena.numbers):
             sums = cupy.zeros(count * tiles)
             made = cupy.asarray(derived.reshape(-1))
             for scalars, grads in self._by_row(gradients, table, rows, scale):
@@ -201,14 +201,14 @@ class CupyKernel:
     def update(
         self,
         gradients: Gradients,
-        table: Table,
+        table: ScalarRows,
         rows: Sequence[int] | None,
         scale: float,
         derived: Array | None = None,
     ) -> None:
         """Update every parameter that has a gradient: a launch per distinct row."""
         self._refuse_capture()
-        with arrays.on_device_of(self._arena.exact):
+        with arrays.on_device_of(self._arena.numbers):
             made = None if derived is None else cupy.asarray(derived.reshape(-1))
             for scalars, grads in self._by_row(gradients, table, rows, scale):
                 for part in self._parts:
@@ -217,7 +217,7 @@ class CupyKernel:
 
     def _refuse_capture(self) -> None:
         """Raise if what is launched now would go into a CUDA graph."""
-        if arrays.capturing(self._arena.exact):
+        if arrays.capturing(self._arena.numbers):
             raise RuntimeError(
                 "this step would be captured in a CUDA graph with the scalars of this one step, "
                 "and replayed with them for ever; construct the optimizer with capturable=True, "
@@ -232,7 +232,7 @@ class CupyKernel:
     def _by_row(
         self,
         gradients: Gradients,
-        table: Table,
+        table: ScalarRows,
         rows: Sequence[int] | None,
         scale: float,
     ) -> Iterator[tuple[Sequence[Any] | Array, Array]]:

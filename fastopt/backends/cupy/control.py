@@ -307,7 +307,9 @@ class Control:
 
     def measure(self, work: Sequence[tuple[CupyKernel, Gradients]]) -> None:
         """Measure all gradients."""
-        layout = MeasureLayout(sum(k.tiles() for k, _ in work), any(k.wide for k, _ in work))
+        layout = MeasureLayout(
+            sum(k.tiles() for k, _ in work), any(k.squares_may_overflow for k, _ in work)
+        )
         sums = layout.tiles * _factors(layout)
         if self._layout != layout:
             self._layout = layout
@@ -317,17 +319,17 @@ class Control:
             kernel.measure_to(gradients, self._sums, first, layout)
             first += kernel.tiles()
 
-    def decide(self, grad_scale: Any, measured: bool, squares: bool) -> Place:
+    def decide(self, grad_scale: Any, measured: bool, in_single: bool) -> Place:
         """Decide on a step, by what was measured last if that is so.
 
-        ``squares`` says whether some rule averages squares in float32, which can overflow. Returns
-        where the outcome will stand.
+        ``in_single`` says whether some rule averages squares in float32, which can overflow.
+        Returns where the outcome will stand.
         """
         on_device = arrays.kind(grad_scale) == "cupy"
         layout = self._layout if measured else _NOTHING
         memory, number = place = self._place()
         arguments = (
-            *(self._sums, layout.tiles, int(layout.wide), int(squares)),
+            *(self._sums, layout.tiles, int(layout.scaled), int(in_single)),
             1.0 if on_device else grad_scale,
             arrays.address(grad_scale) if on_device else 0,
             grad_scale.itemsize if on_device else 0,
@@ -440,7 +442,7 @@ class Control:
 
 
 def _factors(layout: MeasureLayout) -> int:
-    return len(control_source.FACTORS) if layout.wide else 1
+    return len(control_source.FACTORS) if layout.scaled else 1
 
 
 def _read_counts(read: Array) -> Counted:

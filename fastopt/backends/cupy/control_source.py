@@ -42,14 +42,14 @@ def squares(dtype: np.dtype[Any], addresses: Addresses) -> dict[str, Any]:
     return _squares(dtype, addresses, *text)
 
 
-def squares_to_decide(dtype: np.dtype[Any], addresses: Addresses, wide: bool) -> dict[str, Any]:
+def squares_to_decide(dtype: np.dtype[Any], addresses: Addresses, scaled: bool) -> dict[str, Any]:
     """Return the arguments of the kernel that sums tiles where the device decides, in one pass.
 
     In place of ``factor`` it takes ``tiles``, how many there are in all. It writes the sums of
-    all tiles for the first of FACTORS, and with ``wide`` then for the others.
+    all tiles for the first of FACTORS, and with ``scaled`` then for the others.
     """
-    factors = [repr(factor) for factor in FACTORS[: None if wide else 1]]
-    name = f"fastopt_{'all_' if wide else ''}squares_to_decide"
+    factors = [repr(factor) for factor in FACTORS[: None if scaled else 1]]
+    name = f"fastopt_{'all_' if scaled else ''}squares_to_decide"
     return _squares(dtype, addresses, "int64 tiles", factors, "tiles", name)
 
 
@@ -69,8 +69,8 @@ def _squares(
     real = wide(dtype).name
     types = [
         f"typedef {TYPE[real]} real;",
-        f"typedef {number_format(dtype.name, real)} Given;",
-        "typedef Given::type given;",
+        f"typedef {number_format(dtype.name, real)} Gradient;",
+        "typedef Gradient::type gradient;",
     ]
     preamble = [
         in_namespace(block_struct()),
@@ -136,7 +136,7 @@ def decide() -> dict[str, Any]:
 
     It is launched by many threads where there are MANY_TILES tiles (``decide_by_many``).
     It takes the ``sums`` of squares of all ``tiles`` (-1: not measured) for the first of FACTORS
-    or, if ``scaled``, for each; ``squares``, not 0 if some rule averages squares in float32; the
+    or, if ``scaled``, for each; ``in_single``, not 0 if some rule averages squares in float32; the
     gradients' scale as a ``number`` times what stands at an ``address`` in a float of ``width``
     bytes (0: nothing); ``settings`` and ``limit``, the largest norm. It writes ``counts``,
     ``measured``, the scale in single precision, and the outcome (made, norm) at an ``index`` of the
@@ -163,14 +163,14 @@ def decide() -> dict[str, Any]:
         *(fixed("total"), fixed("decide")),
     ]
     return {
-        "in_params": "raw float64 sums, int64 tiles, int64 scaled, int64 squares, "
+        "in_params": "raw float64 sums, int64 tiles, int64 scaled, int64 in_single, "
         "float64 number, int64 address, int64 width, raw int64 settings, raw float64 limit, "
         "int64 index",
         "out_params": "raw int64 counts, raw float64 measured, raw float32 single, "
         "raw float64 outcomes",
         "operation": f"""
     fastopt::decide(
-        &sums[0], tiles, scaled, squares, fastopt::scale_of(number, address, width), &settings[0],
+        &sums[0], tiles, scaled, in_single, fastopt::scale_of(number, address, width), &settings[0],
         &limit[0], &counts[0], &measured[0], &single[0], &outcomes[2 * index]);
 {ONCE}""",
         "name": "fastopt_decide",

@@ -66,9 +66,9 @@ __device__ __forceinline__ double scale_of(double number, long long address, lon
 }
 
 // `sums` are those of all tiles (-1 tiles: nothing was measured) and, if `scaled`, again for gradients
-// multiplied by SMALLER and by LARGER. `squares` is not 0 if some rule averages squares in float32.
+// multiplied by SMALLER and by LARGER. `in_single` is not 0 if some rule averages squares in float32.
 __device__ __forceinline__ void decide(
-    const double *sums, long long tiles, long long scaled, long long squares, double scale,
+    const double *sums, long long tiles, long long scaled, long long in_single, double scale,
     const long long *settings, const double *limit, long long *counts, double *measured,
     float *single, double *outcome
 ) {
@@ -94,7 +94,7 @@ __device__ __forceinline__ void decide(
         factor = factor > 1 ? 1 : factor;
         scale *= factor;
     }
-    const bool overflows = squares != 0 && norm * factor >= SQUARES_OVERFLOW;
+    const bool overflows = in_single != 0 && norm * factor >= SQUARES_OVERFLOW;
     const bool go = !skips || (finite && !overflows);
     __syncthreads();  // all have read the count
     if (threadIdx.x == 0) {

@@ -1,6 +1,6 @@
 // What a pass's memory makes of its sums: a block of LANES threads for each array, or one for all.
 //
-// From Python: remember, the function of the memory; SUMS, how many it takes, GIVEN, how many
+// From Python: remember, the function of the memory; SUMS, how many it takes, INPUTS, how many
 // columns of the table; LANES.
 
 namespace fastopt {
@@ -19,7 +19,7 @@ __device__ __forceinline__ void follow(
         __syncthreads();  // all have read it before `lane` is used again
     }
     if (threadIdx.x == 0 && counts[0] >= 0) {
-        remember(totals, size, &table[counts[0] * GIVEN], remembered, made);
+        remember(totals, size, &table[counts[0] * INPUTS], remembered, made);
     }
 }
 

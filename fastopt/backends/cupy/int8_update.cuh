@@ -24,11 +24,11 @@ __device__ __forceinline__ unsigned int largest_of_warp(unsigned int number) {
 // the largest numbers; their parameters become those after the update, as they are stored.
 template <int N> struct Elements {
     Pack<stored, N> param;
-    Pack<given, N> grad;
+    Pack<gradient, N> grad;
     State<N> state;
 
     __device__ __forceinline__ void load(
-        const stored *param_at, const given *grad_at, const Memory &memory, long long offset
+        const stored *param_at, const gradient *grad_at, const Memory &memory, long long offset
     ) {
         grad = load_pack<N>(grad_at);
         param = load_pack<N>(param_at);
@@ -42,7 +42,7 @@ template <int N> struct Elements {
         const Pack<real, N> square = square_moduli(param, grad, element, scalars);
         #pragma unroll
         for (int k = 0; k < N; ++k) {
-            const real grad_k = Given::widen(grad.x[k]);
+            const real grad_k = Gradient::widen(grad.x[k]);
             const real number = state.step(k, param.x[k], grad_k, square.x[k], scalars);
             param.x[k] = state.narrow(k, number, counter, scalars);
             state.compare(k, largest);
@@ -73,10 +73,10 @@ __device__ __forceinline__ void update_block(
     const Memory own = memory.from(offset);
     const unsigned int counter = block.counter + first;
     stored *const param_at = reinterpret_cast<stored *>(param_address) + start;
-    const given *const grad_at = reinterpret_cast<const given *>(grad_address) + start;
+    const gradient *const grad_at = reinterpret_cast<const gradient *>(grad_address) + start;
     unsigned int largest[SLOTS] = {};
     if (count == CODES && block.axes < 0 && param_address % (4 * sizeof(stored)) == 0
-        && grad_address % (4 * sizeof(given)) == 0) {
+        && grad_address % (4 * sizeof(gradient)) == 0) {
         const int k = 4 * lane, l = k + CODES / 2;
         Elements<4> some, more;
         some.load(param_at + k, grad_at + k, own, k);

@@ -32,12 +32,12 @@ if TYPE_CHECKING:
 class MeasureLayout(NamedTuple):
     """What is measured of the ``tiles`` of all gradients (see ``core.norms``).
 
-    The sums of squares; with ``wide`` then those of the gradients multiplied by each other factor
+    The sums of squares; with ``scaled`` then those of the gradients multiplied by each other factor
     that they may need.
     """
 
     tiles: int
-    wide: bool
+    scaled: bool
 
 
 class Lookup(NamedTuple):
@@ -135,7 +135,7 @@ class LaunchBatch:
         self._kernels = kernels
         self._how = how
         self._memory = [part.reshape(-1) for part in arena.parts]
-        self._pitch = arena.exact.shape[1]
+        self._pitch = arena.numbers.shape[1]
         self._updates: dict[tuple[Any, bool], Any] = {}
         self._packed: tuple[Any, Any] = (None, None)  # the last addresses, as a kernel takes them
         self.first = first
@@ -263,7 +263,7 @@ class LaunchBatch:
     ) -> None:
         """Write all the sums that a decision needs, from the first tile's place on."""
         text = control_source.squares_to_decide
-        kernel = self._kernels.of(text, grad_dtype, self._how, layout.wide)
+        kernel = self._kernels.of(text, grad_dtype, self._how, layout.scaled)
         self._over_tiles(kernel, grad_dtype, grads, first, layout.tiles, sums)
 
     def _over_tiles(self, kernel: Any, dtype: Any, grads: Array, first: int, *rest: Any) -> None:

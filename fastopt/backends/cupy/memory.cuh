@@ -1,7 +1,7 @@
 // Where parameters, gradients and state stand in memory.
 //
-// From Python: the formats Stored (of parameters) and Given (of gradients) and their types `stored`
-// and `given`; the types `real` (of the arithmetic) and `code` (of state in 16 or 8 bits); CODES.
+// From Python: the formats Stored (of parameters) and Gradient (of gradients) and their types `stored`
+// and `gradient`; the types `real` (of the arithmetic) and `code` (of state in 16 or 8 bits); CODES.
 
 namespace fastopt {
 

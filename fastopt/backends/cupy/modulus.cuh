@@ -7,7 +7,7 @@ namespace fastopt {
 
 // Real and imaginary parts alternate. Of both the squares come before the parameter changes.
 template <int N> __device__ __forceinline__ Pack<real, N> square_moduli(
-    const Pack<stored, N> &param, const Pack<given, N> &grad, long long element,
+    const Pack<stored, N> &param, const Pack<gradient, N> &grad, long long element,
     const AllScalars &all
 ) {
     Pack<real, N> square = {};
@@ -15,7 +15,7 @@ template <int N> __device__ __forceinline__ Pack<real, N> square_moduli(
         #pragma unroll
         for (int k = 0; k < N; ++k) {
             const Scalars &scalars = scalars_of(all, element + k);
-            square.x[k] = square_of(Stored::widen(param.x[k]), Given::widen(grad.x[k]), scalars);
+            square.x[k] = square_of(Stored::widen(param.x[k]), Gradient::widen(grad.x[k]), scalars);
         }
         #pragma unroll
         for (int k = 0; k < N - 1; k += 2) {

@@ -1,18 +1,18 @@
 // The sums of squares of gradients, in the order of core/norms.py.
 //
 // A tile is summed by LANES / WIDTH threads. Each takes the WIDTH lanes whose elements one load of 16
-// bytes brings, so a block of LANES threads sums WIDTH tiles. From Python: Given, `given` and `real`,
+// bytes brings, so a block of LANES threads sums WIDTH tiles. From Python: Gradient, `gradient` and `real`,
 // of gradients; Block; CAPACITY, LANES, WIDTH; total.cuh.
 
 namespace fastopt {
 
-struct alignas(16) Load { given of[WIDTH]; };
+struct alignas(16) Load { gradient of[WIDTH]; };
 
 // Adds the square of one number times each factor to its lane.
 template <int N> __device__ __forceinline__ void add_squares(
-    given stored, const double (&factors)[N], double (&lanes)[N][WIDTH], int lane
+    gradient stored, const double (&factors)[N], double (&lanes)[N][WIDTH], int lane
 ) {
-    const real number = Given::widen(stored);
+    const real number = Gradient::widen(stored);
     #pragma unroll
     for (int n = 0; n < N; ++n) {
         const double value = number * factors[n];
@@ -32,7 +32,7 @@ template <int N> __device__ __forceinline__ void sum_squares(
     const long long tile = (long long)blockIdx.x * WIDTH + group;
     const Block block = reinterpret_cast<const Block *>(blocks)[tile < own ? tile : 0];
     const long long address = addresses[CAPACITY + block.parameter];
-    const given *const grad = reinterpret_cast<const given *>(address) + block.start;
+    const gradient *const grad = reinterpret_cast<const gradient *>(address) + block.start;
     const int count = address != 0 && tile < own ? block.count : 0;
     const int whole = (address & 15) == 0 ? count / LANES * LANES : 0;  // in loads of 16 bytes
     double lanes[N][WIDTH] = {};

@@ -16,7 +16,7 @@ template <int N> __device__ __forceinline__ void sum_tile(
     const long long grad_address = addresses[CAPACITY + block.parameter];
     if (grad_address == 0) return;  // no gradient in this step
     const long long start = block.start;
-    const given *const grad_at = reinterpret_cast<const given *>(grad_address) + start;
+    const gradient *const grad_at = reinterpret_cast<const gradient *>(grad_address) + start;
     const long long *const axes = table + block.axes;
     const bool gaps = block.axes >= 0;
     const stored *const param_at = reinterpret_cast<const stored *>(param_address) + start;
@@ -27,7 +27,7 @@ template <int N> __device__ __forceinline__ void sum_tile(
         real square = real(0);
         if (MODULUS) {
             Pack<stored, 2> param;
-            Pack<given, 2> grad;
+            Pack<gradient, 2> grad;
             #pragma unroll
             for (int part = 0; part < 2; ++part) {
                 const int both = (k & ~1) + part;
@@ -41,7 +41,7 @@ template <int N> __device__ __forceinline__ void sum_tile(
         state.load(memory, block.offset + k);
         state.decode(0);
         const real param = state.number(0, *at);
-        add_terms(param, state, Given::widen(grad_at[k]), square, scalars, own);
+        add_terms(param, state, Gradient::widen(grad_at[k]), square, scalars, own);
     }
     __shared__ double lane[LANES];
     #pragma unroll

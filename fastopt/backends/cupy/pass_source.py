@@ -139,7 +139,7 @@ def _terms(rule: Rule, spec: UpdateSpec, one: Pass) -> Iterator[str]:
 
 _REMEMBER = Template("""
 __device__ __forceinline__ void remember(
-    const double *sums, double size, const double *given, double *remembered, double *made
+    const double *sums, double size, const double *inputs, double *remembered, double *made
 ) {
     $load
     {
@@ -188,7 +188,10 @@ def follow(rule: Rule, spec: UpdateSpec, number: int, addresses: Addresses) -> d
             [
                 *(f"const double {name} = sums[{k}];" for k, name in enumerate(summed)),
                 *(f"double {name} = remembered[{k}];" for k, name in enumerate(kept)),
-                *(f"const double {name} = given[{k}];" for k, name in enumerate(one.memory.given)),
+                *(
+                    f"const double {name} = inputs[{k}];"
+                    for k, name in enumerate(one.memory.inputs)
+                ),
                 f"double {', '.join(one.memory.scalars)};",
             ]
         ),
@@ -200,7 +203,7 @@ def follow(rule: Rule, spec: UpdateSpec, number: int, addresses: Addresses) -> d
             ]
         ),
     )
-    numbers = constants(LANES=LANES, SUMS=len(summed), GIVEN=len(one.memory.given))
+    numbers = constants(LANES=LANES, SUMS=len(summed), INPUTS=len(one.memory.inputs))
     return {
         "in_params": ", ".join(
             [

@@ -180,9 +180,9 @@ def types_of(spec: UpdateSpec) -> str:
         f"typedef {TYPE[real]} real;",
         f"typedef {CODE.get(spec.state, 'unsigned char')} code;",
         f"typedef {number_format(spec.stored.name, real)} Stored;",
-        f"typedef {number_format(spec.gradient.name, real)} Given;",
+        f"typedef {number_format(spec.gradient.name, real)} Gradient;",
         "typedef Stored::type stored;",
-        "typedef Given::type given;",
+        "typedef Gradient::type gradient;",
     ]
     return "\n".join(types)
 
@@ -521,8 +521,8 @@ def load_scalars(spec: UpdateSpec) -> str:
 
 def gradient(fragments: Sequence[Fragment]) -> Iterator[str]:
     """Yield the lines that make of an element's gradient what the rule sees."""
-    yield "const real given = grad_scale * grad;"
-    yield "grad = l2 != real(0) ? given + l2 * param : given;"
+    yield "const real plain_grad = grad_scale * grad;"
+    yield "grad = l2 != real(0) ? plain_grad + l2 * param : plain_grad;"
     for fragment in fragments:
         if fragment.at == "gradient":
             yield with_fragment(fragment, "grad")
@@ -531,7 +531,7 @@ def gradient(fragments: Sequence[Fragment]) -> Iterator[str]:
 def begin(rule: Rule, spec: UpdateSpec, fragments: Sequence[Fragment]) -> Iterator[str]:
     """Yield the lines that make of an element what the rule begins with."""
     yield from gradient(fragments)
-    if rule.squares and not spec.modulus:
+    if rule.takes_square and not spec.modulus:
         yield "const real square = grad * grad;"
     late = bool(spec.on_param or spec.on_all)
     yield from ["const real before = param;"] * late

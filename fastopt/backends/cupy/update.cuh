@@ -7,10 +7,10 @@
 namespace fastopt {
 
 template <int N> __device__ __forceinline__ void update(
-    stored *param_at, const given *grad_at, const Memory &memory, long long offset,
+    stored *param_at, const gradient *grad_at, const Memory &memory, long long offset,
     unsigned int counter, long long element, const AllScalars &all
 ) {
-    const Pack<given, N> grad = load_pack<N>(grad_at);
+    const Pack<gradient, N> grad = load_pack<N>(grad_at);
     Pack<stored, N> param = load_pack<N>(param_at);
     State<N> state;
     state.load(memory, offset);
@@ -18,7 +18,7 @@ template <int N> __device__ __forceinline__ void update(
     #pragma unroll
     for (int k = 0; k < N; ++k) {
         const Scalars &scalars = scalars_of(all, element + k);
-        const real grad_k = Given::widen(grad.x[k]);
+        const real grad_k = Gradient::widen(grad.x[k]);
         const real number = state.step(k, param.x[k], grad_k, square.x[k], scalars);
         param.x[k] = state.narrow(k, number, counter, scalars);
         state.round(k, counter, scalars);
@@ -37,7 +37,7 @@ __device__ __forceinline__ void update_block(
     const long long start = block.start, offset = block.offset;
     const unsigned int counter = block.counter;
     const int count = block.count;
-    const given *const grad_at = reinterpret_cast<const given *>(grad_address) + start;
+    const gradient *const grad_at = reinterpret_cast<const gradient *>(grad_address) + start;
     if (block.axes >= 0) {  // there are gaps: one element at a time, wherever it is
         const long long *const axes = table + block.axes;
         #pragma unroll 1
@@ -51,7 +51,7 @@ __device__ __forceinline__ void update_block(
     stored *const param_at = reinterpret_cast<stored *>(param_address) + start;
     // State is aligned by where it stands in the arena; the user's arrays begin where they like.
     const bool aligned = param_address % (PACK * sizeof(stored)) == 0
-        && grad_address % (PACK * sizeof(given)) == 0;
+        && grad_address % (PACK * sizeof(gradient)) == 0;
     const int packed = aligned ? count - count % PACK : 0;
     const int first = threadIdx.x * PACK;
     if (first < packed) {

@@ -16,7 +16,7 @@ from numba.core import compiler, serialize
 from numba.extending import register_jitable
 
 from fastopt import backends
-from fastopt.backends.interface import COMMON_SCALARS, Table
+from fastopt.backends.interface import COMMON_SCALARS, ScalarRows
 from fastopt.backends.numba import compiled as numba_compiled
 from fastopt.backends.numba import headers as numba_headers
 from fastopt.backends.numba import runtime
@@ -142,7 +142,7 @@ class NumbaKernel:
         words: dict[str, int | Array] = {
             **{"LEAVES": leaves, "COUNT": len(self._params), "TABLE": self._table},
             **{"CHUNKS": chunks, "TOTAL": chunks.shape[1]},
-            **{"EXACT": arena.exact, "PITCH": arena.exact.shape[1]},
+            **{"ARENA": arena.numbers, "PITCH": arena.numbers.shape[1]},
             "ROWS": self._members or 1,
         }
         if arena.codes is not None:
@@ -175,7 +175,9 @@ class NumbaKernel:
             gradients = Gradients(nothing, own.compiled.gradient, [])
             if self._updates:
                 derived = np.zeros((len(nothing), len(self._derived_names)))
-                table: Table = self._table.T if self._members is not None else self._table.tolist()
+                table: ScalarRows = (
+                    self._table.T if self._members is not None else self._table.tolist()
+                )
                 self.update(gradients, table, None, 1.0, derived)
                 for number, one in enumerate(self._passes):
                     if one.sums is not None:
@@ -228,7 +230,7 @@ class NumbaKernel:
     def update(
         self,
         gradients: Gradients,
-        table: Table,
+        table: ScalarRows,
         rows: Sequence[int] | None,
         scale: float,
         derived: Array | None = None,
@@ -241,7 +243,7 @@ class NumbaKernel:
         self,
         number: int,
         gradients: Gradients,
-        table: Table,
+        table: ScalarRows,
         rows: Sequence[int] | None,
         scale: float,
         derived: Array,
@@ -271,7 +273,7 @@ class NumbaKernel:
         own: _PerDtype,
         job: _Job,
         gradients: Gradients,
-        table: Table,
+        table: ScalarRows,
         rows: Sequence[int] | None,
         scale: float,
         derived: Array | None,
@@ -289,7 +291,7 @@ class NumbaKernel:
             job.set(TABLE=self._table, ROWS=self._members or 1)
             self._rows[:] = 0
 
-    def _scaled(self, table: Table, scale: float) -> Array:
+    def _scaled(self, table: ScalarRows, scale: float) -> Array:
         """Return a table as compiled code reads it: where there are members, by columns."""
         if self._members is not None:
             columns = np.empty((self._table.shape[0], len(table)), self._real)
@@ -511,7 +513,7 @@ def _pass(rule: Rule, spec: UpdateSpec, number: int) -> int:
 
 def _built(text: str, rule: Rule, spec: UpdateSpec, name: str, **forms: Callable[..., Any]) -> int:
     """Compile a loop's text, with the forms that it calls; return its address."""
-    stored, given = (conversion(dtype, spec.real) for dtype in (spec.stored, spec.gradient))
+    stored, gradient = (conversion(dtype, spec.real) for dtype in (spec.stored, spec.gradient))
     forms |= {"rule": rule.numba}
     forms |= {f"{fragment.name}_form": fragment.numba for fragment in spec.fragments}
     scope: dict[str, Any] = {
@@ -519,10 +521,10 @@ def _built(text: str, rule: Rule, spec: UpdateSpec, name: str, **forms: Callable
         **{name: register_jitable(form) for name, form in forms.items()},
         "real": numba.from_dtype(spec.real),
         "stored": _type_of(spec.stored),
-        "given_type": _type_of(spec.gradient),
+        "gradient_type": _type_of(spec.gradient),
         "widen": stored.widen,
         "narrow": stored.narrow,
-        "widen_given": given.widen,
+        "widen_gradient": gradient.widen,
         "carray": numba.carray,
         "pointer_to": runtime.pointer_to,
         "int64_at": runtime.int64_at,
@@ -537,7 +539,7 @@ def _built(text: str, rule: Rule, spec: UpdateSpec, name: str, **forms: Callable
     storage = numba_compiled.functions(storage_of(rule, spec).functions, spec)
     scope |= storage
     exec(compile(text, f"<fastopt step of {rule.name}>", "exec"), scope)
-    parts = (*forms.values(), *stored, given.widen, *storage.values())
+    parts = (*forms.values(), *stored, gradient.widen, *storage.values())
     identity = text + "".join(map(fingerprint, parts))
     return _compiled_address(scope["work"], name, identity)
 

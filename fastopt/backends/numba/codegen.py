@@ -24,7 +24,7 @@ MEMBER_LINES = (*LEAF_LINES, "DIVISOR", "MODULUS")
 
 JOB = (
     *("FUNCTION", "TOTAL", "LEAVES", "COUNT", "CHUNKS"),
-    *("TABLE", "DERIVED", "EXACT", "CODES", "SCALES", "PITCH"),  # of an update or a pass
+    *("TABLE", "DERIVED", "ARENA", "CODES", "SCALES", "PITCH"),  # of an update or a pass
     *("LANES", "SUMS", "FACTOR"),  # of a norm or a pass
     *(
         "KNOWN",
@@ -297,7 +297,7 @@ def work(job, thread, first_chunk, last_chunk):
     chunks = carray(pointer_to(int64_at(job + {CHUNKS_AT}), int64), (3, int64_at(job + {TOTAL_AT})))
     {find_table}
     pitch = int64_at(job + {PITCH_AT})
-    exact = carray(pointer_to(int64_at(job + {EXACT_AT}), real), ({SLOTS}, pitch))
+    arena = carray(pointer_to(int64_at(job + {ARENA_AT}), real), ({SLOTS}, pitch))
     {find_all}
     for chunk in range(first_chunk, last_chunk):
         leaf, start, count = chunks[0, chunk], chunks[1, chunk], chunks[2, chunk]
@@ -307,7 +307,7 @@ def work(job, thread, first_chunk, last_chunk):
         zero = real(0)
         {load_scalars}
         param_at = pointer_to(leaves[{PARAM}, leaf] + start * {param_size}, stored)
-        grad_at = pointer_to(leaves[{GRAD}, leaf] + start * {grad_size}, given_type)
+        grad_at = pointer_to(leaves[{GRAD}, leaf] + start * {grad_size}, gradient_type)
         param_{of} = carray(param_at, count)
         grad_{of} = carray(grad_at, count)
         {slice_state}
@@ -325,9 +325,9 @@ _LOAD_MASTER = (
 def loop_source(rule: Rule, spec: UpdateSpec) -> str:
     """Return the source of ``work(job, thread, ...)``, which does chunks of one rule's step.
 
-    It refers by name to ``rule``, ``real``, ``stored``, ``given_type`` (types), ``widen``,
-    ``narrow``, ``widen_given``, ``carray``, ``empty``, ``pointer_to``, ``int64_at``, dtypes, to the
-    functions of the spec's storage, and to each fragment's ``<name>_form``.
+    It refers by name to ``rule``, ``real``, ``stored``, ``gradient_type`` (types), ``widen``,
+    ``narrow``, ``widen_gradient``, ``carray``, ``empty``, ``pointer_to``, ``int64_at``, dtypes, to
+    the functions of the spec's storage, and to each fragment's ``<name>_form``.
     """
     storage = storage_of(rule, spec)
     element = list(_element(rule, spec, storage))
@@ -430,8 +430,8 @@ def _source(
     of = of or storage.of
     derived = derived_of(rule, spec).names
     masters = [*spec.masters, *spec.limits]
-    exact = [*(rule.state if spec.state == "real" else ()), *masters]
-    slices = [f"{slot}_{of} = exact[{k}, first : first + count]" for k, slot in enumerate(exact)]
+    in_arena = [*(rule.state if spec.state == "real" else ()), *masters]
+    slices = [f"{slot}_{of} = arena[{k}, first : first + count]" for k, slot in enumerate(in_arena)]
     find = [*storage.find(), *find]
     if derived:
         shape = f"(int64_at(job + {at('COUNT')}), {len(derived)})"
@@ -462,7 +462,7 @@ def _source(
         LINES=len(lines),
         find_table=f"table = carray(pointer_to(int64_at(job + {at('TABLE')}), {kind}), {shape})",
         find_row=row,
-        SLOTS=len(exact),
+        SLOTS=len(in_arena),
         **{name: line for line, name in enumerate(LEAF_LINES)},
         **{f"{name}_AT": at(name) for name in JOB},
         of=of,
@@ -485,8 +485,9 @@ def _moduli(rule: Rule, spec: UpdateSpec, of: str) -> Iterator[str]:
     yield "for i in range(0, count, 2):"
     yield from _indented(_look_up(rule, spec))
     for part, index in (("re", "i"), ("im", "i + 1")):
-        yield f"    given = widen_given(grad_{of}[{index}]) * grad_scale"
-        yield f"    grad = given + l2 * widen(param_{of}[{index}]) if l2 != zero else given"
+        yield f"    plain_grad = widen_gradient(grad_{of}[{index}]) * grad_scale"
+        with_l2 = f"plain_grad + l2 * widen(param_{of}[{index}])"
+        yield f"    grad = {with_l2} if l2 != zero else plain_grad"
         yield from _indented(_at_gradient(spec.fragments))
         yield f"    {part} = grad"
     yield "    square = re * re + im * im"
@@ -514,10 +515,14 @@ def _begin(
     """Yield the parameter and the gradient of an element, as the rule gets them."""
     late = bool(spec.on_param or spec.on_all)
     yield from _LOAD_MASTER if spec.master else ["param = widen(param_of[i])"]
-    yield "given = widen_given(grad_of[i]) * grad_scale"
-    yield "grad = given" if plain else "grad = given + l2 * param if l2 != zero else given"
+    yield "plain_grad = widen_gradient(grad_of[i]) * grad_scale"
+    yield (
+        "grad = plain_grad"
+        if plain
+        else "grad = plain_grad + l2 * param if l2 != zero else plain_grad"
+    )
     yield from _at_gradient(fragments)
-    if rule.squares:
+    if rule.takes_square:
         yield "square = square_of[i]" if spec.modulus else "square = grad * grad"
     yield from ["before = param"] * late
     yield "param = param - decay * param if decay != zero else param"
@@ -528,7 +533,7 @@ def _ruled(rule: Rule, spec: UpdateSpec, loaded: Sequence[str]) -> str:
     """Return the call of the rule; ``loaded`` are its slots of state."""
     made = [*rule.memory.handed, *rule.memory.scalars] if rule.memory else []
     numbers = map(number_name, [*rule.scalars, *made])
-    inputs = ", ".join(["param", "grad", *["square"] * rule.squares, *loaded, *numbers])
+    inputs = ", ".join(["param", "grad", *["square"] * rule.takes_square, *loaded, *numbers])
     return f"{', '.join(['param', *rule.state])}, = rule({inputs})"
 
 
@@ -569,7 +574,7 @@ def _terms(rule: Rule, spec: UpdateSpec, storage: Storage, one: Pass) -> Iterato
     if fragment is None:
         yield from _begin(rule, spec, fragments)
         numbers = map(number_name, [*rule.scalars, *one.memory.handed])
-        square = ["square"] * rule.squares
+        square = ["square"] * rule.takes_square
         yield f"{names}= terms({', '.join(['param', 'grad', *square, *loaded, *numbers])})"
         return
     before = fragments[: fragments.index(fragment)]

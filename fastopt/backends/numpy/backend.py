@@ -7,7 +7,7 @@ from typing import Any, assert_never, cast
 
 import numpy as np
 
-from fastopt.backends.interface import Table
+from fastopt.backends.interface import ScalarRows
 from fastopt.backends.numpy.fused import FusedStep, fused
 from fastopt.core import quantization
 from fastopt.core.arrays import Array, Extents
@@ -60,12 +60,12 @@ class Draws:
 class ChunkState:
     """The state of consecutive places in an arena, slot by slot, however it is stored."""
 
-    __slots__ = ("_codes", "_exact", "_kind", "_scales")
+    __slots__ = ("_codes", "_kind", "_numbers", "_scales")
 
     def __init__(self, arena: Arena, first: int, size: int) -> None:
         place = slice(first, first + size)
         self._kind = arena.spec.state
-        self._exact = tuple(slot[place] for slot in arena.exact)
+        self._numbers = tuple(slot[place] for slot in arena.numbers)
         self._codes = () if arena.codes is None else tuple(slot[place] for slot in arena.codes)
         blocks = slice(first // quantization.BLOCK, -(-(first + size) // quantization.BLOCK))
         self._scales = () if arena.scales is None else tuple(s[blocks] for s in arena.scales)
@@ -73,12 +73,12 @@ class ChunkState:
     def load(self, signed: Sequence[bool]) -> tuple[Array, ...]:
         """Return the slots of the rule, which ``signed`` belongs to, and then the others."""
         if self._kind == "real":
-            return self._exact
+            return self._numbers
         if self._kind == "bfloat16":
-            return (*map(quantization.from_bfloat16, self._codes), *self._exact)
+            return (*map(quantization.from_bfloat16, self._codes), *self._numbers)
         if self._kind == "int8":
             read = zip(self._codes, self._scales, signed, strict=True)
-            return (*(_from_int8(*slot) for slot in read), *self._exact)
+            return (*(_from_int8(*slot) for slot in read), *self._numbers)
         assert_never(self._kind)
 
     def store(self, values: Sequence[Array], signed: Sequence[bool], draws: Draws) -> None:
@@ -223,7 +223,7 @@ class NumpyKernel:
         self,
         number: int,
         gradients: Gradients,
-        table: Table,
+        table: ScalarRows,
         rows: Sequence[int] | None,
         scale: float,
         derived: Array,
@@ -254,7 +254,7 @@ class NumpyKernel:
     def update(
         self,
         gradients: Gradients,
-        table: Table,
+        table: ScalarRows,
         rows: Sequence[int] | None,
         scale: float,
         derived: Array | None = None,
@@ -339,7 +339,8 @@ class NumpyKernel:
         For a float32 rule without fragments, bounds and codes only three lines do anything:
         ``load`` returns views of the state, ``_apply`` changes ``stored`` and them in place, and
         ``grad`` is used as it is. ``spec.members``, ``random_scalars``, ``master``, ``limits``,
-        ``stochastic`` and ``exact`` say which of the other lines an option or a dtype needs.
+        ``stochastic`` and ``computes_as_stored`` say which of the other lines an option or a dtype
+        needs.
         ``derived`` is empty for updates without sums.
         """
         spec, of_rule = self._spec, len(self._rule.state)
@@ -351,7 +352,7 @@ class NumpyKernel:
             *row, high, low = row
             draws = Draws(block.counters, high, low)
         state = block.state.load(self._signed)
-        param = stored if spec.exact else stored.astype(spec.real)
+        param = stored if spec.computes_as_stored else stored.astype(spec.real)
         if spec.master:
             master = state[of_rule]
             np.copyto(master, param, where=narrowed(master, stored.dtype) != stored)
@@ -367,7 +368,7 @@ class NumpyKernel:
         if spec.stochastic and draws is not None:
             single = narrowed(param, np.dtype(np.float32))
             stored[...] = draws.rounded(single, of_rule, stored.dtype)
-        elif not spec.exact:
+        elif not spec.computes_as_stored:
             stored[...] = narrowed(param, stored.dtype)
 
     def _apply(
@@ -388,13 +389,13 @@ class NumpyKernel:
         """
         grad_scale, l2, decay, tiny_signed, tiny_positive, *scalars = row
         around, rule = self._around, self._elementwise
-        given = grad = grad * grad_scale if grad_scale != 1.0 else grad
+        plain_grad = grad = grad * grad_scale if grad_scale != 1.0 else grad
         if isinstance(l2, np.ndarray):
             grad = np.where(l2 != 0.0, grad + l2 * param, grad)
         elif l2 != 0.0:
             grad = grad + l2 * param
         for fragment in around.at_gradient:
-            values = {"given": given, "grad": grad}
+            values = {"plain_grad": plain_grad, "grad": grad}
             grad = around.kept(fragment, values, scalars, derived)
         before = [old.copy() for old in (param, *state)] if around.late else []
         if isinstance(decay, np.ndarray):
@@ -402,10 +403,10 @@ class NumpyKernel:
         elif decay != 0.0:
             param -= decay * param
         decayed = param.copy() if around.late else param
-        squares = [self._squares_of(grad)] if rule.squares else []
+        squares = [self._squares_of(grad)] if rule.takes_square else []
         rule.numpy(param, grad, *squares, *state, *around.of_rule(scalars, derived))
         for fragment in around.on_param:
-            values = {"given": given, "grad": grad}
+            values = {"plain_grad": plain_grad, "grad": grad}
             values |= {"before": before[0], "decayed": decayed, "after": param}
             param[...] = around.kept(fragment, values, scalars, derived)
         if limits:
@@ -413,7 +414,7 @@ class NumpyKernel:
         for fragment in around.on_all:
             begun = [decayed, *before[1:]]
             for after, old, begin in zip((param, *state), before, begun, strict=True):
-                values = {"given": given, "grad": grad}
+                values = {"plain_grad": plain_grad, "grad": grad}
                 values |= {"before": old, "decayed": begin, "after": after}
                 after[...] = around.kept(fragment, values, scalars, derived)
         if _is_set(tiny_signed) or _is_set(tiny_positive):
@@ -437,23 +438,23 @@ class NumpyKernel:
         before = chunk.param.astype(spec.real)
         if spec.master:
             before = current(loaded[len(rule.state)], chunk.param)
-        given = grad = grad.astype(spec.real, copy=False) * grad_scale
+        plain_grad = grad = grad.astype(spec.real, copy=False) * grad_scale
         if l2 != 0.0:
             grad = grad + l2 * before
         for fragment in around.at_gradient:
-            values = {"given": given, "grad": grad}
+            values = {"plain_grad": plain_grad, "grad": grad}
             if fragment is one.fragment:
                 return around.terms(fragment, values, scalars)
             grad = around.kept(fragment, values, scalars, derived)
         param = before - decay * before if decay != 0.0 else before.copy()
-        squares = [self._squares_of(grad)] if rule.squares else []
+        squares = [self._squares_of(grad)] if rule.takes_square else []
         if one.fragment is None:
             numbers = (*scalars[: len(rule.scalars)], *derived[one.memory_columns])
             return one.sums.numpy(param, grad, *squares, *state, *numbers)
         decayed = param.copy()
         rule.numpy(param, grad, *squares, *state, *around.of_rule(scalars, derived))
         for fragment in around.on_param:
-            values = {"given": given, "grad": grad, "before": before, "decayed": decayed}
+            values = {"plain_grad": plain_grad, "grad": grad, "before": before, "decayed": decayed}
             values |= {"after": param}
             if fragment is one.fragment:
                 return around.terms(fragment, values, scalars)

@@ -130,7 +130,7 @@ class FusedBucket:
             grad = np.add(grad, np.multiply(param, numbers[1], product), scaled)
         if decay != 0.0:
             np.subtract(param, np.multiply(param, numbers[2], product), param)
-        if rule.squares:
+        if rule.takes_square:
             rule.numpy(param, grad, np.multiply(grad, grad, square), *state, *numbers[5:])
         else:
             rule.numpy(param, grad, *state, *numbers[5:])
@@ -179,7 +179,7 @@ def _cut(memory: Array, piece: Piece) -> tuple[Array, ...]:
 
 def _pieces(bucket: Bucket, most: int) -> Iterator[Piece]:
     """Yield the pieces of a bucket, of at most so many elements."""
-    rows, parameters = bucket.arena.exact, bucket.parameters
+    rows, parameters = bucket.arena.numbers, bucket.parameters
 
     def state(first: int, size: int) -> tuple[Array, ...]:
         return tuple(slot[first : first + size] for slot in rows)
