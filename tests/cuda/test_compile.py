@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -74,16 +75,29 @@ def rule_of(name: str) -> Rule:
     return rule
 
 
-each_pair = pytest.mark.parametrize(
-    ("name", "spec"),
-    [
-        pytest.param(name, spec, id=f"{name}-{spec.name}")
-        for name in RULES
-        for spec in (*FORMATS, *FEW)
-        if rule_of(name).state or spec.state == "real"
-        if name in ("adam", "rmsprop_centered_momentum") or spec not in FEW
-    ],
-)
+PAIRS = [
+    (rule, name, number, spec)
+    for rule, name in enumerate(RULES)
+    for number, spec in enumerate((*FORMATS, *FEW))
+    if rule_of(name).state or spec.state == "real"
+    if name in ("adam", "rmsprop_centered_momentum") or spec not in FEW
+]
+
+
+def each_pair(architectures: Sequence[int], several: int) -> pytest.MarkDecorator:
+    """Return the pairs of a rule and a spec, each with several architectures, taken in turns.
+
+    So every rule, and every spec of ``FORMATS``, meets all of them.
+    """
+    found = []
+    for rule, name, number, spec in PAIRS:
+        chosen = [
+            architectures[(rule + number * several + k) % len(architectures)]
+            for k in range(several)
+        ]
+        label = "-".join([name, spec.name, *map(str, chosen)])
+        found.append(pytest.param(name, spec, chosen, id=label))
+    return pytest.mark.parametrize(("name", "spec", "architectures"), found)
 
 
 def kernel_of(
@@ -124,21 +138,31 @@ def _without_derived(rule: Rule, body: str) -> str:
     return re.sub(r"(?m)^.*(\.reg \.|ld\.global\.|cvt\.rn(\.ftz)?\.f32\.)f64.*$", "", body)
 
 
-@each_pair
-@pytest.mark.parametrize("architecture", [75, 90, 120])
+@each_pair([75, 90, 120], 1)
 def test_the_instructions_are_those_that_are_meant(
-    name: str, spec: UpdateSpec, architecture: int
+    name: str, spec: UpdateSpec, architectures: list[int]
 ) -> None:
     rule = rule_of(name)
     for addresses, from_table in ((BY_VALUE, False), (IN_ARRAY, False), (BY_VALUE, True)):
         kernel = kernel_of(rule, spec, addresses, from_table)
-        assert faults(rule, spec, nvrtc.ptx(kernel, architecture)) == []
+        for architecture in architectures:
+            assert faults(rule, spec, nvrtc.ptx(kernel, architecture)) == []
 
 
-@each_pair
-def test_no_gpu_needs_the_stack(name: str, spec: UpdateSpec) -> None:
-    assert_in_registers(kernel_of(rule_of(name), spec))
-    assert_in_registers(kernel_of(rule_of(name), spec, from_table=True))
+@each_pair(nvrtc.ARCHITECTURES, 2)
+def test_no_gpu_needs_the_stack(name: str, spec: UpdateSpec, architectures: list[int]) -> None:
+    assert_in_registers(kernel_of(rule_of(name), spec), architectures)
+    assert_in_registers(kernel_of(rule_of(name), spec, from_table=True), architectures)
+
+
+def test_every_rule_and_spec_meets_every_architecture() -> None:
+    for architectures, several in (([75, 90, 120], 1), (nvrtc.ARCHITECTURES, 2)):
+        met: dict[Any, set[int]] = {}
+        for name, spec, chosen in (p.values for p in each_pair(architectures, several).args[1]):
+            met.setdefault(name, set()).update(chosen)
+            met.setdefault(spec, set()).update(chosen)
+        for key in (*RULES, *FORMATS):
+            assert met[key] == {*architectures}, key
 
 
 AROUND = (cautious.FRAGMENT, mask_zero.FRAGMENT)
@@ -205,8 +229,8 @@ def test_the_scale_of_a_loss_is_plain_arithmetic_in_double() -> None:
     assert_in_registers(kernel)
 
 
-def assert_in_registers(kernel: Any) -> None:
-    for architecture in nvrtc.ARCHITECTURES:
+def assert_in_registers(kernel: Any, architectures: Sequence[int] = nvrtc.ARCHITECTURES) -> None:
+    for architecture in architectures:
         said = nvrtc.said_of_machine_code(kernel, architecture)
         assert "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads" in said
         registers = re.search(r"Used (\d+) registers", said)
