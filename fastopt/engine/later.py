@@ -16,7 +16,6 @@ from importlib.util import find_spec
 
 from fastopt import backends
 from fastopt.backends.interface import Backend
-from fastopt.backends.numba import cache
 from fastopt.core.buckets import Bucket
 
 IMPORT, COMPILE, LOAD = 0.5, 1.6, 0.03
@@ -47,6 +46,8 @@ class Later:
 
     def _seconds(self) -> float:
         """Return about how many seconds going over takes."""
+        from fastopt.backends.numba import cache  # milliseconds, which a short script does without
+
         kept = cache.names()
         found = sum(any(name.startswith(own) for name in kept) for own in self._names)
         compiling = COMPILE * (len(self._names) - found) + LOAD * found
