@@ -161,6 +161,16 @@ def array_namespace(*given: Array) -> ModuleType:
 _limit: int | None = None
 
 
+def most_threads() -> int:
+    """Return how many threads there are for a step: NUMBA_NUM_THREADS, or the processors."""
+    asked = os.environ.get("NUMBA_NUM_THREADS", "")
+    if asked.isdigit() and asked != "0":
+        return int(asked)
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def set_num_threads(number: int | None) -> None:
     """Let the steps of this process use at most this many threads.
 

@@ -103,7 +103,7 @@ def machine() -> dict[str, Any]:
     return {
         "processor": _processor(),
         "cores": _cores(),
-        "threads": int(numba.config.NUMBA_NUM_THREADS) if numba else 1,
+        "threads": int(numba.config.NUMBA_NUM_THREADS) if numba else backends.most_threads(),
         "gpu": _gpu(),
         "system": platform.platform(terse=True),
         "versions": {"fastopt": __version__, "python": platform.python_version(), **versions},

@@ -22,8 +22,9 @@ BOUNDS = ("lower", "upper")
 State = Literal["real", "bfloat16", "int8"]
 """How a rule's state is stored: in the arithmetic's dtype or in codes (``core.quantization``).
 
-Whatever depends on it asks for the kind by name and ends with ``assert_never``, or looks it up in a
-table, so that mypy or the first test finds what does not know of another kind.
+What stores and reads state asks for the kind by name and ends with ``assert_never``, or looks it up
+in a table, so that mypy or the first test finds what does not know of another kind. What is only so
+where codes come in blocks asks for "int8" alone; CONTRIBUTING.md lists these places.
 """
 
 CODE_DTYPES: dict[State, np.dtype[Any]] = {

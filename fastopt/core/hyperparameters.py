@@ -409,7 +409,7 @@ class Formula(ABC):
     def _scalars(options: Options, lr: Value, t: int, guard: float) -> dict[str, Value]:
         """Return the rule's scalars in the t-th step (1 for the first) of a parameter.
 
-        With them those that its memory is ``given``. ``guard`` stands in for an eps of 0. What is
+        With them the ``inputs`` of its memory. ``guard`` stands in for an eps of 0. What is
         an array of one number for each member makes arrays, by ``optimizers.common``.
         """
 
@@ -520,7 +520,7 @@ def _coefficients(
 
 
 def memory_inputs(formula: type[Formula], options: Options) -> dict[str, float]:
-    """Return the scalars that the rule's memory is given in its first step; nothing without one."""
+    """Return the inputs of the rule's memory in its first step; nothing without one."""
     memory = formula._rule(options).memory
     if memory is None:
         return {}

@@ -12,13 +12,16 @@ from fastopt.core.tree import Tree
 
 
 class Changes:
-    """How many changes there have been in some groups: in all, and but for plain learning rates."""
+    """How often settings of some groups have changed: all, and all but learning rates.
 
-    __slots__ = ("but_rates", "count")
+    A learning rate that was one number and is another counts for the first alone.
+    """
+
+    __slots__ = ("besides_lr", "count")
 
     def __init__(self) -> None:
         self.count = 0
-        self.but_rates = 0
+        self.besides_lr = 0
 
 
 _HIGH_RATE = 1_000.0
@@ -36,7 +39,7 @@ class ParamGroup(dict[str, Any]):
 
     ``revision`` grows with every change but that of a learning rate from one number to another;
     ``changes`` counts the changes of all groups of an optimizer. ``scheduled`` says whether a value
-    is a function, ``scheduled_but_rate`` whether one is besides the learning rate, ``foreseeable``
+    is a function, ``scheduled_besides_lr`` whether one is besides the learning rate, ``foreseeable``
     that functions return the same for a step whenever they are asked: they have an attribute of
     this name.
 
@@ -57,7 +60,7 @@ class ParamGroup(dict[str, Any]):
         self.revision = 0
         self.changes = Changes()
         self.scheduled = False
-        self.scheduled_but_rate = False
+        self.scheduled_besides_lr = False
         self.foreseeable = True
         self._schedules: tuple[str, ...] = ()
         self._reviewed_rate: float | None = None  # the highest one; None: not known
@@ -97,10 +100,10 @@ class ParamGroup(dict[str, Any]):
         super().update(self.checked(dict(*given, **named)))
         self.revision += 1
         self.changes.count += 1
-        self.changes.but_rates += 1
+        self.changes.besides_lr += 1
         self._schedules = tuple(name for name, value in self.plain.items() if callable(value))
         self.scheduled = bool(self._schedules)
-        self.scheduled_but_rate = self._schedules not in ((), ("lr",))
+        self.scheduled_besides_lr = self._schedules not in ((), ("lr",))
         self.foreseeable = all(
             getattr(self[name], "foreseeable", False) is True for name in self._schedules
         )
@@ -177,7 +180,7 @@ class ParamGroup(dict[str, Any]):
         given = {name: self.value(name, step_count) for name in self._schedules}
         options = {**self, **given}
         rate = options["lr"]
-        if self.scheduled_but_rate or not isinstance(rate, float):
+        if self.scheduled_besides_lr or not isinstance(rate, float):
             self._review_step(options, step_count)
         elif rate > self._reviewed_schedule:
             self._reviewed_schedule = self._review_rate(rate, options, step_count)
@@ -220,11 +223,6 @@ class ParamGroups(list[ParamGroup]):
             if not isinstance(rate, float) or not 0.0 <= rate <= group.highest_rate:
                 return False
         return all(group.set_rate(rate) for group in self)
-
-    @property
-    def revision(self) -> int:
-        """A number that grows with every change in any group."""
-        return self.changes.count
 
     def _fixed(self, *_: Any, **__: Any) -> NoReturn:
         raise TypeError(

@@ -108,8 +108,8 @@ class Scalars:
     def row_at(self, step_count: int, lag: int) -> Row | Array:
         """Return the row of the step that is made at a step count of the optimizer.
 
-        It is that of parameters which have missed ``lag`` steps, and goes on with what the rule's
-        memory is given. With members it is an array with a row for each.
+        It is that of parameters which have missed ``lag`` steps, followed by the inputs of the
+        rule's memory. With members it is an array with a row for each.
         """
         options, t = self._group.at(step_count), step_count - lag + 1
         row = self.row(options, t)
@@ -205,7 +205,7 @@ class Scalars:
         self._seed = options["seed"] if spec.random_scalars else None
         self._decay_lr = lr if decays and self._members is None else None
         # A schedule may say something else in every step, and if it has a memory in the same one.
-        always = self._members is not None or self._group.scheduled_but_rate
+        always = self._members is not None or self._group.scheduled_besides_lr
         self._prepared_for = None if always else self._group.revision
 
     def _work_out_common(self, sign: float, l2: Value, decay: Value, floor: Value) -> None:

@@ -102,7 +102,7 @@ class HostEngine:
         self.derives = any(derived_of(b.rule, b.spec).passes for b in state.buckets)
         """Whether some updates need scalars that are made of sums or memory."""
         self._frozen: frozenset[int] | None = None  # the numbers of groups; None: not known
-        self._followed: int | None = None  # the number of changes that this follows
+        self._settings_seen: int | None = None  # the number of changes that this follows
         self._is_fused = False  # whether what follows is up to date: follow_settings sees to it
         self._fused: Fused | None = None
         self._fused_parts: list[tuple[Bucket, Scalars, ParamGroup]] = []
@@ -120,7 +120,7 @@ class HostEngine:
         """Make a step: all of it, or on an error nothing."""
         if type(grad_scale) is not float or grad_scale != 1.0:
             grad_scale = self.checked_scale(grad_scale, policy.on_nonfinite)
-        if self._followed != self._changes.but_rates:
+        if self._settings_seen != self._changes.besides_lr:
             self.follow_settings()
         asked: dict[int, Options] = {}
         if self._fused is not None:
@@ -376,8 +376,8 @@ class HostEngine:
 
     def follow_settings(self) -> None:
         """Go over to what the groups ask for: another rule, other groups that are trained."""
-        changes = self._changes.but_rates
-        if self._followed == changes:
+        changes = self._changes.besides_lr
+        if self._settings_seen == changes:
             return
         state = self.state
         for number, bucket in enumerate(state.buckets):
@@ -397,7 +397,7 @@ class HostEngine:
         if not self._is_fused:
             self._set_up_fused()
             self._is_fused = True
-        self._followed = changes
+        self._settings_seen = changes
 
     def _set_up_fused(self) -> None:
         """Prepare steps in one call of the buckets that are trained."""

@@ -169,7 +169,7 @@ class ScalarTables:
 
     def up_to_date(self, step_count: int) -> bool:
         """Return whether the rows are those of the settings, and of what the schedules say now."""
-        if self._made_for != self._state.groups.revision:
+        if self._made_for != self._state.groups.changes.count:
             return False
         at = step_count - self._prefetched.base
         scheduled = [table for table in self._tables if table.group.scheduled]
@@ -216,7 +216,7 @@ class ScalarTables:
         for number, table in enumerate(self._tables):
             table.rows = table.rounded([rows[number] for rows in found])
         self._prefetched = Prefetched(low, len(found), period)
-        self._made_for = self._state.groups.revision
+        self._made_for = self._state.groups.changes.count
         room = CAPTURED if self._long else 0
         self._lookups = [self._uploaded(table, room) for table in self._tables]
 

@@ -107,9 +107,9 @@ class Rule:
     A rule with ``sums`` reads all arrays once more before it updates them. ``memory`` says what is
     made of the sums; without sums it only follows the steps. The forms of both passes take after
     the scalars the memory that is handed to them, and the rule's own forms after that the scalars
-    that ``memory`` makes. Scalars of the step reach the NumPy form unrounded: multiplied with each
-    other, rather than one after the other with an array, they would not give the bits of the other
-    backends.
+    that ``memory`` makes. Scalars of the step reach the NumPy form as floats, unrounded, or as
+    arrays in the arithmetic's dtype: multiplied with each other, rather than one after the other
+    with an array, they would not give the same bits both ways.
 
     A rule that lacks a form, or whose forms disagree, raises ``TypeError`` here.
     """

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fastopt
+from fastopt import backends
 from fastopt.backends.numpy import fused
 from fastopt.engine.step import HostEngine
 from fastopt.optimizers.base import Optimizer
@@ -127,7 +128,7 @@ def test_threads_end_in_the_same_bits(threads: int, monkeypatch: pytest.MonkeyPa
     expected = looked_up(*arguments)
     monkeypatch.setattr(fused, "PARALLEL_FROM", 1)
     monkeypatch.setattr(fused, "PIECE_BYTES", 4_096)
-    monkeypatch.setattr(fused, "_threads", lambda: threads)
+    monkeypatch.setattr(backends, "most_threads", lambda: threads)
     fused._pool.cache_clear()
     made = count_calls(monkeypatch)
     with np.errstate(all="raise"):  # which other threads do not inherit

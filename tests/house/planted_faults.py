@@ -170,8 +170,8 @@ FAULTS = (
     Fault(
         "settings_of_a_group_that_changed_less_often_go_unnoticed",
         GROUPS,
-        "        self.changes.but_rates += 1",
-        "        self.changes.but_rates = max(self.changes.but_rates, self.revision)",
+        "        self.changes.besides_lr += 1",
+        "        self.changes.besides_lr = max(self.changes.besides_lr, self.revision)",
         (
             "tests/core/test_trainable.py::"
             "test_a_group_is_frozen_whose_settings_have_changed_less_often_than_others",

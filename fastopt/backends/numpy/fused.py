@@ -101,7 +101,7 @@ class FusedBucket:
         if scale != 1.0:
             self._row[0] *= self._real.type(scale)  # what stands there is 1 or -1
             common[0] = self._row.item(0)
-        if self._large and (helpers := backends.available_threads(_threads()) - 1):
+        if self._large and (helpers := backends.available_threads(backends.most_threads()) - 1):
             self._share(grads, common, helpers)
         else:
             for piece, work in self._prepared:
@@ -304,19 +304,9 @@ def _is_plain(bucket: Bucket) -> bool:
 # Threads -----------------------------------------------------------------------------------------
 
 
-def _threads() -> int:
-    """Return how many threads there are for steps, this one included: as Numba counts them."""
-    asked = os.environ.get("NUMBA_NUM_THREADS", "")
-    if asked.isdigit() and asked != "0":
-        return int(asked)
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 @cache
 def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max(_threads() - 1, 1), "fastopt")
+    return ThreadPoolExecutor(max(backends.most_threads() - 1, 1), "fastopt")
 
 
 if hasattr(os, "register_at_fork"):
