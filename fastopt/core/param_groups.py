@@ -39,9 +39,9 @@ class ParamGroup(dict[str, Any]):
 
     ``revision`` grows with every change but that of a learning rate from one number to another;
     ``changes`` counts the changes of all groups of an optimizer. ``scheduled`` says whether a value
-    is a function, ``scheduled_besides_lr`` whether one is besides the learning rate, ``foreseeable``
-    that functions return the same for a step whenever they are asked: they have an attribute of
-    this name.
+    is a function, ``scheduled_besides_lr`` whether one is besides the learning rate,
+    ``foreseeable`` that functions return the same for a step whenever they are asked: they have an
+    attribute of this name.
 
     A learning rate is set often, so it is not reviewed if a higher one has been, with all else as
     it is: what the reviews look at is proportional to it, or does not depend on it
