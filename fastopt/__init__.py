@@ -10,7 +10,6 @@ from fastopt.backends import (
     set_num_threads,
     use_backend,
 )
-from fastopt.checkpoint.state_dict import LoadReport
 from fastopt.core.param_groups import groups
 from fastopt.errors import (
     BackendMismatchError,
@@ -23,6 +22,7 @@ from fastopt.version import __version__
 
 if TYPE_CHECKING:
     from fastopt import interop, schedules
+    from fastopt.checkpoint.state_dict import LoadReport
     from fastopt.core.norms import clip_grad_norm_, clip_grad_value_, global_norm
     from fastopt.optimizers.adagrad import Adadelta, Adagrad
     from fastopt.optimizers.adam import Adam, AdamW
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 _ON_FIRST_USE = {
     **dict.fromkeys(["clip_grad_norm_", "clip_grad_value_", "global_norm"], "core.norms"),
     **{"Accumulator": "wrappers.accumulator", "EMA": "wrappers.averaging"},
+    "LoadReport": "checkpoint.state_dict",
     **{"Lookahead": "wrappers.averaging", "LossScaler": "wrappers.loss_scaler"},
     **dict.fromkeys(["SGD", "Momentum"], "optimizers.sgd"),
     **dict.fromkeys(["Adagrad", "Adadelta"], "optimizers.adagrad"),
