@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
 from operator import attrgetter, is_
 from typing import Any, NamedTuple, cast
@@ -152,10 +152,13 @@ class FusedBucket:
             _pool().submit(self._work_on, pieces, self._memory(), grads, common)
             for _ in range(helpers)
         ]
-        self._work_on(pieces, self._own_memory, grads, common)
-        for future in futures:
-            if not future.cancel():
-                future.result()
+        try:
+            self._work_on(pieces, self._own_memory, grads, common)
+        finally:  # what has begun comes to its end before anything else happens to the arrays
+            begun = [future for future in futures if not future.cancel()]
+            wait(begun)
+        for future in begun:
+            future.result()
 
     def _work_on(
         self,
@@ -234,7 +237,7 @@ class FusedStep:
         kinds = [(parameter.dtype, parameter.layout.shape) for parameter in parameters]
         flags = [array.flags.num for array in self._arrays]
         self._params = [(*kind, own) for kind, own in zip(kinds, flags, strict=True)]
-        self._grads = [(*kind, np.empty(kind[1]).flags.num) for kind in kinds]
+        self._grads = [(*kind, np.empty(kind[1], np.uint8).flags.num) for kind in kinds]
         self._plain = [(*kind, True) for kind in kinds]
 
     def __call__(
@@ -296,7 +299,10 @@ def _is_plain(bucket: Bucket) -> bool:
         *(spec.limits, spec.limit_scalars, spec.random_scalars),
     )
     return not any(options) and all(
-        type(p.leaf.array) is np.ndarray and p.dtype == spec.real and p.layout.plain
+        type(p.leaf.array) is np.ndarray
+        and p.dtype == spec.real
+        and p.layout.plain
+        and p.leaf.array.flags.carray  # it may have become read-only since
         for p in bucket.parameters
     )
 
