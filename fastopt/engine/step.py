@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from math import inf
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -118,7 +119,7 @@ class HostEngine:
 
     def step(self, grads: Any, grad_scale: Any, policy: Policy) -> Outcome:
         """Make a step: all of it, or on an error nothing."""
-        if type(grad_scale) is not float or grad_scale != 1.0:
+        if type(grad_scale) is not float or not -inf < grad_scale < inf:
             grad_scale = self.checked_scale(grad_scale, policy.on_nonfinite)
         if self._settings_seen != self._changes.besides_lr:
             self.follow_settings()
