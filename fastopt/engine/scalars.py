@@ -173,7 +173,7 @@ class Scalars:
         return columns.T
 
     def _for_memory(self, options: Options, steps: Sequence[int]) -> Sequence[Row]:
-        """Return what the rule's memory is given in some steps of a parameter."""
+        """Return the inputs of the rule's memory in some steps of a parameter."""
         memory = self._bucket.rule.memory
         if memory is None:
             return ()
