@@ -208,10 +208,11 @@ class Optimizer(Formula):
         return result
 
     def warmup(self) -> Self:
-        """Compile now what the first steps would have to wait for; changes nothing.
+        """Compile now what steps would have to wait for; changes neither parameters nor state.
 
-        Compiled code is kept on disk, so this takes long only once (about a second for a rule and
-        dtype; after that some milliseconds). Returns the optimizer.
+        Under "auto" an optimizer of NumPy arrays goes over to Numba here, instead of when its steps
+        have taken as long as that does. Compiled code is kept on disk, so this takes long only once
+        (about a second for a rule and dtype; after that some milliseconds). Returns the optimizer.
         """
         self._alone(lambda: self._engine.warm_up(self._policy))
         return self
@@ -359,7 +360,7 @@ class Optimizer(Formula):
 
     @property
     def backend(self) -> str:
-        """The name of the backend at work."""
+        """The name of the backend at work; under "auto" it may be another one in a later step."""
         return self._engine.backend.name
 
     @property
