@@ -214,8 +214,8 @@ class Common(TypedDict, total=False):
         str | None,
         Option(
             None,
-            '"auto", "numpy", "numba" or "cupy"; None (the default) for what is set elsewhere. "auto" '
-            "begins on NumPy and goes over to Numba, in the same bits, when that pays.",
+            '"auto", "numpy", "numba" or "cupy"; None (the default) for what is set elsewhere. '
+            '"auto" begins on NumPy and goes over to Numba, in the same bits, when that pays.',
         ),
     ]
 
