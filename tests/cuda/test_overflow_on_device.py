@@ -167,8 +167,8 @@ def test_every_backend_draws_the_line_at_the_same_number(
 
 
 FAULTS = {
-    "nothing is looked at": ("squares != 0 && norm", "squares < 0 && norm"),
-    "rules that do not square count too": ("squares != 0 && norm", "norm"),
+    "nothing is looked at": ("in_single != 0 && norm", "in_single < 0 && norm"),
+    "rules that do not square count too": ("in_single != 0 && norm", "norm"),
     "the norm before it is clipped": ("norm * factor >=", "norm >="),
     "the limit itself fits": ("norm * factor >=", "norm * factor >"),
     "another limit": (">= SQUARES_OVERFLOW", ">= 10 * SQUARES_OVERFLOW"),

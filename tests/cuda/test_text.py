@@ -315,13 +315,13 @@ FAULTS = {
     ),
     "the last pack is dropped": ("if (first < packed)", "if (first + 4 < packed)"),
     "packs of unaligned arrays": ("(PACK * sizeof(stored))", "4"),
-    "half of the alignment check": ("grad_address % (PACK * sizeof(given)) == 0", "true"),
+    "half of the alignment check": ("grad_address % (PACK * sizeof(gradient)) == 0", "true"),
     "blocks begin at the first element": ("(grad_address) + start", "(grad_address)"),
     "two slots are one": ("arena + 1 * memory.pitch", "arena + 0 * memory.pitch"),
     "coefficients are swapped": ("m + one_minus_beta1", "m + one_minus_beta2"),
     "nothing is flushed": ("fabs(m) < tiny_signed", "fabs(m) < 0"),
-    "gradients are not scaled": ("given = grad_scale * grad", "given = grad"),
-    "decay is left out": ("l2 != real(0) ? given", "false ? given"),
+    "gradients are not scaled": ("plain_grad = grad_scale * grad", "plain_grad = grad"),
+    "decay is left out": ("l2 != real(0) ? plain_grad", "false ? plain_grad"),
     "arithmetic in double": ("sqrt(v) + eps", "sqrt((double)v) + eps"),
 }
 
