@@ -82,7 +82,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def measure(repeats: int, tell: Callable[[str], None]) -> dict[str, Any]:
-    """Return seconds of ``import fastopt`` after numpy's, and of first steps, in new processes.
+    """Return seconds of ``import fastopt`` after numpy's, and of Numba's first steps.
+
+    All of them in new processes.
 
     Of first steps: ``cold`` in the very first process, which compiles, and the medians over
     processes after it, which find the code on disk. ``make`` is the optimizer's construction.
@@ -166,7 +168,8 @@ def _timed(program: str, more: dict[str, str], *arguments: str) -> dict[str, flo
 
 
 def _first_step(folder: str, arrays: int, elements: int) -> dict[str, float]:
-    told = _run(_FIRST_STEP, {"FASTOPT_CACHE_DIR": folder}, str(arrays), str(elements))
+    more = {"FASTOPT_CACHE_DIR": folder, "FASTOPT_BACKEND": "numba"}
+    told = _run(_FIRST_STEP, more, str(arrays), str(elements))
     found: dict[str, float] = json.loads(told)
     return found
 
