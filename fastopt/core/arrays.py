@@ -428,6 +428,7 @@ class Extents:
         """Return whether NumPy gradients surely share no memory with a parameter."""
         owners = self._owners
         if owners is not None and all(map(_OWNS_MEMORY, grads)):
+            # Memory of its own shares none with parameters that are no views of it.
             return owners.keys().isdisjoint(map(id, grads))
         for grad in grads:
             low, high = extent(grad)
@@ -438,9 +439,8 @@ class Extents:
 
     def check_apart(self, grad: Array, path: str) -> None:
         """Raise ValueError if a gradient shares memory with a parameter, which is written."""
-        owners, owns = self._owners, type(grad) is np.ndarray and grad.flags.owndata
-        if owns and owners is not None and id(grad) not in owners:
-            return  # memory of its own, of which no parameter is a view
+        if type(grad) is np.ndarray and self.apart([grad]):
+            return
         low, high = extent(grad)
         position = bisect_left(self._lows, high) - 1
         while position >= 0 and self._highs[position] > low:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple, NoReturn, cast
@@ -70,30 +71,33 @@ class ParamGroup(dict[str, Any]):
         if name != "lr" or not self.set_rate(value):
             self.update({name: value})
 
-    @property
-    def highest_rate(self) -> float:
-        """Up to this one a learning rate needs no review, if it is to replace another number."""
+    def takes_rate(self, rate: Any) -> bool:
+        """Return whether a learning rate needs no review, if it is to replace another number."""
         if self._reviewed_rate is None:
-            self._reviewed_rate = self._review_high_rate()
-        return self._reviewed_rate
+            now = self["lr"]
+            self._reviewed_rate = (
+                self._review_rate(now, lambda high: self.checked({"lr": high}))
+                if isinstance(now, float)
+                else -1.0
+            )
+        return isinstance(rate, float) and 0.0 <= rate <= self._reviewed_rate
 
     def set_rate(self, rate: Any) -> bool:
         """Set a learning rate that needs no review; False, with nothing done, for any other."""
-        if not isinstance(rate, float) or not 0.0 <= rate <= self.highest_rate:
+        if not self.takes_rate(rate):
             return False
         super().__setitem__("lr", float(rate))  # a NumPy number is one too
         self.changes.count += 1
         return True
 
-    def _review_high_rate(self) -> float:
-        """Return a learning rate that the reviews let through: a high one, or that of now."""
-        if "lr" in self._schedules:
-            return -1.0
-        try:
-            self.checked({"lr": _HIGH_RATE})
-        except ValueError:
-            return self["lr"] if isinstance(self["lr"], float) else -1.0
-        return _HIGH_RATE
+    def _review_rate(self, rate: float, review: Callable[[float], object]) -> float:
+        """Review a learning rate, or a higher one if that passes; return which."""
+        if rate < _HIGH_RATE:
+            with suppress(ValueError):
+                review(_HIGH_RATE)
+                return _HIGH_RATE
+        review(rate)
+        return rate
 
     def update(self, *given: Any, **named: Any) -> None:
         """Set several hyperparameters; none is set if one is refused."""
@@ -183,24 +187,14 @@ class ParamGroup(dict[str, Any]):
         if self.scheduled_besides_lr or not isinstance(rate, float):
             self._review_step(options, step_count)
         elif rate > self._reviewed_schedule:
-            self._reviewed_schedule = self._review_rate(rate, options, step_count)
+            self._reviewed_schedule = self._review_rate(
+                rate, lambda one: self._review_step({**options, "lr": one}, step_count)
+            )
         return options
 
     def _review_step(self, options: Options, step_count: int) -> None:
         for review in self.step_reviews:
             review(options, step_count)
-
-    def _review_rate(self, rate: float, options: Options, step_count: int) -> float:
-        """Review a step's learning rate, or a higher one if that passes; return which."""
-        if rate < _HIGH_RATE:
-            try:
-                self._review_step({**options, "lr": _HIGH_RATE}, step_count)
-            except ValueError:
-                pass
-            else:
-                return _HIGH_RATE
-        self._review_step(options, step_count)
-        return rate
 
     @property
     def plain(self) -> Options:
@@ -219,9 +213,8 @@ class ParamGroups(list[ParamGroup]):
 
     def set_rate(self, rate: Any) -> bool:
         """Set the learning rate of all groups, or of none: False if one has to review it."""
-        for group in self[1:]:  # before the first is set
-            if not isinstance(rate, float) or not 0.0 <= rate <= group.highest_rate:
-                return False
+        if not all(group.takes_rate(rate) for group in self):
+            return False
         return all(group.set_rate(rate) for group in self)
 
     def _fixed(self, *_: Any, **__: Any) -> NoReturn:

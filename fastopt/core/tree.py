@@ -81,10 +81,6 @@ class Tree:
         self.params = params
         self.grouped = grouped
         self._flatten_as_params = self._spec.flatten_up_to
-        # The leaves of a tree like the parameters, without a word about what is wrong with one;
-        # None where ``current`` and ``match`` have more to do.
-        plain = None if grouped else self._flatten_as_params
-        self.flatten: Callable[[Any], list[Any]] | None = plain
         self._order: list[int] | None = None  # see ignore
         self._ignored: tuple[str, ...] = ()
         self._places = [_written(accessor) for accessor in self._spec.accessors()]
@@ -153,7 +149,6 @@ class Tree:
         rows = {part: row for row, part in enumerate(parts) if not is_ignored(part)}
         places = zip(map(_written, spec.accessors()), parts, strict=True)
         self._flatten_as_params = spec.flatten_up_to
-        self.flatten = None if ignored or self.grouped else self._flatten_as_params
         self._order = [rows.get(position, -1) for position in range(count)] if ignored else None
         self._ignored = tuple(place for place, part in places if is_ignored(part))
 

@@ -255,16 +255,10 @@ class HostEngine:
             else:
                 rows.append(scalars.row(self._options(bucket.group, asked), t))
         tree = self.state.tree
-        if tree.flatten is None:
-            now, given = tree.current(), tree.match(grads)
-        else:
-            try:
-                now, given = tree.flatten(tree.params), tree.flatten(grads)
-            except (ValueError, TypeError):  # the general way says what is wrong
-                return False
+        given = tree.match(grads)
         if self._buffers is not None:
             self._buffers.are(given)  # raises if only some are
-        return fused(now, given, rows, grad_scale, limit)
+        return fused(tree.current(), given, rows, grad_scale, limit)
 
     # What a step is made of ---------------------------------------------------------------------
 
@@ -383,9 +377,9 @@ class HostEngine:
         state = self.state
         for number, bucket in enumerate(state.buckets):
             rule = state.formula._rule(state.groups[bucket.group])
-            if rule is not bucket.rule and rule != bucket.rule:
+            if rule != bucket.rule:
                 bucket.rule = rule
-            if self._rules[number] is not rule and self._rules[number] != rule:
+            if self._rules[number] != rule:
                 self._is_fused = False  # first: an interrupt can come after any line
                 self.kernels[number] = self.kernel_of(bucket)
                 self._rules[number] = rule

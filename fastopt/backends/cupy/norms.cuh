@@ -1,8 +1,8 @@
 // The sums of squares of gradients, in the order of core/norms.py.
 //
 // A tile is summed by LANES / WIDTH threads. Each takes the WIDTH lanes whose elements one load of 16
-// bytes brings, so a block of LANES threads sums WIDTH tiles. From Python: Gradient, `gradient` and `real`,
-// of gradients; Block; CAPACITY, LANES, WIDTH; total.cuh.
+// bytes brings, so a block of LANES threads sums WIDTH tiles. From Python: Gradient, `gradient` and
+// `real`, of gradients; Block; CAPACITY, LANES, WIDTH; total.cuh.
 
 namespace fastopt {
 

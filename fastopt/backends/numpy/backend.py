@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, assert_never, cast
 
 import numpy as np
 
 from fastopt.backends.interface import ScalarRows
-from fastopt.backends.numpy.fused import FusedStep, fused
+from fastopt.backends.numpy.fused import FusedStep, fused, gathered
 from fastopt.core import quantization
 from fastopt.core.arrays import Array, Extents
 from fastopt.core.buckets import Arena, Bucket, Counts, Gradients, Parameter
@@ -196,7 +196,8 @@ class NumpyKernel:
             for p in parameters
         ]
         # In 8 bits there are no small parameters, and blocks of two never share a scale.
-        runs = list(_runs(parameters, 0 if spec.state == "int8" else self._chunk))
+        most = 0 if spec.state == "int8" else self._chunk
+        runs = list(gathered(parameters, most, most))
         self._spans = [_Span(run, parameters, arena) for run in runs if len(run) > 1]
         self._alone = [run.start for run in runs if len(run) == 1]
         most = self._chunk if self._spans else 0
@@ -533,18 +534,6 @@ def _is_set(number: float | Array) -> bool:
     """Return whether a scalar is not 0, or any of those for each element."""
     # np.any takes 4 microseconds for a float.
     return bool(number.any()) if isinstance(number, np.ndarray) else number != 0.0
-
-
-def _runs(parameters: Sequence[Parameter], most: int) -> Iterator[range]:
-    """Cut the parameters into runs of at most ``most`` elements; a larger one stands alone."""
-    ends = [parameter.offset + parameter.flat.size for parameter in parameters]
-    start = 0
-    while start < len(parameters):
-        stop = start + 1
-        while stop < len(parameters) and ends[stop] - parameters[start].offset <= most:
-            stop += 1
-        yield range(start, stop)
-        start = stop
 
 
 class NumpyBackend:

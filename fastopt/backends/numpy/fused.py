@@ -88,7 +88,8 @@ class FusedBucket:
         self._signed = [slot in self._rule.signed for slot in self._rule.state]
         # 0-d arrays: a ufunc takes twice as long with floats.
         self._row = np.zeros(len(COMMON_SCALARS) + len(self._rule.scalars), self._real)
-        self._scalars = [self._row[k : k + 1].reshape(()) for k in range(self._row.size)]
+        scalars = [self._row[k : k + 1].reshape(()) for k in range(self._row.size)]
+        self._common, self._of_rule = scalars[: len(COMMON_SCALARS)], scalars[len(COMMON_SCALARS) :]
         self._pieces = list(_pieces(bucket, PIECE_BYTES // self._real.itemsize))
         self._own_memory = self._memory()
         self._prepared = [(piece, _cut(self._own_memory, piece)) for piece in self._pieces]
@@ -117,7 +118,8 @@ class FusedBucket:
         """Update one piece: in ufuncs what ``NumpyKernel._apply`` does for plain options."""
         first, last, place, param, state, sources, targets = piece
         grad_scale, l2, decay, tiny_signed, tiny_positive = common
-        rule, numbers = self._rule, self._scalars
+        rule, of_rule = self._rule, self._of_rule
+        scale_by, l2_by, decay_by, *_ = self._common
         scaled, square, product = work
         if targets:
             np.concatenate(sources, 0, param)
@@ -125,15 +127,15 @@ class FusedBucket:
         else:
             grad = grads[first].reshape(-1)[place]
         if grad_scale != 1.0:
-            grad = np.multiply(grad, numbers[0], scaled)
+            grad = np.multiply(grad, scale_by, scaled)
         if l2 != 0.0:
-            grad = np.add(grad, np.multiply(param, numbers[1], product), scaled)
+            grad = np.add(grad, np.multiply(param, l2_by, product), scaled)
         if decay != 0.0:
-            np.subtract(param, np.multiply(param, numbers[2], product), param)
+            np.subtract(param, np.multiply(param, decay_by, product), param)
         if rule.takes_square:
-            rule.numpy(param, grad, np.multiply(grad, grad, square), *state, *numbers[5:])
+            rule.numpy(param, grad, np.multiply(grad, grad, square), *state, *of_rule)
         else:
-            rule.numpy(param, grad, *state, *numbers[5:])
+            rule.numpy(param, grad, *state, *of_rule)
         if tiny_signed != 0.0 or tiny_positive != 0.0:
             for values, signed in zip(state, self._signed, strict=True):
                 flush(values, signed, tiny_signed if signed else tiny_positive)
