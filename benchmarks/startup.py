@@ -82,9 +82,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def measure(repeats: int, tell: Callable[[str], None]) -> dict[str, Any]:
-    """Return seconds of ``import fastopt`` after numpy's, and of Numba's first steps.
+    """Return seconds of ``import fastopt`` after numpy's, and of the compiled first steps.
 
-    All of them in new processes.
+    All of them in new processes; where Numba is not installed, the first steps are NumPy's.
 
     Of first steps: ``cold`` in the very first process, which compiles, and the medians over
     processes after it, which find the code on disk. ``make`` is the optimizer's construction.
@@ -127,7 +127,7 @@ def measure_script(repeats: int, tell: Callable[[str], None]) -> dict[str, Any]:
     bare: list[dict[str, float]] = []
     runs: dict[tuple[int, str], list[dict[str, float]]] = {kind: [] for kind in kinds}
     with tempfile.TemporaryDirectory() as warm:
-        if find_spec("numba") is not None:
+        if _has_numba():
             _timed(_SCRIPT, {"FASTOPT_CACHE_DIR": warm, "FASTOPT_BACKEND": "numba"}, "1")
         for _ in range(repeats):
             bare.append(_timed(_NUMPY, {}))
@@ -168,10 +168,15 @@ def _timed(program: str, more: dict[str, str], *arguments: str) -> dict[str, flo
 
 
 def _first_step(folder: str, arrays: int, elements: int) -> dict[str, float]:
-    more = {"FASTOPT_CACHE_DIR": folder, "FASTOPT_BACKEND": "numba"}
+    compiled = "numba" if _has_numba() else "numpy"
+    more = {"FASTOPT_CACHE_DIR": folder, "FASTOPT_BACKEND": compiled}
     told = _run(_FIRST_STEP, more, str(arrays), str(elements))
     found: dict[str, float] = json.loads(told)
     return found
+
+
+def _has_numba() -> bool:
+    return find_spec("numba") is not None
 
 
 def _run(program: str, more: dict[str, str], *arguments: str) -> str:
