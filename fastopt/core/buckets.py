@@ -7,7 +7,7 @@ lies in an arena, a row for each slot, in which every parameter has its range at
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any, NamedTuple, assert_never
@@ -87,18 +87,18 @@ class Parameter:
 
     def gather(self) -> None:
         """Copy the array into ``flat``."""
-        self._in_shape(self.flat)[...] = self.leaf.array
+        self.in_shape(self.flat)[...] = self.leaf.array
 
     def scatter(self) -> None:
         """Copy ``flat`` into the array."""
-        self.leaf.array[...] = self._in_shape(self.flat)
+        self.leaf.array[...] = self.in_shape(self.flat)
 
     def axes(self) -> list[tuple[int, int]]:
         """Return how the elements of a strided array are found: length and stride of each axis."""
         pair = [(2, self.dtype.itemsize // 2)] * (self.dtype.kind == "c")
         return [*zip(self.flat.shape, self.flat.strides, strict=True), *pair]
 
-    def _in_shape(self, reals: Array) -> Array:
+    def in_shape(self, reals: Array) -> Array:
         """Return flat real numbers as a view in the parameter's shape, complex as it is."""
         if self.dtype.kind == "c":
             reals = reals.view(np.dtype(f"c{2 * reals.itemsize}"))
@@ -106,7 +106,7 @@ class Parameter:
 
     def state_view(self, slot: Array) -> Array:
         """Return the parameter's range of one row of the arena, in the parameter's shape."""
-        return self._in_shape(slot[self.offset : self.offset + self.size])
+        return self.in_shape(slot[self.offset : self.offset + self.size])
 
     def code_view(self, slot: Array) -> Array:
         """Return its range of a row of codes, in its shape; complex ones have a last axis of 2."""
@@ -140,19 +140,19 @@ class Parameter:
         if now is not array:
             raise ValueError(
                 f"{self.leaf.path} is no longer the array that the optimizer was given, so it "
-                "would not be trained. Write into it (params[...][...] = value), or construct a "
-                "new optimizer."
+                "would not be trained. Write into it (params[...][...] = value), or let the "
+                "optimizer go over to it: opt.rebind(params), or opt.step(grads, params=params)."
             )
         if array.shape != self.layout.shape or array.dtype != self.dtype:
             raise ValueError(
                 f"{self.leaf.path} was {self.dtype} of shape {self.layout.shape} when the "
                 f"optimizer was made; got {array.dtype} of shape {array.shape}. Construct a new "
-                "optimizer."
+                f"optimizer, or put other rows there by opt.resize({self.leaf.name!r}, array)."
             )
         if arrays.address(array) != self.address:
             raise ValueError(
                 f"{self.leaf.path} has been moved in memory (resize?) since the optimizer was "
-                "made. Construct a new optimizer."
+                "made. Call opt.rebind(params)."
             )
         if not getattr(array.flags, "writeable", True):
             raise ValueError(f"{self.leaf.path} has become read-only; parameters change in place")
@@ -346,6 +346,70 @@ class Arena:
             own = values.astype(row.dtype).reshape(-1, *[1] * (view.ndim - 1))
             view[...] = arrays.like(own * (1 + 1j) if view.dtype.kind == "c" else own, view)
 
+    def take(
+        self,
+        parameter: Parameter,
+        source: Arena,
+        before: Parameter,
+        signed: Collection[str],
+        keep: Array | None = None,
+    ) -> None:
+        """Take over the state that a parameter had before, whatever its order in memory was.
+
+        ``keep`` are the rows of its first axis that it still has, in their order now: its other
+        rows, which come after, have the state that stands here; None: it is as large as it was.
+        """
+        own, theirs = self.rows, source.rows
+        with arrays.on_device_of(self.numbers):
+            for name in (*self.spec.masters, *self.spec.limits):
+                values = before.state_view(theirs[name]).copy()
+                _merge(parameter.state_view(own[name]), values, keep)
+            for slot in self.slots:
+                values = source._numbers_of(slot, before, slot in signed)
+                if keep is not None:
+                    merged = self._numbers_of(slot, parameter, slot in signed)
+                    _merge(merged, values, keep)
+                    values = merged
+                self._set_numbers(slot, parameter, values, slot in signed)
+
+    def _numbers_of(self, slot: str, parameter: Parameter, signed: bool) -> Array:
+        """Return a copy of a slot of the rule, in the parameter's shape; on the host, if coded."""
+        row, first, size = self.slots.index(slot), parameter.offset, parameter.size
+        if self.spec.state == "real":
+            return parameter.state_view(self.numbers[row]).copy()
+        assert self.codes is not None
+        if self.spec.state == "bfloat16":
+            codes = arrays.on_host(self.codes[row, first : first + size])
+            return parameter.in_shape(quantization.from_bfloat16(codes))
+        if self.spec.state == "int8":
+            assert self.scales is not None
+            scales = arrays.on_host(parameter.scale_view(self.scales[row]))
+            codes = arrays.on_host(self.codes[row, first : first + scales.size * BLOCK])
+            return parameter.in_shape(quantization.from_int8(codes, scales, signed)[:size])
+        assert_never(self.spec.state)
+
+    def _set_numbers(self, slot: str, parameter: Parameter, values: Array, signed: bool) -> None:
+        """Set a slot of the rule to numbers in the parameter's shape, rounded to nearest."""
+        row, first, size = self.slots.index(slot), parameter.offset, parameter.size
+        if self.spec.state == "real":
+            view = parameter.state_view(self.numbers[row])
+            view[...] = arrays.like(values.astype(view.dtype, copy=False), view)
+            return
+        assert self.codes is not None
+        turned = parameter.layout.in_memory_order(arrays.on_host(values))
+        flat = np.zeros(-(-size // BLOCK) * BLOCK, np.float32)
+        flat[:size] = np.ascontiguousarray(turned).reshape(-1).view(np.float32)
+        if self.spec.state == "bfloat16":
+            codes = quantization.to_bfloat16(flat[:size], quantization.HALF)
+        elif self.spec.state == "int8":
+            assert self.scales is not None
+            codes, scales = quantization.to_int8(flat, quantization.HALF_OF_INT8, signed)
+            view = parameter.scale_view(self.scales[row])
+            view[...] = arrays.like(scales, view)
+        else:
+            assert_never(self.spec.state)
+        self.codes[row, first : first + codes.size] = arrays.like(codes, self.codes)
+
     @property
     def rows(self) -> dict[str, Array]:
         """The rows of ``numbers`` by name."""
@@ -373,6 +437,14 @@ class Arena:
     def nbytes(self) -> int:
         """The bytes of all of it."""
         return sum(part.nbytes for part in self.parts)
+
+
+def _merge(target: Array, values: Array, keep: Array | None) -> None:
+    """Write values over the first rows of an array, those of these numbers; None: over all."""
+    if keep is None:
+        target[...] = arrays.like(values, target)
+    else:
+        target[: len(keep)] = arrays.like(values[arrays.like(keep, values)], target)
 
 
 # Buckets ----------------------------------------------------------------------------------------
@@ -438,6 +510,29 @@ class Bucket:
         memory = np.tile([begin.get(name, 0.0) for name in names], (len(leaves), 1))
         where = tuple(parameters), tuple(positions)
         return cls(group, rule, spec, *where, arena, steps, memory.reshape(len(leaves), -1))
+
+    def take_arrays(self, leaves: Sequence[Leaf], bridges_gaps: bool) -> None:
+        """Go on with other arrays of the same shapes and dtypes: leaves in the same order."""
+        before = self.parameters
+        self.parameters = tuple(
+            Parameter.of(leaf, old.offset, bridges_gaps, self.spec.members)
+            for leaf, old in zip(leaves, before, strict=True)
+        )
+        for name in ("_grad_paths", "_some_copied"):
+            vars(self).pop(name, None)
+        for new, old in zip(self.parameters, before, strict=True):
+            if new.layout != old.layout:
+                self.arena.take(new, self.arena, old, self.rule.signed)
+
+    def take_state(self, index: int, source: Bucket, its: int, keep: Array | None = None) -> None:
+        """Take over the state and step count that a parameter had in another bucket.
+
+        ``keep``: see ``Arena.take``.
+        """
+        parameter, before = self.parameters[index], source.parameters[its]
+        self.arena.take(parameter, source.arena, before, self.rule.signed, keep)
+        self.memory[index] = source.memory[its]
+        self.set_step(index, int(source.steps[its]))
 
     @property
     def members(self) -> int | None:

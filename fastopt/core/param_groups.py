@@ -53,7 +53,7 @@ class ParamGroup(dict[str, Any]):
         self, owner: str, params: Any, checks: Mapping[str, Check], positions: Sequence[int] = ()
     ) -> None:
         super().__init__(params=params)
-        self._owner = owner
+        self.owner = owner
         self._checks = checks
         self.positions = positions
         self.reviews: list[Callable[[Options], None]] = []
@@ -128,8 +128,12 @@ class ParamGroup(dict[str, Any]):
 
             close = difflib.get_close_matches(name, self._checks, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(self._checks)}"
-            raise TypeError(f"{self._owner} has no hyperparameter {name!r}; {hint}")
-        return self._checks[name](f"{self._owner}: {name}", value)
+            raise TypeError(f"{self.owner} has no hyperparameter {name!r}; {hint}")
+        return self._checks[name](f"{self.owner}: {name}", value)
+
+    def show(self, params: Any) -> None:
+        """Have other arrays as "params"."""
+        super().__setitem__("params", params)
 
     def freeze(self, formula: type[Formula]) -> None:
         """Refuse from now on changes that need another rule: a captured step keeps its own."""
@@ -159,7 +163,7 @@ class ParamGroup(dict[str, Any]):
         return dict, (dict(self),)  # a copy is a plain dict: it sets nothing
 
     def _fixed(self, *_: Any, **__: Any) -> NoReturn:
-        raise TypeError(f"a {self._owner} group keeps all its hyperparameters; set them instead")
+        raise TypeError(f"a {self.owner} group keeps all its hyperparameters; set them instead")
 
     __delitem__ = _fixed
     pop = _fixed
@@ -172,7 +176,7 @@ class ParamGroup(dict[str, Any]):
         if not callable(value):
             return value
         check = cast(Schedulable, self._checks[name])  # no other lets a function through
-        return check.at(f"{self._owner}: {name} at step {step_count}", value, step_count)
+        return check.at(f"{self.owner}: {name} at step {step_count}", value, step_count)
 
     def at(self, step_count: int) -> Options:
         """Return the hyperparameters with the values of a step in the place of schedules, checked.
@@ -205,11 +209,16 @@ class ParamGroup(dict[str, Any]):
 class ParamGroups(list[ParamGroup]):
     """All groups of an optimizer; the groups can be changed, and the list of them cannot."""
 
-    def __init__(self, groups: Iterable[ParamGroup]) -> None:
+    def __init__(self, groups: Iterable[ParamGroup], changes: Changes | None = None) -> None:
         super().__init__(groups)
-        self.changes = Changes()
+        self.changes = Changes() if changes is None else changes
         for group in self:
             group.changes = self.changes
+
+    def add(self, group: ParamGroup) -> None:
+        """Add a group at the end."""
+        group.changes = self.changes
+        super().append(group)
 
     def set_rate(self, rate: Any) -> bool:
         """Set the learning rate of all groups, or of none: False if one has to review it."""
@@ -219,8 +228,8 @@ class ParamGroups(list[ParamGroup]):
 
     def _fixed(self, *_: Any, **__: Any) -> NoReturn:
         raise TypeError(
-            "an optimizer keeps the groups that it was made with; construct a new optimizer for "
-            "others (settings are changed in a group: opt.param_groups[0]['lr'] = 0.1)"
+            "an optimizer keeps its groups; opt.add_param_group({'params': ...}) adds one, and "
+            "settings are changed in a group: opt.param_groups[0]['lr'] = 0.1"
         )
 
     append = extend = insert = pop = remove = clear = sort = reverse = _fixed
@@ -394,14 +403,33 @@ def tree_of(params: Any) -> Tree:
     return Tree(params)
 
 
+def shown_in(tree: Tree, number: int, positions: Sequence[int], whole: bool) -> Any:
+    """Return what a group shows as its "params": a tree, or some of its arrays by name."""
+    if tree.grouped:
+        return tree.params[number]
+    return tree.params if whole else named(tree, positions)
+
+
+def shown(tree: Tree, before: Tree, groups: Sequence[ParamGroup]) -> list[Any]:
+    """Return what each group shows as its "params" now that ``tree`` is in the place of another."""
+    return [
+        shown_in(tree, number, group.positions, group["params"] is before.params)
+        for number, group in enumerate(groups)
+    ]
+
+
+def named(tree: Tree, positions: Iterable[int]) -> dict[str, Any]:
+    """Return some arrays of a tree by name."""
+    return {tree.leaves[position].name: tree.leaves[position].array for position in positions}
+
+
 def given_groups(params: Any, tree: Tree) -> Iterator[GivenGroup]:
     """Yield the groups of what an optimizer is given, whose tree this is."""
     if isinstance(params, Groups):
         for pattern, positions in params.positions([leaf.name for leaf in tree.leaves]):
             own = {} if pattern is None else dict(params.settings[pattern])
             label = "" if pattern is None else f", pattern {pattern!r}"
-            arrays_of = {tree.leaves[place].name: tree.leaves[place].array for place in positions}
-            yield GivenGroup(positions, arrays_of, own, label)
+            yield GivenGroup(positions, named(tree, positions), own, label)
     elif tree.grouped:
         for number, (group, own_range) in enumerate(zip(params, tree.groups(), strict=True)):
             own = {name: value for name, value in group.items() if name != "params"}

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, KeysView, Sequence, ValuesView
+from collections.abc import (
+    Callable,
+    Iterable,
+    Iterator,
+    KeysView,
+    MutableMapping,
+    MutableSequence,
+    Sequence,
+    ValuesView,
+)
 from dataclasses import dataclass
+from operator import is_
 from typing import Any
 
 import numpy as np
@@ -102,10 +113,7 @@ class Tree:
 
     def everything(self) -> list[Any]:
         """Return what stands at the leaves now, those that are ignored too."""
-        try:
-            return self._spec.flatten_up_to(self.params)
-        except (ValueError, TypeError) as error:
-            raise ValueError(self._difference(self.params, "params", error)) from None
+        return self.leaves_in(self.params)
 
     def match(self, grads: Any, root: str = "grads") -> list[Any]:
         """Return what is nested as the parameters in the order of the leaves.
@@ -151,6 +159,51 @@ class Tree:
         self._flatten_as_params = spec.flatten_up_to
         self._order = [rows.get(position, -1) for position in range(count)] if ignored else None
         self._ignored = tuple(place for place, part in places if is_ignored(part))
+
+    def leaves_in(self, params: Any) -> list[Any]:
+        """Return what stands at the leaves of other parameters; ValueError for other nesting."""
+        try:
+            return self._spec.flatten_up_to(params)
+        except (ValueError, TypeError) as error:
+            raise ValueError(self._difference(params, "params", error)) from None
+
+    def holds(self, params: Any) -> bool:
+        """Return whether these parameters are the arrays that stand here."""
+        try:
+            found = self._spec.flatten_up_to(params)
+        except (ValueError, TypeError):
+            return False
+        return all(map(is_, found, (leaf.array for leaf in self.leaves)))
+
+    def with_array(self, position: int, array: Array) -> Tree:
+        """Return the tree with another array at a leaf; the user's own is as it was."""
+        leaf = self.leaves[position]
+        changed = copy.copy(self)
+        changed.leaves = [*self.leaves]
+        changed.leaves[position] = dataclasses.replace(leaf, array=_checked(leaf.path, array))
+        return changed
+
+    def put(self, position: int) -> None:
+        """Put the array of a leaf where it belongs in the user's own tree.
+
+        What stands in a tuple cannot be replaced: then ``params`` is another tree.
+        """
+        array, accessor = self.leaves[position].array, self._spec.accessors()[position]
+        if not len(accessor):
+            self.params = array
+            return
+        inside = self.params
+        for entry in accessor[:-1]:
+            inside = entry(inside)
+        key = accessor[-1].entry
+        if inside[key] is array:
+            return
+        if isinstance(inside, MutableMapping | MutableSequence):
+            inside[key] = array
+        else:
+            found = self.everything()
+            found[position] = array
+            self.params = self.nest(found)
 
     def nest(self, values: Iterable[Any]) -> Any:
         """Return values, in the order of the leaves, nested as the parameters are."""

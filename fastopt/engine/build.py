@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -36,29 +36,52 @@ from fastopt.errors import BackendMismatchError
 from fastopt_kernels import ArrayRule
 
 
-def build(
-    formula: type[Formula],
-    params: Any,
-    defaults: Options,
-    asked: str,
-    master_weights: bool,
-    capturable: bool,
-    members: int | None = None,
-) -> tuple[OptimizerState, HostEngine]:
-    """Return the state and the engine of an optimizer.
+class Construction(NamedTuple):
+    """What an optimizer is made with, beside parameters and their groups.
 
-    ``asked`` is the name of a backend, or "auto". The first axis of every parameter counts the
-    ``members``, if there are so many; every number may then be an array of one for each of them.
+    ``defaults`` are the hyperparameters that were given for all groups, ``asked`` is the name of a
+    backend, or "auto". The first axis of every parameter counts the ``members``, if there are so
+    many; every number may then be an array of one for each of them.
+    """
+
+    defaults: Options
+    asked: str
+    master_weights: bool
+    capturable: bool
+    members: int | None = None
+
+
+def build(
+    formula: type[Formula], params: Any, made_with: Construction
+) -> tuple[OptimizerState, HostEngine]:
+    """Return the state and the engine of an optimizer of what a user hands in.
+
     Raises for arrays and hyperparameters that are no good.
     """
-    name = formula.__name__
     tree = tree_of(params)
-    groups = ParamGroups(
-        _options(formula, tree, each, defaults, master_weights, members)
-        for each in list(given_groups(params, tree))
-    )
-    refuse_empty(tree, name)
-    backend = backends.for_leaves(tree.leaves, asked)
+    return assemble(formula, tree, [*given_groups(params, tree)], made_with)
+
+
+def assemble(
+    formula: type[Formula], tree: Tree, given: Sequence[GivenGroup], made_with: Construction
+) -> tuple[OptimizerState, HostEngine]:
+    """Return the state and the engine of an optimizer of some groups of a tree's parameters."""
+    groups = ParamGroups(new_group(formula, tree, each, made_with) for each in given)
+    refuse_empty(tree, formula.__name__)
+    backend = backends.for_leaves(tree.leaves, made_with.asked)
+    check_parameters(formula, tree, made_with.members)
+    state = OptimizerState(formula, tree, groups, [])
+    for number in range(len(groups)):
+        state.buckets += new_buckets(state, number, backend, made_with)
+        watch(state, number)
+    _remember(state)
+    goes_over = later(state.buckets, made_with.asked, backend)
+    return state, new_engine(state, backend, made_with.capturable, goes_over)
+
+
+def check_parameters(formula: type[Formula], tree: Tree, members: int | None) -> None:
+    """Raise for arrays that this optimizer cannot update, together or by themselves."""
+    name = formula.__name__
     check_leaves(tree, name)
     for leaf in tree.leaves if members is not None else ():
         if leaf.array.shape[:1] != (members,):
@@ -68,12 +91,11 @@ def build(
             )
     for leaf in tree.leaves:
         formula._check_array(f"{name}: {leaf.path}", leaf.array.shape, leaf.array.dtype.name)
-    state = OptimizerState(formula, tree, groups, [])
-    for number, group in enumerate(groups):
-        state.buckets += _buckets(state, number, group, backend, master_weights, members)
-        group.reviews.append(_review_change(state, number))
-    _remember(state)
-    return state, _engine(state, backend, capturable, later(state.buckets, asked, backend))
+
+
+def watch(state: OptimizerState, number: int) -> None:
+    """Refuse from now on changes of a group's settings that an optimizer in use cannot make."""
+    state.groups[number].reviews.append(_review_change(state, number))
 
 
 def _remember(state: OptimizerState) -> None:
@@ -87,10 +109,10 @@ def _remember(state: OptimizerState) -> None:
             found = {name: begin.get(name, 0.0) for name in names}
             state.memory = state.memory or found
     for number, group in enumerate(state.groups):
-        _check_shared(state, number, group)
+        check_shared(state, number, group)
 
 
-def _check_shared(state: OptimizerState, number: int, options: Options) -> None:
+def check_shared(state: OptimizerState, number: int, options: Options) -> None:
     """Raise ValueError for settings that memory of all arrays needs to be the same everywhere."""
     formula = state.formula
     memory = formula._rule(options).memory
@@ -107,9 +129,10 @@ def _check_shared(state: OptimizerState, number: int, options: Options) -> None:
             )
 
 
-def _engine(
+def new_engine(
     state: OptimizerState, backend: Backend, capturable: bool, goes_over: Later | None
 ) -> HostEngine:
+    """Return what steps an optimizer of this state on a backend."""
     control = backend.control(state.tree.leaves[0].array)
     if control is None:
         return HostEngine(state, backend, goes_over)
@@ -149,15 +172,11 @@ def _where(leaf: Leaf) -> str:
 # Hyperparameters --------------------------------------------------------------------------------
 
 
-def _options(
-    formula: type[Formula],
-    tree: Tree,
-    given: GivenGroup,
-    defaults: Options,
-    master_weights: bool,
-    count: int | None,
+def new_group(
+    formula: type[Formula], tree: Tree, given: GivenGroup, made_with: Construction
 ) -> ParamGroup:
     """Return the hyperparameters of one group, checked."""
+    count, master_weights = made_with.members, made_with.master_weights
     leaves = [tree.leaves[position] for position in given.positions]
     checks = {
         "lr": Schedulable(NONNEGATIVE),
@@ -179,7 +198,7 @@ def _options(
     ]
     if count is not None:
         group.reviews.append(lambda options: _check_members(formula, options))
-    group.update({**GROUP_DEFAULTS, **defaults, **given.options})
+    group.update({**GROUP_DEFAULTS, **made_with.defaults, **given.options})
     group.step_reviews.append(_review_step(formula, group, given.label, leaves))
     return group
 
@@ -321,7 +340,7 @@ def _review_change(state: OptimizerState, number: int) -> Any:
 
     def review(options: Options) -> None:
         _refuse_fixed(formula, state.groups[number], options)
-        _check_shared(state, number, options)
+        check_shared(state, number, options)
         wanted = formula._rule(options)
         for bucket in state.buckets:
             if bucket.group == number and wanted.state != bucket.rule.state:
@@ -355,15 +374,11 @@ def _refuse_fixed(formula: type[Formula], group: ParamGroup, options: Options) -
 # Buckets ----------------------------------------------------------------------------------------
 
 
-def _buckets(
-    state: OptimizerState,
-    number: int,
-    group: ParamGroup,
-    backend: Backend,
-    master_weights: bool,
-    members: int | None,
+def new_buckets(
+    state: OptimizerState, number: int, backend: Backend, made_with: Construction
 ) -> Iterator[Bucket]:
     """Sort the parameters of a group by dtype and storage, and yield a bucket of each sort."""
+    group = state.groups[number]
     formula, tree = state.formula, state.tree
     rule = formula._rule(group)
     state_dtype = group["state_dtype"]
@@ -381,7 +396,7 @@ def _buckets(
         leaves = [tree.leaves[position] for position in positions]
         spec = UpdateSpec.of(
             leaves[0].array.dtype,
-            master_weights=master_weights,
+            master_weights=made_with.master_weights,
             bounds=kind,
             reset=group["reset_at_bounds"],
             state=stored_as,
@@ -389,7 +404,7 @@ def _buckets(
             modulus=group["complex_moment"] == MODULUS,
             state_dtype=state_dtype,
             fragments=fragments,
-            members=members is not None,
+            members=made_with.members is not None,
         )
         bucket = Bucket.of(
             number,

@@ -543,6 +543,23 @@ class DeviceEngine(HostEngine):
         else:
             self._start_over()
 
+    def before_other_parameters(self) -> None:
+        """Bring everything to the host; RuntimeError once a step has been captured."""
+        if self._capture:
+            raise RuntimeError(
+                "a step has been captured in a CUDA graph, with the addresses of the parameters; "
+                "construct a new optimizer for others (load takes the state over) and capture again"
+            )
+        with self._control.here():
+            self._refuse_capture()
+        self.synchronize(norm=True)
+
+    def follow_parameters(self) -> None:
+        """Go on with the arrays that the state's tree and buckets hold now."""
+        super().follow_parameters()
+        self._launched.clear()  # they may need other kernels
+        self._start_over()
+
     def _start_over(self) -> None:
         self._invalidate()
         self.counts.active = None

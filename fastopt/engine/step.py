@@ -11,6 +11,7 @@ from functools import partial
 from math import inf
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import ref
 
 import numpy as np
 
@@ -90,6 +91,7 @@ class HostEngine:
         self.extents = Extents(state.tree.leaves)
         self._changes = state.groups.changes
         self._buffers: GradientBuffers | None = None
+        self._outdated: list[ref[Any]] = []  # gradient buffers of parameters that were replaced
         self.invalidate()
 
     def invalidate(self) -> None:
@@ -256,6 +258,8 @@ class HostEngine:
                 rows.append(scalars.row(self._options(bucket.group, asked), t))
         tree = self.state.tree
         given = tree.match(grads)
+        if self._outdated:
+            self._refuse_outdated(given)
         if self._buffers is not None:
             self._buffers.are(given)  # raises if only some are
         return fused(tree.current(), given, rows, grad_scale, limit)
@@ -274,6 +278,8 @@ class HostEngine:
         # The arrays that the user's tree of parameters holds now, and the gradients in their order;
         # ``match`` raises where the two trees differ.
         now, given = tree.current(), tree.match(grads)
+        if self._outdated:
+            self._refuse_outdated(given)
         if self._buffers is not None and self._buffers.are(given):
             return [(number, self._bind_buffers(number, now, given)) for number in active]
         return [(number, self._bind_bucket(number, now, given, copying)) for number in active]
@@ -283,6 +289,29 @@ class HostEngine:
         if self._buffers is None:
             self._buffers = GradientBuffers(self.state, self.backend)
         return self.state.tree.nest(self._buffers.arrays)
+
+    def drop_buffers(self) -> list[ref[Any]]:
+        """Forget the gradient buffers; return all that steps refuse from now on."""
+        if self._buffers is not None:
+            self._outdated += map(ref, self._buffers.arrays)
+            self._buffers = None
+        return self._outdated
+
+    def refuse_buffers(self, outdated: list[ref[Any]]) -> None:
+        """Refuse the gradient buffers of an engine that was there before."""
+        self._outdated = outdated
+
+    def _refuse_outdated(self, given: Sequence[Any]) -> None:
+        """Raise ValueError for a gradient buffer of parameters that are no longer there."""
+        self._outdated = [one for one in self._outdated if one() is not None]
+        outdated = {id(one()) for one in self._outdated}
+        for leaf, grad in zip(self.state.tree.leaves, given, strict=True):
+            if id(grad) in outdated:
+                raise ValueError(
+                    f"grads{leaf.place} is a gradient buffer of the parameters that were there "
+                    "before rebind, resize or add_param_group; ask for those of today's: "
+                    "opt.gradient_buffers()"
+                )
 
     def _bind_buffers(self, number: int, now: list[Any], given: list[Any]) -> Gradients:
         """Return a bucket's gradients, which are the buffers: only its parameters are looked at."""
@@ -366,6 +395,17 @@ class HostEngine:
                 if norm > largest:
                     largest, name = norm, f"grads{parameter.leaf.place}"
         return name, largest
+
+    # Other parameters ---------------------------------------------------------------------------
+
+    def before_other_parameters(self) -> None:
+        """Get ready for parameters that are other arrays; RuntimeError if they cannot be."""
+
+    def follow_parameters(self) -> None:
+        """Go on with the arrays that the state's tree and buckets hold now."""
+        self.extents = Extents(self.state.tree.leaves)
+        self.drop_buffers()
+        self.invalidate()
 
     # Settings -----------------------------------------------------------------------------------
 

@@ -8,11 +8,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 
+import numpy as np
+
 from fastopt import backends
+from fastopt.core import arrays
+from fastopt.core.arrays import Array
 from fastopt.core.hyperparameters import Flag, Formula, whole
 from fastopt.core.hyperparameters import Scheduled as Scheduled
 from fastopt.core.options import GROUP_DEFAULTS, NonfinitePolicy
-from fastopt.core.param_groups import ParamGroups
+from fastopt.core.param_groups import GivenGroup, ParamGroups, shown_in
+from fastopt.core.signals import Deferred
+from fastopt.core.tree import Leaf, Tree
 from fastopt.engine import build
 from fastopt.engine.policy import (
     Outcome,
@@ -27,6 +33,9 @@ if TYPE_CHECKING:
     from fastopt.checkpoint.state_dict import LoadReport
 
 Result = TypeVar("Result")
+
+Hook = Callable[["Optimizer"], object]
+"""A function of the optimizer that is called around steps; what it returns is ignored."""
 
 
 class StateLock:
@@ -68,6 +77,28 @@ def refuse_attribute(instance: Any, name: str, settings: list[str]) -> NoReturn:
     raise AttributeError(said, name=name, obj=instance)
 
 
+def _checked_hooks(name: str, hooks: Any) -> list[Hook]:
+    if not isinstance(hooks, list) or not all(map(callable, hooks)):
+        raise TypeError(
+            f"{name} is a list of functions of the optimizer, to append to; got {hooks!r:.200}"
+        )
+    return hooks
+
+
+def _copied(array: Array) -> Array:
+    with arrays.on_device_of(array):
+        return array.copy()
+
+
+def _taken_back(before: Array, leaf: Leaf) -> Array:
+    """Return what was added to a parameter, and give it the values of before."""
+    array = leaf.array
+    with arrays.on_device_of(array), np.errstate(all="ignore"):
+        added: Array = array - before
+        array[...] = before
+    return added
+
+
 def _saved_steps(saved: Any) -> dict[str, Any]:
     """Return the step counts of a state_dict by name, as far as it is one."""
     entries = saved.get("state") if isinstance(saved, Mapping) else None
@@ -105,15 +136,16 @@ class Optimizer(Formula):
         self._members = None if _members is None else whole(f"{name}: _members", _members, 1)
         self._refuse_policy(self._policy)
         self._capturable = captures
-        self._state, self._engine = build.build(
-            type(self),
-            params,
+        self._before_step: list[Hook] = []
+        self._after_step: list[Hook] = []
+        self._made_with = build.Construction(
             hyperparameters,
             backends.requested(backend),
             Flag()(f"{name}: master_weights", master_weights),
             captures,
             self._members,
         )
+        self._state, self._engine = build.build(type(self), params, self._made_with)
 
     if not TYPE_CHECKING:  # it would hold that every attribute can be set
 
@@ -125,7 +157,7 @@ class Optimizer(Formula):
 
     # The step -------------------------------------------------------------------------------
 
-    def step(self, grads: Any, *, grad_scale: Any = 1.0) -> Outcome:
+    def step(self, grads: Any, *, grad_scale: Any = 1.0, params: Any = None) -> Outcome:
         """Update all parameters in place; return what became of the step.
 
         ``grads`` is nested as the parameters were (a list of such trees for a list of parameter
@@ -138,6 +170,11 @@ class Optimizer(Formula):
         The outcome is true if the step was made, and false if it was skipped
         (``on_nonfinite="skip"``); ``outcome.grad_norm`` is the norm before clipping, where it is
         measured.
+
+        ``params`` are the parameters as the program has them now, nested as always: an array that
+        is not the one in use any more, as after ``model.params = best``, is gone over to before the
+        step (see ``rebind``). Without it a program that replaces arrays goes on with those that
+        the optimizer was given.
 
         Where the parameters are CuPy arrays nothing waits for the device, except under
         on_nonfinite="raise", and once when under "skip" other gradients are None than before, or a
@@ -153,10 +190,14 @@ class Optimizer(Formula):
         FloatingPointError under ``on_nonfinite="raise"`` for a gradient with NaN or infinity, or
         with squares that do not fit.
         """
+        if params is not None and not self._state.tree.holds(params):
+            self.rebind(params)
         return self._step(grads, grad_scale, None)
 
     def _step(self, grads: Any, grad_scale: Any, on_nonfinite: NonfinitePolicy | None) -> Outcome:
         """Make a step under another policy for gradients that are not finite (None: its own)."""
+        if self._before_step:
+            self._call(self._before_step)
         mutex = self._state_lock
         with mutex.lock:
             # A plain flag: an interrupt cannot come between it and the try.
@@ -175,7 +216,66 @@ class Optimizer(Formula):
                     outcome = engine.step_and_go_over(engine.later, grads, grad_scale, policy)
             finally:
                 mutex.busy = False
+        if self._after_step:
+            self._call(self._after_step)
         return outcome
+
+    def _call(self, hooks: list[Hook]) -> None:
+        for hook in [*hooks]:  # one may take itself off the list
+            hook(self)
+
+    @property
+    def before_step(self) -> list[Hook]:
+        """Functions of the optimizer that every step calls first, in this order: append to it.
+
+        They may set hyperparameters and write into parameters. If one raises, no step is made. Of a
+        step that is captured in a CUDA graph only the capture calls them.
+        """
+        return self._before_step
+
+    @before_step.setter
+    def before_step(self, hooks: list[Hook]) -> None:
+        self._before_step = _checked_hooks("before_step", hooks)
+
+    @property
+    def after_step(self) -> list[Hook]:
+        """Functions of the optimizer that every step calls last, made or skipped: append to it.
+
+        They may do what can be done between steps: look at ``grad_norm``, write into parameters
+        (a projection), save. If one raises, the step has been made. After a step that raised none
+        is called.
+        """
+        return self._after_step
+
+    @after_step.setter
+    def after_step(self, hooks: list[Hook]) -> None:
+        self._after_step = _checked_hooks("after_step", hooks)
+
+    def updates(self, grads: Any, *, grad_scale: Any = 1.0) -> Any:
+        """Return what a step would add to the parameters, which stay as they are.
+
+        All else is as after the step: state, step counts, schedules. The tree is nested as the
+        parameters and holds new arrays of their shapes and dtypes, the difference of a parameter
+        after and before the step, rounded to its dtype; zeros where no step was made. Adding it,
+        ``p += u``, makes the step, to the last bit where a parameter does not change by more than a
+        factor of two. Takes and raises what ``step`` does. It takes a copy of all parameters.
+
+        Hooks are called as by a step. Cannot be captured in a CUDA graph.
+        """
+        if self._before_step:
+            self._call(self._before_step)
+
+        def work() -> Any:
+            leaves = self._state.tree.leaves
+            with Deferred():
+                before = [_copied(leaf.array) for leaf in leaves]
+                self._engine.step(grads, grad_scale, self._policy)
+                return self._state.tree.nest(map(_taken_back, before, leaves))
+
+        found = self._alone(work)
+        if self._after_step:
+            self._call(self._after_step)
+        return found
 
     def _policy_with(self, on_nonfinite: NonfinitePolicy) -> Policy:
         """Return the policy but for what gradients that are not finite do; made anew if need be."""
@@ -235,6 +335,85 @@ class Optimizer(Formula):
         Raises MemoryError (CuPy's OutOfMemoryError) if there is no room for them.
         """
         return self._alone(self._engine.gradient_buffers)
+
+    # Other parameters ------------------------------------------------------------------------
+
+    def rebind(self, params: Any) -> Self:
+        """Go on with other arrays in the places of the parameters; their state goes on.
+
+        For programs that replace arrays as a whole, ``model.params = best``, instead of writing
+        into them. ``params`` is nested as the parameters were, of a list of groups a list of trees,
+        with the same shapes and dtypes; arrays that are in use already stay, and the order in
+        memory may be another one. Returns the optimizer.
+
+        Gradient buffers of before are refused in later steps: ask for them again. An EMA averages
+        the arrays that it was given: rebind it too.
+
+        Raises ValueError for another structure, shape or dtype, and for arrays that share memory;
+        BackendMismatchError for arrays of another kind or device; RuntimeError once a step has been
+        captured in a CUDA graph, which keeps the addresses. Nothing has changed then.
+        """
+        from fastopt.engine import parameters
+
+        self._alone(lambda: parameters.rebind(self._state, self._engine, params))
+        return self
+
+    def resize(self, name: str, array: Any, keep: Any = None) -> Self:
+        """Put an array with other rows in the place of one parameter, and take its state along.
+
+        ::
+
+            alive = np.flatnonzero(opacity > 0.01)
+            opt.resize("xyz", np.concatenate([xyz[alive], new]), keep=alive)
+
+        The first rows of the new array are those of the old one that ``keep`` names, in this order,
+        and have their state; all further rows begin with fresh state. The step count of the
+        parameter goes on. The array is put into the tree of parameters (``opt.params``), whose
+        other arrays stay; what stands in a tuple cannot be replaced, and then ``opt.params`` is
+        another tree. Returns the optimizer.
+
+        Args:
+            name: what the parameter is called in ``state_dict``, such as "layers.0.W".
+            array: of the parameter's dtype and shape but for the first axis, on the same device.
+            keep: the numbers of the old rows, of shape (rows,), each 0 or more; a number may come
+                twice; or a mask of truth values, one for each old row. None: as many rows as both
+                have, from the first on.
+
+        Raises ValueError for another name, shape or dtype, rows that are not there, bounds that are
+        arrays, and members; TypeError for what cannot be updated; BackendMismatchError for an array
+        of another kind or device; RuntimeError once a step has been captured in a CUDA graph.
+        Nothing has changed then.
+        """
+        from fastopt.engine import parameters
+
+        def work() -> None:
+            self._engine = parameters.resize(
+                self._state, self._engine, self._made_with, name, array, keep
+            )
+
+        self._alone(work)
+        return self
+
+    def add_param_group(self, group: Mapping[str, Any]) -> Self:
+        """Add a group of parameters, with hyperparameters of its own.
+
+        ``group`` is a dict of "params", a tree of arrays, and hyperparameters; what it does not
+        name is as the constructor had it. Afterwards the optimizer has a list of groups: gradients
+        are a list with one tree for each, also where there was one tree before, and the names in
+        ``state_dict`` begin with the number of the group ("0.W"). Returns the optimizer.
+
+        Raises TypeError for what is no such dict; ValueError for an optimizer whose groups were
+        made by pattern, for arrays that share memory with others, and for hyperparameters that are
+        no good; RuntimeError once a step has been captured in a CUDA graph. Nothing has changed
+        then.
+        """
+        from fastopt.engine import parameters
+
+        def work() -> None:
+            self._engine = parameters.add_group(self._state, self._engine, self._made_with, group)
+
+        self._alone(work)
+        return self
 
     def refresh(self) -> Self:
         """Let steps that were captured in a CUDA graph go on by what has been set since.
@@ -556,8 +735,52 @@ class Optimizer(Formula):
             f"{sum(sizes)} parameters, step {self.step_count}, on {self.backend}>"
         )
 
-    def __reduce_ex__(self, protocol: Any) -> NoReturn:
-        raise TypeError(
-            f"{type(self).__name__} cannot be pickled or copied: the copy would update arrays of "
-            "its own, not the model's. Use state_dict and load_state_dict, or save and load."
-        )
+    # Copies ----------------------------------------------------------------------------------
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy is made of."""
+        from fastopt.checkpoint.state_dict import collect_state
+
+        def collect() -> dict[str, Any]:
+            self._engine.synchronize(norm=True)
+            state = self._state
+            counts = state.counts
+            return {
+                "params": state.tree.params,
+                "grouped": state.tree.grouped,
+                "groups": [
+                    (list(g.positions), g["params"] is state.tree.params, g.plain, g.owner)
+                    for g in state.groups
+                ],
+                "made_with": tuple(self._made_with),
+                "policy": tuple(self._policy),
+                "hooks": (self._before_step, self._after_step),
+                "counts": (counts.skipped, counts.grad_norm),
+                "saved": collect_state(type(self).__name__, state),
+            }
+
+        return self._alone(collect)
+
+    def __setstate__(self, copied: dict[str, Any]) -> None:
+        """Make a copy of what another optimizer consisted of."""
+        from fastopt.checkpoint import convert as conversion
+        from fastopt.checkpoint import state_dict
+
+        name = type(self).__name__
+        self._state_lock = StateLock()
+        self._made_with = made_with = build.Construction(*copied["made_with"])
+        self._policy = Policy(*copied["policy"])
+        self._other_policy = self._policy, self._policy
+        self._members, self._capturable = made_with.members, made_with.capturable
+        self._before_step, self._after_step = copied["hooks"]
+        tree = Tree(copied["params"], copied["grouped"])
+        groups = [
+            GivenGroup(where, shown_in(tree, number, where, is_all), plain, owner[len(name) :])
+            for number, (where, is_all, plain, owner) in enumerate(copied["groups"])
+        ]
+        self._state, self._engine = build.assemble(type(self), tree, groups, made_with)
+        # A copied array may have another order in memory, in which coded state is stored.
+        saved, _ = conversion.converted(self._state, copied["saved"])
+        commit, _ = state_dict.state_restorer(name, self._state, saved, True)
+        commit()
+        self._state.counts.skipped, self._state.counts.grad_norm = copied["counts"]

@@ -1,0 +1,266 @@
+"""Other parameters for an optimizer in use: rebound, resized, added. Its state goes on.
+
+Everything is checked before anything changes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from operator import is_
+from typing import Any
+
+import numpy as np
+
+from fastopt.core import arrays
+from fastopt.core.arrays import Array
+from fastopt.core.buckets import Bucket, OptimizerState
+from fastopt.core.param_groups import GivenGroup, ParamGroup, ParamGroups, are_given, shown, tree_of
+from fastopt.core.signals import Deferred
+from fastopt.core.tree import Leaf, Tree
+from fastopt.engine import build
+from fastopt.engine.build import Construction
+from fastopt.engine.step import HostEngine
+from fastopt.errors import BackendMismatchError
+
+# -------------------------------------------------------------------------------------------------
+# Other arrays of the same shapes.
+
+
+def rebind(state: OptimizerState, engine: HostEngine, params: Any) -> None:
+    """Go on with other arrays in the places of the parameters; raises with nothing changed."""
+    name = state.formula.__name__
+    tree = _nested_alike(state.tree, params)
+    if all(map(is_, _arrays(tree), _arrays(state.tree))):
+        if tree.params is not state.tree.params:
+            _adopt(state, tree)
+        return
+    for old, new in zip(state.tree.leaves, tree.leaves, strict=True):
+        _check_like(old, new)
+    build.check_leaves(tree, name)
+    engine.before_other_parameters()
+    with Deferred():
+        _adopt(state, tree)
+        for bucket in state.buckets:
+            leaves = [tree.leaves[position] for position in bucket.positions]
+            bucket.take_arrays(leaves, engine.backend.bridges_gaps)
+        engine.follow_parameters()
+
+
+def _arrays(tree: Tree) -> list[Array]:
+    return [leaf.array for leaf in tree.leaves]
+
+
+def _nested_alike(before: Tree, params: Any) -> Tree:
+    """Return the tree of other parameters; ValueError unless they have the same names."""
+    tree = tree_of(params)
+    if before.grouped and not tree.grouped and isinstance(params, list | tuple):
+        tree = Tree([*params], grouped=True)
+    if tree.grouped and any(group.keys() != {"params"} for group in params if are_given(params)):
+        raise TypeError(
+            "rebind takes arrays alone, as [{'params': tree}, ...] or a list of trees; set "
+            "hyperparameters in opt.param_groups"
+        )
+    mine, theirs = ([leaf.name for leaf in each.leaves] for each in (before, tree))
+    if mine != theirs:
+        missing = [name for name in mine if name not in theirs][:3]
+        extra = [name for name in theirs if name not in mine][:3]
+        raise ValueError(
+            "rebind takes the same parameters in other arrays, nested as they were; missing "
+            f"{missing}, unexpected {extra}. opt.add_param_group adds parameters"
+        )
+    return tree
+
+
+def _check_like(old: Leaf, new: Leaf) -> None:
+    before, now = old.array, new.array
+    if now.shape != before.shape or now.dtype != before.dtype:
+        raise ValueError(
+            f"{new.path} must be {before.dtype} of shape {before.shape}, as it was; got "
+            f"{now.dtype} of shape {now.shape}. opt.resize({old.name!r}, array, keep=rows) takes "
+            "another number of rows"
+        )
+    if arrays.kind(now) != arrays.kind(before) or arrays.device(now) != arrays.device(before):
+        raise BackendMismatchError(
+            f"{new.path} must be where it was, {_place(before)}; got one {_place(now)}. Save, and "
+            "load into an optimizer of the new arrays"
+        )
+
+
+def _place(array: Array) -> str:
+    device = arrays.device(array)
+    return "in host memory" if device is None else f"on CUDA device {device}"
+
+
+def _adopt(state: OptimizerState, tree: Tree) -> None:
+    """Have another tree, and its arrays as the groups' "params"."""
+    params = shown(tree, state.tree, state.groups)
+    state.tree = tree
+    for group, own in zip(state.groups, params, strict=True):
+        group.show(own)
+
+
+# -------------------------------------------------------------------------------------------------
+# One array with another number of rows.
+
+
+def resize(
+    state: OptimizerState,
+    engine: HostEngine,
+    made_with: Construction,
+    name: str,
+    array: Any,
+    keep: Any,
+) -> HostEngine:
+    """Put an array with other rows in the place of a parameter; return what steps from now on."""
+    position = _position(state.tree, name)
+    old = state.tree.leaves[position].array
+    tree = state.tree.with_array(position, array)
+    rows = _kept(name, old, array, keep)
+    number = next(n for n, group in enumerate(state.groups) if position in group.positions)
+    group = state.groups[number]
+    _refuse_to_resize(state, group, name, made_with)
+    build.check_parameters(state.formula, tree, made_with.members)
+    engine.before_other_parameters()
+    coming = dataclasses.replace(state, tree=tree)
+    made = [*build.new_buckets(coming, number, engine.backend, made_with)]
+    before = _by_position([bucket for bucket in state.buckets if bucket.group == number])
+    for place, (bucket, index) in _by_position(made).items():
+        bucket.take_state(index, *before[place], keep=rows if place == position else None)
+    first = next(k for k, bucket in enumerate(state.buckets) if bucket.group == number)
+    others = [bucket for bucket in state.buckets if bucket.group != number]
+    with Deferred():
+        tree.put(position)
+        _adopt(state, tree)
+        state.buckets = [*others[:first], *made, *others[first:]]
+        return _successor(state, engine, made_with)
+
+
+def _position(tree: Tree, name: str) -> int:
+    names = [leaf.name for leaf in tree.leaves]
+    if name not in names:
+        from difflib import get_close_matches  # a millisecond
+
+        close = get_close_matches(str(name), names, n=1) or names[:3]
+        raise ValueError(
+            f"resize takes the name that a parameter has in state_dict, such as {close[0]!r}; "
+            f"got {name!r}"
+        )
+    return names.index(name)
+
+
+def _kept(name: str, old: Array, new: Any, keep: Any) -> Array:
+    """Return the numbers of the old rows that the first new rows are, on the host."""
+    if old.ndim == 0 or new.shape[1:] != old.shape[1:] or new.dtype != old.dtype or new.ndim == 0:
+        raise ValueError(
+            f"resize changes the number of rows: the new {name!r} must be {old.dtype} of shape "
+            f"(rows, {', '.join(map(str, old.shape[1:]))}); got {new.dtype} of shape {new.shape}"
+        )
+    if arrays.kind(new) != arrays.kind(old) or arrays.device(new) != arrays.device(old):
+        raise BackendMismatchError(
+            f"the new {name!r} must be {_place(old)}, as the old one; got one {_place(new)}"
+        )
+    if keep is None:
+        return np.arange(min(len(old), len(new)))
+    rows = np.asarray(arrays.on_host(keep) if arrays.kind(keep) == "cupy" else keep)
+    if rows.dtype == bool and rows.shape == (len(old),):
+        rows = np.flatnonzero(rows)
+    if rows.size == 0:
+        rows = rows.astype(np.intp).reshape(-1)
+    if rows.ndim != 1 or rows.dtype.kind not in "iu":
+        raise TypeError(
+            f"keep must be the numbers of the old rows that are kept, or a mask of {len(old)} "
+            f"truth values; got {rows.dtype} of shape {rows.shape}"
+        )
+    if rows.size and not (rows.min() >= 0 and rows.max() < len(old)):
+        raise ValueError(
+            f"keep must hold numbers of old rows, 0 to {len(old) - 1}; got {rows.min()} to "
+            f"{rows.max()}"
+        )
+    if len(rows) > len(new):
+        raise ValueError(
+            f"keep names {len(rows)} rows, and the new {name!r} has {len(new)}: its first rows are "
+            "those that are kept, in this order"
+        )
+    return rows
+
+
+def _refuse_to_resize(
+    state: OptimizerState, group: ParamGroup, name: str, made_with: Construction
+) -> None:
+    owner = state.formula.__name__
+    if made_with.members is not None:
+        raise ValueError(f"{owner}: the rows of {name!r} are members, whose number is fixed")
+    if any(bucket.spec.limits for bucket in state.buckets if state.groups[bucket.group] is group):
+        raise ValueError(
+            f"{owner}: {name!r} has bounds that are arrays, which would not fit; resize takes "
+            "bounds that are numbers, or construct a new optimizer"
+        )
+
+
+def _by_position(buckets: list[Bucket]) -> dict[int, tuple[Bucket, int]]:
+    """Return where each parameter is found: its bucket, and its number there."""
+    return {
+        position: (bucket, index)
+        for bucket in buckets
+        for index, position in enumerate(bucket.positions)
+    }
+
+
+# -------------------------------------------------------------------------------------------------
+# One more group.
+
+
+def add_group(
+    state: OptimizerState, engine: HostEngine, made_with: Construction, given: Any
+) -> HostEngine:
+    """Add a group of parameters; return what steps from now on. Raises with nothing changed."""
+    if not isinstance(given, Mapping) or "params" not in given:
+        raise TypeError(
+            "add_param_group takes a dict with 'params' and hyperparameters, such as "
+            f"{{'params': tree, 'lr': 0.1}}; got {type(given).__name__}"
+        )
+    formula, before = state.formula, state.tree
+    if not before.grouped and len(state.groups) > 1:
+        raise ValueError(
+            "this optimizer's groups were made by pattern and share one tree; construct a new one "
+            "with all parameters (load takes the state over by name)"
+        )
+    trees = [*before.params] if before.grouped else [before.params]
+    tree = Tree([*trees, given["params"]], grouped=True)
+    number, first = len(state.groups), len(before.leaves)
+    if not all(map(is_, _arrays(tree), _arrays(before))):  # as far as they were there
+        raise ValueError(
+            "some parameters are no longer the arrays that the optimizer was given; call "
+            "opt.rebind(params) before"
+        )
+    if len(tree.leaves) == first:
+        raise ValueError("add_param_group got no parameters; params holds no array")
+    options = {name: value for name, value in given.items() if name != "params"}
+    positions = range(first, len(tree.leaves))
+    label = f", params[{number}]"
+    own = GivenGroup(positions, given["params"], options, label)
+    group = build.new_group(formula, tree, own, made_with)
+    build.check_parameters(formula, tree, made_with.members)
+    engine.before_other_parameters()
+    coming = dataclasses.replace(
+        state, tree=tree, groups=ParamGroups([*state.groups, group], state.groups.changes)
+    )
+    build.check_shared(coming, number, group)
+    made = [*build.new_buckets(coming, number, engine.backend, made_with)]
+    with Deferred():
+        for bucket in state.buckets:
+            leaves = [tree.leaves[position] for position in bucket.positions]
+            bucket.take_arrays(leaves, engine.backend.bridges_gaps)
+        state.groups.add(group)
+        _adopt(state, tree)
+        build.watch(state, number)
+        state.buckets += made
+        return _successor(state, engine, made_with)
+
+
+def _successor(state: OptimizerState, engine: HostEngine, made_with: Construction) -> HostEngine:
+    """Return the engine of a state whose buckets are others now."""
+    made = build.new_engine(state, engine.backend, made_with.capturable, engine.later)
+    made.refuse_buffers(engine.drop_buffers())
+    return made
