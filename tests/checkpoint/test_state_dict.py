@@ -441,18 +441,6 @@ def test_numpy_counters_and_read_only_strided_arrays_are_taken(backend: str) -> 
     assert type(opt.state_dict()["state"]["W"]["step"]) is int
 
 
-@each_variant
-def test_pickling_and_copying_say_what_to_do_instead(variant: Variant) -> None:
-    opt = variant(np.ones(2))
-    for detach in (pickle.dumps, copy.copy, copy.deepcopy):
-        with pytest.raises(TypeError, match="state_dict and load_state_dict") as caught:
-            detach(opt)  # type: ignore[operator]  # three functions of one argument
-        assert type(opt).__name__ in str(caught.value)
-    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
-        with pytest.raises(TypeError, match="state_dict"):
-            pickle.dumps({"model": [opt]}, protocol=protocol)
-
-
 def test_strict_false_keeps_the_hyperparameters_that_were_not_saved() -> None:
     opt = fastopt.Adam(np.ones(2), lr=0.5, betas=(0.5, 0.75))
     saved = without(opt.state_dict(), "groups", 0, "betas")

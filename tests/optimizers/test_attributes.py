@@ -104,7 +104,7 @@ CHANGES: dict[str, Callable[[Any], Any]] = {
 def test_the_list_of_groups_is_fixed(name: str) -> None:
     opt = fastopt.SGD([{"params": np.ones(1)}, {"params": np.ones(2), "lr": 0.5}])
     before = [id(group) for group in opt.param_groups]
-    with pytest.raises(TypeError, match="construct a new optimizer"):
+    with pytest.raises(TypeError, match="add_param_group"):
         CHANGES[name](opt.param_groups)
     assert [id(group) for group in opt.param_groups] == before
 

@@ -55,7 +55,7 @@ def test_arrays_may_lie_otherwise_in_memory(
 
     def laid_out(values: Any) -> Any:
         if order == "F":
-            return xp.asfortranarray(xp.asarray(values))
+            return xp.asarray(values.T.copy()).T
         wide = xp.zeros((200, values.shape[1]), np.float32)
         view = wide[::2] if order == "strided" else wide[99::-1]
         view[...] = xp.asarray(values)
@@ -89,7 +89,7 @@ def test_master_weights_and_complex_state_go_along(place: tuple[Any, str], dtype
         opt = fastopt.AdamW(param, 1e-3, backend=backend)
         for step in range(8):
             if replaced and step == 4:
-                param = xp.asfortranarray(param.copy())
+                param = xp.asarray(on_host(param).T.copy()).T
                 opt.rebind(param)
             opt.step(xp.asarray(draw(step, 6, 7).astype(dtype)))
         ends.append(on_host(param).tobytes())
