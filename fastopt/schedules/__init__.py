@@ -6,47 +6,50 @@ with its own ``step_count``, and goes on rightly after ``load_state_dict`` or a 
 cannot be changed, can be pickled, and equals another one of the same kind and numbers. Every
 schedule that ends holds its last value from then on.
 
-Any function of the step number can be used as well. What all optimizers take as a function are
-``lr`` and ``weight_decay``, and ``eps`` where they have one; the momentum of ``SGD`` (dampening
-too), ``RMSprop`` and ``Momentum`` (its beta) can be one. The other betas are numbers: the bias
-correction 1 - beta^t is that of one beta, and for a beta that changes it would be a product over
-all steps made, a memory.
+Any function of the step number can be used as well, and may return anything that ``float()``
+takes (but text): a number, or an array or tensor of one element of any library; one on a device is
+fetched at every step, which waits for it. What all optimizers take as a function are ``lr`` and
+``weight_decay``, and ``eps``, betas (each entry of a pair), momentum, dampening and rho where they
+have them. As in PyTorch, bias corrections are 1 - beta^t with the step's own beta.
 
 ``ReduceLROnPlateau`` is the one with a memory; it is saved with the optimizer.
 """
 
+from fastopt.schedules.cycles import chebyshev, cosine, cosine_restarts, cyclic, one_cycle
 from fastopt.schedules.functions import (
     Schedule,
     constant,
-    cosine,
-    cosine_restarts,
-    cyclic,
     exponential,
     inverse_sqrt,
-    join,
+    inverse_time,
     linear,
     multistep,
-    one_cycle,
     polynomial,
+    rex,
     step_decay,
-    warmup,
 )
+from fastopt.schedules.phases import join, product, warmup, wsd
 from fastopt.schedules.plateau import ReduceLROnPlateau
 
 __all__ = [
     "ReduceLROnPlateau",
     "Schedule",
+    "chebyshev",
     "constant",
     "cosine",
     "cosine_restarts",
     "cyclic",
     "exponential",
     "inverse_sqrt",
+    "inverse_time",
     "join",
     "linear",
     "multistep",
     "one_cycle",
     "polynomial",
+    "product",
+    "rex",
     "step_decay",
     "warmup",
+    "wsd",
 ]

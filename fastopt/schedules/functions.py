@@ -1,4 +1,4 @@
-"""Schedules as functions of the step number: decay, annealing, cycles, warm-up, several joined."""
+"""Schedules as functions of the step number: what all have in common, and those of one way."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from fastopt.core.hyperparameters import (
     NONNEGATIVE,
     POSITIVE,
     Check,
-    Number,
-    Schedulable,
+    Flag,
     Scheduled,
     Whole,
     whole,
@@ -201,24 +200,94 @@ class linear(Schedule):
 
 @dataclass(frozen=True)
 class polynomial(Schedule):
-    """``lr * (1 - step / total_steps)^power``, and 0 from step ``total_steps`` on.
+    """``lr_min + (lr - lr_min) * (1 - step / total_steps)^power``, then ``lr_min``.
+
+    With ``cycle`` it has no end: ``total_steps`` is multiplied by ``ceil(step / total_steps)``, so
+    that after each ``total_steps`` steps, at ``lr_min``, it goes up again, to half of the way at
+    first for a line, and to more each time.
 
     Args:
         lr: value of the first step, >= 0.
-        total_steps: the first step with the value 0, >= 1.
+        total_steps: the first step with the value ``lr_min``, >= 1.
         power: > 0; 1 for a line.
+        lr_min: value at the end, >= 0.
+        cycle: begin anew instead of staying there.
 
-    Source: as PyTorch 2.13's ``PolynomialLR``.
+    Source: as PyTorch 2.13's ``PolynomialLR``, whose end is 0, optax's ``polynomial_schedule``, and
+    Keras 3's ``PolynomialDecay`` with its ``end_learning_rate`` and ``cycle``.
     """
 
-    _checks = {"lr": NONNEGATIVE, "total_steps": COUNT, "power": POSITIVE}
+    _checks = {
+        "lr": NONNEGATIVE,
+        "total_steps": COUNT,
+        "power": POSITIVE,
+        "lr_min": NONNEGATIVE,
+        "cycle": Flag(),
+    }
     lr: float
     total_steps: int
     power: float = 1.0
+    lr_min: float = 0.0
+    cycle: bool = False
 
     def _at(self, step: int) -> float:
-        left = max(self.total_steps - step, 0) / self.total_steps
-        return self.lr * math.pow(left, self.power)
+        total = self.total_steps
+        if self.cycle:
+            total *= max(-(-step // total), 1)
+        share = math.pow(max(total - step, 0) / total, self.power)
+        return on_line(self.lr_min, self.lr, share, 1.0)
+
+
+@dataclass(frozen=True)
+class inverse_time(Schedule):
+    """``lr / (1 + gamma * step / step_size)``: falls as one over the number of steps.
+
+    Args:
+        lr: value of the first step, >= 0.
+        gamma: how fast it falls, >= 0: after ``step_size / gamma`` steps it is half of lr.
+        step_size: the unit in which steps are counted, >= 1.
+        staircase: count whole units alone, so that each value lasts ``step_size`` steps.
+
+    Source: Robbins and Monro, "A Stochastic Approximation Method" (1951), whose steps fall as 1/n;
+    as Keras 3's ``InverseTimeDecay``, whose decay_rate and decay_steps are gamma and step_size.
+    """
+
+    _checks = {"lr": NONNEGATIVE, "gamma": NONNEGATIVE, "step_size": COUNT, "staircase": Flag()}
+    lr: float
+    gamma: float
+    step_size: int = 1
+    staircase: bool = False
+
+    def _at(self, step: int) -> float:
+        units = step // self.step_size if self.staircase else step / self.step_size
+        return self.lr / (1.0 + self.gamma * units)
+
+
+@dataclass(frozen=True)
+class rex(Schedule):
+    """``lr_min + (lr - lr_min) * (1 - z) / (1/2 + (1 - z) / 2)``, with ``z = step / total_steps``.
+
+    Falls slowly at first and ever faster to the end: above a line all the way.
+
+    Args:
+        lr: value of the first step, >= 0.
+        total_steps: the first step with the value ``lr_min``, >= 1.
+        lr_min: value from there on, >= 0.
+
+    Source: Chen, Wolfe and Kyrillidis, "REX: Revisiting Budgeted Training with an Improved
+    Schedule" (MLSys 2022), whose end is 0. Codes that divide by 0.1 + 0.9 * (1 - z) instead fall
+    later.
+    """
+
+    _checks = {"lr": NONNEGATIVE, "total_steps": COUNT, "lr_min": NONNEGATIVE}
+    lr: float
+    total_steps: int
+    lr_min: float = 0.0
+
+    def _at(self, step: int) -> float:
+        total = self.total_steps
+        left = max(total - step, 0)
+        return on_line(self.lr_min, self.lr, 2 * left, total + left)
 
 
 @dataclass(frozen=True)
@@ -256,246 +325,3 @@ def _times_power(lr: float, gamma: float, exponent: int) -> float:
         return lr * math.pow(gamma, exponent)
     except OverflowError:
         return math.inf
-
-
-# -------------------------------------------------------------------------------------------------
-# Schedules that run along cosines or go up and down: annealing, restarts, one cycle, many.
-#
-# They are computed from sines of what is left, not from 1 + cos as it is usually written: where the
-# value comes close to its end that sum cancels and keeps no digits.
-
-SHARE = Number(low=0.0, high=1.0)
-
-
-@dataclass(frozen=True)
-class cosine(Schedule):
-    """``lr_min + (lr - lr_min) * (1 + cos(pi * step / total_steps)) / 2``, then ``lr_min``.
-
-    Args:
-        lr: value of the first step, >= 0.
-        total_steps: the first step with the value ``lr_min``, >= 1.
-        lr_min: value from there on, >= 0.
-
-    Source: Loshchilov and Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts" (ICLR
-    2017), equation 5, as PyTorch 2.13's ``CosineAnnealingLR`` up to its T_max, after which that one
-    comes back up. optax's ``cosine_decay_schedule`` agrees.
-    """
-
-    _checks = {"lr": NONNEGATIVE, "total_steps": COUNT, "lr_min": NONNEGATIVE}
-    lr: float
-    total_steps: int
-    lr_min: float = 0.0
-
-    def _at(self, step: int) -> float:
-        done = min(step, self.total_steps)
-        return _on_cosine(self.lr, self.lr_min, done, self.total_steps)
-
-
-@dataclass(frozen=True)
-class cosine_restarts(Schedule):
-    """``cosine`` again and again: from ``lr`` towards ``lr_min``, then at ``lr`` anew.
-
-    Args:
-        lr: value of the first step of every period, >= 0.
-        first_period: how many steps the first period has, >= 1.
-        multiplier: how many times as long each period is as the one before, a whole number >= 1.
-        lr_min: value that each period comes close to, >= 0.
-
-    Source: Loshchilov and Hutter (ICLR 2017), as PyTorch 2.13's ``CosineAnnealingWarmRestarts``.
-    """
-
-    _checks = {
-        "lr": NONNEGATIVE,
-        "first_period": COUNT,
-        "multiplier": COUNT,
-        "lr_min": NONNEGATIVE,
-    }
-    lr: float
-    first_period: int
-    multiplier: int = 1
-    lr_min: float = 0.0
-
-    def _at(self, step: int) -> float:
-        if self.multiplier == 1:
-            done, period = step % self.first_period, self.first_period
-        else:
-            # Period n begins at first_period * (multiplier^n - 1) / (multiplier - 1).
-            reached = step * (self.multiplier - 1) // self.first_period + 1
-            power = _largest_power(self.multiplier, reached)
-            period = self.first_period * power
-            done = step - self.first_period * ((power - 1) // (self.multiplier - 1))
-        return _on_cosine(self.lr, self.lr_min, done, period)
-
-
-@dataclass(frozen=True)
-class one_cycle(Schedule):
-    """Up along half a cosine, then down along another one, to far below the start.
-
-    From ``max_lr / div_factor`` to ``max_lr`` at the step number ``pct_start * total_steps - 1``,
-    and on to ``max_lr / div_factor / final_div_factor`` at the step number ``total_steps - 1``,
-    where it stays.
-
-    Args:
-        max_lr: largest value, >= 0.
-        total_steps: how many steps the cycle has, >= 1.
-        pct_start: share of the steps that go up, in [0, 1].
-        div_factor: how many times the first value is below the largest, > 0.
-        final_div_factor: how many times the last value is below the first, > 0.
-
-    Source: Smith and Topin, "Super-Convergence" (2018), as PyTorch 2.13's ``OneCycleLR`` with two
-    phases and cosines. That one raises an error after its end, and along lines falls below 0 there.
-    """
-
-    _checks = {
-        "max_lr": NONNEGATIVE,
-        "total_steps": COUNT,
-        "pct_start": SHARE,
-        "div_factor": POSITIVE,
-        "final_div_factor": POSITIVE,
-    }
-    max_lr: float
-    total_steps: int
-    pct_start: float = 0.3
-    div_factor: float = 25.0
-    final_div_factor: float = 1e4
-
-    def _at(self, step: int) -> float:
-        peak, last = self.pct_start * self.total_steps - 1.0, self.total_steps - 1
-        step = min(step, last)
-        first = self.max_lr / self.div_factor
-        if step <= peak:  # a peak at 0 is a cycle that only goes down
-            return _on_cosine(first, self.max_lr, step, peak) if peak else self.max_lr
-        return _on_cosine(self.max_lr, first / self.final_div_factor, step - peak, last - peak)
-
-
-@dataclass(frozen=True)
-class cyclic(Schedule):
-    """Up and down along lines, without an end: ``base_lr``, ``max_lr``, ``base_lr``, ...
-
-    Args:
-        base_lr: value of the steps 0, 2 * step_size_up, ..., >= 0.
-        max_lr: value halfway between them, >= 0; may be the smaller one.
-        step_size_up: how many steps it takes up, and down again, >= 1.
-
-    Source: Smith, "Cyclical Learning Rates for Training Neural Networks" (WACV 2017), as PyTorch
-    2.13's ``CyclicLR`` in its mode "triangular".
-    """
-
-    _checks = {"base_lr": NONNEGATIVE, "max_lr": NONNEGATIVE, "step_size_up": COUNT}
-    base_lr: float
-    max_lr: float
-    step_size_up: int
-
-    def _at(self, step: int) -> float:
-        place = step % (2 * self.step_size_up)
-        done = min(place, 2 * self.step_size_up - place)
-        return on_line(self.base_lr, self.max_lr, done, self.step_size_up)
-
-
-def _on_cosine(start: float, end: float, done: float, total: float) -> float:
-    """Return where half a cosine from start to end is after a part of it; exact at both ends."""
-    return start * _rise((total - done) / total) + end * _rise(done / total)
-
-
-def _rise(share: float) -> float:
-    """Return (1 - cos(pi * share)) / 2 without its cancellation."""
-    return math.sin(math.pi / 2 * share) ** 2
-
-
-def _largest_power(base: int, limit: int) -> int:
-    """Return the largest power of the base, 1 included, that is not above the limit."""
-    # The logarithm's rounding can put it one off; whole numbers decide.
-    power: int = base ** max(int(math.log(limit) / math.log(base)) - 1, 0)
-    while power * base <= limit:
-        power *= base
-    return power
-
-
-# -------------------------------------------------------------------------------------------------
-# Schedules made of others, one after the other: a warm-up before one, and several joined.
-
-PART = Schedulable(NONNEGATIVE)
-
-
-@dataclass(frozen=True)
-class warmup(Schedule):
-    """A line up to the first value of a schedule, then the schedule from its step 0 on.
-
-    ::
-
-        schedule(0) * (start_factor + (1 - start_factor) * step / warmup_steps)   before
-        schedule(step - warmup_steps)                                   from warmup_steps on
-
-    The schedule's own steps begin after the warm-up, so ``warmup(cosine(lr, 900), 100)`` ends at
-    step 1000 and leaves out nothing of the cosine.
-
-    Args:
-        schedule: a number, or a function of the step number.
-        warmup_steps: how many steps come before, >= 1.
-        start_factor: share of ``schedule(0)`` that the first step has, >= 0. With 0 the first step
-            changes nothing but the optimizer's state.
-
-    Source: Goyal et al., "Accurate, Large Minibatch SGD" (2017), section 2.2. PyTorch's
-    ``SequentialLR`` of a ``LinearLR`` and another one, optax's ``warmup_cosine_decay_schedule`` and
-    Hugging Face's ``get_cosine_schedule_with_warmup`` all let the schedule begin after the warm-up
-    (the last two are told the sum of both lengths).
-    """
-
-    _checks = {"schedule": PART, "warmup_steps": COUNT, "start_factor": NONNEGATIVE}
-    schedule: Scheduled
-    warmup_steps: int
-    start_factor: float = 0.0
-
-    @property
-    def _parts(self) -> tuple[Scheduled, ...]:
-        return (self.schedule,)
-
-    def _at(self, step: int) -> float:
-        own = max(step - self.warmup_steps, 0)
-        value: float = PART.at(f"warmup: schedule at its step {own}", self.schedule, own)
-        if step >= self.warmup_steps:
-            return value
-        return value * on_line(self.start_factor, 1.0, step, self.warmup_steps)
-
-
-def _schedules(name: str, value: Any) -> tuple[Scheduled, ...]:
-    return tuple(PART(f"{name}[{i}]", part) for i, part in enumerate(listed(name, value)))
-
-
-@dataclass(frozen=True)
-class join(Schedule):
-    """Several schedules, one after the other, each from its own step 0 on.
-
-    Up to ``boundaries[0]`` it is the first one; from ``boundaries[i]`` on it is
-    ``schedules[i + 1](step - boundaries[i])``.
-
-    Args:
-        schedules: numbers or functions of the step number, at least one.
-        boundaries: the first step of each schedule but the first, >= 1, in ascending order; one
-            fewer than there are schedules.
-
-    Source: as PyTorch 2.13's ``SequentialLR`` and optax's ``join_schedules``.
-    """
-
-    _checks = {"schedules": _schedules, "boundaries": Ascending(low=1)}
-    schedules: Sequence[Scheduled]
-    boundaries: Sequence[int]
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if len(self.schedules) != len(self.boundaries) + 1:
-            raise ValueError(
-                "join: boundaries must be one fewer than schedules; got "
-                f"{len(self.boundaries)} boundaries for {len(self.schedules)} schedules"
-            )
-
-    @property
-    def _parts(self) -> tuple[Scheduled, ...]:
-        return tuple(self.schedules)
-
-    def _at(self, step: int) -> float:
-        number = bisect_right(self.boundaries, step)
-        own = step - self.boundaries[number - 1] if number else step
-        name = f"join: schedules[{number}] at its step {own}"
-        value: float = PART.at(name, self.schedules[number], own)
-        return value

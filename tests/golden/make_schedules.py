@@ -18,7 +18,7 @@ import mpmath
 import optax
 import torch
 
-from .schedule_cases import CASES, PLATEAUS, RUNS, Spec
+from .schedule_cases import CASES, CYCLES, PLATEAUS, RUNS, Spec
 
 jax.config.update("jax_enable_x64", True)
 mpmath.mp.dps = 50
@@ -52,10 +52,19 @@ def torch_scheduler(opt: torch.optim.Optimizer, name: str, a: dict[str, Any]) ->
             pct_start=a["pct_start"],
             div_factor=a["div_factor"],
             final_div_factor=a["final_div_factor"],
+            anneal_strategy="linear" if a.get("anneal") == "linear" else "cos",
+            three_phase=a.get("three_phase", False),
             cycle_momentum=False,
         ),
         "cyclic": lambda: lrs.CyclicLR(
-            opt, a["base_lr"], a["max_lr"], a["step_size_up"], cycle_momentum=False
+            opt,
+            a["base_lr"],
+            a["max_lr"],
+            a["step_size_up"],
+            a.get("step_size_down"),
+            mode=a.get("mode", "triangular"),
+            gamma=a.get("gamma", 1.0),
+            cycle_momentum=False,
         ),
     }
     return made[name]()
@@ -70,6 +79,9 @@ def torch_sequence(opt: torch.optim.Optimizer, spec: Spec) -> Any:
     elif spec["name"] == "join":
         parts = [torch_sequence(opt, part) for part in a["schedules"]]
         boundaries = a["boundaries"]
+    elif spec["name"] == "product":  # the first factor has the optimizer's lr, the others have 1
+        parts = [torch_sequence(opt, part) for part in a["factors"]]
+        return torch.optim.lr_scheduler.ChainedScheduler(parts, opt)
     else:
         return torch_scheduler(opt, spec["name"], a)
     return torch.optim.lr_scheduler.SequentialLR(opt, parts, boundaries)
@@ -78,7 +90,7 @@ def torch_sequence(opt: torch.optim.Optimizer, spec: Spec) -> Any:
 def first_lr(spec: Spec) -> float:
     """Return the lr that all parts of a schedule are relative to."""
     a = spec["kwargs"]
-    inner = a.get("schedule") or a.get("schedules", [None])[0]
+    inner = a.get("schedule") or a.get("schedules", a.get("factors", [None]))[0]
     return first_lr(inner) if inner else a.get("lr", a.get("max_lr"))
 
 
@@ -123,7 +135,9 @@ def optax_schedule(spec: Spec) -> Function:
         "linear": lambda: optax.linear_schedule(
             a["lr"] * a["start_factor"], a["lr"] * a["end_factor"], a["total_steps"]
         ),
-        "polynomial": lambda: optax.polynomial_schedule(a["lr"], 0.0, a["power"], a["total_steps"]),
+        "polynomial": lambda: optax.polynomial_schedule(
+            a["lr"], a.get("lr_min", 0.0), a["power"], a["total_steps"]
+        ),
         "cosine": lambda: optax.cosine_decay_schedule(
             a["lr"], a["total_steps"], a["lr_min"] / a["lr"]
         ),
@@ -145,6 +159,24 @@ def half_cosine(start: Any, end: Any, part: Any) -> Any:
     return end + (start - end) * (1 + mpmath.cos(mpmath.pi * part)) / 2
 
 
+def straight(start: Any, end: Any, part: Any) -> Any:
+    """Return start at 0 and end at 1, along a line."""
+    return start + (end - start) * part
+
+
+def fractal(total: int, place: int) -> int:
+    """Return the number at a place of the fractal order, as the paper builds the order up.
+
+    sigma_1 = [1], and sigma_2T has each number n of sigma_T, followed by 2T + 1 - n.
+    """
+    number, length = 1, 1
+    for bit in range(total.bit_length() - 2, -1, -1):  # the place's highest bit halves the whole
+        length *= 2
+        if (place >> bit) & 1:
+            number = length + 1 - number
+    return number
+
+
 def formula(spec: Spec, t: int) -> Any:
     """Return a schedule's value as the papers define it, with 50 digits."""
     name, f = spec["name"], mpmath.mpf
@@ -160,8 +192,36 @@ def formula(spec: Spec, t: int) -> Any:
     if name == "linear":
         part = min(t / a["total_steps"], 1)
         return a["lr"] * (a["start_factor"] + (a["end_factor"] - a["start_factor"]) * part)
-    if name == "polynomial":
-        return a["lr"] * (1 - min(t / a["total_steps"], f(1))) ** a["power"]
+    if name == "polynomial":  # as in Keras 3's documentation of PolynomialDecay
+        total, end = a["total_steps"], a.get("lr_min", f(0))
+        if spec["kwargs"].get("cycle"):
+            total, now = total * max(mpmath.ceil(t / total), 1), f(t)
+        else:
+            now = min(f(t), total)
+        return (a["lr"] - end) * (1 - now / total) ** a["power"] + end
+    if name == "inverse_time":  # as in Keras 3's documentation of InverseTimeDecay
+        units = t / a["step_size"]
+        units = mpmath.floor(units) if spec["kwargs"]["staircase"] else units
+        return a["lr"] / (1 + a["gamma"] * units)
+    if name == "rex":
+        z = min(t / a["total_steps"], f(1))
+        share = (1 - z) / (f(1) / 2 + f(1) / 2 * (1 - z))
+        return a["lr_min"] + (a["lr"] - a["lr_min"]) * share
+    if name == "chebyshev":
+        big, small, total = 1 / a["lr_min"], 1 / a["lr"], spec["kwargs"]["total_steps"]
+        node = mpmath.cos((2 * fractal(total, t % total) - 1) * mpmath.pi / (2 * total))
+        return 2 / ((big + small) - (big - small) * node)
+    if name == "wsd":
+        warm, stable = a["warmup_steps"], a["total_steps"] - a["decay_steps"]
+        if t < warm:
+            return a["lr"] * (a["start_factor"] + (1 - a["start_factor"]) * t / warm)
+        z = min(max((t - stable) / a["decay_steps"], f(0)), f(1))
+        left = {"linear": 1 - z, "cosine": (1 + mpmath.cos(mpmath.pi * z)) / 2}
+        left["sqrt"] = 1 - mpmath.sqrt(z)
+        return a["lr_min"] + (a["lr"] - a["lr_min"]) * left[a["shape"]]
+    if name == "product":
+        parts = [formula(p, t) if isinstance(p, dict) else f(p) for p in a["factors"]]
+        return mpmath.fprod(parts)
     if name == "inverse_sqrt":
         n, w = f(t + 1), a["warmup_steps"]
         return a["lr"] * mpmath.sqrt(w) * min(n ** f(-0.5), n * w ** f(-1.5))
@@ -177,13 +237,24 @@ def formula(spec: Spec, t: int) -> Any:
     if name == "one_cycle":
         low, top = a["max_lr"] / a["div_factor"], a["pct_start"] * a["total_steps"] - 1
         last = a["total_steps"] - 1
+        along = half_cosine if a.get("anneal", "cosine") == "cosine" else straight
         if t <= top:
-            return half_cosine(low, a["max_lr"], t / top if top else f(1))
+            return along(low, a["max_lr"], t / top if top else f(1))
+        if a.get("three_phase") and t <= 2 * top:
+            return along(a["max_lr"], low, (t - top) / top)
+        begin, top = (low, 2 * top) if a.get("three_phase") else (a["max_lr"], top)
         part = (min(f(t), last) - top) / (last - top)
-        return half_cosine(a["max_lr"], low / a["final_div_factor"], part)
+        return along(begin, low / a["final_div_factor"], part)
     if name == "cyclic":
-        part = f(t) / a["step_size_up"]
-        return a["base_lr"] + (a["max_lr"] - a["base_lr"]) * (1 - abs(part % 2 - 1))
+        up = a["step_size_up"]
+        down = a.get("step_size_down", up)
+        cycle = int(mpmath.floor(t / (up + down)))
+        place = t - cycle * (up + down)
+        height = place / up if place <= up else 1 - (place - up) / down
+        scale = {"triangular": lambda: f(1), "triangular2": lambda: f(0.5) ** cycle}
+        scale["exp_range"] = lambda: a["gamma"] ** t
+        height *= scale[a.get("mode", "triangular")]()
+        return a["base_lr"] + (a["max_lr"] - a["base_lr"]) * height
     if name == "warmup":
         if t >= a["warmup_steps"]:
             return formula(a["schedule"], t - int(a["warmup_steps"]))
@@ -216,25 +287,51 @@ def run(optimizer: str, options: dict[str, Any], grads: list[list[float]]) -> li
     """Return the parameter after each step of PyTorch's optimizer under the formulas' values.
 
     Momentum and its average are no class of PyTorch's: SGD with dampening = momentum = beta, whose
-    buffer is kept from beginning as the whole first gradient.
+    buffer is kept from beginning as the whole first gradient; with bias correction lr is divided by
+    1 - beta^t.
     """
     param = torch.ones(len(grads[0]), dtype=torch.float64)
-    made: Any = {"SGD": torch.optim.SGD, "RMSprop": torch.optim.RMSprop}[
-        "SGD" if optimizer == "Momentum" else optimizer
-    ]
-    opt = made([param], momentum=0.5)  # RMSprop makes its buffer only if there is a momentum
+    made: Any = getattr(torch.optim, "SGD" if optimizer == "Momentum" else optimizer)
+    # RMSprop makes its buffer only if there is a momentum, and Adam its maximum if it is amsgrad.
+    first = {"momentum": 0.5} if made in (torch.optim.SGD, torch.optim.RMSprop) else {}
+    opt = made([param], **first, **{k: v for k, v in options.items() if k == "amsgrad"})
     path = []
     for step, grad in enumerate(grads):
-        now = {k: float(formula(v, step)) if isinstance(v, dict) else v for k, v in options.items()}
+        now = {name: at(value, step) for name, value in options.items()}
         limit = now.pop("max_grad_norm", None)
         if optimizer == "Momentum":
             now["momentum"] = now["dampening"] = now.pop("beta")
+            if now.pop("bias_correction", False):
+                now["lr"] /= 1 - now["momentum"] ** (step + 1)
             if not step:
                 opt.state[param]["momentum_buffer"] = torch.zeros_like(param)
         opt.param_groups[0].update({{"beta": "alpha"}.get(k, k): v for k, v in now.items()})
         param.grad = torch.tensor(grad, dtype=torch.float64)
         if limit is not None:
             torch.nn.utils.clip_grad_norm_([param], limit)
+        opt.step()
+        path.append(param.tolist())
+    return path
+
+
+def at(value: Any, step: int) -> Any:
+    """Return a hyperparameter in a step; pairs are lists."""
+    if isinstance(value, list):
+        return tuple(at(one, step) for one in value)
+    return float(formula(value, step)) if isinstance(value, dict) else value
+
+
+def cycle(optimizer: str, options: dict[str, Any], grads: list[list[float]]) -> list[list[float]]:
+    """Return the parameter after each step under PyTorch's OneCycleLR, which cycles momentum."""
+    param = torch.ones(len(grads[0]), dtype=torch.float64)
+    first = {"momentum": 0.9} if optimizer == "SGD" else {}
+    opt = getattr(torch.optim, optimizer)([param], **first)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(opt, **options)
+    path = []
+    for step, grad in enumerate(grads):
+        if step:
+            scheduler.step()
+        param.grad = torch.tensor(grad, dtype=torch.float64)
         opt.step()
         path.append(param.tolist())
     return path
@@ -280,7 +377,11 @@ def main() -> None:
     ]
     runs = [{"optimizer": n, "options": o, "grads": g, "params": run(n, o, g)} for n, o, g in RUNS]
     made = {m.__name__: m.__version__ for m in (torch, optax, jax, mpmath)}
-    parts = {"cases": [make_case(case) for case in CASES], "plateaus": plateaus, "runs": runs}
+    cycles = [
+        {"optimizer": n, "options": o, "grads": g, "params": cycle(n, o, g)} for n, o, g in CYCLES
+    ]
+    cases = [make_case(case) for case in CASES]
+    parts = {"cases": cases, "plateaus": plateaus, "runs": runs, "cycles": cycles}
     lines = [f'"made_with": {json.dumps(made)}']
     for name, rows in parts.items():
         lines.append(f'"{name}": [\n' + ",\n".join(json.dumps(row) for row in rows) + "\n]")

@@ -19,7 +19,8 @@ def made(spec: Any) -> Any:
     if not isinstance(spec, dict):
         return spec
     kwargs = {name: made(value) for name, value in spec["kwargs"].items()}
-    return getattr(schedules, spec["name"])(**kwargs)
+    kind = getattr(schedules, spec["name"])
+    return kind(*kwargs["factors"]) if spec["name"] == "product" else kind(**kwargs)
 
 
 def names_in(spec: Any) -> set[str]:

@@ -42,9 +42,10 @@ def test_every_schedule_is_recorded() -> None:
         o: {n for c in CASES if o in c["values"] for n in names_in(c["schedule"])} for o in OURS
     }
     names = {kind.__name__ for kind in PURE}
-    assert len(names) == 13
+    assert len(names) == 18
     assert seen["closed"] == names
-    assert seen["torch"] == names - {"inverse_sqrt"}  # PyTorch has none
+    without = {"inverse_sqrt", "inverse_time", "rex", "chebyshev", "wsd"}  # PyTorch has none
+    assert seen["torch"] == names - without
     assert len(seen["optax"]) >= 9
 
 
@@ -78,6 +79,11 @@ def test_a_period_begins_exactly_where_it_begins_however_late() -> None:
             if begin:
                 assert schedule(begin - 1) < 0.5
             begin, period = begin + period, period * multiplier
+    keras = schedules.polynomial(0.5, 7, 0.3, 0.25, cycle=True)
+    turns = schedules.chebyshev(0.5, 64, 0.25)
+    for number in (1, 3, 10**9, 2**50):
+        assert keras(7 * number) == 0.25 < keras(7 * number + 1)
+        assert turns(64 * number + 5) == turns(5)
     cyclic = schedules.cyclic(0.25, 1.0, 2**20 + 1)
     for turns in (1, 2**30, 2**40):
         begin = turns * 2 * (2**20 + 1)
@@ -92,6 +98,17 @@ def test_the_ends_are_exact() -> None:
     assert schedules.polynomial(0.1, 7, 0.3)(7) == 0.0
     assert schedules.one_cycle(0.1, 30)(8) == 0.1
     assert schedules.one_cycle(0.1, 30)(29) == 0.1 / 25 / 1e4
+    for anneal in ("cosine", "linear"):
+        three = schedules.one_cycle(0.1, 30, 0.3, anneal=anneal, three_phase=True)
+        assert (three(8), three(16), three(29)) == (0.1, 0.1 / 25, 0.1 / 25 / 1e4)
+        assert schedules.one_cycle(0.1, 30, anneal=anneal)(1000) == 0.1 / 25 / 1e4
+    assert schedules.polynomial(0.1, 7, 0.3, 0.025)(0) == 0.1
+    assert schedules.polynomial(0.1, 7, 0.3, 0.025)(7) == 0.025
+    assert (schedules.rex(0.1, 7, 0.003)(0), schedules.rex(0.1, 7, 0.003)(7)) == (0.1, 0.003)
+    for shape in ("linear", "cosine", "sqrt"):
+        steps = schedules.wsd(0.1, 20, 4, 6, 0.003, shape)
+        assert [steps(step) for step in (0, 4, 14, 20, 10**9)] == [0.0, 0.1, 0.1, 0.003, 0.003]
+        assert 0.003 < steps(19) < steps(15) < 0.1
     assert schedules.warmup(0.1, 5)(0) == 0.0
     assert schedules.warmup(0.1, 5)(5) == 0.1
 
@@ -101,6 +118,50 @@ def test_one_cycle_whose_way_up_or_down_has_no_step(pct_start: float, total: int
     values = [schedules.one_cycle(1.0, total, pct_start)(step) for step in range(3 * total)]
     assert all(0.0 < value <= 1.0 for value in values)
     assert len(set(values[total - 1 :])) == 1
+
+
+def test_the_fractal_order_is_that_of_the_paper_and_contracts() -> None:
+    """Agarwal, Goel and Zhang: (1, 8, 4, 5, 2, 7, 3, 6), and a whole turn is Chebyshev's best."""
+    angles = [(2 * k - 1) * math.pi / 16 for k in (1, 8, 4, 5, 2, 7, 3, 6)]
+    values = [2.0 / (11.0 - 9.0 * math.cos(angle)) for angle in angles]  # curvatures from 1 to 10
+    schedule = schedules.chebyshev(1.0, 8, 0.1)
+    assert [schedule(step) for step in range(16)] == pytest.approx(2 * values, rel=1e-15)
+    left = np.ones(1001)
+    for step in range(8):
+        left *= 1.0 - schedule(step) * np.linspace(1.0, 10.0, 1001)
+    bound = 1.0 / math.cosh(8 * math.acosh(11.0 / 9.0))
+    assert abs(left).max() == pytest.approx(bound, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (
+            lambda: schedules.one_cycle(1.0, 9, 0.6, three_phase=True),
+            r"pct_start .* \[0, 0.5\].*0.6",
+        ),
+        (lambda: schedules.cyclic(0.1, 1.0, 9, gamma=0.5), "gamma must be left out .*got 0.5"),
+        (lambda: schedules.wsd(0.1, 9, 5, 5), "total_steps=9 for 5 \\+ 5"),
+        (lambda: schedules.chebyshev(1.0, 12, 0.1), "total_steps must be a power of two.*got 12"),
+    ],
+)
+def test_arguments_that_do_not_go_together_are_refused(make: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        make()
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_a_product_is_of_two_or_more(count: int) -> None:
+    with pytest.raises(TypeError, match=rf"product: factors must be two or more.*got {count}"):
+        schedules.product(*[0.5] * count)
+
+
+def test_a_product_of_many_names_the_factor_that_is_no_good() -> None:
+    half = schedules.product(0.5, schedules.exponential(1.0, 0.5), lambda step: step - 2)
+    assert half(3) == 0.5 * 0.125
+    text = r"product: factors\[2\] at its step 1 must be a number in \[0, inf\); got -1"
+    with pytest.raises(ValueError, match=text):
+        half(1)
 
 
 def test_a_growth_without_end_is_infinite_and_no_error_of_its_own() -> None:
@@ -122,16 +183,40 @@ ended = st.one_of(
     st.builds(schedules.constant, value),
     st.builds(schedules.multistep, value, st.lists(count, unique=True).map(sorted), share),
     st.builds(schedules.linear, value, value, value, count),
-    st.builds(schedules.polynomial, value, count, above),
+    st.builds(schedules.polynomial, value, count, above, value),
     st.builds(schedules.cosine, value, count, value),
+    st.builds(schedules.rex, value, count, value),
+    st.builds(
+        schedules.one_cycle,
+        value,
+        count,
+        st.floats(0.0, 0.5),
+        above,
+        above,
+        st.sampled_from(["cosine", "linear"]),
+        st.booleans(),
+    ),
     st.builds(schedules.one_cycle, value, count, share, above, above),
+    st.builds(
+        lambda parts, *rest: schedules.wsd(rest[0], sum(parts), parts[0], parts[1], *rest[1:]),
+        st.tuples(st.integers(0, 50), count, st.integers(0, 50)),
+        value,
+        value,
+        st.sampled_from(["linear", "cosine", "sqrt"]),
+        share,
+    ),
 )
 endless = st.one_of(
     st.builds(schedules.step_decay, value, count, share),
     st.builds(schedules.exponential, value, share),
     st.builds(schedules.cosine_restarts, value, count, st.integers(1, 5), value),
     st.builds(schedules.cyclic, value, value, count),
+    st.builds(schedules.cyclic, value, value, count, count, st.just("triangular2")),
+    st.builds(schedules.cyclic, value, value, count, count, st.just("exp_range"), share),
     st.builds(schedules.inverse_sqrt, value, count),
+    st.builds(schedules.inverse_time, value, value, count, st.booleans()),
+    st.builds(schedules.polynomial, value, count, above, value, st.just(True)),
+    st.builds(schedules.chebyshev, above, st.sampled_from([1, 2, 8, 2**40]), above),
 )
 
 
@@ -149,6 +234,8 @@ nested = st.recursive(
             st.lists(parts, min_size=1, max_size=4),
             st.lists(count, unique=True, max_size=3),
         ),
+        st.builds(schedules.product, parts, parts),
+        st.builds(schedules.product, parts, parts, parts),
     ),
     max_leaves=5,
 ).filter(callable)
@@ -232,7 +319,7 @@ def test_a_bad_value_of_a_part_is_refused_with_its_place(bad: Any, kind: type[Ex
 
 # Bad arguments -----------------------------------------------------------------------------------
 
-NO_NUMBERS = [True, "0.1", None, [0.1], 1j, lambda t: 0.1]
+NO_NUMBERS = [True, "0.1", None, [0.1], 1j, np.ones(2), np.array("1"), lambda t: 0.1]
 NO_COUNTS = [1.0, "3", None, True, [3], np.float64(3)]
 NOT_FINITE = [math.nan, math.inf, -math.inf]
 Bad = list[tuple[Any, type[Exception]]]
@@ -246,6 +333,10 @@ def bad(kind: str) -> Bad:
         "above": [*no_numbers, *((v, ValueError) for v in [0, -1, *NOT_FINITE])],
         "share": [*no_numbers, *((v, ValueError) for v in [-0.1, 1.1, *NOT_FINITE])],
         "count": [*((v, TypeError) for v in NO_COUNTS), (0, ValueError), (-3, ValueError)],
+        "from_0": [*((v, TypeError) for v in NO_COUNTS), (-1, ValueError)],
+        "count or none": [*((v, TypeError) for v in NO_COUNTS if v is not None), (0, ValueError)],
+        "flag": [(v, TypeError) for v in [1, 0.0, None, "True", np.array(True)]],
+        "word": [(1, TypeError), (None, TypeError), ("triangle", ValueError), ("", ValueError)],
         "steps": [
             *((v, TypeError) for v in [3, None, "35", [1.0], [True]]),
             *((v, ValueError) for v in [[-1], [3, 2]]),
@@ -284,21 +375,50 @@ KINDS = {
     "boundaries": "steps",
     "schedule": "part",
     "schedules": "parts",
+    "cycle": "flag",
+    "staircase": "flag",
+    "three_phase": "flag",
+    "anneal": "word",
+    "mode": "word",
+    "shape": "word",
+    "decay_steps": "count",
+    "step_size_down": "count or none",
 }
-GOOD = {"number": 0.5, "above": 2.0, "share": 0.5, "count": 3, "part": 0.5, "parts": [0.5, 0.25]}
+OTHER = {
+    ("chebyshev", "lr"): "above",
+    ("chebyshev", "lr_min"): "above",
+    ("wsd", "warmup_steps"): "from_0",
+    ("cyclic", "gamma"): "share",
+}
+GOOD = {"number": 0.5, "above": 2.0, "share": 0.5, "count": 4, "part": 0.5, "parts": [0.5, 0.25]}
+GOOD |= {"from_0": 0, "count or none": 3, "flag": True, "steps": [4]}  # type: ignore[dict-item]
+WORDS = {"anneal": "linear", "mode": "exp_range", "shape": "sqrt"}
+
+
+def kind_of(kind: type[Schedule], name: str) -> str:
+    return OTHER.get((kind.__name__, name), KINDS[name])
 
 
 def good(kind: type[Schedule]) -> dict[str, Any]:
     names = inspect.signature(kind).parameters
-    return {name: [4] if KINDS[name] == "steps" else GOOD[KINDS[name]] for name in names}
+    return {name: WORDS[name] if name in WORDS else GOOD[kind_of(kind, name)] for name in names}
 
 
-@pytest.mark.parametrize("kind", PURE, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("value", [(0.5, value) for value, _ in bad("part")], ids=repr)
+def test_a_bad_factor_is_refused_at_once(value: Any) -> None:
+    kind = TypeError if not isinstance(value[1], int | float) or value[1] is True else ValueError
+    with pytest.raises(kind, match=r"product: factors\[1\] must be a number in .*got"):
+        schedules.product(*value)
+
+
+@pytest.mark.parametrize(
+    "kind", [k for k in PURE if k is not schedules.product], ids=lambda kind: kind.__name__
+)
 def test_a_bad_argument_is_refused_at_once(kind: Any) -> None:
     arguments = good(kind)
     kind(**arguments)
     for name in arguments:
-        for value, error in bad(KINDS[name]):
+        for value, error in bad(kind_of(kind, name)):
             text = rf"{kind.__name__}: {name}.* must be .*got "
             with pytest.raises(error, match=text) as caught:
                 kind(**{**arguments, name: value})
@@ -389,12 +509,19 @@ def test_the_order_of_arguments_is_the_contracts() -> None:
         schedules.multistep: "lr, milestones, gamma=0.1",
         schedules.exponential: "lr, gamma",
         schedules.linear: "lr, start_factor, end_factor, total_steps",
-        schedules.polynomial: "lr, total_steps, power=1.0",
+        schedules.polynomial: "lr, total_steps, power=1.0, lr_min=0.0, cycle=False",
         schedules.cosine: "lr, total_steps, lr_min=0.0",
         schedules.cosine_restarts: "lr, first_period, multiplier=1, lr_min=0.0",
         schedules.one_cycle: "max_lr, total_steps, pct_start=0.3, div_factor=25.0, "
-        "final_div_factor=10000.0",
-        schedules.cyclic: "base_lr, max_lr, step_size_up",
+        "final_div_factor=10000.0, anneal='cosine', three_phase=False",
+        schedules.cyclic: "base_lr, max_lr, step_size_up, step_size_down=None, "
+        "mode='triangular', gamma=1.0",
+        schedules.chebyshev: "lr, total_steps, lr_min",
+        schedules.inverse_time: "lr, gamma, step_size=1, staircase=False",
+        schedules.rex: "lr, total_steps, lr_min=0.0",
+        schedules.wsd: "lr, total_steps, warmup_steps, decay_steps, lr_min=0.0, shape='linear', "
+        "start_factor=0.0",
+        schedules.product: "factors",
         schedules.inverse_sqrt: "lr, warmup_steps",
         schedules.warmup: "schedule, warmup_steps, start_factor=0.0",
         schedules.join: "schedules, boundaries",
