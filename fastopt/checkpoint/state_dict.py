@@ -145,11 +145,9 @@ def restorers(
     found: dict[int, Any] = {}  # by schedule, which several groups may share
     writes = []
     for number, (group, given) in enumerate(zip(groups, saved, strict=True)):
-        for name, memory in given.items():
-            if name not in group or not is_memory(memory):
-                continue
+        for name, schedule, memory in _memories(group, given):
             place = f"groups[{number}]: {name}"
-            for part, state in _pairs(place, group[name], memory[_KEY], strict):
+            for part, state in _pairs(place, schedule, memory, strict):
                 writes.append(_restorer(place, part, state))
                 if found.setdefault(id(part), state) != state:
                     raise CheckpointError(
@@ -159,14 +157,29 @@ def restorers(
     return writes
 
 
-def left_out(group: Mapping[str, Any], saved: Mapping[str, Any]) -> list[str]:
-    """Return the names of a group's saved memories for which it has no such schedules."""
-    memories = {k: v[_KEY] for k, v in saved.items() if k in group and is_memory(v)}
+def left_out(group: Mapping[str, Any], saved: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Return the names of saved memories that do not fit, and what a group has in these places."""
     return [
-        name
-        for name, memory in memories.items()
-        if len(list(_remembering(group[name]))) != len(_states(memory))
+        (name, schedule)
+        for name, schedule, memory in _memories(group, saved)
+        if len(list(_remembering(schedule))) != len(_states(memory))
     ]
+
+
+def _memories(group: Mapping[str, Any], saved: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Yield what memories were saved, those in pairs too, and where, with what has the place now.
+
+    The name, or that of a part (``betas[0]``).
+    """
+    for name, value in saved.items():
+        if name not in group:
+            continue
+        if is_memory(value):
+            yield name, group[name], value[_KEY]
+        elif isinstance(group[name], tuple) and isinstance(value, list | tuple):
+            for k, (own, part) in enumerate(zip(group[name], value, strict=False)):
+                if is_memory(part):
+                    yield f"{name}[{k}]", own, part[_KEY]
 
 
 def _states(memory: Any) -> list[Any]:
@@ -225,7 +238,9 @@ def collected(state: OptimizerState) -> list[dict[str, Any]]:
 def _saved(name: str, value: Any) -> Any:
     if callable(value):
         return memory_of(value)
-    return saved_bounds(value) if name == "bounds" else value
+    if name == "bounds":
+        return saved_bounds(value)
+    return tuple(_saved(name, one) for one in value) if isinstance(value, tuple) else value
 
 
 def settings_restorer(
@@ -280,9 +295,9 @@ def _differences(groups: Sequence[ParamGroup], saved: Sequence[Mapping[str, Any]
             for name in sorted(group.plain.keys() - given)
         ),
         mismatched=tuple(
-            f"groups[{number}].{name}: expected the memory of {group[name]!r}; got another"
+            f"groups[{number}].{name}: expected the memory of {schedule!r}; got another"
             for number, (group, given) in pairs
-            for name in left_out(group, given)
+            for name, schedule in left_out(group, given)
         )
         + tuple(other for number, pair in pairs for other in _fixed_differences(number, *pair)),
     )
@@ -337,13 +352,18 @@ def _changes(
         raise CheckpointError(f"{other[0]}. Construct the optimizer with that of the saved one")
     if complete and (missing := group.plain.keys() - saved):
         raise CheckpointError(f"groups[{number}] lacks {sorted(missing)} (strict=False keeps ours)")
-    kept = {k for k, v in saved.items() if v is None or (k in group and is_memory(v))}
-    kept.update(FIXED)
+    given = {k: _number_saved(v) if k in group else v for k, v in saved.items() if k not in FIXED}
     try:
-        checked = group.checked({k: v for k, v in saved.items() if k not in kept})
+        return group.resumed(given)
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"groups[{number}]: {error}") from error
-    return {name: value for name, value in checked.items() if not callable(group[name])}
+
+
+def _number_saved(value: Any) -> Any:
+    """Return a saved hyperparameter, with None for a schedule's memory, in a pair too."""
+    if isinstance(value, list | tuple):
+        return [_number_saved(one) for one in value]
+    return None if is_memory(value) else value
 
 
 # -------------------------------------------------------------------------------------------------

@@ -38,7 +38,7 @@ class Check(Protocol):
 
 @dataclass(frozen=True)
 class Number:
-    """A finite real number between two ends; Python's, NumPy's or a 0-d array."""
+    """A finite real number between two ends: whatever ``as_float`` takes for one."""
 
     low: float = -math.inf
     high: float = math.inf
@@ -154,20 +154,6 @@ class Numbers:
 
 
 @dataclass(frozen=True)
-class Pair:
-    """Two numbers, each with its own range."""
-
-    first: Number | MemberNumber
-    second: Number | MemberNumber
-
-    def __call__(self, name: str, value: Any) -> tuple[Value, Value]:
-        """Return the pair as a tuple, in the plain form of numbers."""
-        if not isinstance(value, tuple | list) or len(value) != 2:
-            raise TypeError(f"{name} must be a pair of numbers; got {value!r}")
-        return self.first(f"{name}[0]", value[0]), self.second(f"{name}[1]", value[1])
-
-
-@dataclass(frozen=True)
 class Schedulable:
     """A number, or a function of the step number (0 for the first step) that returns one."""
 
@@ -181,7 +167,36 @@ class Schedulable:
 
     def at(self, name: str, value: Any, step: int) -> Any:
         """Return the value in a step, checked; ``value`` is what ``__call__`` returned."""
-        return self.number(name, value(step)) if callable(value) else value
+        return self.number(f"{name} at step {step}", value(step)) if callable(value) else value
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two numbers, each with its own range, and each a function of the step number if it may be."""
+
+    first: Schedulable
+    second: Schedulable
+
+    def __call__(self, name: str, value: Any) -> tuple[Any, Any]:
+        """Return the pair as a tuple, in the plain form of numbers, with functions as they are."""
+        if not isinstance(value, tuple | list) or len(value) != 2:
+            raise TypeError(
+                f"{name} must be a pair of numbers, or of functions of the step number that "
+                f"return one each; got {value!r}"
+            )
+        return self.first(f"{name}[0]", value[0]), self.second(f"{name}[1]", value[1])
+
+    def at(self, name: str, value: tuple[Any, Any], step: int) -> tuple[Value, Value]:
+        """Return the pair in a step, checked; ``value`` is what ``__call__`` returned."""
+        first = self.first.at(f"{name}[0]", value[0], step)
+        return first, self.second.at(f"{name}[1]", value[1], step)
+
+
+def functions_in(check: Check, value: Any) -> list[Callable[[int], Any]]:
+    """Return the functions of the step number that a checked value is, or holds."""
+    if isinstance(check, Pair):
+        return [one for one in value if callable(one)]
+    return [value] if callable(value) else []
 
 
 def of_members(check: Check, members: int) -> Check:
@@ -191,12 +206,13 @@ def of_members(check: Check, members: int) -> Check:
     if isinstance(check, Pair):
         return Pair(_of_members(check.first, members), _of_members(check.second, members))
     if isinstance(check, Schedulable):
-        return Schedulable(_of_members(check.number, members))
+        return _of_members(check, members)
     return check
 
 
-def _of_members(number: Number | MemberNumber, members: int) -> MemberNumber:
-    return MemberNumber(number, members) if isinstance(number, Number) else number
+def _of_members(check: Schedulable, members: int) -> Schedulable:
+    number = check.number
+    return Schedulable(MemberNumber(number, members)) if isinstance(number, Number) else check
 
 
 def of_each(function: Callable[[float], float], values: Array) -> Array:
@@ -236,23 +252,41 @@ def whole(name: str, value: Any, low: int, high: int | None = None) -> int:
 
 
 def as_float(value: Any) -> float | None:
-    """Return a real number as a float; None for anything else, truth values and NaN included."""
-    if isinstance(value, np.ndarray) and value.ndim == 0:
-        value = value[()]
-    if isinstance(value, bool | np.bool_) or not isinstance(
-        value, int | float | np.integer | np.floating
-    ):
-        return None
-    try:
+    """Return a real number as a float; None for anything else, truth values and text included.
+
+    It takes what ``float()`` takes, of any library: NumPy's numbers, arrays and tensors of one
+    element (one on a device is fetched, which waits for it), fractions and decimals.
+    """
+    if isinstance(value, float):
         return float(value)
+    try:
+        return float(_element(value)) if _is_number(value) else None
     except OverflowError:
         return math.inf
+    except (TypeError, ValueError):
+        return None
+
+
+def _is_number(value: Any) -> bool:
+    """Return whether this may be a real number, or an array of one element that holds one."""
+    if isinstance(value, bool | str | bytes) or math.prod(getattr(value, "shape", ())) != 1:
+        return False
+    dtype = str(getattr(value, "dtype", "float"))  # its name says what it is in any library
+    found = "float" in dtype or "int" in dtype
+    return found and (hasattr(value, "__float__") or hasattr(value, "__index__"))
+
+
+def _element(value: Any) -> Any:
+    """Return the element of an array of one: NumPy lets ``float()`` take none that has axes."""
+    return value.item() if hasattr(value, "item") else value
 
 
 NONNEGATIVE = Number(low=0.0)
 POSITIVE = Number(low=0.0, low_open=True)
 FRACTION = Number(low=0.0, high=1.0, high_open=True)
 """A decay rate: 0 forgets everything, 1 would never learn and is excluded."""
+BETA = Schedulable(FRACTION)
+BETAS = Pair(BETA, BETA)
 FINITE = Number()
 EPS = NONNEGATIVE
 """Added to a denominator. A constant 0 stands for the smallest guard against 0/0; a function of the
@@ -284,7 +318,7 @@ class BoundsCheck:
 
 def _number(name: str, value: Any) -> Any:
     """Return a number as a float; what is no number as it is."""
-    number = as_float(value)
+    number = None if getattr(value, "ndim", 0) else as_float(value)
     if number is not None and math.isnan(number):
         raise ValueError(f"{name} must not be NaN; None is no bound")
     return value if number is None else number
@@ -384,20 +418,21 @@ class Formula(ABC):
     """The words and numbers of an optimizer; it knows no array and no backend.
 
     A subclass gives ``_checks`` for its own hyperparameters, ``_rule``, ``_scalars`` and
-    ``_lr_scalars``, and where they differ from the defaults here ``_decay_scalars``,
+    ``_lr_scalars``, and where they differ from the defaults here ``_vanishing_scalars``,
     ``_smallest_denominator``, ``_fill``, ``_memory``, ``_review``, ``_check_array`` and ``_decay``.
 
-    Where a check is ``Schedulable`` the option may be a function of the step number: ``_rule`` and
-    ``_review`` see the function, ``_scalars`` and ``_smallest_denominator`` the number that it gave
-    for the step.
+    Where a check is ``Schedulable``, alone or in a ``Pair``, the option may be a function of the
+    step number: ``_rule`` and ``_review`` see the function, ``_scalars`` and
+    ``_smallest_denominator`` the number that it gave for the step.
     """
 
     _checks: ClassVar[Mapping[str, Check]] = {}
     _lr_scalars: ClassVar[tuple[str, ...]] = ()
     """The scalars that are proportional to the learning rate; where one is too small for the dtype
     of the arithmetic it is 0, and steps go on, while any other is refused."""
-    _decay_scalars: ClassVar[tuple[str, ...]] = ()
-    """Those that are proportional to the weight decay and not to the learning rate, likewise."""
+    _vanishing_scalars: ClassVar[tuple[str, ...]] = ()
+    """Others of which a number too small for the dtype is 0: what is proportional to the weight
+    decay alone, and the shares of state that are kept."""
 
     @staticmethod
     @abstractmethod
@@ -445,8 +480,8 @@ class Formula(ABC):
 # -------------------------------------------------------------------------------------------------
 # Coefficients that arithmetic in float32 would make 0 or infinite: refused before a step.
 #
-# What is proportional to the learning rate, and weight decay, may become 0: a schedule or a decay
-# by hand brings them down as far as it is followed, and the run goes on.
+# What is proportional to the learning rate, weight decay and momentum may become 0: a schedule or a
+# decay by hand brings them down as far as it is followed, and the run goes on.
 
 _UNKNOWN = {"lr": 1.0, "weight_decay": 0.0}
 """What stands for schedules where their values are not known yet; 0.5 for any other."""
@@ -495,10 +530,15 @@ def _worst(value: Value, vanishes: bool) -> float:
 
 
 def _numbers(options: Options) -> Options:
-    if not any(map(callable, options.values())):
-        return options
+    """Return hyperparameters with numbers in the place of functions."""
     plain = ((name, value) for name, value in options.items() if name != "params")
-    return {name: _UNKNOWN.get(name, 0.5) if callable(value) else value for name, value in plain}
+    return {name: _number_for(value, _UNKNOWN.get(name, 0.5)) for name, value in plain}
+
+
+def _number_for(value: Any, unknown: float) -> Any:
+    if isinstance(value, tuple):
+        return tuple(unknown if callable(one) else one for one in value)
+    return unknown if callable(value) else value
 
 
 def _coefficients(
@@ -507,7 +547,7 @@ def _coefficients(
     """Yield what a step multiplies by and adds, and what state begins with; if it may be 0."""
     lr, weight_decay = options["lr"], options["weight_decay"]
     made = formula._scalars(options, lr, t, 1.0)
-    vanishing = (*formula._lr_scalars, *formula._decay_scalars)
+    vanishing = (*formula._lr_scalars, *formula._vanishing_scalars)
     for name in formula._rule(options).scalars:
         yield name, made[name], name in vanishing
     decay = formula._decay(options)

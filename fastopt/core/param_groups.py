@@ -8,7 +8,14 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple, NoReturn, cast
 
-from fastopt.core.hyperparameters import Check, Formula, Options, Schedulable
+from fastopt.core.hyperparameters import (
+    Check,
+    Formula,
+    Options,
+    Pair,
+    Schedulable,
+    functions_in,
+)
 from fastopt.core.tree import Tree
 
 
@@ -40,7 +47,7 @@ class ParamGroup(dict[str, Any]):
 
     ``revision`` grows with every change but that of a learning rate from one number to another;
     ``changes`` counts the changes of all groups of an optimizer. ``scheduled`` says whether a value
-    is a function, ``scheduled_besides_lr`` whether one is besides the learning rate,
+    is a function or holds one, ``scheduled_besides_lr`` whether one does besides the learning rate,
     ``foreseeable`` that functions return the same for a step whenever they are asked: they have an
     attribute of this name.
 
@@ -105,11 +112,14 @@ class ParamGroup(dict[str, Any]):
         self.revision += 1
         self.changes.count += 1
         self.changes.besides_lr += 1
-        self._schedules = tuple(name for name, value in self.plain.items() if callable(value))
+        found = {k: functions_in(self._checks[k], value) for k, value in self.plain.items()}
+        self._schedules = tuple(name for name, functions in found.items() if functions)
         self.scheduled = bool(self._schedules)
         self.scheduled_besides_lr = self._schedules not in ((), ("lr",))
         self.foreseeable = all(
-            getattr(self[name], "foreseeable", False) is True for name in self._schedules
+            getattr(function, "foreseeable", False) is True
+            for functions in found.values()
+            for function in functions
         )
         self._reviewed_rate, self._reviewed_schedule = None, -1.0
 
@@ -172,11 +182,24 @@ class ParamGroup(dict[str, Any]):
 
     def value(self, name: str, step_count: int) -> Any:
         """Return a hyperparameter's value in a step, checked if a schedule gives it."""
-        value = self[name]
-        if not callable(value):
-            return value
-        check = cast(Schedulable, self._checks[name])  # no other lets a function through
-        return check.at(f"{self.owner}: {name} at step {step_count}", value, step_count)
+        if name not in self._schedules:
+            return self[name]
+        check = cast(Schedulable | Pair, self._checks[name])  # no other lets a function through
+        return check.at(f"{self.owner}: {name}", self[name], step_count)
+
+    def resumed(self, saved: Options) -> Options:
+        """Return what saved hyperparameters become here, checked: functions of this group stay.
+
+        Nothing is taken over for None, which was saved for a function, in a pair for each part.
+        """
+        taken = {}
+        for name, value in saved.items():
+            if isinstance(self._checks.get(name), Pair):
+                value = _resumed_pair(self[name], value)
+            if value is not None:
+                taken[name] = value
+        checked = self.checked(taken)
+        return {name: value for name, value in checked.items() if not callable(self[name])}
 
     def at(self, step_count: int) -> Options:
         """Return the hyperparameters with the values of a step in the place of schedules, checked.
@@ -204,6 +227,13 @@ class ParamGroup(dict[str, Any]):
     def plain(self) -> Options:
         """The hyperparameters alone, as a dict of its own."""
         return {name: value for name, value in self.items() if name != "params"}
+
+
+def _resumed_pair(own: tuple[Any, Any], saved: Any) -> Any:
+    if not isinstance(saved, tuple | list) or len(saved) != 2:
+        return saved  # it is refused, unless it is None
+    pairs = zip(own, saved, strict=True)
+    return tuple(one if callable(one) or theirs is None else theirs for one, theirs in pairs)
 
 
 class ParamGroups(list[ParamGroup]):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any, Unpack
 
 from fastopt.core.hyperparameters import (
+    BETA,
     EPS,
-    FRACTION,
     NONNEGATIVE,
     POSITIVE,
     Options,
@@ -125,7 +125,7 @@ class Adadelta(Optimizer):
             updated in place.
         lr: factor of every step, >= 0, without a unit; a number, or a function of the step number
             (0 for the first step).
-        rho: share of the averages that is kept, in [0, 1).
+        rho: share of the averages that is kept, in [0, 1), or a function of the step number.
         eps: added inside both roots, > 0; with 0 the first step, and so all, would be zero. Or a
             function of the step number.
         weight_decay: coefficient of the L2 term, >= 0, or a function of the step number.
@@ -143,7 +143,7 @@ class Adadelta(Optimizer):
     2.13 computes it; optax agrees. keras has eps = 1e-7 and lr = 0.001 as defaults.
     """
 
-    _checks = {"rho": FRACTION, "eps": Schedulable(POSITIVE)}
+    _checks = {"rho": BETA, "eps": Schedulable(POSITIVE)}
 
     _lr_scalars = ("lr",)
 
@@ -152,7 +152,7 @@ class Adadelta(Optimizer):
         params: Any,
         lr: Scheduled = 1.0,
         *,
-        rho: float = 0.9,
+        rho: Scheduled = 0.9,
         eps: Scheduled = 1e-6,
         weight_decay: Scheduled = 0.0,
         **common: Unpack[Common],

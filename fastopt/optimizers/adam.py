@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any, Unpack
 
 from fastopt.core.hyperparameters import (
+    BETAS,
     EPS,
-    FRACTION,
     Decay,
     Flag,
     Options,
-    Pair,
     Schedulable,
     Scheduled,
     Value,
@@ -41,7 +40,8 @@ class Adam(Optimizer):
             updated in place.
         lr: learning rate, >= 0, in units of the parameter (no step is much longer); a number,
             or a function of the step number (0 for the first step).
-        betas: shares of the two averages that are kept, each in [0, 1).
+        betas: shares of the two averages that are kept, each in [0, 1), or a function of the step
+            number; c1 and c2 are those of the step's own betas.
         eps: added to the denominator, >= 0, in units of the gradient (of its square if inside the
             root); 0 leaves only a guard that makes 0/0 zero. Or a function of the step number,
             whose values are > 0.
@@ -69,7 +69,7 @@ class Adam(Optimizer):
     """
 
     _checks = {
-        "betas": Pair(FRACTION, FRACTION),
+        "betas": BETAS,
         "eps": Schedulable(EPS),
         "amsgrad": Flag(),
         "eps_inside_sqrt": Flag(),
@@ -83,7 +83,7 @@ class Adam(Optimizer):
         params: Any,
         lr: Scheduled = 1e-3,
         *,
-        betas: tuple[float, float] = (0.9, 0.999),
+        betas: tuple[Scheduled, Scheduled] = (0.9, 0.999),
         eps: Scheduled = 1e-8,
         amsgrad: bool = False,
         eps_inside_sqrt: bool = False,
@@ -155,7 +155,8 @@ class AdamW(Adam):
             updated in place.
         lr: learning rate, >= 0, in units of the parameter; it scales the decay too; a number,
             or a function of the step number (0 for the first step).
-        betas: shares of the two averages that are kept, each in [0, 1).
+        betas: shares of the two averages that are kept, each in [0, 1), or a function of the step
+            number; c1 and c2 are those of the step's own betas.
         eps: added to the denominator, >= 0, in units of the gradient (of its square if inside the
             root); 0 leaves only a guard that makes 0/0 zero. Or a function of the step number,
             whose values are > 0.
@@ -185,7 +186,7 @@ class AdamW(Adam):
         params: Any,
         lr: Scheduled = 1e-3,
         *,
-        betas: tuple[float, float] = (0.9, 0.999),
+        betas: tuple[Scheduled, Scheduled] = (0.9, 0.999),
         eps: Scheduled = 1e-8,
         amsgrad: bool = False,
         eps_inside_sqrt: bool = False,

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any, Unpack
 
 from fastopt.core.hyperparameters import (
+    BETAS,
     EPS,
-    FRACTION,
     Decay,
     Flag,
     Options,
-    Pair,
     Schedulable,
     Scheduled,
     Value,
@@ -40,7 +39,8 @@ class LAMB(Optimizer):
             updated in place.
         lr: learning rate, >= 0: the share of its own length that an array moves; a number, or a
             function of the step number (0 for the first step).
-        betas: shares of the two averages that are kept, each in [0, 1).
+        betas: shares of the two averages that are kept, each in [0, 1), or a function of the step
+            number; c1 and c2 are those of the step's own betas.
         eps: added to the denominator, >= 0, in units of the gradient; 0 leaves only a guard that
             makes 0/0 zero. Or a function of the step number, whose values are above 0.
         bias_correction: divide the averages by c1 and c2.
@@ -63,19 +63,19 @@ class LAMB(Optimizer):
     """
 
     _checks = {
-        "betas": Pair(FRACTION, FRACTION),
+        "betas": BETAS,
         "eps": Schedulable(EPS),
         "bias_correction": Flag(),
     }
     _lr_scalars = ("lr",)
-    _decay_scalars = ("weight_decay",)
+    _vanishing_scalars = ("weight_decay",)
 
     def __init__(
         self,
         params: Any,
         lr: Scheduled = 1e-3,
         *,
-        betas: tuple[float, float] = (0.9, 0.999),
+        betas: tuple[Scheduled, Scheduled] = (0.9, 0.999),
         eps: Scheduled = 1e-6,
         bias_correction: bool = True,
         weight_decay: Scheduled = 0.0,

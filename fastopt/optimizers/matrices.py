@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any, Unpack
 
 from fastopt.core.hyperparameters import (
+    BETA,
     EPS,
-    FRACTION,
     Decay,
     Flag,
     Numbers,
@@ -48,7 +48,7 @@ class Muon(Optimizer):
             updated in place. All of them are matrices, arrays of two axes, and real.
         lr: learning rate, >= 0, in units of the parameter: every singular value of a step is about
             lr * factor; a number, or a function of the step number (0 for the first step).
-        momentum: share of the average that is kept, in [0, 1).
+        momentum: share of the average that is kept, in [0, 1), or a function of the step number.
         nesterov: look ahead along the gradient.
         ns_coefficients: a, b and c of the iteration.
         ns_steps: how often it is repeated, from 1 on.
@@ -76,7 +76,7 @@ class Muon(Optimizer):
     """
 
     _checks = {
-        "momentum": FRACTION,
+        "momentum": BETA,
         "nesterov": Flag(),
         "ns_coefficients": Numbers(3),
         "ns_steps": Whole(1),
@@ -90,7 +90,7 @@ class Muon(Optimizer):
         params: Any,
         lr: Scheduled = 1e-3,
         *,
-        momentum: float = 0.95,
+        momentum: Scheduled = 0.95,
         nesterov: bool = True,
         ns_coefficients: tuple[float, float, float] = (3.4445, -4.775, 2.0315),
         ns_steps: int = 5,

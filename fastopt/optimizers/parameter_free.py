@@ -6,6 +6,7 @@ import math
 from typing import Any, Unpack
 
 from fastopt.core.hyperparameters import (
+    BETAS,
     EPS,
     FRACTION,
     POSITIVE,
@@ -13,7 +14,6 @@ from fastopt.core.hyperparameters import (
     Flag,
     Maybe,
     Options,
-    Pair,
     PositiveOrInf,
     Schedulable,
     Scheduled,
@@ -50,8 +50,10 @@ class Prodigy(Optimizer):
             updated in place.
         lr: factor of the step, >= 0, without a unit; 1 is meant, and schedules go from 1 down; a
             number, or a function of the step number (0 for the first step).
-        betas: shares of the two averages that are kept, each in [0, 1).
-        beta3: share of the sums that estimate d that is kept, in [0, 1); None for sqrt(beta2).
+        betas: shares of the two averages that are kept, each in [0, 1), or a function of the step
+            number.
+        beta3: share of the sums that estimate d that is kept, in [0, 1); None for sqrt(beta2),
+            which must be a number then.
         eps: added to the denominator, >= 0, in units of the gradient; 0 leaves only a guard that
             makes 0/0 zero. Or a function of the step number, whose values are above 0.
         d0: first estimate of the distance, > 0, in units of the parameter; small.
@@ -80,7 +82,7 @@ class Prodigy(Optimizer):
     """
 
     _checks = {
-        "betas": Pair(FRACTION, FRACTION),
+        "betas": BETAS,
         "beta3": Maybe(FRACTION),
         "eps": Schedulable(EPS),
         "d0": POSITIVE,
@@ -97,7 +99,7 @@ class Prodigy(Optimizer):
         params: Any,
         lr: Scheduled = 1.0,
         *,
-        betas: tuple[float, float] = (0.9, 0.999),
+        betas: tuple[Scheduled, Scheduled] = (0.9, 0.999),
         beta3: float | None = None,
         eps: Scheduled = 1e-8,
         d0: float = 1e-6,
@@ -158,6 +160,15 @@ class Prodigy(Optimizer):
             "d_coef": options["d_coef"],
             "growth_rate": options["growth_rate"],
         }
+
+    @staticmethod
+    def _review(options: Options) -> None:
+        if options["beta3"] is None and callable(options["betas"][1]):
+            raise ValueError(
+                "Prodigy: beta3=None stands for sqrt(beta2), and what d is estimated from must be "
+                "kept by one share in all groups; give beta3 a number, such as sqrt(0.999), if "
+                f"betas[1] is a function; got betas[1]={options['betas'][1]!r}"
+            )
 
     @staticmethod
     def _memory(options: Options) -> dict[str, float]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any, Unpack
 
 from fastopt.core.hyperparameters import (
+    BETA,
     EPS,
-    FRACTION,
     NONNEGATIVE,
     Flag,
     Options,
@@ -52,7 +52,8 @@ class RMSprop(Optimizer):
             updated in place.
         lr: learning rate, >= 0, in units of the parameter (a step has about this length); a
             number, or a function of the step number (0 for the first step).
-        beta: share of the averages that is kept, in [0, 1); PyTorch calls it alpha.
+        beta: share of the averages that is kept, in [0, 1); PyTorch calls it alpha. Or a function
+            of the step number, with which c is that of the step's own beta.
         eps: added to the denominator, >= 0, in units of the gradient (of its square if inside the
             root); 0 leaves only a guard that makes 0/0 zero. Or a function of the step number,
             whose values are > 0.
@@ -82,7 +83,7 @@ class RMSprop(Optimizer):
     """
 
     _checks = {
-        "beta": FRACTION,
+        "beta": BETA,
         "eps": Schedulable(EPS),
         "momentum": Schedulable(NONNEGATIVE),
         "centered": Flag(),
@@ -91,13 +92,14 @@ class RMSprop(Optimizer):
     }
 
     _lr_scalars = ("step_size", "lr")
+    _vanishing_scalars = ("momentum",)
 
     def __init__(
         self,
         params: Any,
         lr: Scheduled = 1e-2,
         *,
-        beta: float = 0.9,
+        beta: Scheduled = 0.9,
         eps: Scheduled = 1e-8,
         momentum: Scheduled = 0.0,
         centered: bool = False,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any, Unpack
 
 from fastopt.core.hyperparameters import (
+    BETA,
     FINITE,
-    FRACTION,
     NONNEGATIVE,
     Flag,
     Options,
@@ -70,6 +70,7 @@ class SGD(Optimizer):
     }
 
     _lr_scalars = ("lr",)
+    _vanishing_scalars = ("momentum", "keep")
 
     def __init__(
         self,
@@ -138,9 +139,9 @@ class Momentum(Optimizer):
             updated in place.
         lr: learning rate, >= 0, in units of the parameter squared per unit of the loss; a number,
             or a function of the step number (0 for the first step).
-        beta: share of the average that is kept, in [0, 1); without bias_correction it may be a
-            function of the step number.
-        bias_correction: divide by 1 - beta^t, so that the first steps are not too small.
+        beta: share of the average that is kept, in [0, 1), or a function of the step number.
+        bias_correction: divide by 1 - beta^t, with the step's own beta, so that the first steps are
+            not too small.
         weight_decay: coefficient of the L2 term, >= 0, or a function of the step number.
         common: what every optimizer takes, see ``Common``: maximize, trainable, bounds,
             reset_at_bounds, max_grad_norm, on_nonfinite, capturable, master_weights, state_dtype,
@@ -158,7 +159,7 @@ class Momentum(Optimizer):
     lr makes steps up to 1 / (1 - beta) times as long.
     """
 
-    _checks = {"beta": Schedulable(FRACTION), "bias_correction": Flag()}
+    _checks = {"beta": BETA, "bias_correction": Flag()}
 
     _lr_scalars = ("step_size",)
 
@@ -190,12 +191,3 @@ class Momentum(Optimizer):
         beta = options["beta"]
         corrected = one_minus_power(beta, t) if options["bias_correction"] else 1.0
         return {"one_minus_beta": 1.0 - beta, "step_size": lr / corrected}
-
-    @staticmethod
-    def _review(options: Options) -> None:
-        if options["bias_correction"] and callable(options["beta"]):
-            raise ValueError(
-                "Momentum: bias_correction divides by 1 - beta^t, which is right for one beta "
-                "alone; beta must be a number with it, or bias_correction False; got beta="
-                f"{options['beta']!r}"
-            )

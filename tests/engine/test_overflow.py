@@ -9,7 +9,7 @@ import pytest
 
 import fastopt
 from fastopt.optimizers.base import Optimizer
-from helpers.variants import CPU_BACKENDS, SQUARING, VARIANTS, Variant
+from helpers.variants import CPU_BACKENDS, OF_MATRICES, SQUARING, VARIANT_OF, VARIANTS, Variant
 
 each_backend = pytest.mark.parametrize("backend", CPU_BACKENDS)
 each_variant = pytest.mark.parametrize("variant", VARIANTS, ids=str)
@@ -201,7 +201,7 @@ MISFITS: dict[str, tuple[Any, dict[str, Any], str]] = {
     "lr_momentum": (fastopt.Momentum, {"lr": 1e39}, "step_size .* which is infinite"),
     "weight_decay": (fastopt.Adam, {"weight_decay": 1e39}, r"weight_decay comes to 1e\+39"),
     "decoupled": (fastopt.AdamW, {"lr": 1e20, "weight_decay": 1e30}, "lr . weight_decay"),
-    "momentum": (fastopt.SGD, {"momentum": 1e-50}, "keep comes to 1e-50"),
+    "momentum": (fastopt.SGD, {"momentum": 1e40}, r"keep comes to 1e\+40, which is infinite"),
     "momentum_of_rmsprop": (fastopt.RMSprop, {"momentum": 1e40}, "momentum .* infinite"),
     "step_size": (fastopt.Adam, {"lr": 1e38, "betas": (0.99, 0.0)}, "step_size"),
     "eps": (fastopt.Adam, {"eps": 1e-35}, "eps must be 0 or at least"),
@@ -234,8 +234,8 @@ SCHEDULES: dict[str, tuple[Any, dict[str, Any], str]] = {
     "lr": (fastopt.SGD, {"lr": lambda t: 0.1 if t < 2 else 1e50}, r"lr comes to 1e\+50"),
     "lr_of_adam": (fastopt.Adam, {"lr": lambda t: 0.1 if t < 2 else 1e40}, "step_size .* inf"),
     "weight_decay": (fastopt.Adam, {"weight_decay": lambda t: 0.1 if t < 2 else 1e50}, "weight_"),
-    "momentum": (fastopt.SGD, {"momentum": lambda t: 0.9 if t < 2 else 1e-50}, "keep comes to"),
-    "beta": (fastopt.RMSprop, {"momentum": lambda t: 0.9 if t < 2 else 1e-50}, "momentum comes"),
+    "momentum": (fastopt.SGD, {"momentum": lambda t: 0.9 if t < 2 else 1e50}, "keep comes to"),
+    "beta": (fastopt.RMSprop, {"momentum": lambda t: 0.9 if t < 2 else 1e50}, "momentum comes"),
 }
 
 
@@ -320,14 +320,75 @@ def test_so_it_does_when_it_is_brought_down_by_hand(backend: str) -> None:
         np.testing.assert_array_equal(params[name], start)
 
 
+REPORTED: dict[str, tuple[Any, int]] = {
+    "exponential": (fastopt.schedules.exponential(1e-2, 0.9), 933),
+    "step_decay": (fastopt.schedules.step_decay(1e-3, 100), 4_200),
+    "by_hand": (None, 2_405),
+}
+"""Learning rates with which runs in float32 have ended, and the step in which they did."""
+
+
+@pytest.mark.parametrize("variant", [*VARIANTS, *OF_MATRICES], ids=str)
+@pytest.mark.parametrize("case", REPORTED)
+@pytest.mark.parametrize("options", [{}, {"max_grad_norm": 1.0, "on_nonfinite": "skip"}], ids=len)
+def test_the_rates_that_were_reported_become_0(
+    variant: Variant, case: str, options: dict[str, Any], place: tuple[Any, str]
+) -> None:
+    xp, backend = place
+    lr, last = REPORTED[case]
+    param, grad = xp.ones((4, 4), "float32"), xp.full((4, 4), 0.5, "float32")
+    opt = variant(param, backend=backend, **options, lr=1e-2 if lr is None else lr)
+    opt.step(grad)
+    saved = opt.state_dict()
+    saved["step_count"] = last - 3
+    for entry in saved["state"].values():
+        entry["step"] = last - 3
+    opt.load_state_dict(saved)
+    for _ in range(last - 3 if lr is None else 0):
+        opt.lr *= 0.96
+    for step in range(last - 3, last + 20):
+        if step == last + 5:
+            before = np.asarray(param if xp is np else param.get()).copy()
+        if lr is None:
+            opt.lr *= 0.96
+        opt.step(grad)
+    assert opt.step_count == step + 1
+    np.testing.assert_array_equal(before, param if xp is np else param.get())
+
+
 @each_backend
-def test_an_exponential_schedule_goes_on_for_ever(backend: str) -> None:
-    opt = fastopt.Adam(
-        np.ones(3, np.float32), fastopt.schedules.exponential(1e-2, 0.9), backend=backend
-    )
-    for _ in range(940):
-        opt.step(np.ones(3, np.float32))
-    assert opt.step_count == 940
+@each_variant
+def test_rates_of_several_groups_become_0_by_hand(variant: Variant, backend: str) -> None:
+    params = [np.ones(3, np.float32), np.ones(3, np.float32)]
+    groups = [{"params": params[0], "lr": 1e-2}, {"params": params[1], "lr": 1e-12}]
+    opt = variant(groups, backend=backend, weight_decay=1e-3)
+    for _ in range(2_600):
+        for group in opt.param_groups:
+            group["lr"] *= 0.96
+            group["weight_decay"] *= 0.96
+    opt.step([np.ones(3, np.float32)] * 2)
+    for param in params:
+        np.testing.assert_array_equal(param, np.ones(3))
+    for group in opt.param_groups:
+        group.update(lr=0, weight_decay=0)
+    opt.step([np.ones(3, np.float32)] * 2)
+    assert opt.step_count == 2
+
+
+@pytest.mark.parametrize("name", ["sgd_momentum", "sgd_nesterov", "rmsprop_momentum"])
+@pytest.mark.parametrize("by", ["number", "function"])
+def test_a_momentum_that_becomes_nothing_is_0(name: str, by: str, place: tuple[Any, str]) -> None:
+    xp, backend = place
+    params = [xp.ones(300, "float32") for _ in range(2)]
+    opts = [VARIANT_OF[name](param, backend=backend) for param in params]
+    value: Any = (lambda step: 1e-46 / (1 + step)) if by == "function" else 1e-50
+    opts[0].param_groups[0]["momentum"] = value
+    opts[1].param_groups[0]["momentum"] = lambda step: 0.0
+    for step in range(4):
+        for opt in opts:
+            opt.step(xp.full(300, 0.5 + step, "float32"))
+    one, other = (param if xp is np else param.get() for param in params)
+    np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize("options", [{}, {"max_grad_norm": 1.0, "on_nonfinite": "skip"}])

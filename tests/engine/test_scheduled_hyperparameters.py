@@ -12,7 +12,7 @@ import pytest
 
 import fastopt
 from fastopt.engine.step import Scalars
-from fastopt.schedules import linear
+from fastopt.schedules import ReduceLROnPlateau, linear, one_cycle
 from helpers.cuda.runs import on_host
 from helpers.schedule_specs import RECORDED, made
 from helpers.variants import CPU_BACKENDS, VARIANTS, Variant
@@ -25,6 +25,9 @@ SCHEDULED = {
     "dampening": (fastopt.SGD, {"momentum": 0.5}),
     "beta": (fastopt.Momentum, {}),
     "rmsprop_momentum": (fastopt.RMSprop, {"momentum": 0.5}),
+    "rmsprop_beta": (fastopt.RMSprop, {}),
+    "momentum_corrected_beta": (fastopt.Momentum, {"bias_correction": True}),
+    "rho": (fastopt.Adadelta, {}),
     "lr": (fastopt.Adam, {}),
     "weight_decay": (fastopt.AdamW, {}),
     "eps": (fastopt.Adam, {}),
@@ -38,8 +41,12 @@ def of(case: str, schedule: Any, params: Any, **more: Any) -> Any:
     return make(params, **{**options, **more, name_of(case): schedule})
 
 
+def whole_state(opt: Any) -> dict[str, Any]:
+    return {k: v for k, v in opt.state_dict().items() if k != "groups"}
+
+
 def name_of(case: str) -> str:
-    return case.removeprefix("rmsprop_")
+    return case.removeprefix("rmsprop_").removeprefix("momentum_corrected_")
 
 
 @each_backend
@@ -96,15 +103,16 @@ def test_a_schedule_is_asked_once_for_every_step(case: str, backend: str) -> Non
 
 
 BAD = [(-1.0, ValueError), (math.nan, ValueError), (None, TypeError), (True, TypeError)]
-BAD += [("0.5", TypeError), (np.ones(1), TypeError), (lambda t: 0.5, TypeError)]
+BAD += [("0.5", TypeError), (np.ones(2), TypeError), (lambda t: 0.5, TypeError)]
+BAD += [(1j, TypeError), (np.array("0.5"), TypeError), (np.array(True), TypeError)]
 
 
 @each_backend
 @each_scheduled
 def test_a_bad_value_of_a_schedule_is_refused_with_name_and_step(case: str, backend: str) -> None:
     name = name_of(case)
-    bad = [(value, kind) for value, kind in BAD if name != "dampening" or value != -1.0]
-    bad += [(1.0, ValueError)] if name == "beta" else []
+    bad = [(value, kind) for value, kind in BAD if name != "dampening" or repr(value) != "-1.0"]
+    bad += [(1.0, ValueError)] if name in ("beta", "rho") else []
     bad += [(math.inf, ValueError)]
     values: list[Any] = [0.5]
     param = np.ones(2)
@@ -184,15 +192,226 @@ def test_nesterov_takes_a_scheduled_momentum_and_no_dampening() -> None:
         fastopt.SGD(np.ones(1), momentum=0.9, dampening=linear(0.9, 0, 1, 9), nesterov=True)
 
 
-def test_a_corrected_average_has_one_beta() -> None:
-    rise = linear(0.9, 0.5, 1.0, 10)
-    text = r"bias_correction divides by 1 - beta\^t.*beta must be a number.*got beta=linear"
+# Of betas ----------------------------------------------------------------------------------------
+
+OF_BETAS: list[tuple[Any, dict[str, Any]]] = [
+    (fastopt.Adam, {}),
+    (fastopt.Adam, {"amsgrad": True, "bias_correction": False}),
+    (fastopt.Adam, {"eps_inside_sqrt": True}),
+    (fastopt.AdamW, {"cautious": True}),
+    (fastopt.AdamW, {"mask_zero": True}),
+    (fastopt.LAMB, {"weight_decay": 0.1}),
+    (fastopt.Prodigy, {"beta3": 0.99, "d0": 1e-2}),
+]
+each_of_betas = pytest.mark.parametrize(("make", "options"), OF_BETAS)
+BETA1, BETA2 = linear(0.95, 1.0, 0.5, 30), linear(0.999, 0.5, 1.0, 30)
+
+
+@pytest.mark.parametrize("record", RECORDED["cycles"], ids=lambda r: r["optimizer"])
+def test_a_run_under_one_cycle_equals_pytorchs(
+    record: dict[str, Any], place: tuple[Any, str]
+) -> None:
+    """PyTorch's OneCycleLR cycles the momentum of SGD and Adam's beta1 the other way."""
+    xp, backend = place
+    given = record["options"]
+    shape = {
+        "total_steps": given["total_steps"],
+        "pct_start": given["pct_start"],
+        "anneal": {"cos": "cosine", "linear": "linear"}[given["anneal_strategy"]],
+        "three_phase": given["three_phase"],
+    }
+    lr = one_cycle(given["max_lr"], final_div_factor=given["final_div_factor"], **shape)
+    share = one_cycle(0.85, div_factor=0.85 / 0.95, final_div_factor=1.0, **shape)
+    momentum = {"momentum": share} if record["optimizer"] == "SGD" else {"betas": (share, 0.999)}
+    param = xp.ones(3)
+    make: Any = getattr(fastopt, record["optimizer"])
+    opt = make(param, lr, **momentum, backend=backend)
+    for grad, expected in zip(record["grads"], record["params"], strict=True):
+        opt.step(xp.asarray(grad))
+        np.testing.assert_allclose(on_host(param), expected, rtol=1e-11)
+
+
+@each_of_betas
+@pytest.mark.parametrize("policy", [{}, {"on_nonfinite": "skip", "max_grad_norm": 1.0}], ids=len)
+@pytest.mark.parametrize("foreseeable", [True, False])
+def test_betas_that_are_functions_are_those_that_are_set(
+    make: Any, options: Any, policy: Any, foreseeable: bool, place: tuple[Any, str]
+) -> None:
+    """Schedules of this package are asked ahead, a function of the user's own in every step."""
+    xp, backend = place
+    first, second = (BETA1, BETA2) if foreseeable else (lambda t: BETA1(t), lambda t: BETA2(t))
+    params = [{"a": xp.ones(40, "float32"), "b": xp.ones((3, 4))} for _ in range(2)]
+    told = make(params[0], betas=(first, second), **options, **policy, backend=backend)
+    by_hand = make(params[1], **options, **policy, backend=backend)
+    assert told.param_groups[0].foreseeable is foreseeable
+    rng = np.random.default_rng(3)
+    for step in range(12):
+        grads: Any = {
+            "a": xp.asarray(rng.standard_normal(40).astype("float32")),
+            "b": None if step == 5 else xp.asarray(rng.standard_normal((3, 4))),
+        }
+        by_hand.param_groups[0]["betas"] = (BETA1(step), BETA2(step))
+        for opt in (told, by_hand):
+            opt.step(grads)
+        for name in "ab":
+            np.testing.assert_array_equal(*(on_host(tree[name]) for tree in params))
+    np.testing.assert_equal(whole_state(told), whole_state(by_hand))
+
+
+@each_of_betas
+@pytest.mark.parametrize("entry", [0, 1])
+@pytest.mark.parametrize("bad", [1.0, -0.1, math.nan, "0.9", None, True, 1j])
+def test_a_beta_that_is_no_good_is_an_error_in_its_step(
+    make: Any, options: Any, entry: int, bad: Any, place: tuple[Any, str]
+) -> None:
+    xp, backend = place
+    values: list[Any] = [0.5, 0.5]
+    betas: list[Any] = [0.9, 0.99]
+    betas[entry] = lambda step: values[step] if step < len(values) else bad
+    param = xp.ones(5)
+    opt = make(param, betas=betas, **options, backend=backend)
+    for _ in range(2):
+        opt.step(xp.ones(5))
+    before, state = on_host(param).copy(), opt.state_dict()
+    kind = ValueError if type(bad) is float else TypeError
+    with pytest.raises(kind, match=rf"{make.__name__}: betas\[{entry}\] at step 2 must be .*got"):
+        opt.step(xp.ones(5))
+    np.testing.assert_array_equal(on_host(param), before)
+    np.testing.assert_equal(opt.state_dict(), state)
+    values.append(np.float32(0.25))
+    opt.step(xp.ones(5))
+    assert opt.step_count == 3
+
+
+@each_backend
+def test_groups_have_betas_of_their_own(backend: str) -> None:
+    groups = [
+        {"params": np.ones(3), "betas": (BETA1, 0.99)},
+        {"params": np.ones(3), "betas": (0.5, lambda step: 0.25)},
+        {"params": np.ones(3)},
+    ]
+    opt = fastopt.Adam(groups, backend=backend)
+    alone = []
+    for group in groups:
+        own = {k: v for k, v in group.items() if k != "params"}
+        alone.append(fastopt.Adam(np.ones(3), **own, backend=backend))  # type: ignore[arg-type]
+    for step in range(5):
+        opt.step([np.full(3, 1.0 + step)] * 3)
+        for number, one in enumerate(alone):
+            one.step(np.full(3, 1.0 + step))
+            np.testing.assert_array_equal(groups[number]["params"], one.params)
+    bad = [{"params": np.ones(1)}, {"params": np.ones(1), "betas": (lambda step: 2.0, 0.9)}]
+    with pytest.raises(ValueError, match=r"Adam, params\[1\]: betas\[0\] at step 0 must be"):
+        fastopt.Adam(bad, backend=backend).step([np.ones(1)] * 2)
+
+
+@pytest.mark.parametrize("saved_by", ["state_dict", "file"])
+@each_backend
+def test_of_betas_a_checkpoint_has_those_that_are_numbers(
+    backend: str, saved_by: str, tmp_path: Path
+) -> None:
+    def over(opt: Any, other: Any) -> None:
+        if saved_by == "file":
+            opt.save(tmp_path / "a.safetensors", params=False)
+            other.load(tmp_path / "a.safetensors")
+        else:
+            other.load_state_dict(opt.state_dict())
+
+    params = [np.ones(4) for _ in range(3)]
+    opt = fastopt.Adam(params[0], betas=(BETA1, 0.75), backend=backend)
+    straight = fastopt.Adam(params[1], betas=(BETA1, 0.75), backend=backend)
+    for step in range(3):
+        for one in (opt, straight):
+            one.step(np.full(4, 1.0 + step))
+    assert opt.state_dict()["groups"][0]["betas"] == (None, 0.75)
+    params[2][...] = params[0]
+    resumed = fastopt.Adam(params[2], betas=(BETA1, 0.999), backend=backend)
+    over(opt, resumed)
+    assert resumed.param_groups[0]["betas"] == (BETA1, 0.75)
+    for step in range(3, 6):
+        for one in (resumed, straight):
+            one.step(np.full(4, 1.0 + step))
+    np.testing.assert_array_equal(params[1], params[2])
+    number = fastopt.Adam(np.ones(4), betas=(0.5, BETA2), backend=backend)
+    over(opt, number)  # what was saved of a function changes no number, and a function stays
+    assert number.param_groups[0]["betas"] == (0.5, BETA2)
+    for broken in ([None], (None, 1.0), (None, 0.9, 0.9), "ab", (None, "x"), 0.5):
+        state = opt.state_dict()
+        state["groups"][0]["betas"] = broken
+        with pytest.raises(fastopt.CheckpointError, match="betas"):
+            resumed.load_state_dict(state)
+        assert resumed.param_groups[0]["betas"] == (BETA1, 0.75)
+
+
+def test_a_beta_with_a_memory_is_saved_too() -> None:
+    def made() -> tuple[Any, Any]:
+        falling = ReduceLROnPlateau(0.5, patience=0)
+        return falling, fastopt.Adam(np.ones(2), betas=(falling, 0.9))
+
+    falling, opt = made()
+    for loss in (1.0, 2.0):
+        falling.report(loss)
+    assert falling(0) == pytest.approx(0.05)
+    other, resumed = made()
+    resumed.load_state_dict(opt.state_dict())
+    assert other(0) == falling(0)
+    plain = fastopt.Adam(np.ones(2))
+    with pytest.raises(fastopt.CheckpointError, match=r"groups\[0\]: betas\[0\]: 1 schedules"):
+        plain.load_state_dict(opt.state_dict())
+    report = plain.load_state_dict(opt.state_dict(), strict=False)
+    assert "betas[0]" in str(report)
+    assert plain.param_groups[0]["betas"] == (0.9, 0.9)
+
+
+def test_prodigy_estimates_by_one_beta3() -> None:
+    text = "give beta3 a number"
+    with pytest.raises(ValueError, match=rf"Prodigy: beta3=None .*{text}.*got betas\[1\]=linear"):
+        fastopt.Prodigy(np.ones(1), betas=(0.9, BETA2))
+    opt = fastopt.Prodigy(np.ones(1), betas=(BETA1, 0.99))
     with pytest.raises(ValueError, match=text):
-        fastopt.Momentum(np.ones(1), beta=rise, bias_correction=True)
-    opt = fastopt.Momentum(np.ones(1), beta=rise)
-    with pytest.raises(ValueError, match=text):
-        opt.param_groups[0]["bias_correction"] = True
-    opt.param_groups[0].update(bias_correction=True, beta=0.5)
+        opt.param_groups[0]["betas"] = (0.9, BETA2)
+    opt.param_groups[0].update(beta3=math.sqrt(0.999), betas=(0.9, BETA2))
+
+
+@pytest.mark.parametrize("nesterov", [True, False])
+def test_muons_momentum_that_is_a_function_is_the_one_that_is_set(
+    nesterov: bool, place: tuple[Any, str]
+) -> None:
+    xp, backend = place
+    rise = linear(0.95, 0.9, 1.0, 8)
+    params = [xp.ones((3, 4)) for _ in range(2)]
+    told, by_hand = (
+        fastopt.Muon(param, momentum=momentum, nesterov=nesterov, backend=backend)
+        for param, momentum in zip(params, (rise, 0.9), strict=True)
+    )
+    rng = np.random.default_rng(3)
+    for step in range(10):
+        by_hand.param_groups[0]["momentum"] = rise(step)
+        grad = xp.asarray(rng.standard_normal((3, 4)))
+        for opt in (told, by_hand):
+            opt.step(grad)
+        np.testing.assert_array_equal(*map(on_host, params))
+
+
+@each_backend
+def test_members_have_betas_of_their_own_by_functions(backend: str) -> None:
+    shares = np.array([0.0, 0.5, 0.9])
+    together = np.ones((3, 4))
+    opt = fastopt.Adam(
+        together, betas=(lambda step: shares / (1 + step), 0.9), _members=3, backend=backend
+    )
+    apart = np.ones((3, 4))
+    opts = [
+        fastopt.Adam(
+            apart[k], betas=(lambda step, k=k: shares[k] / (1 + step), 0.9), backend=backend
+        )
+        for k in range(3)
+    ]
+    for step in range(4):
+        opt.step(np.full((3, 4), 1.0 + step))
+        for one in opts:
+            one.step(np.full(4, 1.0 + step))
+    np.testing.assert_array_equal(together, apart)
 
 
 # Of eps ------------------------------------------------------------------------------------------
@@ -221,10 +440,6 @@ def some_grads(dtype: Any, steps: int = 20) -> list[Any]:
     grads = rng.standard_normal((steps, 64)).astype(dtype)
     grads[3:, ::2] *= 1e-25
     return list(grads)
-
-
-def whole_state(opt: Any) -> dict[str, Any]:
-    return {k: v for k, v in opt.state_dict().items() if k != "groups"}
 
 
 @decided

@@ -11,12 +11,14 @@ import math
 import platform
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -411,8 +413,23 @@ def test_n11_the_number_of_threads_changes_no_bit() -> None:
 
 # Hyperparameters that make no sense --------------------------------------------------------------
 
-NO_NUMBERS = [True, np.True_, "0.1", None, 1j, [0.1], (0.1,), {}, np.array([0.1]), np.array("x")]
-NO_NUMBERS += [Decimal("0.1"), Fraction(1, 10), np.array(True), object(), b"1", np.complex64(1)]
+
+@dataclass
+class Other:
+    """A number of another library: what is looked at of its tensors and arrays."""
+
+    value: float
+    dtype: str = "torch.float32"
+    shape: tuple[int, ...] = ()
+
+    def __float__(self) -> float:
+        return self.value
+
+
+NO_NUMBERS = [True, np.True_, "0.1", None, 1j, [0.1], (0.1,), {}, np.ones(2), np.array("1")]
+NO_NUMBERS += [np.array(True), np.array([True]), object(), b"1", bytearray(b"1"), np.str_("1")]
+NO_NUMBERS += [np.complex64(1), np.array([1j]), np.ones(0), np.ones((2, 1)), np.timedelta64(1)]
+NO_NUMBERS += [Other(0.1, "torch.bool"), Other(0.1, "torch.complex64"), Other(0.1, shape=(3,))]
 NOT_FINITE = [math.nan, math.inf, -math.inf, np.float32("nan"), np.array(np.inf), 10**400]
 NO_FLAGS = [0, 1, 0.0, "True", None, [True], np.array(True), np.array([True]), "no"]
 
@@ -430,7 +447,7 @@ def pair(*outside: float) -> Bad:
     """Return the bad values of a pair: of another form, or with one bad number."""
     no_pairs = [0.9, (0.9,), (0.9, 0.9, 0.9), "ab", None, {0.9, 0.99}, np.array([0.9, 0.9]), ()]
     bad: Bad = [(value, TypeError) for value in no_pairs]
-    for value, kind in number(*outside):
+    for value, kind in number(*outside, schedule=True):
         bad += [((value, 0.9), kind), ((0.9, value), kind), ([0.9, value], kind)]
     return bad
 
@@ -448,7 +465,7 @@ BAD: dict[str, Bad] = {
     "nesterov": FLAG,
     "beta": number(*FRACTIONS, schedule=True),
     "betas": pair(*FRACTIONS),
-    "rho": number(*FRACTIONS),
+    "rho": number(*FRACTIONS, schedule=True),
     "eps": number(-1e-300, -1, schedule=True),
     "lr_decay": number(-1e-300, -1),
     "initial_accumulator_value": number(-1e-300, -1),
@@ -467,7 +484,7 @@ BAD: dict[str, Bad] = {
     "beta3": [bad for bad in number(*FRACTIONS) if bad[0] is not None],
     "d0": number(0.0, -1),
     "d_coef": number(0.0, -1),
-    "growth_rate": [bad for bad in number(0.0, -1) if bad[0] != math.inf],
+    "growth_rate": [bad for bad in number(0.0, -1) if bad[0] is not math.inf],
     "safeguard_warmup": FLAG,
     "decoupled_weight_decay": FLAG,
     "ns_coefficients": [(1.0, TypeError), ((1.0, 2.0), TypeError), (("a", 1.0, 2.0), TypeError)],
@@ -478,8 +495,7 @@ BAD: dict[str, Bad] = {
 """Of every hyperparameter of any optimizer: what it must not be, and the error's class."""
 BAD_HERE: dict[tuple[str, str], Bad] = {
     ("Adadelta", "eps"): [(0.0, ValueError)],
-    ("Muon", "momentum"): [(1.0, ValueError), (1.5, ValueError), (lambda t: 0.9, TypeError)],
-    ("RMSprop", "beta"): [(lambda t: 0.9, TypeError)],
+    ("Muon", "momentum"): [(1.0, ValueError), (1.5, ValueError)],
 }
 """What only one optimizer refuses."""
 
@@ -525,6 +541,46 @@ def refused(
         lacks = complaint(error, optimizer, name, value)
         return [f"{name}={value!r}: the message lacks {lacks}: {error}"] if lacks else []
     return [f"{name}={value!r} was accepted"]
+
+
+NUMBERS = [np.float32(0.25), np.float16(0.25), np.array(0.25), np.array([0.25]), np.array([[0.25]])]
+NUMBERS += [np.longdouble(0.25), ml_dtypes.bfloat16(0.25), np.array([0.25], ml_dtypes.bfloat16)]
+NUMBERS += [Decimal("0.25"), Fraction(1, 4), Other(0.25), Other(0.25, "torch.bfloat16", (1, 1))]
+NUMBERS += [Other(0.25, "<dtype: 'float64'>")]
+
+
+@pytest.mark.parametrize("given", NUMBERS, ids=repr)
+@pytest.mark.parametrize("make", [lambda value: value, lambda value: lambda step: value])
+def test_a_number_is_whatever_float_takes(given: Any, make: Callable[[Any], Any]) -> None:
+    """It may be given, set, or what a function returns, alone or in a pair."""
+    params = [np.ones(3), np.ones(3)]
+    plain = fastopt.Adam(params[0], 0.25, betas=(0.25, 0.5), eps=0.25, weight_decay=0.25)
+    value = make(given)
+    opt = fastopt.Adam(params[1], value, betas=(value, 0.5), eps=value)
+    opt.param_groups[0]["weight_decay"] = value
+    opt.lr = value
+    assert opt.lr == 0.25
+    for one in (plain, opt):
+        one.step(np.ones(3))
+    np.testing.assert_array_equal(*params)
+
+
+@pytest.mark.parametrize("rate", [0, 0.0, np.int64(0), np.array([0])])
+def test_a_rate_of_0_is_one(rate: Any) -> None:
+    param = np.ones(3, np.float32)
+    opt = fastopt.AdamW(param, rate)
+    opt.step(np.ones(3, np.float32))
+    opt.lr = 1  # as a whole number
+    assert (opt.lr, type(opt.param_groups[0]["lr"]), param.tolist()) == (1.0, float, [1.0] * 3)
+
+
+def test_a_number_on_a_device_is_fetched(cupy: Any) -> None:
+    params = [cupy.ones(3), cupy.ones(3)]
+    opt = fastopt.Adam(params[0], cupy.asarray(0.25), eps=lambda step: cupy.asarray([0.5]))
+    plain = fastopt.Adam(params[1], 0.25, eps=0.5)
+    for one in (plain, opt):
+        one.step(cupy.ones(3))
+    np.testing.assert_array_equal(params[0].get(), params[1].get())
 
 
 @pytest.mark.parametrize(("optimizer", "name"), CASES)
