@@ -14,7 +14,7 @@ import numpy as np
 
 from fastopt.core import arrays
 from fastopt.core.arrays import Array
-from fastopt.core.buckets import Bucket, OptimizerState
+from fastopt.core.buckets import Bucket, OptimizerState, Parameter
 from fastopt.core.param_groups import GivenGroup, ParamGroup, ParamGroups, are_given, shown, tree_of
 from fastopt.core.signals import Deferred
 from fastopt.core.tree import Leaf, Tree
@@ -29,15 +29,19 @@ from fastopt.errors import BackendMismatchError
 
 def rebind(state: OptimizerState, engine: HostEngine, params: Any) -> None:
     """Go on with other arrays in the places of the parameters; raises with nothing changed."""
-    name = state.formula.__name__
     tree = _nested_alike(state.tree, params)
-    if all(map(is_, _arrays(tree), _arrays(state.tree))):
-        if tree.params is not state.tree.params:
-            _adopt(state, tree)
+    before = _by_position(state.buckets)
+    changed = False
+    for position, leaf in enumerate(tree.leaves):
+        bucket, index = before[position]
+        parameter = bucket.parameters[index]
+        _check_like(parameter, leaf)
+        stays = leaf.array is parameter.leaf.array
+        changed |= not (stays and arrays.address(leaf.array) == parameter.address)
+    build.check_leaves(tree, state.formula.__name__)
+    if not changed:
+        _adopt(state, tree)
         return
-    for old, new in zip(state.tree.leaves, tree.leaves, strict=True):
-        _check_like(old, new)
-    build.check_leaves(tree, name)
     engine.before_other_parameters()
     with Deferred():
         _adopt(state, tree)
@@ -72,17 +76,18 @@ def _nested_alike(before: Tree, params: Any) -> Tree:
     return tree
 
 
-def _check_like(old: Leaf, new: Leaf) -> None:
-    before, now = old.array, new.array
-    if now.shape != before.shape or now.dtype != before.dtype:
+def _check_like(parameter: Parameter, leaf: Leaf) -> None:
+    """Raise for an array that is not like what the parameter was laid out for."""
+    shape, before, now = parameter.layout.shape, parameter.leaf.array, leaf.array
+    if now.shape != shape or now.dtype != parameter.dtype:
         raise ValueError(
-            f"{new.path} must be {before.dtype} of shape {before.shape}, as it was; got "
-            f"{now.dtype} of shape {now.shape}. opt.resize({old.name!r}, array, keep=rows) takes "
-            "another number of rows"
+            f"{leaf.path} must be {parameter.dtype} of shape {shape}, as it was; got {now.dtype} "
+            f"of shape {now.shape}. opt.resize({leaf.name!r}, array, keep=rows) takes another "
+            "number of rows"
         )
     if arrays.kind(now) != arrays.kind(before) or arrays.device(now) != arrays.device(before):
         raise BackendMismatchError(
-            f"{new.path} must be where it was, {_place(before)}; got one {_place(now)}. Save, and "
+            f"{leaf.path} must be where it was, {_place(before)}; got one {_place(now)}. Save, and "
             "load into an optimizer of the new arrays"
         )
 
@@ -114,9 +119,9 @@ def resize(
 ) -> HostEngine:
     """Put an array with other rows in the place of a parameter; return what steps from now on."""
     position = _position(state.tree, name)
-    old = state.tree.leaves[position].array
     tree = state.tree.with_array(position, array)
-    rows = _kept(name, old, array, keep)
+    bucket, index = _by_position(state.buckets)[position]
+    rows = _kept(name, bucket.parameters[index], array, keep)
     number = next(n for n, group in enumerate(state.groups) if position in group.positions)
     group = state.groups[number]
     _refuse_to_resize(state, group, name, made_with)
@@ -125,8 +130,8 @@ def resize(
     coming = dataclasses.replace(state, tree=tree)
     made = [*build.new_buckets(coming, number, engine.backend, made_with)]
     before = _by_position([bucket for bucket in state.buckets if bucket.group == number])
-    for place, (bucket, index) in _by_position(made).items():
-        bucket.take_state(index, *before[place], keep=rows if place == position else None)
+    for place, (new_bucket, at) in _by_position(made).items():
+        new_bucket.take_state(at, *before[place], keep=rows if place == position else None)
     first = next(k for k, bucket in enumerate(state.buckets) if bucket.group == number)
     others = [bucket for bucket in state.buckets if bucket.group != number]
     with Deferred():
@@ -149,32 +154,33 @@ def _position(tree: Tree, name: str) -> int:
     return names.index(name)
 
 
-def _kept(name: str, old: Array, new: Any, keep: Any) -> Array:
+def _kept(name: str, before: Parameter, new: Any, keep: Any) -> Array:
     """Return the numbers of the old rows that the first new rows are, on the host."""
-    if old.ndim == 0 or new.shape[1:] != old.shape[1:] or new.dtype != old.dtype or new.ndim == 0:
+    old, shape = before.leaf.array, before.layout.shape
+    if not shape or not new.shape or new.shape[1:] != shape[1:] or new.dtype != before.dtype:
         raise ValueError(
-            f"resize changes the number of rows: the new {name!r} must be {old.dtype} of shape "
-            f"(rows, {', '.join(map(str, old.shape[1:]))}); got {new.dtype} of shape {new.shape}"
+            f"resize changes the number of rows: the new {name!r} must be {before.dtype} of shape "
+            f"(rows, {', '.join(map(str, shape[1:]))}); got {new.dtype} of shape {new.shape}"
         )
     if arrays.kind(new) != arrays.kind(old) or arrays.device(new) != arrays.device(old):
         raise BackendMismatchError(
             f"the new {name!r} must be {_place(old)}, as the old one; got one {_place(new)}"
         )
     if keep is None:
-        return np.arange(min(len(old), len(new)))
+        return np.arange(min(shape[0], len(new)))
     rows = np.asarray(arrays.on_host(keep) if arrays.kind(keep) == "cupy" else keep)
-    if rows.dtype == bool and rows.shape == (len(old),):
+    if rows.dtype == bool and rows.shape == (shape[0],):
         rows = np.flatnonzero(rows)
     if rows.size == 0:
         rows = rows.astype(np.intp).reshape(-1)
     if rows.ndim != 1 or rows.dtype.kind not in "iu":
         raise TypeError(
-            f"keep must be the numbers of the old rows that are kept, or a mask of {len(old)} "
+            f"keep must be the numbers of the old rows that are kept, or a mask of {shape[0]} "
             f"truth values; got {rows.dtype} of shape {rows.shape}"
         )
-    if rows.size and not (rows.min() >= 0 and rows.max() < len(old)):
+    if rows.size and not (rows.min() >= 0 and rows.max() < shape[0]):
         raise ValueError(
-            f"keep must hold numbers of old rows, 0 to {len(old) - 1}; got {rows.min()} to "
+            f"keep must hold numbers of old rows, 0 to {shape[0] - 1}; got {rows.min()} to "
             f"{rows.max()}"
         )
     if len(rows) > len(new):

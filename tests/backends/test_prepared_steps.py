@@ -166,7 +166,7 @@ def test_parameters_that_have_changed_are_left_to_the_general_way() -> None:
     kept: list[Any] = []
     for change, said in (
         (resized, "Construct a new"),
-        (moved, "construct a new|Construct a new"),
+        (moved, "has been moved in memory|Construct a new"),
         (frozen, "read-only"),
         (reshaped, "Construct a new"),
     ):

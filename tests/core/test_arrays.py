@@ -6,11 +6,9 @@ array, so only the arithmetic of addresses and chunks is tested here.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import gc
 import importlib
-import pickle
 import warnings
 import weakref
 from collections import OrderedDict
@@ -474,7 +472,7 @@ def test_a12_a_rebound_parameter_is_refused(backend: str) -> None:
     for _ in range(2):
         with pytest.raises(ValueError, match="no longer") as caught:
             opt.step(grads)
-        says(caught.value, ValueError, 'params["layers"][0]["W"]', "construct a new optimizer")
+        says(caught.value, ValueError, 'params["layers"][0]["W"]', "opt.rebind(params)")
     assert opt.step_count == 1
 
 
@@ -631,14 +629,6 @@ def test_a13_the_optimizer_keeps_its_parameters_alive(backend: str) -> None:
     np.testing.assert_array_equal(alive(), -np.ones(3))
 
 
-@each_variant
-def test_a14_an_optimizer_is_neither_pickled_nor_copied(variant: Variant) -> None:
-    opt = variant([f32(3)], backend="numpy")
-    for detach in (pickle.dumps, copy.copy, copy.deepcopy):
-        with pytest.raises(TypeError, match="state_dict"):
-            detach(opt)  # type: ignore[operator]  # three functions of one argument
-
-
 def test_a16_addresses_and_lengths_are_counted_beyond_two_to_the_31() -> None:
     size = 2**31 + 7
     virtual = np.lib.stride_tricks.as_strided(np.zeros(1, np.float32), (size,), (4,))
@@ -732,6 +722,6 @@ def test_a12_a_parameter_that_was_moved_in_memory_is_refused(backend: str) -> No
     opt = fastopt.SGD(param, lr=1.0, backend=backend)
     param.resize(400_000, refcheck=False)
     param.resize(4, refcheck=False)
-    with pytest.raises(ValueError, match=r"moved in memory .* new optimizer"):
+    with pytest.raises(ValueError, match=r"moved in memory .* opt\.rebind\(params\)"):
         opt.step(np.ones(4))
     assert (param == 1.0).all()

@@ -248,6 +248,34 @@ def test_a_replaced_entry_is_refused_and_the_advice_works(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
+def test_an_array_that_was_moved_or_resized_in_place_is_gone_on_with(backend: str) -> None:
+    param, other = np.zeros(4), np.zeros(3)
+    opt = fastopt.SGD({"a": param, "b": other}, 1.0, momentum=1.0, backend=backend)
+    grads = {"a": np.arange(4.0), "b": np.ones(3)}
+    opt.step(grads)
+    before = param.ctypes.data
+    param.resize((40_000,), refcheck=False)
+    fence = [np.ones(4) for _ in range(8)]  # where it was
+    with pytest.raises(ValueError, match=r"opt\.resize\('a', array"):
+        opt.step(grads)
+    with pytest.raises(ValueError, match=r"opt\.resize\('a', array"):
+        opt.rebind({"a": param, "b": other})
+    param.resize((4,), refcheck=False)
+    assert param.ctypes.data != before
+    assert len(fence) == 8
+    with pytest.raises(ValueError, match=r"moved in memory.*Call opt\.rebind\(params\)"):
+        opt.step(grads)
+    opt.rebind(opt.params)
+    opt.step({"a": np.zeros(4), "b": np.zeros(3)})
+    assert param.tolist() == [0, -2, -4, -6]
+    param.resize((6,), refcheck=False)
+    opt.resize("a", param)
+    opt.step({"a": np.zeros(6), "b": np.zeros(3)})
+    assert param.tolist() == [0, -3, -6, -9, 0, 0]
+    assert other.tolist() == [-3, -3, -3]
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
 def test_parameters_that_are_in_use_cost_nothing(backend: str) -> None:
     params = [np.zeros(2), np.zeros(3)]
     opt = fastopt.SGD(params, 1.0, backend=backend)
