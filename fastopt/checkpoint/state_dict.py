@@ -17,6 +17,7 @@ from fastopt.core.options import FIXED
 from fastopt.core.param_groups import ParamGroup
 from fastopt.core.saved import is_count, mismatch
 from fastopt.core.signals import Deferred
+from fastopt.core.tree import COUNTERS, Leaf
 from fastopt.errors import CheckpointError
 from fastopt.version import __version__
 
@@ -311,7 +312,7 @@ def _fixed_differences(number: int, group: ParamGroup, saved: Mapping[str, Any])
 
 
 def _names(state: OptimizerState, number: int) -> list[str]:
-    return [leaf.name for leaf in state.leaves_of(number)]
+    return [leaf.name for leaf in state.leaves_of(number) if not leaf.is_counter]
 
 
 def _order(
@@ -328,9 +329,12 @@ def _order(
     together = [name for group in theirs for name in group]
     if strict and (len(together) != len(names) or set(together) != set(names)):
         raise CheckpointError("the saved groups do not hold each parameter of the state once")
-    place = {frozenset(group): number for number, group in enumerate(theirs)}
-    order = [place.get(frozenset(group)) for group in mine]
-    found = [number for number in order if number is not None]
+    places: dict[frozenset[str], list[int]] = {}
+    for number, group in enumerate(theirs):
+        places.setdefault(frozenset(group), []).append(number)
+    # Some groups may have no state, and are the same ones then in the same order.
+    left = [places.get(frozenset(group), []) for group in mine]
+    found = [numbers.pop(0) for numbers in left if numbers]
     return found if len(found) == len(mine) == len(saved) else None
 
 
@@ -604,7 +608,25 @@ def collect_parameters(state: OptimizerState) -> dict[str, Array]:
         if now is not parameter.leaf.array:
             parameter.check_array(now)  # raises, and says what to do
         found[parameter.leaf.name] = parameter.leaf.array
+    for leaf, now in _counters(state):
+        counter = np.asarray(now) if isinstance(now, np.generic) else now
+        if arrays.kind(counter) != arrays.kind(leaf.array) or counter.dtype.kind not in COUNTERS:
+            raise ValueError(
+                f"{leaf.path} was an array of {leaf.array.dtype} when the optimizer was made; got "
+                f"{type(now).__name__}. Write into it (params[...][...] = value)"
+            )
+        found[leaf.name] = counter
     return found
+
+
+def _counters(state: OptimizerState) -> Iterator[tuple[Leaf, Any]]:
+    """Yield every leaf that is not trained, of whole numbers, with what stands in its place now.
+
+    That is the user's, who may have put something else there.
+    """
+    for leaf, now in zip(state.tree.leaves, state.tree.everything(), strict=True):
+        if leaf.is_counter:
+            yield leaf, now
 
 
 def parameters_restorer(
@@ -619,6 +641,13 @@ def parameters_restorer(
     for parameter, now in _with_current(state):
         parameter.check_array(now)
         targets[parameter.leaf.name] = parameter.leaf.array
+    for leaf, now in _counters(state):
+        if arrays.kind(now) is None or not getattr(now.flags, "writeable", True):
+            raise ValueError(
+                f"{leaf.path} is written in place here, and is no array that this can be done "
+                f"with; got {type(now).__name__}. Put an array there that is not read-only"
+            )
+        targets[leaf.name] = now
     differences = compare_names("parameters", "param:", targets, saved, strict)
     writes, mismatches = [], []
     for name, array in targets.items():

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, assert_never
 
 import numpy as np
 
-from fastopt.core import arrays, quantization
+from fastopt.core import advice, arrays, quantization
 from fastopt.core.arrays import Array, Extents, Layout
 from fastopt.core.dtypes import BOUNDS, CODE_DTYPES, UpdateSpec, dtype_of, real_dtype, real_size
 from fastopt.core.hyperparameters import Formula, Value
@@ -207,23 +207,23 @@ class Parameter:
         if kind is None:
             raise TypeError(
                 f"{path} must be a {needed} array like {self.leaf.path}; "
-                f"got {type(grad).__name__}. Use None for no gradient."
+                f"got {type(grad).__name__}. {advice.for_gradient(grad, path, array)}"
             )
         if kind != needed or arrays.device(grad) != arrays.device(array):
             raise BackendMismatchError(
                 f"{path} must be on the same device as {self.leaf.path} "
-                f"({_place(array)}); got {_place(grad)}. Move it there before the step."
+                f"({_place(array)}); got {_place(grad)}. {_moved(path, array)}"
             )
         wanted = "complex" if self.dtype.kind == "c" else "real floating"
         if _number_kind(grad.dtype) != wanted:
             raise TypeError(
                 f"{path} must be of a {wanted} dtype like {self.leaf.path}; got {grad.dtype}. "
-                + ("Take its real part." if grad.dtype.kind == "c" else "Convert it with .astype.")
+                f"{advice.for_gradient_dtype(grad, path, array)}"
             )
         if grad.shape != self.layout.shape:
             raise ValueError(
                 f"{path} must have the shape of {self.leaf.path}, {self.layout.shape}; "
-                f"got {grad.shape}. Gradients are not broadcast."
+                f"got {grad.shape}. {advice.for_gradient_shape(grad, path, self.layout.shape)}"
             )
 
 
@@ -237,6 +237,15 @@ def _member_of(layout: Layout, dtype: np.dtype[Any]) -> tuple[int, int]:
 def _number_kind(dtype: np.dtype[Any]) -> str:
     floating = dtype.kind == "f" or dtype.name == "bfloat16"
     return "real floating" if floating else "complex" if dtype.kind == "c" else "other"
+
+
+def _moved(path: str, like: Array) -> str:
+    """Return what brings a gradient to where its parameter is."""
+    number = arrays.device(like)
+    if number is None:
+        return f"Move it there before the step: cupy.asnumpy({path})."
+    there = f"with cupy.cuda.Device({number}): " if number else ""
+    return f"Move it there before the step: {there}cupy.asarray({path})."
 
 
 def _place(array: Array) -> str:

@@ -352,17 +352,19 @@ def bounds_of_leaves(
     Raises ValueError for another structure or shape, TypeError for other things than numbers and
     real arrays, and ValueError if a lower bound exceeds the upper.
     """
+    trained = [at for at in positions if not tree.leaves[at].is_counter]
     sides = []
     for side, given, none in zip(BOUNDS, bounds, (-math.inf, math.inf), strict=True):
         root = f"{owner}: bounds, {side}"
         values = _spread(given, tree, positions, group, root)
         found = zip(positions, values, strict=True)
-        sides.append([_of_leaf(root, value, tree.leaves[at], none) for at, value in found])
-    for position, lower, upper in zip(positions, *sides, strict=True):
+        pairs = [(tree.leaves[at], value) for at, value in found if at in trained]
+        sides.append([_of_leaf(root, value, leaf, none) for leaf, value in pairs])
+    for position, lower, upper in zip(trained, *sides, strict=True):
         if (lower > upper).any():
             path = tree.leaves[position].path
             raise ValueError(f"{owner}: the lower bound of {path} exceeds the upper")
-    return dict(zip(positions, zip(*sides, strict=True), strict=True))
+    return dict(zip(trained, zip(*sides, strict=True), strict=True))
 
 
 def _spread(

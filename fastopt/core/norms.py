@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
-import optree
 
 from fastopt.core import arrays
 from fastopt.core import tree as trees
@@ -335,7 +334,7 @@ def _path(grads: Any, position: int) -> str:
 
 def _leaves(grads: Any, written: bool) -> list[tuple[int, Array]]:
     """Return the arrays of a tree, each with its position among the leaves, all checked."""
-    leaves = optree.tree_leaves(grads, none_is_leaf=True)
+    leaves = trees.leaves_of(grads)
     if not written:  # NumPy's reductions return scalars for 0-d results
         leaves = [np.asarray(x) if isinstance(x, np.inexact) else x for x in leaves]
     found = [(k, leaf) for k, leaf in enumerate(leaves) if leaf is not None]

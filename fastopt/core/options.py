@@ -55,7 +55,9 @@ class Common(TypedDict, total=False):
             True,
             "whether steps are made (True). Parameters of a group where it is False are left "
             "alone, with their state and step counts, and their gradients are not looked at: they "
-            "can be None or anything, and count neither in the norm nor as not finite. A "
+            "can be None or anything, and count neither in the norm nor as not finite. Arrays of "
+            "whole numbers or truth values, such as counters, can be in such a group; they have no "
+            "state, and ``save`` stores them with the parameters. A "
             "hyperparameter: it can differ between groups, and be set between steps.",
             Flag(),
         ),
@@ -190,8 +192,9 @@ class Common(TypedDict, total=False):
         ComplexMoment,
         Option(
             "parts",
-            'of what the squares of a complex gradient are averaged: "parts" (the default) of the '
-            "real and of the imaginary part, each on its own, as PyTorch does, or "
+            "of what the squares of a complex gradient (dL/dRe + i dL/dIm; grad of JAX and of "
+            'autograd returns its conjugate) are averaged: "parts" (the default) of the real and '
+            "of the imaginary part, each on its own, as PyTorch does, or "
             '"modulus" of |g|^2, which does not depend on where the phase begins, as optax and '
             "imaging codes do; the average then stands in both parts of the state. For Adagrad, "
             "RMSprop (not centered), Adam and AdamW; no matter to real parameters. It can differ "

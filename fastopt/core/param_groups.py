@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple, NoReturn, cast
 
+from fastopt.core import advice, arrays
 from fastopt.core.hyperparameters import (
     Check,
     Formula,
@@ -16,7 +18,8 @@ from fastopt.core.hyperparameters import (
     Schedulable,
     functions_in,
 )
-from fastopt.core.tree import Tree
+from fastopt.core.options import OPTIONS
+from fastopt.core.tree import Tree, leaves_of
 
 
 class Changes:
@@ -134,11 +137,7 @@ class ParamGroup(dict[str, Any]):
         if name == "params":
             raise TypeError("a group's params are fixed; construct a new optimizer for others")
         if name not in self._checks:
-            import difflib  # a millisecond
-
-            close = difflib.get_close_matches(name, self._checks, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(self._checks)}"
-            raise TypeError(f"{self.owner} has no hyperparameter {name!r}; {hint}")
+            raise TypeError(_unknown(self.owner, name, self._checks))
         return self._checks[name](f"{self.owner}: {name}", value)
 
     def show(self, params: Any) -> None:
@@ -236,6 +235,24 @@ def _resumed_pair(own: tuple[Any, Any], saved: Any) -> Any:
     return tuple(one if callable(one) or theirs is None else theirs for one, theirs in pairs)
 
 
+OF_ALL = [name for name, option in OPTIONS.items() if option.check is None]
+"""The options that are no hyperparameters of a group, but the optimizer's as a whole."""
+
+
+def _unknown(owner: str, name: str, known: Mapping[str, Check]) -> str:
+    """Return what is said of a hyperparameter that there is not."""
+    optimizer = owner.partition(",")[0]
+    if name in OF_ALL:
+        return (
+            f"{owner}: {name} is not of a group, but of the optimizer as a whole: "
+            f"{optimizer}(params, {name}=...)"
+        )
+    return (
+        f"{owner} has no hyperparameter {name!r}{advice.meant(name, [*known, *OF_ALL])} "
+        f"It has {', '.join(known)}; for all parameters together {', '.join(OF_ALL)}"
+    )
+
+
 class ParamGroups(list[ParamGroup]):
     """All groups of an optimizer; the groups can be changed, and the list of them cannot."""
 
@@ -270,20 +287,41 @@ class ParamGroups(list[ParamGroup]):
 
 
 def are_given(params: Any) -> bool:
-    """Return whether the parameters are a list of groups; raise if they nearly are."""
-    items = params if isinstance(params, list | tuple) else [params]
-    looks = [isinstance(item, dict) and "params" in item for item in items]
+    """Return whether the parameters are a list of groups; raise if they nearly are.
+
+    A dict with "params" is a tree, as Flax has them, unless what else is in it holds no array.
+    """
+    if isinstance(params, Mapping):
+        _refuse_single(params)
+        return False
+    looks = [_is_group(item) for item in params] if isinstance(params, list | tuple) else []
     if any(looks) and not (isinstance(params, list) and all(looks)):
         where = (
             f"params[{looks.index(False)}] has no 'params'"
             if not all(looks)
-            else "got " + (type(params).__name__)
+            else f"got {type(params).__name__}, so hand in list(params)"
         )
         raise TypeError(
             "params looks like parameter groups, which are a list of dicts that each have "
             f"'params'; {where}"
         )
     return any(looks)
+
+
+def _is_group(item: Any) -> bool:
+    return isinstance(item, Mapping) and "params" in item
+
+
+def _refuse_single(params: Mapping[Any, Any]) -> None:
+    """Raise TypeError for one group that is in no list."""
+    for name in params if "params" in params else ():
+        leaves = () if name == "params" else leaves_of(params[name])
+        if leaves and all(arrays.kind(leaf) is None for leaf in leaves):
+            raise TypeError(
+                "params looks like parameter groups, which are a list of dicts that each have "
+                "'params': hand in [params]. If it is a tree of arrays, leave out "
+                f"params[{name!r}], which holds none"
+            )
 
 
 # Settings by pattern ----------------------------------------------------------------------------
@@ -306,11 +344,12 @@ class Groups:
             None: [],
             **{pattern: [] for pattern in self.settings},
         }
+        reached = {pattern: _reached(pattern, names) for pattern in self.settings}
         for position, name in enumerate(names):
-            found[next((p for p in self.settings if matches(p, name)), None)].append(position)
+            found[next((p for p in reached if name in reached[p]), None)].append(position)
         for pattern in self.settings:
             if not found[pattern]:
-                raise ValueError(_why_empty(pattern, names, self.settings))
+                raise ValueError(_why_empty(pattern, names, reached))
         return [(pattern, positions) for pattern, positions in found.items() if positions]
 
 
@@ -324,7 +363,9 @@ def groups(params: Any, settings: Mapping[str, Mapping[str, Any]]) -> Groups:
         opt.step(grads)  # nested as params
 
     A pattern is matched against the whole name that a parameter has in ``state_dict``
-    (``layers.0.b``). "." and "/" both separate levels, in patterns and in names. Within one level
+    (``layers.0.b``). What is such a name itself stands for this parameter alone, and so does what
+    is written as in Python: ``layers[0].b``, ``["layers"][0]["b"]``. In all other patterns "." and
+    "/" both separate levels, in patterns and in names. Within one level
     ``*`` stands for anything, ``?`` for one character, ``[ab]`` for one of these and ``[!ab]`` for
     one of all others; a level that is ``**`` stands for any number of levels, none included. Upper
     and lower case differ. Of several patterns that match a parameter the first one counts, alone;
@@ -335,7 +376,7 @@ def groups(params: Any, settings: Mapping[str, Mapping[str, Any]]) -> Groups:
     ``state_dict`` are those that the tree has without groups.
 
     Args:
-        params: an array or a tree of arrays.
+        params: an array or a tree of arrays: mappings and sequences, nested.
         settings: hyperparameters by pattern; what is not named is as for all others.
 
     Raises:
@@ -355,6 +396,30 @@ def groups(params: Any, settings: Mapping[str, Mapping[str, Any]]) -> Groups:
 def matches(pattern: str, name: str) -> bool:
     """Return whether a pattern stands for a parameter's name."""
     return _fits(_levels(pattern), _levels(name))
+
+
+def _reached(pattern: str, names: Sequence[str]) -> set[str]:
+    """Return the names that a pattern stands for: literally if any, else by its signs."""
+    dotted = _dotted(pattern)
+    literal = {name for name in names if name in (pattern, *dotted)}
+    if literal:
+        return literal
+    found = ({name for name in names if matches(p, name)} for p in (pattern, *dotted))
+    return next(filter(None, found), set())
+
+
+_BRACKETS = re.compile(r"""\[("[^"]*"|'[^']*'|[^\]]*)\]""")
+
+
+def _dotted(pattern: str) -> list[str]:
+    """Return what a path as it is written in Python may be called: layers.0.W for layers[0].W.
+
+    With and without the "params" that it may begin with.
+    """
+    if "[" not in pattern:
+        return []
+    dotted = _BRACKETS.sub(lambda found: "." + found[1].strip("\"'"), pattern).lstrip(".")
+    return [dotted, dotted.removeprefix("params.")]
 
 
 def _levels(text: str) -> tuple[str, ...]:
@@ -379,11 +444,11 @@ def _checked(pattern: Any, own: Any) -> dict[str, Any]:
     return dict(own)
 
 
-def _why_empty(pattern: str, names: Sequence[str], earlier: Iterable[str]) -> str:
+def _why_empty(pattern: str, names: Sequence[str], reached: Mapping[str, set[str]]) -> str:
     """Say why a pattern gets no parameter, and what was perhaps meant."""
-    taken = [name for name in names if matches(pattern, name)]
+    taken = [name for name in names if name in reached[pattern]]
     if taken:
-        first = next(other for other in earlier if matches(other, taken[0]))
+        first = next(other for other in reached if taken[0] in reached[other])
         return (
             f"pattern {pattern!r} gets no parameter: {first!r} comes first and has matched "
             f"{_some(taken)}. The first match counts, so put the narrower pattern first."

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections import UserList, deque
 from collections.abc import (
     Callable,
     Iterable,
     Iterator,
-    KeysView,
+    Mapping,
     MutableMapping,
     MutableSequence,
     Sequence,
@@ -21,49 +22,144 @@ from typing import Any
 import numpy as np
 import optree
 
-from fastopt.core import arrays
+from fastopt.core import advice, arrays
 from fastopt.core.arrays import Array
 from fastopt.core.dtypes import SUPPORTED_DTYPES
 
 # -------------------------------------------------------------------------------------------------
-# What to do about a leaf of the parameters that is no array.
+# Branches. optree knows dict, OrderedDict, defaultdict, list, tuple, deque and namedtuples, each by
+# its very class, and reads a tree of the same classes in C. What is of another class, or of another
+# one than the parameters are, is read here: mappings by key, sequences by position.
 
-_BY_LIBRARY = {
-    "torch": (
-        "A CPU tensor's memory can be updated as tensor.detach().numpy(); otherwise use an "
-        "optimizer of torch.optim."
-    ),
-    "jax": "JAX arrays cannot change in place; use np.array(value), or optax.",
-    "tensorflow": "Its tensors cannot change in place; use np.array(value), or keras.optimizers.",
-    "fastopt": "Hand it in by itself, not as a part of something.",
-}
-_BY_LIBRARY["jaxlib"] = _BY_LIBRARY["jax"]
+_MAPPINGS = (dict, Mapping)  # the first is asked in less time
+_SEQUENCES = (list, tuple, deque, UserList)
 
 
-def hint(value: object) -> str:
-    """Return one sentence or two of advice."""
-    if value is None:
-        return "Leave it out of the tree."
-    if isinstance(value, np.generic):
-        return "A NumPy scalar cannot change in place; use a 0-d array: np.array(value)."
-    if isinstance(value, np.ndarray):
-        return "Subclasses compute differently; use np.asarray(value)."
-    for kind in type(value).__mro__:  # a user's own torch.nn.Module too
-        if (library := kind.__module__.partition(".")[0]) in _BY_LIBRARY:
-            return _BY_LIBRARY[library]
-    if isinstance(value, Iterator | ValuesView | KeysView):
-        return "It is no tree that gradients could be nested like; use list(value)."
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return _of_fields(value)
-    return "Only arrays can change in place; use np.array(value)."
+def _is_branch(value: Any) -> bool:
+    """Return whether something that optree takes for a leaf has entries of its own."""
+    return type(value) is not np.ndarray and isinstance(value, _MAPPINGS + _SEQUENCES)
 
 
-def _of_fields(value: Any) -> str:
-    names = [field.name for field in dataclasses.fields(value)]
-    instead = "vars(value)"
-    if not hasattr(value, "__dict__"):
-        instead = "{" + ", ".join(f"{name!r}: value.{name}" for name in names[:3]) + "}"
-    return f"A dataclass is no tree here; use {instead} (dataclasses.asdict copies the arrays)."
+def as_plain(tree: Any) -> Any:
+    """Return a tree with dict, list and tuple for branches that optree does not know.
+
+    The tree itself, if it has none.
+    """
+    leaves, spec = optree.tree_flatten(tree, none_is_leaf=True)
+    if not any(map(_is_branch, leaves)):
+        return tree
+    return spec.unflatten(map(_plain_branch, leaves))
+
+
+def _plain_branch(value: Any) -> Any:
+    if not _is_branch(value):
+        return value
+    if isinstance(value, _MAPPINGS):
+        return {key: as_plain(value[key]) for key in value}
+    below = map(as_plain, value)
+    return tuple(below) if isinstance(value, tuple) else list(below)
+
+
+def leaves_of(tree: Any) -> list[Any]:
+    """Return the leaves of any tree, None too; mappings in the order of their sorted keys."""
+    leaves: list[Any] = optree.tree_leaves(tree, none_is_leaf=True)
+    if not any(map(_is_branch, leaves)):
+        return leaves
+    return optree.tree_leaves(as_plain(tree), none_is_leaf=True)
+
+
+def _like(given: Any, plain: Any) -> Any:
+    """Return a plain tree with branches of the classes that a tree of this structure has."""
+    leaves, spec = optree.tree_flatten(given, none_is_leaf=True)
+    parts = spec.flatten_up_to(plain)
+    return spec.unflatten(map(_branch_like, leaves, parts))
+
+
+def _branch_like(given: Any, plain: Any) -> Any:
+    """Return a branch of the same class as another one, if that can be made; else a plain one."""
+    if not _is_branch(given):
+        return plain
+    kind: Any = type(given)
+    if not isinstance(given, _MAPPINGS):
+        entries = type(plain)(map(_like, given, plain))
+        return _made(lambda: kind(entries), kind, list(enumerate(entries))) or entries
+    named = {key: _like(given[key], plain[key]) for key in given}
+    same = list(named.items())
+    return (
+        _made(lambda: kind(named), kind, same) or _made(lambda: kind(**named), kind, same) or named
+    )
+
+
+def _made(make: Callable[[], Any], kind: Any, entries: Sequence[tuple[Any, Any]]) -> Any:
+    """Return what a class makes of entries; None if it does not hold these very ones."""
+    try:
+        made = make()
+        held = type(made) is kind and len(made) == len(entries)
+        # A mapping may wrap branches whenever it is asked for them.
+        right = held and all(made[k] is one or _is_branch(one) for k, one in entries)
+    except Exception:  # of a user's class
+        return None
+    return made if right else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Branch:
+    """A branch of the parameters, with those below it; None below stands for a leaf."""
+
+    kind: type
+    keys: tuple[Any, ...]
+    known: frozenset[Any]
+    below: tuple[_Branch | None, ...]
+    holds_leaves: bool  # alone
+
+    @classmethod
+    def of(cls, spec: optree.PyTreeSpec) -> _Branch | None:
+        """Return the branches of a structure."""
+        if spec.type is None:
+            return None
+        keys = tuple(spec.entries())
+        below = tuple(map(cls.of, spec.children()))
+        return cls(spec.type, keys, frozenset(keys), below, not any(below))
+
+    def read(self, given: Any) -> list[Any]:
+        """Return the leaves of a tree of this structure; ValueError for another one."""
+        entries = self.entries(given)
+        if self.holds_leaves:
+            return entries
+        found: list[Any] = []
+        for branch, entry in zip(self.below, entries, strict=True):
+            if branch is None:
+                found.append(entry)
+            else:
+                found += branch.read(entry)
+        return found
+
+    def entries(self, given: Any) -> list[Any]:
+        """Return what stands in a branch, in the order of the keys; ValueError for another one."""
+        kind = self.kind
+        if issubclass(kind, dict):
+            if isinstance(given, dict):
+                same = given.keys() == self.known
+            else:
+                same = isinstance(given, Mapping) and set(given) == self.known
+            if same:
+                return [given[key] for key in self.keys]
+        elif issubclass(kind, _SEQUENCES):
+            fields = getattr(given, "_fields", None)  # of a namedtuple
+            named = fields is None or fields == getattr(kind, "_fields", fields)
+            if isinstance(given, _SEQUENCES) and len(given) == len(self.keys) and named:
+                return list(given)
+        elif type(given) is kind:  # a class that was registered with optree
+            tree: Any = given
+            found = optree.tree_leaves(tree, lambda one: one is not given, none_is_leaf=True)
+            if len(found) == len(self.keys):
+                return found
+        raise ValueError("another structure")
+
+
+def _unread(tree: Any) -> list[Any]:
+    """Stand for the way to read trees before one has been seen."""
+    raise ValueError("no tree has been read yet")
 
 
 # -------------------------------------------------------------------------------------------------
@@ -79,19 +175,33 @@ class Leaf:
     name: str  # layers.0.W
     array: Array
 
+    @property
+    def is_counter(self) -> bool:
+        """Whether it holds whole numbers or truth values, which stay as they are."""
+        return self.array.dtype.kind in COUNTERS
+
+
+COUNTERS = "biu"
+"""The kinds of dtypes that stand in a tree without being trained: in groups that are frozen."""
+
 
 class Tree:
     """The user's nested parameters, kept with the structure they had when they were handed in.
 
     With ``grouped`` the parameters are a list of trees, one for each parameter group, and so are
     all trees that are matched to them.
+
+    A tree is read by optree where its branches are of the very classes that the parameters' are,
+    else by ``_Branch``. Which of both it is for gradients and for the parameters shows with the
+    first ones, and is tried first for the next.
     """
 
     def __init__(self, params: Any, grouped: bool = False) -> None:
-        found, values, self._spec = optree.tree_flatten_with_path(params, none_is_leaf=True)
+        plain = as_plain(params)
+        found, values, self._spec = optree.tree_flatten_with_path(plain, none_is_leaf=True)
         self.params = params
         self.grouped = grouped
-        self._flatten_as_params = self._spec.flatten_up_to
+        self._is_plain = plain is params
         self._order: list[int] | None = None  # see ignore
         self._ignored: tuple[str, ...] = ()
         self._places = [_written(accessor) for accessor in self._spec.accessors()]
@@ -102,13 +212,41 @@ class Tree:
             Leaf(path, place, name, _checked(path, value))
             for path, place, name, value in zip(paths, self._places, names, values, strict=True)
         ]
+        self._read_as(self._spec)
+        self._read_whole = self._read_params  # whatever is ignored
+        if not self._is_plain:
+            self._check_kept()
+
+    def _read_as(self, spec: optree.PyTreeSpec) -> None:
+        """Read trees by this structure from now on."""
+        self._read_spec = spec
+        self._branch = _Branch.of(spec)
+        self._read_params = self._reader(self.params)
+        self._read_grads: Callable[[Any], list[Any]] = _unread
+
+    def _reader(self, tree: Any) -> Callable[[Any], list[Any]]:
+        """Return what reads trees of the same classes as this one in the least time."""
+        spec, branch = self._read_spec, self._branch
+        if branch is None or spec.is_prefix(optree.tree_structure(tree, none_is_leaf=True)):
+            return spec.flatten_up_to
+        return branch.read
+
+    def _check_kept(self) -> None:
+        """Raise TypeError for a mapping that makes an array anew whenever it is asked for it."""
+        for leaf, array in zip(self.leaves, self.current(), strict=True):
+            if array is not leaf.array:
+                raise TypeError(
+                    f"{leaf.path} is another array whenever it is asked for, as those of a file "
+                    "are, so it would not be trained; hand in dict(...) of what holds it"
+                )
 
     def current(self) -> list[Any]:
         """Return what stands at the leaves of the user's tree now."""
         try:
-            found = self._flatten_as_params(self.params)
-        except (ValueError, TypeError) as error:
-            raise ValueError(self._difference(self.params, "params", error)) from None
+            found = self._read_params(self.params)
+        except (ValueError, TypeError):
+            found = self._read(self.params, "params")
+            self._read_params = self._reader(self.params)
         return found if self._order is None else self._in_order(found)
 
     def everything(self) -> list[Any]:
@@ -118,24 +256,39 @@ class Tree:
     def match(self, grads: Any, root: str = "grads") -> list[Any]:
         """Return what is nested as the parameters in the order of the leaves.
 
-        Raises ValueError for another structure; ``root`` is what the message calls the tree.
+        Mappings are matched by key and sequences by position, whatever their classes. Raises
+        ValueError for another structure; ``root`` is what the message calls the tree.
         """
         if self.grouped:
             grads = self._as_list(grads, root)
         try:
-            found = self._flatten_as_params(grads)
-        except (ValueError, TypeError) as error:
-            raise ValueError(self._difference(grads, root, error)) from None
+            found = self._read_grads(grads)
+        except (ValueError, TypeError):
+            first = self._read_grads is _unread
+            found = self._read(grads, root)
+            # What optree reads, _Branch reads too, so no tree makes it fail every other step.
+            branch = self._branch
+            self._read_grads = self._reader(grads) if first or branch is None else branch.read
         return found if self._order is None else self._in_order(found)
+
+    def _read(self, given: Any, root: str) -> list[Any]:
+        """Return what stands at the leaves of a tree of any classes."""
+        if self._branch is None:
+            return [given]
+        try:
+            return self._branch.read(given)
+        except (ValueError, TypeError):
+            raise ValueError(self._difference(given, root)) from None
 
     def match_group(self, number: int, given: Any, root: str) -> list[Any]:
         """Return what is nested as the tree of one group of a list, in the order of its leaves."""
         part = self._spec.children()[number]
+        branch = _Branch.of(part)
         try:
-            return part.flatten_up_to(given)
-        except (ValueError, TypeError) as error:
+            return [given] if branch is None else branch.read(given)
+        except (ValueError, TypeError):
             places = [_written(accessor) for accessor in part.accessors()]
-            raise ValueError(_said_difference(places, (), given, root, error)) from None
+            raise ValueError(_said_difference(branch, places, (), given, root)) from None
 
     def groups(self) -> Iterator[range]:
         """Yield the positions of each group's leaves, where the parameters are a list of groups."""
@@ -156,22 +309,30 @@ class Tree:
         parts, spec = optree.tree_flatten(numbered, is_ignored, none_is_leaf=True)
         rows = {part: row for row, part in enumerate(parts) if not is_ignored(part)}
         places = zip(map(_written, spec.accessors()), parts, strict=True)
-        self._flatten_as_params = spec.flatten_up_to
+        self._read_as(spec)
         self._order = [rows.get(position, -1) for position in range(count)] if ignored else None
         self._ignored = tuple(place for place, part in places if is_ignored(part))
 
     def leaves_in(self, params: Any) -> list[Any]:
         """Return what stands at the leaves of other parameters; ValueError for other nesting."""
         try:
-            return self._spec.flatten_up_to(params)
-        except (ValueError, TypeError) as error:
-            raise ValueError(self._difference(params, "params", error)) from None
+            return self._read_whole(params)
+        except (ValueError, TypeError):
+            branch = _Branch.of(self._spec)
+        if branch is None:
+            return [params]
+        try:
+            found = branch.read(params)
+        except (ValueError, TypeError):
+            raise ValueError(self._difference(params, "params")) from None
+        self._read_whole = branch.read
+        return found
 
     def holds(self, params: Any) -> bool:
         """Return whether these parameters are the arrays that stand here."""
         try:
-            found = self._spec.flatten_up_to(params)
-        except (ValueError, TypeError):
+            found = self.leaves_in(params)
+        except ValueError:
             return False
         return all(map(is_, found, (leaf.array for leaf in self.leaves)))
 
@@ -206,15 +367,24 @@ class Tree:
             self.params = self.nest(found)
 
     def nest(self, values: Iterable[Any]) -> Any:
-        """Return values, in the order of the leaves, nested as the parameters are."""
-        return self._spec.unflatten(values)
+        """Return values, in the order of the leaves, nested as the parameters are.
+
+        A branch is of the parameters' own class where that can be made of its entries.
+        """
+        nested = self._spec.unflatten(values)
+        if self._is_plain:
+            return nested
+        try:
+            return _like(self.params, nested)
+        except (ValueError, TypeError, LookupError):  # the tree is not what it was
+            return nested
 
     def _in_order(self, found: Sequence[Any]) -> list[Any]:
         return [None if row < 0 else found[row] for row in self._order or ()]
 
     def _as_list(self, grads: Any, root: str) -> list[Any]:
-        if not isinstance(grads, list | tuple) or len(grads) != len(self.params):
-            size = f" of {len(grads)}" if isinstance(grads, list | tuple) else ""
+        if not isinstance(grads, _SEQUENCES) or len(grads) != len(self.params):
+            size = f" of {len(grads)}" if isinstance(grads, _SEQUENCES) else ""
             raise ValueError(
                 f"{root} must be a list of {len(self.params)} trees, one for each parameter "
                 f"group; got {type(grads).__name__}{size}"
@@ -228,20 +398,20 @@ class Tree:
         number, _, rest = place.partition("]")
         return f'{root}{number}]["params"]{rest}'
 
-    def _difference(self, given: Any, root: str, error: Exception) -> str:
+    def _difference(self, given: Any, root: str) -> str:
         """Say how a tree differs from the parameters' structure."""
-        return _said_difference(self._places, self._ignored, given, root, error, self._path)
+        return _said_difference(self._branch, self._places, self._ignored, given, root, self._path)
 
 
 def _said_difference(
+    branch: _Branch | None,
     places: Iterable[str],
     ignored: tuple[str, ...],
     given: Any,
     root: str,
-    error: Exception,
     path: Callable[[str, str], str] = str.__add__,
 ) -> str:
-    spec = optree.tree_structure(given, none_is_leaf=True)
+    spec = optree.tree_structure(as_plain(given), none_is_leaf=True)
     mine = {place for place in places if not place.startswith(ignored)}
     found = {_written(accessor) for accessor in spec.accessors()}
     theirs = {place for place in found if not place.startswith(ignored)}
@@ -250,15 +420,41 @@ def _said_difference(
     extra = [path(root, place) for place in sorted(theirs - mine)][:3]
     parts = [f"missing {', '.join(missing)}"] * bool(missing)
     parts += [f"unexpected {', '.join(extra)}"] * bool(extra)
-    reason = "; ".join(parts) or str(error).partition(";")[0].rstrip(".")[:200]
+    if not parts and branch is not None:
+        parts = [_other_branch(branch, given, root)]
+    if "" in found and given is not None:
+        parts.append(f"got {type(given).__name__}" + _as_sequence(branch, given, root))
     return (
-        f"{root} must be nested as the parameters were when the optimizer was made: {reason}. "
+        f"{root} must be nested as the parameters were when the optimizer was made: "
+        f"{'; '.join(parts)}. "
         + (
             "Construct a new optimizer for other parameters."
             if root == "params"
             else "Use None for a parameter that has no gradient in this step."
         )
     )
+
+
+def _other_branch(branch: _Branch, given: Any, place: str) -> str:
+    """Return where the first branch of another kind stands; "" if there is none."""
+    try:
+        entries = branch.entries(given)
+    except ValueError:
+        return f"{place} is a {type(given).__name__} where the parameters have a " + (
+            branch.kind.__name__
+        )
+    for key, below, entry in zip(branch.keys, branch.below, entries, strict=True):
+        if below is not None and (said := _other_branch(below, entry, place + _key_text(key))):
+            return said
+    return ""
+
+
+def _as_sequence(branch: _Branch | None, given: Any, root: str) -> str:
+    """Return what makes a list of something that is none, if a list is wanted."""
+    wanted = branch is not None and issubclass(branch.kind, _SEQUENCES)
+    rows = getattr(given, "shape", ())[:1] == (len(branch.keys) if branch else 0,)
+    iterates = isinstance(given, Iterator | ValuesView)
+    return f", of which list({root}) is one" if wanted and (rows or iterates) else ""
 
 
 def _name(path: tuple[Any, ...], grouped: bool) -> str:
@@ -273,7 +469,7 @@ def _name(path: tuple[Any, ...], grouped: bool) -> str:
 
 def paths(tree: Any, root: str) -> list[str]:
     """Return where each leaf of a tree stands, as it is written in Python."""
-    spec = optree.tree_structure(tree, none_is_leaf=True)
+    spec = optree.tree_structure(as_plain(tree), none_is_leaf=True)
     return [root + _written(accessor) for accessor in spec.accessors()]
 
 
@@ -285,7 +481,10 @@ def _step_text(entry: optree.PyTreeEntry) -> str:
     """Return one step of a path as it is written in Python: ["W"], [0] or .name."""
     if isinstance(entry, optree.NamedTupleEntry):
         return f".{entry.field}"
-    key = entry.entry
+    return _key_text(entry.entry)
+
+
+def _key_text(key: Any) -> str:
     if not isinstance(key, str):
         return f"[{key!r}]"
     if key.isidentifier():
@@ -311,14 +510,12 @@ def _checked(path: str, value: Any) -> Array:
     if arrays.kind(value) is None:
         raise TypeError(
             f"{path} must be a numpy.ndarray or cupy.ndarray; got {type(value).__name__}. "
-            f"{hint(value)}"
+            f"{advice.for_parameter(value, path)}"
         )
     array: Array = value
-    if array.dtype.name not in SUPPORTED_DTYPES or not array.dtype.isnative:
-        raise TypeError(
-            f"{path} must be of one of the dtypes {', '.join(SUPPORTED_DTYPES)}, in native byte "
-            f"order; got {array.dtype!s} ({array.dtype.str}). Convert it with .astype before."
-        )
+    counts = array.dtype.kind in COUNTERS  # refused unless it is frozen: engine.build
+    if not array.dtype.isnative or not (array.dtype.name in SUPPORTED_DTYPES or counts):
+        raise TypeError(refused_dtype(path, array))
     if not getattr(array.flags, "writeable", True):
         raise ValueError(f"{path} is read-only, and parameters change in place; give a copy")
     if arrays.address(array) % array.dtype.alignment:
@@ -329,3 +526,11 @@ def _checked(path: str, value: Any) -> Array:
             f"shape {array.shape}), so an update would be applied twice; give a copy"
         )
     return array
+
+
+def refused_dtype(path: str, array: Array) -> str:
+    """Return what is said of a dtype that no parameter has."""
+    return (
+        f"{path} must be of one of the dtypes {', '.join(SUPPORTED_DTYPES)}, in native byte order; "
+        f"got {array.dtype!s} ({array.dtype.str}). {advice.for_dtype(array, path)}"
+    )

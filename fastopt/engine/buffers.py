@@ -46,9 +46,9 @@ class GradientBuffers:
         """
         if all(map(is_, grads, self.arrays)):
             return True
-        if not any(map(is_, grads, self.arrays)):
+        pairs = list(zip(self._leaves, grads, self.arrays, strict=True))
+        if not any(grad is buffer is not None for _, grad, buffer in pairs):
             return False
-        pairs = zip(self._leaves, grads, self.arrays, strict=True)
         for leaf, grad, buffer in pairs:
             if grad is not buffer and grad is not None:
                 raise ValueError(

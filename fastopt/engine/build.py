@@ -5,7 +5,7 @@ Everything is checked here: the arrays, the hyperparameters, and both against ea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -29,7 +29,7 @@ from fastopt.core.dtypes import (
 from fastopt.core.hyperparameters import NONNEGATIVE, Formula, Options, Schedulable
 from fastopt.core.options import FIXED, FRAGMENTS, GROUP_CHECKS, GROUP_DEFAULTS, MODULUS
 from fastopt.core.param_groups import GivenGroup, ParamGroup, ParamGroups, given_groups, tree_of
-from fastopt.core.tree import Leaf, Tree
+from fastopt.core.tree import Leaf, Tree, refused_dtype
 from fastopt.engine.later import Later, later
 from fastopt.engine.step import HostEngine
 from fastopt.errors import BackendMismatchError
@@ -82,14 +82,15 @@ def assemble(
 def check_parameters(formula: type[Formula], tree: Tree, members: int | None) -> None:
     """Raise for arrays that this optimizer cannot update, together or by themselves."""
     name = formula.__name__
-    check_leaves(tree, name)
-    for leaf in tree.leaves if members is not None else ():
+    check_leaves(tree, name, counters=True)
+    trained = [leaf for leaf in tree.leaves if not leaf.is_counter]
+    for leaf in trained if members is not None else ():
         if leaf.array.shape[:1] != (members,):
             raise ValueError(
                 f"{name}: the first axis of every parameter counts the {members} members; "
                 f"{leaf.path} has the shape {leaf.array.shape}"
             )
-    for leaf in tree.leaves:
+    for leaf in trained:
         formula._check_array(f"{name}: {leaf.path}", leaf.array.shape, leaf.array.dtype.name)
 
 
@@ -141,17 +142,56 @@ def new_engine(
     return DeviceEngine(state, backend, control, capturable)
 
 
+def without_parameters(owner: str, named: Iterable[str]) -> str:
+    """Return what is said where there are arguments, but no parameters among them."""
+    called = next((name for name in named if name in _PARAMS), None)
+    if called is not None:
+        return f"{owner} calls its first argument params: {owner}(params, ...); got {called}"
+    got = f"; got {', '.join(named)} alone" if named else ""
+    return (
+        f"{owner} takes the parameters first, as one array, a dict or a list of arrays: "
+        f"{owner}(params, lr=...){got}"
+    )
+
+
+_PARAMS = ("parameters", "variables", "var_list", "model", "theta", "weights", "param", "x0")
+"""What other libraries call what is optimized."""
+
+
 def refuse_empty(tree: Tree, owner: str) -> None:
     """Raise ValueError if there are no parameters."""
     if not tree.leaves:
         raise ValueError(f"{owner} got no parameters; params holds no array")
+    if all(leaf.is_counter for leaf in tree.leaves):
+        raise ValueError(f"{owner} got no parameters; params holds no floating array")
 
 
-def check_leaves(tree: Tree, owner: str) -> None:
+def refuse_counters(tree: Tree, group: Options, positions: Iterable[int]) -> None:
+    """Raise TypeError for arrays of whole numbers in a group that is trained."""
+    for leaf in map(tree.leaves.__getitem__, positions if group["trainable"] else ()):
+        if leaf.is_counter:
+            some = not all(other.is_counter for other in tree.leaves)
+            advice = f" {_frozen(tree, leaf)}" * some
+            raise TypeError(refused_dtype(leaf.path, leaf.array) + advice)
+
+
+def _frozen(tree: Tree, leaf: Leaf) -> str:
+    """Return how a leaf is left alone by steps."""
+    said = "If it is none that is trained, such as a counter, let its group say so: "
+    if tree.grouped:
+        return f'{said}{{"params": {leaf.path}, "trainable": False}}, a group of its own.'
+    return f"{said}fastopt.groups(params, {{{leaf.name!r}: {{'trainable': False}}}})."
+
+
+def check_leaves(tree: Tree, owner: str, counters: bool = False) -> None:
     """Raise ValueError if there are no parameters, or two share memory.
 
-    BackendMismatchError if they are of two kinds or on two devices.
+    BackendMismatchError if they are of two kinds or on two devices, and TypeError for arrays of
+    whole numbers without ``counters``.
     """
+    for leaf in tree.leaves if not counters else ():
+        if leaf.is_counter:
+            raise TypeError(refused_dtype(leaf.path, leaf.array))
     refuse_empty(tree, owner)
     first = tree.leaves[0]
     for leaf in tree.leaves:
@@ -177,7 +217,8 @@ def new_group(
 ) -> ParamGroup:
     """Return the hyperparameters of one group, checked."""
     count, master_weights = made_with.members, made_with.master_weights
-    leaves = [tree.leaves[position] for position in given.positions]
+    places = given.positions
+    leaves = [leaf for leaf in map(tree.leaves.__getitem__, places) if not leaf.is_counter]
     checks = {
         "lr": Schedulable(NONNEGATIVE),
         **formula._checks,
@@ -188,6 +229,7 @@ def new_group(
         checks = {name: hyperparameters.of_members(check, count) for name, check in checks.items()}
     group = ParamGroup(formula.__name__ + given.label, given.params, checks, given.positions)
     group.reviews += [
+        lambda options: refuse_counters(tree, options, places),
         formula._review,
         lambda options: _check_arithmetic(formula, options, leaves),
         lambda options: _check_order(formula, options, leaves),
@@ -391,7 +433,8 @@ def new_buckets(
         coded = state_dtype if rule.state else None
         return array.dtype.name, state_of(coded, real_size(array.size, array.dtype))
 
-    for (_, stored_as), same in groupby(sorted(group.positions, key=sort), sort):
+    places = [place for place in group.positions if not tree.leaves[place].is_counter]
+    for (_, stored_as), same in groupby(sorted(places, key=sort), sort):
         positions = list(same)
         leaves = [tree.leaves[position] for position in positions]
         spec = UpdateSpec.of(

@@ -14,7 +14,7 @@ import numpy as np
 
 from fastopt.core import arrays
 from fastopt.core.arrays import Array
-from fastopt.core.buckets import Bucket, OptimizerState, Parameter
+from fastopt.core.buckets import Bucket, OptimizerState
 from fastopt.core.param_groups import GivenGroup, ParamGroup, ParamGroups, are_given, shown, tree_of
 from fastopt.core.signals import Deferred
 from fastopt.core.tree import Leaf, Tree
@@ -32,13 +32,16 @@ def rebind(state: OptimizerState, engine: HostEngine, params: Any) -> None:
     tree = _nested_alike(state.tree, params)
     before = _by_position(state.buckets)
     changed = False
-    for position, leaf in enumerate(tree.leaves):
-        bucket, index = before[position]
-        parameter = bucket.parameters[index]
-        _check_like(parameter, leaf)
-        stays = leaf.array is parameter.leaf.array
-        changed |= not (stays and arrays.address(leaf.array) == parameter.address)
-    build.check_leaves(tree, state.formula.__name__)
+    for position, (old, new) in enumerate(zip(state.tree.leaves, tree.leaves, strict=True)):
+        shape, dtype, stays = old.array.shape, old.array.dtype, new.array is old.array
+        if position in before:  # what it was laid out for; else it is a counter
+            bucket, index = before[position]
+            parameter = bucket.parameters[index]
+            shape, dtype = parameter.layout.shape, parameter.dtype
+            stays = stays and arrays.address(new.array) == parameter.address
+        _check_like(old, new, shape, dtype)
+        changed = changed or not stays
+    build.check_leaves(tree, state.formula.__name__, counters=True)
     if not changed:
         _adopt(state, tree)
         return
@@ -76,14 +79,13 @@ def _nested_alike(before: Tree, params: Any) -> Tree:
     return tree
 
 
-def _check_like(parameter: Parameter, leaf: Leaf) -> None:
-    """Raise for an array that is not like what the parameter was laid out for."""
-    shape, before, now = parameter.layout.shape, parameter.leaf.array, leaf.array
-    if now.shape != shape or now.dtype != parameter.dtype:
+def _check_like(old: Leaf, leaf: Leaf, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    """Raise for an array that is not of the shape and dtype that there was, and where it was."""
+    before, now = old.array, leaf.array
+    if now.shape != shape or now.dtype != dtype:
         raise ValueError(
-            f"{leaf.path} must be {parameter.dtype} of shape {shape}, as it was; got {now.dtype} "
-            f"of shape {now.shape}. opt.resize({leaf.name!r}, array, keep=rows) takes another "
-            "number of rows"
+            f"{leaf.path} must be {dtype} of shape {shape}, as it was; got {now.dtype} of shape "
+            f"{now.shape}. opt.resize({leaf.name!r}, array, keep=rows) takes another number of rows"
         )
     if arrays.kind(now) != arrays.kind(before) or arrays.device(now) != arrays.device(before):
         raise BackendMismatchError(
@@ -120,8 +122,12 @@ def resize(
     """Put an array with other rows in the place of a parameter; return what steps from now on."""
     position = _position(state.tree, name)
     tree = state.tree.with_array(position, array)
-    bucket, index = _by_position(state.buckets)[position]
-    rows = _kept(name, bucket.parameters[index], array, keep)
+    old = state.tree.leaves[position].array
+    shape, dtype = old.shape, old.dtype
+    if position in (laid_out := _by_position(state.buckets)):
+        bucket, index = laid_out[position]
+        shape, dtype = bucket.parameters[index].layout.shape, bucket.parameters[index].dtype
+    rows = _kept(name, old, shape, dtype, array, keep)
     number = next(n for n, group in enumerate(state.groups) if position in group.positions)
     group = state.groups[number]
     _refuse_to_resize(state, group, name, made_with)
@@ -132,7 +138,8 @@ def resize(
     before = _by_position([bucket for bucket in state.buckets if bucket.group == number])
     for place, (new_bucket, at) in _by_position(made).items():
         new_bucket.take_state(at, *before[place], keep=rows if place == position else None)
-    first = next(k for k, bucket in enumerate(state.buckets) if bucket.group == number)
+    own = (k for k, bucket in enumerate(state.buckets) if bucket.group == number)
+    first = next(own, 0)  # a group of whole numbers alone has none
     others = [bucket for bucket in state.buckets if bucket.group != number]
     with Deferred():
         tree.put(position)
@@ -154,12 +161,16 @@ def _position(tree: Tree, name: str) -> int:
     return names.index(name)
 
 
-def _kept(name: str, before: Parameter, new: Any, keep: Any) -> Array:
-    """Return the numbers of the old rows that the first new rows are, on the host."""
-    old, shape = before.leaf.array, before.layout.shape
-    if not shape or not new.shape or new.shape[1:] != shape[1:] or new.dtype != before.dtype:
+def _kept(
+    name: str, old: Array, shape: tuple[int, ...], dtype: np.dtype[Any], new: Any, keep: Any
+) -> Array:
+    """Return the numbers of the old rows that the first new rows are, on the host.
+
+    The old array was of this shape and dtype, before it was perhaps resized in place.
+    """
+    if not shape or not new.shape or new.shape[1:] != shape[1:] or new.dtype != dtype:
         raise ValueError(
-            f"resize changes the number of rows: the new {name!r} must be {before.dtype} of shape "
+            f"resize changes the number of rows: the new {name!r} must be {dtype} of shape "
             f"(rows, {', '.join(map(str, shape[1:]))}); got {new.dtype} of shape {new.shape}"
         )
     if arrays.kind(new) != arrays.kind(old) or arrays.device(new) != arrays.device(old):

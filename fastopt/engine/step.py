@@ -293,7 +293,7 @@ class HostEngine:
     def drop_buffers(self) -> list[ref[Any]]:
         """Forget the gradient buffers; return all that steps refuse from now on."""
         if self._buffers is not None:
-            self._outdated += map(ref, self._buffers.arrays)
+            self._outdated += [ref(one) for one in self._buffers.arrays if one is not None]
             self._buffers = None
         return self._outdated
 

@@ -8,9 +8,8 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
-import optree
 
-from fastopt.core import arrays
+from fastopt.core import arrays, tree
 from fastopt.core.arrays import Array
 from fastopt.core.buckets import OptimizerState
 from fastopt.core.hyperparameters import Value
@@ -169,8 +168,8 @@ def _written(state: OptimizerState, number: int) -> list[Parameter]:
             found[id(leaf.array)] = Parameter(
                 name, name[cut:], number, leaf.array, slots, frozenset(rule.signed)
             )
-    tree = state.tree.params[number] if state.tree.grouped else state.tree.params
-    written = [found[key] for key in map(id, _leaves(tree)) if key in found]
+    params = state.tree.params[number] if state.tree.grouped else state.tree.params
+    written = [found[key] for key in map(id, _leaves(params)) if key in found]
     if len(written) != len(found):
         lost = next(p.name for p in found.values() if not any(p is w for w in written))
         raise ValueError(
@@ -181,12 +180,12 @@ def _written(state: OptimizerState, number: int) -> list[Parameter]:
 
 def _leaves(node: Any) -> Iterator[Any]:
     """Yield the leaves of a tree in the order in which it is written."""
-    if isinstance(node, dict):
+    if isinstance(node, Mapping):
         children: Any = node.values()
     elif isinstance(node, list | tuple):
         children = node
     else:
-        yield from optree.tree_leaves(node, none_is_leaf=True)
+        yield from tree.leaves_of(node)
         return
     for child in children:
         yield from _leaves(child)

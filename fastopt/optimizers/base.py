@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import wraps
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 
 import numpy as np
@@ -94,9 +95,28 @@ def _taken_back(before: Array, leaf: Leaf) -> Array:
     """Return what was added to a parameter, and give it the values of before."""
     array = leaf.array
     with arrays.on_device_of(array), np.errstate(all="ignore"):
+        if leaf.is_counter:
+            before.fill(0)
+            return before
         added: Array = array - before
         array[...] = before
     return added
+
+
+def _with_parameters(construct: Callable[..., None]) -> Callable[..., None]:
+    """Return a constructor that says what to write where it is called without parameters."""
+
+    @wraps(construct)
+    def init(self: Optimizer, *given: Any, **named: Any) -> None:
+        if not given and "params" not in named:
+            import inspect
+
+            expected = inspect.signature(construct).parameters.get("params")
+            if expected is not None and expected.default is expected.empty:
+                raise TypeError(build.without_parameters(type(self).__name__, named))
+        construct(self, *given, **named)
+
+    return init
 
 
 def _saved_steps(saved: Any) -> dict[str, Any]:
@@ -147,6 +167,11 @@ class Optimizer(Formula):
         )
         self._state, self._engine = build.build(type(self), params, self._made_with)
 
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "__init__" in vars(cls):
+            cls.__init__ = _with_parameters(cls.__init__)  # type: ignore[method-assign]  # the same but for what it says
+
     if not TYPE_CHECKING:  # it would hold that every attribute can be set
 
         def __setattr__(self, name: str, value: Any) -> None:
@@ -160,12 +185,15 @@ class Optimizer(Formula):
     def step(self, grads: Any, *, grad_scale: Any = 1.0, params: Any = None) -> Outcome:
         """Update all parameters in place; return what became of the step.
 
-        ``grads`` is nested as the parameters were (a list of such trees for a list of parameter
-        groups); None leaves a parameter, its state and its step count alone, and so does
-        ``trainable=False`` of its group, whatever the gradient is. Gradients are read in their own
-        floating dtype where the arithmetic holds it, and converted to the parameter's otherwise;
-        then they are multiplied by ``grad_scale``, before anything else. A step that raises has
-        changed nothing. Another thread that steps, saves or loads meanwhile waits.
+        ``grads`` is nested as the parameters were, mappings by key and sequences by position,
+        whatever their classes (a list of such trees for a list of parameter groups). None leaves a
+        parameter, its state and its step count alone, and so does ``trainable=False`` of its group,
+        whatever the gradient is. Gradients are read in their own floating dtype where the
+        arithmetic holds it, and converted to the parameter's otherwise; then they are multiplied by
+        ``grad_scale``, before anything else. A complex parameter takes dL/dRe + i dL/dIm, as
+        PyTorch has it; what ``grad`` of JAX and of autograd returns is the conjugate of that, so
+        hand in ``conj(g)``. A step that raises has changed nothing. Another thread that steps,
+        saves or loads meanwhile waits.
 
         The outcome is true if the step was made, and false if it was skipped
         (``on_nonfinite="skip"``); ``outcome.grad_norm`` is the norm before clipping, where it is

@@ -209,7 +209,8 @@ class LossScaler(Resumable):
         inner.warmup()
         there = self._scale_for(inner._engine)
         if there is not None:
-            there.warm_up([leaf.array for leaf in inner._engine.state.tree.leaves])
+            leaves = inner._engine.state.tree.leaves
+            there.warm_up([leaf.array for leaf in leaves if not leaf.is_counter])
         return self
 
     # On a device -------------------------------------------------------------------------------
