@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import operator
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import numpy as np
 
 from fastopt.core import arrays
-from fastopt.core.arrays import Array, blocks
-from fastopt.core.hyperparameters import FRACTION, Flag, Number, whole
+from fastopt.core.arrays import BLOCK, Array, Layout, blocks
+from fastopt.core.dtypes import BOUNDS, wide
+from fastopt.core.hyperparameters import FRACTION, Flag, Number, bounds_as_numbers, whole
 from fastopt.core.options import NonfinitePolicy
 from fastopt.core.param_groups import tree_of
 from fastopt.core.saved import Resumable, Saved
 from fastopt.core.signals import Deferred
+from fastopt.core.tree import COUNTERS, Leaf
 from fastopt.engine.build import check_leaves
 from fastopt.engine.policy import Outcome
+from fastopt.errors import CheckpointError
 from fastopt.optimizers.base import Optimizer
 from fastopt.wrappers.base import CompanionArrays, Wrapper, move
 
@@ -26,24 +30,32 @@ from fastopt.wrappers.base import CompanionArrays, Wrapper, move
 
 
 class EMA(Resumable):
-    """Exponential moving average of parameters, updated after each step.
+    """Average of parameters, exponential or of all alike, updated after each step.
 
     ::
 
-        avg <- p                                         at construction
-        avg <- avg + (1 - d) * (p - avg)                 at each update
+        avg <- p                                         at the first update
+        avg <- avg + (1 - d) * (p - avg)                 at each later one
 
-        d = decay, or with warmup min(decay, (1 + n) / (10 + n)), n = 0, 1, ... updates so far
+        d = decay; with warmup min(decay, n / (9 + n)); for decay="mean" n / (n + 1)
+        where n = 1, 2, ... is the number of updates before this one
+
+    The average begins with the values that the parameters have at the first update, so weights that
+    are loaded before it are what is averaged. Weights that are loaded later leave it as it is: it
+    still holds those from before. Load the average with them (``opt.load(path, also={"ema":
+    ema})``), or begin anew with ``reset()``.
 
     Args:
         params: an array, a tree of arrays or a list of parameter groups, as an optimizer takes
-            them; they are written only by ``swap``.
-        decay: share of the average that is kept, in [0, 1).
+            them; they are written only by ``swap``. Leaves of integers or truth values (counters)
+            may be among them: their average is a copy of what they were at the last update.
+        decay: share of the average that is kept, in [0, 1), or "mean", by which all updates count
+            alike (stochastic weight averaging).
         warmup: keep less of it in the first updates, so that the start is forgotten sooner.
 
     Raises:
-        ValueError, TypeError: for a decay out of range, and for parameters that an optimizer would
-            refuse.
+        ValueError, TypeError: for a decay out of range, for a warmup of "mean", and for parameters
+            that an optimizer would refuse.
 
     Averages are kept in the parameter's dtype, those of float16 and bfloat16 in float32, where a
     share of 0.001 is not rounded away. A NaN in a parameter stays in its average (unless decay is
@@ -51,17 +63,22 @@ class EMA(Resumable):
 
     Source: Polyak and Juditsky, "Acceleration of Stochastic Approximation by Averaging" (1992), in
     its exponential form; results as torch.optim.swa_utils.AveragedModel with get_ema_multi_avg_fn
-    gives, whose first update copies, as the construction does here. The warmup is that of
-    tf.train.ExponentialMovingAverage with num_updates.
+    gives, and for "mean" without (Izmailov et al., "Averaging Weights Leads to Wider Optima and
+    Better Generalization", 2018). The warmup is that of tf.train.ExponentialMovingAverage with
+    num_updates, counted from the first update after the one that copies.
     """
 
-    def __init__(self, params: Any, decay: float = 0.999, *, warmup: bool = False) -> None:
-        self._decay = FRACTION("EMA: decay", decay)
+    def __init__(self, params: Any, decay: float | str = 0.999, *, warmup: bool = False) -> None:
+        self._decay = _checked_decay(decay)
         self._warmup = Flag()("EMA: warmup", warmup)
+        if self._warmup and self._decay is None:
+            raise ValueError(
+                'EMA: warmup=True has no meaning with decay="mean", by which all updates count '
+                "alike; leave it out"
+            )
         tree = tree_of(params)
-        check_leaves(tree, "EMA")
+        check_leaves(tree, "EMA", counters=True)
         self._arrays = CompanionArrays(tree)
-        self._arrays.take_parameters()
         self._average = self._arrays.nest(self._arrays.own)
         self._updates = 0
         self._swapped = False
@@ -72,22 +89,27 @@ class EMA(Resumable):
     def average(self) -> Any:
         """The averages: arrays nested as the parameters are, which every update changes.
 
-        For parameter groups a list with one tree per group. Inside ``swap`` they hold the
-        parameters.
+        For parameter groups a list with one tree per group. Before the first update they hold the
+        parameters as they are when this is read; inside ``swap`` they hold the parameters.
         """
+        with self._lock:
+            self._follow_until_begun()
         return self._average
 
     @property
     def updates(self) -> int:
-        """How many updates have been made."""
+        """How many updates have been made since the average began."""
         return self._updates
 
     @property
     def decay(self) -> float:
-        """The share of the average that the next update keeps."""
-        if not self._warmup:
-            return self._decay
-        return min(self._decay, (1 + self._updates) / (10 + self._updates))
+        """The share of the average that the next update keeps: 0.0 for the first one."""
+        n = self._updates
+        if n == 0:
+            return 0.0
+        if self._decay is None:
+            return n / (n + 1)
+        return min(self._decay, n / (9 + n)) if self._warmup else self._decay
 
     def update(self) -> None:
         """Take the parameters as they are now into the averages.
@@ -98,11 +120,24 @@ class EMA(Resumable):
         with self._lock:
             self._refuse_if_swapped("update")
             self._arrays.check_parameters("EMA")
-            share = 1.0 - self.decay
+            n = self._updates
+            share = 1 / (n + 1) if self._decay is None else 1.0 - self.decay
             with Deferred(), np.errstate(all="ignore"):
                 for param, average in self._arrays.pairs:
-                    move(average, param, share)
+                    move(average, param, 1.0 if average.dtype.kind in COUNTERS else share)
                 self._updates += 1
+
+    def reset(self) -> None:
+        """Forget the average: it begins anew at the next update. RuntimeError inside ``swap``."""
+        with self._lock:
+            self._refuse_if_swapped("reset")
+            self._updates = 0
+
+    def _follow_until_begun(self) -> None:
+        """Copy the parameters while there is no average yet."""
+        if self._updates == 0 and not self._swapped:
+            with Deferred():
+                self._arrays.take_parameters()
 
     @contextmanager
     def swap(self) -> Iterator[None]:
@@ -115,6 +150,8 @@ class EMA(Resumable):
         self._refuse_if_swapped("swap")
         self._arrays.check_parameters("EMA")
         self._arrays.check_writeable()
+        with self._lock:
+            self._follow_until_begun()
         kept = self._lost_in_half_precision()
         try:
             with self._lock, Deferred():
@@ -167,6 +204,7 @@ class EMA(Resumable):
     def _remembered(self) -> dict[str, Any]:
         with self._lock:
             self._refuse_if_swapped("state_dict")
+            self._follow_until_begun()
             return {"updates": self._updates, "average": self._arrays.on_host()}
 
     def _restorer(self, saved: Any) -> Callable[[], None]:
@@ -184,14 +222,24 @@ class EMA(Resumable):
 
     def __repr__(self) -> str:
         count = len(self._arrays.leaves)
+        decay = "mean" if self._decay is None else self._decay
         warmup = ", warmup=True" if self._warmup else ""
-        return f"<EMA(decay={self._decay!r}{warmup}): {count} arrays, {self._updates} updates>"
+        return f"<EMA(decay={decay!r}{warmup}): {count} arrays, {self._updates} updates>"
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         raise TypeError(
             "EMA cannot be pickled or copied: the copy would average arrays of its own, not the "
             "model's. Use state_dict and load_state_dict."
         )
+
+
+def _checked_decay(decay: Any) -> float | None:
+    """Return the share that is kept; None for the mean."""
+    if isinstance(decay, str):
+        if decay != "mean":
+            raise TypeError(f'EMA: decay must be a number in [0, 1), or "mean"; got {decay!r}')
+        return None
+    return FRACTION("EMA: decay", decay)
 
 
 # -------------------------------------------------------------------------------------------------
@@ -206,8 +254,16 @@ class Lookahead(Wrapper):
     ::
 
         p    <- the optimizer's step                     every step
-        slow <- slow + alpha * (p - slow)                after every k-th step; slow = p at first
+        slow <- slow + alpha * (p - slow)                after every k-th step
         p    <- slow
+
+    Slow weights are the parameters before the first step, and again wherever somebody else writes
+    them: an element that was written between two steps (weights that are loaded, a projection, an
+    average that is kept by hand) has its slow weight there too. A change of all elements in every
+    step (noise, a decay by hand) therefore leaves of each pull only the last step's part; let the
+    optimizer decay (``weight_decay``). Frozen parameters (``trainable=False``), and those that have
+    had no step since the last pull since their gradients were None, are not pulled. Slow weights
+    are kept within the optimizer's ``bounds``.
 
     Args:
         opt: the optimizer that makes the steps; its state goes on over the pulls.
@@ -217,7 +273,12 @@ class Lookahead(Wrapper):
     Raises:
         ValueError, TypeError: for arguments out of range.
 
-    Its ``state_dict`` holds the slow weights; the optimizer's own is saved beside it.
+    Beside the slow weights a copy of the parameters is kept, to see what was written; both in the
+    parameter's dtype, for half precision in float32.
+
+    Its ``state_dict`` holds the slow weights; the optimizer's own is saved beside it. Either may be
+    loaded first: parameters that were saved between two pulls are taken as the next step finds
+    them.
 
     Source: Zhang, Lucas, Hinton and Ba, "Lookahead Optimizer: k steps forward, 1 step back"
     (NeurIPS 2019), algorithm 1; results as optax.lookahead gives. The inner state is kept at the
@@ -228,14 +289,30 @@ class Lookahead(Wrapper):
         super().__init__(opt)
         self._k = whole("Lookahead: k", k, 1)
         self._alpha = _SHARE("Lookahead: alpha", alpha)
-        self._arrays = self._companions()
-        self._arrays.take_parameters()
+        tree = self._innermost._state.tree
+        self._joined = _join(tree.leaves)
+        own = {k: slow for joined in self._joined for k, slow in joined.slow_by_position()}
+        self._arrays = CompanionArrays(tree, [own[k] for k in range(len(own))])
         self._slow = self._arrays.nest(self._arrays.own)
-        self._steps = 0  # since the slow weights last moved
+        self._steps = 0  # since the last pull
+        self._moved = np.zeros(len(tree.leaves), bool)
+        """Which parameters have had a step since they were pulled."""
+        self._unknown = np.zeros_like(self._moved)
+        """Of which parameters it is not known what the last step left: that was before a load."""
+        for joined in self._joined:
+            joined.begin(tree.leaves)
+        for position, limits in self._bounds().items():
+            _keep_within(self._arrays.own[position], limits)
 
     @property
     def slow(self) -> Any:
-        """The slow weights: arrays nested as the parameters are, which every k-th step changes."""
+        """The slow weights: arrays nested as the parameters are.
+
+        Every k-th step changes them; what was written into the parameters since the last step is
+        in them when this is read.
+        """
+        with self._lock, Deferred():
+            self._follow()
         return self._slow
 
     def step(self, grads: Any, *, grad_scale: Any = 1.0) -> Outcome | None:
@@ -251,36 +328,223 @@ class Lookahead(Wrapper):
         self, grads: Any, grad_scale: Any, on_nonfinite: NonfinitePolicy | None
     ) -> Outcome | None:
         with self._lock, Deferred():
+            self._follow()
+            buckets = self._innermost._state.buckets
+            before = [bucket.steps.copy() for bucket in buckets]
             outcome = self._opt._step(grads, grad_scale, on_nonfinite)
             if outcome is not None and outcome.made:
-                self._steps += 1
-            if self._steps == self._k:
-                self._pull()
-                self._steps = 0
+                self._innermost._engine.synchronize()  # where a device counts
+                moved = np.zeros_like(self._moved)
+                for bucket, steps in zip(buckets, before, strict=True):
+                    moved[[*bucket.positions]] = bucket.steps != steps
+                self._take_note(moved)
             return outcome
 
-    def _pull(self) -> None:
+    def _take_note(self, moved: Array) -> None:
+        """Take note of a step that has moved these parameters, and pull if it is time."""
+        self._moved |= moved
+        changed = moved | self._unknown
+        self._steps += 1
+        if self._steps == self._k:
+            changed |= self._pull()
+            self._steps = 0
+        for joined in self._joined:
+            joined.take_note(self._arrays.leaves, changed)
+        self._unknown[...] = False
+
+    def _pull(self) -> Array:
+        """Pull the parameters that have moved and are trained; return which."""
+        groups = self._innermost.param_groups
+        frozen = [k for group in groups if not group["trainable"] for k in group.positions]
+        pulled = self._moved.copy()
+        pulled[frozen] = False
+        bounds = {k: limits for k, limits in self._bounds().items() if pulled[k]}
         with np.errstate(all="ignore"):
-            for param, slow in self._arrays.pairs:
-                move(slow, param, self._alpha)
-                with arrays.on_device_of(param):
-                    param[...] = slow.astype(param.dtype, copy=False)
+            for k, limits in bounds.items():
+                _keep_within(self._arrays.own[k], limits)  # which may have changed
+            for joined in self._joined:
+                joined.move_slow(self._arrays.leaves, pulled, self._alpha)
+            for k, limits in bounds.items():
+                _keep_within(self._arrays.own[k], limits)  # the way is rounded
+            for k, (param, slow) in enumerate(self._arrays.pairs):
+                if pulled[k]:
+                    with arrays.on_device_of(param):
+                        param[...] = slow.astype(param.dtype, copy=False)
+        self._moved &= ~pulled
+        return pulled
+
+    def _follow(self) -> None:
+        """Have the slow weights follow what was written into the parameters since the last step."""
+        changed = [
+            k
+            for joined in self._joined
+            if joined.take_written(self._arrays.leaves, self._unknown)
+            for k in joined.positions
+        ]
+        if changed:
+            bounds = self._bounds()
+            for k in changed:
+                _keep_within(self._arrays.own[k], bounds.get(k, ()))
+
+    def _bounds(self) -> dict[int, tuple[Any, Any]]:
+        """Return the bounds of the parameters that have any, numbers or arrays, by position."""
+        state = self._innermost._state
+        found: dict[int, tuple[Any, Any]] = {}
+        for bucket in state.buckets:
+            spec, rows = bucket.spec, bucket.arena.rows
+            for position, parameter in zip(bucket.positions, bucket.parameters, strict=True):
+                if spec.bounds == "numbers":
+                    given = state.groups[bucket.group]["bounds"]
+                    found[position] = bounds_as_numbers(given, spec.stored)
+                elif spec.bounds == "arrays":
+                    lower, upper = (parameter.state_view(rows[name]) for name in BOUNDS)
+                    found[position] = lower, upper
+        return found
 
     def _remembered(self) -> dict[str, Any]:
-        with self._lock:
-            return {"steps": self._steps, "slow": self._arrays.on_host()}
+        with self._lock, Deferred():
+            self._follow()
+            names = [leaf.name for leaf in self._arrays.leaves]
+            moved = dict(zip(names, self._moved.tolist(), strict=True))
+            return {"steps": self._steps, "slow": self._arrays.on_host(), "moved": moved}
 
     def _restorer(self, saved: Any) -> Callable[[], None]:
         opened = Saved("Lookahead", saved)
         steps = opened.count("steps", self._k - 1)
         slow = opened.arrays("slow", self._arrays.by_name)
+        names = [leaf.name for leaf in self._arrays.leaves]
+        # Older versions pulled every parameter.
+        moved = saved.get("moved", dict.fromkeys(names, steps > 0))
+        fits = isinstance(moved, Mapping) and moved.keys() == set(names)
+        if not fits or not all(isinstance(one, bool) for one in moved.values()):
+            raise CheckpointError(
+                "Lookahead: moved must say True or False for every parameter, by name; "
+                f"got {moved!r:.80}"
+            )
 
         def write() -> None:
             with self._lock, Deferred():
                 self._arrays.take_saved(slow)
                 self._steps = steps
+                self._moved[...] = self._unknown[...] = [moved[name] for name in names]
+                for joined in self._joined:
+                    joined.leave_slow()
 
         return write
 
     def __repr__(self) -> str:
         return f"<Lookahead(k={self._k}, alpha={self._alpha!r}) of {self._opt!r}>"
+
+
+class _Joined:
+    """Some parameters of one dtype, one after another, with their slow weights.
+
+    Many small arrays are compared in one call. ``slow`` and ``left``, what the last step has left,
+    are flat.
+    """
+
+    def __init__(self, leaves: Sequence[Leaf], positions: list[int]) -> None:
+        given = [leaves[k].array for k in positions]
+        self.positions = positions
+        self._indices = np.array(positions)
+        self._dtype = given[0].dtype
+        self._layouts = [arrays.layout_of(array) for array in given]
+        ends = np.cumsum([array.size for array in given]).tolist()
+        self._ranges = [slice(end - one.size, end) for one, end in zip(given, ends, strict=True)]
+        self._xp = arrays.namespace_of(given[0])
+        self._device = arrays.on_device_of(given[0])
+        with self._device:
+            self.slow, self.left = (self._xp.zeros(ends[-1], wide(self._dtype)) for _ in range(2))
+        self._seen: list[Array] = []  # the arrays of these views
+        self._views: list[Array] = []
+
+    def slow_by_position(self) -> Iterator[tuple[int, Array]]:
+        """Yield the slow weights of each parameter, in its shape, with its position."""
+        for k, layout, own in zip(self.positions, self._layouts, self._ranges, strict=True):
+            yield k, layout.in_shape(self.slow[own])
+
+    def _now(self, leaves: Sequence[Leaf]) -> Array:
+        """Return the parameters as they are: flat, in the dtype of the slow weights."""
+        given = [leaves[k].array for k in self.positions]
+        if len(self._seen) != len(given) or not all(map(operator.is_, given, self._seen)):
+            turned = map(Layout.in_memory_order, self._layouts, given)
+            self._views = [one.reshape(-1) if one.flags.c_contiguous else one for one in turned]
+            self._seen = given
+        flat = [one if one.ndim == 1 else one.reshape(-1) for one in self._views]
+        joined: Array = flat[0] if len(flat) == 1 else self._xp.concatenate(flat)
+        return joined.astype(self.slow.dtype, copy=False)
+
+    def begin(self, leaves: Sequence[Leaf]) -> None:
+        """Let the slow weights be the parameters."""
+        with self._device:
+            self.slow[...] = self.left[...] = self._now(leaves)
+
+    def take_note(self, leaves: Sequence[Leaf], of: Array) -> None:
+        """Take note of what a step has left of these parameters."""
+        with self._device:
+            for part in self._parts_of(of):
+                self.left[part] = self._now(leaves)[part]
+
+    def take_written(self, leaves: Sequence[Leaf], but: Array) -> bool:
+        """Take over elements that are no longer what was left, except of some parameters.
+
+        Return whether there may be any: on a device that is not asked for.
+        """
+        xp, found = self._xp, False
+        with self._device:
+            now = self._now(leaves)
+            for part in self._parts_of(~but):
+                for there, slow, left in blocks(now[part], self.slow[part], self.left[part]):
+                    written = there != left
+                    if xp is np and not written.any():
+                        continue
+                    found = True
+                    written &= (there == there) | (left == left)  # a NaN that was left was there
+                    xp.copyto(slow, there, where=written)
+                    xp.copyto(left, there, where=written)
+        return found
+
+    def move_slow(self, leaves: Sequence[Leaf], of: Array, share: float) -> None:
+        """Move the slow weights of some parameters a share of the way to these."""
+        with self._device:
+            now = self._now(leaves)
+            for part in self._parts_of(of):
+                move(self.slow[part], now[part], share)
+
+    def leave_slow(self) -> None:
+        """Take the slow weights, rounded to the parameters' dtype, for what a pull has left."""
+        with self._device, np.errstate(all="ignore"):
+            self.left[...] = self.slow.astype(self._dtype, copy=False)
+
+    def _parts_of(self, chosen: Array) -> list[slice]:
+        """Return where these parameters are: all of it at once if all are."""
+        there = chosen[self._indices]
+        if there.all():
+            return [slice(None)]
+        return [own for own, one in zip(self._ranges, there.tolist(), strict=True) if one]
+
+
+def _join(leaves: Sequence[Leaf]) -> list[_Joined]:
+    """Join parameters of one dtype, as many as fit the cache; larger ones stand alone."""
+    joined: list[list[int]] = []
+    room: dict[Any, int] = {}  # of each dtype's last list
+    last: dict[Any, list[int]] = {}
+    for k, leaf in enumerate(leaves):
+        dtype, size = leaf.array.dtype, leaf.array.size
+        if room.get(dtype, 0) < size or dtype not in last:
+            last[dtype], room[dtype] = [], BLOCK
+            joined.append(last[dtype])
+        last[dtype].append(k)
+        room[dtype] -= size
+    return [_Joined(leaves, positions) for positions in joined]
+
+
+def _keep_within(own: Array, limits: tuple[Any, ...]) -> None:
+    """Keep an array within a lower and an upper bound, if there are any; NaN stays."""
+    if not limits:
+        return
+    lower, upper = limits
+    xp = arrays.namespace_of(own)
+    with arrays.on_device_of(own):
+        xp.copyto(own, lower, where=own < lower)
+        xp.copyto(own, upper, where=own > upper)

@@ -7,6 +7,8 @@ from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import numpy as np
+
 from fastopt.backends import array_namespace
 from fastopt.core import arrays
 from fastopt.core.arrays import Array, blocks
@@ -15,7 +17,7 @@ from fastopt.core.hyperparameters import Scheduled
 from fastopt.core.options import NonfinitePolicy
 from fastopt.core.param_groups import ParamGroups
 from fastopt.core.saved import Resumable
-from fastopt.core.tree import Leaf, Tree
+from fastopt.core.tree import COUNTERS, Leaf, Tree
 from fastopt.engine.policy import Outcome
 from fastopt.optimizers.base import Optimizer, refuse_attribute
 
@@ -26,13 +28,17 @@ from fastopt.optimizers.base import Optimizer, refuse_attribute
 class CompanionArrays:
     """An array for each parameter: its shape and place, its dtype or float32 for half precision.
 
-    They stand beside the parameters of a tree.
+    They stand beside the parameters of a tree. ``own`` are such arrays, if they are there already.
     """
 
-    def __init__(self, tree: Tree) -> None:
+    def __init__(self, tree: Tree, own: list[Array] | None = None) -> None:
         self._tree = tree
-        self.leaves = tree.leaves
-        self.own = [_like(leaf.array) for leaf in self.leaves]
+        self.own = [_like(leaf.array) for leaf in self.leaves] if own is None else own
+
+    @property
+    def leaves(self) -> list[Leaf]:
+        """The parameters."""
+        return self._tree.leaves
 
     @property
     def pairs(self) -> Iterator[tuple[Array, Array]]:
@@ -51,8 +57,7 @@ class CompanionArrays:
     def take_parameters(self) -> None:
         """Copy the parameters."""
         for param, own in self.pairs:
-            with arrays.on_device_of(own):
-                own[...] = param.astype(own.dtype)
+            move(own, param, 1.0)
 
     def take_saved(self, saved: Mapping[str, Array]) -> None:
         """Copy saved arrays, which are known to fit."""
@@ -84,7 +89,7 @@ def _check(leaf: Leaf, now: object, own: Array, owner: str) -> None:
             f"{leaf.path} is no longer the array that the {owner} was given. Write into it "
             f"(params[...][...] = value), or construct a new {owner}."
         )
-    if leaf.array.shape != own.shape or wide(leaf.array.dtype) != own.dtype:
+    if leaf.array.shape != own.shape or _dtype_beside(leaf.array) != own.dtype:
         raise ValueError(
             f"{leaf.path} had the shape {own.shape} when the {owner} was made; got "
             f"{leaf.array.dtype} of shape {leaf.array.shape}. Construct a new {owner}."
@@ -94,8 +99,13 @@ def _check(leaf: Leaf, now: object, own: Array, owner: str) -> None:
 def _like(array: Array) -> Array:
     """Return zeros of an array's shape and place, in its order in memory but without gaps."""
     with arrays.on_device_of(array):
-        zeros = array_namespace(array).zeros(array.size, wide(array.dtype))
+        zeros = array_namespace(array).zeros(array.size, _dtype_beside(array))
     return arrays.layout_of(array).in_shape(zeros)
+
+
+def _dtype_beside(array: Array) -> np.dtype[Any]:
+    """Return the dtype of what stands beside an array; counters stay what they are."""
+    return array.dtype if array.dtype.kind in COUNTERS else wide(array.dtype)
 
 
 def move(own: Array, target: Array, share: float) -> None:
