@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
-from typing import Any
+from functools import reduce
+from typing import Any, NoReturn
 
 import numpy as np
 
 from fastopt.core import arrays
 from fastopt.core.arrays import Array, blocks
 from fastopt.core.dtypes import real_dtype
-from fastopt.core.hyperparameters import whole
+from fastopt.core.hyperparameters import Number, whole
 from fastopt.core.options import NonfinitePolicy
 from fastopt.core.saved import Saved
 from fastopt.core.signals import Deferred
@@ -19,24 +21,37 @@ from fastopt.errors import CheckpointError
 from fastopt.optimizers.base import Optimizer
 from fastopt.wrappers.base import Wrapper
 
+_WEIGHT = Number(low=0.0)
+
 
 class Accumulator(Wrapper):
-    """Adds up the gradients of micro-batches, and steps the optimizer with their mean.
+    """Adds up the gradients of micro-batches, and steps the optimizer with their weighted mean.
 
     ::
 
-        s <- s + grad_scale * grad                       every call; s = 0 at first
-        the optimizer's step with s / every; s <- 0      every every-th call
+        s <- s + (w / w1) * grad_scale * grad            every call; s = 0 at first
+        W <- W + (w / w1)                                W = 0 at first
+        the optimizer's step with s / W; s, W <- 0       every every-th call
 
-    With micro-batches of equal size and losses that are means over them, this is the step of the
-    whole batch, up to rounding. Sums are kept in the parameter's dtype, those of float16 and
-    bfloat16 in float32, whatever the dtype of the gradients; clipping and weight decay act once,
-    on the mean. A gradient of None counts as zero, unless it is None in all micro-batches of a
-    step: then it is None there too, and the parameter is left alone.
+        w is the micro-batch's weight, 1 unless ``add`` is given one; w1 the first above 0 of a step
+
+    With losses that are means over micro-batches of n_i samples, this is the step of the whole
+    batch for weights of n_i, up to rounding; micro-batches of equal size need none. Sums are kept
+    in the parameter's dtype, those of float16 and bfloat16 in float32, whatever the dtype of the
+    gradients; clipping and weight decay act once, on the mean. A gradient of None counts as zero,
+    unless it is None in all micro-batches of a step: then it is None there too, and the parameter
+    is left alone.
+
+    A micro-batch with NaN or infinity in it (as it is added: times its factors, in the sum's dtype)
+    meets the optimizer's ``on_nonfinite``. Under "skip" it is left out of s and W, and ``dropped``
+    counts it; the step is that of the others, and is skipped if there are none. Under "raise"
+    nothing is added, and FloatingPointError names the gradient. Under "propagate" it is added. So
+    it is where a ``LossScaler`` makes the steps: the whole step is skipped, since the scale has to
+    fall.
 
     Args:
         opt: the optimizer that makes the steps.
-        every: micro-batches per step, >= 1.
+        every: micro-batches per step, >= 1; those that are dropped are among them.
 
     Raises:
         ValueError, TypeError: for arguments out of range.
@@ -50,25 +65,53 @@ class Accumulator(Wrapper):
         self._arrays = self._companions()
         self._given = [False] * len(self._arrays.leaves)
         self._count = 0
+        self._first_weight = 0.0  # the first one above 0 of this step; 0: there is none yet
+        # What is in the sums, in first weights, and how many micro-batches are not: numbers, or
+        # arrays of shape () on the device that has looked at the gradients.
+        self._weight: Any = 0.0
+        self._dropped: Any = 0
 
     @property
     def count(self) -> int:
         """How many micro-batches have been added since the optimizer's last step."""
         return self._count
 
-    def step(self, grads: Any, *, grad_scale: Any = 1.0) -> Outcome | None:
+    @property
+    def dropped(self) -> int:
+        """How many micro-batches were left out for NaN or infinity (``on_nonfinite="skip"``).
+
+        Where a device looks at the gradients, reading this waits for it.
+        """
+        with self._lock, arrays.on_device_of(self._arrays.own[0]):
+            return int(self._dropped)
+
+    def add(self, grads: Any, weight: float = 1.0, *, grad_scale: Any = 1.0) -> Outcome | None:
         """Add a micro-batch's gradients; return the outcome if that made the optimizer step.
 
-        None stands for a micro-batch that was only added. ``grad_scale`` may be a 0-d CuPy array
-        where the optimizer's may. Gradients are neither kept nor written. Raises what the
-        optimizer's ``step`` does. Where the gradients are at fault nothing has been added; where
-        the optimizer's step is, all sums are kept: then ``flush`` tries again, ``reset`` drops
-        them, and this raises RuntimeError.
+        None stands for a micro-batch that was only added. ``weight`` is a number >= 0, in any unit:
+        only the ratios within a step count, and equal weights give the bits of none. One of 0
+        leaves the micro-batch out, whatever is in it. ``grad_scale`` may be a 0-d CuPy array where
+        the optimizer's may. Gradients are neither kept nor written, and with CuPy arrays nothing
+        waits for the device but under on_nonfinite="raise".
+
+        Raises what the optimizer's ``step`` does, and ValueError if all weights of a step are 0.
+        Where the gradients or the weights are at fault nothing has been added; where the
+        optimizer's step is, all sums are kept: then ``flush`` tries again, ``reset`` drops them,
+        and this raises RuntimeError.
         """
-        return self._step(grads, grad_scale, None)
+        return self._add(grads, weight, grad_scale, None)
+
+    def step(self, grads: Any, *, grad_scale: Any = 1.0) -> Outcome | None:
+        """Do what ``add`` does with a weight of 1, by the name that optimizers have for it."""
+        return self._add(grads, 1.0, grad_scale, None)
 
     def _step(
         self, grads: Any, grad_scale: Any, on_nonfinite: NonfinitePolicy | None
+    ) -> Outcome | None:
+        return self._add(grads, 1.0, grad_scale, on_nonfinite)
+
+    def _add(
+        self, grads: Any, weight: float, grad_scale: Any, on_nonfinite: NonfinitePolicy | None
     ) -> Outcome | None:
         with self._lock:
             if self._count >= self._every:
@@ -76,27 +119,56 @@ class Accumulator(Wrapper):
                     f"Accumulator: the step with the last {self._count} micro-batches has failed; "
                     "call flush() to try it again, or reset() to drop them"
                 )
+            weight = _WEIGHT("Accumulator: weight", weight)
+            first = self._first_weight or weight
+            completes = self._count + 1 == self._every
+            if completes and not first:
+                self._refuse_weights(self._every)
             policy = on_nonfinite or self.on_nonfinite
             scale = self._innermost._engine.checked_scale(grad_scale, policy)
             checked = self._checked(grads)
+            share = weight / first if weight else 0.0
+            factor = scale if share == 1.0 else scale * share
+            # A scaler's own "skip" means the whole step, so that its scale falls.
+            looks = on_nonfinite is None and policy != "propagate" and weight > 0.0
+            finite = self._finite(checked, factor, policy == "raise") if looks else True
             with Deferred():
-                self._add(checked, scale)
+                self._sum(checked, factor, finite if weight else False)
+                with arrays.on_device_of(self._arrays.own[0]):
+                    if finite is True:
+                        self._weight = self._weight + share
+                    else:
+                        self._weight = self._weight + finite * share
+                        self._dropped = self._dropped + (1 - finite)
+                self._first_weight = first
                 self._count += 1
-                return self._apply(on_nonfinite) if self._count == self._every else None
+                return self._apply(on_nonfinite) if completes else None
 
     def flush(self) -> Outcome | None:
         """Step with the mean of what is there, and return the outcome; None if there is nothing.
 
         Under the optimizer's own ``on_nonfinite``, also where a ``LossScaler`` makes the steps.
+        Raises what the optimizer's ``step`` does, and ValueError if all weights are 0.
         """
         with self._lock, Deferred():
-            return self._apply(None) if self._count > 0 else None
+            if self._count == 0:
+                return None
+            if not self._first_weight:
+                self._refuse_weights(self._count)
+            return self._apply(None)
 
     def reset(self) -> None:
-        """Drop what has been added since the optimizer's last step."""
+        """Forget what has been added since the optimizer's last step; ``dropped`` stays."""
         with self._lock, Deferred():
             self._given = [False] * len(self._given)
             self._count = 0
+            self._weight = self._first_weight = 0.0
+
+    def _refuse_weights(self, count: int) -> NoReturn:
+        raise ValueError(
+            f"Accumulator: the weights of all {count} micro-batches of this step are 0, so they "
+            "have no mean; call reset() to begin with the next ones"
+        )
 
     def _checked(self, grads: Any) -> list[Array | None]:
         """Return the gradients in the order of the parameters; raise what is wrong with one."""
@@ -110,25 +182,66 @@ class Accumulator(Wrapper):
                     given[position] = parameter.checked(given[position], path)
         return given
 
-    def _add(self, grads: list[Array | None], scale: Any) -> None:
+    def _finite(self, grads: list[Array | None], factor: Any, refuses: bool) -> Any:
+        """Return whether all that would be added is finite; on a device an array of shape ().
+
+        Raise FloatingPointError for the first gradient that is not, if that is asked for.
+        """
+        found = []
+        with np.errstate(all="ignore"):
+            for leaf, grad, own in zip(self._arrays.leaves, grads, self._arrays.own, strict=True):
+                if grad is None:
+                    continue
+                isfinite = arrays.namespace_of(own).isfinite
+                with arrays.on_device_of(own):
+                    for total, part in blocks(own, grad):
+                        part = _scaled(part.astype(total.dtype, copy=False), factor)
+                        found.append((isfinite(part).all(), leaf))
+            with arrays.on_device_of(self._arrays.own[0]):
+                finite: Any = reduce(operator.and_, (one for one, _ in found), True)
+                if not (refuses or isinstance(finite, bool | np.bool_)):
+                    return finite
+                finite = bool(finite)
+                if refuses and not finite:
+                    place = next(leaf.place for one, leaf in found if not one)
+                    raise FloatingPointError(
+                        f"grads{place} holds NaN or infinity in micro-batch {self._count + 1} of "
+                        f"{self._every}; it was not added. Look at the loss and at what it divides "
+                        "by; on_nonfinite='skip' drops such micro-batches."
+                    )
+        return finite
+
+    def _sum(self, grads: list[Array | None], factor: Any, adds: Any) -> None:
+        """Add gradients to the sums, or zeros; ``adds`` may stand on the device."""
         with np.errstate(all="ignore"):
             for k, (grad, own) in enumerate(zip(grads, self._arrays.own, strict=True)):
                 if grad is None:
                     continue
                 with arrays.on_device_of(own):
-                    for total, part in blocks(own, grad):
-                        part = _scaled(part.astype(total.dtype, copy=False), scale)
-                        if self._given[k]:
+                    if adds is not True and not self._given[k]:
+                        own[...] = 0
+                    for total, part in blocks(own, grad) if adds is not False else ():
+                        part = _scaled(part.astype(total.dtype, copy=False), factor)
+                        if adds is True and self._given[k]:
                             total += part
-                        else:
-                            total[...] = part
+                            continue
+                        if adds is not True:
+                            where = arrays.namespace_of(total).where
+                            part = where(adds, total + part if self._given[k] else part, total)
+                        total[...] = part
                 self._given[k] = True
 
     def _apply(self, on_nonfinite: NonfinitePolicy | None) -> Outcome | None:
         """Make the optimizer's step with the mean."""
-        own = zip(self._arrays.own, self._given, strict=True)
-        sums = self._arrays.nest(total if given else None for total, given in own)
-        outcome = self._opt._step(sums, 1.0 / self._count, on_nonfinite)
+        weight, given = self._weight, zip(self._arrays.own, self._given, strict=True)
+        sums = [total if has else None for total, has in given]
+        # A number above 0 is what is in the sums for sure; else there may be nothing.
+        if not isinstance(weight, float) or weight == 0.0:
+            on_nonfinite = "skip"
+            _spoil_unless(weight > 0.0, sums)
+        with arrays.on_device_of(self._arrays.own[0]):
+            scale = 1.0 / (weight + (weight == 0.0))
+        outcome = self._opt._step(self._arrays.nest(sums), scale, on_nonfinite)
         self.reset()
         return outcome
 
@@ -136,7 +249,15 @@ class Accumulator(Wrapper):
         with self._lock:
             sums = self._arrays.on_host().items()
             given = zip(sums, self._given, strict=True)
-            return {"count": self._count, "sum": {name: own for (name, own), has in given if has}}
+            with arrays.on_device_of(self._arrays.own[0]):
+                weight = float(self._weight)
+            return {
+                "count": self._count,
+                "sum": {name: own for (name, own), has in given if has},
+                "weight": weight,
+                "first_weight": self._first_weight,
+                "dropped": self.dropped,
+            }
 
     def _restorer(self, saved: Any) -> Callable[[], None]:
         opened = Saved("Accumulator", saved)
@@ -144,17 +265,36 @@ class Accumulator(Wrapper):
         sums = opened.arrays("sum", self._arrays.by_name, some=True)
         if sums and not count:
             raise CheckpointError("Accumulator: there are sums, and count is 0")
+        # Older versions have no weights and drop nothing.
+        older = {"weight": float(count), "first_weight": float(count > 0), "dropped": 0}
+        opened = Saved("Accumulator", {**older, **saved})
+        weight = opened.number("weight", _WEIGHT)
+        first_weight = opened.number("first_weight", _WEIGHT)
+        dropped = opened.count("dropped")
 
         def write() -> None:
             with self._lock, Deferred():
                 self._arrays.take_saved(sums)
                 self._given = [leaf.name in sums for leaf in self._arrays.leaves]
-                self._count = count
+                self._count, self._dropped = count, dropped
+                self._weight, self._first_weight = weight, first_weight
 
         return write
 
     def __repr__(self) -> str:
         return f"<Accumulator({self._count} of {self._every}) of {self._opt!r}>"
+
+
+def _spoil_unless(good: Any, sums: list[Array | None]) -> None:
+    """Put NaN in the place of the smallest sum unless there is something in it: for a skipped step.
+
+    ``good`` may stand on the device.
+    """
+    there = [(own.size, k) for k, own in enumerate(sums) if own is not None and own.size]
+    for _, k in sorted(there)[:1]:
+        own: Any = sums[k]
+        with arrays.on_device_of(own):
+            sums[k] = arrays.namespace_of(own).where(good, own, np.nan)
 
 
 def _scaled(part: Array, scale: Any) -> Array:

@@ -235,11 +235,13 @@ class EMA(Resumable):
 
 def _checked_decay(decay: Any) -> float | None:
     """Return the share that is kept; None for the mean."""
-    if isinstance(decay, str):
-        if decay != "mean":
-            raise TypeError(f'EMA: decay must be a number in [0, 1), or "mean"; got {decay!r}')
+    if isinstance(decay, str) and decay == "mean":
         return None
-    return FRACTION("EMA: decay", decay)
+    try:
+        return FRACTION("EMA: decay", decay)
+    except (TypeError, ValueError) as error:
+        said = f'EMA: decay must be a number in {FRACTION}, or "mean"; got {decay!r}'
+        raise type(error)(said) from None
 
 
 # -------------------------------------------------------------------------------------------------

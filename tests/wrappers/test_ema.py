@@ -18,11 +18,12 @@ DECAYS = RECORDED["decays"].tolist()
 EPS = {"float32": 2.0**-23, "float64": 2.0**-52}
 
 
-def path_of(number: int, dtype: str, **options: Any) -> list[list[Any]]:
+def path_of(number: int | None, dtype: str, **options: Any) -> list[list[Any]]:
     """Return the averages after every update of a recorded path of parameters."""
     given = [RECORDED[f"p{k}"].astype(dtype) for k in range(3)]
     params = [np.array(x[0]) for x in given]
-    ema = fastopt.EMA(params, DECAYS[number], **options)
+    ema = fastopt.EMA(params, DECAYS[number] if number is not None else "mean", **options)
+    ema.update()  # the first one copies
     kept = []
     for t in range(1, len(given[0])):
         for param, x in zip(params, given, strict=True):
@@ -51,14 +52,120 @@ def test_the_warmup_is_that_of_its_formula(number: int) -> None:
             np.testing.assert_allclose(average, expected, rtol=1e-14, atol=1e-15)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_by_mean_all_updates_count_alike(dtype: str) -> None:
+    """As PyTorch's AveragedModel does by itself: the mean of what it has seen."""
+    given = [RECORDED[f"p{k}"].astype(dtype) for k in range(3)]
+    for t, averages in enumerate(path_of(None, dtype), 2):
+        for average, values in zip(averages, given, strict=True):
+            expected = values[:t].mean(axis=0, dtype=np.float64)
+            near = 4 * t * EPS[dtype]
+            assert average.dtype == dtype
+            np.testing.assert_allclose(average, expected, rtol=near, atol=near)
+
+
+def test_the_mean_of_small_numbers_is_exact() -> None:
+    param = np.array([8.0])
+    ema = fastopt.EMA([param], "mean")
+    seen = []
+    for value in (8.0, 4.0, 0.0, -12.0):
+        param[...] = value
+        seen.append((ema.updates, ema.decay))
+        ema.update()
+    assert seen == [(0, 0.0), (1, 1 / 2), (2, 2 / 3), (3, 3 / 4)]
+    assert ema.average[0].tolist() == [0.0]
+    assert repr(ema) == "<EMA(decay='mean'): 1 arrays, 4 updates>"
+
+
 def test_the_decay_that_comes_next_can_be_read() -> None:
     ema = fastopt.EMA(np.zeros(1), 0.25, warmup=True)
     seen = []
-    for _ in range(4):
+    for _ in range(5):
         seen.append(ema.decay)
         ema.update()
-    assert seen == [1 / 10, 2 / 11, 0.25, 0.25]
-    assert fastopt.EMA(np.zeros(1), 0.25).decay == 0.25
+    assert seen == [0.0, 1 / 10, 2 / 11, 0.25, 0.25]
+    ema = fastopt.EMA(np.zeros(1), 0.25)
+    ema.update()
+    assert ema.decay == 0.25
+
+
+# Where it begins ---------------------------------------------------------------------------------
+
+
+def test_it_begins_with_the_parameters_of_the_first_update() -> None:
+    """Weights that are loaded after it was made are what is averaged, not the random start."""
+    param = np.full(2, -100.0)
+    ema = fastopt.EMA({"w": param}, 0.999)
+    assert ema.average["w"].tolist() == [-100.0] * 2
+    param[...] = 5.0
+    assert ema.average["w"].tolist() == [5.0] * 2
+    with ema.swap():
+        assert param.tolist() == [5.0] * 2
+    ema.update()
+    assert ema.average["w"].tolist() == [5.0] * 2
+    param[...] = 6.0
+    assert ema.average["w"].tolist() == [5.0] * 2
+    ema.update()
+    assert ema.average["w"] == pytest.approx([5.001] * 2, rel=1e-12)
+    assert ema.updates == 2
+
+
+def test_weights_loaded_later_leave_the_average_and_reset_begins_anew(tmp_path: Any) -> None:
+    param = np.zeros(2)
+    opt, ema = fastopt.SGD({"w": param}), fastopt.EMA({"w": param}, 0.5)
+    ema.update()
+    param[...] = 8.0
+    opt.save(tmp_path / "eight")
+    ema.update()
+    opt.save(tmp_path / "both", also={"ema": ema})
+    param[...] = 0.0
+    opt.load(tmp_path / "eight")
+    assert ema.average["w"].tolist() == [4.0, 4.0]
+    ema.update()
+    assert ema.average["w"].tolist() == [6.0, 6.0]
+    ema.reset()
+    assert ema.average["w"].tolist() == [8.0, 8.0]
+    ema.update()
+    assert (ema.average["w"].tolist(), ema.updates) == ([8.0, 8.0], 1)
+    opt.load(tmp_path / "both", also={"ema": ema})
+    assert (ema.average["w"].tolist(), ema.updates) == ([4.0, 4.0], 2)
+
+
+# Counters ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("decay", [0.5, "mean"])
+@pytest.mark.parametrize("dtype", ["int64", "int16", "uint8", "bool"])
+def test_counters_are_carried_over_as_they_are(dtype: str, decay: Any, tmp_path: Any) -> None:
+    params = {"w": np.zeros(2), "seen": np.zeros((), dtype), "hits": np.zeros(3, dtype)}
+    ema = fastopt.EMA(params, decay)
+    for value in (0, 1):
+        params["w"][...] = params["seen"][...] = params["hits"][...] = value
+        ema.update()
+    assert ema.average["w"].tolist() == [0.5, 0.5]
+    for name in ("seen", "hits"):
+        assert ema.average[name].dtype == dtype
+        assert (ema.average[name] == 1).all()
+    params["seen"][...] = 0
+    with ema.swap():
+        assert (params["seen"], params["w"].tolist()) == (1, [0.5, 0.5])
+    assert (params["seen"], ema.average["seen"]) == (0, 1)
+    opt = fastopt.SGD(params["w"])
+    opt.save(tmp_path / "a", also={"ema": ema})
+    other = fastopt.EMA(copied(params), decay)
+    opt.load(tmp_path / "a", also={"ema": other})
+    np.testing.assert_equal(other.state_dict(), ema.state_dict())
+
+
+def test_other_leaves_are_refused() -> None:
+    for bad in (np.array(["a"]), np.array([None]), np.zeros(1, "M8[s]")):
+        with pytest.raises(TypeError, match=r"must be of one of the dtypes .*, integers or bool"):
+            fastopt.EMA([np.ones(2), bad])
+    with pytest.raises(TypeError, match="must be of one of the dtypes"):
+        fastopt.SGD([np.ones(2, int)])
+
+
+# Trees -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -86,6 +193,7 @@ def test_averages_have_the_parameters_nesting_and_memory_of_their_own() -> None:
     params = make_params(np.float32)
     before = copied(params)
     ema = fastopt.EMA(params)
+    ema.update()
     assert same(params, ema.average)
     assert type(ema.average["layers"][1]) is tuple
     for param, average in zip(leaves(params), leaves(ema.average), strict=True):
@@ -102,6 +210,7 @@ def test_averages_have_the_parameters_nesting_and_memory_of_their_own() -> None:
 def test_parameter_groups_give_a_list_of_trees() -> None:
     groups = [{"params": {"a": np.zeros(2)}, "lr": 0.1}, {"params": [np.ones(3, np.float32)]}]
     opt, ema = fastopt.SGD(groups, lr=1.0), fastopt.EMA(groups, 0.5)
+    ema.update()
     opt.step([{"a": np.ones(2)}, [np.ones(3, np.float32)]])
     ema.update()
     np.testing.assert_allclose(ema.average[0]["a"], -0.05)
@@ -113,6 +222,7 @@ def test_groups_by_pattern_give_one_tree() -> None:
     params = {"W": np.zeros(2), "b": np.zeros(2)}
     given = fastopt.groups(params, {"b": {"lr": 0.5}})
     opt, ema = fastopt.SGD(given, lr=1.0), fastopt.EMA(given, 0.5)
+    ema.update()
     look = fastopt.Lookahead(opt, 1, 0.5)
     look.step({"W": np.ones(2), "b": np.ones(2)})
     ema.update()
@@ -131,6 +241,7 @@ def test_half_precision_is_averaged_in_float32(dtype: Any) -> None:
         "c": np.ones((4, 6), dtype)[:, ::2],
     }
     ema = fastopt.EMA(params, 0.999)
+    ema.update()
     for param in params.values():
         param[...] = 2.0
     for _ in range(1000):
@@ -153,6 +264,7 @@ def test_half_precision_is_averaged_in_float32(dtype: Any) -> None:
 def test_a_swap_exchanges_in_place_and_back(dtype: str) -> None:
     params = make_params(dtype)
     ema = fastopt.EMA(params, 0.5)
+    ema.update()
     for param in leaves(params):
         param *= 3.0
     ema.update()
@@ -175,10 +287,11 @@ def test_a_swap_exchanges_in_place_and_back(dtype: str) -> None:
 def test_inside_a_swap_nothing_else_is_allowed() -> None:
     param = np.zeros(2)
     ema = fastopt.EMA(param, 0.5)
+    ema.update()
     saved = ema.state_dict()
     param += 1.0
     with ema.swap():
-        for call in (ema.update, ema.state_dict, lambda: ema.load_state_dict(saved)):
+        for call in (ema.update, ema.reset, ema.state_dict, lambda: ema.load_state_dict(saved)):
             with pytest.raises(RuntimeError, match="inside a swap"):
                 call()
         with pytest.raises(RuntimeError, match="swap inside a swap"), ema.swap():
@@ -190,6 +303,7 @@ def test_inside_a_swap_nothing_else_is_allowed() -> None:
 def test_a_swap_that_is_never_left_comes_back_with_its_end() -> None:
     param = np.zeros(2)
     ema = fastopt.EMA(param, 0.5)
+    ema.update()
     param += 1.0
     swap = ema.swap()
     swap.__enter__()
@@ -201,6 +315,7 @@ def test_a_swap_that_is_never_left_comes_back_with_its_end() -> None:
 def test_an_interrupt_in_the_block_comes_out_of_it_and_all_is_back() -> None:
     param = np.zeros(2)
     ema = fastopt.EMA(param, 0.5)
+    ema.update()
     param += 1.0
     with pytest.raises(KeyboardInterrupt), ema.swap():
         signal.raise_signal(signal.SIGINT)
@@ -222,10 +337,12 @@ def test_an_interrupt_in_the_block_comes_out_of_it_and_all_is_back() -> None:
     ],
 )
 def test_a_bad_decay_is_refused(bad: Any, kind: type[Exception]) -> None:
-    with pytest.raises(kind, match=r"EMA: decay must be a number in \[0, 1\)"):
+    with pytest.raises(kind, match=r'EMA: decay must be a number in \[0, 1\), or "mean"; got'):
         fastopt.EMA(np.zeros(1), bad)
     with pytest.raises(TypeError, match="EMA: warmup"):
         fastopt.EMA(np.zeros(1), warmup=1)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="warmup=True has no meaning"):
+        fastopt.EMA(np.zeros(1), "mean", warmup=True)
 
 
 @pytest.mark.parametrize(
@@ -233,7 +350,7 @@ def test_a_bad_decay_is_refused(bad: Any, kind: type[Exception]) -> None:
     [
         ([], ValueError, "EMA got no parameters"),
         ([1.0], TypeError, r"params\[0\] must be a numpy.ndarray"),
-        ([np.ones(2, int)], TypeError, "must be of one of the dtypes"),
+        ([np.ones(2, object)], TypeError, "must be of one of the dtypes"),
         (None, TypeError, "params must be"),
     ],
 )
@@ -248,6 +365,7 @@ def test_bad_parameters_are_refused(bad: Any, kind: type[Exception], message: st
 def test_another_array_in_the_tree_is_an_error_and_changes_nothing() -> None:
     params = {"a": np.zeros(2), "b": np.zeros(2)}
     ema = fastopt.EMA(params, 0.5)
+    ema.update()
     params["a"] += 1.0
     first = params["b"]
     params["b"] = np.ones(2)
@@ -262,14 +380,15 @@ def test_another_array_in_the_tree_is_an_error_and_changes_nothing() -> None:
         pass
     ema.update()  # which only reads
     assert ema.average["a"].tolist() == [0.5, 0.5]
-    assert ema.updates == 1
-    assert "1 updates" in repr(ema)
+    assert ema.updates == 2
+    assert "2 updates" in repr(ema)
 
 
 def test_no_average_is_torn_that_is_read_while_another_thread_updates() -> None:
     """With decay 0 all averages are the parameters: the same number everywhere."""
-    params = [np.zeros(size) for size in (200_000, 7, 50_000)]
+    params = [np.ones(size) for size in (200_000, 7, 50_000)]
     average = fastopt.EMA(params, decay=0.0)
+    average.update()
     stop = threading.Event()
 
     def updates() -> None:
