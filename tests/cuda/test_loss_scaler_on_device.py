@@ -407,6 +407,52 @@ def test_optimizers_that_share_a_scaler_take_turns_as_on_numpy(cupy: Any) -> Non
     assert differences(*ends) == {}
 
 
+def test_one_iteration_of_several_optimizers_is_that_of_numpy(cupy: Any) -> None:
+    """All divide by the scale of the iteration, which then changes once, and nothing waits."""
+    ends = []
+    for xp in (np, cupy):
+        params = [xp.asarray(np.zeros(3)), xp.asarray(np.zeros(4)), xp.asarray(np.zeros(2))]
+        opts: list[Any] = [fastopt.Adam([param]) for param in params]
+        opts[2] = fastopt.Accumulator(opts[2], 2)
+        scaler = fastopt.LossScaler(8.0, growth_interval=1, max_skips=99)
+        grads = [
+            [
+                xp.asarray(np.full(p.shape, np.inf if step % 7 == n else 1.0))
+                for n, p in enumerate(params)
+            ]
+            for step in range(20)
+        ]
+        scaler.warmup(opts[0])
+        scales = []
+        for step in range(20):
+            with no_waiting():
+                scaled = [scaler.multiply(grad) for grad in grads[step]]
+                for opt, grad in zip(opts, scaled, strict=True):
+                    scaler.step(opt, [grad])
+            with pytest.raises(RuntimeError, match="stepped already"):
+                scaler.step(opts[0], [grads[step][0]])
+            if step % 2:
+                scales.append(scaler.scale)
+            scaler.update()
+        counts = [opt.step_count for opt in opts] + [opt.skipped_steps for opt in opts]
+        firsts = opts[1].state_dict()["state"]["0"]["m"]
+        end = remembered(scaler) | {str(k): on_host(p) for k, p in enumerate(params)}
+        ends.append(end | {"counts": np.array([*scales, *counts]), "m": firsts})
+    assert differences(*ends) == {}
+
+
+def test_both_optimizers_of_a_backward_pass_divide_by_its_scale(cupy: Any) -> None:
+    params = [cupy.asarray(np.zeros(2, np.float32)) for _ in range(2)]
+    opts = [fastopt.Adam([param]) for param in params]
+    scaler = fastopt.LossScaler(8.0, growth_interval=1)
+    for opt in opts:
+        scaler.step(opt, [cupy.asarray(np.full(2, 8.0, np.float32))])
+    scaler.update()
+    assert scaler.scale == 16.0
+    for opt in opts:
+        np.testing.assert_allclose(opt.state_dict()["state"]["0"]["m"], [0.1, 0.1], rtol=1e-6)
+
+
 def test_a_scaler_goes_from_device_to_device_and_to_the_host(cupy2: Any) -> None:
     here, host = cupy2.zeros(2), np.zeros(2)
     with cupy2.cuda.Device(1):

@@ -260,26 +260,296 @@ def test_a_step_that_raises_keeps_the_sums(backend: str) -> None:
     assert not acc.step(np.ones(2))
 
 
+# What is not finite -------------------------------------------------------------------------------
+
+
 @each_backend
-def test_what_is_not_finite_meets_the_optimizers_policy_at_its_step(backend: str) -> None:
+@pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan])
+def test_a_micro_batch_that_is_not_finite_is_dropped(bad: float, backend: str) -> None:
     param = np.ones(2)
     opt = fastopt.SGD(param, lr=0.5, on_nonfinite="skip", backend=backend)
+    acc = fastopt.Accumulator(opt, 3)
+    assert [acc.step(np.array([1.0, 1.0])), acc.step(np.array([1.0, bad]))] == [None, None]
+    assert (acc.count, acc.dropped) == (2, 1)
+    outcome = acc.step(np.array([3.0, 1.0]))
+    assert outcome
+    assert param.tolist() == [0.0, 0.5]  # by the mean of the two that are left
+    assert (acc.dropped, acc.skipped_steps, acc.step_count, acc.count) == (1, 0, 1, 0)
+
+
+@each_backend
+def test_a_step_of_which_all_are_dropped_is_skipped(backend: str) -> None:
+    params = {"a": np.ones(2), "b": np.ones((3, 2)).T, "none": np.ones(0), "c": np.ones(())}
+    opt = fastopt.Adam(params, on_nonfinite="skip", backend=backend)
     acc = fastopt.Accumulator(opt, 2)
-    acc.step(np.array([math.inf, 1.0]))
-    assert acc.skipped_steps == 0
-    outcome = acc.step(np.ones(2))  # the end of its micro-batches, which the optimizer has skipped
+    before = copied(params), opt.state_dict()
+    bad = {"a": np.ones(2), "b": np.full((2, 3), np.inf), "none": np.ones(0), "c": None}
+    assert acc.step(bad) is None
+    outcome = acc.step(bad)
     assert outcome is not None
     assert not outcome.made
-    assert (acc.skipped_steps, acc.step_count, acc.count) == (1, 0, 0)
+    assert (acc.dropped, acc.skipped_steps, acc.step_count, acc.count) == (2, 1, 0, 0)
+    np.testing.assert_equal((params, opt.state_dict()), before)
     for _ in range(2):
-        acc.step(np.ones(2))
-    assert param.tolist() == [0.5, 0.5]
-    opt.on_nonfinite = "raise"
-    acc.step(np.ones(2))
-    with pytest.raises(FloatingPointError):
-        acc.step(np.array([math.nan, 1.0]))
+        acc.step({"a": np.ones(2), "b": np.ones((2, 3)), "none": None, "c": None})
+    assert (acc.dropped, acc.skipped_steps, acc.step_count) == (2, 1, 1)
+    assert params["c"] == 1.0
+
+
+@each_backend
+def test_what_is_added_is_what_has_to_be_finite(backend: str) -> None:
+    """Times its factors, in the dtype of the sum."""
+    param = np.zeros(2, np.float32)
+    opt = fastopt.SGD(param, lr=1.0, on_nonfinite="skip", backend=backend)
+    acc = fastopt.Accumulator(opt, 4)
+    acc.step(np.array([1e300, 0.0]))
+    acc.step(np.array([1e30, 0.0], np.float32), grad_scale=1e10)
+    acc.add(np.array([1e30, 0.0], np.float32), 1e10)
+    assert acc.dropped == 3
+    assert acc.step(np.array([1e39, 3.0]), grad_scale=1e-3) == False  # noqa: E712
+    assert acc.dropped == 4
+    for _ in range(4):
+        assert acc.step(np.array([1e37, 3.0]), grad_scale=1e-37) in (None, True)
+    assert acc.dropped == 4
+    assert param.tolist() == pytest.approx([-1.0, 0.0])
+
+
+@each_backend
+def test_a_gradient_that_was_in_dropped_micro_batches_alone_counts_as_zero(backend: str) -> None:
+    params = {"a": np.zeros(2), "b": np.zeros(2), "c": np.zeros(2)}
+    opt = fastopt.SGD(params, lr=1.0, on_nonfinite="skip", backend=backend)
+    acc = fastopt.Accumulator(opt, 2)
+    acc.step({"a": np.full(2, math.nan), "b": np.ones(2), "c": None})
+    acc.step({"a": np.ones(2), "b": None, "c": None})
+    steps = {name: entry["step"] for name, entry in opt.state_dict()["state"].items()}
+    assert steps == {"a": 1, "b": 1, "c": 0}
+    assert [params[name][0] for name in "abc"] == [-1.0, 0.0, 0.0]
+
+
+@each_backend
+def test_under_raise_adding_refuses_it_by_name_and_changes_nothing(backend: str) -> None:
+    params = {"a": np.ones(2), "b": np.ones(40_000)}
+    opt = fastopt.SGD(params, lr=0.5, on_nonfinite="raise", backend=backend)
+    acc = fastopt.Accumulator(opt, 2)
+    bad = np.ones(40_000)
+    bad[-1] = math.nan
+    for made in range(2):
+        before = acc.state_dict(), copied(params)
+        with pytest.raises(
+            FloatingPointError, match=rf'grads\["b"\] .* {made + 1} of 2; it was not'
+        ):
+            acc.step({"a": np.ones(2), "b": bad})
+        np.testing.assert_equal((acc.state_dict(), params), before)
+        acc.step({"a": np.ones(2), "b": np.ones(40_000)})
+    assert (params["a"] == 0.5).all()
+    assert (params["b"] == 0.5).all()
+    assert acc.dropped == 0
+
+
+@each_backend
+def test_by_default_what_is_not_finite_is_added(backend: str) -> None:
+    param = np.ones(2)
+    acc = fastopt.Accumulator(fastopt.SGD(param, lr=0.5, backend=backend), 2)
+    acc.step(np.array([math.inf, 1.0]))
+    assert acc.step(np.ones(2))
+    assert param.tolist() == [-math.inf, 0.5]
+    assert (acc.dropped, acc.skipped_steps) == (0, 0)
+
+
+@each_backend
+@pytest.mark.parametrize("policy", ["propagate", "skip", "raise"])
+def test_a_loss_scaler_skips_the_whole_step_and_falls(policy: Any, backend: str) -> None:
+    param = np.ones(2)
+    acc = fastopt.Accumulator(fastopt.SGD(param, on_nonfinite=policy, backend=backend), 2)
+    scaler = fastopt.LossScaler(8.0)
+    assert scaler.step(acc, np.array([math.inf, 1.0])) is None
+    outcome = scaler.step(acc, np.ones(2))
+    assert outcome is not None
+    assert not outcome.made
+    scaler.update()
+    assert (scaler.scale, acc.dropped, acc.skipped_steps) == (4.0, 0, 1)
+    assert param.tolist() == [1.0, 1.0]
+
+
+def test_a_policy_that_changes_between_micro_batches() -> None:
+    """What was dropped stays so, and a step with nothing in it is never made of NaN."""
+    param = np.ones(2)
+    opt = fastopt.SGD(param, on_nonfinite="skip")
+    acc = fastopt.Accumulator(opt, 2)
+    for policy in ("propagate", "raise"):
+        opt.on_nonfinite = "skip"
+        acc.step(np.full(2, math.nan))
+        opt.on_nonfinite = policy  # type: ignore[assignment]
+        assert acc.flush() == False  # noqa: E712
+        assert param.tolist() == [1.0, 1.0]
+    assert (acc.dropped, acc.skipped_steps) == (2, 2)
+
+
+# Weights ------------------------------------------------------------------------------------------
+
+
+@each_backend
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "complex64"])
+def test_a_step_is_that_of_the_weighted_mean(dtype: str, backend: str) -> None:
+    """Sums of w * g over sums of w, with numbers that are not rounded."""
+    param = np.zeros(3, dtype)
+    acc = fastopt.Accumulator(fastopt.SGD(param, lr=1.0, backend=backend), 3)
+    grads = [np.array(g, dtype) for g in ([1, 2, 4], [8, 0, 4], [-4, 16, 4])]
+    made = [acc.add(g, w) for g, w in zip(grads, (4, 2.0, np.float32(2)), strict=True)]
+    assert made == [None, None, True]
+    assert param.tolist() == [-1.5, -5.0, -4.0]
+
+
+@each_backend
+def test_batches_of_any_size_end_where_the_whole_does(backend: str) -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((17, 3)), rng.standard_normal(17)
+    one, two = np.zeros(3), np.zeros(3)
+    acc = fastopt.Accumulator(fastopt.Adam(one, lr=0.1, backend=backend), 3)
+    plain = fastopt.Adam(two, lr=0.1, backend=backend)
+    for _ in range(5):
+        plain.step(x.T @ (x @ two - y) / 17)
+        for cut in np.split(np.arange(17), [2, 13]):
+            acc.add(x[cut].T @ (x[cut] @ one - y[cut]) / len(cut), weight=len(cut))
+    np.testing.assert_allclose(one, two, rtol=1e-8, atol=1e-8)
+    assert acc.step_count == 5
+
+
+@each_backend
+@pytest.mark.parametrize("weight", [1.0, 3, 0.1, 1e-300, 1e300, np.float32(7)])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_equal_weights_give_the_bits_of_none(dtype: str, weight: Any, backend: str) -> None:
+    ends = []
+    for weighted in (False, True):
+        params = make_params(dtype)
+        acc = fastopt.Accumulator(fastopt.Adam(params, lr=0.1, backend=backend), 3)
+        for step in range(6):
+            grads = make_grads(params, step)
+            if weighted:
+                acc.add(grads, weight, grad_scale=0.3)
+            else:
+                acc.step(grads, grad_scale=0.3)
+        ends.append(copied(params))
+    assert same(*ends)
+
+
+def test_weights_give_the_same_bits_on_every_backend() -> None:
+    ends = []
+    for backend in CPU_BACKENDS:
+        params = make_params(np.float32)
+        opt = fastopt.Adam(params, lr=0.1, on_nonfinite="skip", backend=backend)
+        acc = fastopt.Accumulator(opt, 3)
+        for step in range(12):
+            grads = make_grads(params, step)
+            grads["W"][0, 0] = math.inf if step in (4, 6, 7, 8) else 1.0
+            acc.add(grads, (step * 7) % 5 + 0.3, grad_scale=0.7)
+        assert (acc.dropped, acc.skipped_steps, acc.step_count) == (4, 1, 3)
+        ends.append(copied(params))
+    for end in ends[1:]:
+        assert same(ends[0], end)
+
+
+@each_backend
+def test_a_weight_of_0_leaves_a_micro_batch_out_whatever_is_in_it(backend: str) -> None:
+    param = np.zeros(2)
+    opt = fastopt.SGD(param, lr=1.0, backend=backend)
+    acc = fastopt.Accumulator(opt, 3)
+    acc.add(np.full(2, math.nan), 0)
+    acc.add(np.array([1.0, 2.0]), 2.0)
+    assert acc.add(np.array([4.0, 8.0]), 1.0)
+    assert param.tolist() == [-2.0, -4.0]
+    assert acc.dropped == 0
+    for policy in ("skip", "raise"):
+        opt.on_nonfinite = policy  # type: ignore[assignment]
+        acc.add(np.full(2, math.nan), 0.0)
+    assert (acc.dropped, acc.count) == (0, 2)
+
+
+@each_backend
+@pytest.mark.parametrize("policy", ["propagate", "skip", "raise"])
+def test_weights_that_are_all_0_are_an_error(policy: Any, backend: str) -> None:
+    param = np.zeros(2)
+    opt = fastopt.SGD(param, lr=1.0, on_nonfinite=policy, backend=backend)
+    acc = fastopt.Accumulator(opt, 2)
+    acc.add(np.ones(2), 0.0)
+    before = acc.state_dict()
+    for call in (lambda: acc.add(np.ones(2), 0.0), acc.flush):
+        with pytest.raises(ValueError, match=r"weights of all . micro-batches .* call reset\(\)"):
+            call()
+        np.testing.assert_equal(acc.state_dict(), before)
+    assert param.tolist() == [0.0, 0.0]
     acc.reset()
-    assert param.tolist() == [0.5, 0.5]
+    acc.add(np.ones(2), 0.5)
+    assert acc.add(np.ones(2), 0.0)
+    assert param.tolist() == [-1.0, -1.0]
+
+
+@pytest.mark.parametrize("bad", [-1.0, math.nan, math.inf, "1", None, True, np.ones(2)])
+def test_a_bad_weight_is_refused_and_nothing_is_added(bad: Any) -> None:
+    acc = fastopt.Accumulator(fastopt.SGD(np.ones(2)), 2)
+    acc.add(np.ones(2), 2.0)
+    before = acc.state_dict()
+    with pytest.raises(
+        (ValueError, TypeError), match=r"Accumulator: weight must be a number in \["
+    ):
+        acc.add(np.ones(2), bad)
+    np.testing.assert_equal(acc.state_dict(), before)
+
+
+# Saving -------------------------------------------------------------------------------------------
+
+
+@each_backend
+@pytest.mark.parametrize("stop", [1, 2, 3, 5, 7, 8])
+def test_weights_and_drops_go_on_in_the_same_bits(stop: int, backend: str, tmp_path: Any) -> None:
+    def make() -> tuple[Any, fastopt.Accumulator]:
+        params = {"a": np.zeros(5, np.float32), "b": np.zeros((2, 2))}
+        opt = fastopt.Adam(params, lr=0.1, on_nonfinite="skip", backend=backend)
+        return params, fastopt.Accumulator(opt, 4)
+
+    def train(params: Any, acc: fastopt.Accumulator, steps: range) -> None:
+        for step in steps:
+            grads = make_grads(params, step)
+            grads["a"][2] = math.nan if step in (1, 4, 5, 6, 7) else 1.0
+            acc.add(grads, 1.7 + step)
+
+    params, acc = make()
+    train(params, acc, range(stop))
+    acc.innermost.save(tmp_path / "a", also={"acc": acc})
+    train(params, acc, range(stop, 12))
+    resumed, other = make()
+    other.innermost.load(tmp_path / "a", also={"acc": other})
+    train(resumed, other, range(stop, 12))
+    assert same(resumed, params)
+    np.testing.assert_equal(other.state_dict(), acc.state_dict())
+    assert (acc.dropped, acc.step_count) == (5, 2)
+
+
+def test_what_older_versions_have_saved_is_read() -> None:
+    param = np.zeros(2)
+    acc = fastopt.Accumulator(fastopt.SGD(param, lr=1.0), 3)
+    old = {"fastopt": "0", "kind": "Accumulator", "count": 2, "sum": {"params": np.full(2, 4.0)}}
+    acc.load_state_dict(old)
+    assert acc.step(np.full(2, 5.0))
+    assert param.tolist() == [-3.0, -3.0]
+    acc.load_state_dict({**old, "count": 0, "sum": {}})
+    acc.add(np.ones(2), 5.0)
+    assert acc.flush()
+    assert param.tolist() == [-4.0, -4.0]
+
+
+@pytest.mark.parametrize("name", ["weight", "first_weight", "dropped"])
+@pytest.mark.parametrize("bad", [-1, math.nan, "1", None, True])
+def test_what_does_not_fit_is_refused(name: str, bad: Any) -> None:
+    acc = fastopt.Accumulator(fastopt.SGD(np.zeros(2)), 3)
+    acc.step(np.ones(2))
+    saved = acc.state_dict()
+    with pytest.raises(fastopt.CheckpointError, match=f"Accumulator: {name} must be"):
+        acc.load_state_dict({**saved, name: bad})
+    np.testing.assert_equal(acc.state_dict(), saved)
+
+
+# Around and inside --------------------------------------------------------------------------------
 
 
 def test_it_goes_around_a_lookahead_and_inside_one() -> None:

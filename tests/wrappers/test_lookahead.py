@@ -152,3 +152,285 @@ def test_bad_arguments_are_refused(
         fastopt.Lookahead(fastopt.SGD(np.ones(1)), **options)
     with pytest.raises(TypeError, match="Lookahead takes an optimizer"):
         fastopt.Lookahead([np.ones(1)])  # type: ignore[arg-type]
+
+
+# What is written from outside ---------------------------------------------------------------------
+
+
+def still(params: Any, k: int, **options: Any) -> fastopt.Lookahead:
+    """Return a Lookahead whose optimizer moves by nothing or by what the gradients say."""
+    return fastopt.Lookahead(fastopt.SGD(params, lr=1.0, **options), k)
+
+
+@each_backend
+def test_weights_that_are_written_before_the_first_step_are_where_it_begins(backend: str) -> None:
+    param = np.full(2, -100.0)
+    look = still({"w": param}, 2, backend=backend)
+    param[...] = 5.0
+    assert look.slow["w"].tolist() == [5.0] * 2
+    for _ in range(2):
+        look.step({"w": np.zeros(2)})
+    assert param.tolist() == look.slow["w"].tolist() == [5.0] * 2
+
+
+@each_backend
+@pytest.mark.parametrize("before", [0, 1, 2, 3])
+def test_weights_from_a_file_are_where_it_goes_on(before: int, backend: str, tmp_path: Any) -> None:
+    """Whatever the steps before have done: at 5, a step of -1 in each of a pull's two steps."""
+    saved = np.full(2, 5.0)
+    fastopt.SGD({"w": saved}).save(tmp_path / "five")
+    param = np.full(2, -100.0)
+    look = still({"w": param}, 2, backend=backend)
+    for _ in range(before):
+        look.step({"w": np.full(2, -64.0)})
+    look.innermost.load(tmp_path / "five")
+    look.param_groups[0]["lr"] = 1.0
+    if before % 2:
+        look.step({"w": np.zeros(2)})
+    assert param.tolist() == look.slow["w"].tolist() == [5.0] * 2
+    for _ in range(2):
+        look.step({"w": np.ones(2)})
+    assert param.tolist() == look.slow["w"].tolist() == [4.0] * 2
+
+
+@each_backend
+def test_only_the_elements_that_were_written_begin_anew(backend: str) -> None:
+    param = np.zeros(3, np.float32)
+    look = still(param, 2, backend=backend)
+    look.step(np.array([-1.0, -1.0, -1.0]))
+    param[1] = 7.0
+    param[2] = np.nan
+    assert look.slow[:2].tolist() == [0.0, 7.0]
+    param[2] = 3.0
+    look.step(np.array([-1.0, -1.0, -1.0]))
+    assert param.tolist() == [1.0, 7.5, 3.5]  # half of 2 steps, and of one from 7 and from 3
+    assert look.slow.tolist() == [1.0, 7.5, 3.5]
+
+
+@each_backend
+def test_a_projection_after_every_step_ends_at_the_bound(backend: str) -> None:
+    """A gradient that pushes outwards: elements are at the bound, and stay there."""
+    param = np.array([0.75, 0.25])
+    look = still(param, 2, backend=backend)
+    for _ in range(12):
+        look.step(np.array([-0.5, 0.0]))
+        np.clip(param, 0.0, 1.0, out=param)
+        assert (look.slow >= 0.0).all()
+        assert (look.slow <= 1.0).all()
+    assert param.tolist() == [1.0, 0.25]
+
+
+@each_backend
+@pytest.mark.parametrize("how", ["frozen", "no gradient"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_what_has_no_step_is_left_alone(how: str, dtype: str, backend: str) -> None:
+    params = {"w": np.zeros(2, dtype), "mean": np.zeros(2, dtype)}
+    frozen = {"trainable": False} if how == "frozen" else {}
+    look = still(fastopt.groups(params, {"mean": frozen}), 2, backend=backend)
+    seen = []
+    for _ in range(4):
+        params["mean"] += 1
+        grad = np.ones(2) if how == "frozen" else None
+        look.step({"w": np.full(2, -1.0), "mean": grad})
+        seen.append((params["mean"][0], look.slow["mean"][0], params["w"][0]))
+    assert seen == [(1, 1, 1), (2, 2, 1), (3, 3, 2), (4, 4, 2)]
+
+
+@each_backend
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_slow_weights_of_what_has_no_step_are_not_rounded(dtype: Any, backend: str) -> None:
+    params = {"a": np.ones(2, dtype), "b": np.ones(2, dtype)}
+    opt = fastopt.SGD(params, lr=1.0, backend=backend, master_weights=False)
+    look = fastopt.Lookahead(opt, 1, 2.0**-14)
+    look.step({"a": np.ones(2, dtype), "b": np.ones(2, dtype)})
+    assert look.slow["b"].tolist() == [1 - 2.0**-14] * 2  # which half precision does not hold
+    for _ in range(3):
+        look.step({"a": np.ones(2, dtype), "b": None})
+    assert look.slow["b"].tolist() == [1 - 2.0**-14] * 2
+    assert (params["b"] == 1).all()
+
+
+def test_a_parameter_is_pulled_once_it_is_trained_again() -> None:
+    """Half of its way is due since the first step: not while it is frozen, nor without a step."""
+    param, other = np.zeros(1), np.zeros(1)
+    opt = fastopt.SGD([{"params": [param]}, {"params": [other]}], lr=1.0)
+    look = fastopt.Lookahead(opt, 2)
+    look.step([[np.full(1, -4.0)], [np.zeros(1)]])
+    opt.param_groups[0]["trainable"] = False
+    for _ in range(3):
+        look.step([[np.full(1, -4.0)], [np.zeros(1)]])
+    assert (param[0], look.slow[0][0][0]) == (4.0, 0.0)
+    opt.param_groups[0]["trainable"] = True
+    look.step([[None], [np.zeros(1)]])
+    look.step([[None], [np.zeros(1)]])
+    assert (param[0], look.slow[0][0][0]) == (2.0, 2.0)
+
+
+def test_one_step_of_several_in_a_period_is_pulled() -> None:
+    params = {"a": np.zeros(1), "b": np.zeros(1)}
+    look = still(params, 3)
+    for grad in (None, np.full(1, -4.0), None):
+        look.step({"a": np.zeros(1), "b": grad})
+    assert params["b"].tolist() == look.slow["b"].tolist() == [2.0]
+
+
+@each_backend
+def test_what_was_not_written_is_not_touched(backend: str) -> None:
+    """Infinities and a negative zero would not survive a difference that is added."""
+    param = np.array([math.inf, -math.inf, math.nan, -0.0, 1e300])
+    look = still({"a": param, "b": np.zeros(2)}, 2, backend=backend)
+    before = param.tobytes(), look.slow["a"].tobytes()
+    for _ in range(4):
+        look.step({"a": None, "b": np.ones(2)})
+    assert (param.tobytes(), look.slow["a"].tobytes()) == before
+
+
+@each_backend
+def test_nan_of_a_step_does_not_reach_the_slow_weights_before_the_pull(backend: str) -> None:
+    param = np.ones(2)
+    look = still(param, 3, backend=backend)
+    for _ in range(2):
+        look.step(np.array([math.nan, 0.0]))
+        assert look.slow.tolist() == [1.0, 1.0]
+    param[...] = look.slow
+    look.step(np.zeros(2))
+    assert param.tolist() == [1.0, 1.0]
+
+
+@each_backend
+@pytest.mark.parametrize("layout", ["C", "turned", "gaps", "back", "scalar"])
+def test_what_is_written_is_found_in_any_layout(layout: str, backend: str) -> None:
+    room = np.zeros((6, 4), np.float32)
+    param = {
+        "C": room,
+        "turned": room.T,
+        "gaps": room[::2, 1:3],
+        "back": room[::-1],
+        "scalar": np.zeros((), np.float32),
+    }[layout]
+    params = {"a": np.zeros(3, np.float32), "p": param, "z": np.zeros((0, 2), np.float32)}
+    look = still(params, 1, backend=backend)
+    values = np.arange(param.size, dtype=np.float32).reshape(param.shape) + 1
+    for _ in range(2):
+        param[...] = values
+        look.step({"a": np.zeros(3), "p": np.zeros(param.shape), "z": None})
+        assert np.array_equal(param, values)
+        assert np.array_equal(look.slow["p"], values)
+        values = -values
+
+
+@pytest.mark.parametrize("size", [1, 32_767, 32_768, 32_769, 100_000])
+def test_the_last_element_of_many_arrays_is_found(size: int) -> None:
+    params = [np.zeros(size, dtype) for dtype in (np.float32, np.float64, np.float32) * 3]
+    look = still(params, 2)
+    for number, param in enumerate(params):
+        param[-1] = number + 1
+    for _ in range(2):
+        look.step([np.zeros(size)] * 9)
+    assert [param[-1] for param in params] == list(range(1, 10))
+    assert not any(param[:-1].any() for param in params)
+
+
+# Bounds -------------------------------------------------------------------------------------------
+
+
+@each_backend
+@pytest.mark.parametrize("arrays", [False, True])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_bounds_hold_for_the_slow_weights(dtype: str, arrays: bool, backend: str) -> None:
+    param = np.array([2.0, 0.5], dtype)
+    bounds: Any = ({"w": np.zeros(2)}, {"w": np.ones(2)}) if arrays else (0, 1)
+    look = still({"w": param}, 2, bounds=bounds, backend=backend)
+    assert look.slow["w"].tolist() == [1.0, 0.5]
+    for _ in range(2):
+        look.step({"w": np.zeros(2)})
+    assert param.tolist() == look.slow["w"].tolist() == [1.0, 0.5]
+    param[...] = -3.0
+    assert look.slow["w"].tolist() == [0.0, 0.0]
+    for step in range(20):
+        look.step({"w": np.array([-0.3, 0.7])})
+        assert (param >= 0).all()
+        assert (param <= 1).all()
+        assert (look.slow["w"] >= 0).all(), step
+        assert (look.slow["w"] <= 1).all(), step
+    assert param.tolist() == pytest.approx([1.0, 0.0], abs=1e-2)
+
+
+def test_bounds_that_are_changed_hold_at_the_next_pull() -> None:
+    param = np.array([4.0])
+    look = still(param, 2, bounds=(0, 10))
+    look.step(np.zeros(1))
+    look.param_groups[0]["bounds"] = (0, 1)
+    look.step(np.zeros(1))
+    assert param.tolist() == look.slow.tolist() == [1.0]
+
+
+# Saving -------------------------------------------------------------------------------------------
+
+
+@each_backend
+@pytest.mark.parametrize("order", ["together", "wrapper first", "optimizer first"])
+@pytest.mark.parametrize("stop", [1, 2, 3, 5, 6])
+def test_a_loaded_run_goes_on_in_the_same_bits(
+    stop: int, order: str, backend: str, tmp_path: Any
+) -> None:
+    def make() -> tuple[Any, fastopt.Lookahead]:
+        params = {
+            "w": np.linspace(-1, 1, 7, dtype=np.float32),
+            "half": np.ones(3, np.float16),
+            "mean": np.zeros(2, np.float32),
+            "some": np.ones(4, np.float32),
+        }
+        groups = fastopt.groups(params, {"mean": {"trainable": False}})
+        return params, fastopt.Lookahead(fastopt.Adam(groups, lr=0.1, backend=backend), 3, 0.3)
+
+    def train(params: Any, look: fastopt.Lookahead, steps: range) -> None:
+        for step in steps:
+            params["mean"] += 1
+            grads = make_grads(params, step)
+            grads["some"] = None if step != 1 else grads["some"]
+            look.step(grads)
+
+    straight, look = make()
+    train(straight, look, range(stop))
+    look.innermost.save(tmp_path / "run", also={"look": look})
+    saved = look.state_dict()
+    train(straight, look, range(stop, 9))
+
+    resumed, other = make()
+    train(resumed, other, range(4))
+    if order == "together":
+        other.innermost.load(tmp_path / "run", also={"look": other})
+    else:
+        if order == "wrapper first":
+            other.load_state_dict(saved)
+        other.innermost.load(tmp_path / "run", strict=False)
+        if order == "optimizer first":
+            other.load_state_dict(saved)
+    train(resumed, other, range(stop, 9))
+    assert same(resumed, straight)
+    np.testing.assert_equal(other.state_dict(), look.state_dict())
+
+
+def test_what_older_versions_have_saved_is_read() -> None:
+    param, resumed = np.zeros(2), np.zeros(2)
+    look = still(param, 3)
+    for _ in range(2):
+        look.step(np.full(2, -2.0))
+    saved = look.state_dict()
+    del saved["moved"]
+    resumed[...] = param
+    other = still(resumed, 3)
+    other.load_state_dict(saved)
+    for one in (look, other):
+        one.step(np.full(2, -2.0))
+    assert param.tolist() == resumed.tolist() == [3.0, 3.0]
+
+
+@pytest.mark.parametrize("moved", [None, [], {}, {"params": 1}, {"params": True, "b": True}])
+def test_what_does_not_say_what_has_moved_is_refused(moved: Any) -> None:
+    look = still(np.zeros(2), 3)
+    saved = look.state_dict()
+    with pytest.raises(fastopt.CheckpointError, match="moved must say True or False for every"):
+        look.load_state_dict({**saved, "moved": moved})
+    np.testing.assert_equal(look.state_dict(), saved)

@@ -316,3 +316,85 @@ def test_loading_begins_a_new_iteration() -> None:
     scaler.update()
     assert scaler.scale == 8.0
     assert scaler.step(opt, np.ones(2))
+
+
+@each_backend
+def test_both_optimizers_of_a_backward_pass_divide_by_its_scale(backend: str) -> None:
+    """With a scale that grew in between the second m would be 0.05 g."""
+    params = [np.zeros(2, np.float32), np.zeros(3, np.float32)]
+    opts = [fastopt.Adam(param, backend=backend) for param in params]
+    scaler = fastopt.LossScaler(8.0, growth_interval=1)
+    for iteration, grown in enumerate((16.0, 32.0, 64.0)):
+        scale = scaler.scale
+        for opt, param in zip(opts, params, strict=True):
+            assert scaler.step(opt, np.full(param.shape, scale, np.float32))
+            assert scaler.scale == scale
+        scaler.update()
+        assert scaler.scale == grown
+        m = 1 - 0.9 ** (iteration + 1)
+        for opt, param in zip(opts, params, strict=True):
+            found = opt.state_dict()["state"]["params"]["m"]
+            np.testing.assert_allclose(found, np.full(param.shape, m), rtol=1e-6)
+
+
+@each_backend
+@pytest.mark.parametrize("first", [True, False])
+def test_a_skipped_and_a_made_step_in_one_iteration(first: bool, backend: str) -> None:
+    params = [np.zeros(2), np.zeros(2)]
+    opts = [fastopt.SGD(param, lr=1.0, backend=backend) for param in params]
+    scaler = fastopt.LossScaler(8.0, growth_interval=2)
+    for opt in opts:
+        assert scaler.step(opt, np.full(2, 8.0))
+    scaler.update()
+    assert scaler.state_dict()["good_steps"] == 1
+    grads = [BAD, np.full(2, 8.0)] if first else [np.full(2, 8.0), BAD]
+    made = [bool(scaler.step(opt, grad)) for opt, grad in zip(opts, grads, strict=True)]
+    assert made == [not first, first]
+    assert scaler.scale == 8.0
+    scaler.update()
+    assert (scaler.scale, scaler.state_dict()["good_steps"]) == (4.0, 0)
+    assert [opt.skipped_steps for opt in opts] == [int(first), int(not first)]
+    for opt in opts:
+        assert scaler.step(opt, np.full(2, 4.0))
+    scaler.update()
+    assert [param[0] for param in params] == ([-2.0, -3.0] if first else [-3.0, -2.0])
+    assert (scaler.scale, scaler.state_dict()["good_steps"]) == (4.0, 1)
+
+
+@each_backend
+def test_several_accumulators_share_a_scale_over_their_micro_batches(backend: str) -> None:
+    """A scale that grew after the first one's step would halve the second one's gradients."""
+    params = [np.zeros(2), np.zeros(2)]
+    accs = [fastopt.Accumulator(fastopt.SGD(p, lr=1.0, backend=backend), 2) for p in params]
+    scaler = fastopt.LossScaler(8.0, growth_interval=1)
+    scales = []
+    for batch in range(6):
+        scale = scaler.scale
+        scales.append(scale)
+        for number, acc in enumerate(accs):
+            bad = (batch, number) == (2, 0)  # in the first micro-batch of the second step
+            outcome = scaler.step(acc, np.full(2, math.inf if bad else scale))
+            assert (outcome is None) == (batch % 2 == 0)
+        scaler.update()
+    assert scales == [8.0, 8.0, 16.0, 16.0, 8.0, 8.0]
+    assert scaler.scale == 16.0
+    assert [param[0] for param in params] == [-2.0, -3.0]
+    assert [acc.skipped_steps for acc in accs] == [1, 0]
+
+
+@each_backend
+def test_an_accumulator_beside_an_optimizer_that_steps_every_time(backend: str) -> None:
+    """The scale may change between its micro-batches: each is divided by its own."""
+    one, two = np.zeros(2), np.zeros(2)
+    plain = fastopt.SGD(one, lr=1.0, backend=backend)
+    acc = fastopt.Accumulator(fastopt.SGD(two, lr=1.0, backend=backend), 2)
+    scaler = fastopt.LossScaler(8.0, growth_interval=1)
+    for scale in (8.0, 16.0, 32.0, 64.0):
+        assert scaler.scale == scale
+        for opt in (plain, acc):
+            scaler.step(opt, np.full(2, scale))
+        with pytest.raises(RuntimeError, match=r"stepped already.*scaler.update\(\)"):
+            scaler.step(plain, np.full(2, scale))
+        scaler.update()
+    assert (one[0], two[0]) == (-4.0, -2.0)
+    assert (plain.step_count, acc.step_count) == (4, 2)
