@@ -196,7 +196,8 @@ class Accumulator(Wrapper):
                 with arrays.on_device_of(own):
                     for total, part in blocks(own, grad):
                         part = _scaled(part.astype(total.dtype, copy=False), factor)
-                        found.append((isfinite(part).all(), leaf))
+                        both = (part.real, part.imag) if part.dtype.kind == "c" else (part,)
+                        found += [(isfinite(reals).all(), leaf) for reals in both]
             with arrays.on_device_of(self._arrays.own[0]):
                 finite: Any = reduce(operator.and_, (one for one, _ in found), True)
                 if not (refuses or isinstance(finite, bool | np.bool_)):

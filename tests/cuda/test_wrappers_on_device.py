@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -12,6 +14,7 @@ import fastopt
 from fastopt.core.arrays import Array
 from fastopt.errors import BackendMismatchError
 from helpers.around import leaves, mapped
+from helpers.cuda.device import no_waiting
 
 each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 
@@ -131,6 +134,119 @@ def test_averages_sums_and_slow_weights_end_in_the_same_bits(
     got = trained(there, lambda grads: on_device(grads, cupy, number), dtype)
     np.testing.assert_equal(got, expected)
     assert bits(back(there)) == bits(one)
+
+
+ALL_DTYPES = [np.float32, np.float64, np.float16, ml_dtypes.bfloat16, np.complex64]
+
+
+def looked_ahead(params: Any, move: Any, dtype: Any, quiet: Any) -> Any:
+    """Run a Lookahead around which parameters are written, frozen, and without gradients."""
+    bounds = None if np.dtype(dtype).kind == "c" else (-2, 1.5)
+    groups = fastopt.groups(params, {"list.0": {"trainable": False}})
+    opt = fastopt.Adam(groups, lr=0.1, bounds=bounds)
+    look = fastopt.Lookahead(opt, 3, 0.25)
+    ends = []
+    for step in range(10):
+        grads = move(values(dtype, 10 + step))
+        grads["list"][1] = None if step % 4 else grads["list"][1]
+        params["list"][0] += 0.5
+        if step in (2, 3, 7):
+            params["long"][0, 1::7] = step / 4
+            params["long"][1, 5] = math.nan
+        with quiet():
+            look.step(grads)
+        if step in (4, 8):
+            ends.append(look.state_dict())
+    look.load_state_dict(ends[0])
+    look.step(move(values(dtype, 30)))
+    return [*ends, look.state_dict()]
+
+
+@pytest.mark.parametrize("dtype", ALL_DTYPES)
+def test_what_is_written_is_followed_in_the_same_bits_and_nothing_waits(
+    cupy: Any, dtype: Any
+) -> None:
+    one, two = values(dtype, 0), values(dtype, 0)
+    there = on_device(two, cupy, 0)
+    expected = looked_ahead(one, lambda grads: grads, dtype, nullcontext)
+    got = looked_ahead(there, lambda grads: on_device(grads, cupy, 0), dtype, no_waiting)
+    np.testing.assert_equal(got, expected)
+    assert bits(back(there)) == bits(one)
+
+
+@pytest.mark.parametrize("arrays", [False, True])
+def test_bounds_hold_for_the_slow_weights_there(cupy: Any, arrays: bool) -> None:
+    param = cupy.asarray(np.array([2.0, 0.5, -3.0]))
+    bounds: Any = ([np.zeros(3)], [np.ones(3)]) if arrays else (0, 1)
+    look = fastopt.Lookahead(fastopt.SGD([param], lr=1.0, bounds=bounds), 2)
+    for _ in range(2):
+        look.step([cupy.asarray(np.array([0.0, -1.0, 0.0]))])
+    assert param.get().tolist() == look.slow[0].get().tolist() == [1.0, 0.75, 0.0]
+
+
+def accumulated(params: Any, move: Any, dtype: Any, quiet: Any, bad: Any) -> Any:
+    opt = fastopt.Adam(params, lr=0.1, on_nonfinite="skip")
+    acc = fastopt.Accumulator(opt, 3)
+    saved: dict[str, Any] = {}
+    for step in range(15):
+        here = values(dtype, 10 + step)
+        if step in bad:
+            here["long"][1, 7] = math.inf
+        here["list"][1] = None if step % 3 else here["list"][1]
+        grads = move(here)
+        with quiet():
+            acc.add(grads, 1.3 + step % 3, grad_scale=0.3)
+        if step == 7:
+            saved = acc.state_dict()
+            acc.load_state_dict(saved)
+    counts = acc.dropped, acc.skipped_steps, acc.step_count
+    return {"state": opt.state_dict(), "saved": saved, "counts": counts}
+
+
+@pytest.mark.parametrize("dtype", ALL_DTYPES)
+@pytest.mark.parametrize("bad", [(), (1,), (0, 3, 4, 5, 7, 14)], ids=str)
+def test_micro_batches_are_dropped_in_the_same_bits_and_nothing_waits(
+    cupy: Any, dtype: Any, bad: Any
+) -> None:
+    one, two = values(dtype, 0), values(dtype, 0)
+    there = on_device(two, cupy, 0)
+    expected = accumulated(one, lambda grads: grads, dtype, nullcontext, bad)
+
+    def move(grads: Any) -> Any:
+        moved = on_device({**grads, "list": [g for g in grads["list"] if g is not None]}, cupy, 0)
+        moved["list"] += [None] * (2 - len(moved["list"]))
+        return moved
+
+    got = accumulated(there, move, dtype, no_waiting, bad)
+    assert got["counts"] == (len(bad), int(len(bad) > 3), 5 - int(len(bad) > 3))
+    np.testing.assert_equal(got, expected)
+    assert bits(back(there)) == bits(one)
+
+
+def test_under_raise_a_micro_batch_is_refused_there(cupy: Any) -> None:
+    params = {"a": cupy.zeros(2), "b": cupy.zeros(3)}
+    acc = fastopt.Accumulator(fastopt.SGD(params, on_nonfinite="raise"), 2)
+    bad = {"a": cupy.zeros(2), "b": cupy.asarray(np.array([0.0, math.inf, 0.0]))}
+    with pytest.raises(FloatingPointError, match=r'grads\["b"\] holds NaN or infinity'):
+        acc.add(bad)
+    assert (acc.count, acc.dropped) == (0, 0)
+
+
+@pytest.mark.parametrize("decay", [0.75, "mean"])
+def test_averages_begin_and_carry_counters_there(cupy: Any, decay: Any) -> None:
+    ends = []
+    for xp in (np, cupy):
+        params = {"w": xp.asarray(np.zeros(3, np.float32)), "n": xp.asarray(np.zeros(2, np.int16))}
+        ema = fastopt.EMA(params, decay)
+        for step in range(5):
+            params["w"] += step + 1
+            params["n"] += 1
+            ema.update()
+        params["n"] += 1
+        with ema.swap():
+            swapped = [np.array(p.tolist()) for p in params.values()]
+        ends.append((ema.state_dict(), swapped))
+    np.testing.assert_equal(ends[1], ends[0])
 
 
 def test_gradients_of_another_place_are_refused(cupy2: Any) -> None:
