@@ -56,7 +56,8 @@ class Accumulator(Wrapper):
     Raises:
         ValueError, TypeError: for arguments out of range.
 
-    Its ``state_dict`` holds the sums; the optimizer's own is saved beside it.
+    Its ``state_dict`` holds the sums; the optimizer's own is saved beside it. Loading another state
+    or other weights into the optimizer leaves the sums: load them too, or call ``reset``.
     """
 
     def __init__(self, opt: Optimizer | Wrapper, every: int) -> None:
@@ -91,8 +92,8 @@ class Accumulator(Wrapper):
         None stands for a micro-batch that was only added. ``weight`` is a number >= 0, in any unit:
         only the ratios within a step count, and equal weights give the bits of none. One of 0
         leaves the micro-batch out, whatever is in it. ``grad_scale`` may be a 0-d CuPy array where
-        the optimizer's may. Gradients are neither kept nor written, and with CuPy arrays nothing
-        waits for the device but under on_nonfinite="raise".
+        the optimizer's may. Gradients are neither kept nor written. With CuPy arrays adding waits
+        for the device under on_nonfinite="raise" alone.
 
         Raises what the optimizer's ``step`` does, and ValueError if all weights of a step are 0.
         Where the gradients or the weights are at fault nothing has been added; where the

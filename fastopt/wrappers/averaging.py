@@ -296,6 +296,7 @@ class Lookahead(Wrapper):
         own = {k: slow for joined in self._joined for k, slow in joined.slow_by_position()}
         self._arrays = CompanionArrays(tree, [own[k] for k in range(len(own))])
         self._slow = self._arrays.nest(self._arrays.own)
+        self._stepping = False  # then it is the optimizer that writes the parameters
         self._steps = 0  # since the last pull
         self._moved = np.zeros(len(tree.leaves), bool)
         """Which parameters have had a step since they were pulled."""
@@ -333,7 +334,11 @@ class Lookahead(Wrapper):
             self._follow()
             buckets = self._innermost._state.buckets
             before = [bucket.steps.copy() for bucket in buckets]
-            outcome = self._opt._step(grads, grad_scale, on_nonfinite)
+            self._stepping = True
+            try:
+                outcome = self._opt._step(grads, grad_scale, on_nonfinite)
+            finally:
+                self._stepping = False
             if outcome is not None and outcome.made:
                 self._innermost._engine.synchronize()  # where a device counts
                 moved = np.zeros_like(self._moved)
@@ -377,6 +382,8 @@ class Lookahead(Wrapper):
 
     def _follow(self) -> None:
         """Have the slow weights follow what was written into the parameters since the last step."""
+        if self._stepping:
+            return
         changed = [
             k
             for joined in self._joined
@@ -405,6 +412,11 @@ class Lookahead(Wrapper):
 
     def _remembered(self) -> dict[str, Any]:
         with self._lock, Deferred():
+            if self._stepping:
+                raise RuntimeError(
+                    "Lookahead: state_dict in the middle of its step (a schedule, a hook), when "
+                    "the parameters are not pulled yet; save after step has returned"
+                )
             self._follow()
             names = [leaf.name for leaf in self._arrays.leaves]
             moved = dict(zip(names, self._moved.tolist(), strict=True))

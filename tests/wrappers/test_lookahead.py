@@ -331,6 +331,61 @@ def test_the_last_element_of_many_arrays_is_found(size: int) -> None:
     assert not any(param[:-1].any() for param in params)
 
 
+@each_backend
+@pytest.mark.parametrize("seed", range(12))
+def test_whatever_happens_it_is_the_formula(seed: int, backend: str) -> None:
+    """Every element by itself, with all that can come between two steps."""
+    rng = np.random.default_rng(seed)
+    k, alpha = int(rng.integers(1, 5)), float(rng.choice([0.25, 0.5, 1.0]))
+    params = {name: np.zeros(size) for name, size in (("a", 5), ("b", 1), ("c", 40_000))}
+    groups = [{"params": {name: param}} for name, param in params.items()]
+    look = fastopt.Lookahead(fastopt.SGD(groups, lr=1.0, backend=backend), k, alpha)
+    fast, slow = copied(params), copied(params)
+    moved = set()
+    for steps in range(1, 26):
+        grads: list[Any] = []
+        for group, name in zip(look.param_groups, params, strict=True):
+            if rng.random() < 0.3:
+                some, value = rng.random(params[name].size) < 0.5, rng.random()
+                for one in (params[name], fast[name], slow[name]):
+                    one[some] = value
+            group["trainable"] = bool(rng.random() < 0.8)
+            grad = rng.integers(-9, 9, params[name].size) / 2
+            grads.append({name: None if rng.random() < 0.3 else grad})
+            if group["trainable"] and grads[-1][name] is not None:
+                fast[name] -= grad
+                moved.add(name)
+        look.step(grads)
+        for group, name in zip(look.param_groups, params, strict=True):
+            if steps % k == 0 and name in moved and group["trainable"]:
+                way = alpha * (fast[name] - slow[name])
+                slow[name][...] = slow[name] + way if alpha < 1 else fast[name]
+                fast[name][...] = slow[name]
+                moved.remove(name)
+            assert np.array_equal(params[name], fast[name])
+        found = {name: one[name] for name, one in zip(params, look._slow, strict=True)}
+        assert same(found, slow)
+
+
+def test_in_the_middle_of_a_step_nothing_is_followed_or_saved() -> None:
+    param = np.zeros(2)
+    seen: list[Any] = []
+
+    def rate(step: int) -> float:
+        if step:
+            seen.append(look.slow.tolist())
+            with pytest.raises(RuntimeError, match="in the middle of its step"):
+                look.state_dict()
+        return 1.0
+
+    look = fastopt.Lookahead(fastopt.SGD(param, lr=rate), 2)
+    for _ in range(2):
+        look.step(np.full(2, -1.0))
+    assert seen == [[0.0, 0.0]] * len(seen)
+    assert seen
+    assert param.tolist() == [1.0, 1.0]
+
+
 # Bounds -------------------------------------------------------------------------------------------
 
 
