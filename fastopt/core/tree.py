@@ -341,7 +341,9 @@ class Tree:
         leaf = self.leaves[position]
         changed = copy.copy(self)
         changed.leaves = [*self.leaves]
-        changed.leaves[position] = dataclasses.replace(leaf, array=_checked(leaf.path, array))
+        changed.leaves[position] = dataclasses.replace(
+            leaf, array=_checked(leaf.path, array, False)
+        )
         return changed
 
     def put(self, position: int) -> None:

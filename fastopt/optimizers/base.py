@@ -38,6 +38,9 @@ Result = TypeVar("Result")
 Hook = Callable[["Optimizer"], object]
 """A function of the optimizer that is called around steps; what it returns is ignored."""
 
+Around = Callable[[Callable[[], Outcome]], Outcome]
+"""Calls what makes a step, does what belongs to it before and after, and returns its outcome."""
+
 
 class StateLock:
     """One lock for all that reads or writes an optimizer's state.
@@ -222,8 +225,17 @@ class Optimizer(Formula):
             self.rebind(params)
         return self._step(grads, grad_scale, None)
 
-    def _step(self, grads: Any, grad_scale: Any, on_nonfinite: NonfinitePolicy | None) -> Outcome:
-        """Make a step under another policy for gradients that are not finite (None: its own)."""
+    def _step(
+        self,
+        grads: Any,
+        grad_scale: Any,
+        on_nonfinite: NonfinitePolicy | None,
+        around: Around | None = None,
+    ) -> Outcome:
+        """Make a step under another policy for gradients that are not finite (None: its own).
+
+        ``around`` is what a wrapper does right before and after, between the hooks.
+        """
         if self._before_step:
             self._call(self._before_step)
         mutex = self._state_lock
@@ -238,7 +250,9 @@ class Optimizer(Formula):
                     policy = self._policy_with(on_nonfinite)
                 # HostEngine of engine/step.py; for CuPy arrays DeviceEngine of engine/device.py.
                 engine = self._engine
-                if engine.later is None:
+                if around is not None:
+                    outcome = around(lambda: self._make_step(grads, grad_scale, policy))
+                elif engine.later is None:
                     outcome = engine.step(grads, grad_scale, policy)
                 else:
                     outcome = engine.step_and_go_over(engine.later, grads, grad_scale, policy)
@@ -247,6 +261,12 @@ class Optimizer(Formula):
         if self._after_step:
             self._call(self._after_step)
         return outcome
+
+    def _make_step(self, grads: Any, grad_scale: Any, policy: Policy) -> Outcome:
+        engine = self._engine
+        if engine.later is None:
+            return engine.step(grads, grad_scale, policy)
+        return engine.step_and_go_over(engine.later, grads, grad_scale, policy)
 
     def _call(self, hooks: list[Hook]) -> None:
         for hook in [*hooks]:  # one may take itself off the list

@@ -18,8 +18,8 @@ from fastopt.core.saved import Saved
 from fastopt.core.signals import Deferred
 from fastopt.engine.policy import Outcome
 from fastopt.errors import CheckpointError
-from fastopt.optimizers.base import Optimizer
-from fastopt.wrappers.base import Wrapper
+from fastopt.optimizers.base import Around, Optimizer
+from fastopt.wrappers.base import CompanionArrays, Wrapper
 
 _WEIGHT = Number(low=0.0)
 
@@ -63,7 +63,7 @@ class Accumulator(Wrapper):
     def __init__(self, opt: Optimizer | Wrapper, every: int) -> None:
         super().__init__(opt)
         self._every = whole("Accumulator: every", every, 1)
-        self._arrays = self._companions()
+        self._arrays = CompanionArrays(self._tree)
         self._given = [False] * len(self._arrays.leaves)
         self._count = 0
         self._first_weight = 0.0  # the first one above 0 of this step; 0: there is none yet
@@ -107,14 +107,24 @@ class Accumulator(Wrapper):
         return self._add(grads, 1.0, grad_scale, None)
 
     def _step(
-        self, grads: Any, grad_scale: Any, on_nonfinite: NonfinitePolicy | None
+        self,
+        grads: Any,
+        grad_scale: Any,
+        on_nonfinite: NonfinitePolicy | None,
+        around: Around | None = None,
     ) -> Outcome | None:
-        return self._add(grads, 1.0, grad_scale, on_nonfinite)
+        return self._add(grads, 1.0, grad_scale, on_nonfinite, around)
 
     def _add(
-        self, grads: Any, weight: float, grad_scale: Any, on_nonfinite: NonfinitePolicy | None
+        self,
+        grads: Any,
+        weight: float,
+        grad_scale: Any,
+        on_nonfinite: NonfinitePolicy | None,
+        around: Around | None = None,
     ) -> Outcome | None:
         with self._lock:
+            self._follow_tree()
             if self._count >= self._every:
                 raise RuntimeError(
                     f"Accumulator: the step with the last {self._count} micro-batches has failed; "
@@ -143,7 +153,7 @@ class Accumulator(Wrapper):
                         self._dropped = self._dropped + (1 - finite)
                 self._first_weight = first
                 self._count += 1
-                return self._apply(on_nonfinite) if completes else None
+                return self._apply(on_nonfinite, around) if completes else None
 
     def flush(self) -> Outcome | None:
         """Step with the mean of what is there, and return the outcome; None if there is nothing.
@@ -152,11 +162,26 @@ class Accumulator(Wrapper):
         Raises what the optimizer's ``step`` does, and ValueError if all weights are 0.
         """
         with self._lock, Deferred():
+            self._follow_tree()
             if self._count == 0:
                 return None
             if not self._first_weight:
                 self._refuse_weights(self._count)
             return self._apply(None)
+
+    def _follow_tree(self) -> None:
+        """Go over to the parameters that the optimizer has now."""
+        if self._arrays.stand_beside(self._tree):
+            return
+        if self._count:
+            raise RuntimeError(
+                f"Accumulator: the parameters were resized or added to after {self._count} "
+                "micro-batches whose sums do not fit them; call reset() to drop these, and do it "
+                "between steps"
+            )
+        with Deferred():
+            self._arrays = CompanionArrays(self._tree)
+            self._given = [False] * len(self._arrays.leaves)
 
     def reset(self) -> None:
         """Forget what has been added since the optimizer's last step; ``dropped`` stays."""
@@ -233,8 +258,16 @@ class Accumulator(Wrapper):
                         total[...] = part
                 self._given[k] = True
 
-    def _apply(self, on_nonfinite: NonfinitePolicy | None) -> Outcome | None:
+    def _apply(
+        self, on_nonfinite: NonfinitePolicy | None, around: Around | None = None
+    ) -> Outcome | None:
         """Make the optimizer's step with the mean."""
+
+        def reset_after(make: Callable[[], Outcome]) -> Outcome:
+            outcome = make() if around is None else around(make)
+            self.reset()  # before hooks are called, of which one may raise
+            return outcome
+
         weight, given = self._weight, zip(self._arrays.own, self._given, strict=True)
         sums = [total if has else None for total, has in given]
         # A number above 0 is what is in the sums for sure; else there may be nothing.
@@ -243,12 +276,11 @@ class Accumulator(Wrapper):
             _spoil_unless(weight > 0.0, sums)
         with arrays.on_device_of(self._arrays.own[0]):
             scale = 1.0 / (weight + (weight == 0.0))
-        outcome = self._opt._step(self._arrays.nest(sums), scale, on_nonfinite)
-        self.reset()
-        return outcome
+        return self._opt._step(self._arrays.nest(sums), scale, on_nonfinite, reset_after)
 
     def _remembered(self) -> dict[str, Any]:
         with self._lock:
+            self._follow_tree()
             sums = self._arrays.on_host().items()
             given = zip(sums, self._given, strict=True)
             with arrays.on_device_of(self._arrays.own[0]):
@@ -263,6 +295,9 @@ class Accumulator(Wrapper):
 
     def _restorer(self, saved: Any) -> Callable[[], None]:
         opened = Saved("Accumulator", saved)
+        if not self._arrays.stand_beside(self._tree):
+            self.reset()  # what was there before is overwritten
+            self._follow_tree()
         count = opened.count("count", self._every)
         sums = opened.arrays("sum", self._arrays.by_name, some=True)
         if sums and not count:

@@ -18,11 +18,11 @@ from fastopt.core.options import NonfinitePolicy
 from fastopt.core.param_groups import tree_of
 from fastopt.core.saved import Resumable, Saved
 from fastopt.core.signals import Deferred
-from fastopt.core.tree import COUNTERS, Leaf
+from fastopt.core.tree import COUNTERS, Leaf, Tree
 from fastopt.engine.build import check_leaves
 from fastopt.engine.policy import Outcome
 from fastopt.errors import CheckpointError
-from fastopt.optimizers.base import Optimizer
+from fastopt.optimizers.base import Around, Optimizer
 from fastopt.wrappers.base import CompanionArrays, Wrapper, move
 
 # -------------------------------------------------------------------------------------------------
@@ -291,13 +291,16 @@ class Lookahead(Wrapper):
         super().__init__(opt)
         self._k = whole("Lookahead: k", k, 1)
         self._alpha = _SHARE("Lookahead: alpha", alpha)
-        tree = self._innermost._state.tree
+        self._stepping = False  # then it is the optimizer that writes the parameters
+        self._steps = 0  # since the last pull
+        self._begin(self._tree)
+
+    def _begin(self, tree: Tree) -> None:
+        """Let all slow weights be the parameters."""
         self._joined = _join(tree.leaves)
         own = {k: slow for joined in self._joined for k, slow in joined.slow_by_position()}
         self._arrays = CompanionArrays(tree, [own[k] for k in range(len(own))])
         self._slow = self._arrays.nest(self._arrays.own)
-        self._stepping = False  # then it is the optimizer that writes the parameters
-        self._steps = 0  # since the last pull
         self._moved = np.zeros(len(tree.leaves), bool)
         """Which parameters have had a step since they were pulled."""
         self._unknown = np.zeros_like(self._moved)
@@ -306,6 +309,20 @@ class Lookahead(Wrapper):
             joined.begin(tree.leaves)
         for position, limits in self._bounds().items():
             _keep_within(self._arrays.own[position], limits)
+
+    def _follow_tree(self) -> None:
+        """Go over to the parameters that the optimizer has now; what is of another shape begins."""
+        if self._arrays.stand_beside(self._tree):
+            return
+        before = self._arrays.own, self._moved, self._unknown, self._joined
+        self._begin(self._tree)
+        left = {k: flat for joined in before[3] for k, flat in joined.left_by_position()}
+        found = {k: flat for joined in self._joined for k, flat in joined.left_by_position()}
+        for k, (leaf, slow) in enumerate(zip(self._arrays.leaves, before[0], strict=False)):
+            if CompanionArrays.fits(leaf, slow):
+                move(self._arrays.own[k], slow, 1.0)
+                move(found[k], left[k], 1.0)
+                self._moved[k], self._unknown[k] = before[1][k], before[2][k]
 
     @property
     def slow(self) -> Any:
@@ -316,7 +333,7 @@ class Lookahead(Wrapper):
         """
         with self._lock, Deferred():
             self._follow()
-        return self._slow
+            return self._slow
 
     def step(self, grads: Any, *, grad_scale: Any = 1.0) -> Outcome | None:
         """Make a step of the optimizer, and after every k-th pull the parameters back.
@@ -328,18 +345,29 @@ class Lookahead(Wrapper):
         return self._step(grads, grad_scale, None)
 
     def _step(
-        self, grads: Any, grad_scale: Any, on_nonfinite: NonfinitePolicy | None
+        self,
+        grads: Any,
+        grad_scale: Any,
+        on_nonfinite: NonfinitePolicy | None,
+        around: Around | None = None,
     ) -> Outcome | None:
-        with self._lock, Deferred():
+        def look_ahead(make: Callable[[], Outcome]) -> Outcome:
+            return self._look_ahead(make if around is None else lambda: around(make))
+
+        return self._opt._step(grads, grad_scale, on_nonfinite, look_ahead)
+
+    def _look_ahead(self, make: Callable[[], Outcome]) -> Outcome:
+        """Make a step, between its hooks: what these write is written from outside."""
+        with Deferred():
             self._follow()
             buckets = self._innermost._state.buckets
             before = [bucket.steps.copy() for bucket in buckets]
             self._stepping = True
             try:
-                outcome = self._opt._step(grads, grad_scale, on_nonfinite)
+                outcome = make()
             finally:
                 self._stepping = False
-            if outcome is not None and outcome.made:
+            if outcome.made:
                 self._innermost._engine.synchronize()  # where a device counts
                 moved = np.zeros_like(self._moved)
                 for bucket, steps in zip(buckets, before, strict=True):
@@ -384,6 +412,7 @@ class Lookahead(Wrapper):
         """Have the slow weights follow what was written into the parameters since the last step."""
         if self._stepping:
             return
+        self._follow_tree()
         changed = [
             k
             for joined in self._joined
@@ -414,8 +443,8 @@ class Lookahead(Wrapper):
         with self._lock, Deferred():
             if self._stepping:
                 raise RuntimeError(
-                    "Lookahead: state_dict in the middle of its step (a schedule, a hook), when "
-                    "the parameters are not pulled yet; save after step has returned"
+                    "Lookahead: state_dict in the middle of its step (from a schedule), when the "
+                    "parameters are not pulled yet; call it between steps"
                 )
             self._follow()
             names = [leaf.name for leaf in self._arrays.leaves]
@@ -424,6 +453,7 @@ class Lookahead(Wrapper):
 
     def _restorer(self, saved: Any) -> Callable[[], None]:
         opened = Saved("Lookahead", saved)
+        self._follow_tree()
         steps = opened.count("steps", self._k - 1)
         slow = opened.arrays("slow", self._arrays.by_name)
         names = [leaf.name for leaf in self._arrays.leaves]
@@ -476,6 +506,11 @@ class _Joined:
         """Yield the slow weights of each parameter, in its shape, with its position."""
         for k, layout, own in zip(self.positions, self._layouts, self._ranges, strict=True):
             yield k, layout.in_shape(self.slow[own])
+
+    def left_by_position(self) -> Iterator[tuple[int, Array]]:
+        """Yield what the last step has left of each parameter, in its shape, likewise."""
+        for k, layout, own in zip(self.positions, self._layouts, self._ranges, strict=True):
+            yield k, layout.in_shape(self.left[own])
 
     def _now(self, leaves: Sequence[Leaf]) -> Array:
         """Return the parameters as they are: flat, in the dtype of the slow weights."""

@@ -19,7 +19,7 @@ from fastopt.core.param_groups import ParamGroups
 from fastopt.core.saved import Resumable
 from fastopt.core.tree import COUNTERS, Leaf, Tree
 from fastopt.engine.policy import Outcome
-from fastopt.optimizers.base import Optimizer, refuse_attribute
+from fastopt.optimizers.base import Around, Optimizer, refuse_attribute
 
 # -------------------------------------------------------------------------------------------------
 # Arrays that stand beside the parameters, one for each: averages, sums, slow weights.
@@ -39,6 +39,19 @@ class CompanionArrays:
     def leaves(self) -> list[Leaf]:
         """The parameters."""
         return self._tree.leaves
+
+    def stand_beside(self, tree: Tree) -> bool:
+        """Go over to other parameters of the same shapes and dtypes; False if these are others."""
+        if tree is not self._tree:
+            if len(tree.leaves) != len(self.own) or not all(map(self.fits, tree.leaves, self.own)):
+                return False
+            self._tree = tree
+        return True
+
+    @staticmethod
+    def fits(leaf: Leaf, own: Array) -> bool:
+        """Return whether an array can stand beside a parameter."""
+        return leaf.array.shape == own.shape and _dtype_beside(leaf.array) == own.dtype
 
     @property
     def pairs(self) -> Iterator[tuple[Array, Array]]:
@@ -87,9 +100,10 @@ def _check(leaf: Leaf, now: object, own: Array, owner: str) -> None:
     if now is not leaf.array:
         raise ValueError(
             f"{leaf.path} is no longer the array that the {owner} was given. Write into it "
-            f"(params[...][...] = value), or construct a new {owner}."
+            f"(params[...][...] = value), or construct a new {owner} of the arrays that are used "
+            "now; load_state_dict takes what this one remembers over."
         )
-    if leaf.array.shape != own.shape or _dtype_beside(leaf.array) != own.dtype:
+    if not CompanionArrays.fits(leaf, own):
         raise ValueError(
             f"{leaf.path} had the shape {own.shape} when the {owner} was made; got "
             f"{leaf.array.dtype} of shape {leaf.array.shape}. Construct a new {owner}."
@@ -159,13 +173,18 @@ class Wrapper(Resumable):
         """The optimizer's lock, which what the wrapper remembers is read and written under too."""
         return self._innermost._state_lock.lock
 
-    def _companions(self) -> CompanionArrays:
-        """Return arrays that stand beside the optimizer's parameters."""
-        return CompanionArrays(self._innermost._state.tree)
+    @property
+    def _tree(self) -> Tree:
+        """The optimizer's parameters: another tree once they were rebound, resized or added to."""
+        return self._innermost._state.tree
 
     @abstractmethod
     def _step(
-        self, grads: Any, grad_scale: Any, on_nonfinite: NonfinitePolicy | None
+        self,
+        grads: Any,
+        grad_scale: Any,
+        on_nonfinite: NonfinitePolicy | None,
+        around: Around | None = None,
     ) -> Outcome | None:
         """Make a step as ``Optimizer._step`` does; None if only something was added up."""
 

@@ -496,6 +496,66 @@ def test_a_bad_weight_is_refused_and_nothing_is_added(bad: Any) -> None:
     np.testing.assert_equal(acc.state_dict(), before)
 
 
+# Hooks, and other parameters ----------------------------------------------------------------------
+
+
+@each_backend
+@pytest.mark.parametrize("outside", [False, True])
+def test_a_hook_that_raises_leaves_no_sums_that_were_stepped_with(
+    outside: bool, backend: str
+) -> None:
+    param = np.zeros(2)
+    opt = fastopt.SGD(param, lr=1.0, backend=backend)
+    acc = fastopt.Accumulator(opt, 2)
+    wrapped: Any = fastopt.Lookahead(acc, 5) if outside else acc
+    counts: list[int] = []
+
+    def fail(made: fastopt.Optimizer) -> None:
+        counts.append(acc.state_dict()["count"])
+        raise ZeroDivisionError
+
+    opt.after_step.append(fail)
+    wrapped.step(np.ones(2))
+    with pytest.raises(ZeroDivisionError):
+        wrapped.step(np.ones(2))
+    assert (acc.count, counts, acc.flush()) == (0, [0], None)
+    assert param.tolist() == [-1.0, -1.0]
+    assert not outside or wrapped.state_dict()["steps"] == 1
+
+
+@each_backend
+def test_parameters_may_be_rebound_between_micro_batches(backend: str) -> None:
+    params = {"w": np.zeros((2, 3))}
+    opt = fastopt.SGD(params, lr=1.0, backend=backend)
+    acc = fastopt.Accumulator(opt, 2)
+    grad = np.arange(6.0).reshape(2, 3)
+    acc.step({"w": grad})
+    params["w"] = np.asfortranarray(np.full((2, 3), 9.0))
+    opt.rebind(params)
+    assert acc.step({"w": grad})
+    assert np.array_equal(params["w"], 9.0 - grad)
+
+
+@each_backend
+def test_resizing_waits_for_the_end_of_a_step(backend: str) -> None:
+    params = {"w": np.zeros(3)}
+    opt = fastopt.SGD(params, lr=1.0, backend=backend)
+    acc = fastopt.Accumulator(opt, 2)
+    opt.resize("w", np.zeros(4))
+    for _ in range(2):
+        acc.step({"w": np.ones(4)})
+    assert params["w"].tolist() == [-1.0] * 4
+    acc.step({"w": np.ones(4)})
+    opt.resize("w", np.zeros(2))
+    for call in (lambda: acc.step({"w": np.ones(2)}), acc.flush, acc.state_dict):
+        with pytest.raises(RuntimeError, match=r"resized or added to after 1 micro-batches"):
+            call()
+    acc.reset()
+    for _ in range(2):
+        acc.step({"w": np.ones(2)})
+    assert params["w"].tolist() == [-1.0] * 2
+
+
 # Saving -------------------------------------------------------------------------------------------
 
 

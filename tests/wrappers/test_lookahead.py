@@ -386,6 +386,86 @@ def test_in_the_middle_of_a_step_nothing_is_followed_or_saved() -> None:
     assert param.tolist() == [1.0, 1.0]
 
 
+@each_backend
+def test_what_hooks_write_is_written_from_outside(backend: str) -> None:
+    param = np.full(2, -100.0)
+    look = still(param, 2, backend=backend)
+
+    def write(opt: fastopt.Optimizer) -> None:
+        param[...] = 5.0
+
+    for hooks in (look.innermost.before_step, look.innermost.after_step):
+        param[...] = -100.0
+        look.step(np.zeros(2))
+        hooks.append(write)
+        look.step(np.zeros(2))
+        hooks.clear()
+        for _ in range(2):
+            look.step(np.zeros(2))
+        assert param.tolist() == look.slow.tolist() == [5.0, 5.0]
+
+
+def test_a_hook_may_save_it_and_one_that_raises_leaves_the_step_made() -> None:
+    param = np.zeros(2)
+    look = still(param, 2)
+    seen: list[Any] = []
+
+    def save(opt: fastopt.Optimizer) -> None:
+        seen.append((look.state_dict()["steps"], param[0]))
+        if len(seen) == 3:
+            raise ZeroDivisionError
+
+    look.innermost.after_step.append(save)
+    for _ in range(2):
+        look.step(np.full(2, -4.0))
+    with pytest.raises(ZeroDivisionError):
+        look.step(np.full(2, -4.0))
+    look.step(np.full(2, -4.0))
+    assert seen == [(1, 4.0), (0, 4.0), (1, 8.0), (0, 8.0)]
+
+
+# Other parameters ---------------------------------------------------------------------------------
+
+
+@each_backend
+@pytest.mark.parametrize("order", "CF")
+def test_parameters_that_are_rebound_are_where_it_goes_on(order: Any, backend: str) -> None:
+    params = {"w": np.zeros((2, 3)), "b": np.zeros(2)}
+    look = still(params, 2, backend=backend)
+    look.step({"w": np.full((2, 3), -2.0), "b": np.full(2, -2.0)})
+    values = np.arange(6.0).reshape(2, 3)
+    params["w"] = np.array(values + 10, order=order)
+    look.innermost.rebind(params)
+    assert np.array_equal(look.slow["w"], values + 10)
+    look.step({"w": np.full((2, 3), -2.0), "b": np.full(2, -2.0)})
+    assert np.array_equal(params["w"], values + 11)
+    assert np.array_equal(look.slow["w"], values + 11)
+    assert params["b"].tolist() == [2.0, 2.0]
+    saved = look.state_dict()
+    look.load_state_dict(saved)
+    np.testing.assert_equal(look.state_dict(), saved)
+
+
+@each_backend
+def test_what_is_resized_or_added_begins_and_the_others_go_on(backend: str) -> None:
+    params = {"a": np.zeros(3), "b": np.zeros(3)}
+    look = still(params, 2, backend=backend)
+    look.step({"a": np.full(3, -4.0), "b": np.full(3, -4.0)})
+    look.innermost.resize("b", np.full(5, 7.0), keep=[0])
+    assert look.slow["b"].tolist() == [7.0] * 5
+    assert look.slow["a"].tolist() == [0.0] * 3
+    look.step({"a": np.full(3, -4.0), "b": np.full(5, -4.0)})
+    assert params["a"].tolist() == [4.0] * 3
+    assert params["b"].tolist() == [9.0] * 5
+    look.step({"a": np.full(3, -4.0), "b": None})
+    new = np.zeros(1)
+    look.innermost.add_param_group({"params": [new]})
+    look.step([{"a": np.full(3, -4.0), "b": None}, [np.full(1, -4.0)]])
+    assert params["a"].tolist() == [8.0] * 3
+    assert new.tolist() == [2.0]
+    assert look.slow[1][0].tolist() == [2.0]
+
+
 # Bounds -------------------------------------------------------------------------------------------
 
 
