@@ -6,7 +6,7 @@ import operator
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Self
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from fastopt.core.signals import Deferred
 from fastopt.core.tree import COUNTERS, Leaf, Tree
 from fastopt.engine.build import check_leaves
 from fastopt.engine.policy import Outcome
-from fastopt.errors import CheckpointError
+from fastopt.errors import BackendMismatchError, CheckpointError
 from fastopt.optimizers.base import Around, Optimizer
 from fastopt.wrappers.base import CompanionArrays, Wrapper, move
 
@@ -79,6 +79,7 @@ class EMA(Resumable):
         tree = tree_of(params)
         check_leaves(tree, "EMA", counters=True)
         self._arrays = CompanionArrays(tree)
+        self._grouped = tree.grouped
         self._average = self._arrays.nest(self._arrays.own)
         self._updates = 0
         self._swapped = False
@@ -132,6 +133,43 @@ class EMA(Resumable):
         with self._lock:
             self._refuse_if_swapped("reset")
             self._updates = 0
+
+    def rebind(self, params: Any) -> Self:
+        """Average other arrays in the places of the parameters; the averages go on.
+
+        For programs that replace arrays as a whole, as ``Optimizer.rebind``. ``params`` is nested
+        as the parameters were (of a list of groups also a list of trees), with the same shapes and
+        dtypes. Returns the EMA. Raises ValueError for others, BackendMismatchError for arrays of
+        another kind or device, RuntimeError inside ``swap``; nothing has changed then.
+        """
+        before = self._arrays.leaves
+        tree = tree_of(params, counters=True)
+        if tree.grouped != self._grouped and isinstance(params, list | tuple):
+            tree = Tree([*params], grouped=True, counters=True)
+        theirs, ours = ([leaf.name for leaf in leaves] for leaves in (tree.leaves, before))
+        if theirs != ours:
+            raise ValueError(
+                "EMA: rebind takes the same parameters in other arrays, nested as they were; got "
+                f"{theirs[:5]}, not {ours[:5]}. Construct a new EMA for others"
+            )
+        check_leaves(tree, "EMA")
+        for old, new in zip(before, tree.leaves, strict=True):
+            was, now = old.array, new.array
+            if (was.shape, was.dtype) != (now.shape, now.dtype):
+                raise ValueError(
+                    f"EMA: {new.path} must be {was.dtype} of shape {was.shape}, as it was; got "
+                    f"{now.dtype} of shape {now.shape}"
+                )
+            if (arrays.kind(was), arrays.device(was)) != (arrays.kind(now), arrays.device(now)):
+                raise BackendMismatchError(
+                    f"EMA: {new.path} must be where it was; save the average, and load it into an "
+                    "EMA of the new arrays"
+                )
+        with self._lock:
+            self._refuse_if_swapped("rebind")
+            self._arrays.stand_beside(tree)
+            self._grouped = tree.grouped
+        return self
 
     def _follow_until_begun(self) -> None:
         """Copy the parameters while there is no average yet."""

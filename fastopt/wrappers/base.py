@@ -100,8 +100,7 @@ def _check(leaf: Leaf, now: object, own: Array, owner: str) -> None:
     if now is not leaf.array:
         raise ValueError(
             f"{leaf.path} is no longer the array that the {owner} was given. Write into it "
-            f"(params[...][...] = value), or construct a new {owner} of the arrays that are used "
-            "now; load_state_dict takes what this one remembers over."
+            "(params[...][...] = value), or let it go over to the new one: rebind(params)."
         )
     if not CompanionArrays.fits(leaf, own):
         raise ValueError(

@@ -131,6 +131,50 @@ def test_weights_loaded_later_leave_the_average_and_reset_begins_anew(tmp_path: 
     assert (ema.average["w"].tolist(), ema.updates) == ([4.0, 4.0], 2)
 
 
+# Other arrays ------------------------------------------------------------------------------------
+
+
+def test_arrays_that_are_replaced_are_averaged_once_it_is_rebound() -> None:
+    params = {"w": np.zeros((2, 3)), "n": np.zeros((), int)}
+    ema = fastopt.EMA(params, 0.5)
+    ema.update()
+    params["w"] = np.asfortranarray(np.arange(6.0).reshape(2, 3))
+    with pytest.raises(ValueError, match=r"rebind\(params\)"):
+        ema.update()
+    assert ema.rebind(params) is ema
+    average = ema.average["w"]
+    ema.update()
+    assert np.array_equal(average, params["w"] / 2)
+    with ema.swap():
+        assert np.array_equal(params["w"], np.arange(6.0).reshape(2, 3) / 2)
+    assert np.array_equal(params["w"], np.arange(6.0).reshape(2, 3))
+    new = {"w": np.ones((2, 3)), "n": np.ones((), int)}
+    assert ema.rebind(new).updates == 2
+    ema.update()
+    assert np.array_equal(ema.average["w"], params["w"] / 4 + 0.5)
+    for bad in (
+        {"w": new["w"]},
+        {**new, "w": np.ones((3, 2))},
+        {**new, "w": np.ones((2, 3), "f4")},
+    ):
+        with pytest.raises(ValueError, match="EMA: "):
+            ema.rebind(bad)
+    with ema.swap(), pytest.raises(RuntimeError, match="rebind inside a swap"):
+        ema.rebind(params)
+    ema.update()
+    assert ema.updates == 4
+
+
+def test_groups_are_rebound_as_lists_of_either_kind() -> None:
+    for nested in (lambda p: [{"params": [p]}], lambda p: [[p]]):
+        one, two = np.zeros(2), np.full(2, 4.0)
+        ema = fastopt.EMA([{"params": [one], "lr": 0.1}], 0.5)
+        ema.update()
+        ema.rebind(nested(two))
+        ema.update()
+        assert ema.average[0][0].tolist() == [2.0, 2.0]
+
+
 # Counters ----------------------------------------------------------------------------------------
 
 
