@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -537,8 +536,9 @@ class _Joined:
         self._device = arrays.on_device_of(given[0])
         with self._device:
             self.slow, self.left = (self._xp.zeros(ends[-1], wide(self._dtype)) for _ in range(2))
-        self._seen: list[Array] = []  # the arrays of these views
+        self._seen: Sequence[Leaf] = ()  # what these are of
         self._views: list[Array] = []
+        self._addresses: list[int] = []
 
     def slow_by_position(self) -> Iterator[tuple[int, Array]]:
         """Yield the slow weights of each parameter, in its shape, with its position."""
@@ -553,10 +553,18 @@ class _Joined:
     def _now(self, leaves: Sequence[Leaf]) -> Array:
         """Return the parameters as they are: flat, in the dtype of the slow weights."""
         given = [leaves[k].array for k in self.positions]
-        if len(self._seen) != len(given) or not all(map(operator.is_, given, self._seen)):
+        if leaves is not self._seen:
             turned = map(Layout.in_memory_order, self._layouts, given)
             self._views = [one.reshape(-1) if one.flags.c_contiguous else one for one in turned]
-            self._seen = given
+            self._addresses = [*map(arrays.address, given)]
+            self._seen = leaves
+        at = zip(given, self._layouts, self._addresses, strict=True)
+        for k, (array, layout, address) in enumerate(at):
+            if array.shape != layout.shape or arrays.address(array) != address:
+                raise ValueError(
+                    f"{leaves[self.positions[k]].path} has been moved or resized in memory since "
+                    "the last step. Call opt.rebind(params)."
+                )
         flat = [one if one.ndim == 1 else one.reshape(-1) for one in self._views]
         joined: Array = flat[0] if len(flat) == 1 else self._xp.concatenate(flat)
         return joined.astype(self.slow.dtype, copy=False)

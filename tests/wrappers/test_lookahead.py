@@ -447,6 +447,17 @@ def test_parameters_that_are_rebound_are_where_it_goes_on(order: Any, backend: s
 
 
 @each_backend
+def test_an_array_that_was_resized_in_place_is_noticed(backend: str) -> None:
+    param = np.zeros(3)
+    look = still([param], 2, backend=backend)
+    look.step([np.full(3, -4.0)])
+    param.resize(100_000, refcheck=False)
+    for call in (lambda: look.slow, look.state_dict, lambda: look.step([np.zeros(100_000)])):
+        with pytest.raises(ValueError, match=r"moved or resized in memory .*rebind\(params\)"):
+            call()
+
+
+@each_backend
 def test_what_is_resized_or_added_begins_and_the_others_go_on(backend: str) -> None:
     params = {"a": np.zeros(3), "b": np.zeros(3)}
     look = still(params, 2, backend=backend)
