@@ -341,9 +341,7 @@ class Tree:
         leaf = self.leaves[position]
         changed = copy.copy(self)
         changed.leaves = [*self.leaves]
-        changed.leaves[position] = dataclasses.replace(
-            leaf, array=_checked(leaf.path, array, False)
-        )
+        changed.leaves[position] = dataclasses.replace(leaf, array=_checked(leaf.path, array))
         return changed
 
     def put(self, position: int) -> None:

@@ -278,6 +278,9 @@ class Accumulator(Wrapper):
             scale = 1.0 / (weight + (weight == 0.0))
         return self._opt._step(self._arrays.nest(sums), scale, on_nonfinite, reset_after)
 
+    def _made_with(self) -> dict[str, Any]:
+        return {"every": self._every}
+
     def _remembered(self) -> dict[str, Any]:
         with self._lock:
             self._follow_tree()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NoReturn, Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -142,16 +142,16 @@ class EMA(Resumable):
         another kind or device, RuntimeError inside ``swap``; nothing has changed then.
         """
         before = self._arrays.leaves
-        tree = tree_of(params, counters=True)
+        tree = tree_of(params)
         if tree.grouped != self._grouped and isinstance(params, list | tuple):
-            tree = Tree([*params], grouped=True, counters=True)
+            tree = Tree([*params], grouped=True)
         theirs, ours = ([leaf.name for leaf in leaves] for leaves in (tree.leaves, before))
         if theirs != ours:
             raise ValueError(
                 "EMA: rebind takes the same parameters in other arrays, nested as they were; got "
                 f"{theirs[:5]}, not {ours[:5]}. Construct a new EMA for others"
             )
-        check_leaves(tree, "EMA")
+        check_leaves(tree, "EMA", counters=True)
         for old, new in zip(before, tree.leaves, strict=True):
             was, now = old.array, new.array
             if (was.shape, was.dtype) != (now.shape, now.dtype):
@@ -263,11 +263,26 @@ class EMA(Resumable):
         warmup = ", warmup=True" if self._warmup else ""
         return f"<EMA(decay={decay!r}{warmup}): {count} arrays, {self._updates} updates>"
 
-    def __reduce_ex__(self, protocol: Any) -> NoReturn:
-        raise TypeError(
-            "EMA cannot be pickled or copied: the copy would average arrays of its own, not the "
-            "model's. Use state_dict and load_state_dict."
-        )
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy is made of: the arrays, which stay those of whoever is copied too."""
+        with self._lock:
+            tree = self._arrays.tree
+            decay = "mean" if self._decay is None else self._decay
+            made_with = {"decay": decay, "warmup": self._warmup}
+            return {
+                "params": tree.params,
+                "grouped": tree.grouped,
+                "made_with": made_with,
+                "saved": self.state_dict(),
+            }
+
+    def __setstate__(self, copied: dict[str, Any]) -> None:
+        """Make a copy of what another EMA consisted of."""
+        params = copied["params"]
+        if copied["grouped"]:
+            params = [{"params": tree} for tree in params]
+        EMA.__init__(self, params, **copied["made_with"])
+        self.load_state_dict(copied["saved"])
 
 
 def _checked_decay(decay: Any) -> float | None:
@@ -475,6 +490,9 @@ class Lookahead(Wrapper):
                     lower, upper = (parameter.state_view(rows[name]) for name in BOUNDS)
                     found[position] = lower, upper
         return found
+
+    def _made_with(self) -> dict[str, Any]:
+        return {"k": self._k, "alpha": self._alpha}
 
     def _remembered(self) -> dict[str, Any]:
         with self._lock, Deferred():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -34,6 +34,11 @@ class CompanionArrays:
     def __init__(self, tree: Tree, own: list[Array] | None = None) -> None:
         self._tree = tree
         self.own = [_like(leaf.array) for leaf in self.leaves] if own is None else own
+
+    @property
+    def tree(self) -> Tree:
+        """The tree of the parameters."""
+        return self._tree
 
     @property
     def leaves(self) -> list[Leaf]:
@@ -216,8 +221,16 @@ class Wrapper(Resumable):
         """The optimizer's parameter groups."""
         return self._opt.param_groups
 
-    def __reduce_ex__(self, protocol: Any) -> NoReturn:
-        raise TypeError(
-            f"{type(self).__name__} cannot be pickled or copied, as optimizers cannot. Use "
-            "state_dict and load_state_dict."
-        )
+    @abstractmethod
+    def _made_with(self) -> dict[str, Any]:
+        """Return the arguments of the constructor beside the optimizer."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy is made of, the optimizer included."""
+        with self._lock:
+            return {"opt": self._opt, "made_with": self._made_with(), "saved": self.state_dict()}
+
+    def __setstate__(self, copied: dict[str, Any]) -> None:
+        """Make a copy of what another wrapper consisted of."""
+        type(self).__init__(self, copied["opt"], **copied["made_with"])
+        self.load_state_dict(copied["saved"])

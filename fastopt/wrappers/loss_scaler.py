@@ -243,6 +243,21 @@ class LossScaler(Resumable):
 
     # What is remembered ------------------------------------------------------------------------
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy is made of; between ``step`` and ``update`` there is none."""
+        if self._stepped:
+            raise RuntimeError(
+                "LossScaler: a copy between step and update would not know of the step; call "
+                "scaler.update() before"
+            )
+        return {"policy": self._policy, "saved": self.state_dict()}
+
+    def __setstate__(self, copied: dict[str, Any]) -> None:
+        """Make a copy of what another LossScaler consisted of."""
+        policy: ScalePolicy = copied["policy"]
+        LossScaler.__init__(self, policy.min_scale, **policy._asdict())
+        self.load_state_dict(copied["saved"])
+
     def _remembered(self) -> dict[str, Any]:
         self._synchronize()
         now = self._now

@@ -246,3 +246,90 @@ def test_what_cannot_be_pickled_says_so_itself() -> None:
     with pytest.raises((pickle.PicklingError, AttributeError), match="lambda"):
         pickle.dump(opt, io.BytesIO())
     assert copy.deepcopy(opt).lr == 0.1
+
+
+# What stands around an optimizer ------------------------------------------------------------------
+
+
+def averaged(opt: Any, params: Any) -> Any:
+    return fastopt.EMA(params, 0.5)
+
+
+AROUND: list[Callable[[Any, Any], Any]] = [
+    averaged,
+    lambda opt, params: fastopt.EMA(params, "mean"),
+    lambda opt, params: fastopt.Lookahead(opt, k=3, alpha=0.25),
+    lambda opt, params: fastopt.Accumulator(opt, every=2),
+    lambda opt, params: fastopt.Accumulator(fastopt.Lookahead(opt, k=2), every=2),
+]
+
+
+@ways
+@pytest.mark.parametrize("make", AROUND, ids=["ema", "mean", "lookahead", "accumulator", "both"])
+def test_wrappers_go_along(
+    place: tuple[Any, str], way: Callable[[Any], Any], make: Callable[[Any, Any], Any]
+) -> None:
+    xp, backend = place
+    params = {"a": xp.asarray(draw(1, 5)), "b": [xp.asarray(draw(2, 3, 2, dtype=np.float16))]}
+    opt = fastopt.SGD(params, 0.1, momentum=0.9, backend=backend)
+    first = Estimator([opt, make(opt, params)], params)
+
+    def go(model: Estimator, numbers: range) -> None:
+        opt, around = model.opt
+        for k in numbers:
+            half = draw(k + 9, 3, 2, dtype=np.float16)
+            grads = {"a": xp.asarray(draw(k, 5)), "b": [xp.asarray(half)]}
+            if isinstance(around, fastopt.EMA):
+                opt.step(grads)
+                around.update()
+            else:
+                around.step(grads)
+
+    go(first, range(5))
+    other = way(first)
+    opt_there, around_there = other.opt
+    if not isinstance(around_there, fastopt.EMA):
+        assert around_there.innermost is opt_there
+    for each in (first, other):
+        go(each, range(5, 12))
+    for name in ("a", "b"):
+        mine, theirs = first.params[name], other.params[name]
+        mine, theirs = (mine, theirs) if name == "a" else (mine[0], theirs[0])
+        assert on_host(mine).tobytes() == on_host(theirs).tobytes()
+    np.testing.assert_equal(around_there.state_dict(), first.opt[1].state_dict())
+
+
+@ways
+def test_an_ema_of_groups_and_counters(way: Callable[[Any], Any]) -> None:
+    count = np.array([3])
+    ema = fastopt.EMA([{"params": {"w": np.ones(2)}}, {"params": count}], 0.5)
+    ema.update()
+    count += 1
+    other = way(ema)
+    other.update()
+    assert other.average[1].tolist() == [4]
+    assert ema.average[1].tolist() == [3]
+    assert other.average[0]["w"].tolist() == [1, 1]
+    with ema.swap(), pytest.raises(RuntimeError, match="inside a swap"):
+        way(ema)
+
+
+@ways
+def test_a_loss_scaler_goes_along(place: tuple[Any, str], way: Callable[[Any], Any]) -> None:
+    xp, backend = place
+    opt = fastopt.SGD(xp.zeros(2, np.float32), 1.0, backend=backend)
+    scaler = fastopt.LossScaler(8.0, growth_interval=3, max_skips=4)
+    for _ in range(2):
+        scaler.step(opt, xp.ones(2, np.float32))
+        scaler.update()
+    scaler.step(opt, xp.ones(2, np.float32))
+    with pytest.raises(RuntimeError, match=r"call scaler\.update\(\) before"):
+        way(scaler)
+    scaler.update()
+    other = way(scaler)
+    assert other.scale == scaler.scale == 16
+    mine = fastopt.SGD(xp.zeros(2, np.float32), 1.0, backend=backend)
+    other.step(mine, xp.full(2, np.inf, np.float32))
+    other.update()
+    assert (other.scale, scaler.scale) == (8, 16)
+    assert other.state_dict() == {**scaler.state_dict(), "scale": 8.0}

@@ -203,7 +203,7 @@ def test_counters_are_carried_over_as_they_are(dtype: str, decay: Any, tmp_path:
 
 def test_other_leaves_are_refused() -> None:
     for bad in (np.array(["a"]), np.array([None]), np.zeros(1, "M8[s]")):
-        with pytest.raises(TypeError, match=r"must be of one of the dtypes .*, integers or bool"):
+        with pytest.raises(TypeError, match=r"must be of one of the dtypes"):
             fastopt.EMA([np.ones(2), bad])
     with pytest.raises(TypeError, match="must be of one of the dtypes"):
         fastopt.SGD([np.ones(2, int)])

@@ -580,3 +580,17 @@ def test_what_does_not_say_what_has_moved_is_refused(moved: Any) -> None:
     with pytest.raises(fastopt.CheckpointError, match="moved must say True or False for every"):
         look.load_state_dict({**saved, "moved": moved})
     np.testing.assert_equal(look.state_dict(), saved)
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+def test_counters_in_a_frozen_group_are_left_alone(backend: str) -> None:
+    count = np.array([1, 2])
+    params = fastopt.groups({"w": np.zeros(2), "n": count}, {"n": {"trainable": False}})
+    opt = fastopt.SGD(params, 1.0, backend=backend)
+    look = fastopt.Lookahead(opt, k=2, alpha=0.5)
+    for _ in range(4):
+        count += 1
+        look.step({"w": np.ones(2), "n": None})
+    assert count.tolist() == [5, 6]
+    assert opt.params["w"].tolist() == [-2, -2]
+    assert look.slow["n"].tolist() == [5, 6]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import math
-import pickle
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -232,14 +231,6 @@ def test_the_message_says_what_is_missing() -> None:
     look = fastopt.Lookahead(fastopt.SGD(np.ones(1)))
     with pytest.raises(CheckpointError, match="steps must be a whole number from 0 to 4; got 5"):
         look.load_state_dict({**look.state_dict(), "steps": 5})
-
-
-@pytest.mark.parametrize("make", MAKERS[:3], ids=lambda make: make.__name__)
-def test_what_holds_the_models_arrays_is_not_copied(make: Any) -> None:
-    kept = make(make_params(), "numpy").kept
-    for call in (pickle.dumps, copy.copy, copy.deepcopy):
-        with pytest.raises(TypeError, match="cannot be pickled or copied"):
-            call(kept)  # type: ignore[operator]
 
 
 # Ctrl-C ------------------------------------------------------------------------------------------
