@@ -485,7 +485,7 @@ class Formula(ABC):
 # What is proportional to the learning rate, weight decay and momentum may become 0: a schedule or a
 # decay by hand brings them down as far as it is followed, and the run goes on.
 
-_UNKNOWN = {"lr": 1.0, "weight_decay": 0.0}
+_UNKNOWN = {"lr": 1.0, "lr_scale": 1.0, "weight_decay": 0.0}
 """What stands for schedules where their values are not known yet; 0.5 for any other."""
 
 _LATE = 1_000_000
@@ -505,10 +505,17 @@ def check_coefficients(
     """Raise ValueError for a coefficient that is infinite in ``real`` and not in float64, or is 0.
 
     ``where`` names a parameter that is computed in it, ``owner`` the optimizer; None: its class.
+    A learning rate that is infinite in float64 is refused too.
     """
+    numbers = _numbers(options)
+    with np.errstate(over="ignore"):
+        rate = learning_rate(numbers)
+    if not np.isfinite(rate).all():
+        raise ValueError(
+            f"{owner or formula.__name__}: lr * lr_scale must be finite; got {_said(options)}"
+        )
     if real.itemsize != 4:
         return
-    numbers = _numbers(options)
     for t in (1, _LATE):
         for name, value, vanishes in _coefficients(formula, numbers, t):
             value = _worst(value, vanishes)
@@ -547,7 +554,7 @@ def _coefficients(
     formula: type[Formula], options: Options, t: int
 ) -> Iterator[tuple[str, Value, bool]]:
     """Yield what a step multiplies by and adds, and what state begins with; if it may be 0."""
-    lr, weight_decay = options["lr"], options["weight_decay"]
+    lr, weight_decay = learning_rate(options), options["weight_decay"]
     made = formula._scalars(options, lr, t, 1.0)
     vanishing = (*formula._lr_scalars, *formula._vanishing_scalars)
     for name in formula._rule(options).scalars:
@@ -561,13 +568,19 @@ def _coefficients(
         yield f"the initial {slot}", value, False
 
 
+def learning_rate(options: Options) -> Value:
+    """Return the learning rate that a step goes by, of numbers: lr * lr_scale."""
+    rate: Value = options["lr"] * options["lr_scale"]
+    return rate
+
+
 def memory_inputs(formula: type[Formula], options: Options) -> dict[str, float]:
     """Return the inputs of the rule's memory in its first step; nothing without one."""
     memory = formula._rule(options).memory
     if memory is None:
         return {}
     numbers = _numbers(options)
-    made = formula._scalars(numbers, numbers["lr"], 1, 1.0)
+    made = formula._scalars(numbers, learning_rate(numbers), 1, 1.0)
     return {name: float(made[name]) for name in memory.inputs}
 
 

@@ -11,7 +11,17 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypedDict, get_type_hints
 
 from fastopt.core.dtypes import STATE_DTYPES
-from fastopt.core.hyperparameters import BoundsCheck, Check, Flag, Maybe, OneOf, Whole
+from fastopt.core.hyperparameters import (
+    NONNEGATIVE,
+    BoundsCheck,
+    Check,
+    Flag,
+    Maybe,
+    OneOf,
+    Schedulable,
+    Scheduled,
+    Whole,
+)
 from fastopt.core.quantization import SEEDS
 from fastopt_kernels.around import Fragment, cautious, mask_zero
 
@@ -41,6 +51,18 @@ class Option:
 class Common(TypedDict, total=False):
     """What every optimizer takes; all are optional."""
 
+    lr_scale: Annotated[
+        Scheduled,
+        Option(
+            1.0,
+            "what lr is multiplied by, schedule included (1.0); >= 0, without a unit: a number, or "
+            "a function of the step number. A step's learning rate is lr * lr_scale wherever lr "
+            "stands in a formula, so that groups with one lr keep their ratio when ``opt.lr`` is "
+            "set and under a schedule. A hyperparameter: it can differ between groups, and be set "
+            "between steps.",
+            Schedulable(NONNEGATIVE),
+        ),
+    ]
     maximize: Annotated[
         bool,
         Option(

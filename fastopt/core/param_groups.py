@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple, NoReturn, cast
 
+import numpy as np
+
 from fastopt.core import advice, arrays
 from fastopt.core.hyperparameters import (
     Check,
@@ -261,17 +263,40 @@ class ParamGroups(list[ParamGroup]):
         self.changes = Changes() if changes is None else changes
         for group in self:
             group.changes = self.changes
+        self._one_rate_at: int | None = None  # after so many changes all groups have one "lr"
 
     def add(self, group: ParamGroup) -> None:
         """Add a group at the end."""
         group.changes = self.changes
         super().append(group)
+        self._one_rate_at = None
 
-    def set_rate(self, rate: Any) -> bool:
-        """Set the learning rate of all groups, or of none: False if one has to review it."""
-        if not all(group.takes_rate(rate) for group in self):
-            return False
-        return all(group.set_rate(rate) for group in self)
+    def set_rate(self, rate: Any) -> None:
+        """Set the learning rate of all groups, which have one; or raise, and set none."""
+        if self._one_rate_at != self.changes.count:
+            self._check_one_rate()
+        if all(group.takes_rate(rate) for group in self):
+            for group in self:
+                group.set_rate(rate)
+        else:
+            checked = [group.checked({"lr": rate}) for group in self]
+            for group, change in zip(self, checked, strict=True):
+                group.update(change)
+        self._one_rate_at = self.changes.count
+
+    def _check_one_rate(self) -> None:
+        """Raise ValueError if the groups differ in "lr": one for all would undo that silently."""
+        first = self[0]["lr"]
+        for number, group in enumerate(self):
+            own = group["lr"]
+            if own is not first and not np.all(own == first):
+                raise ValueError(
+                    "opt.lr is the learning rate of all groups, and these differ in it; got "
+                    f"{first!r:.100} in param_groups[0] and {own!r:.100} in param_groups[{number}]"
+                    f'. Set it group by group, as opt.param_groups[{number}]["lr"]; or give all '
+                    'groups the same "lr" and each an "lr_scale", by which its lr is multiplied: '
+                    "opt.lr then leaves their ratio as it is"
+                )
 
     def _fixed(self, *_: Any, **__: Any) -> NoReturn:
         raise TypeError(

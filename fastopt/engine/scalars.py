@@ -26,9 +26,9 @@ Row = tuple[float, ...]
   sets state to 0 whose magnitude is below ``tiny_signed`` or ``tiny_positive``.
   ``grad_scale`` is 1, or -1 for ``maximize``; the backend multiplies it by what the verdict says
   (the user's ``grad_scale`` and clipping). ``l2`` is ``weight_decay`` where that acts on the
-  gradient, ``decay`` is ``lr * weight_decay`` where it acts on the parameter (``Formula._decay``
-  says which; the other one is 0). The two thresholds of the flush are those of ``core.denormals``
-  in every eighth step and 0 otherwise, which flushes nothing;
+  gradient, ``decay`` is ``lr * lr_scale * weight_decay`` where it acts on the parameter
+  (``Formula._decay`` says which; the other one is 0). The two thresholds of the flush are those of
+  ``core.denormals`` in every eighth step and 0 otherwise, which flushes nothing;
 * the rule's own: what ``Formula._scalars`` returns, as far as the rule names it;
 * those of fragments, bounds that are numbers, the halves of a random key: only where they are used.
 """
@@ -71,7 +71,8 @@ class Scalars:
         self._bucket = bucket
         self._members = bucket.members
         self._prepared_for: int | None = None  # the group's revision
-        self._decay_lr: Value | None = None  # the learning rate that decay was multiplied by
+        self._lr_scale: Value = 1.0
+        self._decay_lr: Value | None = None  # the lr that decay was multiplied by
         self._ahead: Sequence[Row] = ()  # rows of coming steps,
         self._ahead_from = 0  # from this step of a parameter on,
         # for settings that have changed so many times, and steps that a parameter has missed.
@@ -159,7 +160,7 @@ class Scalars:
         if self._prepared_for != self._group.revision or self._decay_lr not in (None, lr):
             self.work_out_constants(options)
         common = self._common if t % FLUSH_EVERY else self._flushing
-        made = self._pick(self._formula._scalars(options, lr, t, self._guard))
+        made = self._pick(self._formula._scalars(options, lr * self._lr_scale, t, self._guard))
         if self._members is not None:
             return self._table((*common, *made, *self._constant))
         row = common + made + self._constant
@@ -177,8 +178,9 @@ class Scalars:
         memory = self._bucket.rule.memory
         if memory is None:
             return ()
+        rate = hyperparameters.learning_rate(options)
         found: Iterator[dict[str, Any]] = (
-            self._formula._scalars(options, options["lr"], t, self._guard) for t in steps
+            self._formula._scalars(options, rate, t, self._guard) for t in steps
         )
         return [tuple(made[name] for name in memory.inputs) for made in found]
 
@@ -187,13 +189,13 @@ class Scalars:
         formula, bucket, spec = self._formula, self._bucket, self._bucket.spec
         if bucket.rule is not self._picks_for:
             self._picks_for, self._pick = bucket.rule, _picker(bucket.rule.scalars)
-        lr, weight_decay = options["lr"], options["weight_decay"]
+        rate, weight_decay = hyperparameters.learning_rate(options), options["weight_decay"]
         acts_on = formula._decay(options)
         decays = acts_on == "parameter"
         made_of = (
             -1.0 if options["maximize"] else 1.0,
             weight_decay if acts_on == "gradient" else 0.0,
-            lr * weight_decay if decays else 0.0,
+            rate * weight_decay if decays else 0.0,
             formula._smallest_denominator(options),
         )
         if self._members is not None or made_of != self._made_of:
@@ -203,7 +205,8 @@ class Scalars:
         if spec.limit_scalars:
             self._constant += hyperparameters.bounds_as_numbers(options["bounds"], spec.stored)
         self._seed = options["seed"] if spec.random_scalars else None
-        self._decay_lr = lr if decays and self._members is None else None
+        self._lr_scale = options["lr_scale"]
+        self._decay_lr = options["lr"] if decays and self._members is None else None
         # A schedule may say something else in every step, and if it has a memory in the same one.
         always = self._members is not None or self._group.scheduled_besides_lr
         self._prepared_for = None if always else self._group.revision

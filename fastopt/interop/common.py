@@ -12,7 +12,7 @@ import numpy as np
 from fastopt.core import arrays, tree
 from fastopt.core.arrays import Array
 from fastopt.core.buckets import OptimizerState
-from fastopt.core.hyperparameters import Value
+from fastopt.core.hyperparameters import Options, Value, learning_rate
 from fastopt.errors import CheckpointError
 from fastopt.optimizers.base import Optimizer
 
@@ -77,6 +77,33 @@ def count_of(value: Any, place: str) -> int:
     if not whole or not 0 <= number < 2**63:
         raise CheckpointError(f"{place} must be a whole number from 0 on; got {number!r}")
     return int(number)
+
+
+# -------------------------------------------------------------------------------------------------
+# The learning rate, which has no scale elsewhere: theirs is all of it.
+
+
+def rate_after(options: Options, theirs: Any) -> Any:
+    """Return the learning rate of coming steps, or what schedule gives it.
+
+    ``theirs`` is taken over unless there is a schedule; None: there is none to take over.
+    """
+    for name in ("lr", "lr_scale"):
+        if callable(options[name]):
+            return options[name]
+    return learning_rate(options) if theirs is None else theirs
+
+
+def _with_whole_rate(options: Options, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return hyperparameters to take over, of which lr is lr * lr_scale.
+
+    Where a schedule gives one of the two, both stay as they are.
+    """
+    if "lr" not in changes:
+        return dict(changes)
+    if callable(options["lr"]) or callable(options["lr_scale"]):
+        return {name: value for name, value in changes.items() if name != "lr"}
+    return {**changes, "lr_scale": 1.0}
 
 
 # -------------------------------------------------------------------------------------------------
@@ -196,7 +223,10 @@ def take_over(
 ) -> None:
     """Take over all of it, by ``load_state_dict``; CheckpointError, and no change, if one fails."""
     groups = groups_of(opt)
-    settings = [_settings(group, incoming) for group in groups]
+    settings = [
+        _with_whole_rate(options, _settings(group, incoming))
+        for options, group in zip(opt.param_groups, groups, strict=True)
+    ]
     count = _count(incoming, step_count, library)
     saved = opt.state_dict()
     for parameter in chain.from_iterable(groups):

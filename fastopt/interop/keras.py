@@ -20,6 +20,7 @@ from fastopt.interop.common import (
     groups_of,
     match,
     plain,
+    rate_after,
     take_over,
 )
 from fastopt.optimizers.adagrad import Adadelta, Adagrad
@@ -188,10 +189,11 @@ def load_keras(opt: Optimizer, variables: Any, *, names: Names | None = None) ->
     all       step counts: iteration; ``lr`` learning_rate, if no schedule gives it there
     ========  =======================================================================
 
-    The averages are the raw ones on both sides. The other hyperparameters are not among the
-    variables: ``opt`` must be built with those of the other run (keras' beta_1 and beta_2 are
-    ``betas``, its rho in RMSprop is ``beta``; epsilon is 1e-7 by default; weight_decay acts on the
-    parameter in all its optimizers, as in ``AdamW`` here).
+    The averages are the raw ones on both sides. learning_rate is all of the rate, so ``lr_scale``
+    becomes 1 with it (one that is a schedule stays, and lr too). The other hyperparameters are not
+    among the variables: ``opt`` must be built with those of the other run (keras' beta_1 and beta_2
+    are ``betas``, its rho in RMSprop is ``beta``; epsilon is 1e-7 by default; weight_decay acts on
+    the parameter in all its optimizers, as in ``AdamW`` here).
 
     From here on it is fastopt that steps, by its own formula. For SGD, Adadelta, and RMSprop with
     eps_inside_sqrt, it is keras' too, and the run goes on as it would have there. Adam adds eps to
@@ -271,12 +273,10 @@ def _incoming(
     settings = {} if found.lr is None else {"lr": found.lr}
     slots = dict(state)
     if kind in SIGNS:
-        constant = found.lr is not None and not callable(options["lr"])
-        lr = found.lr if constant else options["lr"]
         if "buf" in slots and found.lr is None:
             raise CheckpointError(
                 "keras keeps the buffer times the learning rate, which a schedule gives there: "
                 "fastopt, as PyTorch, has it outside, so that the steps would not be the same"
             )
-        slots = divide_buffer(slots, lr, SIGNS[kind], parameter.name)
+        slots = divide_buffer(slots, rate_after(options, found.lr), SIGNS[kind], parameter.name)
     return Incoming(found.step, slots, settings)

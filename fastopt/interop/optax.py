@@ -18,6 +18,7 @@ from fastopt.interop.common import (
     divide_buffer,
     groups_of,
     plain,
+    rate_after,
     take_over,
 )
 from fastopt.optimizers.adagrad import Adadelta, Adagrad
@@ -308,12 +309,13 @@ def load_optax(
     The averages are the raw ones on both sides. States are looked for in chains, in masked and
     parted optimizers (``optax.masked``, ``partition``) and under ``inject_hyperparams``, whose
     learning_rate (``lr``), b1 and b2 (``betas``), decay (``beta``) and so on are taken over, except
-    those that a schedule gives there or here. Nothing else of the hyperparameters is in a state:
-    ``opt`` must be built with those of the other run, schedules, Nesterov momentum and the place of
-    eps included (eps_root in Adam, eps_in_sqrt in RMSprop, True by default, are eps_inside_sqrt
-    here). Nor does a state tell Adam from optax's nadam and yogi, which have the same. A buffer
-    that optax keeps times -lr is divided by it: a constant learning rate goes on as it would have
-    there.
+    those that a schedule gives there or here; learning_rate is all of the rate, so ``lr_scale``
+    becomes 1 then (one that is a schedule stays, and lr with it). Nothing else of the
+    hyperparameters is in a state: ``opt`` must be built with those of the other run, schedules,
+    Nesterov momentum and the place of eps included (eps_root in Adam, eps_in_sqrt in RMSprop, True
+    by default, are eps_inside_sqrt here). Nor does a state tell Adam from optax's nadam and yogi,
+    which have the same. A buffer that optax keeps times -lr is divided by it: a constant learning
+    rate goes on as it would have there.
 
     Args:
         opt: an optimizer over the same parameters.
@@ -433,7 +435,7 @@ def _settle(
         group, one = opt.param_groups[parameter.group], merged[parameter.name]
         one.settings = check_variant(group, sequence, settings, relative)
         if one.slots and "buf" in one.slots and rate_in_buffer(sequence):
-            lr = group["lr"] if callable(group["lr"]) else one.settings.get("lr", group["lr"])
+            lr = rate_after(group, one.settings.get("lr"))
             one.slots = divide_buffer(one.slots, lr, -1.0, parameter.name)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from fastopt.core.arrays import Array
+from fastopt.core.hyperparameters import learning_rate
 from fastopt.core.options import FRAGMENTS, GROUP_DEFAULTS
 from fastopt.core.param_groups import ParamGroup
 from fastopt.errors import CheckpointError
@@ -156,10 +157,11 @@ def load_torch(
     ========  =======================================================================
 
     The averages are the raw ones on both sides. The other hyperparameters have the same names;
-    their numbers are taken over, and so is ``maximize``, except where ``opt`` has a schedule. What
-    makes another algorithm (amsgrad, nesterov, centered, momentum where ``opt`` keeps none) must be
-    as ``opt`` was built. A parameter that never had a gradient has no state there and is at its
-    first step here. The state of PyTorch's schedulers and of its gradient scaler is not in the
+    their numbers are taken over, and so is ``maximize``, except where ``opt`` has a schedule; lr is
+    all of the rate, so that ``lr_scale`` becomes 1 (one that is a schedule stays, and lr with it).
+    What makes another algorithm (amsgrad, nesterov, centered, momentum where ``opt`` keeps none)
+    must be as ``opt`` was built. A parameter that never had a gradient has no state there and is at
+    its first step here. The state of PyTorch's schedulers and of its gradient scaler is not in the
     ``state_dict``, the parameters are not either.
 
     Args:
@@ -316,10 +318,10 @@ def to_torch(
         torch_opt.load_state_dict(fastopt.interop.to_torch(opt, torch.from_numpy))
 
     What corresponds to what is listed at ``load_torch``. PyTorch takes over the hyperparameters
-    too; a schedule's is the value of the next step. Settings that say only how PyTorch makes its
-    step (foreach, fused, capturable, differentiable) become its defaults. ``max_grad_norm``,
-    ``on_nonfinite`` and ``trainable`` have no place there. As in PyTorch, a parameter that never
-    had a gradient has no state (in Adagrad it has), and counts are float32.
+    too; a schedule's is the value of the next step, and lr is lr * lr_scale. Settings that say only
+    how PyTorch makes its step (foreach, fused, capturable, differentiable) become its defaults.
+    ``max_grad_norm``, ``on_nonfinite`` and ``trainable`` have no place there. As in PyTorch, a
+    parameter that never had a gradient has no state (in Adagrad it has), and counts are float32.
 
     Args:
         opt: an SGD, Adagrad, RMSprop, Adadelta, Adam or AdamW.
@@ -372,7 +374,9 @@ def _their_settings(twin: Twin, options: ParamGroup, step_count: int) -> dict[st
                 f"torch.optim.{twin.name} has no {name}; it computes as with {wanted!r}, and the "
                 f"optimizer has {options[name]!r}"
             )
-    values = {theirs: options.value(ours, step_count) for ours, theirs in twin.settings.items()}
+    now = {ours: options.value(ours, step_count) for ours in (*twin.settings, "lr_scale")}
+    now["lr"] = learning_rate(now)
+    values = {theirs: now[ours] for ours, theirs in twin.settings.items()}
     flags = {flag: options[flag] for flag in twin.flags}
     return {**values, **flags, **twin.theirs, **twin.how}
 

@@ -42,7 +42,7 @@ class Adagrad(Optimizer):
         eps: added to the denominator, >= 0, in units of the gradient; 0 leaves only a guard that
             makes 0/0 zero. Or a function of the step number, whose values are > 0.
         weight_decay: coefficient of the L2 term, >= 0, or a function of the step number.
-        common: what every optimizer takes, see ``Common``: maximize, trainable, bounds,
+        common: what every optimizer takes, see ``Common``: lr_scale, maximize, trainable, bounds,
             reset_at_bounds, max_grad_norm, on_nonfinite, capturable, master_weights, state_dtype,
             stochastic_rounding, cautious, mask_zero, complex_moment, seed, backend.
 
@@ -129,7 +129,7 @@ class Adadelta(Optimizer):
         eps: added inside both roots, > 0; with 0 the first step, and so all, would be zero. Or a
             function of the step number.
         weight_decay: coefficient of the L2 term, >= 0, or a function of the step number.
-        common: what every optimizer takes, see ``Common``: maximize, trainable, bounds,
+        common: what every optimizer takes, see ``Common``: lr_scale, maximize, trainable, bounds,
             reset_at_bounds, max_grad_norm, on_nonfinite, capturable, master_weights, state_dtype,
             stochastic_rounding, cautious, mask_zero, complex_moment, seed, backend.
 

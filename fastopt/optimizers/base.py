@@ -592,19 +592,17 @@ class Optimizer(Formula):
 
     @property
     def lr(self) -> float:
-        """The learning rate of the next step, of the first group; setting it sets all groups'."""
+        """The learning rate of the next step, before ``lr_scale``; setting it sets all groups'.
+
+        Where groups differ in "lr" it is the first one's, and setting it raises ValueError.
+        """
         group = self._state.groups[0]
         lr: float = group.value("lr", self.step_count if group.scheduled else 0)
         return lr
 
     @lr.setter
     def lr(self, value: Scheduled) -> None:
-        groups = self._state.groups
-        if groups.set_rate(value):
-            return
-        checked = [group.checked({"lr": value}) for group in groups]
-        for group, change in zip(groups, checked, strict=True):
-            group.update(change)
+        self._state.groups.set_rate(value)
 
     @property
     def state_bytes(self) -> int:
@@ -772,7 +770,8 @@ class Optimizer(Formula):
     def __repr__(self) -> str:
         groups = self._state.groups
         plain = groups[0].plain.items()
-        said = [(k, v) for k, v in plain if k not in GROUP_DEFAULTS or v != GROUP_DEFAULTS[k]]
+        # As text, since an array of one number for each member has no truth value.
+        said = [(k, v) for k, v in plain if repr(v) != repr(GROUP_DEFAULTS.get(k, ...))]
         options = ", ".join(f"{k}={v!r}" for k, v in said)
         sizes = [leaf.array.size for leaf in self._state.tree.leaves]
         if self.max_grad_norm is not None:

@@ -46,7 +46,7 @@ class LAMB(Optimizer):
         bias_correction: divide the averages by c1 and c2.
         weight_decay: share of the parameter that is added to the direction u, >= 0, before its
             length is taken; or a function of the step number.
-        common: what every optimizer takes, see ``Common``: maximize, trainable, bounds,
+        common: what every optimizer takes, see ``Common``: lr_scale, maximize, trainable, bounds,
             reset_at_bounds, max_grad_norm, on_nonfinite, capturable, master_weights, state_dtype,
             stochastic_rounding, cautious, mask_zero, complex_moment, seed, backend.
 

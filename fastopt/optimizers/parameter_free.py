@@ -65,7 +65,7 @@ class Prodigy(Optimizer):
             with ``decoupled_weight_decay=False`` the coefficient of an L2 term; or a function of
             the step number.
         decoupled_weight_decay: whether weight decay acts on the parameter.
-        common: what every optimizer takes, see ``Common``: maximize, trainable, bounds,
+        common: what every optimizer takes, see ``Common``: lr_scale, maximize, trainable, bounds,
             reset_at_bounds, max_grad_norm, on_nonfinite, capturable, master_weights, state_dtype,
             stochastic_rounding, cautious, mask_zero, complex_moment, seed, backend.
 

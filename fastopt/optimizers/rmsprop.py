@@ -64,7 +64,7 @@ class RMSprop(Optimizer):
         bias_correction: divide the averages by 1 - beta^t, so that the first steps are not
             1 / sqrt(1 - beta) times too long.
         weight_decay: coefficient of the L2 term, >= 0, or a function of the step number.
-        common: what every optimizer takes, see ``Common``: maximize, trainable, bounds,
+        common: what every optimizer takes, see ``Common``: lr_scale, maximize, trainable, bounds,
             reset_at_bounds, max_grad_norm, on_nonfinite, capturable, master_weights, state_dtype,
             stochastic_rounding, cautious, mask_zero, complex_moment, seed, backend.
 

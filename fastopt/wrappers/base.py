@@ -194,7 +194,7 @@ class Wrapper(Resumable):
 
     @property
     def lr(self) -> float:
-        """The optimizer's learning rate in its next step; can be set."""
+        """The optimizer's ``lr``, of its next step; can be set."""
         return self._opt.lr
 
     @lr.setter

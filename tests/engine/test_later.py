@@ -24,7 +24,7 @@ SHAPES = ((5,), (70, 3), (4, 6), (300,))
 
 def two_groups(backend: str) -> Optimizer:
     params = arrays_of(0, np.float32)
-    groups = [{"params": params[:2]}, {"params": params[2:], "lr": 0.02}]
+    groups = [{"params": params[:2]}, {"params": params[2:], "lr_scale": 0.4}]
     return fastopt.Adam(groups, lr=0.05, max_grad_norm=3.0, backend=backend)
 
 

@@ -24,7 +24,9 @@ MAKES: dict[str, Callable[..., Optimizer]] = {
 EVENTS: dict[str, Callable[[Optimizer], object]] = {
     "nothing": lambda opt: None,
     "a rate": lambda opt: setattr(opt, "lr", 0.03),
-    "a schedule": lambda opt: opt.param_groups[0].update(lr=lambda t: 0.1 / (1 + t)),
+    "a schedule": lambda opt: setattr(opt, "lr", lambda t: 0.1 / (1 + t)),
+    "a scale": lambda opt: opt.param_groups[1].update(lr_scale=0.3),
+    "a scale by function": lambda opt: opt.param_groups[0].update(lr_scale=lambda t: 1.0 / (1 + t)),
     "a limit": lambda opt: setattr(opt, "max_grad_norm", 0.5),
     "no limit": lambda opt: setattr(opt, "max_grad_norm", None),
     "skip": lambda opt: setattr(opt, "on_nonfinite", "skip"),

@@ -458,6 +458,7 @@ SEEDS_OUTSIDE: Bad = [(-1, ValueError), (2**64, ValueError)]
 
 BAD: dict[str, Bad] = {
     "lr": number(-1e-300, -1, schedule=True),
+    "lr_scale": number(-1e-300, -1, schedule=True),
     "weight_decay": number(-1e-300, -1, schedule=True),
     "maximize": FLAG,
     "momentum": number(-1e-300, -1, schedule=True),
@@ -798,7 +799,7 @@ def test_momentum_and_betas_that_are_set_count_in_the_next_step(backend: str) ->
 
 @each_backend
 def test_lr_is_the_value_of_the_next_step_and_is_set_for_all_groups(backend: str) -> None:
-    groups = [{"params": np.ones(1)}, {"params": np.ones(1), "lr": 0.5}]
+    groups = [{"params": np.ones(1)}, {"params": np.ones(1)}]
     opt = fastopt.SGD(groups, lr=lambda t: 1.0 / (1 + t), backend=backend)
     for t in range(3):
         assert opt.lr == 1.0 / (1 + t)

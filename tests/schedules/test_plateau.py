@@ -283,8 +283,12 @@ def test_one_plateau_serves_several_groups_and_all_of_them(backend: str) -> None
     assert lrs_of(other) == [0.05, 0.05, 0.5]
     assert again.state_dict() == shared.state_dict()
     everywhere = ReduceLROnPlateau(0.25)
-    other.lr = everywhere
-    assert all(group["lr"] is everywhere for group in other.param_groups)
+    with pytest.raises(ValueError, match="lr_scale"):  # the rates are not one
+        other.lr = everywhere
+    for group in other.param_groups:
+        group["lr"] = everywhere
+    other.lr = last = ReduceLROnPlateau(0.125)
+    assert all(group["lr"] is last for group in other.param_groups)
 
 
 def test_different_memories_for_one_schedule_are_refused() -> None:

@@ -85,7 +85,7 @@ def test_alpha_1_changes_nothing() -> None:
 
 
 def test_what_the_optimizer_says_and_takes_is_passed_on() -> None:
-    opt = fastopt.SGD([{"params": np.ones(2)}, {"params": np.ones(3), "lr": 0.5}], lr=0.25)
+    opt = fastopt.SGD([{"params": np.ones(2)}, {"params": np.ones(3), "lr_scale": 0.5}], lr=0.25)
     look = fastopt.Lookahead(opt)
     assert look.opt is opt
     assert look.lr == 0.25
