@@ -12,7 +12,7 @@ from fastopt.core import arrays
 from fastopt.core.arrays import Array
 from fastopt.core.buckets import SCALE, OptimizerState, Parameter
 from fastopt.core.dtypes import CODE_DTYPES, State, UpdateSpec
-from fastopt.core.hyperparameters import saved_bounds
+from fastopt.core.hyperparameters import ElementScales, saved_bounds
 from fastopt.core.options import FIXED
 from fastopt.core.param_groups import ParamGroup
 from fastopt.core.saved import is_count, mismatch
@@ -239,6 +239,8 @@ def collected(state: OptimizerState) -> list[dict[str, Any]]:
 def _saved(name: str, value: Any) -> Any:
     if callable(value):
         return memory_of(value)
+    if isinstance(value, ElementScales):
+        return None  # as bounds that are arrays
     if name == "bounds":
         return saved_bounds(value)
     return tuple(_saved(name, one) for one in value) if isinstance(value, tuple) else value
@@ -356,7 +358,10 @@ def _changes(
         raise CheckpointError(f"{other[0]}. Construct the optimizer with that of the saved one")
     if complete and (missing := group.plain.keys() - saved):
         raise CheckpointError(f"groups[{number}] lacks {sorted(missing)} (strict=False keeps ours)")
-    given = {k: _number_saved(v) if k in group else v for k, v in saved.items() if k not in FIXED}
+    kept = set(FIXED)
+    if isinstance(group["lr_scale"], ElementScales):
+        kept.add("lr_scale")
+    given = {k: _number_saved(v) if k in group else v for k, v in saved.items() if k not in kept}
     try:
         return group.resumed(given)
     except (TypeError, ValueError) as error:
@@ -527,8 +532,9 @@ def _parts(name: str, saved: Mapping[str, Any]) -> tuple[int, list[Any], Mapping
     """Return step count, hyperparameters and entries of a state_dict with the right outline."""
     if not isinstance(saved, Mapping) or "optimizer" not in saved:
         raise CheckpointError(f"expected a state_dict of {name}; got {type(saved).__name__}")
-    if saved["optimizer"] != name:
-        raise CheckpointError(f"the state is of {saved['optimizer']}; this optimizer is {name}")
+    owner = saved["optimizer"]
+    if not isinstance(owner, str) or owner != name:
+        raise CheckpointError(f"the state is of {owner!s:.200}; this optimizer is {name}")
     step_count, groups, entries = (saved.get(key) for key in ("step_count", "groups", "state"))
     if step_count is None or not is_count(step_count):
         raise CheckpointError(f"step_count must be a whole number from 0 on; got {step_count!r}")

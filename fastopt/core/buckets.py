@@ -16,7 +16,7 @@ import numpy as np
 
 from fastopt.core import advice, arrays, quantization
 from fastopt.core.arrays import Array, Extents, Layout
-from fastopt.core.dtypes import BOUNDS, CODE_DTYPES, UpdateSpec, dtype_of, real_dtype, real_size
+from fastopt.core.dtypes import CODE_DTYPES, UpdateSpec, dtype_of, real_dtype, real_size
 from fastopt.core.hyperparameters import Formula, Value
 from fastopt.core.param_groups import ParamGroups
 from fastopt.core.quantization import BLOCK
@@ -297,9 +297,9 @@ class Gradients(NamedTuple):
 class Arena:
     """The state of a bucket: a row for each slot.
 
-    ``numbers`` holds in the dtype of the arithmetic the rule's slots, the masters and the bounds
-    that are arrays; where the spec's ``state`` is in codes only the latter two. The rule's slots
-    are then in ``codes``, uint16 or uint8, and for 8 bits ``scales`` has a float32 for every block
+    ``numbers`` holds in the dtype of the arithmetic the rule's slots, the masters and the spec's
+    ``constants``; where the spec's ``state`` is in codes only the latter two. The rule's slots are
+    then in ``codes``, uint16 or uint8, and for 8 bits ``scales`` has a float32 for every block
     of 256. ``slots`` are the names of the rule's.
     """
 
@@ -318,7 +318,7 @@ class Arena:
         spec: UpdateSpec,
     ) -> Arena:
         """Return an arena of rows of this size; ``make`` makes zeroed arrays."""
-        more = len(spec.masters) + len(spec.limits)
+        more = len(spec.masters) + len(spec.constants)
         if spec.state == "real":
             return cls(slots, spec, make((len(slots) + more, size), spec.real))
         numbers = make((more, size), spec.real)
@@ -370,7 +370,7 @@ class Arena:
         """
         own, theirs = self.rows, source.rows
         with arrays.on_device_of(self.numbers):
-            for name in (*self.spec.masters, *self.spec.limits):
+            for name in (*self.spec.masters, *self.spec.constants):
                 values = before.state_view(theirs[name]).copy()
                 _merge(parameter.state_view(own[name]), values, keep)
             for slot in self.slots:
@@ -423,7 +423,7 @@ class Arena:
     def rows(self) -> dict[str, Array]:
         """The rows of ``numbers`` by name."""
         of_rule = self.slots if self.spec.state == "real" else ()
-        names = (*of_rule, *self.spec.masters, *self.spec.limits)
+        names = (*of_rule, *self.spec.masters, *self.spec.constants)
         return dict(zip(names, self.numbers, strict=True))
 
     def views(self, parameter: Parameter) -> Iterator[tuple[str, Array]]:
@@ -434,7 +434,7 @@ class Arena:
             for slot, row in zip(self.slots, self.scales, strict=True):
                 yield slot + SCALE, parameter.scale_view(row)
         for name, row in self.rows.items():
-            if name not in self.spec.limits:
+            if name not in self.spec.constants:
                 yield name, parameter.state_view(row)
 
     @property
@@ -617,14 +617,20 @@ class Bucket:
         """The bytes of the state."""
         return self.arena.nbytes
 
-    def set_bounds(self, bounds: Sequence[tuple[Array, Array]]) -> None:
-        """Write the bounds of every parameter, arrays in its shape, into their rows."""
+    def set_constants(self, slots: Sequence[str], given: Sequence[Sequence[Array]]) -> None:
+        """Write constants of every parameter, real arrays in its shape, into their rows.
+
+        Both parts of a complex number get the same.
+        """
         rows = self.arena.rows
-        for parameter, pair in zip(self.parameters, bounds, strict=True):
-            for slot, values in zip(BOUNDS, pair, strict=True):
+        for parameter, own in zip(self.parameters, given, strict=True):
+            for slot, values in zip(slots, own, strict=True):
                 view = parameter.state_view(rows[slot])
+                filled = values.astype(rows[slot].dtype)
+                if view.dtype.kind == "c":
+                    filled = (filled * (1 + 1j)).astype(view.dtype)
                 with arrays.on_device_of(view):
-                    view[...] = arrays.like(values.astype(view.dtype), view)
+                    view[...] = arrays.like(filled, view)
 
     def state(self) -> Iterator[tuple[Leaf, int, dict[str, Array]]]:
         """Yield each parameter's leaf, step count and state, as views.

@@ -19,6 +19,9 @@ Kind = Literal["none", "numbers", "arrays"]
 
 BOUNDS = ("lower", "upper")
 
+LR_SCALE = "lr_scale"
+"""The slot of the factors of learning rates that are arrays."""
+
 State = Literal["real", "bfloat16", "int8"]
 """How a rule's state is stored: in the arithmetic's dtype or in codes (``core.quantization``).
 
@@ -57,6 +60,10 @@ class UpdateSpec:
     parameter is the master, rounded. Where the two differ, the user has written the parameter since
     the last step, and the master starts again from it.
 
+    ``scaled`` names scalars of the rule that a factor for each element multiplies, which stands in
+    the arena, as it does the decay of the parameter: those that are proportional to the learning
+    rate. None where the factor is a number, and in the scalars by then.
+
     ``bounds`` says whether parameters are kept between two numbers, or between arrays, which stand
     in the arena; with ``reset`` the signed state of one that is at a bound becomes 0.
 
@@ -81,6 +88,7 @@ class UpdateSpec:
     modulus: bool = False
     fragments: tuple[Fragment, ...] = ()
     members: bool = False
+    scaled: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -95,6 +103,7 @@ class UpdateSpec:
         state_dtype: str | None = None,
         fragments: tuple[Fragment, ...] = (),
         members: bool = False,
+        scaled: tuple[str, ...] = (),
     ) -> UpdateSpec:
         """Return the format of parameters of a dtype, with gradients of the same dtype."""
         stored = real_dtype(dtype)
@@ -116,6 +125,7 @@ class UpdateSpec:
             modulus,
             fragments,
             members,
+            scaled,
         )
 
     def with_gradients(self, dtype: np.dtype[Any]) -> UpdateSpec:
@@ -148,6 +158,7 @@ class UpdateSpec:
         flags += ["modulus"] * self.modulus
         flags += [fragment.name for fragment in self.fragments]
         flags += ["members"] * self.members
+        flags += [f"by-{LR_SCALE}"] * bool(self.scaled)
         return "-".join([*dtypes, *[MASTER] * self.master, *bounds, *flags])
 
     @property
@@ -156,9 +167,19 @@ class UpdateSpec:
         return (MASTER,) if self.master else ()
 
     @property
+    def rates(self) -> tuple[str, ...]:
+        """The slot of the factors of learning rates, if there are any."""
+        return (LR_SCALE,) if self.scaled else ()
+
+    @property
     def limits(self) -> tuple[str, ...]:
-        """The slots of bounds that are arrays; they come last and are never written."""
+        """The slots of bounds that are arrays."""
         return BOUNDS if self.bounds == "arrays" else ()
+
+    @property
+    def constants(self) -> tuple[str, ...]:
+        """The slots that are never written: ``rates``, then ``limits``; they come last."""
+        return (*self.rates, *self.limits)
 
     @property
     def limit_scalars(self) -> tuple[str, ...]:

@@ -408,6 +408,71 @@ def _inside(values: Any, dtype: np.dtype[Any], towards: int) -> Any:
 
 
 # -------------------------------------------------------------------------------------------------
+# Factors of the learning rate: one for a group, or one for each element of some of its parameters.
+
+
+@dataclass(frozen=True, eq=False)
+class ElementScales:
+    """An ``lr_scale`` that differs within a group; ``given`` is what the user gave.
+
+    That is an array for a group of one leaf, or nested as the parameters, with an array that
+    broadcasts against its leaf, a number, or None (for 1) for each.
+    """
+
+    given: Any
+
+
+class ScaleCheck(Schedulable):
+    """A factor that is >= 0, or a function that gives one; or factors of elements."""
+
+    def __call__(self, name: str, value: Any) -> Any:
+        """Return what is not for all elements in ``ElementScales``, all else as a number."""
+        if isinstance(value, ElementScales):
+            return value
+        if isinstance(value, dict | list | tuple) or (
+            arrays.kind(value) is not None and value.ndim > 0
+        ):
+            return ElementScales(value)
+        return super().__call__(name, value)
+
+
+def scales_of_leaves(
+    scales: ElementScales, tree: Tree, positions: Sequence[int], group: int, owner: str
+) -> dict[int, Array]:
+    """Return the factors of a group's leaves by position, host arrays in the shape of the leaf.
+
+    Raises ValueError for another structure, shapes that do not broadcast and numbers that are no
+    factors, TypeError for other things than numbers and real arrays.
+    """
+    root, given = f"{owner}: lr_scale", scales.given
+    if len(positions) == 1 and arrays.kind(given) is not None:
+        values: Sequence[Any] = [given]
+    else:
+        values = _spread(given, tree, positions, group, root)
+    pairs = zip(positions, values, strict=True)
+    return {at: _scale_of_leaf(root, value, tree.leaves[at]) for at, value in pairs}
+
+
+def _scale_of_leaf(root: str, given: Any, leaf: Leaf) -> Array:
+    place = root + leaf.place
+    number = as_float(1.0 if given is None else given)
+    if number is None and (arrays.kind(given) is None or given.dtype.kind not in "fiu"):
+        raise TypeError(
+            f"{place} must be a number, None (for 1) or a real array; got {given!r:.200}"
+        )
+    values = np.array(number) if number is not None else arrays.on_host(given).astype(np.float64)
+    if not (np.isfinite(values) & (values >= 0.0)).all():
+        raise ValueError(f"{place} must hold finite numbers >= 0; got {values!r:.200}")
+    try:
+        return np.broadcast_to(values, leaf.array.shape)
+    except ValueError:
+        raise ValueError(
+            f"{place} must broadcast against {leaf.path}, whose shape is {leaf.array.shape}; got "
+            f"{values.shape}"
+        ) from None
+
+
+# -------------------------------------------------------------------------------------------------
 # What an optimizer says of its mathematics: its rule, and the scalars of a step.
 
 
@@ -569,9 +634,18 @@ def _coefficients(
 
 
 def learning_rate(options: Options) -> Value:
-    """Return the learning rate that a step goes by, of numbers: lr * lr_scale."""
-    rate: Value = options["lr"] * options["lr_scale"]
-    return rate
+    """Return the learning rate that a step goes by, of numbers: lr * lr_scale.
+
+    Factors of elements are no part of it: they come in where an element is updated.
+    """
+    lr: Value = options["lr"]
+    return lr * scale_of_all(options)
+
+
+def scale_of_all(options: Options) -> Value:
+    """Return the factor of the learning rate that all elements have, or each member's."""
+    scale: Value | ElementScales = options["lr_scale"]
+    return 1.0 if isinstance(scale, ElementScales) else scale
 
 
 def memory_inputs(formula: type[Formula], options: Options) -> dict[str, float]:

@@ -18,8 +18,7 @@ from fastopt.core.hyperparameters import (
     Flag,
     Maybe,
     OneOf,
-    Schedulable,
-    Scheduled,
+    ScaleCheck,
     Whole,
 )
 from fastopt.core.quantization import SEEDS
@@ -52,15 +51,17 @@ class Common(TypedDict, total=False):
     """What every optimizer takes; all are optional."""
 
     lr_scale: Annotated[
-        Scheduled,
+        Any,
         Option(
             1.0,
             "what lr is multiplied by, schedule included (1.0); >= 0, without a unit: a number, or "
             "a function of the step number. A step's learning rate is lr * lr_scale wherever lr "
             "stands in a formula, so that groups with one lr keep their ratio when ``opt.lr`` is "
-            "set and under a schedule. A hyperparameter: it can differ between groups, and be set "
-            "between steps.",
-            Schedulable(NONNEGATIVE),
+            "set and under a schedule. Also an array that broadcasts against the one array of its "
+            "group, or a tree nested as the parameters of numbers, None (for 1) and such arrays, "
+            "for a rate of each element. A hyperparameter: it can differ between groups; numbers "
+            "can be set to others between steps.",
+            ScaleCheck(NONNEGATIVE),
         ),
     ]
     maximize: Annotated[

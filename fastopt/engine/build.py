@@ -18,7 +18,9 @@ from fastopt.core.arrays import check_apart
 from fastopt.core.buckets import Bucket, OptimizerState, memory_names
 from fastopt.core.denormals import smallest_eps
 from fastopt.core.dtypes import (
+    BOUNDS,
     CODED,
+    LR_SCALE,
     STATE_DTYPES,
     State,
     UpdateSpec,
@@ -26,7 +28,13 @@ from fastopt.core.dtypes import (
     real_size,
     state_of,
 )
-from fastopt.core.hyperparameters import NONNEGATIVE, Formula, Options, Schedulable
+from fastopt.core.hyperparameters import (
+    NONNEGATIVE,
+    ElementScales,
+    Formula,
+    Options,
+    Schedulable,
+)
 from fastopt.core.options import FIXED, FRAGMENTS, GROUP_CHECKS, GROUP_DEFAULTS, MODULUS
 from fastopt.core.param_groups import GivenGroup, ParamGroup, ParamGroups, given_groups, tree_of
 from fastopt.core.tree import Leaf, Tree, refused_dtype
@@ -237,6 +245,7 @@ def new_group(
         lambda options: _check_moment(formula, options),
         lambda options: _check_fragments(formula, options),
         lambda options: _check_whole_arrays(formula, options, leaves),
+        lambda options: _check_scales(formula, options),
     ]
     if count is not None:
         group.reviews.append(lambda options: _check_members(formula, options))
@@ -360,6 +369,19 @@ def _check_whole_arrays(formula: type[Formula], options: Options, leaves: Sequen
             raise TypeError(f"{name} takes real arrays; {leaf.path} is {leaf.array.dtype}")
 
 
+def _check_scales(formula: type[Formula], options: Options) -> None:
+    """Raise ValueError for rates of elements where arrays or all of them have a rate together."""
+    if not isinstance(options["lr_scale"], ElementScales):
+        return
+    rule = formula._rule(options)
+    if isinstance(rule, ArrayRule) or memory_names(rule, "optimizer"):
+        raise ValueError(
+            f"{formula.__name__} does not update each element by itself, so that lr_scale must be "
+            f"a number; got {options['lr_scale'].given!r:.200}. Give arrays that are to have other "
+            "rates groups of their own"
+        )
+
+
 def _check_members(formula: type[Formula], options: Options) -> None:
     """Raise ValueError for what has no numbers of its own for each member."""
     name, rule = formula.__name__, formula._rule(options)
@@ -405,6 +427,12 @@ def _refuse_fixed(formula: type[Formula], group: ParamGroup, options: Options) -
             f"{formula.__name__}: bounds that are numbers can be set to other numbers; "
             "for any other change of bounds construct a new optimizer"
         )
+    scales = group["lr_scale"], options["lr_scale"]
+    if scales[0] is not scales[1] and any(isinstance(scale, ElementScales) for scale in scales):
+        raise ValueError(
+            f"{formula.__name__}: lr_scale must stay a number where it is one, and arrays as "
+            f"they are; got {scales[1]!r:.200}. For other changes construct a new optimizer"
+        )
     for name in FIXED:
         if group[name] != options[name]:
             raise ValueError(
@@ -427,6 +455,9 @@ def new_buckets(
     limits = group["bounds"]
     kind = hyperparameters.bounds_kind(limits)
     fragments = tuple(fragment for name, fragment in FRAGMENTS.items() if group[name])
+    scales: ElementScales | None = None
+    if isinstance(group["lr_scale"], ElementScales):
+        scales = group["lr_scale"]
 
     def sort(position: int) -> tuple[str, State]:
         array = tree.leaves[position].array
@@ -448,6 +479,7 @@ def new_buckets(
             state_dtype=state_dtype,
             fragments=fragments,
             members=made_with.members is not None,
+            scaled=formula._lr_scalars if scales else (),
         )
         bucket = Bucket.of(
             number,
@@ -465,5 +497,10 @@ def new_buckets(
             found = hyperparameters.bounds_of_leaves(
                 limits, tree, group.positions, number, formula.__name__
             )
-            bucket.set_bounds([found[position] for position in positions])
+            bucket.set_constants(BOUNDS, [found[position] for position in positions])
+        if scales:
+            factors = hyperparameters.scales_of_leaves(
+                scales, tree, group.positions, number, formula.__name__
+            )
+            bucket.set_constants([LR_SCALE], [[factors[position]] for position in positions])
         yield bucket

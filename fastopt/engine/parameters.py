@@ -208,10 +208,10 @@ def _refuse_to_resize(
     owner = state.formula.__name__
     if made_with.members is not None:
         raise ValueError(f"{owner}: the rows of {name!r} are members, whose number is fixed")
-    if any(bucket.spec.limits for bucket in state.buckets if state.groups[bucket.group] is group):
+    if any(b.spec.constants for b in state.buckets if state.groups[b.group] is group):
         raise ValueError(
-            f"{owner}: {name!r} has bounds that are arrays, which would not fit; resize takes "
-            "bounds that are numbers, or construct a new optimizer"
+            f"{owner}: {name!r} has bounds or an lr_scale that are arrays, which would not fit; "
+            "resize takes such that are numbers, or construct a new optimizer"
         )
 
 

@@ -205,7 +205,7 @@ class Scalars:
         if spec.limit_scalars:
             self._constant += hyperparameters.bounds_as_numbers(options["bounds"], spec.stored)
         self._seed = options["seed"] if spec.random_scalars else None
-        self._lr_scale = options["lr_scale"]
+        self._lr_scale = hyperparameters.scale_of_all(options)
         self._decay_lr = options["lr"] if decays and self._members is None else None
         # A schedule may say something else in every step, and if it has a memory in the same one.
         always = self._members is not None or self._group.scheduled_besides_lr

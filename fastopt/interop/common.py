@@ -12,7 +12,7 @@ import numpy as np
 from fastopt.core import arrays, tree
 from fastopt.core.arrays import Array
 from fastopt.core.buckets import OptimizerState
-from fastopt.core.hyperparameters import Options, Value, learning_rate
+from fastopt.core.hyperparameters import ElementScales, Options, Value, learning_rate
 from fastopt.errors import CheckpointError
 from fastopt.optimizers.base import Optimizer
 
@@ -97,9 +97,9 @@ def rate_after(options: Options, theirs: Any) -> Any:
 def _with_whole_rate(options: Options, changes: Mapping[str, Any]) -> dict[str, Any]:
     """Return hyperparameters to take over, of which lr is lr * lr_scale.
 
-    Where a schedule gives one of the two, both stay as they are.
+    Where a schedule gives one of the two, both stay as they are; so do factors of elements.
     """
-    if "lr" not in changes:
+    if "lr" not in changes or isinstance(options["lr_scale"], ElementScales):
         return dict(changes)
     if callable(options["lr"]) or callable(options["lr_scale"]):
         return {name: value for name, value in changes.items() if name != "lr"}

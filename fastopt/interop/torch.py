@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fastopt.core.arrays import Array
-from fastopt.core.hyperparameters import learning_rate
+from fastopt.core.hyperparameters import ElementScales, learning_rate
 from fastopt.core.options import FRAGMENTS, GROUP_DEFAULTS
 from fastopt.core.param_groups import ParamGroup
 from fastopt.errors import CheckpointError
@@ -374,6 +374,8 @@ def _their_settings(twin: Twin, options: ParamGroup, step_count: int) -> dict[st
                 f"torch.optim.{twin.name} has no {name}; it computes as with {wanted!r}, and the "
                 f"optimizer has {options[name]!r}"
             )
+    if isinstance(options["lr_scale"], ElementScales):
+        raise ValueError(f"torch.optim.{twin.name} has no lr_scale, one rate for a whole group")
     now = {ours: options.value(ours, step_count) for ours in (*twin.settings, "lr_scale")}
     now["lr"] = learning_rate(now)
     values = {theirs: now[ours] for ours, theirs in twin.settings.items()}

@@ -155,6 +155,19 @@ def test_settings_of_a_copy_are_its_own_and_are_refused_alike(way: Callable[[Any
 
 
 @ways
+def test_options_that_are_arrays_go_along(way: Callable[[Any], Any]) -> None:
+    low = {"a": np.array([-0.5, -9.0]), "b": None}
+    scale = {"a": np.array([1.0, 2.0]), "b": 0.5}
+    params = {"a": np.zeros(2), "b": np.zeros(1)}
+    opt = fastopt.SGD([{"params": params, "bounds": (low, None), "lr_scale": scale}], 1.0)
+    other = way(opt)
+    for each in (opt, other):
+        each.step([{"a": np.ones(2), "b": np.ones(1)}])
+        assert each.params[0]["a"].tolist() == [-0.5, -2.0]
+        assert each.params[0]["b"].tolist() == [-0.5]
+
+
+@ways
 def test_a_schedule_with_a_memory_goes_along(way: Callable[[Any], Any]) -> None:
     plateau = fastopt.schedules.ReduceLROnPlateau(1.0, factor=0.5, patience=0)
     opt = fastopt.SGD(np.zeros(1), plateau)

@@ -452,13 +452,18 @@ def pair(*outside: float) -> Bad:
     return bad
 
 
+def is_many(value: Any) -> bool:
+    """Return whether a value is a container, which lr_scale may be at construction."""
+    return isinstance(value, list | tuple | dict) or getattr(value, "ndim", 0) > 0
+
+
 FLAG: Bad = [(value, TypeError) for value in NO_FLAGS]
 FRACTIONS = (-1e-300, -0.5, 1.0, 1.5, 10)
 SEEDS_OUTSIDE: Bad = [(-1, ValueError), (2**64, ValueError)]
 
 BAD: dict[str, Bad] = {
     "lr": number(-1e-300, -1, schedule=True),
-    "lr_scale": number(-1e-300, -1, schedule=True),
+    "lr_scale": [(bad, kind) for bad, kind in number(-1.0, schedule=True) if not is_many(bad)],
     "weight_decay": number(-1e-300, -1, schedule=True),
     "maximize": FLAG,
     "momentum": number(-1e-300, -1, schedule=True),

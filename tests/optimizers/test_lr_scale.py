@@ -21,7 +21,14 @@ from fastopt.interop import load_keras, load_optax, load_torch, to_torch
 from fastopt.optimizers.base import Optimizer
 from fastopt.schedules import ReduceLROnPlateau, cosine, linear, warmup
 from helpers.moved_runs import HALF, STEPS, built, deviation, go, runs
-from helpers.variants import CPU_BACKENDS, OF_MATRICES, VARIANTS, Variant
+from helpers.variants import (
+    CPU_BACKENDS,
+    ELEMENTWISE,
+    OF_MATRICES,
+    VARIANT_OF,
+    VARIANTS,
+    Variant,
+)
 
 each_backend = pytest.mark.parametrize("backend", CPU_BACKENDS)
 each_variant = pytest.mark.parametrize("variant", [*VARIANTS, *OF_MATRICES], ids=str)
@@ -347,3 +354,183 @@ def test_runs_of_other_libraries_go_on_at_their_rate(library: str, name: str) ->
         assert {group["lr_scale"] for group in opt.param_groups} == {1.0 if theirs else 0.25}
         go(opt, info, HALF, STEPS)
         assert deviation(params, info) <= 1.0
+
+
+# A rate of each element ---------------------------------------------------------------------------
+#
+# With powers of two lr * lr_scale has the same bits wherever it is multiplied.
+
+POWERS = np.array([1.0, 0.5, 0.0, 2.0, 0.125])
+SHAPES = ((7, 5), (5,), (1100, 5), (3, 2, 5), (0, 5))
+
+
+def drawn(seed: int, dtype: Any) -> list[Array]:
+    rng = np.random.default_rng(seed)
+    made = []
+    for shape in SHAPES:
+        values: Any = rng.standard_normal(shape)
+        if np.dtype(dtype).kind == "c":
+            values = values + 1j * rng.standard_normal(shape)
+        made.append(values.astype(dtype))
+    made[0] = np.asfortranarray(made[0])
+    made[3] = np.repeat(made[3], 2, axis=0)[::2]  # with gaps
+    return made
+
+
+def trained(variant: Variant, scale: Any, dtype: Any, **options: Any) -> list[Array]:
+    """Return what the parameters become in twelve steps, of which some lack gradients."""
+    params = drawn(0, dtype)
+    opt = variant(params, lr_scale=scale, **options)
+    for step in range(12):
+        grads: list[Any] = drawn(step + 1, dtype)
+        if step % 5 == 3:
+            grads[1] = None
+        opt.step(grads)
+        opt.lr *= 0.9
+    return params
+
+
+def same_by_element(variant: Variant, dtype: Any, **options: Any) -> None:
+    own = trained(variant, [POWERS] * len(SHAPES), dtype, **options)
+    for k, power in enumerate(POWERS.tolist()):
+        of_all = trained(variant, power, dtype, **options)
+        for mine, theirs in zip(own, of_all, strict=True):
+            assert mine[..., k].tobytes() == theirs[..., k].tobytes()
+
+
+@each_backend
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("variant", ELEMENTWISE, ids=str)
+def test_an_element_goes_by_its_own_rate(variant: Variant, dtype: Any, backend: str) -> None:
+    same_by_element(variant, dtype, backend=backend)
+
+
+@each_backend
+@pytest.mark.parametrize(
+    ("dtype", "options"),
+    [
+        (np.float16, {}),
+        (np.float16, {"master_weights": False, "stochastic_rounding": True}),
+        (np.complex64, {"complex_moment": "modulus"}),
+        (np.float32, {"state_dtype": "bfloat16"}),
+        (np.float32, {"state_dtype": "int8"}),
+        (np.float32, {"state_dtype": "float64"}),
+        (np.float32, {"bounds": (-1.0, 0.5), "reset_at_bounds": True}),
+        (np.float32, {"bounds": ([np.full(s, -1.0) for s in SHAPES], None)}),
+        (np.float32, {"maximize": True, "max_grad_norm": 3.0, "weight_decay": lambda t: 0.1 * t}),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
+)
+def test_so_it_does_with_common_options(dtype: Any, options: Any, backend: str) -> None:
+    same_by_element(VARIANT_OF["adamw"], dtype, **options, backend=backend)
+
+
+@pytest.mark.skipif(len(CPU_BACKENDS) < 2, reason="numba is not installed")
+@pytest.mark.parametrize("variant", [v for v in VARIANTS if v.name != "prodigy"], ids=str)
+def test_rates_of_elements_have_one_end_on_every_backend(variant: Variant) -> None:
+    scales = [np.random.default_rng(9).random(shape) for shape in SHAPES]
+    ends = [
+        [p.tobytes() for p in trained(variant, scales, np.float32, backend=backend)]
+        for backend in CPU_BACKENDS
+    ]
+    assert ends[0] == ends[1]
+
+
+@each_backend
+@pytest.mark.parametrize("name", ["lamb", "adam_cautious", "sgd_cautious"])
+def test_what_sums_over_an_array_scales_its_step(name: str, backend: str) -> None:
+    variant, grad = VARIANT_OF[name], np.random.default_rng(1).standard_normal((4, 5))
+    before = np.random.default_rng(2).standard_normal((4, 5))
+    plain, own = before.copy(), before.copy()
+    scale = np.array([1.0, 0.5, 0.25, 2.0, 0.125])  # none is 0: of these shares take no account
+    options: dict[str, Any] = {"weight_decay": 0.0, "backend": backend}
+    variant(plain, **options).step(grad)
+    variant(own, lr_scale=scale, **options).step(grad)
+    assert np.count_nonzero(plain - before) > 5
+    np.testing.assert_allclose(own - before, scale * (plain - before), rtol=1e-12, atol=1e-15)
+
+
+@each_backend
+def test_scales_are_given_as_the_parameters_are_nested(backend: str) -> None:
+    def ends(params: Any, grads: Any, **options: Any) -> Any:
+        fastopt.SGD(params, lr=1.0, backend=backend, **options).step(grads)
+        return grads
+
+    ones = np.ones(2)
+    params: Any = {"a": np.zeros((3, 2)), "b": [np.zeros(2), np.zeros(())]}
+    grads = {"a": np.ones((3, 2)), "b": [ones, np.ones(())]}
+    column = np.array([[0.5], [0.25], [0.0]], np.float32)
+    ends(params, grads, lr_scale={"a": column, "b": [None, 3]})
+    np.testing.assert_array_equal(params["a"], -np.repeat(column, 2, axis=1))
+    assert (params["b"][0].tolist(), params["b"][1].item()) == ([-1.0, -1.0], -3.0)
+    params = {"embed": np.zeros(2), "b": np.zeros(2)}
+    scale = np.array([2, 0])
+    ends(fastopt.groups(params, {"embed": {"lr_scale": scale}}), {"embed": ones, "b": ones})
+    assert (params["embed"].tolist(), params["b"].tolist()) == ([-2.0, 0.0], [-1.0, -1.0])
+    first, second = np.zeros(2), [np.zeros(2), np.zeros(1)]
+    listed = [{"params": first, "lr_scale": scale}, {"params": second, "lr_scale": [0.5, None]}]
+    ends(listed, [ones, [ones, np.ones(1)]])
+    assert [p.tolist() for p in (first, *second)] == [[-2.0, 0.0], [-0.5, -0.5], [-1.0]]
+
+
+WRONG: dict[str, tuple[Any, type[Exception], str]] = {
+    "shape": ({"a": np.ones(4), "b": None}, ValueError, r"\[\"a\"\] must broadcast against"),
+    "larger": ({"a": np.ones((2, 3, 2)), "b": 1}, ValueError, "must broadcast against"),
+    "structure": ({"a": np.ones(2)}, ValueError, "lr_scale"),
+    "one_for_two": (np.ones(2), ValueError, "lr_scale"),
+    "negative": ({"a": np.array([1.0, -1.0]), "b": 1}, ValueError, "finite numbers >= 0"),
+    "nan": ({"a": 1, "b": np.full(2, np.nan)}, ValueError, "finite numbers >= 0"),
+    "complex": ({"a": 1, "b": np.ones(2, complex)}, TypeError, "must be a number, None"),
+    "truth": ({"a": np.ones(2, bool), "b": 1}, TypeError, "must be a number, None"),
+    "text": ({"a": "high", "b": 1}, TypeError, "must be a number, None"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_scales_that_do_not_fit_are_refused(name: str) -> None:
+    scale, error, message = WRONG[name]
+    with pytest.raises(error, match=message):
+        fastopt.SGD({"a": np.ones((3, 2)), "b": np.ones(2)}, lr_scale=scale)
+
+
+def test_rates_of_elements_are_refused_where_there_are_none() -> None:
+    matrix, halves = np.ones((2, 2)), np.full((2, 2), 0.5)
+    for kind in (fastopt.Muon, fastopt.Prodigy):
+        with pytest.raises(ValueError, match=f"{kind.__name__} .*lr_scale must be a number"):
+            kind(matrix, lr_scale=halves)
+    with pytest.raises(ValueError, match="one for each member"):
+        fastopt.SGD(matrix, lr_scale=halves, _members=2)
+    opt = fastopt.Adam(matrix, lr_scale=halves)
+    for scale in (1.0, np.ones((2, 2))):
+        with pytest.raises(ValueError, match="construct a new optimizer"):
+            opt.param_groups[0]["lr_scale"] = scale
+    with pytest.raises(ValueError, match="must stay a number"):
+        fastopt.Adam(matrix).param_groups[0]["lr_scale"] = halves
+    opt.param_groups[0]["lr_scale"] = opt.param_groups[0]["lr_scale"]
+    with pytest.raises(ValueError, match=r"torch\.optim\.Adam has no lr_scale"):
+        to_torch(opt)
+
+
+@each_backend
+def test_rates_of_elements_are_given_again_when_a_run_is_loaded(
+    tmp_path: Path, backend: str
+) -> None:
+    def made(param: Array, scale: Any) -> Optimizer:
+        return fastopt.AdamW(param, lr=0.5, lr_scale=scale, backend=backend)
+
+    param, grad = np.ones((3, 5)), np.random.default_rng(0).standard_normal((3, 5))
+    opt = made(param, POWERS)
+    opt.step(grad)
+    opt.save(tmp_path / "run.safetensors")
+    assert opt.state_dict()["groups"][0]["lr_scale"] is None
+    other = np.zeros((3, 5))
+    again = made(other, POWERS)
+    assert again.load(tmp_path / "run.safetensors").missing == ()
+    for one in (opt, again):
+        one.step(grad)
+    np.testing.assert_array_equal(param, other)
+    number = made(np.zeros((3, 5)), 0.5)  # a number and arrays do not replace each other
+    number.load(tmp_path / "run.safetensors")
+    assert number.param_groups[0]["lr_scale"] == 0.5
+    again.load_state_dict(number.state_dict())
+    assert "ElementScales" in repr(again)

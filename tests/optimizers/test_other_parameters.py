@@ -434,7 +434,7 @@ def test_rows_that_cannot_be_are_refused(place: tuple[Any, str]) -> None:
     assert params["xyz"].shape == (4, 3)
     opt.step({"xyz": xp.ones((4, 3)), "one": xp.ones(())})
     bounded = fastopt.SGD(xp.zeros(3), bounds=(xp.zeros(3), None), backend=backend)
-    with pytest.raises(ValueError, match="bounds that are arrays"):
+    with pytest.raises(ValueError, match="bounds or an lr_scale that are arrays"):
         bounded.resize("params", xp.zeros(4))
 
 

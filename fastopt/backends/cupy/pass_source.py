@@ -82,7 +82,12 @@ def sums(
         state_of(rule, spec, update=False),
         _ADD_TERMS.substitute(
             square="square" if spec.modulus else "",
-            load_state=lines(f"real {slot} = state.{now(slot, spec)};" for slot in rule.state),
+            load_state=lines(
+                [
+                    *(f"real {slot} = state.{now(slot, spec)};" for slot in rule.state),
+                    *(f"const real {slot} = state.{slot}.x[k];" for slot in spec.rates),
+                ]
+            ),
             load_scalars=load_scalars(spec),
             terms=lines(_terms(rule, spec, one)),
         ),
@@ -115,11 +120,11 @@ def _terms(rule: Rule, spec: UpdateSpec, one: Pass) -> Iterator[str]:
     late = fragment is not None and fragment.at == "after"
     yield from begin(rule, spec, fragments if late else before)
     if late:
-        yield f"{{ {numbers_of(rule)} {rule.cupy.strip()} }}"
+        yield f"{{ {numbers_of(rule, spec)} {rule.cupy.strip()} }}"
         for earlier in before:
             if earlier.at == "after" and earlier.on == "param":
                 yield with_fragment(earlier, "param")
-    numbers = numbers_of(rule, made=False)
+    numbers = numbers_of(rule, spec, made=False)
     if fragment is not None:
         after = "const real after = param;" * late
         numbers = f"{after} {numbers_of_fragment(fragment, made=False)}"

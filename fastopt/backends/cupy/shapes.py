@@ -45,6 +45,6 @@ def shape_of(rule: Rule, spec: UpdateSpec) -> Shape:
     """Return the shape of an update."""
     if spec.state != "int8":
         return SHAPES["update"]
-    kept = len(rule.state) + len(spec.masters) + len(spec.limits)
+    kept = len(rule.state) + len(spec.masters) + len(spec.constants)
     more = kept > 3 or bool(spec.fragments) or spec.stochastic
     return SHAPES["int8_update_of_more" if more else "int8_update"]

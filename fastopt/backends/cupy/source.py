@@ -18,7 +18,7 @@ from fastopt.backends.cupy.shapes import SHAPES, Shape, shape_of
 from fastopt.backends.interface import COMMON_SCALARS, tiny_names
 from fastopt.core.arrays import Array
 from fastopt.core.buckets import Parameter
-from fastopt.core.dtypes import CODE_DTYPES, UpdateSpec
+from fastopt.core.dtypes import CODE_DTYPES, LR_SCALE, UpdateSpec
 from fastopt.core.norms import LANES
 from fastopt.core.passes import derived_of, fragment_names, number_name
 from fastopt.core.quantization import BEYOND, BLOCK, CUT_OFF, GOLDEN, MULTIPLIERS, POSITIVE, SIGNED
@@ -298,7 +298,11 @@ _SCALE_AT = "memory.scales[{} * (memory.pitch / CODES) + offset / CODES]"
 def state_of(rule: Rule, spec: UpdateSpec, update: bool = True) -> str:
     """Return ``struct State``; without ``update`` it can be read alone."""
     coded = rule.state if spec.state != "real" else ()
-    exact = [*(() if coded else rule.state), *spec.masters, *(spec.limits if update else ())]
+    exact = [
+        *(() if coded else rule.state),
+        *spec.masters,
+        *(spec.constants if update else spec.rates),
+    ]
     int8 = spec.state == "int8"
     codes = "Codes<N>" if int8 else "Pack<code, N>"
     members = [f"{codes} {slot}; Pack<real, N> {slot}_now;" for slot in coded]
@@ -316,7 +320,7 @@ def state_of(rule: Rule, spec: UpdateSpec, update: bool = True) -> str:
         *(
             f"store_pack({at}, {slot});"
             for slot, at in zip(exact, exact_at, strict=True)
-            if slot not in spec.limits
+            if slot not in spec.constants
         ),
     ]
     more = ""
@@ -324,7 +328,8 @@ def state_of(rule: Rule, spec: UpdateSpec, update: bool = True) -> str:
         members += [f"float {slot}_scale;" for slot in coded]
         load += [f"{slot}_scale = {_SCALE_AT.format(n)};" for n, slot in enumerate(coded)]
     if update:
-        arguments = [*(now(slot, spec) for slot in rule.state), *(f"{s}.x[k]" for s in spec.limits)]
+        arguments = [now(slot, spec) for slot in rule.state]
+        arguments += [f"{slot}.x[k]" for slot in spec.constants]
         more += _STEP.substitute(
             arguments=" ".join(f"{name}," for name in arguments),
             round=members_lines(_round(rule, spec)),
@@ -423,7 +428,7 @@ def _sign(rule: Rule, slot: str) -> str:
 
 _ELEMENT = Template("""
 __device__ __forceinline__ void element(
-    $references, $limits real grad, real $square, const Scalars &numbers
+    $references, $constants real grad, real $square, const Scalars &numbers
 ) {
     $load_scalars
     $begin
@@ -480,7 +485,7 @@ def scalars_and_squares(rule: Rule, spec: UpdateSpec) -> tuple[str, str]:
     """
     names = [*scalar_names(rule, spec), *map(number_name, derived_of(rule, spec).names)]
     square = _SQUARE_OF.substitute(
-        load_scalars=load_scalars(spec), gradient=lines(gradient(spec.fragments))
+        load_scalars=load_scalars(spec, scaled=False), gradient=lines(gradient(spec.fragments))
     )
     of_element = _OF_ALL
     if spec.members:
@@ -493,7 +498,7 @@ def _element(rule: Rule, spec: UpdateSpec) -> str:
     tiny = tiny_names(rule)
     return _ELEMENT.substitute(
         references=", ".join(f"real &{name}" for name in ("param", *rule.state)),
-        limits=" ".join(f"real {name}," for name in spec.limits),
+        constants=" ".join(f"real {name}," for name in spec.constants),
         square="square" if spec.modulus else "",
         load_scalars=load_scalars(spec),
         begin=lines(
@@ -502,7 +507,7 @@ def _element(rule: Rule, spec: UpdateSpec) -> str:
                 *(f"const real {s}_before = {s};" for s in rule.state if spec.on_all),
             ]
         ),
-        rule=f"{numbers_of(rule)} {rule.cupy.strip()}",
+        rule=f"{numbers_of(rule, spec)} {rule.cupy.strip()}",
         after_param=lines(with_fragment(fragment, "param") for fragment in spec.on_param),
         keep_bounds=lines(_keep_bounds(rule, spec)),
         after_all=lines(
@@ -514,9 +519,19 @@ def _element(rule: Rule, spec: UpdateSpec) -> str:
     )
 
 
-def load_scalars(spec: UpdateSpec) -> str:
-    """Return the text that names the scalars which are not those of the rule or of a fragment."""
-    return lines(f"const real {s} = numbers.{s};" for s in (*COMMON_SCALARS, *spec.limit_scalars))
+def load_scalars(spec: UpdateSpec, scaled: bool = True) -> str:
+    """Return the text that names the scalars which are not those of the rule or of a fragment.
+
+    ``scaled``: the decay is each element's own, where its learning rate is.
+    """
+    own = ("decay", *spec.scaled) if spec.rates and scaled else ()
+    names = (*COMMON_SCALARS, *spec.limit_scalars)
+    return lines(f"const real {name} = {_number_of(name, name, own)};" for name in names)
+
+
+def _number_of(name: str, field: str, scaled: Sequence[str]) -> str:
+    """Return a scalar as an element has it."""
+    return f"numbers.{field} * {LR_SCALE}" if name in scaled else f"numbers.{field}"
 
 
 def gradient(fragments: Sequence[Fragment]) -> Iterator[str]:
@@ -549,7 +564,7 @@ def with_fragment(fragment: Fragment, name: str) -> str:
     return f"{{ {' '.join(wanted)} {numbers} real kept; {fragment.cupy.strip()} {name} = kept; }}"
 
 
-def numbers_of(rule: Rule, made: bool = True) -> str:
+def numbers_of(rule: Rule, spec: UpdateSpec, made: bool = True) -> str:
     """Return the text that gives the scalars of a rule the names that its forms use.
 
     Without ``made`` those that are made of sums are not among them.
@@ -557,7 +572,8 @@ def numbers_of(rule: Rule, made: bool = True) -> str:
     handed = rule.memory.handed if rule.memory else ()
     last = rule.memory.scalars if rule.memory and made else ()
     names = (*rule.scalars, *handed, *last)
-    return " ".join(f"const real {name} = numbers.{number_name(name)};" for name in names)
+    numbers = [_number_of(name, number_name(name), spec.scaled) for name in names]
+    return " ".join(f"const real {n} = {own};" for n, own in zip(names, numbers, strict=True))
 
 
 def numbers_of_fragment(fragment: Fragment, made: bool = True) -> str:

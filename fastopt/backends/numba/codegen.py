@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from fastopt.backends.interface import COMMON_SCALARS, tiny_names
-from fastopt.core.dtypes import UpdateSpec
+from fastopt.core.dtypes import LR_SCALE, UpdateSpec
 from fastopt.core.norms import LANES, TILE
 from fastopt.core.passes import Pass, derived_of, fragment_names, number_name
 from fastopt.core.quantization import BEYOND, BLOCK, GOLDEN
@@ -209,7 +209,7 @@ class _EightBits(Storage):
         yield f"block = (first + block_begin) // {BLOCK}"
         yield f"block_size = min({BLOCK}, count - block_begin)"
         # Views of a block: the compiler does not know that block_begin + i is not negative.
-        chunks = ["param", "grad", *state, *self.spec.masters, *self.spec.limits]
+        chunks = ["param", "grad", *state, *self.spec.masters, *self.spec.constants]
         for name in [*chunks, *["square"] * self.spec.modulus]:
             yield f"{name}_of = {name}_chunk[block_begin : block_begin + block_size]"
         for slot in state:
@@ -429,7 +429,7 @@ def _source(
     """Return the source of a loop over chunks; ``of`` is what its arrays' names end with."""
     of = of or storage.of
     derived = derived_of(rule, spec).names
-    masters = [*spec.masters, *spec.limits]
+    masters = [*spec.masters, *spec.constants]
     in_arena = [*(rule.state if spec.state == "real" else ()), *masters]
     slices = [f"{slot}_{of} = arena[{k}, first : first + count]" for k, slot in enumerate(in_arena)]
     find = [*storage.find(), *find]
@@ -525,14 +525,26 @@ def _begin(
     if rule.takes_square:
         yield "square = square_of[i]" if spec.modulus else "square = grad * grad"
     yield from ["before = param"] * late
-    yield "param = param - decay * param if decay != zero else param"
+    decay = "decay"
+    for name in spec.rates:
+        decay = "own_decay"
+        yield f"{name} = {name}_of[i]"
+        yield f"{decay} = decay * {name}"
+    yield f"param = param - {decay} * param if {decay} != zero else param"
     yield from ["decayed = param"] * late
+
+
+def _numbers(rule: Rule, spec: UpdateSpec) -> Iterator[str]:
+    """Yield the scalars of the rule as an element has them."""
+    for name in rule.scalars:
+        number = number_name(name)
+        yield f"{number} * {LR_SCALE}" if name in spec.scaled else number
 
 
 def _ruled(rule: Rule, spec: UpdateSpec, loaded: Sequence[str]) -> str:
     """Return the call of the rule; ``loaded`` are its slots of state."""
     made = [*rule.memory.handed, *rule.memory.scalars] if rule.memory else []
-    numbers = map(number_name, [*rule.scalars, *made])
+    numbers = [*_numbers(rule, spec), *map(number_name, made)]
     inputs = ", ".join(["param", "grad", *["square"] * rule.takes_square, *loaded, *numbers])
     return f"{', '.join(['param', *rule.state])}, = rule({inputs})"
 
@@ -573,7 +585,7 @@ def _terms(rule: Rule, spec: UpdateSpec, storage: Storage, one: Pass) -> Iterato
     loaded = [storage.load(slot) for slot in rule.state]
     if fragment is None:
         yield from _begin(rule, spec, fragments)
-        numbers = map(number_name, [*rule.scalars, *one.memory.handed])
+        numbers = [*_numbers(rule, spec), *map(number_name, one.memory.handed)]
         square = ["square"] * rule.takes_square
         yield f"{names}= terms({', '.join(['param', 'grad', *square, *loaded, *numbers])})"
         return

@@ -7,7 +7,7 @@ from typing import Any, assert_never, cast
 
 import numpy as np
 
-from fastopt.backends.interface import ScalarRows
+from fastopt.backends.interface import COMMON_SCALARS, ScalarRows
 from fastopt.backends.numpy.fused import FusedStep, fused, gathered
 from fastopt.core import quantization
 from fastopt.core.arrays import Array, Extents
@@ -186,6 +186,9 @@ class NumpyKernel:
         self._around = _Around(rule, spec)
         self._signed = [slot in rule.signed for slot in rule.state]
         self._members = bucket.members or 1
+        numbers = enumerate((*COMMON_SCALARS, *rule.scalars))
+        self._rates = [k for k, name in numbers if name in ("decay", *spec.scaled)]
+        """What factors of elements multiply in a row of scalars."""
         self._params = [parameter.flat for parameter in parameters]
         self._chunk = CHUNK_BYTES // spec.real.itemsize
         self._chunks = [
@@ -358,6 +361,8 @@ class NumpyKernel:
             master = state[of_rule]
             np.copyto(master, param, where=narrowed(master, stored.dtype) != stored)
             param = master
+        if spec.rates:
+            row = self._with_rates(row, state)
         limits = state[-2:] if spec.limits else ()
         if spec.limit_scalars:
             *row, lower, upper = row
@@ -371,6 +376,14 @@ class NumpyKernel:
             stored[...] = draws.rounded(single, of_rule, stored.dtype)
         elif not spec.computes_as_stored:
             stored[...] = narrowed(param, stored.dtype)
+
+    def _with_rates(self, row: Sequence[Any], state: Sequence[Array]) -> Sequence[Any]:
+        """Return a row in which what is proportional to the learning rate is each element's own."""
+        factors = state[len(self._rule.state) + len(self._spec.masters)]
+        own = [*row]
+        for k in self._rates:
+            own[k] = own[k] * factors if own[k] != 0.0 else 0.0
+        return own
 
     def _apply(
         self,
@@ -399,10 +412,7 @@ class NumpyKernel:
             values = {"plain_grad": plain_grad, "grad": grad}
             grad = around.kept(fragment, values, scalars, derived)
         before = [old.copy() for old in (param, *state)] if around.late else []
-        if isinstance(decay, np.ndarray):
-            np.subtract(param, decay * param, out=param, where=decay != 0.0)
-        elif decay != 0.0:
-            param -= decay * param
+        _take_off(param, decay)
         decayed = param.copy() if around.late else param
         squares = [self._squares_of(grad)] if rule.takes_square else []
         rule.numpy(param, grad, *squares, *state, *around.of_rule(scalars, derived))
@@ -433,8 +443,10 @@ class NumpyKernel:
         """Return what a pass sums in one block; nothing is written."""
         around, rule, spec = self._around, self._elementwise, self._spec
         assert one.sums is not None
-        grad_scale, l2, decay, _, _, *scalars = row
         loaded = chunk.state.load(self._signed)
+        if spec.rates:
+            row = self._with_rates(row, loaded)
+        grad_scale, l2, decay, _, _, *scalars = row
         state = [values.copy() for values in loaded[: len(rule.state)]]
         before = chunk.param.astype(spec.real)
         if spec.master:
@@ -447,7 +459,8 @@ class NumpyKernel:
             if fragment is one.fragment:
                 return around.terms(fragment, values, scalars)
             grad = around.kept(fragment, values, scalars, derived)
-        param = before - decay * before if decay != 0.0 else before.copy()
+        param = before.copy()
+        _take_off(param, decay)
         squares = [self._squares_of(grad)] if rule.takes_square else []
         if one.fragment is None:
             numbers = (*scalars[: len(rule.scalars)], *derived[one.memory_columns])
@@ -528,6 +541,14 @@ def _scaled(row: Sequence[float], scale: float, real: np.dtype[Any]) -> tuple[fl
     first, *rest = row
     with np.errstate(all="ignore"):
         return (first * float(real.type(scale)), *rest)
+
+
+def _take_off(param: Array, decay: float | Array) -> None:
+    """Decay a parameter: by one share, or of each element its own."""
+    if isinstance(decay, np.ndarray):
+        np.subtract(param, decay * param, out=param, where=decay != 0.0)
+    elif decay != 0.0:
+        param -= decay * param
 
 
 def _is_set(number: float | Array) -> bool:
