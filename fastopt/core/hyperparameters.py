@@ -496,7 +496,8 @@ class Formula(ABC):
     _checks: ClassVar[Mapping[str, Check]] = {}
     _lr_scalars: ClassVar[tuple[str, ...]] = ()
     """The scalars that are proportional to the learning rate; where one is too small for the dtype
-    of the arithmetic it is 0, and steps go on, while any other is refused."""
+    of the arithmetic it is 0, and steps go on, while any other is refused. Where each element has
+    a rate of its own (``ElementScales``) the NumPy form gets arrays, as it does with members."""
     _vanishing_scalars: ClassVar[tuple[str, ...]] = ()
     """Others of which a number too small for the dtype is 0: what is proportional to the weight
     decay alone, and the shares of state that are kept."""

@@ -87,8 +87,9 @@ def test_every_flag_and_every_hyperparameter_is_recorded_at_another_value(optimi
     missing = set(test_hyperparameters.options_of(optimizer)) - used
     # That trainable=False is a missing gradient is held to the vectors in test_trainable, that
     # a bounded step is one that is cut off in test_bounds, that vectors are met by state in fewer
-    # bits as far as it goes in test_low_precision.
-    elsewhere = {"trainable", "bounds", "reset_at_bounds"}
+    # bits as far as it goes in test_low_precision, and that lr_scale multiplies lr in
+    # test_lr_scale.
+    elsewhere = {"lr_scale", "trainable", "bounds", "reset_at_bounds"}
     assert missing <= {"lr", *elsewhere, *FIXED, "seed"}
 
 

@@ -16,7 +16,10 @@ import numpy as np
 import pytest
 
 import fastopt
+from fastopt.backends.cupy.source import Addresses, kernel
+from fastopt.backends.numba.codegen import loop_source
 from fastopt.core.arrays import Array
+from fastopt.core.dtypes import LR_SCALE
 from fastopt.interop import load_keras, load_optax, load_torch, to_torch
 from fastopt.optimizers.base import Optimizer
 from fastopt.schedules import ReduceLROnPlateau, cosine, linear, warmup
@@ -423,6 +426,17 @@ def test_an_element_goes_by_its_own_rate(variant: Variant, dtype: Any, backend: 
 )
 def test_so_it_does_with_common_options(dtype: Any, options: Any, backend: str) -> None:
     same_by_element(VARIANT_OF["adamw"], dtype, **options, backend=backend)
+
+
+@pytest.mark.parametrize("variant", [v for v in VARIANTS if v.name != "prodigy"], ids=str)
+def test_the_text_that_is_compiled_speaks_of_scales_only_where_elements_have_some(
+    variant: Variant,
+) -> None:
+    for scale, has_some in ((0.5, False), ([0.5, POWERS], True)):
+        bucket = variant([np.ones(3), np.ones(5)], lr_scale=scale)._state.buckets[0]
+        rule: Any = bucket.rule
+        texts = [loop_source(rule, bucket.spec), kernel(rule, bucket.spec, Addresses())["preamble"]]
+        assert [LR_SCALE in text for text in texts] == [has_some] * 2
 
 
 @pytest.mark.skipif(len(CPU_BACKENDS) < 2, reason="numba is not installed")
