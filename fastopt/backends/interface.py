@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 COMMON_SCALARS = ("grad_scale", "l2", "decay", "tiny_signed", "tiny_positive")
 """What every update gets before its rule's own scalars, and every backend applies around a rule:
 
-grad <- grad_scale * grad;  grad <- grad + l2 * param;  param <- param - decay * param;  rule;
+grad <- grad_scale * grad;  fragments at the gradient;  grad <- grad + l2 * param;
+param <- param - decay * param;  rule;  fragments after it;
 state whose magnitude is below tiny_signed or tiny_positive becomes 0.
 """
 

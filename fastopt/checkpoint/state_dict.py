@@ -13,7 +13,7 @@ from fastopt.core.arrays import Array
 from fastopt.core.buckets import SCALE, OptimizerState, Parameter
 from fastopt.core.dtypes import CODE_DTYPES, State, UpdateSpec
 from fastopt.core.hyperparameters import ElementScales, saved_bounds
-from fastopt.core.options import FIXED
+from fastopt.core.options import FIXED, SWITCHED
 from fastopt.core.param_groups import ParamGroup
 from fastopt.core.saved import is_count, mismatch
 from fastopt.core.signals import Deferred
@@ -308,9 +308,15 @@ def _differences(groups: Sequence[ParamGroup], saved: Sequence[Mapping[str, Any]
 
 def _fixed_differences(number: int, group: ParamGroup, saved: Mapping[str, Any]) -> Iterator[str]:
     """Yield in what saved settings differ that an optimizer keeps from its construction on."""
-    for name in FIXED:
+    for name in _kept_as_they_are(group, saved):
         if name in saved and repr(saved[name]) != repr(group[name]):  # an array has no truth value
             yield f"groups[{number}].{name}: expected {group[name]!r}; got {saved[name]!r:.200}"
+
+
+def _kept_as_they_are(group: ParamGroup, saved: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the settings that cannot become what was saved of them, whatever that is."""
+    yield from FIXED
+    yield from (k for k in SWITCHED if (saved.get(k) is None) != (group[k] is None))
 
 
 def _names(state: OptimizerState, number: int) -> list[str]:
@@ -358,7 +364,7 @@ def _changes(
         raise CheckpointError(f"{other[0]}. Construct the optimizer with that of the saved one")
     if complete and (missing := group.plain.keys() - saved):
         raise CheckpointError(f"groups[{number}] lacks {sorted(missing)} (strict=False keeps ours)")
-    kept = set(FIXED)
+    kept = {*_kept_as_they_are(group, saved)}
     if isinstance(group["lr_scale"], ElementScales):
         kept.add("lr_scale")
     given = {k: _number_saved(v) if k in group else v for k, v in saved.items() if k not in kept}

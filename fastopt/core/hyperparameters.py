@@ -38,19 +38,24 @@ class Check(Protocol):
 
 @dataclass(frozen=True)
 class Number:
-    """A finite real number between two ends: whatever ``as_float`` takes for one."""
+    """A finite real number between two ends: whatever ``as_float`` takes for one.
+
+    With ``infinite`` it may be infinity too.
+    """
 
     low: float = -math.inf
     high: float = math.inf
     low_open: bool = False
     high_open: bool = False
+    infinite: bool = False
 
     def __call__(self, name: str, value: Any) -> float:
         """Return the number as a float."""
         number = as_float(value)
         if number is None:
             raise TypeError(f"{name} must be a number in {self}; got {value!r}")
-        inside = self.low <= number <= self.high and math.isfinite(number)
+        finite = math.isfinite(number) or (self.infinite and number == math.inf)
+        inside = self.low <= number <= self.high and finite
         at_open_end = (self.low_open and number == self.low) or (
             self.high_open and number == self.high
         )
@@ -60,7 +65,7 @@ class Number:
 
     def __str__(self) -> str:
         left = "(" if self.low_open or self.low == -math.inf else "["
-        right = ")" if self.high_open or self.high == math.inf else "]"
+        right = ")" if self.high_open or (self.high == math.inf and not self.infinite) else "]"
         return f"{left}{self.low:g}, {self.high:g}{right}"
 
 
@@ -84,7 +89,8 @@ class MemberNumber:
         numbers = value.astype(np.float64)
         above = numbers > check.low if check.low_open else numbers >= check.low
         below = numbers < check.high if check.high_open else numbers <= check.high
-        wrong = ~(above & below & np.isfinite(numbers))
+        finite = np.isfinite(numbers) | (check.infinite & (numbers == np.inf))
+        wrong = ~(above & below & finite)
         if wrong.any():
             member = int(wrong.argmax())
             raise ValueError(
@@ -129,15 +135,6 @@ class Maybe:
     def __call__(self, name: str, value: Any) -> Any:
         """Return None, or what the other check returns."""
         return None if value is None else self.check(f"{name}, if it is not None,", value)
-
-
-@dataclass(frozen=True)
-class PositiveOrInf:
-    """A number above 0, which may be infinite."""
-
-    def __call__(self, name: str, value: Any) -> float:
-        """Return the number as a float."""
-        return positive_or_inf(name, value)
 
 
 @dataclass(frozen=True)
@@ -207,7 +204,7 @@ def of_members(check: Check, members: int) -> Check:
         return Pair(_of_members(check.first, members), _of_members(check.second, members))
     if isinstance(check, Schedulable):
         return _of_members(check, members)
-    return check
+    return Maybe(of_members(check.check, members)) if isinstance(check, Maybe) else check
 
 
 def _of_members(check: Schedulable, members: int) -> Schedulable:
@@ -283,6 +280,7 @@ def _element(value: Any) -> Any:
 
 NONNEGATIVE = Number(low=0.0)
 POSITIVE = Number(low=0.0, low_open=True)
+POSITIVE_OR_INF = Number(low=0.0, low_open=True, infinite=True)
 FRACTION = Number(low=0.0, high=1.0, high_open=True)
 """A decay rate: 0 forgets everything, 1 would never learn and is excluded."""
 BETA = Schedulable(FRACTION)
@@ -567,11 +565,13 @@ def check_coefficients(
     real: np.dtype[Any],
     where: str,
     owner: str | None = None,
+    around: Sequence[str] = (),
 ) -> None:
     """Raise ValueError for a coefficient that is infinite in ``real`` and not in float64, or is 0.
 
     ``where`` names a parameter that is computed in it, ``owner`` the optimizer; None: its class.
-    A learning rate that is infinite in float64 is refused too.
+    A learning rate that is infinite in float64 is refused too. ``around`` names the options that
+    are scalars of what acts around the rule.
     """
     numbers = _numbers(options)
     with np.errstate(over="ignore"):
@@ -582,8 +582,9 @@ def check_coefficients(
         )
     if real.itemsize != 4:
         return
+    others = [(name, _without_infinity(numbers[name]), False) for name in around]
     for t in (1, _LATE):
-        for name, value, vanishes in _coefficients(formula, numbers, t):
+        for name, value, vanishes in (*_coefficients(formula, numbers, t), *others):
             value = _worst(value, vanishes)
             too_small = 0.0 < abs(value) <= _ZERO and not vanishes
             if abs(value) < _INFINITE and not too_small:
@@ -593,6 +594,13 @@ def check_coefficients(
                 f"{'0' if too_small else 'infinite'} in {real}, in which {where} is "
                 f"computed; got {_said(options)}. Choose others, or parameters of float64"
             )
+
+
+def _without_infinity(value: Value) -> Value:
+    """Return a number with 1 in the place of infinity, which every dtype holds."""
+    if isinstance(value, np.ndarray):
+        return np.where(np.isinf(value), 1.0, value)
+    return 1.0 if math.isinf(value) else value
 
 
 def _worst(value: Value, vanishes: bool) -> float:
@@ -662,9 +670,5 @@ def memory_inputs(formula: type[Formula], options: Options) -> dict[str, float]:
 def _said(options: Options) -> str:
     """Return the numbers among the hyperparameters, as they were given."""
     kinds = (float, tuple, np.ndarray)
-    return ", ".join(f"{k}={v!r}" for k, v in options.items() if isinstance(v, kinds))
-
-
-def positive_or_inf(name: str, value: Any) -> float:
-    """Return a number above 0, which may be infinite; raise TypeError or ValueError otherwise."""
-    return value if isinstance(value, float) and value == math.inf else POSITIVE(name, value)
+    plain = ((name, value) for name, value in options.items() if name != "params")
+    return ", ".join(f"{name}={value!r}" for name, value in plain if isinstance(value, kinds))

@@ -13,7 +13,7 @@ from fastopt.core import arrays
 from fastopt.core import tree as trees
 from fastopt.core.arrays import Array, blocks, sharing
 from fastopt.core.dtypes import real_dtype, wide
-from fastopt.core.hyperparameters import POSITIVE, positive_or_inf
+from fastopt.core.hyperparameters import POSITIVE, POSITIVE_OR_INF
 from fastopt.core.signals import Deferred
 
 # -------------------------------------------------------------------------------------------------
@@ -275,8 +275,8 @@ def clip_grad_norm_(grads: Any, max_norm: float, norm_type: float = 2.0) -> floa
     Source: Pascanu, Mikolov and Bengio, "On the difficulty of training recurrent neural networks"
     (ICML 2013), algorithm 1, with PyTorch's 1e-6.
     """
-    max_norm = positive_or_inf("max_norm", max_norm)
-    norm_type = positive_or_inf("norm_type", norm_type)
+    max_norm = POSITIVE_OR_INF("max_norm", max_norm)
+    norm_type = POSITIVE_OR_INF("norm_type", norm_type)
     found = [array for _, array in _leaves(grads, written=True)]
     norm = norm_of(found, norm_type)
     factor = clip_factor(max_norm, norm)

@@ -13,16 +13,18 @@ from typing import Annotated, Any, Literal, TypedDict, get_type_hints
 from fastopt.core.dtypes import STATE_DTYPES
 from fastopt.core.hyperparameters import (
     NONNEGATIVE,
+    POSITIVE_OR_INF,
     BoundsCheck,
     Check,
     Flag,
     Maybe,
     OneOf,
+    Options,
     ScaleCheck,
     Whole,
 )
 from fastopt.core.quantization import SEEDS
-from fastopt_kernels.around import Fragment, cautious, mask_zero
+from fastopt_kernels.around import Fragment, cautious, clip_each, clip_value, mask_zero
 
 MODULUS = "modulus"
 ComplexMoment = Literal["parts", "modulus"]
@@ -36,7 +38,8 @@ class Option:
     ``check`` is None for options of the optimizer as a whole, which the optimizer checks; the
     others are hyperparameters of a group. What is ``fixed`` cannot change after the construction;
     what says how numbers are ``stored`` is changed by ``convert=True`` too. Where the option is
-    true its ``fragment``, if it has one, acts around the rule.
+    on, neither False nor None, its ``fragment``, if it has one, acts around the rule; a number can
+    be set to another, and stays one.
     """
 
     default: Any
@@ -117,6 +120,38 @@ class Common(TypedDict, total=False):
             "default) leaves them alone, math.inf only measures. Settable between steps. (In "
             "float32 a norm that is 8.5e37 times the limit, or more, asks for a factor that is 0 "
             "on a GPU, where denormal numbers are.)",
+        ),
+    ]
+    clip_value: Annotated[
+        float | None,
+        Option(
+            None,
+            "cut off every element g of the gradient at min(max(g, -clip_value), clip_value); > 0, "
+            "in units of the gradient, math.inf cuts nothing off; None (the default) for none. g "
+            "has been multiplied by grad_scale and by the factor of max_grad_norm; clip_each and "
+            "weight_decay come after. NaN stays NaN; of a complex number each part is cut off on "
+            "its own. max_grad_norm and on_nonfinite look at the gradients before that. The same "
+            "as PyTorch's clip_grad_value_ before its step. A hyperparameter: it can differ "
+            "between groups, and a number be set to another between steps, but not to None.",
+            Maybe(POSITIVE_OR_INF),
+            fragment=clip_value.FRAGMENT,
+        ),
+    ]
+    clip_each: Annotated[
+        float | None,
+        Option(
+            None,
+            "scale the gradient of each array by min(1, clip_each / (norm + 1e-6)), where norm is "
+            "the 2-norm of this array's gradient alone, in float64, of complex numbers over both "
+            "parts; > 0, in units of the gradient, math.inf scales nothing; None (the default) for "
+            "none. It comes after grad_scale, max_grad_norm and clip_value, and before "
+            "weight_decay. A norm that is infinite (in float64 gradients also one above 1.3e154, "
+            "whose square is) makes the array's gradient 0, where it is infinite itself NaN, and a "
+            "NaN makes all of it NaN; on_nonfinite looks at gradients before that. The same as "
+            "PyTorch's clip_grad_norm_ on one parameter after the other. A hyperparameter: it can "
+            "differ between groups, and a number be set to another between steps, but not to None.",
+            Maybe(POSITIVE_OR_INF),
+            fragment=clip_each.FRAGMENT,
         ),
     ]
     on_nonfinite: Annotated[
@@ -265,6 +300,17 @@ GROUP_DEFAULTS = {k: o.default for k, o in _chosen(lambda o: o.check is not None
 FRAGMENTS = {k: o.fragment for k, o in OPTIONS.items() if o.fragment is not None}
 """What acts around any rule, in this order, by the option that asks for it."""
 
+
+def is_on(value: Any) -> bool:
+    """Return whether a value of an option lets its fragment act."""
+    return value is not None and value is not False
+
+
+def fragments_of(options: Options) -> dict[str, Fragment]:
+    """Return the fragments that some hyperparameters ask for, by the option."""
+    return {name: one for name, one in FRAGMENTS.items() if is_on(options[name])}
+
+
 GROUP_CHECKS: dict[str, Check] = {k: o.check for k, o in OPTIONS.items() if o.check is not None}
 
 STORAGE = tuple(_chosen(lambda option: option.stored))
@@ -272,6 +318,9 @@ STORAGE = tuple(_chosen(lambda option: option.stored))
 
 FIXED = tuple(_chosen(lambda option: option.fixed))
 """Those that an optimizer keeps from its construction on."""
+
+SWITCHED = tuple(_chosen(lambda option: option.fragment is not None and not option.fixed))
+"""Those that are numbers or None, of which an optimizer keeps whether they are None."""
 
 
 def documentation() -> str:

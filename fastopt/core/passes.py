@@ -3,8 +3,8 @@
 An update with fragments or sums works an element out in this order. A pass goes as far as what it
 sums, and writes nothing; ``update`` goes to the end.
 
-1. ``plain_grad``: the gradient, scaled and signed; ``grad``: with the L2 term, then after each
-   fragment at "gradient";
+1. ``plain_grad``: the gradient, scaled and signed; ``grad``: the same after each fragment at
+   "gradient", and then with the L2 term;
 2. ``before``: parameter and state as they are; ``decayed``: the parameter after its decay;
 3. the rule;
 4. each fragment at "after" on the parameter, the bounds, each fragment at "after" on all.
@@ -29,6 +29,7 @@ class Pass(NamedTuple):
     ``stage`` is one of BEFORE_RULE, OF_RULE and AFTER_RULE. Among all derived
     scalars of the update ``memory_columns`` are those of the memory that the forms take as it was
     before the step (``Memory.handed``), and ``derived_columns`` those that are made of the sums.
+    Among the inputs of all memories of the update ``input_columns`` are those of this one's.
     """
 
     stage: int
@@ -37,6 +38,7 @@ class Pass(NamedTuple):
     fragment: Fragment | None
     memory_columns: slice
     derived_columns: slice
+    input_columns: slice
 
     @property
     def over_optimizer(self) -> bool:
@@ -53,6 +55,11 @@ class Derived(NamedTuple):
 
     passes: tuple[Pass, ...]
     names: tuple[str, ...]
+
+    @property
+    def inputs(self) -> int:
+        """How many numbers of the step the memories of all passes are given."""
+        return self.passes[-1].input_columns.stop if self.passes else 0
 
 
 PassOf = tuple[int, int, Pass]
@@ -81,7 +88,7 @@ def derived_of(rule: AnyRule, spec: UpdateSpec) -> Derived:
         (OF_RULE, None),
         *((AFTER_RULE, fragment) for fragment in spec.on_param),
     ]
-    passes, names = [], list[str]()
+    passes, names, inputs = [], list[str](), 0
     for stage, fragment in stages:
         owner = rule if fragment is None else fragment
         memory = owner.memory
@@ -91,7 +98,8 @@ def derived_of(rule: AnyRule, spec: UpdateSpec) -> Derived:
         first = len(names)
         names += [prefix + name for name in (*memory.handed, *memory.scalars)]
         middle = first + len(memory.handed)
-        columns = slice(first, middle), slice(middle, len(names))
+        given, inputs = inputs, inputs + len(memory.inputs)
+        columns = slice(first, middle), slice(middle, len(names)), slice(given, inputs)
         passes.append(Pass(stage, owner.sums, memory, fragment, *columns))
     return Derived(tuple(passes), tuple(names))
 

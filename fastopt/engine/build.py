@@ -35,7 +35,14 @@ from fastopt.core.hyperparameters import (
     Options,
     Schedulable,
 )
-from fastopt.core.options import FIXED, FRAGMENTS, GROUP_CHECKS, GROUP_DEFAULTS, MODULUS
+from fastopt.core.options import (
+    FIXED,
+    GROUP_CHECKS,
+    GROUP_DEFAULTS,
+    MODULUS,
+    SWITCHED,
+    fragments_of,
+)
 from fastopt.core.param_groups import GivenGroup, ParamGroup, ParamGroups, given_groups, tree_of
 from fastopt.core.tree import Leaf, Tree, refused_dtype
 from fastopt.engine.later import Later, later
@@ -264,7 +271,8 @@ def _check_arithmetic(formula: type[Formula], options: Options, leaves: Sequence
                 f"{formula.__name__}: eps must be 0 or at least {least:.2g}, or it may underflow "
                 f"in {real}, in which {path} is computed; got {eps}"
             )
-        hyperparameters.check_coefficients(formula, options, real, path)
+        scalars = _scalars_around(options)
+        hyperparameters.check_coefficients(formula, options, real, path, around=scalars)
 
 
 def _review_step(
@@ -287,9 +295,15 @@ def _review_step(
                     "its function return no less"
                 )
             at_step = f"{owner}: at step {step_count}"
-            hyperparameters.check_coefficients(formula, options, real, path, at_step)
+            scalars = _scalars_around(options)
+            hyperparameters.check_coefficients(formula, options, real, path, at_step, scalars)
 
     return review
+
+
+def _scalars_around(options: Options) -> list[str]:
+    """Return the options that are scalars of the fragments in use."""
+    return [name for fragment in fragments_of(options).values() for name in fragment.scalars]
 
 
 def _computed_in(state_dtype: str | None, leaves: Sequence[Leaf]) -> dict[np.dtype[Any], str]:
@@ -341,8 +355,8 @@ def _check_moment(formula: type[Formula], options: Options) -> None:
 
 def _check_fragments(formula: type[Formula], options: Options) -> None:
     """Raise ValueError for options that cannot act on state that is stored in such a way."""
-    for name, fragment in FRAGMENTS.items():
-        if options[name] and options["state_dtype"] in fragment.refuses:
+    for name, fragment in fragments_of(options).items():
+        if options["state_dtype"] in fragment.refuses:
             allowed = [repr(kind) for kind in (None, *STATE_DTYPES) if kind not in fragment.refuses]
             raise ValueError(
                 f"{formula.__name__}: {name} cannot be used with "
@@ -361,8 +375,8 @@ def _check_whole_arrays(formula: type[Formula], options: Options, leaves: Sequen
             f"{name} keeps its state in the precision of its arithmetic; leave out "
             f"stochastic_rounding and state_dtype={options['state_dtype']!r}"
         )
-    for option in FRAGMENTS:
-        if options[option]:
+    for option, fragment in fragments_of(options).items():
+        if fragment.at == "after":
             raise ValueError(f"{name} updates whole arrays, for which there is no {option}")
     for leaf in leaves:
         if leaf.array.dtype.kind == "c":
@@ -387,8 +401,8 @@ def _check_members(formula: type[Formula], options: Options) -> None:
     name, rule = formula.__name__, formula._rule(options)
     if isinstance(rule, ArrayRule) or rule.memory is not None:
         raise ValueError(f"{name} has no members: it does not update each element by itself")
-    for option, fragment in FRAGMENTS.items():
-        if options[option] and fragment.memory is not None:
+    for option, fragment in fragments_of(options).items():
+        if fragment.memory is not None:
             raise ValueError(f"{name}: {option} sums over whole arrays; it cannot have members")
     if options["state_dtype"] in CODED or options["stochastic_rounding"]:
         raise ValueError(
@@ -439,6 +453,18 @@ def _refuse_fixed(formula: type[Formula], group: ParamGroup, options: Options) -
                 f"{formula.__name__}: {name} is {group[name]!r} in this optimizer; construct "
                 f"a new one with {name}={options[name]!r}"
             )
+    for name in SWITCHED:
+        if (group[name] is None) != (options[name] is None):
+            advice = (
+                f"construct a new one with {name}={options[name]!r}, or with math.inf, which acts "
+                "on nothing and can be set to another number later"
+                if group[name] is None
+                else "set it to math.inf, which acts on nothing"
+            )
+            raise ValueError(
+                f"{formula.__name__}: {name} is {group[name]!r} in this optimizer and cannot "
+                f"become {options[name]!r}; {advice}"
+            )
 
 
 # Buckets ----------------------------------------------------------------------------------------
@@ -454,7 +480,7 @@ def new_buckets(
     state_dtype = group["state_dtype"]
     limits = group["bounds"]
     kind = hyperparameters.bounds_kind(limits)
-    fragments = tuple(fragment for name, fragment in FRAGMENTS.items() if group[name])
+    fragments = tuple(fragments_of(group).values())
     scales: ElementScales | None = None
     if isinstance(group["lr_scale"], ElementScales):
         scales = group["lr_scale"]

@@ -384,9 +384,9 @@ class DeviceEngine(HostEngine):
             control.measure([(work.kernel, work.gradients) for work in works])
         in_single = any(buckets[n].averages_squares_in_single(gradients) for n, gradients in bound)
         place = control.decide(grad_scale, measures, in_single)
-        made = self._compute_whole(works)
         if self._passes is not None:
             control.run_passes(self._passes, works)
+        made = self._compute_whole(works)
         for number, kernel, gradients, lookups in works:
             if isinstance(buckets[number].rule, ArrayRule):
                 whole.write(buckets[number], made[number], control.made)
@@ -408,10 +408,11 @@ class DeviceEngine(HostEngine):
                 if not isinstance(bucket.rule, ArrayRule):
                     continue
                 width = len(COMMON_SCALARS) + len(bucket.rule.scalars) + len(bucket.spec.scalars)
+                derived = None if self._passes is None else self._passes.derived(number)
                 made[number] = []
                 for lookup in lookups:
                     indices = _indices(gradients, lookup)
-                    scaled = Scaled(indices, self._control.row(lookup, width))
+                    scaled = Scaled(indices, self._control.row(lookup, width), derived)
                     made[number] += whole.computed(bucket, gradients, scaled)
         except Exception:  # no memory, for instance; nothing has been written but the counts
             self._control.undo()

@@ -16,7 +16,6 @@ from fastopt.core.buckets import Bucket, Gradients
 from fastopt.core.norms import tile_counts, total_of
 from fastopt.core.passes import Derived, Pass, derived_of, in_order
 from fastopt.engine.scalars import Plan
-from fastopt_kernels import Memory
 
 Sums = Mapping[str, float]
 
@@ -105,7 +104,7 @@ def _over_arrays(update: Update, number: int, one: Pass, found: PassResult) -> N
         own = [row[ends[index - 1] if index else 0 : ends[index]] for row in tiles]
         sums = _named(one, own, sizes[index])
         past = dict(zip(names, found.memory[index].tolist(), strict=True))
-        coming, made = one.memory.host(_inputs(one.memory, update, index), past, sums)
+        coming, made = one.memory.host(_inputs(one, update, index), past, sums)
         found.memory[index] = [coming[name] for name in names]
         found.scalars[index, one.derived_columns] = [made[name] for name in one.memory.scalars]
 
@@ -122,7 +121,7 @@ def _over_optimizer(
     columns = [np.concatenate(rows) for rows in zip(*tiles, strict=True)]
     if not size:
         return memory
-    given = _inputs(one.memory, first, first.active[0])
+    given = _inputs(one, first, first.active[0])
     coming, made = one.memory.host(given, memory, _named(one, columns, size))
     for _, _, each, found in together:
         assert found.scalars is not None
@@ -130,13 +129,12 @@ def _over_optimizer(
     return coming
 
 
-def _inputs(memory: Memory, update: Update, index: int) -> dict[str, float]:
-    plan = update.plan
-    return (
-        dict(zip(memory.inputs, plan.for_memory[plan.row_of(index)], strict=True))
-        if memory.inputs
-        else {}
-    )
+def _inputs(one: Pass, update: Update, index: int) -> dict[str, float]:
+    names, plan = one.memory.inputs, update.plan
+    if not names:
+        return {}
+    row = plan.for_memory[plan.row_of(index)]
+    return dict(zip(names, row[one.input_columns], strict=True))
 
 
 def _named(one: Pass, tiles: Sequence[Array], size: int) -> Sums:

@@ -10,7 +10,7 @@ import math
 from typing import Any, NamedTuple, cast, get_args
 
 from fastopt.core import arrays
-from fastopt.core.hyperparameters import FINITE, OneOf, positive_or_inf
+from fastopt.core.hyperparameters import FINITE, POSITIVE_OR_INF, OneOf
 from fastopt.core.norms import SQUARES_OVERFLOW, Norm, clip_factor
 from fastopt.core.options import NonfinitePolicy
 
@@ -47,7 +47,7 @@ def checked_limit(name: str, value: Any) -> float | None:
             f"{name} must be a number or None; got {value!r}. For a limit that changes set "
             "opt.max_grad_norm between steps."
         )
-    return None if value is None else positive_or_inf(name, value)
+    return None if value is None else POSITIVE_OR_INF(name, value)
 
 
 def checked_policy(name: str, value: Any, capturable: bool) -> NonfinitePolicy:

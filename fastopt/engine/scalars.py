@@ -16,6 +16,7 @@ from fastopt.core.buckets import Bucket, Gradients
 from fastopt.core.denormals import FLUSH_EVERY, tiny
 from fastopt.core.hyperparameters import Formula, Options, Value
 from fastopt.core.param_groups import ParamGroup
+from fastopt.core.passes import derived_of
 from fastopt_kernels import AnyRule
 
 Row = tuple[float, ...]
@@ -43,9 +44,9 @@ class Plan(NamedTuple):
 
     ``table`` has a row for each distinct set of scalars; ``row_numbers`` says which one each
     parameter of the bucket takes, None that all take the first. ``for_memory`` has for each row of
-    the table the scalars that the rule's memory is given, if it has one. Where there are members
-    (``UpdateSpec``), the table is an array with a row for each of them, one after another;
-    ``row_numbers`` says where those of each parameter begin.
+    the table the numbers that the memories of the update's passes are given, if any are. Where
+    there are members (``UpdateSpec``), the table is an array with a row for each of them, one after
+    another; ``row_numbers`` says where those of each parameter begin.
     """
 
     table: Sequence[Row] | Array
@@ -110,7 +111,7 @@ class Scalars:
         """Return the row of the step that is made at a step count of the optimizer.
 
         It is that of parameters which have missed ``lag`` steps, followed by the inputs of the
-        rule's memory. With members it is an array with a row for each.
+        update's memories. With members it is an array with a row for each.
         """
         options, t = self._group.at(step_count), step_count - lag + 1
         row = self.row(options, t)
@@ -174,15 +175,17 @@ class Scalars:
         return columns.T
 
     def _for_memory(self, options: Options, steps: Sequence[int]) -> Sequence[Row]:
-        """Return the inputs of the rule's memory in some steps of a parameter."""
-        memory = self._bucket.rule.memory
-        if memory is None:
+        """Return the inputs of the update's memories in some steps of a parameter."""
+        derived = derived_of(self._bucket.rule, self._bucket.spec)
+        if not derived.inputs:
             return ()
         rate = hyperparameters.learning_rate(options)
-        found: Iterator[dict[str, Any]] = (
-            self._formula._scalars(options, rate, t, self._guard) for t in steps
-        )
-        return [tuple(made[name] for name in memory.inputs) for made in found]
+        found: list[Row] = []
+        for t in steps:
+            made = self._formula._scalars(options, rate, t, self._guard)
+            given = ((options if one.fragment else made, one.memory) for one in derived.passes)
+            found.append(tuple(float(of[n]) for of, memory in given for n in memory.inputs))
+        return found
 
     def work_out_constants(self, options: Options) -> None:
         """Work out what depends neither on the step count nor, but for decay, on the rate."""

@@ -180,14 +180,18 @@ class HostEngine:
         works = []
         for number, gradients in bound:
             options = self._options(buckets[number].group, asked)
-            plan = self.scalars[number].plan(options, gradients)
-            new_values: Sequence[NewValues] = ()
-            if isinstance(buckets[number].rule, ArrayRule):
-                new_values = whole.compute(buckets[number], gradients, plan, verdict.scale)
-            works.append(Work(number, gradients, plan, new_values=new_values))
+            works.append(Work(number, gradients, self.scalars[number].plan(options, gradients)))
         if self.derives:
             works, memory = self._derived(works, verdict.scale)
-        return Prepared(works, verdict, memory)
+        return Prepared([self._computed(w, verdict.scale) for w in works], verdict, memory)
+
+    def _computed(self, work: Work, scale: float) -> Work:
+        """Return the work with the coming values, if a rule on whole arrays makes some."""
+        bucket = self.state.buckets[work.number]
+        if not isinstance(bucket.rule, ArrayRule):
+            return work
+        made = whole.compute(bucket, work.gradients, work.plan, scale, work.derived)
+        return work._replace(new_values=made)
 
     def _derived(
         self, works: Sequence[Work], scale: float

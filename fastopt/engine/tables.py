@@ -20,6 +20,7 @@ from fastopt.core.arrays import Array
 from fastopt.core.buckets import Bucket, OptimizerState
 from fastopt.core.denormals import FLUSH_EVERY
 from fastopt.core.param_groups import ParamGroup
+from fastopt.core.passes import derived_of
 from fastopt.engine.policy import Policy
 from fastopt.engine.scalars import Row, Scalars
 
@@ -64,10 +65,8 @@ class Table:
 
     def rounded(self, rows: Sequence[Row | Array]) -> tuple[Array, Array]:
         """Return rows as they are used: the scalars, and in float64 what a memory is given."""
-        memory = self.bucket.rule.memory
-        count = len(memory.inputs) if memory else 0
         values = np.array(rows, float).reshape(len(rows), -1)
-        width = values.shape[1] - count
+        width = values.shape[1] - derived_of(self.bucket.rule, self.bucket.spec).inputs
         with np.errstate(all="ignore"):  # beyond float32 is inf, as in NumPy
             return values[:, :width].astype(self.bucket.spec.real), values[:, width:]
 

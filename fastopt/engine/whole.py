@@ -16,6 +16,7 @@ from fastopt.core import arrays
 from fastopt.core.arrays import Array
 from fastopt.core.buckets import Bucket, Gradients, Parameter
 from fastopt.core.dtypes import MASTER
+from fastopt.core.passes import derived_of
 from fastopt.core.quantization import current, narrowed
 from fastopt.engine.scalars import Plan
 from fastopt_kernels import ArrayRule
@@ -30,13 +31,20 @@ class NewValues(NamedTuple):
 
 
 class Scaled(NamedTuple):
-    """The parameters that take the same scalars, by number, and a row of these in one array."""
+    """The parameters that take the same scalars, by number, and a row of these in one array.
+
+    ``derived`` has the scalars that fragments have made of sums, a row for each parameter of the
+    bucket in one array after the other; None without such fragments.
+    """
 
     indices: Sequence[int]
     row: Array
+    derived: Array | None = None
 
 
-def compute(bucket: Bucket, gradients: Gradients, plan: Plan, scale: float) -> list[NewValues]:
+def compute(
+    bucket: Bucket, gradients: Gradients, plan: Plan, scale: float, derived: Array | None
+) -> list[NewValues]:
     """Return what becomes of the parameters that have a gradient, with scalars of the host."""
     active = range(len(bucket.parameters)) if gradients.active is None else gradients.active
     by_row: dict[int, list[int]] = {}
@@ -46,10 +54,11 @@ def compute(bucket: Bucket, gradients: Gradients, plan: Plan, scale: float) -> l
     xp = arrays.namespace_of(bucket.arena.numbers)
     made = []
     with arrays.on_device_of(bucket.arena.numbers), np.errstate(all="ignore"):
+        there = None if derived is None else xp.asarray(derived.reshape(-1))
         for number, indices in by_row.items():
             row = np.array(plan.table[number], real)
             row[0] *= real.type(scale)
-            made += computed(bucket, gradients, Scaled(indices, xp.asarray(row)))
+            made += computed(bucket, gradients, Scaled(indices, xp.asarray(row), there))
     return made
 
 
@@ -61,15 +70,14 @@ def computed(bucket: Bucket, gradients: Gradients, scaled: Scaled) -> list[NewVa
     return [
         one
         for indices in by_shape.values()
-        for one in _side_by_side(bucket, gradients, indices, scaled.row)
+        for one in _side_by_side(bucket, gradients, scaled._replace(indices=indices))
     ]
 
 
-def _side_by_side(
-    bucket: Bucket, gradients: Gradients, indices: Sequence[int], row: Array
-) -> list[NewValues]:
+def _side_by_side(bucket: Bucket, gradients: Gradients, scaled: Scaled) -> list[NewValues]:
     """Compute parameters of equal shape, along a first axis of their own."""
     rule, spec = cast(ArrayRule, bucket.rule), bucket.spec
+    indices, row, _ = scaled
     parameters = [bucket.parameters[index] for index in indices]
     xp = arrays.namespace_of(row)
     rows = bucket.arena.rows
@@ -82,7 +90,7 @@ def _side_by_side(
     numbers = [row[k] for k in range(len(COMMON_SCALARS) + len(rule.scalars))]
     grad_scale, l2, decay, tiny_signed, tiny_positive, *own = numbers
     scalars = dict(zip(rule.scalars, own, strict=True))
-    grad = grad * grad_scale
+    grad = _around(bucket, scaled, grad * grad_scale)
     grad = grad + xp.where(l2 != 0, l2 * param, 0 * l2)
     param = param - xp.where(decay != 0, decay * param, 0 * decay)
     param, state = rule(xp, param, grad, state, scalars)
@@ -94,6 +102,28 @@ def _side_by_side(
         NewValues(parameter, param[k], {slot: values[k] for slot, values in state.items()})
         for k, parameter in enumerate(parameters)
     ]
+
+
+def _around(bucket: Bucket, scaled: Scaled, plain_grad: Array) -> Array:
+    """Return what the fragments that act on gradients make of those of equal shape."""
+    rule, spec = bucket.rule, bucket.spec
+    derived = derived_of(rule, spec)
+    first, grad = len(COMMON_SCALARS) + len(rule.scalars), plain_grad
+    for fragment in spec.at_gradient:
+        values = {"plain_grad": plain_grad, "grad": grad}
+        taken = [values[name] for name in fragment.values]
+        taken += [scaled.row[first + k] for k in range(len(fragment.scalars))]
+        first += len(fragment.scalars)
+        for one in derived.passes:
+            if one.fragment is fragment:
+                assert scaled.derived is not None
+                table = scaled.derived.reshape(-1, len(derived.names)).astype(spec.real)
+                rows = arrays.namespace_of(grad).stack([table[k] for k in scaled.indices])
+                each = rows.reshape(*rows.shape, *[1] * (grad.ndim - 1))
+                columns = range(one.derived_columns.start, one.derived_columns.stop)
+                taken += [each[:, k] for k in columns]
+        grad = fragment.numpy(*taken)
+    return grad
 
 
 def _current(parameter: Parameter, bucket: Bucket) -> Array:

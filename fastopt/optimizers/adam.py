@@ -51,8 +51,9 @@ class Adam(Optimizer):
             (1 - beta1) / sqrt(1 - beta2) times as long, 3.2 times by default.
         weight_decay: coefficient of the L2 term, >= 0, or a function of the step number.
         common: what every optimizer takes, see ``Common``: lr_scale, maximize, trainable, bounds,
-            reset_at_bounds, max_grad_norm, on_nonfinite, capturable, master_weights, state_dtype,
-            stochastic_rounding, cautious, mask_zero, complex_moment, seed, backend.
+            reset_at_bounds, max_grad_norm, clip_value, clip_each, on_nonfinite, capturable,
+            master_weights, state_dtype, stochastic_rounding, cautious, mask_zero, complex_moment,
+            seed, backend.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, and for arrays
@@ -167,8 +168,9 @@ class AdamW(Adam):
         weight_decay: share of the parameter that is taken off per step and unit of lr, >= 0, or a
             function of the step number.
         common: what every optimizer takes, see ``Common``: lr_scale, maximize, trainable, bounds,
-            reset_at_bounds, max_grad_norm, on_nonfinite, capturable, master_weights, state_dtype,
-            stochastic_rounding, cautious, mask_zero, complex_moment, seed, backend.
+            reset_at_bounds, max_grad_norm, clip_value, clip_each, on_nonfinite, capturable,
+            master_weights, state_dtype, stochastic_rounding, cautious, mask_zero, complex_moment,
+            seed, backend.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, and for arrays

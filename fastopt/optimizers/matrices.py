@@ -58,9 +58,10 @@ class Muon(Optimizer):
         weight_decay: share of the parameter that is taken off per step and unit of lr, >= 0; or a
             function of the step number.
         common: what every optimizer takes, see ``Common``: lr_scale, maximize, trainable, bounds,
-            reset_at_bounds, max_grad_norm, on_nonfinite, capturable, master_weights, state_dtype,
-            stochastic_rounding, cautious, mask_zero, complex_moment, seed, backend. Cautious,
-            mask_zero and stochastic_rounding are refused; state_dtype is "float64" or None.
+            reset_at_bounds, max_grad_norm, clip_value, clip_each, on_nonfinite, capturable,
+            master_weights, state_dtype, stochastic_rounding, cautious, mask_zero, complex_moment,
+            seed, backend. Cautious, mask_zero and stochastic_rounding are refused; state_dtype is
+            "float64" or None.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, for parameters

@@ -10,11 +10,11 @@ from fastopt.core.hyperparameters import (
     EPS,
     FRACTION,
     POSITIVE,
+    POSITIVE_OR_INF,
     Decay,
     Flag,
     Maybe,
     Options,
-    PositiveOrInf,
     Schedulable,
     Scheduled,
     Value,
@@ -66,8 +66,9 @@ class Prodigy(Optimizer):
             the step number.
         decoupled_weight_decay: whether weight decay acts on the parameter.
         common: what every optimizer takes, see ``Common``: lr_scale, maximize, trainable, bounds,
-            reset_at_bounds, max_grad_norm, on_nonfinite, capturable, master_weights, state_dtype,
-            stochastic_rounding, cautious, mask_zero, complex_moment, seed, backend.
+            reset_at_bounds, max_grad_norm, clip_value, clip_each, on_nonfinite, capturable,
+            master_weights, state_dtype, stochastic_rounding, cautious, mask_zero, complex_moment,
+            seed, backend.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, for groups that
@@ -87,7 +88,7 @@ class Prodigy(Optimizer):
         "eps": Schedulable(EPS),
         "d0": POSITIVE,
         "d_coef": POSITIVE,
-        "growth_rate": PositiveOrInf(),
+        "growth_rate": POSITIVE_OR_INF,
         "bias_correction": Flag(),
         "safeguard_warmup": Flag(),
         "decoupled_weight_decay": Flag(),

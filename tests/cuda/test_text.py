@@ -321,7 +321,7 @@ FAULTS = {
     "coefficients are swapped": ("m + one_minus_beta1", "m + one_minus_beta2"),
     "nothing is flushed": ("fabs(m) < tiny_signed", "fabs(m) < 0"),
     "gradients are not scaled": ("plain_grad = grad_scale * grad", "plain_grad = grad"),
-    "decay is left out": ("l2 != real(0) ? plain_grad", "false ? plain_grad"),
+    "decay is left out": ("l2 != real(0) ? grad", "false ? grad"),
     "arithmetic in double": ("sqrt(v) + eps", "sqrt((double)v) + eps"),
 }
 

@@ -1,7 +1,7 @@
 // What a pass's memory makes of its sums: a block of LANES threads for each array, or one for all.
 //
-// From Python: remember, the function of the memory; SUMS, how many it takes, INPUTS, how many
-// columns of the table; LANES.
+// From Python: remember, the function of the memory; SUMS, how many it takes; INPUTS, how many
+// columns the table has; LANES.
 
 namespace fastopt {
 

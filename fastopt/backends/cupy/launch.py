@@ -44,8 +44,8 @@ class Lookup(NamedTuple):
     """Some parameters of a bucket and where they find their scalars, if a device decides on a step.
 
     ``chosen`` are the parameters (None: all that have a gradient), ``table`` their rows of scalars
-    and ``for_memory`` those of what the rule's memory is given; None where it is given nothing. The
-    decision writes which row is taken (``control_source.COUNTS``).
+    and ``for_memory`` those of what the update's memories are given; None where that is
+    nothing. The decision writes which row is taken (``control_source.COUNTS``).
     """
 
     chosen: Array | None

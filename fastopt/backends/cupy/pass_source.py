@@ -15,6 +15,7 @@ from fastopt.backends.cupy.shapes import SHAPES
 from fastopt.backends.cupy.source import (
     OPTIONS,
     Addresses,
+    before_l2,
     begin,
     constants,
     fixed,
@@ -118,7 +119,10 @@ def _terms(rule: Rule, spec: UpdateSpec, one: Pass) -> Iterator[str]:
     fragment, fragments = one.fragment, spec.fragments
     before = fragments if fragment is None else fragments[: fragments.index(fragment)]
     late = fragment is not None and fragment.at == "after"
-    yield from begin(rule, spec, fragments if late else before)
+    if fragment is not None and not late:
+        yield from before_l2(before)
+    else:
+        yield from begin(rule, spec, fragments)
     if late:
         yield f"{{ {numbers_of(rule, spec)} {rule.cupy.strip()} }}"
         for earlier in before:
@@ -183,11 +187,12 @@ def follow(rule: Rule, spec: UpdateSpec, number: int, addresses: Addresses) -> d
     arrays together. ``remembered`` is brought up to date, and of ``derived`` the columns of what is
     made; over the optimizer that is one row.
     """
-    one = derived_of(rule, spec).passes[number]
+    derived = derived_of(rule, spec)
+    one = derived.passes[number]
     each = not one.over_optimizer
     kept = one.memory.names
     summed = one.sums.names if one.sums else ()
-    width = len(derived_of(rule, spec).names)
+    width = len(derived.names)
     remember = _REMEMBER.substitute(
         load=lines(
             [
@@ -195,7 +200,7 @@ def follow(rule: Rule, spec: UpdateSpec, number: int, addresses: Addresses) -> d
                 *(f"double {name} = remembered[{k}];" for k, name in enumerate(kept)),
                 *(
                     f"const double {name} = inputs[{k}];"
-                    for k, name in enumerate(one.memory.inputs)
+                    for k, name in enumerate(one.memory.inputs, one.input_columns.start)
                 ),
                 f"double {', '.join(one.memory.scalars)};",
             ]
@@ -208,7 +213,7 @@ def follow(rule: Rule, spec: UpdateSpec, number: int, addresses: Addresses) -> d
             ]
         ),
     )
-    numbers = constants(LANES=LANES, SUMS=len(summed), INPUTS=len(one.memory.inputs))
+    numbers = constants(LANES=LANES, SUMS=len(summed), INPUTS=derived.inputs)
     return {
         "in_params": ", ".join(
             [

@@ -536,8 +536,14 @@ def _number_of(name: str, field: str, scaled: Sequence[str]) -> str:
 
 def gradient(fragments: Sequence[Fragment]) -> Iterator[str]:
     """Yield the lines that make of an element's gradient what the rule sees."""
+    yield from before_l2(fragments)
+    yield "grad = l2 != real(0) ? grad + l2 * param : grad;"
+
+
+def before_l2(fragments: Sequence[Fragment]) -> Iterator[str]:
+    """Yield the same without the L2 term."""
     yield "const real plain_grad = grad_scale * grad;"
-    yield "grad = l2 != real(0) ? plain_grad + l2 * param : plain_grad;"
+    yield "grad = plain_grad;"
     for fragment in fragments:
         if fragment.at == "gradient":
             yield with_fragment(fragment, "grad")

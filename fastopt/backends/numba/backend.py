@@ -173,15 +173,15 @@ class NumbaKernel:
         nothing: list[Array | None] = [None] * len(self._params)
         for own in self._per_dtype:
             gradients = Gradients(nothing, own.compiled.gradient, [])
+            derived = np.zeros((len(nothing), len(self._derived_names)))
             if self._updates:
-                derived = np.zeros((len(nothing), len(self._derived_names)))
                 table: ScalarRows = (
                     self._table.T if self._members is not None else self._table.tolist()
                 )
                 self.update(gradients, table, None, 1.0, derived)
-                for number, one in enumerate(self._passes):
-                    if one.sums is not None:
-                        self.sums(number, gradients, self._table.tolist(), None, 1.0, derived)
+            for number, one in enumerate(self._passes):
+                if one.sums is not None:
+                    self.sums(number, gradients, self._table.tolist(), None, 1.0, derived)
             if norm:
                 self.squares(gradients, 1.0)
 
@@ -514,7 +514,7 @@ def _pass(rule: Rule, spec: UpdateSpec, number: int) -> int:
 def _built(text: str, rule: Rule, spec: UpdateSpec, name: str, **forms: Callable[..., Any]) -> int:
     """Compile a loop's text, with the forms that it calls; return its address."""
     stored, gradient = (conversion(dtype, spec.real) for dtype in (spec.stored, spec.gradient))
-    forms |= {"rule": rule.numba}
+    forms |= {"rule": rule.numba} if isinstance(rule, Rule) else {}
     forms |= {f"{fragment.name}_form": fragment.numba for fragment in spec.fragments}
     scope: dict[str, Any] = {
         "__name__": __name__,

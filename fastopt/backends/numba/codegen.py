@@ -485,20 +485,25 @@ def _moduli(rule: Rule, spec: UpdateSpec, of: str) -> Iterator[str]:
     yield "for i in range(0, count, 2):"
     yield from _indented(_look_up(rule, spec))
     for part, index in (("re", "i"), ("im", "i + 1")):
-        yield f"    plain_grad = widen_gradient(grad_{of}[{index}]) * grad_scale"
-        with_l2 = f"plain_grad + l2 * widen(param_{of}[{index}])"
-        yield f"    grad = {with_l2} if l2 != zero else plain_grad"
-        yield from _indented(_at_gradient(spec.fragments))
+        yield from _indented(_gradient(spec.fragments, f"grad_{of}[{index}]"))
+        yield f"    {_with_l2(f'widen(param_{of}[{index}])')}"
         yield f"    {part} = grad"
     yield "    square = re * re + im * im"
     yield f"    square_{of}[i] = square"
     yield f"    square_{of}[i + 1] = square"
 
 
-def _at_gradient(fragments: Sequence[Fragment]) -> Iterator[str]:
+def _gradient(fragments: Sequence[Fragment], element: str) -> Iterator[str]:
+    """Yield an element's gradient, after the fragments that act on it, without the L2 term."""
+    yield f"plain_grad = widen_gradient({element}) * grad_scale"
+    yield "grad = plain_grad"
     for fragment in fragments:
         if fragment.at == "gradient":
             yield f"grad = {_called(fragment)}"
+
+
+def _with_l2(param: str) -> str:
+    return f"grad = grad + l2 * {param} if l2 != zero else grad"
 
 
 def _called(fragment: Fragment, **values: str) -> str:
@@ -515,13 +520,8 @@ def _begin(
     """Yield the parameter and the gradient of an element, as the rule gets them."""
     late = bool(spec.on_param or spec.on_all)
     yield from _LOAD_MASTER if spec.master else ["param = widen(param_of[i])"]
-    yield "plain_grad = widen_gradient(grad_of[i]) * grad_scale"
-    yield (
-        "grad = plain_grad"
-        if plain
-        else "grad = plain_grad + l2 * param if l2 != zero else plain_grad"
-    )
-    yield from _at_gradient(fragments)
+    yield from _gradient(fragments, "grad_of[i]")
+    yield from [_with_l2("param")] * (not plain)
     if rule.takes_square:
         yield "square = square_of[i]" if spec.modulus else "square = grad * grad"
     yield from ["before = param"] * late
@@ -592,7 +592,7 @@ def _terms(rule: Rule, spec: UpdateSpec, storage: Storage, one: Pass) -> Iterato
     before = fragments[: fragments.index(fragment)]
     own = [f"{fragment.name}_{name}" for name in fragment.scalars]
     if fragment.at == "gradient":
-        yield from _begin(rule, spec, before)
+        yield from _gradient(before, "grad_of[i]")
     else:
         yield from _begin(rule, spec, fragments)
         yield _ruled(rule, spec, loaded)

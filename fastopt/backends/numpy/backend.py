@@ -404,13 +404,13 @@ class NumpyKernel:
         grad_scale, l2, decay, tiny_signed, tiny_positive, *scalars = row
         around, rule = self._around, self._elementwise
         plain_grad = grad = grad * grad_scale if grad_scale != 1.0 else grad
+        for fragment in around.at_gradient:
+            values = {"plain_grad": plain_grad, "grad": grad}
+            grad = around.kept(fragment, values, scalars, derived)
         if isinstance(l2, np.ndarray):
             grad = np.where(l2 != 0.0, grad + l2 * param, grad)
         elif l2 != 0.0:
             grad = grad + l2 * param
-        for fragment in around.at_gradient:
-            values = {"plain_grad": plain_grad, "grad": grad}
-            grad = around.kept(fragment, values, scalars, derived)
         before = [old.copy() for old in (param, *state)] if around.late else []
         _take_off(param, decay)
         decayed = param.copy() if around.late else param
@@ -443,22 +443,23 @@ class NumpyKernel:
         """Return what a pass sums in one block; nothing is written."""
         around, rule, spec = self._around, self._elementwise, self._spec
         assert one.sums is not None
-        loaded = chunk.state.load(self._signed)
-        if spec.rates:
-            row = self._with_rates(row, loaded)
-        grad_scale, l2, decay, _, _, *scalars = row
-        state = [values.copy() for values in loaded[: len(rule.state)]]
-        before = chunk.param.astype(spec.real)
-        if spec.master:
-            before = current(loaded[len(rule.state)], chunk.param)
+        grad_scale, scalars = row[0], row[len(COMMON_SCALARS) :]
         plain_grad = grad = grad.astype(spec.real, copy=False) * grad_scale
-        if l2 != 0.0:
-            grad = grad + l2 * before
         for fragment in around.at_gradient:
             values = {"plain_grad": plain_grad, "grad": grad}
             if fragment is one.fragment:
                 return around.terms(fragment, values, scalars)
             grad = around.kept(fragment, values, scalars, derived)
+        loaded = chunk.state.load(self._signed)
+        if spec.rates:
+            row = self._with_rates(row, loaded)
+        _, l2, decay, _, _, *scalars = row
+        state = [values.copy() for values in loaded[: len(rule.state)]]
+        before = chunk.param.astype(spec.real)
+        if spec.master:
+            before = current(loaded[len(rule.state)], chunk.param)
+        if l2 != 0.0:
+            grad = grad + l2 * before
         param = before.copy()
         _take_off(param, decay)
         squares = [self._squares_of(grad)] if rule.takes_square else []

@@ -19,8 +19,9 @@ from fastopt_kernels.rule import (
 VALUES = ("plain_grad", "grad", "before", "decayed", "after")
 """What a form can ask for, in this order; it takes those that it needs.
 
-``plain_grad`` is the gradient after its scale and its sign, ``grad`` what the rule sees, with the
-L2 term and after fragments that stand before. ``before`` is the value as the step found it,
+``plain_grad`` is the gradient after its scale and its sign. ``grad`` is what the fragments at
+"gradient" that stand before have made of it, and after all of these, with the L2 term, what the
+rule sees. ``before`` is the value as the step found it,
 ``decayed`` what the rule began with (the parameter after its decoupled decay, for state the same
 as ``before``), ``after`` what the rule made of it, and fragments that stand before. The last three
 are of the value at hand: for a slot of state they are that slot's, not the parameter's.
@@ -31,11 +32,13 @@ are of the value at hand: for a slot of state they are that slot's, not the para
 class Fragment:
     """An option that acts on the gradient before any rule, or on what any rule has made.
 
-    ``at="gradient"``: the forms return the gradient that the rule is to see, of ``plain_grad`` and
-    ``grad``. ``at="after"``: they return the value that is kept, and are called for the parameter
-    and, with ``on="all"``, for each slot of state; ``grad`` is then that of the same element.
-    After these values all forms take ``*scalars`` and what ``memory`` makes of ``sums``, which sum
-    over the same values as the forms ask for (those of the parameter).
+    ``at="gradient"``: the forms return what the L2 term is added to and the rule is to see, of
+    ``plain_grad`` and ``grad``. ``at="after"``: they return the value that is kept, and are called
+    for the parameter and, with ``on="all"``, for each slot of state; ``grad`` is then that of the
+    same element. After these values all forms take ``*scalars`` and what ``memory`` makes of
+    ``sums``, which sum over the same values as the forms ask for (those of the parameter).
+    ``scalars`` reach the forms in the arithmetic's dtype, ``inputs`` of the memory its function in
+    float64; both are values of the options with these names.
 
     * ``numpy``: arrays in, a new array out; no argument is changed;
     * ``numba``: numbers of one element in, a number out; not decorated;
