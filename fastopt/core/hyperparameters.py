@@ -54,7 +54,7 @@ class Number:
         number = as_float(value)
         if number is None:
             raise TypeError(f"{name} must be a number in {self}; got {value!r}")
-        finite = math.isfinite(number) or (self.infinite and number == math.inf)
+        finite = math.isfinite(number) or (self.infinite and value == math.inf)
         inside = self.low <= number <= self.high and finite
         at_open_end = (self.low_open and number == self.low) or (
             self.high_open and number == self.high

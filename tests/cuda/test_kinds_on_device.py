@@ -21,6 +21,8 @@ AROUND: tuple[dict[str, Any], ...] = (
     {},
     {"cautious": True},
     {"mask_zero": True},
+    {"clip_value": 0.5, "clip_each": 1.0, "weight_decay": 0.1},
+    {"cautious": True, "clip_each": 0.5, "mask_zero": True},
     {"cautious": True, "mask_zero": True, "weight_decay": 0.1, "bounds": (-1.0, 1.0)},
 )
 RULES: dict[str, Any] = {
@@ -121,6 +123,8 @@ def muon(params: Any, **options: Any) -> fastopt.Muon:
         {"max_grad_norm": 1.0, "on_nonfinite": "skip"},
         {"bounds": (-1.0, 1.0), "reset_at_bounds": True, "capturable": True},
         {"state_dtype": "float64", "capturable": True},
+        {"clip_value": 0.8, "clip_each": 1.5, "capturable": True},
+        {"clip_value": 0.8, "clip_each": 1.5, "on_nonfinite": "raise"},
         {"nesterov": False, "adjust_lr": "match_rms_adamw", "on_nonfinite": "skip"},
     ],
     ids=str,

@@ -73,13 +73,15 @@ _VARIED: dict[str, list[Any]] = {
     "lr_decay": [0.0, 0.1, 0.3, 0.0, 1.0],
     "initial_accumulator_value": [0.0, 0.1, 1.0, 1e-3, 0.0],
     "rho": [0.9, 0.0, 0.99, 0.9, 0.5],
+    "clip_value": [0.5, np.inf, 0.1, 2.0, 1e6],
 }
 
 
 def hyperparameters_of(variant: Variant) -> dict[str, Any]:
     """Return values for each member of every number that a variant's optimizer has."""
     known = variant.optimizer._checks
-    settings = {n: v for n, v in _VARIED.items() if n in known or n in ("lr", "weight_decay")}
+    others = ("lr", "weight_decay", *({"clip_value"} & variant.options.keys()))
+    settings = {n: v for n, v in _VARIED.items() if n in known or n in others}
     if not variant.options.get("momentum"):
         settings.pop("momentum", None)
         settings.pop("dampening", None)

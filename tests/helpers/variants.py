@@ -64,8 +64,12 @@ VARIANTS = [
     Variant("adamw_amsgrad", fastopt.AdamW, {"amsgrad": True}),
     Variant("adam_cautious", fastopt.Adam, {"cautious": True}),
     Variant("adam_mask_zero", fastopt.Adam, {"mask_zero": True, "weight_decay": 0.1}),
+    Variant("adam_clip_value", fastopt.Adam, {"clip_value": 0.5, "weight_decay": 0.1}),
+    Variant("adamw_clip_each", fastopt.AdamW, {"clip_each": 2.0}),
     Variant("sgd_cautious", fastopt.SGD, {"lr": 0.05, "momentum": 0.5, "cautious": True}),
     Variant("sgd_mask_zero", fastopt.SGD, {"lr": 0.05, "momentum": 0.9, "mask_zero": True}),
+    Variant("sgd_clip_value", fastopt.SGD, {"lr": 0.05, "clip_value": 0.75, "mask_zero": True}),
+    Variant("sgd_clip_both", fastopt.SGD, {"lr": 0.05, "clip_value": 0.75, "clip_each": 1.0}),
     Variant("lamb", fastopt.LAMB, {"lr": 0.01, "weight_decay": 0.1}),
     Variant("prodigy", fastopt.Prodigy, {"d0": 1e-2, "weight_decay": 0.1}),
 ]
@@ -83,17 +87,22 @@ SQUARING = [v for v in VARIANTS if not issubclass(v.optimizer, fastopt.SGD | fas
 ELEMENTWISE = [
     v
     for v in VARIANTS
-    if v.optimizer not in (fastopt.LAMB, fastopt.Prodigy) and "cautious" not in v.options
+    if v.optimizer not in (fastopt.LAMB, fastopt.Prodigy)
+    and not {"cautious", "clip_each"} & v.options.keys()
 ]
 """Those in which each element goes its own way."""
 
 ONE_PASS = [v for v in ELEMENTWISE if "mask_zero" not in v.options]
-"""Those of one launch, without sums or anything around the rule."""
+"""Those of one launch, without sums or anything after the rule."""
 
 APART = [v for v in VARIANTS if v.optimizer is not fastopt.Prodigy]
 """Those in which each parameter goes its own way, whatever the others are."""
 
-SUMMING = [v for v in VARIANTS if v.optimizer in (fastopt.LAMB, fastopt.Prodigy)]
+SUMMING = [
+    v
+    for v in VARIANTS
+    if v.optimizer in (fastopt.LAMB, fastopt.Prodigy) or "clip_each" in v.options
+]
 """Those that sum real numbers: the last bits depend on the order in memory."""
 
 VARIANT_OF = {variant.name: variant for variant in VARIANTS}

@@ -56,7 +56,9 @@ class Vector:
 
 VECTORS = [Vector(p, info) for p in FILES for info in json.loads(str(arrays_in(p)["cases"]))]
 
-ELEMENTWISE = [v for v in VECTORS if v.path.parent == FOLDER or v.path.stem == "mask_zero"]
+ELEMENTWISE = [
+    v for v in VECTORS if v.path.parent == FOLDER or v.path.stem in ("mask_zero", "clip_value")
+]
 """Those in which each element goes its own way, so that what is off stays where it is."""
 
 

@@ -121,8 +121,9 @@ def test_optimizers_without_a_twin_are_refused_by_name(name: str, library: str) 
         interop.to_torch(opt)
 
 
-@pytest.mark.parametrize("option", ["cautious", "mask_zero"])
+@pytest.mark.parametrize("option", ["cautious", "mask_zero", "clip_value", "clip_each"])
 def test_what_another_library_would_leave_out_is_not_handed_over(option: str) -> None:
-    opt = fastopt.Adam(np.ones(2), **{option: True})  # type: ignore[arg-type]  # one of two flags
+    value: Any = 1.0 if option.startswith("clip") else True
+    opt = fastopt.Adam(np.ones(2), **{option: value})
     with pytest.raises(ValueError, match=f"torch.optim.Adam has no {option}"):
         interop.to_torch(opt)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import fastopt
 from fastopt.core.arrays import Array
+from fastopt.core.options import FRAGMENTS
 from fastopt.interop import load_torch, to_torch
 from fastopt.optimizers.base import Optimizer
 from golden.interop.move_format import outline
@@ -37,7 +38,7 @@ KNOWN = (fastopt.SGD, fastopt.Adagrad, fastopt.RMSprop, fastopt.Adadelta)
 TORCH = [
     v
     for v in VARIANTS
-    if not {"cautious", "mask_zero"} & v.options.keys()  # which PyTorch does not have
+    if not {*FRAGMENTS} & v.options.keys()  # which PyTorch does not have
     if v.optimizer in (*KNOWN, fastopt.Adam, fastopt.AdamW)
     and not {"eps_inside_sqrt", "bias_correction"} & v.options.keys()
 ]

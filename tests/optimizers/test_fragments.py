@@ -10,7 +10,7 @@ import pytest
 
 from fastopt.optimizers.common import one_minus_power
 from fastopt_kernels import adam
-from fastopt_kernels.around import cautious, mask_zero
+from fastopt_kernels.around import cautious, clip_each, clip_value, mask_zero
 from fastopt_kernels.around.fragment import Fragment
 from helpers.rule_forms import (
     FORMS,
@@ -25,7 +25,9 @@ from helpers.rule_forms import (
 from helpers.vectors import Vector
 
 FRAGMENTS = {"mask_zero": mask_zero.FRAGMENT, "cautious": cautious.FRAGMENT}
+CLIPS = {"clip_value": clip_value.FRAGMENT, "clip_each": clip_each.FRAGMENT}
 VECTORS = [vector for name in FRAGMENTS for vector in vectors_of(name)]
+CLIPPED = [vector for name in CLIPS for vector in vectors_of(name)]
 DEFAULTS = {"lr": 1e-3, "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.0}
 ADAMW = {"weight_decay": 1e-2}
 
@@ -102,6 +104,33 @@ def test_a_product_that_would_underflow_agrees(form: str) -> None:
     got, numbers = kept(cautious.FRAGMENT, form, values, {})
     assert numbers == {"scale": 2.0}
     np.testing.assert_array_equal(got, [-1e-200, 1.0])
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    "vector", [v for v in CLIPPED if v.info["optimizer"].startswith("Adam")], ids=str
+)
+def test_gradients_are_clipped_as_by_the_oracle(vector: Vector, form: str) -> None:
+    decoupled = vector.info["optimizer"] == "AdamW"
+    paths, ones = [], []
+    for k, (p, grads) in enumerate(zip(*flat(vector), strict=True)):
+        options = options_of(vector, k, DEFAULTS | (ADAMW if decoupled else {}))
+        decay, path = options["weight_decay"], []
+        state = {"m": np.zeros_like(p), "v": np.zeros_like(p)}
+        for step in range(vector.info["steps"]):
+            grad = grads[step]
+            for name, fragment in CLIPS.items():
+                if name in options:
+                    values = {"plain_grad": grads[step], "grad": grad}
+                    grad, _ = kept(fragment, form, values, {name: options[name]})
+            decayed = p - options["lr"] * decay * p if decoupled else p
+            grad = grad if decoupled else grad + decay * p
+            after = adam_step(decayed, grad, state, options, step + 1)
+            p, state = after["p"], {slot: after[slot] for slot in state}
+            path.append(p)
+        paths.append(np.stack(path))
+        ones.append(One(p, state, vector.info["steps"]))
+    assert worst(vector, paths, ones) <= 1e-11
 
 
 def wrong(**changes: Any) -> Fragment:

@@ -485,6 +485,8 @@ BAD: dict[str, Bad] = {
     "state_dtype": [(8, TypeError), (np.int8, TypeError), (True, TypeError), ("i8", ValueError)],
     "stochastic_rounding": FLAG,
     "complex_moment": [(None, TypeError), (True, TypeError), ("both", ValueError)],
+    "clip_value": [b for b in number(0.0, -1) if b[0] is not None and b[0] != math.inf],
+    "clip_each": [b for b in number(0.0, -1) if b[0] is not None and b[0] != math.inf],
     "cautious": FLAG,
     "mask_zero": FLAG,
     "beta3": [bad for bad in number(*FRACTIONS) if bad[0] is not None],
