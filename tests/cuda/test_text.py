@@ -357,6 +357,32 @@ def test_a_fault_in_the_text_for_halves_and_gaps_is_noticed(
         assert found or any(differences(halves_of(np, d), halves_of(cupy, d)) for d in HALVES)
 
 
+CLIP_FAULTS = {
+    "nothing is cut off below": ("grad < -clip_value ? -clip_value :", "false ? -clip_value :"),
+    "nothing is cut off above": ("raised > clip_value ? clip_value :", "false ? clip_value :"),
+    "nothing is scaled": ("kept = grad * factor;", "kept = grad;"),
+    "squares are not squares": ("sums[0] += static_cast<double>(squares) *", "sums[0] +="),
+    "short gradients are made longer": ("ratio > 1.0 ||", "false ||"),
+    "more is added to the norm": ("(sqrt(squares) + 1e-6)", "(sqrt(squares) + 1e-3)"),
+    "the L2 term is added to another gradient": (
+        "l2 != real(0) ? grad +",
+        "l2 != real(0) ? plain_grad +",
+    ),
+}
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("fault", CLIP_FAULTS)
+def test_a_fault_in_the_text_of_clipping_is_noticed(cupy: Any, cuda: Cuda, fault: str) -> None:
+    options = {"weight_decay": 0.03, "max_grad_norm": 1e9}
+    with planted(cupy, *CLIP_FAULTS[fault]):
+        found = [
+            difference_of(VARIANT_OF["sgd_clip_both"], cupy, np.float32, clip_each=limit, **options)
+            for limit in (1.0, 1e4)
+        ]
+    assert any(found)
+
+
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_in_the_text_is_noticed(cupy: Any, cuda: Cuda, fault: str) -> None:

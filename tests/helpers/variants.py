@@ -105,6 +105,9 @@ SUMMING = [
 ]
 """Those that sum real numbers: the last bits depend on the order in memory."""
 
+CLIPPING = [v for v in VARIANTS if {"clip_value", "clip_each"} & v.options.keys()]
+"""Those with a limit in units of the gradient: what is added to that counts, or how large it is."""
+
 VARIANT_OF = {variant.name: variant for variant in VARIANTS}
 
 

@@ -23,6 +23,12 @@ SCALARS = "fastopt/engine/scalars.py"
 DEVICE, POLICY = "fastopt/engine/device.py", "fastopt/engine/policy.py"
 STATE, FILE = "fastopt/checkpoint/state_dict.py", "fastopt/checkpoint/file.py"
 AVERAGING = "fastopt/wrappers/averaging.py"
+BY_VALUE = "kernels/fastopt_kernels/around/clip_value.py"
+EACH = "kernels/fastopt_kernels/around/clip_each.py"
+VALUE_TESTS, EACH_TESTS = (
+    "tests/optimizers/test_clip_value.py",
+    "tests/optimizers/test_clip_each.py",
+)
 
 FAULTS = (
     # core: where arrays lie in memory
@@ -338,6 +344,77 @@ FAULTS = (
         "bisect_right(self.milestones, step)",
         "bisect_right(self.milestones, step - 1)",
         ("tests/schedules/test_schedules.py::test_a_schedule_equals_the_oracle",),
+    ),
+    # clipping
+    Fault(
+        "nan_is_cut_off",
+        BY_VALUE,
+        "np.minimum(np.maximum(grad, -clip_value), clip_value)",
+        "np.fmin(np.fmax(grad, -clip_value), clip_value)",
+        (f"{VALUE_TESTS}::test_nan_stays_and_infinity_is_cut_off",),
+    ),
+    Fault(
+        "compiled_code_cuts_off_above_alone",
+        BY_VALUE,
+        "    raised = -clip_value if grad < -clip_value else grad",
+        "    raised = grad",
+        (f"{VALUE_TESTS}::test_it_is_a_step_with_gradients_that_were_cut_off_before",),
+    ),
+    Fault(
+        "short_gradients_are_scaled_up",
+        EACH,
+        "1.0 if factor > 1.0 or limit == inf else factor",
+        "1.0 if limit == inf else factor",
+        (f"{EACH_TESTS}::test_what_is_not_finite_is_as_with_pytorch",),
+    ),
+    Fault(
+        "an_infinite_limit_makes_nan",
+        EACH,
+        "if factor > 1.0 or limit == inf else",
+        "if factor > 1.0 else",
+        (f"{VALUE_TESTS}::test_it_is_not_turned_on_or_off_in_use_and_the_advice_helps",),
+    ),
+    Fault(
+        "nan_is_no_reason_to_scale",
+        EACH,
+        "1.0 if factor > 1.0 or limit == inf else factor",
+        "factor if factor < 1.0 else 1.0",
+        (f"{EACH_TESTS}::test_what_is_not_finite_is_as_with_pytorch",),
+    ),
+    Fault(
+        "nothing_is_added_to_the_norm_of_an_array",
+        EACH,
+        '(sqrt(sums["squares"]) + 1e-6)',
+        '(sqrt(sums["squares"]) + 1e-12)',
+        (f"{EACH_TESTS}::test_what_comes_before_it_and_after_it",),
+    ),
+    Fault(
+        "squares_are_summed_as_they_are",
+        EACH,
+        '        squared=("squares",),\n',
+        "",
+        (f"{EACH_TESTS}::test_what_comes_before_it_and_after_it",),
+    ),
+    Fault(
+        "clipping_sees_the_l2_term",
+        "fastopt/backends/numba/codegen.py",
+        '    yield "grad = plain_grad"\n    for fragment in fragments:',
+        '    yield "grad = plain_grad + l2 * param"\n    for fragment in fragments:',
+        (f"{VALUE_TESTS}::test_what_comes_before_it_and_after_it",),
+    ),
+    Fault(
+        "a_fragment_gets_the_inputs_of_the_rule",
+        "fastopt/core/passes.py",
+        "        given, inputs = inputs, inputs + len(memory.inputs)",
+        "        given, inputs = 0, inputs + len(memory.inputs)",
+        (f"{EACH_TESTS}::test_it_is_a_step_with_gradients_that_were_scaled_before",),
+    ),
+    Fault(
+        "what_is_off_is_turned_on_in_use",
+        "fastopt/engine/build.py",
+        "        if (group[name] is None) != (options[name] is None):",
+        "        if group[name] is not None and options[name] is None:",
+        (f"{VALUE_TESTS}::test_it_is_not_turned_on_or_off_in_use_and_the_advice_helps",),
     ),
     # backends
     Fault(

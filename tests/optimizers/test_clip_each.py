@@ -12,12 +12,12 @@ import pytest
 import fastopt
 from fastopt.core.arrays import Array
 from helpers.bits import differences
-from helpers.variants import CPU_BACKENDS, VARIANTS, Variant
+from helpers.variants import CLIPPING, CPU_BACKENDS, VARIANTS, Variant
 
 each_backend = pytest.mark.parametrize("backend", CPU_BACKENDS)
 SHAPES = ((7,), (), (3, 4), (0, 2), (5000,))
 SIZES = (1.0, 0.01, 100.0, 1.0, 0.5)
-PLAIN = [v for v in VARIANTS if not {"clip_value", "clip_each"} & v.options.keys()]
+PLAIN = [v for v in VARIANTS if v not in CLIPPING]
 LIMIT = 0.625
 
 

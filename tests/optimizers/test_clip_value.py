@@ -18,13 +18,13 @@ from fastopt.errors import CheckpointError
 from fastopt_kernels import adam
 from fastopt_kernels.around import clip_value
 from helpers.bits import differences
-from helpers.variants import CPU_BACKENDS, ONE_PASS, VARIANTS, Variant
+from helpers.variants import CLIPPING, CPU_BACKENDS, ONE_PASS, VARIANTS, Variant
 
 DTYPES = (np.float32, np.complex128, ml_dtypes.bfloat16)
 each_backend = pytest.mark.parametrize("backend", CPU_BACKENDS)
 each_dtype = pytest.mark.parametrize("dtype", DTYPES)
 SHAPES = ((7,), (), (3, 4), (0, 2), (5000,))
-PLAIN = [v for v in VARIANTS if not {"clip_value", "clip_each"} & v.options.keys()]
+PLAIN = [v for v in VARIANTS if v not in CLIPPING]
 
 
 def drawn(seed: int, dtype: Any) -> list[Array]:
