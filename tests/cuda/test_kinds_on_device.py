@@ -124,7 +124,6 @@ def muon(params: Any, **options: Any) -> fastopt.Muon:
         {"bounds": (-1.0, 1.0), "reset_at_bounds": True, "capturable": True},
         {"state_dtype": "float64", "capturable": True},
         {"clip_value": 0.8, "clip_each": 1.5, "capturable": True},
-        {"clip_value": 0.8, "clip_each": 1.5, "on_nonfinite": "raise"},
         {"nesterov": False, "adjust_lr": "match_rms_adamw", "on_nonfinite": "skip"},
     ],
     ids=str,
@@ -139,6 +138,18 @@ def test_whole_arrays_without_waiting(cupy: Any, dtype: Any, options: dict[str, 
         missing=lambda step, k: "on_nonfinite" not in options and step % 5 == k,
     )
     close(train(training, muon, np, **options), train(training, muon, cupy, **options), dtype)
+
+
+def test_whole_arrays_are_clipped_where_the_host_decides(cupy: Any) -> None:
+    options = {"clip_value": 0.8, "clip_each": 1.5, "on_nonfinite": "raise"}
+    ends = []
+    for xp in (np, cupy):
+        params = [xp.asarray(param) for param in MATRICES.params()]
+        opt = muon(params, **options)
+        for step in range(4):
+            opt.step([xp.asarray(grad) for grad in MATRICES.grads(step)])
+        ends.append(end_of(opt, params))
+    close(*ends, np.float32)
 
 
 def close(here: dict[str, Any], there: dict[str, Any], dtype: Any) -> None:
