@@ -40,7 +40,7 @@ class Check(Protocol):
 class Number:
     """A finite real number between two ends: whatever ``as_float`` takes for one.
 
-    With ``infinite`` it may be infinity too.
+    With ``infinite`` it may be the float infinity too.
     """
 
     low: float = -math.inf
@@ -54,8 +54,8 @@ class Number:
         number = as_float(value)
         if number is None:
             raise TypeError(f"{name} must be a number in {self}; got {value!r}")
-        finite = math.isfinite(number) or (self.infinite and value == math.inf)
-        inside = self.low <= number <= self.high and finite
+        infinite = self.infinite and isinstance(value, float) and value == math.inf
+        inside = self.low <= number <= self.high and (math.isfinite(number) or infinite)
         at_open_end = (self.low_open and number == self.low) or (
             self.high_open and number == self.high
         )
