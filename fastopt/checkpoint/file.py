@@ -14,7 +14,7 @@ import shutil
 import stat
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, Protocol
 
@@ -28,6 +28,7 @@ from fastopt.core.arrays import Array
 from fastopt.core.buckets import OptimizerState
 from fastopt.core.signals import Deferred, DeferredTermination
 from fastopt.errors import CheckpointError
+from fastopt.version import __version__
 
 # -------------------------------------------------------------------------------------------------
 # A file that is replaced whole or not at all, whatever kills the process or the machine.
@@ -179,6 +180,7 @@ class Encoder:
 
     def __init__(self) -> None:
         self.arrays: dict[str, Array] = {}
+        self.copies = False  # of arrays that may change before they are written
 
     def encode(self, prefix: str, value: Any, path: tuple[str, ...] = ()) -> Any:
         """Return a value in its JSON form; TypeError names the place of what has none.
@@ -187,6 +189,11 @@ class Encoder:
         """
         if isinstance(value, np.generic):
             value = value.item()
+        if isinstance(value, int) and value.bit_length() > _LONGEST_WHOLE:
+            raise ValueError(
+                f"{prefix}{'/'.join(path)} is a whole number of {value.bit_length()} bits, and a "
+                f"file holds {_LONGEST_WHOLE}; store it as text: hex(number)"
+            )
         if value is None or isinstance(value, bool | int | str):
             return value
         if isinstance(value, float):
@@ -220,9 +227,13 @@ class Encoder:
         while key in self.arrays:  # {"a/b": x, "a": {"b": y}}
             count += 1
             key = f"{wanted}#{count}"
-        on_device = core_arrays.kind(array) == "cupy"
-        self.arrays[key] = core_arrays.on_host(array) if on_device else np.asarray(array, order="C")
+        copied = self.copies or core_arrays.kind(array) == "cupy"
+        self.arrays[key] = core_arrays.on_host(array) if copied else np.asarray(array, order="C")
         return key
+
+
+_LONGEST_WHOLE = 10_000
+"""Bits; Python does not read many more from decimal text."""
 
 
 def decode(value: Any, found: Mapping[str, Array]) -> Any:
@@ -260,13 +271,20 @@ def _nonfinite(text: Any) -> float:
 #
 # The manifest is a dict of JSON values. It stands in the file's metadata as text, beside its
 # sha256, and lists every array's dtype, shape and sha256. Complex arrays are stored as real ones
-# with a last axis of 2.
+# with a last axis of 2. This is format 1.
+#
+# Where that is more than a header may hold it is format 2: the manifest's text is an array of
+# bytes, and what the metadata says is where, and how many bytes of arrays there are in all. If the
+# names of the arrays alone are too long, the arrays are numbered in the order of the manifest.
 
-FORMAT = 1
+FORMAT = 2
 """Grows when a file could not be read by what reads the files before it."""
 
 LONGEST_HEADER = 100_000_000
 """Bytes; what safetensors allows."""
+
+_MANIFEST = "fastopt:manifest"
+"""The array that holds the manifest's text in format 2; no other array's name begins like this."""
 
 _NAMES = {  # safetensors' names of the dtypes
     **{"bool": "BOOL", "float16": "F16", "float32": "F32", "float64": "F64", "bfloat16": "BF16"},
@@ -280,8 +298,9 @@ def pack_arrays(content: Mapping[str, Any], arrays: Mapping[str, Array]) -> byte
     """Return the file's bytes. The arrays must be C-ordered NumPy arrays.
 
     Raises TypeError for an array of another dtype than real and complex numbers, integers and
-    bool, ValueError if there are more names or notes than a file's header can hold.
+    bool, ValueError if there are more arrays than a file's header can list.
     """
+    from safetensors import SafetensorError
     from safetensors.numpy import save
 
     stored = {key: _to_stored(key, array) for key, array in arrays.items()}
@@ -293,15 +312,55 @@ def pack_arrays(content: Mapping[str, Any], arrays: Mapping[str, Array]) -> byte
         }
         for key, array in arrays.items()
     }
-    text = json.dumps({"format_version": FORMAT, **content, "arrays": described}, allow_nan=False)
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    packed = save(stored, {"fastopt": text, "fastopt_sha256": digest})
-    if (length := int.from_bytes(packed[:8], "little")) > LONGEST_HEADER:
-        raise ValueError(
-            f"names, hyperparameters and notes take {length} bytes, of which a checkpoint holds "
-            f"{LONGEST_HEADER}; put large notes into arrays"
-        )
-    return packed
+    text = _text({"format_version": 1, **content, "arrays": described})
+    metadata = _sealed(text)
+    if _most_bytes(stored, metadata) > LONGEST_HEADER:
+        text = _text({"format_version": 2, **content, "arrays": described})
+        stored, metadata = _with_manifest(stored, text)
+    try:
+        return save(stored, metadata)
+    except SafetensorError as error:
+        raise ValueError(f"this has no place in a safetensors file: {error}") from error
+
+
+def _text(manifest: Mapping[str, Any]) -> str:
+    try:
+        return json.dumps(manifest, allow_nan=False)
+    except RecursionError:
+        raise ValueError(_TOO_DEEP) from None
+
+
+_TOO_DEEP = "notes and what companions remember must not be nested a thousand levels deep"
+
+
+def _sealed(text: str) -> dict[str, str]:
+    return {"fastopt": text, "fastopt_sha256": hashlib.sha256(text.encode()).hexdigest()}
+
+
+def _most_bytes(stored: Mapping[str, Array], metadata: Mapping[str, str]) -> int:
+    """Return how long the header will be at most."""
+    names = sum(len(json.dumps(key)) for key in stored)
+    numbers = sum(array.ndim + 2 for array in stored.values())  # of at most 19 digits
+    return len(json.dumps(metadata)) + names + 20 * numbers + 60 * (len(stored) + 1)
+
+
+def _with_manifest(stored: dict[str, Array], text: str) -> tuple[dict[str, Array], dict[str, str]]:
+    """Return arrays and metadata of format 2; ValueError if they are too many for it."""
+    manifest = np.frombuffer(text.encode("ascii"), np.uint8)
+    total = manifest.nbytes + sum(array.nbytes for array in stored.values())
+    for numbered in (False, True):
+        if numbered:
+            stored = {str(number): array for number, array in enumerate(stored.values())}
+        about = {"format_version": 2, "fastopt": __version__, "bytes": total, "numbered": numbered}
+        metadata = _sealed(_text({**about, "length": manifest.size, "sha256": _sha256(manifest)}))
+        together = {**stored, _MANIFEST: manifest}
+        if (length := _most_bytes(together, metadata)) <= LONGEST_HEADER:
+            return together, metadata
+    raise ValueError(
+        f"{len(stored)} arrays take a header of up to {length} bytes, and that of a safetensors "
+        f"file has at most {LONGEST_HEADER}; put small arrays together into larger ones, or leave "
+        "the parameters out (params=False)"
+    )
 
 
 def unpack(file: BinaryIO, size: int) -> tuple[dict[str, Any], dict[str, Array]]:
@@ -315,13 +374,14 @@ def unpack(file: BinaryIO, size: int) -> tuple[dict[str, Any], dict[str, Array]]
     start = file.read(8)
     length = int.from_bytes(start, "little")
     if len(start) < 8 or length > LONGEST_HEADER:
-        raise CheckpointError("this is no safetensors file")
+        raise CheckpointError(f"this is no safetensors file{_foreign(start)}")
     if length > size - 8:
-        raise CheckpointError("this is no safetensors file, or it was cut off")
+        raise CheckpointError(f"this is no safetensors file, or it was cut off{_foreign(start)}")
     header = file.read(length)
     manifest = _manifest(header)
-    described = _described(manifest)
-    expected = 8 + length + sum(_stored_size(*entry[:2]) for entry in described.values())
+    about = manifest if manifest["format_version"] == 2 else None
+    described = {} if about else _described(manifest)
+    expected = 8 + length + (_total(about) if about else _size(described))
     if size != expected:
         raise CheckpointError(f"{size} bytes instead of {expected}: cut off, or damaged")
     data = start + header + file.read(size - 8 - length)
@@ -329,9 +389,51 @@ def unpack(file: BinaryIO, size: int) -> tuple[dict[str, Any], dict[str, Array]]
         views = dict(deserialize(data))  # type: ignore[no-untyped-call]  # its stub has no types
     except SafetensorError as error:
         _damaged(str(error))
+    if about:
+        manifest = _manifest_in(views.pop(_MANIFEST, None), about)
+        described = _described(manifest)
+        if about.get("numbered"):
+            numbers = {str(number): key for number, key in enumerate(described)}
+            views = {numbers.get(number, number): view for number, view in views.items()}
     if views.keys() != described.keys():
         _damaged("the arrays are not those of the manifest")
     return manifest, {key: _array(key, view, *described[key]) for key, view in views.items()}
+
+
+_FOREIGN = {
+    b"PK": "a zip archive, as torch.save and numpy.savez write (a run of PyTorch goes on with "
+    "torch.load and fastopt.interop.load_torch)",
+    b"\x80": "a pickle",
+    b"\x89HDF": "HDF5",
+    b"\x93NUMPY": "an array of numpy.save",
+}
+"""What other files begin with."""
+
+
+def _foreign(start: bytes) -> str:
+    return next((f"; it looks like {s}" for b, s in _FOREIGN.items() if start.startswith(b)), "")
+
+
+def _total(about: Mapping[str, Any]) -> int:
+    """Return how many bytes of arrays there are in a file of format 2."""
+    total = about.get("bytes")
+    if not isinstance(total, int) or total < 0:
+        _damaged(f"bytes is {total!r}")
+    return total
+
+
+def _manifest_in(view: Mapping[str, Any] | None, about: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the manifest from its array, which the metadata describes."""
+    if view is None:
+        _damaged("there is no manifest")
+    shape = about.get("length")
+    if not isinstance(shape, int) or not _is_shape([shape]):
+        _damaged(f"length is {shape!r}")
+    text = _array(_MANIFEST, view, "uint8", (shape,), str(about.get("sha256")))
+    manifest = _parsed(text.tobytes())
+    if manifest["format_version"] != 2:
+        _damaged("the manifest is of another format")
+    return manifest
 
 
 def _manifest(header: bytes) -> dict[str, Any]:
@@ -347,6 +449,11 @@ def _manifest(header: bytes) -> dict[str, Any]:
     encoded = text.encode("utf-8", "replace")
     if metadata.get("fastopt_sha256") != hashlib.sha256(encoded).hexdigest():
         _damaged("the manifest's sha256 is another")
+    return _parsed(text)
+
+
+def _parsed(text: str | bytes) -> dict[str, Any]:
+    """Return a manifest from its text, if its format is known."""
     try:
         manifest = json.loads(text, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
@@ -420,8 +527,9 @@ def _sha256(array: Array) -> str:
     return hashlib.sha256(array.reshape(-1).view(np.uint8).data).hexdigest()
 
 
-def _stored_size(dtype: str, shape: tuple[int, ...]) -> int:
-    return math.prod(shape) * _dtype(dtype).itemsize
+def _size(described: Mapping[str, tuple[str, tuple[int, ...], str]]) -> int:
+    """Return the bytes of all arrays."""
+    return sum(math.prod(shape) * _dtype(dtype).itemsize for dtype, shape, _ in described.values())
 
 
 def _dtype(name: str) -> np.dtype[Any]:
@@ -459,42 +567,93 @@ Companions = Mapping[str, Companion]
 _PREFIXES = {"state": "state:", "params": "param:", "also": "also:", "notes": "note:"}
 
 
-def pack(
+@dataclass(frozen=True)
+class Content:
+    """What a checkpoint is to hold: its manifest but for the description of its arrays, and these.
+
+    The arrays are the user's own, or with ``detached`` copies, which go on being what they were.
+    """
+
+    manifest: dict[str, Any]
+    arrays: dict[str, Array]
+
+    def packed(self) -> bytes:
+        """Return the checkpoint's bytes."""
+        return pack_arrays(self.manifest, self.arrays)
+
+
+def collect(
     optimizer: str,
     state: OptimizerState,
+    policy: Mapping[str, Any],
     params: bool,
     also: Companions | None,
     notes: Mapping[str, Any] | None,
-) -> bytes:
-    """Return a checkpoint's bytes."""
-    content = checkpoint_state_dict.collect_state(optimizer, state)
+    detached: bool = False,
+) -> Content:
+    """Return what a checkpoint of an optimizer is to hold."""
+    content = checkpoint_state_dict.collect_state(optimizer, state, policy)
     content["params"] = checkpoint_state_dict.collect_parameters(state) if params else None
     content["also"] = {k: one.state_dict() for k, one in _checked(also, "state_dict").items()}
     content["notes"] = _mapping("notes", notes)
-    encoder = Encoder()
-    manifest = {
-        name: encoder.encode(_PREFIXES.get(name, f"{name}:"), value)
-        for name, value in content.items()
-    }
-    return pack_arrays(manifest, encoder.arrays)
+    encoder, manifest = Encoder(), {}
+    for name, value in content.items():
+        encoder.copies = detached and name != "state"  # that has been copied
+        try:
+            manifest[name] = encoder.encode(_PREFIXES.get(name, f"{name}:"), value)
+        except RecursionError:
+            raise ValueError(_TOO_DEEP) from None
+    return Content(manifest, encoder.arrays)
 
 
 def write(path: str | os.PathLike[str], content: bytes, keep_previous: bool) -> None:
     """Replace a checkpoint by another."""
-    replace_file(Path(path), content, keep_previous)
+    replace_file(_place(path), content, keep_previous)
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return what is in a checkpoint; CheckpointError if the file is not a whole one."""
-    place = Path(path)
+    place = _place(path)
     try:
-        if place.exists() and not place.is_file() and not place.is_dir():
+        if place.is_dir():
+            raise CheckpointError(_about_folder(place))
+        if place.exists() and not place.is_file():
             raise CheckpointError("this is no regular file")  # a pipe could be waited for
         with place.open("rb") as file:
             manifest, arrays = unpack(file, os.fstat(file.fileno()).st_size)
         return _content(manifest, arrays)
     except CheckpointError as error:
         raise explained(path, error) from None
+
+
+def _place(path: str | os.PathLike[str]) -> Path:
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"path must be text or a pathlib.Path; got {type(path).__name__}")
+    place = Path(path)
+    if "\0" in str(place):
+        raise ValueError(f"path must not hold a null character; got {str(place)!r}")
+    return place
+
+
+def _about_folder(folder: Path) -> str:
+    """Return that this is a folder, and which checkpoints are in it, the newest first."""
+    try:
+        found = [place for place in folder.iterdir() if _looks_like_ours(place)]
+        found.sort(key=lambda place: place.stat().st_mtime_ns, reverse=True)
+    except OSError:
+        found = []
+    names = ", ".join(repr(place.name) for place in found[:3])
+    more = f" and {len(found) - 3} older ones" if len(found) > 3 else ""
+    inside = f"load one of the checkpoints in it: {names}{more}" if found else "with no checkpoint"
+    return f"this is a folder; {inside}"
+
+
+def _looks_like_ours(place: Path) -> bool:
+    """Return whether a file begins as a checkpoint does; temporary and older files do not count."""
+    if place.name.startswith(".") or place.suffix == ".prev" or not place.is_file():
+        return False
+    with place.open("rb") as file:
+        return b'"fastopt' in file.read(200)
 
 
 def explained(path: str | os.PathLike[str], error: CheckpointError) -> CheckpointError:
@@ -520,6 +679,7 @@ def _content(manifest: Mapping[str, Any], arrays: Mapping[str, Array]) -> dict[s
 def restore(
     optimizer: str,
     state: OptimizerState,
+    policy: Mapping[str, Any],
     content: Mapping[str, Any],
     strict: bool,
     also: Companions | None,
@@ -529,7 +689,9 @@ def restore(
     changes: tuple[str, ...] = ()
     if convert:
         content, changes = converted(state, content)
-    commit, differences = checkpoint_state_dict.state_restorer(optimizer, state, content, strict)
+    commit, differences = checkpoint_state_dict.state_restorer(
+        optimizer, state, policy, content, strict
+    )
     commits = [commit]
     saved_params = content["params"]
     if saved_params is not None:
@@ -576,6 +738,7 @@ def report(
         missing=differences.missing,
         unexpected=differences.unexpected,
         mismatched=differences.mismatched,
+        settings=differences.settings,
     )
 
 

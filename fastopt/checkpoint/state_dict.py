@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from fastopt.checkpoint.names import are_in_groups
+from fastopt.checkpoint.settings import (
+    Description,
+    SavedGroup,
+    Setting,
+    descriptions,
+    policy_differences,
+    saved_groups,
+)
 from fastopt.core import arrays
 from fastopt.core.arrays import Array
 from fastopt.core.buckets import SCALE, OptimizerState, Parameter
@@ -27,17 +36,19 @@ from fastopt.version import __version__
 
 @dataclass(frozen=True)
 class Differences:
-    """Names on one side only, and what has another shape or dtype on the two sides."""
+    """Names on one side only, what has another shape or dtype, and settings that are others."""
 
     missing: tuple[str, ...] = ()
     unexpected: tuple[str, ...] = ()
     mismatched: tuple[str, ...] = ()
+    settings: tuple[Setting, ...] = ()
 
     def __add__(self, other: Differences) -> Differences:
         return Differences(
             self.missing + other.missing,
             self.unexpected + other.unexpected,
             self.mismatched + other.mismatched,
+            self.settings + other.settings,
         )
 
 
@@ -79,12 +90,15 @@ class LoadReport:
         notes: what the user had saved beside, as it was.
         missing: what was needed and not saved: "state:W", "param:W", "also:ema",
             "groups[0].lr"; it stays as it is. Under ``strict=True`` this and the next two are
-            empty, but for hyperparameters that the version that saved did not have.
+            empty, but for hyperparameters that the version that saved did not have, or that were
+            functions (bounds: arrays), which are not saved, and are none here.
         unexpected: what was saved and not needed.
         mismatched: what has another shape or dtype here than in the file; it stays as it is.
         converted: with ``convert=True`` what was taken over in another dtype:
             "state:W.m: float32 -> float64"; and what became of master weights that only one side
             has.
+        settings: every hyperparameter and policy (lr, a schedule, max_grad_norm, on_nonfinite, ...)
+            that was saved otherwise than it was here, with both values and which one holds now.
     """
 
     optimizer: str
@@ -97,6 +111,7 @@ class LoadReport:
     unexpected: tuple[str, ...] = ()
     mismatched: tuple[str, ...] = ()
     converted: tuple[str, ...] = ()
+    settings: tuple[Setting, ...] = ()
 
     def __str__(self) -> str:
         taken = ["parameters and state" if self.params else "state without parameters"]
@@ -113,6 +128,7 @@ class LoadReport:
             "notes": tuple(self.notes),
         }
         lines += [f"{name}: {', '.join(found)}" for name, found in parts.items() if found]
+        lines += map(str, self.settings)
         return "\n".join(lines)
 
 
@@ -248,7 +264,7 @@ def _saved(name: str, value: Any) -> Any:
 
 def settings_restorer(
     state: OptimizerState,
-    saved: Sequence[Mapping[str, Any]],
+    saved: Sequence[SavedGroup],
     names: Collection[str],
     strict: bool,
     complete: bool,
@@ -257,27 +273,30 @@ def settings_restorer(
 
     ``names`` are the saved parameters'; ``complete`` says that no hyperparameter may be missing.
 
-    Groups with a tree each are matched by their order. Groups that share a tree are matched by
-    their parameters: if not each of them was a group when the state was saved, they keep what they
+    Lists of as many groups, with a tree each, are matched by their order. Others are matched by
+    their parameters: if not each of our groups was one when the state was saved, all keep what they
     have, since a group's settings are not those of other parameters.
     """
     options = state.groups
-    named = len(options) > 1 or any("params" in group for group in saved)
-    if named and not state.tree.grouped:
+    named = any("params" in group.values for group in saved)
+    as_listed = not named and (state.tree.grouped or len(options) == 1)
+    if not (as_listed and len(saved) == len(options)):
         mine = [_names(state, number) for number in range(len(options))]
-        order = _order(mine, saved, names, strict)
+        theirs = _members(len(options), [group.values for group in saved], names)
+        order = _order(mine, theirs, names, strict)
         if order is None:
-            return lambda: None, Differences()
-        saved = [{k: v for k, v in saved[place].items() if k != "params"} for place in order]
-    if len(saved) != len(options):
-        raise CheckpointError(
-            f"the optimizer has {len(options)} parameter groups; the state has {len(saved)}"
-        )
+            return lambda: None, _unmatched(options, mine, saved, theirs)
+        saved = [_without_names(saved[place]) for place in order]
     changes = [
-        _changes(number, group, given, strict, complete)
+        _changes(number, group, given.values, strict, complete)
         for number, (group, given) in enumerate(zip(options, saved, strict=True))
     ]
-    memories = restorers(options, saved, strict)
+    values = [given.values for given in saved]
+    memories = restorers(options, values, strict)
+    differences = _differences(options, values)
+    for number, (group, given, taken) in enumerate(zip(options, saved, changes, strict=True)):
+        found = given.differences(f"groups[{number}]", group.plain, taken)
+        differences += _of_settings(tuple(found))
 
     def commit() -> None:
         for group, changed in zip(options, changes, strict=True):
@@ -285,7 +304,36 @@ def settings_restorer(
         for write in memories:
             write()
 
-    return commit, _differences(options, saved)
+    return commit, differences
+
+
+def _without_names(group: SavedGroup) -> SavedGroup:
+    return replace(group, values={k: v for k, v in group.values.items() if k != "params"})
+
+
+def _of_settings(found: tuple[Setting, ...]) -> Differences:
+    """Return settings that differ; what was only described, and is not so here, is missing."""
+    lost = (
+        setting.name
+        for setting in found
+        if isinstance(setting.saved, Description) and not isinstance(setting.here, Description)
+    )
+    return Differences(missing=tuple(dict.fromkeys(lost)), settings=found)
+
+
+def _unmatched(
+    groups: Sequence[ParamGroup],
+    mine: Sequence[Collection[str]],
+    saved: Sequence[SavedGroup],
+    theirs: Sequence[Collection[str]],
+) -> Differences:
+    """Return what each of our groups has otherwise than those that its parameters were in."""
+    listed: list[Setting] = []
+    for number, (group, names) in enumerate(zip(groups, mine, strict=True)):
+        for given, members in zip(saved, theirs, strict=True):
+            if not set(names).isdisjoint(members):
+                listed += given.differences(f"groups[{number}]", group.plain, {})
+    return _of_settings(tuple({str(one): one for one in listed}.values()))
 
 
 def _differences(groups: Sequence[ParamGroup], saved: Sequence[Mapping[str, Any]]) -> Differences:
@@ -323,17 +371,30 @@ def _names(state: OptimizerState, number: int) -> list[str]:
     return [leaf.name for leaf in state.leaves_of(number) if not leaf.is_counter]
 
 
+def _members(
+    ours: int, saved: Sequence[Mapping[str, Any]], names: Collection[str]
+) -> list[list[str]]:
+    """Return the names of the parameters of each saved group."""
+    if any("params" in group for group in saved):
+        return [_saved_names(number, group) for number, group in enumerate(saved)]
+    if len(saved) == 1:
+        return [list(names)]
+    if not saved or not are_in_groups(names, saved):
+        raise CheckpointError(
+            f"the optimizer has {ours} parameter groups; the state has {len(saved)}"
+        )
+    return [
+        [name for name in names if name.startswith(f"{number}.")] for number in range(len(saved))
+    ]
+
+
 def _order(
     mine: Sequence[Collection[str]],
-    saved: Sequence[Mapping[str, Any]],
+    theirs: Sequence[Collection[str]],
     names: Collection[str],
     strict: bool,
 ) -> list[int] | None:
     """Return which saved group holds each of my groups' parameters; None if these differ."""
-    if len(saved) == 1 and "params" not in saved[0]:
-        theirs = [list(names)]
-    else:
-        theirs = [_saved_names(number, group) for number, group in enumerate(saved)]
     together = [name for group in theirs for name in group]
     if strict and (len(together) != len(names) or set(together) != set(names)):
         raise CheckpointError("the saved groups do not hold each parameter of the state once")
@@ -343,7 +404,7 @@ def _order(
     # Some groups may have no state, and are the same ones then in the same order.
     left = [places.get(frozenset(group), []) for group in mine]
     found = [numbers.pop(0) for numbers in left if numbers]
-    return found if len(found) == len(mine) == len(saved) else None
+    return found if len(found) == len(mine) == len(theirs) else None
 
 
 def _saved_names(number: int, group: Mapping[str, Any]) -> list[str]:
@@ -463,8 +524,8 @@ EXPONENT = "exponent"
 """A power of two that an earlier version kept with the state of a parameter, see ``_mismatch``."""
 
 
-def collect_state(name: str, state: OptimizerState) -> dict[str, Any]:
-    """Return the state_dict of an optimizer of this name."""
+def collect_state(name: str, state: OptimizerState, policy: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the state_dict of an optimizer of this name and policy."""
     entries = {}
     for bucket in state.buckets:
         for leaf, step, slots in bucket.state():
@@ -472,6 +533,7 @@ def collect_state(name: str, state: OptimizerState) -> dict[str, Any]:
             order = order_of_blocks(leaf.array, bucket.spec)
             entries[leaf.name] = {"step": step, **order, **copies}
     memory = {"memory": dict(state.memory)} if state.memory else {}
+    described = [descriptions(group.plain) for group in state.groups]
     return {
         "fastopt": __version__,
         "optimizer": name,
@@ -479,17 +541,27 @@ def collect_state(name: str, state: OptimizerState) -> dict[str, Any]:
         "groups": collected(state),
         "state": entries,
         **memory,
+        "policy": dict(policy),
+        **({"described": described} if any(described) else {}),
     }
 
 
 def state_restorer(
-    name: str, state: OptimizerState, saved: Mapping[str, Any], strict: bool
+    name: str,
+    state: OptimizerState,
+    policy: Mapping[str, Any],
+    saved: Mapping[str, Any],
+    strict: bool,
 ) -> tuple[Callable[[], None], Differences]:
     """Look at all of a state_dict of an optimizer of this name; return what takes it over."""
     step_count, hyperparameters, entries = _parts(name, saved)
+    has_policy = "policy" in saved  # earlier versions saved none, and described nothing
+    groups = saved_groups(hyperparameters, saved.get("described"), has_policy)
     # What another version does not know, it cannot have saved: there the report is enough.
     complete = strict and saved.get("fastopt") == __version__
-    settings, differences = settings_restorer(state, hyperparameters, entries, strict, complete)
+    settings, differences = settings_restorer(state, groups, entries, strict, complete)
+    if has_policy:
+        differences += Differences(settings=tuple(policy_differences(policy, saved["policy"])))
     targets = {
         leaf.name: (bucket, index, slots, order_of_blocks(leaf.array, bucket.spec))
         for bucket in state.buckets

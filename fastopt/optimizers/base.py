@@ -30,7 +30,7 @@ from fastopt.engine.policy import (
 from fastopt.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from fastopt.checkpoint.file import Companions
+    from fastopt.checkpoint.file import Companions, Content
     from fastopt.checkpoint.state_dict import LoadReport
 
 Result = TypeVar("Result")
@@ -615,57 +615,68 @@ class Optimizer(Formula):
         """Return everything the optimizer remembers, as a dict of plain values and NumPy arrays.
 
         ``{"fastopt": version, "optimizer": class name, "step_count": steps, "groups":
-        [hyperparameters], "state": {name: {"step": steps, slot: array}}}``. The arrays are copies.
-        "memory" is there too where the rule remembers numbers of all parameters together: their
-        values by name.
+        [hyperparameters], "state": {name: {"step": steps, slot: array}}, "policy":
+        {"max_grad_norm": ..., "on_nonfinite": ...}}``. The arrays are copies. "memory" is there too
+        where the rule remembers numbers of all parameters together: their values by name.
         State in bfloat16 is an array of ml_dtypes' bfloat16; state in 8 bits is uint8 codes, with
         ``<slot>_scale``, a float32 for each 256 of them that are consecutive in memory, and with
         "order", the order of axes there, unless it is C order. Complex ones are pairs, a last axis.
         A schedule is no part of it (None stands in its place): it is a function of the step count.
-        One with a memory, ``ReduceLROnPlateau``, has ``{"schedule": its state_dict}`` there.
-        ``max_grad_norm`` and ``on_nonfinite`` are no part of it either: give them to the
-        constructor again. Groups made by pattern also have "params", the names of their parameters.
+        One with a memory, ``ReduceLROnPlateau``, has ``{"schedule": its state_dict}`` there. What
+        the function was, in words, is in "described", a dict by hyperparameter for each group, so
+        that a load can say which one is missing; so are bounds that are arrays, by their sha256.
+        Groups made by pattern also have "params", the names of their parameters.
         """
+        return self._alone(self._collect_state)
+
+    def _collect_state(self) -> dict[str, Any]:
         from fastopt.checkpoint.state_dict import collect_state
 
-        def collect() -> dict[str, Any]:
-            self._engine.synchronize()
-            return collect_state(type(self).__name__, self._state)
-
-        return self._alone(collect)
+        self._engine.synchronize()
+        return collect_state(type(self).__name__, self._state, self._policy._asdict())
 
     def load_state_dict(
         self, saved: Mapping[str, Any], strict: bool = True, convert: bool = False
     ) -> LoadReport:
         """Take over a ``state_dict``, by the parameters' names; nothing is cast unasked.
 
+        Names decide, so that a list of parameter groups and one tree exchange state: "0.W" and
+        "1.b" are "W" and "b", or "encoder.W" and "decoder.b", of one tree, and the other way round;
+        a name that could be several is an error that lists them.
+
         With ``convert=True`` state of another floating dtype is converted to the one in use, each
         value rounded once, and the report names it. Master weights that were not saved are made
         from the parameters as they are now; those that are not kept here are left out.
 
-        Hyperparameters are taken over too, except schedules, which stay; one with a memory takes
-        that over. Groups made by pattern (``fastopt.groups``) take them over if the same groups of
-        parameters were saved, and else keep their own: state saved with other groups, or without
-        any, goes on by name. With ``strict=False`` parameters that one side lacks, or that have
-        another shape or dtype there, keep the state they have, and so do schedules; the report
-        names them. So do hyperparameters that another version has not saved, always. Raises
-        CheckpointError, and changes nothing, if it is another optimizer's, or
-        damaged, or does not fit by name, shape or dtype.
+        Hyperparameters that are numbers are taken over too, and the report says which were others
+        here. What stays as it is, and is said in the report too where it was saved otherwise: a
+        schedule of this optimizer (one with a memory takes that over); what was a function, or
+        bounds that were arrays, when it was saved, which is named as missing unless there is such
+        a one here; ``max_grad_norm`` and ``on_nonfinite``. Groups that were not those of the same
+        parameters when the state was saved keep their own hyperparameters, likewise.
+
+        With ``strict=False`` parameters that one side lacks, or that have another shape or dtype
+        there, keep the state they have, and so do schedules; the report names them. So do
+        hyperparameters that another version has not saved, always. Raises CheckpointError, and
+        changes nothing, if it is another optimizer's, or damaged, or does not fit by name, shape or
+        dtype.
         """
+        ask = Flag()("load_state_dict: convert", convert)
+        return self._alone(lambda: self._restore_state(saved, strict, ask))
+
+    def _restore_state(self, saved: Any, strict: bool, convert: bool) -> LoadReport:
         from fastopt.checkpoint import convert as conversion
-        from fastopt.checkpoint import file, state_dict
+        from fastopt.checkpoint import file, names, state_dict
 
-        name, ask = type(self).__name__, Flag()("load_state_dict: convert", convert)
-
-        def restore() -> LoadReport:
-            content, changes = conversion.converted(self._state, saved) if ask else (saved, ())
-            self._engine.before_load(_saved_steps(content))
-            commit, differences = state_dict.state_restorer(name, self._state, content, strict)
-            commit()
-            self._engine.after_load(self._policy)
-            return replace(file.report(content, differences), converted=changes)
-
-        return self._alone(restore)
+        content = names.as_here(self._state, saved, strict)
+        content, changes = conversion.converted(self._state, content) if convert else (content, ())
+        self._engine.before_load(_saved_steps(content))
+        commit, differences = state_dict.state_restorer(
+            type(self).__name__, self._state, self._policy._asdict(), content, strict
+        )
+        commit()
+        self._engine.after_load(self._policy)
+        return replace(file.report(content, differences), converted=changes)
 
     def save(
         self,
@@ -682,8 +693,9 @@ class Optimizer(Formula):
         ``state:<name>/<slot>``, and what they belong to as JSON in its metadata, with the sha256 of
         every array. It is written beside ``path``, flushed to the disk, read again, and moved into
         place: if that fails, or the process is killed, the file from before is as it was. Saving
-        takes about twice the file's size in memory. What ``state_dict`` leaves out is left out
-        here too: schedules, ``max_grad_norm``, ``on_nonfinite``.
+        takes about twice the file's size in memory. What ``state_dict`` only describes is only
+        described here too: schedules, bounds that are arrays. Names and notes that are too many for
+        the metadata (100 MB) become an array of the file.
 
         Args:
             path: the file, by custom ``*.safetensors``; a symbolic link is followed.
@@ -696,19 +708,36 @@ class Optimizer(Formula):
 
         Raises:
             OSError: for a full disk, a folder that is missing, a file that may not be written.
-            TypeError, ValueError: for notes and companions that cannot be stored, and parameters
-                that are no longer in the tree that the optimizer was given.
+            TypeError, ValueError: for notes and companions that cannot be stored, more arrays than
+                a file can list, and parameters that are no longer in the tree that the optimizer
+                was given. Nothing is written then.
             RuntimeError: from within a step (a schedule, a signal's handler).
         """
         from fastopt.checkpoint import file  # it takes milliseconds
 
-        name = type(self).__name__
-
         def pack() -> bytes:
-            self._engine.synchronize()
-            return file.pack(name, self._state, params, also, notes)
+            return self._collect(params, also, notes, detached=False).packed()
 
         file.write(path, self._alone(pack), keep_previous)
+
+    def _collect(
+        self,
+        params: bool,
+        also: Companions | None,
+        notes: Mapping[str, Any] | None,
+        detached: bool,
+    ) -> Content:
+        from fastopt.checkpoint import file
+
+        self._engine.synchronize()
+        name, policy = type(self).__name__, self._policy._asdict()
+        return file.collect(name, self._state, policy, params, also, notes, detached)
+
+    def _detached(
+        self, params: bool, also: Companions | None, notes: Mapping[str, Any] | None
+    ) -> Content:
+        """Return a copy of all that ``save`` writes, to be written later."""
+        return self._alone(lambda: self._collect(params, also, notes, detached=True))
 
     def load(
         self,
@@ -722,7 +751,8 @@ class Optimizer(Formula):
 
         State and parameters are matched by name and not cast, unless ``convert`` asks for it.
         Parameters are written in place, if the file holds any. Hyperparameters are taken over,
-        except schedules, as ``load_state_dict`` does it.
+        except schedules, as ``load_state_dict`` does it; ``max_grad_norm`` and ``on_nonfinite``
+        stay. The report says all that was saved otherwise than it was here: print it.
 
         Args:
             path: the file.
@@ -740,20 +770,22 @@ class Optimizer(Formula):
         Raises:
             CheckpointError: for a file that is damaged, cut off, no checkpoint, of a newer format,
                 of another optimizer, or that does not fit. It names ``<path>.prev``, if that is
-                there.
+                there; of a folder it names the checkpoints in it.
             FileNotFoundError, PermissionError, ...: for a file that cannot be opened.
             ValueError: for parameters that are no longer in the tree that the optimizer was given,
                 or have become read-only.
             RuntimeError: from within a step (a schedule, a signal's handler).
         """
-        from fastopt.checkpoint import file  # it takes milliseconds
+        from fastopt.checkpoint import file, names  # it takes milliseconds
 
         ask = Flag()("load: convert", convert)
-        content, name = file.read(path), type(self).__name__
+        saved, name = file.read(path), type(self).__name__
 
         def restore() -> LoadReport:
+            content = names.as_here(self._state, saved, strict)
             self._engine.before_load(_saved_steps(content))
-            report = file.restore(name, self._state, content, strict, also, ask)
+            policy = self._policy._asdict()
+            report = file.restore(name, self._state, policy, content, strict, also, ask)
             self._engine.after_load(self._policy)
             return report
 

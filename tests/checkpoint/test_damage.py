@@ -271,8 +271,8 @@ def test_a_forged_manifest_is_refused_or_loaded_and_never_breaks_anything(
 def test_a_newer_format_says_what_to_use(good: bytes, tmp_path: Path) -> None:
     header, data = parts(good)
     manifest = json.loads(header["__metadata__"]["fastopt"])
-    newer = {**manifest, "format_version": 2, "fastopt": "9.1"}
-    refused(sealed(header, newer, data), tmp_path / "a", "format 2", "fastopt 9.1", "newer fastopt")
+    newer = {**manifest, "format_version": 3, "fastopt": "9.1"}
+    refused(sealed(header, newer, data), tmp_path / "a", "format 3", "fastopt 9.1", "newer fastopt")
     for version in (0, -1, True, 1.0, "1", None):
         forged = {**manifest, "format_version": version}
         refused(sealed(header, forged, data), tmp_path / "a", f"format_version is {version!r}")

@@ -11,6 +11,7 @@ import numpy as np
 
 import fastopt
 from fastopt import version
+from fastopt.checkpoint import file as checkpoint_file
 from fastopt.checkpoint.file import FORMAT
 
 FOLDER = Path(__file__).parents[1] / "data"
@@ -52,6 +53,7 @@ def main() -> None:
     for step in range(4):
         one, two = trees(draw)
         opt.step([{**one, "W": None} if step == 2 else one, two])
+    checkpoint_file.LONGEST_HEADER = 5000  # format 2 is that of files with longer ones
     notes = {"epoch": 3, "best": float("-inf"), "rng": (2**100, [0.1, None]), "name": "ü"}
     content = described(opt, notes)
     with (FOLDER / f"checkpoint_{FORMAT}.json").open("x", encoding="utf-8") as file:
