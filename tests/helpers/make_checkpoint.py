@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 import fastopt
-from fastopt import version
 from fastopt.checkpoint import file as checkpoint_file
+from fastopt.checkpoint import state_dict
 from fastopt.checkpoint.file import FORMAT
 
 FOLDER = Path(__file__).parents[1] / "data"
@@ -41,7 +41,7 @@ def trees(make: Callable[..., Any]) -> tuple[dict[str, Any], list[Any]]:
 def main() -> None:
     """Train four steps, in one of which some gradients are missing, and save."""
     # What comes before the release is then, to those who read it, of another version.
-    version.__version__ = f"{fastopt.__version__}.dev0"
+    state_dict.__version__ = checkpoint_file.__version__ = f"{fastopt.__version__}.dev0"  # type: ignore[attr-defined]  # imported there
     rng = np.random.default_rng(0)
 
     def draw(shape: Any, dtype: Any) -> Any:
