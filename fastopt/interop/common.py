@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import wraps
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
@@ -15,6 +16,24 @@ from fastopt.core.buckets import OptimizerState
 from fastopt.core.hyperparameters import ElementScales, Options, Value, learning_rate
 from fastopt.errors import CheckpointError
 from fastopt.optimizers.base import Optimizer
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def between_steps(function: Function) -> Function:
+    """Return a function of an optimizer that does all it does between two steps of it.
+
+    What another thread steps meanwhile would be half in what is read, and lost in what is written.
+    """
+
+    @wraps(function)
+    def alone(opt: Optimizer, *args: Any, **kwargs: Any) -> Any:
+        if not isinstance(opt, Optimizer):
+            raise TypeError(f"opt must be an optimizer of fastopt; got {type(opt).__name__}")
+        return opt._alone(lambda: function(opt, *args, **kwargs))
+
+    return cast(Function, alone)
+
 
 # -------------------------------------------------------------------------------------------------
 # What other libraries store, as NumPy arrays and plain numbers, without importing them.
@@ -221,33 +240,36 @@ def _leaves(node: Any) -> Iterator[Any]:
 def take_over(
     opt: Optimizer, incoming: Mapping[str, Incoming], step_count: int | None, library: str
 ) -> None:
-    """Take over all of it, by ``load_state_dict``; CheckpointError, and no change, if one fails."""
+    """Take over all of it, ``between_steps``; CheckpointError, and no change, if one fails."""
     groups = groups_of(opt)
     settings = [
         _with_whole_rate(options, _settings(group, incoming))
         for options, group in zip(opt.param_groups, groups, strict=True)
     ]
     count = _count(incoming, step_count, library)
-    saved = opt.state_dict()
+    saved = opt._collect_state()
     for parameter in chain.from_iterable(groups):
         options = {**opt.param_groups[parameter.group], **settings[parameter.group]}
         entry = _entry(parameter, incoming[parameter.name], count, type(opt)._fill(options))
         saved["state"][parameter.name].update(entry)
     for group, changes in zip(saved["groups"], settings, strict=True):
         group.update(changes)
-    opt.load_state_dict({**saved, "step_count": count})
+    opt._restore_state({**saved, "step_count": count}, strict=True, convert=False)
 
 
 def _settings(group: list[Parameter], incoming: Mapping[str, Incoming]) -> dict[str, Any]:
-    """Return the hyperparameters that all parameters of a group come with."""
-    first = group[0] if group else None
-    together = dict(incoming[first.name].settings) if first else {}
-    for parameter in group:
+    """Return the hyperparameters that all parameters of a group come with.
+
+    Those of which nothing is known there, frozen ones, come with none.
+    """
+    known = [p for p in group if incoming[p.name].slots is not None or incoming[p.name].settings]
+    together = dict(incoming[known[0].name].settings) if known else {}
+    for parameter in known:
         given = incoming[parameter.name].settings
         for name in sorted(together.keys() | given.keys()):
             if repr(together.get(name)) != repr(given.get(name)):  # NaN is itself here
                 raise CheckpointError(
-                    f"{group[0].name} comes with {name}={together.get(name)!r}, {parameter.name} "
+                    f"{known[0].name} comes with {name}={together.get(name)!r}, {parameter.name} "
                     f"with {name}={given.get(name)!r}, but both are in one group of the optimizer; "
                     "construct it with a group for each"
                 )

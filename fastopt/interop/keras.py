@@ -15,6 +15,7 @@ from fastopt.interop.common import (
     Names,
     Parameter,
     array_of,
+    between_steps,
     count_of,
     divide_buffer,
     groups_of,
@@ -175,6 +176,7 @@ SIGNS: dict[type[Optimizer], float] = {SGD: -1.0, RMSprop: 1.0}
 """keras' buffer is ours times the learning rate and this sign."""
 
 
+@between_steps
 def load_keras(opt: Optimizer, variables: Any, *, names: Names | None = None) -> None:
     """Take over the ``variables`` of an optimizer of keras 3; the run goes on here.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import accumulate, chain
 from typing import Any
 
 from fastopt.core.arrays import Array
@@ -14,6 +14,7 @@ from fastopt.interop.common import (
     Incoming,
     Parameter,
     array_of,
+    between_steps,
     count_of,
     divide_buffer,
     groups_of,
@@ -160,17 +161,32 @@ def leaves(tree: Any, place: str, path: tuple[str, ...] = ()) -> Iterator[tuple[
 def _leaves(tree: Any, place: str, path: tuple[str, ...]) -> Iterator[tuple[str, str, Any]]:
     if tree is None:
         return
-    if isinstance(tree, Mapping):
-        children = [(str(key), f"{place}[{key!r}]", part) for key, part in tree.items()]
-    elif _is_named(tree):
-        children = [(f, f"{place}.{f}", getattr(tree, f)) for f in tree._fields]
-    elif isinstance(tree, list | tuple):
-        children = [(str(k), f"{place}[{k}]", part) for k, part in enumerate(tree)]
-    else:
+    children = _children(tree)
+    if children is None:
         yield ".".join(path) or "params", place, tree
         return
     for key, where, part in children:
-        yield from _leaves(part, where, (*path, key))
+        yield from _leaves(part, place + where, (*path, key))
+
+
+def _children(tree: Any) -> list[tuple[str, str, Any]] | None:
+    """Return the names, places and values of a tree's branches; None of a leaf."""
+    if isinstance(tree, Mapping):
+        return [(str(key), f"[{key!r}]", part) for key, part in tree.items()]
+    if _is_named(tree):
+        return [(name, f".{name}", getattr(tree, name)) for name in tree._fields]
+    if isinstance(tree, list | tuple):
+        return [(str(k), f"[{k}]", part) for k, part in enumerate(tree)]
+    return None
+
+
+def gaps_in(tree: Any, path: tuple[str, ...] = ()) -> Iterator[str]:
+    """Yield the names of the branches and leaves that a mask has left out of a tree."""
+    if tree is None or type(tree).__name__ == "MaskedNode":
+        yield ".".join(path)
+    else:
+        for key, _, part in _children(tree) or ():
+            yield from gaps_in(part, (*path, key))
 
 
 def arrays_by_name(params_like: Any) -> dict[str, Any]:
@@ -288,6 +304,7 @@ def rate_in_buffer(sequence: list[Cell]) -> bool:
 # The state of an optimizer of optax, read into one of ours.
 
 
+@between_steps
 def load_optax(
     opt: Optimizer, opt_state: Any, params_like: Any = None, *, step_count: int | None = None
 ) -> None:
@@ -315,7 +332,9 @@ def load_optax(
     Nesterov momentum and the place of eps included (eps_root in Adam, eps_in_sqrt in RMSprop, True
     by default, are eps_inside_sqrt here). Nor does a state tell Adam from optax's nadam and yogi,
     which have the same. A buffer that optax keeps times -lr is divided by it: a constant learning
-    rate goes on as it would have there.
+    rate goes on as it would have there. A leaf that a
+    mask leaves out (``optax.masked``, ``partition`` with ``set_to_zero``) has no state there and is
+    at its first step here; freeze it with ``trainable=False`` in a group, or give it no gradients.
 
     Args:
         opt: an optimizer over the same parameters.
@@ -341,6 +360,8 @@ def load_optax(
     count = _count(unique(found))
     theirs = _their_names(ours, params_like)
     merged: dict[str, Incoming] = {p.name: Incoming(count, {}) for p in ours}
+    for parameter in _left_out(opt, unique(found), theirs):
+        merged[parameter.name] = Incoming(0, None)
     taken = {id(c): _take(c, theirs, merged) for c in unique(found) if _is_memory(opt, c)}
     for sequence in found:
         reached = [p for cell in sequence for p in taken.get(id(cell), [])]
@@ -390,6 +411,30 @@ def _is_memory(opt: Optimizer, cell: Cell) -> bool:
             f"{type(opt).__name__}; hand in the part of the state that is the optimizer's"
         )
     return True
+
+
+def _left_out(
+    opt: Optimizer, cells: list[Cell], theirs: Mapping[str, Parameter]
+) -> list[Parameter]:
+    """Return the parameters that have gaps in their place in the states, and no arrays."""
+    gaps: set[str] = set()
+    present: set[str] = set()
+    for cell in (cell for cell in cells if _is_memory(opt, cell)):
+        for name_of_field in FIELDS[type(cell).__name__]:
+            tree = getattr(cell, name_of_field)
+            gaps.update(gaps_in(tree))
+            present.update(name for name, _, _ in _leaves(tree, "", ()))
+    return [
+        parameter
+        for name, parameter in theirs.items()
+        if name not in present and any(part in gaps for part in _branches(name))
+    ]
+
+
+def _branches(name: str) -> Iterator[str]:
+    """Yield the names of the branches that a leaf hangs on, from the root to the leaf itself."""
+    yield ""
+    yield from accumulate(name.split("."), "{}.{}".format)
 
 
 def _take(

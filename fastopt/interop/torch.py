@@ -19,6 +19,7 @@ from fastopt.interop.common import (
     Names,
     Parameter,
     array_of,
+    between_steps,
     count_of,
     groups_of,
     match,
@@ -137,6 +138,7 @@ def twin_of(opt: Optimizer) -> Twin:
 Ids = list[int | str]
 
 
+@between_steps
 def load_torch(
     opt: Optimizer,
     state_dict: Mapping[str, Any],
@@ -304,6 +306,7 @@ def _incoming(twin: Twin, entry: Any, one: int | str, settings: dict[str, Any]) 
 # The state of an optimizer of ours, written as the state_dict of one of PyTorch.
 
 
+@between_steps
 def to_torch(
     opt: Optimizer,
     tensor: Callable[[Array], Any] | None = None,
@@ -340,7 +343,7 @@ def to_torch(
     """
     twin, groups = twin_of(opt), groups_of(opt)
     order = _order(groups, names)
-    entries = opt.state_dict()["state"]
+    entries = opt._collect_state()["state"]
     state, written = {}, []
     for group, options in zip(groups, opt.param_groups, strict=True):
         parameters = sorted(group, key=lambda parameter: order[parameter.name])
