@@ -22,6 +22,7 @@ from fastopt.version import __version__
 
 if TYPE_CHECKING:
     from fastopt import interop, schedules
+    from fastopt.checkpoint.numbered import Checkpoints
     from fastopt.checkpoint.state_dict import LoadReport
     from fastopt.core.norms import clip_grad_norm_, clip_grad_value_, global_norm
     from fastopt.optimizers.adagrad import Adadelta, Adagrad
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 _ON_FIRST_USE = {
     **dict.fromkeys(["clip_grad_norm_", "clip_grad_value_", "global_norm"], "core.norms"),
     **{"Accumulator": "wrappers.accumulator", "EMA": "wrappers.averaging"},
+    "Checkpoints": "checkpoint.numbered",
     "LoadReport": "checkpoint.state_dict",
     **{"Lookahead": "wrappers.averaging", "LossScaler": "wrappers.loss_scaler"},
     **dict.fromkeys(["SGD", "Momentum"], "optimizers.sgd"),
@@ -63,6 +65,7 @@ __all__ = [
     "BackendMismatchError",
     "BackendUnavailableError",
     "CheckpointError",
+    "Checkpoints",
     "FastoptError",
     "LoadReport",
     "Lookahead",

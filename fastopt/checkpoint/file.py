@@ -608,12 +608,12 @@ def collect(
 
 def write(path: str | os.PathLike[str], content: bytes, keep_previous: bool) -> None:
     """Replace a checkpoint by another."""
-    replace_file(_place(path), content, keep_previous)
+    replace_file(place_of(path), content, keep_previous)
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return what is in a checkpoint; CheckpointError if the file is not a whole one."""
-    place = _place(path)
+    place = place_of(path)
     try:
         if place.is_dir():
             raise CheckpointError(_about_folder(place))
@@ -626,7 +626,8 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise explained(path, error) from None
 
 
-def _place(path: str | os.PathLike[str]) -> Path:
+def place_of(path: str | os.PathLike[str]) -> Path:
+    """Return a path; TypeError or ValueError if it is none."""
     if not isinstance(path, str | os.PathLike):
         raise TypeError(f"path must be text or a pathlib.Path; got {type(path).__name__}")
     place = Path(path)
