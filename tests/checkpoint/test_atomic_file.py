@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import pickle
 import resource
 import signal
 import stat
@@ -482,12 +483,42 @@ def test_what_cannot_be_opened_is_the_systems_own_error(tmp_path: Path) -> None:
     opt = made(1.0)
     with pytest.raises(FileNotFoundError, match="missing"):
         opt.load(tmp_path / "missing")
-    with pytest.raises(IsADirectoryError):
-        opt.load(tmp_path)
     for bad in (3, None, b"x"):
-        with pytest.raises(TypeError):
+        with pytest.raises(TypeError, match=r"path must be text or a pathlib\.Path; got"):
             opt.load(bad)  # type: ignore[arg-type]  # that is tested
+    for call in (opt.save, opt.load):
+        with pytest.raises(ValueError, match="null character"):
+            call(tmp_path / "a\0b")  # type: ignore[operator]  # two functions
+        with pytest.raises(OSError, match="name too long"):
+            call(tmp_path / ("x" * 300))  # type: ignore[operator]  # two functions
     os.mkfifo(tmp_path / "pipe")
-    for special in (tmp_path / "pipe", "/dev/zero"):
+    for special in (tmp_path / "pipe", "/dev/zero", "/dev/null"):
         with pytest.raises(CheckpointError, match="no regular file"):
             opt.load(special)
+
+
+def test_a_folder_is_said_to_be_one_with_the_checkpoints_in_it(tmp_path: Path) -> None:
+    opt = made(1.0)
+    with pytest.raises(CheckpointError, match="this is a folder; with no checkpoint"):
+        opt.load(tmp_path)
+    for number in range(5):
+        opt.save(tmp_path / f"run{number}")
+        os.utime(tmp_path / f"run{number}", (1000 + number, 1000 + number))
+    opt.save(tmp_path / "run4")  # which leaves run4.prev
+    (tmp_path / "notes.txt").write_text("x")
+    (tmp_path / "inner").mkdir()
+    said = r"folder; load one of the checkpoints in it: 'run4', 'run3', 'run2' and 2 older ones\."
+    with pytest.raises(CheckpointError, match=said) as caught:
+        opt.load(tmp_path)
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_other_programs_files_are_called_what_they_are(tmp_path: Path) -> None:
+    np.savez(tmp_path / "zip", x=np.ones(3))
+    np.save(tmp_path / "npy", np.ones(3))
+    (tmp_path / "pickle").write_bytes(pickle.dumps({"m": [1.0] * 20}))
+    (tmp_path / "hdf5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
+    found = {"zip.npz": "torch.load", "npy.npy": "numpy.save", "pickle": "pickle", "hdf5": "HDF5"}
+    for name, said in found.items():
+        with pytest.raises(CheckpointError, match=f"no safetensors file.* looks like .*{said}"):
+            made(1.0).load(tmp_path / name)

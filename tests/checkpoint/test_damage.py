@@ -15,6 +15,7 @@ import pytest
 from safetensors.numpy import save, save_file
 
 import fastopt
+from fastopt.checkpoint import file as checkpoint_file
 from fastopt.checkpoint.file import FORMAT
 from fastopt.errors import CheckpointError
 from fastopt.optimizers.base import Optimizer
@@ -217,6 +218,54 @@ def test_a_damaged_file_is_refused_or_means_the_same(
         loaded += 1
         model = Model(5.0, 1)
     assert loaded < COUNT / 2, "hardly anything was damaged"
+
+
+@pytest.fixture(scope="module")
+def good_of_format_2(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint_file, "LONGEST_HEADER", 1900)
+        return Model(2.0, 3).save(tmp_path_factory.mktemp("good") / "run")
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.__name__)
+def test_so_is_a_damaged_file_of_format_2(
+    mutation: Callable[[bytes, np.random.Generator], bytes],
+    good_of_format_2: bytes,
+    tmp_path: Path,
+) -> None:
+    rng, path, model = np.random.default_rng(1), tmp_path / "run", Model(5.0, 1)
+    other, same, refusals = model.look(), Model(2.0, 3).look(), 0
+    for number in range(100):
+        put(path, mutation(good_of_format_2, rng))
+        try:
+            model.load(path)
+        except CheckpointError:
+            assert model.look() == other, f"mutation {number} was loaded in part"
+            refusals += 1
+            continue
+        assert model.look() == same, f"mutation {number} was loaded as something else"
+        model = Model(5.0, 1)
+    assert refusals >= 30
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"bytes": junk} for junk in (None, -1, 0, 2**70, "9", 1.5)),
+        *({"length": junk} for junk in (None, -1, 0, 2**70, "9", [1])),
+        *({"sha256": junk} for junk in (None, "", 3)),
+        *({"numbered": junk} for junk in (None, False)),
+    ],
+    ids=str,
+)
+def test_what_describes_a_manifest_that_is_an_array_must_be_true(
+    change: Json, good_of_format_2: bytes, tmp_path: Path
+) -> None:
+    header, data = parts(good_of_format_2)
+    about = json.loads(header["__metadata__"]["fastopt"])
+    assert about["numbered"]
+    forged = sealed(header, {**about, **change}, data)
+    refused(forged, tmp_path / "a", "damaged")
 
 
 JUNK = [None, True, -1, 0, 2**70, 0.5, 1e400, "", "F32", [], [[]], {}, {"$array": "param:W"}]

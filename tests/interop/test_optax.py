@@ -311,6 +311,67 @@ def test_arrays_of_others_are_read() -> None:
     np.testing.assert_array_equal(opt.state_dict()["state"]["params"]["m"], np.ones(2))
 
 
+# Frozen leaves -----------------------------------------------------------------------------------
+
+
+Masked = namedtuple("MaskedNode", "")
+MaskedState = namedtuple("MaskedState", "inner_state")
+Partition = namedtuple("PartitionState", "inner_states")
+Inject = namedtuple("InjectStatefulHyperparamsState", "count hyperparams inner_state")
+GAP: Any = Masked()
+TWO = {"enc": {"W": np.full(2, 2.0), "b": GAP}, "dec": GAP}
+FROZEN: dict[str, Any] = {
+    "masked": (MaskedState(adam(TWO, TWO)),),
+    "set_to_zero": Partition(
+        {"train": MaskedState(adam(TWO, TWO)), "freeze": MaskedState(Empty())}
+    ),
+    "none": adam({**TWO, "dec": None}, {**TWO, "dec": [None, None]}),
+    "leaf_by_leaf": adam({**TWO, "dec": [GAP, GAP]}, {**TWO, "dec": [GAP, GAP]}),
+}
+
+
+def with_frozen_leaves(**options: Any) -> Optimizer:
+    tree = {"enc": {"W": np.ones(2), "b": np.ones(3)}, "dec": [np.ones(4), np.ones(())]}
+    opt = fastopt.Adam(fastopt.groups(tree, {"enc.b": options, "dec.*": options}), lr=0.5)
+    opt.step({"enc": {"W": np.ones(2), "b": np.ones(3)}, "dec": [np.ones(4), np.ones(())]})
+    return opt
+
+
+@pytest.mark.parametrize("name", FROZEN)
+@pytest.mark.parametrize("trainable", [True, False])
+def test_leaves_that_are_frozen_there_have_no_state_and_begin_here(
+    name: str, trainable: bool
+) -> None:
+    opt = with_frozen_leaves(trainable=trainable)
+    load_optax(opt, FROZEN[name])
+    found = opt.state_dict()["state"]
+    steps = {key: (entry["step"], entry["m"].ravel()[0]) for key, entry in found.items()}
+    assert steps == {"enc.W": (3, 2.0), "enc.b": (0, 0.0), "dec.0": (0, 0.0), "dec.1": (0, 0.0)}
+    assert opt.step_count == 3
+
+
+def test_frozen_leaves_share_a_group_with_others_whose_settings_are_injected() -> None:
+    rate = {"learning_rate": np.asarray(0.125)}
+    inner = Inject(np.asarray(3), rate, adam(TWO, TWO))
+    opt = fastopt.Adam({"enc": {"W": np.ones(2), "b": np.ones(3)}, "dec": [np.ones(1)]}, lr=0.5)
+    load_optax(opt, Partition({"train": MaskedState(inner), "freeze": MaskedState(Empty())}))
+    assert (opt.lr, opt.state_dict()["state"]["enc.W"]["step"]) == (0.125, 3)
+
+
+def test_all_leaves_may_be_frozen() -> None:
+    opt = with_frozen_leaves()
+    load_optax(opt, MaskedState(adam(GAP, GAP)))
+    assert opt.step_count == 0
+    assert not any(entry["m"].any() for entry in opt.state_dict()["state"].values())
+
+
+def test_a_gap_in_one_of_two_averages_is_in_doubt() -> None:
+    opt = fastopt.Adam({"w": np.zeros(2), "b": np.zeros(2)})
+    whole = {"w": np.ones(2), "b": np.ones(2)}
+    state = adam(whole, {"w": np.ones(2), "b": GAP})
+    refuses(opt, lambda: load_optax(opt, state), "b: the optimizer keeps ['m', 'v']")
+
+
 # Refusals ----------------------------------------------------------------------------------------
 
 
