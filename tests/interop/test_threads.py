@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import warnings
 from collections import namedtuple
@@ -15,12 +16,12 @@ import pytest
 
 import fastopt
 from fastopt.core.arrays import Array
-from fastopt.interop import load_keras, load_optax, load_torch, to_torch
+from fastopt.interop import common, load_keras, load_optax, load_torch, to_torch
 from fastopt.optimizers.base import Optimizer
 from helpers.variants import CPU_BACKENDS
 
 each_backend = pytest.mark.parametrize("backend", CPU_BACKENDS)
-SHAPES = ((20_000,), (7,), (300, 20), ())
+SHAPES = ((2_000,), (7,), (30, 20), ())
 NAMES = [str(number) for number in range(len(SHAPES))]
 TIMES = 60
 
@@ -51,12 +52,15 @@ class Stepping:
             while not stop.is_set():
                 self.step()
 
+        usual = sys.getswitchinterval()
+        sys.setswitchinterval(1e-6)  # so that threads meet in the middle of things
         thread = threading.Thread(target=steps)
         thread.start()
         try:
             yield
         finally:
             stop.set()
+            sys.setswitchinterval(usual)
             thread.join(60)
         assert self.made > 2
 
@@ -122,6 +126,58 @@ def test_no_step_is_lost_by_what_is_loaded_from_elsewhere(load: Load, backend: s
             load(run.opt, 1, 1.0, np.float16)
     for entry in run.opt.state_dict()["state"].values():
         assert (entry["master"] == -lr * run.made).all()
+
+
+def step_meanwhile(run: Stepping) -> threading.Thread:
+    """Begin a step in another thread, and let it be made if it can."""
+    thread = threading.Thread(target=run.step)
+    thread.start()
+    thread.join(0.2)
+    return thread
+
+
+@each_load
+def test_a_step_in_the_middle_of_a_load_comes_after_it(
+    load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lr = 2.0**-12
+    run = Stepping("numpy", np.float16, grad=0.0, lr=lr)
+    load(run.opt, 1, 1.0, np.float16)
+    entry, threads = common._entry, []
+
+    def interrupted(*given: Any) -> Any:
+        if not threads:
+            threads.append(step_meanwhile(run))
+        return entry(*given)
+
+    monkeypatch.setattr(common, "_entry", interrupted)
+    load(run.opt, 1, 1.0, np.float16)
+    threads[0].join(60)
+    for saved in run.opt.state_dict()["state"].values():
+        assert (saved["master"] == -lr).all()
+        assert saved["step"] == 2
+
+
+def test_a_step_in_the_middle_of_what_pytorch_gets_comes_after_it() -> None:
+    params = [np.zeros(3), np.zeros(4)]
+    groups = [{"params": [one], "lr": lambda t: 1.0 + t} for one in params]
+    opt, threads = fastopt.SGD(groups, momentum=1.0, backend="numpy"), []
+    grads = [[np.ones(3)], [np.ones(4)]]
+    opt.step(grads)
+
+    def tensor(array: Array) -> Array:
+        thread = threading.Thread(target=opt.step, args=(grads,))
+        thread.start()
+        thread.join(0.2)
+        threads.append(thread)
+        return array
+
+    saved = to_torch(opt, tensor)
+    for thread in threads:
+        thread.join(60)
+    assert [group["lr"] for group in saved["param_groups"]] == [2.0, 2.0]
+    assert [one["momentum_buffer"][0] for one in saved["state"].values()] == [1.0, 1.0]
+    assert opt.step_count == 3
 
 
 @each_backend
