@@ -818,7 +818,6 @@ class Optimizer(Formula):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy is made of."""
-        from fastopt.checkpoint.state_dict import collect_state
 
         def collect() -> dict[str, Any]:
             self._engine.synchronize(norm=True)
@@ -835,7 +834,7 @@ class Optimizer(Formula):
                 "policy": tuple(self._policy),
                 "hooks": (self._before_step, self._after_step),
                 "counts": (counts.skipped, counts.grad_norm),
-                "saved": collect_state(type(self).__name__, state),
+                "saved": self._collect_state(),
             }
 
         return self._alone(collect)
@@ -860,6 +859,7 @@ class Optimizer(Formula):
         self._state, self._engine = build.assemble(type(self), tree, groups, made_with)
         # A copied array may have another order in memory, in which coded state is stored.
         saved, _ = conversion.converted(self._state, copied["saved"])
-        commit, _ = state_dict.state_restorer(name, self._state, saved, True)
+        policy = self._policy._asdict()
+        commit, _ = state_dict.state_restorer(name, self._state, policy, saved, strict=True)
         commit()
         self._state.counts.skipped, self._state.counts.grad_norm = copied["counts"]
