@@ -505,11 +505,15 @@ def test_damaged_groups_are_refused_and_change_nothing(name: str) -> None:
     np.testing.assert_equal(opt.state_dict(), before)
 
 
-def test_the_state_of_a_list_of_groups_is_refused() -> None:
-    _, by_pattern, _, listed = both(VARIANTS[1], np.float32)
-    for one, two in ((by_pattern, listed), (listed, by_pattern)):
-        with pytest.raises(CheckpointError, match="group"):
-            one.load_state_dict(two.state_dict())
+def test_state_goes_from_a_list_of_groups_to_groups_by_pattern_where_names_tell() -> None:
+    one, two = ({"W": np.ones(2), "b": np.ones(3)} for _ in range(2))
+    by_pattern = fastopt.Adam(fastopt.groups(one, {"b": {"lr": 0.5}}), lr=0.25)
+    by_pattern.step({"W": np.ones(2), "b": np.ones(3)})
+    listed = fastopt.Adam([{"params": {"b": two["b"]}}, {"params": {"W": two["W"]}}])
+    listed.load_state_dict(by_pattern.state_dict())
+    assert [group["lr"] for group in listed.param_groups] == [0.5, 0.25]
+    found, wanted = listed.state_dict()["state"], by_pattern.state_dict()["state"]
+    np.testing.assert_equal(found, {"0.b": wanted["b"], "1.W": wanted["W"]})
 
 
 @each_backend

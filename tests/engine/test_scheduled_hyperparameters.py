@@ -42,7 +42,7 @@ def of(case: str, schedule: Any, params: Any, **more: Any) -> Any:
 
 
 def whole_state(opt: Any) -> dict[str, Any]:
-    return {k: v for k, v in opt.state_dict().items() if k != "groups"}
+    return {k: v for k, v in opt.state_dict().items() if k not in ("groups", "described")}
 
 
 def name_of(case: str) -> str:
