@@ -219,3 +219,16 @@ def test_another_dtype_is_converted_under_the_right_name(tmp_path: Path) -> None
     assert "param:W: float64 -> float32" in report.converted
     for mine, theirs in zip(parameters(into), parameters(source), strict=True):
         np.testing.assert_array_equal(mine, theirs.astype(np.float32))
+
+
+def test_counters_that_have_no_state_go_along(tmp_path: Path) -> None:
+    def tree() -> dict[str, Any]:
+        return {"W": np.ones(2)}
+
+    count = np.array([7])
+    listed = [{"params": tree()}, {"params": {"n": count}, "trainable": False}]
+    made(listed).save(tmp_path / "a")
+    params = {**tree(), "n": np.array([0])}
+    into = made(fastopt.groups(params, {"n": {"trainable": False}}))
+    into.load(tmp_path / "a")
+    assert params["n"].tolist() == [7]

@@ -100,6 +100,21 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], list[tuple[Any, ...]], tu
         ],
         ("groups[0].weight_decay",),
     ),
+    "parts_of_a_pair": (
+        {"betas": (COSINE, 0.75)},
+        {"betas": (0.5, 0.5)},
+        [
+            ("groups[0].betas[0]", COSINE_TEXT, "0.5", "here"),
+            ("groups[0].betas[1]", "0.75", "0.5", "saved"),
+        ],
+        ("groups[0].betas[0]",),
+    ),
+    "number_for_a_part_of_a_pair": (
+        {"betas": (0.5, 0.75)},
+        {"betas": (COSINE, 0.75)},
+        [("groups[0].betas[0]", "0.5", COSINE_TEXT, "here")],
+        (),
+    ),
     "clipping_is_gone": (
         {"max_grad_norm": 1.0, "on_nonfinite": "skip"},
         {},
@@ -151,6 +166,8 @@ def test_what_was_saved_otherwise_is_said_with_both_values_and_which_holds(
     assert report.missing == missing
     now = {**into.param_groups[0].plain, "max_grad_norm": into.max_grad_norm}
     now["on_nonfinite"], before["on_nonfinite"] = into.on_nonfinite, ours.get("on_nonfinite")
+    for held in (now, before):
+        held.update({f"betas[{k}]": part for k, part in enumerate(held["betas"])})
     for setting in report.settings:
         key = setting.name.rpartition(".")[2]
         wanted = setting.saved if setting.holds == "saved" else before[key] or setting.here
