@@ -158,7 +158,7 @@ for number, (bad, raised) in enumerate(
         (None, TypeError),
         (True, TypeError),
         (0.1j, TypeError),
-        (np.array([0.1]), TypeError),
+        (np.array([0.1, 0.2]), TypeError),
         (ArithmeticError("no value"), ArithmeticError),
     ]
 ):
@@ -182,7 +182,7 @@ for number, (bad, raised) in enumerate(
         (None, TypeError),
         (True, TypeError),
         (1j, TypeError),
-        (np.array([1.0]), TypeError),
+        (np.array([1.0, 2.0]), TypeError),
         ([1.0], TypeError),
     ]
 ):
@@ -223,7 +223,7 @@ def test_a_step_that_raises_changes_nothing_and_leaves_no_trace(
 
 
 @each_backend
-@pytest.mark.parametrize("value", [np.nan, True, "1.0", np.array([1.0])], ids=repr)
+@pytest.mark.parametrize("value", [np.nan, True, "1.0", np.array([1.0, 2.0])], ids=repr)
 def test_a_bad_grad_scale_is_refused_by_the_shortest_way_through_a_step_too(
     value: Any, backend: str
 ) -> None:
