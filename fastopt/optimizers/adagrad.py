@@ -9,6 +9,7 @@ from fastopt.core.hyperparameters import (
     EPS,
     NONNEGATIVE,
     POSITIVE,
+    Flag,
     Options,
     Schedulable,
     Scheduled,
@@ -16,8 +17,8 @@ from fastopt.core.hyperparameters import (
 )
 from fastopt.core.options import Common
 from fastopt.optimizers.base import Optimizer
-from fastopt.optimizers.common import or_guard, sqrt
-from fastopt_kernels import Rule, adadelta, adagrad
+from fastopt.optimizers.common import acts, eps_floor, eps_scalars, sqrt
+from fastopt_kernels import Rule, adadelta, adagrad, adagrad_eps_inside
 
 # -------------------------------------------------------------------------------------------------
 # Adagrad: every parameter's steps shrink with the squared gradients it has seen.
@@ -31,6 +32,7 @@ class Adagrad(Optimizer):
         g <- grad + weight_decay * p
         s <- s + g^2                                     s = initial_accumulator_value at first
         p <- p - lr / (1 + (t - 1) * lr_decay) * g / (sqrt(s) + eps)
+                                                         or / sqrt(s + eps) if eps_inside_sqrt
 
     Args:
         params: an array, a tree of arrays, a list of parameter groups, or ``fastopt.groups(...)``;
@@ -39,8 +41,10 @@ class Adagrad(Optimizer):
             number, or a function of the step number (0 for the first step).
         lr_decay: how fast lr shrinks with a parameter's own step count t, >= 0, per step.
         initial_accumulator_value: what s begins with, >= 0, in units of the squared gradient.
-        eps: added to the denominator, >= 0, in units of the gradient; 0 leaves only a guard that
-            makes 0/0 zero. Or a function of the step number, whose values are > 0.
+        eps: added to the denominator, >= 0, in units of the gradient (of its square if inside the
+            root); 0 leaves only a guard that makes 0/0 zero. Or a function of the step number,
+            whose values are > 0.
+        eps_inside_sqrt: whether eps stands inside the root.
         weight_decay: coefficient of the L2 term, >= 0, or a function of the step number.
         common: what every optimizer takes, see ``Common``: lr_scale, maximize, trainable, bounds,
             reset_at_bounds, max_grad_norm, clip_value, clip_each, on_nonfinite, capturable,
@@ -54,14 +58,16 @@ class Adagrad(Optimizer):
             does not update such arrays.
 
     Source: Duchi, Hazan and Singer, "Adaptive Subgradient Methods" (JMLR 2011), figure 1, diagonal
-    form, as PyTorch 2.13 computes it (chainer agrees). optax and keras put eps inside the root and
-    begin with s = 0.1: their first step is 2.3 times shorter for gradients around 0.15.
+    form, as PyTorch 2.13 computes it (chainer agrees). optax, keras and thinc have
+    eps_inside_sqrt=True. optax and keras begin with initial_accumulator_value=0.1 and have
+    eps=1e-7: their first step is 2.3 times shorter for gradients around 0.15.
     """
 
     _checks = {
         "lr_decay": NONNEGATIVE,
         "initial_accumulator_value": NONNEGATIVE,
         "eps": Schedulable(EPS),
+        "eps_inside_sqrt": Flag(),
     }
 
     _lr_scalars = ("step_size",)
@@ -74,6 +80,7 @@ class Adagrad(Optimizer):
         lr_decay: float = 0.0,
         initial_accumulator_value: float = 0.0,
         eps: Scheduled = 1e-10,
+        eps_inside_sqrt: bool = False,
         weight_decay: Scheduled = 0.0,
         **common: Unpack[Common],
     ) -> None:
@@ -83,23 +90,28 @@ class Adagrad(Optimizer):
             lr_decay=lr_decay,
             initial_accumulator_value=initial_accumulator_value,
             eps=eps,
+            eps_inside_sqrt=eps_inside_sqrt,
             weight_decay=weight_decay,
             **common,
         )
 
     @staticmethod
     def _rule(options: Options) -> Rule:
-        return adagrad.RULE
+        inside = options["eps_inside_sqrt"] and acts(options["eps"])
+        return adagrad_eps_inside.RULE if inside else adagrad.RULE
 
     @staticmethod
     def _scalars(options: Options, lr: Value, t: int, guard: float) -> dict[str, Value]:
         step_size = lr / (1.0 + (t - 1) * options["lr_decay"])
-        return {"step_size": step_size, "eps": or_guard(options["eps"], guard)}
+        inside, outside = eps_scalars(options, guard, 1.0, 1.0)
+        return {
+            "step_size": step_size,
+            "eps_inside": inside,
+            "eps_outside": outside,
+            "eps": outside,
+        }
 
-    @staticmethod
-    def _smallest_denominator(options: Options) -> Value:
-        eps: Value = options["eps"]
-        return eps
+    _smallest_denominator = staticmethod(eps_floor)
 
     @staticmethod
     def _fill(options: Options) -> dict[str, Value]:

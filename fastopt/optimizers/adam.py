@@ -34,6 +34,7 @@ class Adam(Optimizer):
         vmax <- max(vmax, v)                             if amsgrad; it then stands for v below
         c1 <- 1 - beta1^t,  c2 <- 1 - beta2^t            both 1 without bias_correction
         p  <- p - lr * (m / c1) / (sqrt(v / c2) + eps)   or / sqrt(v / c2 + eps)
+        p  <- p - lr * sqrt(c2) / c1 * m / (sqrt(v) + eps)     if eps_hat; or / sqrt(v + eps)
 
     Args:
         params: an array, a tree of arrays, a list of parameter groups, or ``fastopt.groups(...)``;
@@ -46,7 +47,9 @@ class Adam(Optimizer):
             root); 0 leaves only a guard that makes 0/0 zero. Or a function of the step number,
             whose values are > 0.
         amsgrad: divide by the largest v so far.
-        eps_inside_sqrt: where eps stands.
+        eps_inside_sqrt: whether eps stands inside the root.
+        eps_hat: add eps before v is corrected and not after, so that it weighs 1 / sqrt(c2) as
+            much, 32 times in the first step by default; without bias_correction both are one.
         bias_correction: divide the averages by c1 and c2; without it the first steps are
             (1 - beta1) / sqrt(1 - beta2) times as long, 3.2 times by default.
         weight_decay: coefficient of the L2 term, >= 0, or a function of the step number.
@@ -64,9 +67,10 @@ class Adam(Optimizer):
     Source: Kingma and Ba, "Adam: A Method for Stochastic Optimization" (ICLR 2015), algorithm 1;
     AMSGrad: Reddi, Kale and Kumar, "On the Convergence of Adam and Beyond" (ICLR 2018), algorithm
     2, with the maximum of the raw v as PyTorch 2.13 takes it (optax takes that of v / c2).
-    PyTorch and optax agree otherwise. keras, chainer, thinc and scikit-learn compute
-    lr * sqrt(c2) / c1 * m / (sqrt(v) + eps), in which eps weighs more in the first steps. Codes
-    that divide by 1 - beta instead of 1 - beta^t (ODL, Tike) go 61 % too far in ten steps.
+    PyTorch and optax agree otherwise. keras, chainer, thinc and scikit-learn add eps before the
+    correction, as the paper does in its second form (the end of section 2, whose epsilon has a
+    hat): that is eps_hat=True. Codes that divide by 1 - beta instead of 1 - beta^t (ODL, Tike) go
+    61 % too far in ten steps.
     """
 
     _checks = {
@@ -74,6 +78,7 @@ class Adam(Optimizer):
         "eps": Schedulable(EPS),
         "amsgrad": Flag(),
         "eps_inside_sqrt": Flag(),
+        "eps_hat": Flag(),
         "bias_correction": Flag(),
     }
 
@@ -88,6 +93,7 @@ class Adam(Optimizer):
         eps: Scheduled = 1e-8,
         amsgrad: bool = False,
         eps_inside_sqrt: bool = False,
+        eps_hat: bool = False,
         bias_correction: bool = True,
         weight_decay: Scheduled = 0.0,
         **common: Unpack[Common],
@@ -99,6 +105,7 @@ class Adam(Optimizer):
             eps=eps,
             amsgrad=amsgrad,
             eps_inside_sqrt=eps_inside_sqrt,
+            eps_hat=eps_hat,
             bias_correction=bias_correction,
             weight_decay=weight_decay,
             **common,
@@ -122,7 +129,8 @@ class Adam(Optimizer):
         #   lr * (m / c1) / (sqrt(v / c2) + eps) = (lr * root / c1) * m / (sqrt(v) + root * eps).
         # Each of Adam's rules picks its scalars out of these by name.
         root = sqrt(c2)
-        inside, outside = eps_scalars(options, guard, c2, root)
+        corrects = (1.0, 1.0) if options["eps_hat"] else (c2, root)
+        inside, outside = eps_scalars(options, guard, *corrects)
         return {
             "one_minus_beta1": 1.0 - beta1,
             "one_minus_beta2": 1.0 - beta2,
@@ -162,7 +170,9 @@ class AdamW(Adam):
             root); 0 leaves only a guard that makes 0/0 zero. Or a function of the step number,
             whose values are > 0.
         amsgrad: divide by the largest v so far.
-        eps_inside_sqrt: where eps stands.
+        eps_inside_sqrt: whether eps stands inside the root.
+        eps_hat: add eps before v is corrected and not after, so that it weighs 1 / sqrt(c2) as
+            much, 32 times in the first step by default; without bias_correction both are one.
         bias_correction: divide the averages by c1 and c2; without it the first steps are
             (1 - beta1) / sqrt(1 - beta2) times as long, 3.2 times by default.
         weight_decay: share of the parameter that is taken off per step and unit of lr, >= 0, or a
@@ -192,6 +202,7 @@ class AdamW(Adam):
         eps: Scheduled = 1e-8,
         amsgrad: bool = False,
         eps_inside_sqrt: bool = False,
+        eps_hat: bool = False,
         bias_correction: bool = True,
         weight_decay: Scheduled = 1e-2,
         **common: Unpack[Common],
@@ -203,6 +214,7 @@ class AdamW(Adam):
             eps=eps,
             amsgrad=amsgrad,
             eps_inside_sqrt=eps_inside_sqrt,
+            eps_hat=eps_hat,
             bias_correction=bias_correction,
             weight_decay=weight_decay,
             **common,

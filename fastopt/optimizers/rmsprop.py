@@ -34,7 +34,9 @@ _RULES = {
 
 
 class RMSprop(Optimizer):
-    """RMSprop: the gradient over the root of the averaged squared gradient.
+    """RMSprop: the gradient over the root of the averaged squared gradient; beta is 0.9 by default.
+
+    PyTorch, cs231n and many ports keep 0.99 instead: ``beta=0.99`` gives their numbers.
 
     ::
 

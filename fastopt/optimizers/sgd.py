@@ -17,7 +17,22 @@ from fastopt.core.hyperparameters import (
 from fastopt.core.options import Common
 from fastopt.optimizers.base import Optimizer
 from fastopt.optimizers.common import acts, one_minus_power
-from fastopt_kernels import Rule, momentum, sgd, sgd_momentum, sgd_nesterov
+from fastopt_kernels import (
+    Rule,
+    momentum,
+    sgd,
+    sgd_lr_inside,
+    sgd_lr_inside_nesterov,
+    sgd_momentum,
+    sgd_nesterov,
+)
+
+_BUFFERED = {
+    (False, False): sgd_momentum.RULE,
+    (True, False): sgd_nesterov.RULE,
+    (False, True): sgd_lr_inside.RULE,
+    (True, True): sgd_lr_inside_nesterov.RULE,
+}
 
 # -------------------------------------------------------------------------------------------------
 # Gradient descent, plain, with momentum, or with Nesterov's momentum.
@@ -35,6 +50,11 @@ class SGD(Optimizer):
         d   <- buf                                       if not (g itself without momentum)
         p   <- p - lr * d
 
+    With ``lr_inside`` the buffer is a velocity in units of the parameter::
+
+        v   <- momentum * v - lr * g                     v = 0 at first
+        p   <- p + v                                     or + momentum * v - lr * g if nesterov
+
     Args:
         params: an array, a tree of arrays, a list of parameter groups, or ``fastopt.groups(...)``;
             updated in place.
@@ -45,6 +65,9 @@ class SGD(Optimizer):
         dampening: share of the gradient that is left out of the buffer; any number, usually in
             [0, 1], or a function of the step number.
         nesterov: look ahead along the buffer; needs momentum > 0 and dampening = 0.
+        lr_inside: whether the learning rate is inside the buffer; needs dampening = 0. With a
+            constant lr both are one; when it changes, what has been gathered goes on at the old
+            one. State is ``v`` then, and ``buf`` otherwise.
         weight_decay: coefficient of the L2 term, >= 0, or a function of the step number.
         common: what every optimizer takes, see ``Common``: lr_scale, maximize, trainable, bounds,
             reset_at_bounds, max_grad_norm, clip_value, clip_each, on_nonfinite, capturable,
@@ -59,15 +82,16 @@ class SGD(Optimizer):
 
     Source: Polyak, "Some methods of speeding up the convergence of iteration methods" (1964);
     Sutskever et al., "On the importance of initialization and momentum in deep learning" (ICML
-    2013), in the form of PyTorch 2.13: lr is outside the buffer, so a schedule acts at once (in
-    keras it is inside), and the buffer begins as the first gradient, not as (1 - dampening) of it.
-    optax agrees. HIPS autograd's ``sgd`` is ``Momentum`` here.
+    2013), in the form of PyTorch 2.13: lr is outside the buffer, so a schedule acts at once, and
+    the buffer begins as the first gradient, not as (1 - dampening) of it. optax agrees. keras and
+    scikit-learn have lr_inside=True. HIPS autograd's ``sgd`` is ``Momentum`` here.
     """
 
     _checks = {
         "momentum": Schedulable(NONNEGATIVE),
         "dampening": Schedulable(FINITE),
         "nesterov": Flag(),
+        "lr_inside": Flag(),
     }
 
     _lr_scalars = ("lr",)
@@ -81,6 +105,7 @@ class SGD(Optimizer):
         momentum: Scheduled = 0.0,
         dampening: Scheduled = 0.0,
         nesterov: bool = False,
+        lr_inside: bool = False,
         weight_decay: Scheduled = 0.0,
         **common: Unpack[Common],
     ) -> None:
@@ -90,15 +115,16 @@ class SGD(Optimizer):
             momentum=momentum,
             dampening=dampening,
             nesterov=nesterov,
+            lr_inside=lr_inside,
             weight_decay=weight_decay,
             **common,
         )
 
     @staticmethod
     def _rule(options: Options) -> Rule:
-        if options["nesterov"]:
-            return sgd_nesterov.RULE
-        return sgd_momentum.RULE if acts(options["momentum"]) else sgd.RULE
+        if not acts(options["momentum"]):
+            return sgd.RULE
+        return _BUFFERED[options["nesterov"], options["lr_inside"]]
 
     @staticmethod
     def _scalars(options: Options, lr: Value, t: int, guard: float) -> dict[str, Value]:
@@ -116,6 +142,11 @@ class SGD(Optimizer):
             raise ValueError(
                 "SGD: nesterov=True needs momentum > 0 and dampening = 0; got momentum="
                 f"{options['momentum']}, dampening={options['dampening']}"
+            )
+        if options["lr_inside"] and acting[1]:
+            raise ValueError(
+                "SGD: lr_inside=True needs dampening = 0, for those who compute so damp nothing; "
+                f"got dampening={options['dampening']}"
             )
 
 

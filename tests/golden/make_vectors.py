@@ -1,7 +1,7 @@
 """Makes the golden vectors: runs other libraries on the cases and writes one npz per optimizer.
 
 From the root of the repository: python -m tests.golden.make_vectors
-It needs torch, optax and jax, and never imports fastopt. README.md beside it gives the format.
+It needs torch, optax, jax and scikit-learn, and never imports fastopt. README.md beside it gives the format.
 """
 
 import io
@@ -15,9 +15,10 @@ from typing import Any
 import jax
 import numpy as np
 import optax
+import sklearn
 import torch
 
-from . import oracle_closed_form, oracle_optax, oracle_torch
+from . import oracle_closed_form, oracle_optax, oracle_sklearn, oracle_torch
 from .vector_cases import CASES, IDENTITIES, SHAPES, Array, Case, Result
 from .vector_checks import check_distinct, check_finite, path_gap, state_gap
 from .vector_inputs import make_inputs
@@ -25,20 +26,21 @@ from .vector_inputs import make_inputs
 HERE = Path(__file__).parent
 AGREE = 1e-12  # two oracles of one case
 SINGLE = 1e-4  # torch in float32 from torch in float64
-WANTED = {"torch": "2.13.", "optax": "0.2.8", "numpy": "", "jax": ""}
+WANTED = {"torch": "2.13.", "optax": "0.2.8", "numpy": "", "jax": "", "sklearn": "1."}
 
 Inputs = dict[str, dict[str, list[Array]]]
 Arrays = dict[str, Any]
 ORACLES: dict[str, Callable[[Case, dict[str, list[Array]]], Result]] = {
     "torch": oracle_torch.run,
     "optax": oracle_optax.run,
+    "sklearn": oracle_sklearn.run,
     "closed": oracle_closed_form.run,
 }
 
 
 def versions() -> dict[str, str]:
     """Return the versions of what computes, and refuse others than the documented ones."""
-    found = {m.__name__: str(m.__version__) for m in (torch, optax, np, jax)}
+    found = {m.__name__: str(m.__version__) for m in (torch, optax, np, jax, sklearn)}
     for name, wanted in WANTED.items():
         if not found[name].startswith(wanted):
             raise SystemExit(f"{name} {wanted} is needed, found {found[name]}")
@@ -145,7 +147,9 @@ def make_optimizer(name: str, cases: list[Case], inputs: Inputs) -> int:
             described.append(describe(case, oracle, result))
             arrays |= case_arrays(case, oracle, result, inputs)
     check_distinct(firsts)
-    head = {"cases": json.dumps(described), "made_with": json.dumps(versions())}
+    used = {oracle for case in cases for oracle in case.oracles}
+    by = {name: found for name, found in versions().items() if name != "sklearn" or name in used}
+    head = {"cases": json.dumps(described), "made_with": json.dumps(by)}
     return write(name.lower(), {k: np.array(v) for k, v in head.items()} | arrays)
 
 

@@ -1,7 +1,8 @@
 """The oracle "closed": the formulas of the papers in decimal arithmetic with 50 digits.
 
 Each rule gets the gradient (after sign and coupled decay), its state (a dict it fills), the
-number of the step from 1 and the hyperparameters, and returns u of p <- p - lr u.
+number of the step from 1 and the hyperparameters, and returns u of p <- p - lr u (where lr is
+inside the state, of p <- p - u).
 Arrays are flat NumPy arrays of decimal.Decimal; the result is rounded to float64 once.
 """
 
@@ -54,6 +55,10 @@ def sgd(g: Numbers, state: State, t: int, hyper: Hyper) -> Numbers:
     mu, tau = hyper["momentum"], hyper["dampening"]
     if mu == 0:
         return g
+    if hyper["lr_inside"]:
+        lr = hyper["lr"]
+        state["v"] = mu * state.get("v", 0 * g) - lr * g
+        return lr * g - mu * state["v"] if hyper["nesterov"] else -state["v"]
     state["buf"] = g if t == 1 else mu * state["buf"] + (ONE - tau) * g
     return g + mu * state["buf"] if hyper["nesterov"] else state["buf"]
 
@@ -65,7 +70,7 @@ def momentum(g: Numbers, state: State, t: int, hyper: Hyper) -> Numbers:
 
 def adagrad(g: Numbers, state: State, t: int, hyper: Hyper) -> Numbers:
     state["s"] = state.get("s", hyper["initial_accumulator_value"]) + g * g
-    return g / (np.sqrt(state["s"]) + hyper["eps"]) / (ONE + (t - 1) * hyper["lr_decay"])
+    return over_root(g, state["s"], hyper) / (ONE + (t - 1) * hyper["lr_decay"])
 
 
 def rmsprop(g: Numbers, state: State, t: int, hyper: Hyper) -> Numbers:
@@ -95,9 +100,10 @@ def adam(g: Numbers, state: State, t: int, hyper: Hyper) -> Numbers:
     m, v = blend(state, "m", b1, g), blend(state, "v", b2, g * g)
     if hyper["amsgrad"]:
         v = state["vmax"] = np.maximum(state.get("vmax", 0 * g), v)
-    if hyper["bias_correction"]:
-        m, v = m / (ONE - b1**t), v / (ONE - b2**t)
-    return over_root(m, v, hyper)
+    c1, c2 = (ONE - b1**t, ONE - b2**t) if hyper["bias_correction"] else (ONE, ONE)
+    if hyper["eps_hat"]:
+        return np.sqrt(c2) / c1 * over_root(m, v, hyper)
+    return over_root(m / c1, v / c2, hyper)
 
 
 RULES: dict[str, Callable[[Numbers, State, int, Hyper], Numbers]] = {
@@ -115,6 +121,8 @@ def step_one(case: Case, p: Numbers, g: Numbers, state: State, t: int, hyper: Hy
     """Return the parameter after one step, with sign and decay."""
     g = -g if hyper["maximize"] else g
     decay, lr = hyper["weight_decay"], hyper["lr"]
+    if hyper.get("lr_inside") and hyper["momentum"] != 0:
+        return p - RULES[case.optimizer](g + decay * p, state, t, hyper)
     if case.optimizer not in DECOUPLED:
         return p - lr * RULES[case.optimizer](g + decay * p, state, t, hyper)
     return p - lr * decay * p - lr * RULES[case.optimizer](g, state, t, hyper)

@@ -22,7 +22,7 @@ def need(hyper: Hyper, **values: object) -> None:
 
 
 def sgd(hyper: Hyper) -> Transform:
-    need(hyper, dampening=0.0)
+    need(hyper, dampening=0.0, lr_inside=False)
     momentum = hyper["momentum"]
     return optax.trace(momentum, hyper["nesterov"]) if momentum else optax.identity()
 
@@ -32,10 +32,11 @@ def momentum(hyper: Hyper) -> Transform:
 
 
 def adagrad(hyper: Hyper) -> Transform:
-    need(hyper, eps=0.0)  # optax has it inside the root
+    if hyper["eps"]:
+        need(hyper, eps_inside_sqrt=True)
     decay = hyper["lr_decay"]
     return optax.chain(
-        optax.scale_by_rss(hyper["initial_accumulator_value"], eps=0.0),
+        optax.scale_by_rss(hyper["initial_accumulator_value"], eps=hyper["eps"]),
         optax.scale_by_schedule(lambda count: 1.0 / (1.0 + count * decay)),
     )
 
@@ -57,6 +58,7 @@ def adadelta(hyper: Hyper) -> Transform:
 
 
 def adam(hyper: Hyper) -> Transform:
+    need(hyper, eps_hat=False)
     b1, b2 = hyper["betas"]
     inside = hyper["eps_inside_sqrt"]
     eps, eps_root = (0.0, hyper["eps"]) if inside else (hyper["eps"], 0.0)

@@ -24,11 +24,18 @@ CLASSES: dict[str, tuple[type[torch.optim.Optimizer], dict[str, str], dict[str, 
     "Adam": (torch.optim.Adam, {}, ADAM_STATE),
     "AdamW": (torch.optim.AdamW, {}, ADAM_STATE),
 }
+OF_ADAM = {
+    "eps_inside_sqrt": (False,),
+    "eps_hat": (False, True),
+    "bias_correction": (True, False),
+}
 # Options torch does not have, with the values at which it can be made to agree.
 ABSENT: dict[str, dict[str, tuple[bool, ...]]] = {
+    "SGD": {"lr_inside": (False,)},
+    "Adagrad": {"eps_inside_sqrt": (False,)},
     "RMSprop": {"eps_inside_sqrt": (False,), "bias_correction": (False,)},
-    "Adam": {"eps_inside_sqrt": (False,), "bias_correction": (True, False)},
-    "AdamW": {"eps_inside_sqrt": (False,), "bias_correction": (True, False)},
+    "Adam": OF_ADAM,
+    "AdamW": OF_ADAM,
 }
 
 
@@ -70,9 +77,16 @@ def set_step(case: Case, opt: torch.optim.Optimizer, step: int) -> None:
     """Write into the groups what changes from step to step."""
     for group, (_, hyper) in zip(opt.param_groups, case.parts(), strict=True):
         group["lr"] = case.lr_changes.get(step, group["lr"])
-        if case.optimizer in ("Adam", "AdamW") and not hyper["bias_correction"]:
-            if case.missing or case.lr_changes:
-                raise ValueError("steps and lr must be those of the whole optimizer here")
+        if case.optimizer not in ("Adam", "AdamW"):
+            continue
+        if hyper["bias_correction"] and not hyper["eps_hat"]:
+            continue
+        if case.missing or case.lr_changes:
+            raise ValueError("steps and lr must be those of the whole optimizer here")
+        if hyper["bias_correction"]:
+            # sqrt(v) / sqrt(c2) + eps / sqrt(c2) is the corrected root of v with eps added before.
+            group["eps"] = hyper["eps"] / math.sqrt(1.0 - hyper["betas"][1] ** (step + 1))
+        else:
             group.update(without_correction(case.optimizer, hyper, step + 1))
 
 

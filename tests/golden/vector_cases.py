@@ -24,12 +24,25 @@ ADAM: Hyper = {
     "eps": 1e-8,
     "amsgrad": False,
     "eps_inside_sqrt": False,
+    "eps_hat": False,
     "bias_correction": True,
 }
 DEFAULTS: dict[str, Hyper] = {
-    "SGD": {"lr": 1e-3, "momentum": 0.0, "dampening": 0.0, "nesterov": False},
+    "SGD": {
+        "lr": 1e-3,
+        "momentum": 0.0,
+        "dampening": 0.0,
+        "nesterov": False,
+        "lr_inside": False,
+    },
     "Momentum": {"lr": 1e-2, "beta": 0.9, "bias_correction": False},
-    "Adagrad": {"lr": 1e-2, "lr_decay": 0.0, "initial_accumulator_value": 0.0, "eps": 1e-10},
+    "Adagrad": {
+        "lr": 1e-2,
+        "lr_decay": 0.0,
+        "initial_accumulator_value": 0.0,
+        "eps": 1e-10,
+        "eps_inside_sqrt": False,
+    },
     "RMSprop": {
         "lr": 1e-2,
         "beta": 0.9,
@@ -99,6 +112,8 @@ TC = ("torch", "closed")
 OC = ("optax", "closed")
 C = ("closed",)
 TOC = ("torch", "optax", "closed")
+SC = ("sklearn", "closed")
+STC = ("sklearn", "torch", "closed")
 
 # First step, last step, single steps, and one step without any gradient.
 MISSING = {0: [0, 1, 7, 12], 1: [4, 5, 7], 2: [7, 20, 29]}
@@ -108,6 +123,8 @@ GROUPS: tuple[Hyper, ...] = (
     {"params": [2], "lr": 1e-4, "weight_decay": 0.02},
 )
 LATER = {10: 1e-4, 20: 5e-3}  # lr changed on the way
+INSIDE: Hyper = {"momentum": 0.9, "lr_inside": True}  # as lr outside, but where lr changes
+WARM = {4: 0.05, 12: 0.0, 14: 2e-3, 22: 0.3}
 
 SGD = (
     Case("SGD", "default", TOC),
@@ -134,6 +151,35 @@ SGD = (
     Case("SGD", "missing_nesterov", TO, {"momentum": 0.9, "nesterov": True}, missing=MISSING),
     Case("SGD", "groups", TO, {"momentum": 0.9}, groups=GROUPS),
     Case("SGD", "lr_change", TO, {"momentum": 0.9}, lr_changes=LATER),
+    Case("SGD", "inside", SC, INSIDE, lr_changes=LATER),
+    Case("SGD", "inside_warm", SC, INSIDE, lr_changes=WARM),
+    Case("SGD", "inside_odd", SC, {"lr": 0.02, "momentum": 0.45, "lr_inside": True}),
+    Case("SGD", "inside_decay", SC, INSIDE | {"weight_decay": 0.1}, lr_changes=WARM),
+    Case("SGD", "inside_long", SC, INSIDE, "long", 200, lr_changes={50: 0.02, 150: 1e-5}),
+    Case("SGD", "inside_missing", SC, INSIDE, missing=MISSING, lr_changes=WARM),
+    Case("SGD", "inside_groups", SC, INSIDE | {"momentum": 0.7}, groups=GROUPS),
+    Case("SGD", "inside_nesterov", SC, INSIDE | {"nesterov": True}, lr_changes=LATER),
+    Case(
+        "SGD",
+        "inside_nesterov_everything",
+        SC,
+        {
+            "momentum": 0.8,
+            "lr_inside": True,
+            "nesterov": True,
+            "weight_decay": 0.03,
+            "maximize": True,
+        },
+        lr_changes=WARM,
+    ),
+    Case(
+        "SGD",
+        "inside_nesterov_missing",
+        SC,
+        INSIDE | {"nesterov": True},
+        missing=MISSING,
+        lr_changes=WARM,
+    ),
 )
 
 MOMENTUM = (
@@ -185,6 +231,39 @@ ADAGRAD = (
     Case("Adagrad", "missing", TC, {"lr_decay": 0.1}, missing=MISSING),
     Case("Adagrad", "groups", TC, {"lr_decay": 0.1}, groups=GROUPS),
     Case("Adagrad", "lr_change", TC, {"lr_decay": 0.1}, lr_changes=LATER),
+    Case("Adagrad", "inside", OC, {"eps_inside_sqrt": True}),
+    Case("Adagrad", "inside_eps_big", OC, {"eps_inside_sqrt": True, "eps": 0.1, "lr": 0.3}),
+    Case(
+        "Adagrad",
+        "inside_initial",
+        OC,
+        {"eps_inside_sqrt": True, "eps": 1e-7, "initial_accumulator_value": 0.1},
+    ),
+    Case(
+        "Adagrad",
+        "inside_everything",
+        OC,
+        {
+            "eps_inside_sqrt": True,
+            "lr": 0.2,
+            "lr_decay": 0.02,
+            "initial_accumulator_value": 0.01,
+            "eps": 1e-5,
+            "weight_decay": 0.03,
+            "maximize": True,
+        },
+    ),
+    Case(
+        "Adagrad",
+        "inside_missing",
+        OC,
+        {"eps_inside_sqrt": True, "eps": 1e-4, "lr_decay": 0.1},
+        missing=MISSING,
+    ),
+    Case("Adagrad", "inside_groups", OC, {"eps_inside_sqrt": True, "eps": 1e-3}, groups=GROUPS),
+    Case(
+        "Adagrad", "inside_lr_change", OC, {"eps_inside_sqrt": True, "eps": 1e-3}, lr_changes=LATER
+    ),
 )
 
 RMSPROP = (
@@ -280,6 +359,26 @@ def adam_family(name: str) -> tuple[Case, ...]:
         Case(name, "groups", TO, groups=GROUPS),
         Case(name, "lr_change", TO, lr_changes=LATER),
         Case(name, "long", TO, {}, "long", 200),
+        Case(name, "hat", STC, {"eps_hat": True}),
+        Case(name, "hat_eps_big", STC, {"eps_hat": True, "eps": 0.1, "lr": 0.1}),
+        Case(name, "hat_odd", STC, {"eps_hat": True, "eps": 1e-4, "betas": [0.7, 0.6], "lr": 0.02}),
+        Case(
+            name,
+            "hat_decay_maximize",
+            STC,
+            {"eps_hat": True, "eps": 1e-3, "lr": 0.05, "weight_decay": 0.3, "maximize": True},
+        ),
+        Case(
+            name,
+            "hat_amsgrad",
+            TC,
+            {"eps_hat": True, "eps": 1e-3, "amsgrad": True, "betas": [0.8, 0.6]},
+        ),
+        Case(name, "hat_inside", C, {"eps_hat": True, "eps_inside_sqrt": True}),
+        Case(name, "hat_missing", SC, {"eps_hat": True, "eps": 1e-3}, missing=MISSING),
+        Case(name, "hat_groups", STC, {"eps_hat": True, "eps": 1e-3}, groups=GROUPS),
+        Case(name, "hat_lr_change", SC, {"eps_hat": True, "eps": 1e-3}, lr_changes=LATER),
+        Case(name, "hat_long", STC, {"eps_hat": True}, "long", 200),
     )
 
 

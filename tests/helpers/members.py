@@ -85,7 +85,7 @@ def hyperparameters_of(variant: Variant) -> dict[str, Any]:
     if not variant.options.get("momentum"):
         settings.pop("momentum", None)
         settings.pop("dampening", None)
-    if variant.options.get("nesterov"):
+    if variant.options.get("nesterov") or variant.options.get("lr_inside"):
         settings.pop("dampening", None)
     if "rho" in settings:  # Adadelta's eps is above 0
         settings["eps"] = [1e-6, 1e-8, 1e-3, 1e-6, 1e-10]

@@ -478,6 +478,8 @@ BAD: dict[str, Bad] = {
     "centered": FLAG,
     "amsgrad": FLAG,
     "eps_inside_sqrt": FLAG,
+    "eps_hat": FLAG,
+    "lr_inside": FLAG,
     "bias_correction": FLAG,
     "trainable": FLAG,
     "bounds": [(1.0, TypeError), ((1, 2, 3), TypeError), ((2, 1), ValueError), ("ab", TypeError)],
