@@ -1,7 +1,8 @@
 """Makes the golden vectors: runs other libraries on the cases and writes one npz per optimizer.
 
 From the root of the repository: python -m tests.golden.make_vectors
-It needs torch, optax, jax and scikit-learn, and never imports fastopt. README.md beside it gives the format.
+It needs torch, optax, jax and scikit-learn, and never imports fastopt. README.md beside it gives
+the format.
 """
 
 import io

@@ -293,7 +293,8 @@ def test_the_numpy_form_changes_param_and_state_in_place_and_nothing_else(rule: 
     given = rule.arguments[: len(rule.arguments) - len(rule.scalars)]
     values = {name: np.full(5, 0.75, np.float32) for name in given}
     before = {name: value.copy() for name, value in values.items()}
-    scalars = dict.fromkeys(rule.scalars, 0.25)
+    # Different ones, so that nothing cancels.
+    scalars = {name: 0.25 / k for k, name in enumerate(rule.scalars, 1)}
     assert rule.numpy(*values.values(), *scalars.values()) is None  # type: ignore[func-returns-value]  # that is tested
     np.testing.assert_array_equal(values["grad"], before["grad"])
     for name in ("param", *rule.state):

@@ -24,12 +24,14 @@ each_case = pytest.mark.parametrize("name", sorted(CASES))
 
 SQUARES = [
     (fastopt.Adagrad, {}),
+    (fastopt.Adagrad, {"eps_inside_sqrt": True}),
     (fastopt.RMSprop, {}),
     (fastopt.RMSprop, {"momentum": 0.9}),
     (fastopt.RMSprop, {"eps_inside_sqrt": True}),
     (fastopt.Adam, {}),
     (fastopt.Adam, {"amsgrad": True}),
     (fastopt.Adam, {"eps_inside_sqrt": True}),
+    (fastopt.Adam, {"eps_hat": True}),
     (fastopt.AdamW, {}),
 ]
 each_squarer = pytest.mark.parametrize(("optimizer", "options"), SQUARES)

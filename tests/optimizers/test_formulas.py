@@ -77,6 +77,34 @@ def test_f1_adams_eps_without_bias_correction(backend: str) -> None:
     near(inside, [-1 / sqrt(1.5)])
 
 
+@pytest.mark.parametrize("make", [fastopt.Adam, fastopt.AdamW])
+@pytest.mark.parametrize("amsgrad", [False, True])
+def test_f1_adams_eps_hat_is_added_before_the_bias_correction(
+    make: Any, amsgrad: bool, backend: str
+) -> None:
+    options = {"betas": (0.5, 0.75), "eps": 0.5, "weight_decay": 0, "amsgrad": amsgrad}
+    hat = {"eps_hat": True, "backend": backend, **options}
+    # m = 1, then 1.5; v = 1, then 1.75; c1 = .5, .75; c2 = .25, .4375
+    steps = [sqrt(0.25) / 0.5 * 1 / 1.5, sqrt(0.4375) / 0.75 * 1.5 / (sqrt(1.75) + 0.5)]
+    near(path(make, [2, 2], lr=1, **hat), [-steps[0], -sum(steps)])
+    inside = sqrt(0.25) / 0.5 * 1 / sqrt(1 + 0.5)
+    near(path(make, [2], lr=1, eps_inside_sqrt=True, **hat), [-inside])
+
+
+def test_f1_without_bias_correction_both_eps_are_one(backend: str) -> None:
+    options = {"betas": (0.5, 0.75), "eps": 0.5, "bias_correction": False, "backend": backend}
+    ends = [path(fastopt.Adam, [2, -1], lr=1, eps_hat=hat, **options) for hat in (False, True)]
+    assert ends[0] == ends[1]
+
+
+def test_f1_with_an_eps_of_zero_both_are_one(backend: str) -> None:
+    ends = [
+        path(fastopt.Adam, [2, -1, 0.5], lr=1, eps=0.0, eps_hat=hat, backend=backend)
+        for hat in (False, True)
+    ]
+    near(ends[1], ends[0])
+
+
 def test_f1_rmsprops_eps_is_where_it_was_asked_for(backend: str) -> None:
     options = {"beta": 0.75, "eps": 0.5, "backend": backend}  # v = 1 after a gradient of 2
     near(path(fastopt.RMSprop, [2], lr=1, **options), [-2 / 1.5])
@@ -96,6 +124,13 @@ def test_f1_the_eps_of_centred_rmsprop_is_added_to_the_standard_deviation(backen
 
 def test_f1_adagrads_eps_is_outside_the_root(backend: str) -> None:
     near(path(fastopt.Adagrad, [2], lr=1, eps=0.5, backend=backend), [-2 / 2.5])
+
+
+def test_f1_adagrads_eps_is_inside_the_root_where_it_was_asked_for(backend: str) -> None:
+    options = {"eps": 0.5, "eps_inside_sqrt": True, "backend": backend}
+    near(path(fastopt.Adagrad, [2], lr=1, **options), [-2 / sqrt(4.5)])
+    begun = path(fastopt.Adagrad, [2], lr=1, initial_accumulator_value=1.75, **options)
+    near(begun, [-2 / sqrt(6.25)])
 
 
 def test_f1_adadeltas_eps_is_inside_both_roots(backend: str) -> None:
@@ -220,6 +255,40 @@ def test_f7_a_new_learning_rate_acts_on_the_whole_buffer_at_once(backend: str) -
     near(path(fastopt.Momentum, [1, 0], lr=rates, beta=0.5, backend=backend), [-0.5, -0.5625])
     options = {"beta": 0.0, "eps": 0.0, "momentum": 0.5, "backend": backend}
     near(path(fastopt.RMSprop, [2, 2], lr=rates, **options), [-1, -1 - 0.25 * (0.5 + 1)])
+
+
+def test_f7_with_lr_inside_what_was_gathered_goes_on_at_its_own_rate(backend: str) -> None:
+    rates = [1.0, 0.25, 0.25]
+    options = {"momentum": 0.5, "lr_inside": True, "backend": backend}
+    # v = -1, then -.5, then -.25 - .25 * 2
+    near(path(fastopt.SGD, [1, 0, 2], lr=rates, **options), [-1, -1.5, -2.25])
+    # steps: -.5 - 1, then -.25, then -.375 - .5
+    nesterov = path(fastopt.SGD, [1, 0, 2], lr=rates, nesterov=True, **options)
+    near(nesterov, [-1.5, -1.75, -2.625])
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_f7_with_a_constant_rate_inside_and_outside_are_one(nesterov: bool, backend: str) -> None:
+    options = {"lr": 0.125, "momentum": 0.5, "nesterov": nesterov, "backend": backend}
+    ends = [path(fastopt.SGD, [1, -2, 3], lr_inside=x, **options) for x in (False, True)]
+    near(ends[1], ends[0])
+
+
+def test_f7_a_rate_inside_of_zero_stops_no_velocity(backend: str) -> None:
+    options = {"momentum": 0.5, "lr_inside": True, "backend": backend}
+    near(path(fastopt.SGD, [1, 1, 1], lr=[1.0, 0.0, 0.0], **options), [-1, -1.5, -1.75])
+
+
+def test_lr_inside_without_momentum_is_plain(backend: str) -> None:
+    near(path(fastopt.SGD, [1, 2], lr=0.5, lr_inside=True, backend=backend), [-0.5, -1.5])
+
+
+def test_lr_inside_takes_no_dampening(backend: str) -> None:
+    for dampening in (0.5, lambda t: 0.5):
+        with pytest.raises(ValueError, match="SGD: lr_inside=True needs dampening = 0"):
+            fastopt.SGD(
+                np.ones(1), momentum=0.9, dampening=dampening, lr_inside=True, backend=backend
+            )
 
 
 # f8 and f9: first steps and missing gradients ----------------------------------------------------

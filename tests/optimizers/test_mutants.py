@@ -10,7 +10,7 @@ import dataclasses
 import inspect
 import math
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -72,12 +72,15 @@ def given(base: Any, change: Callable[[dict[str, Any], float, int], tuple[Any, f
 
 
 def rule(base: Any, update: Callable[[SimpleNamespace], None]) -> Any:
-    """Return a class whose rule does something else; ``update`` gets all arguments by name."""
+    """Return a class whose rule does something else.
+
+    ``update`` gets all arguments by name, and the rule's name as ``rule``.
+    """
 
     @cache
     def wrong(name: str, right: Rule) -> Rule:
         def form(*values: Any) -> None:
-            update(SimpleNamespace(**dict(zip(right.arguments, values, strict=True))))
+            update(SimpleNamespace(rule=name, **dict(zip(right.arguments, values, strict=True))))
 
         form.__signature__ = inspect.signature(right.numpy)  # type: ignore[attr-defined]
         return dataclasses.replace(right, numpy=form)
@@ -85,6 +88,17 @@ def rule(base: Any, update: Callable[[SimpleNamespace], None]) -> Any:
     def choose(options: Any) -> Rule:
         right = base._rule(options)
         return wrong(right.name, right)
+
+    return type("Mutant", (base,), {"_rule": staticmethod(choose)})
+
+
+def rule_named(base: Any, name: str, update: Callable[[SimpleNamespace], None]) -> Any:
+    """Return a class in which the rule of that name alone does something else."""
+    wrong = rule(base, update)
+
+    def choose(options: Any) -> Rule:
+        right: Rule = base._rule(options)
+        return wrong._rule(options) if right.name == name else right
 
     return type("Mutant", (base,), {"_rule": staticmethod(choose)})
 
@@ -328,6 +342,54 @@ for right in (fastopt.Adam, fastopt.AdamW):
             },
         ),
     )
+    mutant(
+        f"{own}_eps_hat_ignored",
+        right,
+        given(right, lambda o, lr, t: ({**o, "eps_hat": False}, lr, t)),
+    )
+    mutant(
+        f"{own}_eps_hat_always",
+        right,
+        given(right, lambda o, lr, t: ({**o, "eps_hat": True}, lr, t)),
+    )
+    mutant(
+        f"{own}_eps_hat_leaves_v_uncorrected",
+        right,
+        scalars(
+            right,
+            lambda made, o, t: (
+                {"step_size": made["step_size"] / math.sqrt(1 - o["betas"][1] ** t)}
+                if o["eps_hat"]
+                else {}
+            ),
+        ),
+    )
+    mutant(
+        f"{own}_eps_hat_multiplied_by_the_root",  # the correction on the wrong side
+        right,
+        scalars(
+            right,
+            lambda made, o, t: (
+                {"eps": o["eps"] / math.sqrt(1 - o["betas"][1] ** t)} if o["eps_hat"] else {}
+            ),
+        ),
+    )
+    mutant(
+        f"{own}_eps_hat_ignored_with_amsgrad",
+        right,
+        given(
+            right,
+            lambda o, lr, t: ({**o, "eps_hat": o["eps_hat"] and not o["amsgrad"]}, lr, t),
+        ),
+    )
+    mutant(
+        f"{own}_eps_hat_ignored_inside_the_root",
+        right,
+        given(
+            right,
+            lambda o, lr, t: ({**o, "eps_hat": o["eps_hat"] and not o["eps_inside_sqrt"]}, lr, t),
+        ),
+    )
     mutant(f"{own}_square_missing", right, rule(right, squared))
     mutant(f"{own}_step_with_the_old_m", right, rule(right, old_m))
     mutant(f"{own}_step_with_the_old_v", right, rule(right, old_v))
@@ -348,7 +410,10 @@ mutant("AdamW_decay_not_times_lr", fastopt.AdamW, arguments(fastopt.AdamW, decay
 def sgd_forms(
     u: SimpleNamespace, lr_inside: bool = False, old_ahead: bool = False, ahead: bool = True
 ) -> None:
-    """SGD in all its forms, with a mistake."""
+    """SGD in all its forms, with a mistake where the learning rate is outside the buffer."""
+    if "lr_inside" in u.rule:
+        velocity(u, ahead=look_ahead if "nesterov" in u.rule else None)
+        return
     if not hasattr(u, "buf"):
         u.param -= u.lr * u.grad
         return
@@ -378,6 +443,81 @@ mutant(
     scalars(sgd, lambda made, o, t: {"take": 1 - o["dampening"]}),
 )
 mutant("SGD_dampening_ignored", sgd, scalars(sgd, lambda made, o, t: {"take": 1.0}))
+
+
+def velocity(
+    u: SimpleNamespace,
+    keep: Any = None,
+    rate: Any = None,
+    sign: float = -1.0,
+    ahead: Callable[[SimpleNamespace, Any, Any, Any], Any] | None = None,
+) -> None:
+    """SGD with the learning rate inside, in both forms, with a mistake.
+
+    ``ahead`` makes the step of the arguments, the old velocity, the new one, and lr * grad.
+    """
+    keep, rate = u.momentum if keep is None else keep, u.lr if rate is None else rate
+    old, taken = u.v.copy(), rate * u.grad
+    u.v[...] = keep * old + sign * taken
+    u.param += u.v if ahead is None else ahead(u, old, u.v, taken)
+
+
+def look_ahead(u: SimpleNamespace, old: Any, new: Any, taken: Any) -> Any:
+    return u.momentum * new - taken
+
+
+Ahead = Callable[[SimpleNamespace, Any, Any, Any], Any]
+VELOCITY: dict[str, tuple[dict[str, Any], Ahead | None, Ahead | None]] = {
+    "rate_missing": ({"rate": 1.0}, None, look_ahead),
+    "rate_squared": ({}, lambda u, old, new, taken: u.lr * new, lambda u, o, n, g: u.lr * n),
+    "gradient_added": ({"sign": 1.0}, None, look_ahead),
+    "nothing_kept": ({"keep": 0.0}, None, look_ahead),
+    "all_kept": ({"keep": 1.0}, None, look_ahead),
+    "step_with_the_old_velocity": (
+        {},
+        lambda u, old, new, taken: old,
+        lambda u, old, new, taken: u.momentum * old - taken,
+    ),
+    "step_back": ({}, lambda u, old, new, taken: -new, lambda u, old, new, taken: taken - new),
+    "step_of_the_gradient_alone": ({}, lambda u, o, n, taken: -taken, lambda u, o, n, g: -g),
+    "momentum_twice": (
+        {},
+        lambda u, old, new, taken: u.momentum * new,
+        lambda u, o, n, g: u.momentum * (u.momentum * n - g),
+    ),
+    "looks_ahead_where_it_must_not_and_back": ({}, look_ahead, None),
+    "gradient_twice": (
+        {},
+        lambda u, old, new, taken: new - taken,
+        lambda u, old, new, taken: u.momentum * new - 2.0 * taken,
+    ),
+}
+for name, (changed, plainly, ahead) in VELOCITY.items():
+    for form, step in (("sgd_lr_inside", plainly), ("sgd_lr_inside_nesterov", ahead)):
+        mutant(
+            f"SGD_{form}_{name}",
+            sgd,
+            rule_named(sgd, form, partial(velocity, ahead=step, **changed)),
+        )
+for form, ahead in (("sgd_lr_inside", None), ("sgd_lr_inside_nesterov", look_ahead)):
+    mutant(
+        f"SGD_{form}_velocity_of_the_first_rate",
+        sgd,
+        rule_named(sgd, form, partial(velocity, ahead=ahead, rate=1e-3)),
+    )
+    mutant(
+        f"SGD_{form}_is_outside",
+        sgd,
+        rule_named(
+            sgd,
+            form,
+            partial(
+                velocity,
+                rate=1.0,
+                ahead=lambda u, o, n, g, a=ahead: u.lr * (n if a is None else a(u, o, n, g)),
+            ),
+        ),
+    )
 # One clock for all parameters: no recorded vector of SGD has dampening and a missing first
 # gradient; test_formulas.py has, under f8.
 momentum = fastopt.Momentum
@@ -399,14 +539,46 @@ mutant("Momentum_one_clock_for_all_parameters", momentum, common_clock(momentum)
 
 def adagrad_squared(u: SimpleNamespace) -> None:
     u.s += np.abs(u.grad)
-    u.param -= u.step_size * (u.grad / (np.sqrt(u.s) + u.eps))
+    root = np.sqrt(u.s) + u.eps if hasattr(u, "eps") else np.sqrt(u.s + u.eps_inside)
+    u.param -= u.step_size * (u.grad / root)
 
 
 def adagrad_eps_inside(u: SimpleNamespace) -> None:
     u.s += u.grad * u.grad
-    u.param -= u.step_size * (u.grad / np.sqrt(u.s + u.eps))
+    eps = u.eps if hasattr(u, "eps") else u.eps_inside
+    u.param -= u.step_size * (u.grad / np.sqrt(u.s + eps))
 
 
+INSIDE: dict[str, Callable[[SimpleNamespace], Any]] = {
+    "outside": lambda u: np.sqrt(u.s) + u.eps_inside,
+    "both": lambda u: np.sqrt(u.s + u.eps_inside) + u.eps_inside,
+    "ignored": lambda u: np.sqrt(u.s) + np.finfo(float).tiny,
+    "of_the_root": lambda u: np.sqrt(u.s + u.eps_inside**2),
+    "its_root_outside": lambda u: np.sqrt(u.s) + np.sqrt(u.eps_inside),
+    "subtracted": lambda u: np.sqrt(np.abs(u.s - u.eps_inside) + np.finfo(float).tiny),
+    "as_the_least": lambda u: np.sqrt(np.maximum(u.s, u.eps_inside)),
+    "gathered": lambda u: np.sqrt(np.add(u.s, u.eps_inside, out=u.s)),
+    "no_root": lambda u: u.s + u.eps_inside,
+    "without_this_gradient": lambda u: np.sqrt(u.s - u.grad * u.grad + u.eps_inside),
+    "this_gradient_twice": lambda u: np.sqrt(u.s + u.grad * u.grad + u.eps_inside),
+}
+
+
+def adagrad_inside(u: SimpleNamespace, denominator: Callable[[SimpleNamespace], Any]) -> None:
+    u.s += u.grad * u.grad
+    u.param -= u.step_size * (u.grad / denominator(u))
+
+
+for name, denominator in INSIDE.items():
+    mutant(
+        f"Adagrad_inside_{name}",
+        fastopt.Adagrad,
+        rule_named(
+            fastopt.Adagrad,
+            "adagrad_eps_inside",
+            partial(adagrad_inside, denominator=denominator),
+        ),
+    )
 adagrad = fastopt.Adagrad
 mutant("Adagrad_square_missing", adagrad, rule(adagrad, adagrad_squared))
 mutant("Adagrad_eps_inside_the_root", adagrad, rule(adagrad, adagrad_eps_inside))
