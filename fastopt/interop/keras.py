@@ -148,6 +148,9 @@ def _owner(name: str, path: str, slots: Mapping[str, str]) -> tuple[str, str]:
 
 Layout = tuple[dict[str, str], ...]
 
+_VELOCITY: Layout = ({"momentum": "v"},)
+"""That of an SGD with lr_inside, which keeps what keras does."""
+
 _ADAM: Layout = ({"momentum": "m", "velocity": "v"}, {"velocity_hat": "vmax"})
 LAYOUTS: dict[type[Optimizer], Layout] = {
     SGD: ({"momentum": "buf"},),
@@ -160,17 +163,26 @@ LAYOUTS: dict[type[Optimizer], Layout] = {
 """keras' names of state and our slots, in the order of ``optimizer.variables``: the kinds in one
 dict alternate, parameter by parameter."""
 
+_OF_ADAM: dict[str, tuple[Any, str]] = {
+    "bias_correction": (True, "keras corrects the averages"),
+    "eps_hat": (True, "keras adds eps before the correction"),
+    "eps_inside_sqrt": (False, "keras has eps outside the root"),
+}
 NEEDED: dict[type[Optimizer], dict[str, tuple[Any, str]]] = {
     SGD: {"dampening": (0.0, "keras damps nothing")},
-    Adagrad: {"lr_decay": (0.0, "keras has no such decay")},
+    Adagrad: {
+        "lr_decay": (0.0, "keras has no such decay"),
+        "eps_inside_sqrt": (True, "keras has eps inside the root"),
+    },
     RMSprop: {
         "eps_inside_sqrt": (True, "keras has eps inside the root"),
         "bias_correction": (False, "keras corrects nothing"),
     },
     Adadelta: {},
-    Adam: {"bias_correction": (True, "keras corrects the averages")},
-    AdamW: {"bias_correction": (True, "keras corrects the averages")},
+    Adam: _OF_ADAM,
+    AdamW: _OF_ADAM,
 }
+"""What an optimizer must have been built with; where eps stands only if there is one."""
 
 SIGNS: dict[type[Optimizer], float] = {SGD: -1.0, RMSprop: 1.0}
 """keras' buffer is ours times the learning rate and this sign."""
@@ -183,7 +195,7 @@ def load_keras(opt: Optimizer, variables: Any, *, names: Names | None = None) ->
     ========  =======================================================================
     ours      keras' (each as ``<path of the parameter>_<name>``)
     ========  =======================================================================
-    SGD       ``buf`` momentum, which keras keeps times -lr
+    SGD       ``v`` momentum with lr_inside; ``buf`` without, which keras keeps times -lr
     Adagrad   ``s`` accumulator
     RMSprop   ``v`` velocity, ``a`` average_gradient, ``buf`` momentum, kept times lr
     Adadelta  ``v`` accumulated_grad, ``u`` accumulated_delta_var
@@ -197,13 +209,11 @@ def load_keras(opt: Optimizer, variables: Any, *, names: Names | None = None) ->
     are ``betas``, its rho in RMSprop is ``beta``; epsilon is 1e-7 by default; weight_decay acts on
     the parameter in all its optimizers, as in ``AdamW`` here).
 
-    From here on it is fastopt that steps, by its own formula. For SGD, Adadelta, and RMSprop with
-    eps_inside_sqrt, it is keras' too, and the run goes on as it would have there. Adam adds eps to
-    sqrt(v / c2), keras to sqrt(v), so that its eps is larger by 1 / sqrt(c2), 10 times after ten
-    steps; Adagrad adds eps outside the root, keras inside. As long as gradients are far larger than
-    eps, nothing of it shows. In float32 keras rounds 1 - beta_2^t, by some 1e-5, and fastopt does
-    not. A buffer that keras keeps times the learning rate is divided by it: a constant rate goes on
-    as it would have there.
+    The formula must be keras', so that the run goes on as it would have there: Adam and AdamW need
+    eps_hat=True, Adagrad and RMSprop eps_inside_sqrt=True. In float32 keras rounds 1 - beta_2^t, by
+    some 1e-5, and fastopt does not. keras has the learning rate inside its momentum: SGD with
+    lr_inside=True goes on from it as it is. Without, and in RMSprop, the buffer is divided by the
+    rate, and a constant one goes on as it would have there.
 
     Args:
         opt: an SGD, Adagrad, RMSprop, Adadelta, Adam or AdamW over the same parameters.
@@ -227,7 +237,8 @@ def load_keras(opt: Optimizer, variables: Any, *, names: Names | None = None) ->
         known = ", ".join(sorted(ours.__name__ for ours in LAYOUTS))
         raise TypeError(f"load_keras reads the state of {known}; got {type(opt).__name__}")
     ours = list(chain.from_iterable(groups_of(opt)))
-    found = variables_in(variables, _kept(opt, ours), LAYOUTS[type(opt)], len(ours))
+    layout = _layout(opt, ours)
+    found = variables_in(variables, _kept(layout, ours), layout, len(ours))
     keys = list(found.state)
     if not keys and not any(parameter.slots for parameter in ours):
         keys = [f"#{k}" for k in range(len(ours))]  # no state, so that only the counts are there
@@ -242,7 +253,13 @@ def load_keras(opt: Optimizer, variables: Any, *, names: Names | None = None) ->
     take_over(opt, incoming, None, "keras")
 
 
-def _kept(opt: Optimizer, ours: list[Parameter]) -> Layout:
+def _layout(opt: Optimizer, ours: list[Parameter]) -> Layout:
+    """Return keras' names of state and our slots."""
+    velocity = type(opt) is SGD and any("v" in parameter.slots for parameter in ours)
+    return _VELOCITY if velocity else LAYOUTS[type(opt)]
+
+
+def _kept(layout: Layout, ours: list[Parameter]) -> Layout:
     """Return the part of the layout that the optimizer keeps, which must be one for all."""
     kept = {frozenset(parameter.slots) for parameter in ours}
     if len(kept) != 1:
@@ -250,7 +267,7 @@ def _kept(opt: Optimizer, ours: list[Parameter]) -> Layout:
             "keras keeps the same state of all parameters, and the groups of the optimizer do not"
         )
     slots = kept.pop()
-    wanted = ({k: s for k, s in kinds.items() if s in slots} for kinds in LAYOUTS[type(opt)])
+    wanted = ({k: s for k, s in kinds.items() if s in slots} for kinds in layout)
     return tuple(filter(None, wanted))
 
 
@@ -258,6 +275,8 @@ def _check(kind: type[Optimizer], parameter: Parameter, options: ParamGroup) -> 
     if parameter.array.dtype.kind == "c":
         raise CheckpointError(f"{parameter.name} is complex, and keras has real parameters alone")
     for name, (value, why) in NEEDED[kind].items():
+        if name.startswith("eps_") and not options["eps"]:
+            continue  # wherever it stands
         if options[name] != value:
             raise CheckpointError(
                 f"the optimizer was built with {name}={options[name]!r}, and {why}; construct one "
@@ -277,8 +296,9 @@ def _incoming(
     if kind in SIGNS:
         if "buf" in slots and found.lr is None:
             raise CheckpointError(
-                "keras keeps the buffer times the learning rate, which a schedule gives there: "
-                "fastopt, as PyTorch, has it outside, so that the steps would not be the same"
+                "keras keeps the buffer times the learning rate, which a schedule gives there, and "
+                "the optimizer has it outside, so that the steps would not be the same"
+                + ("; construct one with lr_inside=True" if kind is SGD else "")
             )
         slots = divide_buffer(slots, rate_after(options, found.lr), SIGNS[kind], parameter.name)
     return Incoming(found.step, slots, settings)

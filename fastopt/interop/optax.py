@@ -70,7 +70,8 @@ class Relative:
 
 def _adam() -> Relative:
     names = {"b1": "betas 0", "b2": "betas 1", "eps": "eps", "weight_decay": "weight_decay"}
-    return Relative(("ScaleByAdamState", "ScaleByAmsgradState"), names)
+    ours = {"eps_hat": (False, "optax adds eps after the correction")}
+    return Relative(("ScaleByAdamState", "ScaleByAmsgradState"), names, ours)
 
 
 _RMS = tuple(name for name in FIELDS if name.startswith(("ScaleByRms", "ScaleByRStdDev")))
@@ -86,7 +87,6 @@ RELATIVES: dict[type[Optimizer], Relative] = {
     Adagrad: Relative(
         ("ScaleByRssState",),
         {"initial_accumulator_value": "initial_accumulator_value", "eps": "eps"},
-        {"eps": (0.0, "optax adds eps inside the root, so only without it both are the same")},
     ),
     RMSprop: Relative(
         (*_RMS, "TraceState"), {"decay": "beta", "eps": "eps", "momentum": "momentum"}
@@ -241,6 +241,8 @@ def check_variant(
         if kind.startswith(("ScaleByRms", "ScaleByRStdDev")):
             counts = "WithCount" in kind
             _need(group, "bias_correction", counts, f"optax keeps {kind}")
+    if "ScaleByRssState" in found and given.get("eps", group["eps"]):
+        _need(group, "eps_inside_sqrt", True, "optax adds eps inside the root")
     settings = _eps(group, {k: v for k, v in given.items() if not k.startswith("betas ")})
     if pair := {int(k[-1]): v for k, v in given.items() if k.startswith("betas ")}:
         settings["betas"] = tuple(pair.get(k, group["betas"][k]) for k in range(2))
@@ -295,7 +297,8 @@ def rate_in_buffer(sequence: list[Cell]) -> bool:
     if not scales or after or "ScaleByScheduleState" in before:
         raise CheckpointError(
             f"it is open whether the learning rate is inside the buffer of the momentum, in "
-            f"{' -> '.join(found)}; fastopt, as PyTorch, has it outside"
+            f"{' -> '.join(found)}; it is outside in fastopt, as in PyTorch, but in an SGD that is "
+            "built with lr_inside=True"
         )
     return True
 
@@ -313,9 +316,9 @@ def load_optax(
     ========  ==========================================================================
     ours      optax's
     ========  ==========================================================================
-    SGD       TraceState: ``buf`` trace; keeps no step count
+    SGD       TraceState: ``buf`` trace, or ``v`` with lr_inside; keeps no step count
     Momentum  EmaState (``optax.ema``): ``v`` ema
-    Adagrad   ScaleByRssState: ``s`` sum_of_squares; no count; only with eps = 0 on both sides
+    Adagrad   ScaleByRssState: ``s`` sum_of_squares; keeps no step count
     RMSprop   ScaleByRms[WithCount]State: ``v`` nu; ScaleByRStdDev[WithCount]State: ``v`` nu,
               ``a`` mu; TraceState: ``buf`` trace, which ``optax.rmsprop`` keeps times -lr
     Adadelta  ScaleByAdaDeltaState: ``v`` e_g, ``u`` e_x; keeps no step count
@@ -330,11 +333,13 @@ def load_optax(
     becomes 1 then (one that is a schedule stays, and lr with it). Nothing else of the
     hyperparameters is in a state: ``opt`` must be built with those of the other run, schedules,
     Nesterov momentum and the place of eps included (eps_root in Adam, eps_in_sqrt in RMSprop, True
-    by default, are eps_inside_sqrt here). Nor does a state tell Adam from optax's nadam and yogi,
-    which have the same. A buffer that optax keeps times -lr is divided by it: a constant learning
-    rate goes on as it would have there. A leaf that a
-    mask leaves out (``optax.masked``, ``partition`` with ``set_to_zero``) has no state there and is
-    at its first step here; freeze it with ``trainable=False`` in a group, or give it no gradients.
+    by default, are eps_inside_sqrt here; in Adagrad it always is). ``optax.sgd`` has the learning
+    rate outside its buffer; where it comes before ``optax.trace``, that is lr_inside. Nor does a
+    state tell Adam from optax's nadam and yogi, which have the same. A buffer that optax keeps
+    times -lr is divided by it: a constant learning rate goes on as it would have there. A leaf that
+    a mask leaves out (``optax.masked``, ``partition`` with ``set_to_zero``) has no state there and
+    is at its first step here; freeze it with ``trainable=False`` in a group, or give it no
+    gradients.
 
     Args:
         opt: an optimizer over the same parameters.
@@ -479,9 +484,30 @@ def _settle(
     for parameter in {parameter.name: parameter for parameter in reached}.values():
         group, one = opt.param_groups[parameter.group], merged[parameter.name]
         one.settings = check_variant(group, sequence, settings, relative)
-        if one.slots and "buf" in one.slots and rate_in_buffer(sequence):
+        if not one.slots or "buf" not in one.slots:
+            continue
+        if group.get("lr_inside"):
+            one.slots = _velocity(sequence, one.slots, parameter.name)
+        elif rate_in_buffer(sequence):
             lr = rate_after(group, one.settings.get("lr"))
             one.slots = divide_buffer(one.slots, lr, -1.0, parameter.name)
+
+
+def _velocity(
+    sequence: list[Cell], slots: Mapping[str, tuple[str, Array]], name: str
+) -> dict[str, tuple[str, Array]]:
+    """Return the slots of an SGD with the learning rate inside, where optax has it there too.
+
+    It has if nothing comes after the momentum, and something before it.
+    """
+    found = kinds(sequence)
+    if found[0] == "TraceState" or found[-1] != "TraceState":
+        raise CheckpointError(
+            f"the optimizer was built with lr_inside=True for {name}, and in {' -> '.join(found)} "
+            "something follows the momentum, or nothing comes before it, so that the learning "
+            "rate is outside its buffer; construct one with lr_inside=False"
+        )
+    return {"v" if slot == "buf" else slot: value for slot, value in slots.items()}
 
 
 def _check(parameter: Parameter, options: ParamGroup, relative: Relative, one: Incoming) -> None:

@@ -74,7 +74,7 @@ def _adam(name: str, decoupled: bool) -> Twin:
         settings=_same(*COMMON, "betas", "eps"),
         how={**HOW, "capturable": False, "fused": None},
         flags=("amsgrad",),
-        ours={"eps_inside_sqrt": False, "bias_correction": True},
+        ours={"eps_inside_sqrt": False, "eps_hat": False, "bias_correction": True},
         theirs={"decoupled_weight_decay": decoupled},
     )
 
@@ -86,6 +86,7 @@ TWINS: dict[type[Optimizer], Twin] = {
         settings=_same(*COMMON, "momentum", "dampening"),
         how={**HOW, "fused": None},
         flags=("nesterov",),
+        ours={"lr_inside": False},
         counted=False,
     ),
     Adagrad: Twin(
@@ -93,6 +94,7 @@ TWINS: dict[type[Optimizer], Twin] = {
         slots={"s": "sum"},
         settings=_same(*COMMON, "lr_decay", "initial_accumulator_value", "eps"),
         how={**HOW, "fused": None},
+        ours={"eps_inside_sqrt": False},
         eager=True,
     ),
     RMSprop: Twin(
@@ -335,8 +337,8 @@ def to_torch(
             which the tree is written (dicts keep their own order), group by group.
 
     Raises:
-        ValueError: if PyTorch has no such variant (eps_inside_sqrt, bounds, ...), or keeps the
-            state of these parameters in half precision.
+        ValueError: if PyTorch has no such variant (eps_inside_sqrt, eps_hat, lr_inside, bounds,
+            ...), or keeps the state of these parameters in half precision.
         TypeError: for an optimizer that PyTorch does not have.
 
     Source: ``torch.optim``, PyTorch 2.13.

@@ -36,7 +36,7 @@ each_run = pytest.mark.parametrize("run", RUNS, ids=str)
 
 
 def is_counted(run: Run) -> bool:
-    named = ("scheduled", "rms_corrected", "rms_both", "rms_trace")
+    named = ("scheduled", "inside", "rms_corrected", "rms_both", "rms_trace")
     return run.info["optimizer"] in COUNTED or run.name in named
 
 
@@ -124,7 +124,11 @@ OTHER: list[tuple[str, dict[str, Any], str]] = [
     ("momentum", {"momentum": 0.0}, "trace"),
     ("sgd", {"momentum": 0.9}, "buf"),
     ("momentum", {"dampening": 0.5}, "dampening"),
-    ("adagrad", {"eps": 1e-7}, "eps"),
+    ("adagrad", {"eps": 1e-7}, "eps_inside_sqrt=True"),
+    ("adagrad_eps", {"eps_inside_sqrt": False}, "eps_inside_sqrt=True"),
+    ("adam", {"eps_hat": True}, "eps_hat"),
+    ("momentum", {"lr_inside": True}, "lr_inside=False"),
+    ("inside", {"lr_inside": False}, "lr_inside=True"),
     ("rms_momentum", {"lr": inverse}, "must be a number"),
     ("rms_momentum", {"lr": 0.0}, "must be a number"),
     ("injected", {"eps_inside_sqrt": True}, "eps_inside_sqrt"),

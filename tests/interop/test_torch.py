@@ -40,7 +40,7 @@ TORCH = [
     for v in VARIANTS
     if not {*FRAGMENTS} & v.options.keys()  # which PyTorch does not have
     if v.optimizer in (*KNOWN, fastopt.Adam, fastopt.AdamW)
-    and not {"eps_inside_sqrt", "bias_correction"} & v.options.keys()
+    and not {"eps_inside_sqrt", "eps_hat", "lr_inside", "bias_correction"} & v.options.keys()
 ]
 each_backend = pytest.mark.parametrize("backend", CPU_BACKENDS)
 each_run = pytest.mark.parametrize("run", RUNS, ids=str)
@@ -351,6 +351,9 @@ def test_a_schedule_is_written_as_the_value_of_the_next_step() -> None:
 
 HERE_ALONE: dict[str, Callable[[], Any]] = {
     "eps_inside_sqrt": lambda: fastopt.Adam(np.ones(2), eps_inside_sqrt=True),
+    "Adagrad has no eps_inside_sqrt": lambda: fastopt.Adagrad(np.ones(2), eps_inside_sqrt=True),
+    "eps_hat": lambda: fastopt.AdamW(np.ones(2), eps_hat=True),
+    "lr_inside": lambda: fastopt.SGD(np.ones(2), momentum=0.9, lr_inside=True),
     "bias_correction": lambda: fastopt.AdamW(np.ones(2), bias_correction=False),
     "RMSprop has no bias_correction": lambda: fastopt.RMSprop(np.ones(2), bias_correction=True),
     "bounds": lambda: fastopt.SGD(np.ones(2), bounds=(0.0, 3.0)),
@@ -595,6 +598,7 @@ def test_another_algorithm_is_refused_either_way(part: str, backend: str) -> Non
 
 OURS: dict[str, Callable[[], Any]] = {
     "eps_inside_sqrt": lambda: fastopt.Adam(pair(), eps_inside_sqrt=True),
+    "eps_hat": lambda: fastopt.Adam(pair(), eps_hat=True),
     "bias_correction": lambda: fastopt.Adam(pair(), bias_correction=False),
 }
 
@@ -603,6 +607,23 @@ OURS: dict[str, Callable[[], Any]] = {
 def test_a_variant_that_pytorch_does_not_have_is_refused(part: str) -> None:
     opt = OURS[part]()
     refuses(opt, lambda: load_torch(opt, named_state(["b", "w"])), part)
+
+
+OF_OTHERS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "lr_inside": (fastopt.SGD, {"momentum": 0.9}),
+    "eps_inside_sqrt": (fastopt.Adagrad, {}),
+    "eps_hat": (fastopt.AdamW, {"amsgrad": True}),
+}
+
+
+@pytest.mark.parametrize("option", OF_OTHERS)
+def test_variants_of_other_libraries_are_refused_either_way(option: str) -> None:
+    make, options = OF_OTHERS[option]
+    plain, other = (make(np.ones(2), **options, **more) for more in ({}, {option: True}))
+    for opt in (plain, other):
+        opt.step(np.ones(2))
+    refuses(other, lambda: load_torch(other, to_torch(plain), step_count=1), option)
+    refuses(other, lambda: to_torch(other), option, kind=ValueError)
 
 
 def test_the_state_of_another_class_is_refused() -> None:

@@ -142,7 +142,7 @@ def check_keras() -> None:
     with h5py.File(path) as file:
         group = file["optimizer/vars"]
         for given, said in ((variables, names), (variables, None), (group, None)):
-            opt = fastopt.Adam(shapes, eps=1e-7)
+            opt = fastopt.Adam(shapes, eps=1e-7, eps_hat=True)
             interop.load_keras(opt, given, names=said)
             got = opt.state_dict()["state"]["kernel"]["v"]
             np.testing.assert_array_equal(got, wanted)

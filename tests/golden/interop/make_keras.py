@@ -40,6 +40,27 @@ CASES: list[Entry] = [
         "plain",
     ),
     (
+        "inside",
+        "SGD",
+        {"lr": 0.05, "momentum": 0.9, "lr_inside": True},
+        lambda: K.SGD(0.05, 0.9),
+        "plain",
+    ),
+    (
+        "inside_scheduled",
+        "SGD",
+        {"lr": INVERSE, "momentum": 0.9, "lr_inside": True},
+        lambda: K.SGD(Inverse(), 0.9),
+        "plain",
+    ),
+    (
+        "inside_nesterov",
+        "SGD",
+        {"lr": INVERSE, "momentum": 0.8, "lr_inside": True, "nesterov": True},
+        lambda: K.SGD(Inverse(), 0.8, nesterov=True),
+        "plain",
+    ),
+    (
         "adagrad",
         "Adagrad",
         {"lr": 0.1, "initial_accumulator_value": 0.1, "eps": 0.0},
@@ -104,14 +125,42 @@ CASES: list[Entry] = [
         lambda: K.AdamW(1e-3, 0.1, 0.8, 0.9, epsilon=0.0),
         "dense",
     ),
-    # With its eps keras takes other steps; the gradients here are far above it.
-    ("near_adam", "Adam", {"eps": 1e-7}, lambda: K.Adam(1e-3), "mild"),
+    # Where eps stands in keras.
     (
-        "near_adagrad",
+        "adagrad_eps",
         "Adagrad",
-        {"eps": 1e-7, "initial_accumulator_value": 0.1},
+        {"eps": 1e-3, "eps_inside_sqrt": True, "initial_accumulator_value": 0.01},
+        lambda: K.Adagrad(0.01, 0.01, epsilon=1e-3),
+        "plain",
+    ),
+    (
+        "adagrad_default",
+        "Adagrad",
+        {"eps": 1e-7, "eps_inside_sqrt": True, "initial_accumulator_value": 0.1},
         lambda: K.Adagrad(0.01),
-        "mild",
+        "plain",
+    ),
+    ("adam_hat_default", "Adam", {"eps": 1e-7, "eps_hat": True}, lambda: K.Adam(1e-3), "plain"),
+    (
+        "adam_hat",
+        "Adam",
+        {"eps": 1e-3, "eps_hat": True, "betas": [0.8, 0.9]},
+        lambda: K.Adam(1e-3, 0.8, 0.9, epsilon=1e-3),
+        "plain",
+    ),
+    (
+        "adam_hat_amsgrad",
+        "Adam",
+        {"eps": 1e-3, "eps_hat": True, "amsgrad": True, "betas": [0.8, 0.6]},
+        lambda: K.Adam(1e-3, 0.8, 0.6, epsilon=1e-3, amsgrad=True),
+        "plain",
+    ),
+    (
+        "adamw_hat",
+        "AdamW",
+        {"eps": 1e-3, "eps_hat": True, "weight_decay": 0.1, "betas": [0.8, 0.9]},
+        lambda: K.AdamW(1e-3, 0.1, 0.8, 0.9, epsilon=1e-3),
+        "plain",
     ),
     # What is refused; there are no parameters at the end.
     ("refused_average", "Adam", {}, lambda: K.Adam(use_ema=True), ""),
@@ -159,7 +208,7 @@ def main() -> None:
         | {"inputs": set_name, **run(make, set_name, dtype)}
         for name, optimizer, kwargs, make, set_name in CASES
         for dtype in ("float64", "float32")
-        if dtype == "float32" or (set_name and "near" not in name)
+        if dtype == "float32" or set_name
         if dtype == "float64" or "default" not in name
     ]
     write("keras", cases, {"keras": keras.__version__, "numpy": np.__version__})

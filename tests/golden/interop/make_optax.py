@@ -76,6 +76,27 @@ CASES: list[Entry] = [
         lambda: optax.adagrad(0.1, 0.1, eps=0.0),
         "dense",
     ),
+    (
+        "adagrad_eps",
+        "Adagrad",
+        {"lr": 0.1, "initial_accumulator_value": 0.1, "eps": 1e-3, "eps_inside_sqrt": True},
+        lambda: optax.adagrad(0.1, 0.1, eps=1e-3),
+        "plain",
+    ),
+    (
+        "inside",
+        "SGD",
+        {"lr": INVERSE, "momentum": 0.9, "lr_inside": True},
+        lambda: optax.chain(optax.scale_by_learning_rate(inverse), optax.trace(0.9)),
+        "plain",
+    ),
+    (
+        "inside_nesterov",
+        "SGD",
+        {"lr": 0.05, "momentum": 0.8, "lr_inside": True, "nesterov": True},
+        lambda: optax.chain(optax.scale_by_learning_rate(0.05), optax.trace(0.8, nesterov=True)),
+        "plain",
+    ),
     ("rms", "RMSprop", {"eps_inside_sqrt": True}, lambda: optax.rmsprop(0.01), "plain"),
     ("rms_outside", "RMSprop", {}, lambda: optax.rmsprop(0.01, eps_in_sqrt=False), "plain"),
     (
