@@ -58,9 +58,9 @@ class Adagrad(Optimizer):
             does not update such arrays.
 
     Source: Duchi, Hazan and Singer, "Adaptive Subgradient Methods" (JMLR 2011), figure 1, diagonal
-    form, as PyTorch 2.13 computes it (chainer agrees). optax, keras and thinc have
-    eps_inside_sqrt=True. optax and keras begin with initial_accumulator_value=0.1 and have
-    eps=1e-7: their first step is 2.3 times shorter for gradients around 0.15.
+    form, as PyTorch 2.13 computes it (chainer agrees). optax and keras have
+    eps_inside_sqrt=True, and begin with initial_accumulator_value=0.1 and eps=1e-7: their first
+    step is 2.3 times shorter for gradients around 0.15.
     """
 
     _checks = {
