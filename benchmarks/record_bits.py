@@ -58,6 +58,11 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         "RMSprop",
         {"lr": 0.02, "centered": True, "momentum": 0.5, "eps": 1e-3},
     ),
+    "rmsprop_lr_inside": ("RMSprop", {"lr": 0.02, "momentum": 0.9, "lr_inside": True}),
+    "rmsprop_centered_lr_inside": (
+        "RMSprop",
+        {"lr": 0.02, "centered": True, "momentum": 0.5, "lr_inside": True, "eps": 1e-3},
+    ),
     "adadelta": ("Adadelta", {"lr": 1.0}),
     "adam": ("Adam", {"lr": 0.02}),
     "adam_uncorrected": ("Adam", {"lr": 0.02, "bias_correction": False}),

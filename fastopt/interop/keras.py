@@ -148,10 +148,13 @@ def _owner(name: str, path: str, slots: Mapping[str, str]) -> tuple[str, str]:
 
 Layout = tuple[dict[str, str], ...]
 
-_VELOCITY: Layout = ({"momentum": "v"},)
-"""That of an SGD with lr_inside, which keeps what keras does."""
-
 _ADAM: Layout = ({"momentum": "m", "velocity": "v"}, {"velocity_hat": "vmax"})
+_INSIDE: dict[type[Optimizer], Layout] = {
+    SGD: ({"momentum": "v"},),
+    RMSprop: ({"velocity": "v"}, {"momentum": "u"}, {"average_gradient": "a"}),
+}
+"""Those with lr_inside, which keep what keras does."""
+
 LAYOUTS: dict[type[Optimizer], Layout] = {
     SGD: ({"momentum": "buf"},),
     Adagrad: ({"accumulator": "s"},),
@@ -197,7 +200,8 @@ def load_keras(opt: Optimizer, variables: Any, *, names: Names | None = None) ->
     ========  =======================================================================
     SGD       ``v`` momentum with lr_inside; ``buf`` without, which keras keeps times -lr
     Adagrad   ``s`` accumulator
-    RMSprop   ``v`` velocity, ``a`` average_gradient, ``buf`` momentum, kept times lr
+    RMSprop   ``v`` velocity, ``a`` average_gradient; ``u`` momentum with lr_inside, ``buf``
+              without, which keras keeps times lr
     Adadelta  ``v`` accumulated_grad, ``u`` accumulated_delta_var
     Adam(W)   ``m`` momentum, ``v`` velocity, ``vmax`` velocity_hat
     all       step counts: iteration; ``lr`` learning_rate, if no schedule gives it there
@@ -211,9 +215,9 @@ def load_keras(opt: Optimizer, variables: Any, *, names: Names | None = None) ->
 
     The formula must be keras', so that the run goes on as it would have there: Adam and AdamW need
     eps_hat=True, Adagrad and RMSprop eps_inside_sqrt=True. In float32 keras rounds 1 - beta_2^t, by
-    some 1e-5, and fastopt does not. keras has the learning rate inside its momentum: SGD with
-    lr_inside=True goes on from it as it is. Without, and in RMSprop, the buffer is divided by the
-    rate, and a constant one goes on as it would have there.
+    some 1e-5, and fastopt does not. keras has the learning rate inside its momentum: SGD and
+    RMSprop with lr_inside=True go on from it as it is. Without, it is divided by the rate, and a
+    constant one goes on as it would have there.
 
     Args:
         opt: an SGD, Adagrad, RMSprop, Adadelta, Adam or AdamW over the same parameters.
@@ -255,8 +259,10 @@ def load_keras(opt: Optimizer, variables: Any, *, names: Names | None = None) ->
 
 def _layout(opt: Optimizer, ours: list[Parameter]) -> Layout:
     """Return keras' names of state and our slots."""
-    velocity = type(opt) is SGD and any("v" in parameter.slots for parameter in ours)
-    return _VELOCITY if velocity else LAYOUTS[type(opt)]
+    kind = type(opt)
+    own = {SGD: "v", RMSprop: "u"}.get(kind)
+    inside = any(own in parameter.slots for parameter in ours)
+    return _INSIDE[kind] if inside else LAYOUTS[kind]
 
 
 def _kept(layout: Layout, ours: list[Parameter]) -> Layout:
@@ -297,8 +303,8 @@ def _incoming(
         if "buf" in slots and found.lr is None:
             raise CheckpointError(
                 "keras keeps the buffer times the learning rate, which a schedule gives there, and "
-                "the optimizer has it outside, so that the steps would not be the same"
-                + ("; construct one with lr_inside=True" if kind is SGD else "")
+                "the optimizer has it outside, so that the steps would not be the same; construct "
+                "one with lr_inside=True"
             )
         slots = divide_buffer(slots, rate_after(options, found.lr), SIGNS[kind], parameter.name)
     return Incoming(found.step, slots, settings)

@@ -297,8 +297,8 @@ def rate_in_buffer(sequence: list[Cell]) -> bool:
     if not scales or after or "ScaleByScheduleState" in before:
         raise CheckpointError(
             f"it is open whether the learning rate is inside the buffer of the momentum, in "
-            f"{' -> '.join(found)}; it is outside in fastopt, as in PyTorch, but in an SGD that is "
-            "built with lr_inside=True"
+            f"{' -> '.join(found)}; it is outside in fastopt, as in PyTorch, but in an optimizer "
+            "that is built with lr_inside=True"
         )
     return True
 
@@ -320,7 +320,8 @@ def load_optax(
     Momentum  EmaState (``optax.ema``): ``v`` ema
     Adagrad   ScaleByRssState: ``s`` sum_of_squares; keeps no step count
     RMSprop   ScaleByRms[WithCount]State: ``v`` nu; ScaleByRStdDev[WithCount]State: ``v`` nu,
-              ``a`` mu; TraceState: ``buf`` trace, which ``optax.rmsprop`` keeps times -lr
+              ``a`` mu; TraceState: ``u`` with lr_inside, trace times -1, or ``buf`` without,
+              which ``optax.rmsprop`` keeps times -lr
     Adadelta  ScaleByAdaDeltaState: ``v`` e_g, ``u`` e_x; keeps no step count
     Adam(W)   ScaleByAdamState: ``m`` mu, ``v`` nu; ScaleByAmsgradState: ``vmax`` nu_max, only
               without bias correction: with it optax takes the maximum of the corrected average
@@ -487,27 +488,32 @@ def _settle(
         if not one.slots or "buf" not in one.slots:
             continue
         if group.get("lr_inside"):
-            one.slots = _velocity(sequence, one.slots, parameter.name)
+            one.slots = _inside(sequence, one.slots, parameter.name)
         elif rate_in_buffer(sequence):
             lr = rate_after(group, one.settings.get("lr"))
             one.slots = divide_buffer(one.slots, lr, -1.0, parameter.name)
 
 
-def _velocity(
+def _inside(
     sequence: list[Cell], slots: Mapping[str, tuple[str, Array]], name: str
 ) -> dict[str, tuple[str, Array]]:
-    """Return the slots of an SGD with the learning rate inside, where optax has it there too.
+    """Return the slots of an optimizer with the learning rate inside, if optax has it there too.
 
-    It has if nothing comes after the momentum, and something before it.
+    It has if nothing comes after the momentum, and something before it (in RMSprop, between the
+    scaling and it). RMSprop's is turned, for optax adds its steps.
     """
     found = kinds(sequence)
-    if found[0] == "TraceState" or found[-1] != "TraceState":
+    scales = [k for k, kind in enumerate(found) if kind in _RMS]
+    before = found[scales[0] + 1 if scales else 0 : -1]
+    if not before or found[-1] != "TraceState":
         raise CheckpointError(
             f"the optimizer was built with lr_inside=True for {name}, and in {' -> '.join(found)} "
             "something follows the momentum, or nothing comes before it, so that the learning "
             "rate is outside its buffer; construct one with lr_inside=False"
         )
-    return {"v" if slot == "buf" else slot: value for slot, value in slots.items()}
+    place, array = slots["buf"]
+    others = {slot: value for slot, value in slots.items() if slot != "buf"}
+    return {**others, "u": (place, -array)} if scales else {**others, "v": (place, array)}
 
 
 def _check(parameter: Parameter, options: ParamGroup, relative: Relative, one: Incoming) -> None:

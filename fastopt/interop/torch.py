@@ -103,7 +103,7 @@ TWINS: dict[type[Optimizer], Twin] = {
         settings={**_same(*COMMON, "eps", "momentum"), "beta": "alpha"},
         how={**HOW, "capturable": False},
         flags=("centered",),
-        ours={"eps_inside_sqrt": False, "bias_correction": False},
+        ours={"eps_inside_sqrt": False, "bias_correction": False, "lr_inside": False},
     ),
     Adadelta: Twin(
         "Adadelta",

@@ -21,15 +21,18 @@ from fastopt_kernels import (
     Rule,
     rmsprop,
     rmsprop_centered,
+    rmsprop_centered_lr_inside,
     rmsprop_centered_momentum,
+    rmsprop_lr_inside,
     rmsprop_momentum,
 )
 
-_RULES = {
-    (False, False): rmsprop.RULE,
-    (True, False): rmsprop_centered.RULE,
-    (False, True): rmsprop_momentum.RULE,
-    (True, True): rmsprop_centered_momentum.RULE,
+_PLAIN = {False: rmsprop.RULE, True: rmsprop_centered.RULE}
+_BUFFERED = {
+    (False, False): rmsprop_momentum.RULE,
+    (True, False): rmsprop_centered_momentum.RULE,
+    (False, True): rmsprop_lr_inside.RULE,
+    (True, True): rmsprop_centered_lr_inside.RULE,
 }
 
 
@@ -48,6 +51,7 @@ class RMSprop(Optimizer):
         d <- g / (sqrt(w) + eps)                         or g / sqrt(w + eps) if eps_inside_sqrt
         buf <- momentum * buf + d                        buf = 0 at first
         p <- p - lr * buf                                or lr * d without momentum
+        u <- momentum * u + lr * d,  p <- p - u          with lr_inside; u = 0 at first
 
     Args:
         params: an array, a tree of arrays, a list of parameter groups, or ``fastopt.groups(...)``;
@@ -62,7 +66,10 @@ class RMSprop(Optimizer):
         momentum: share of the buffer of scaled gradients that is kept, >= 0; 0 keeps none. Or a
             function of the step number, with which there is a buffer whatever its values.
         centered: divide by the estimated standard deviation instead of the root mean square.
-        eps_inside_sqrt: where eps stands.
+        lr_inside: whether the learning rate is inside the momentum buffer. With a constant lr both
+            are one; when it changes, what has been gathered goes on at the old one. State is ``u``
+            then, and ``buf`` otherwise.
+        eps_inside_sqrt: whether eps stands inside the root.
         bias_correction: divide the averages by 1 - beta^t, so that the first steps are not
             1 / sqrt(1 - beta) times too long.
         weight_decay: coefficient of the L2 term, >= 0, or a function of the step number.
@@ -80,9 +87,9 @@ class RMSprop(Optimizer):
     Source: Hinton, Srivastava and Swersky, "Neural Networks for Machine Learning" (2012), lecture
     6e; centred: Graves, "Generating Sequences With Recurrent Neural Networks" (2013), equations 38
     to 41. The default form is PyTorch 2.13's, whose alpha is 0.99 where beta is 0.9. optax's
-    default is eps_inside_sqrt=True, and keras' too; both put lr inside the momentum buffer, which
-    differs under a schedule. HIPS autograd begins with v = 1. The absolute value in the centred
-    form replaces the NaN that PyTorch gives where rounding makes the variance negative.
+    default is eps_inside_sqrt=True, and keras' too; with momentum both have lr_inside=True. HIPS
+    autograd begins with v = 1. The absolute value in the centred form replaces the NaN that PyTorch
+    gives where rounding makes the variance negative.
     """
 
     _checks = {
@@ -90,6 +97,7 @@ class RMSprop(Optimizer):
         "eps": Schedulable(EPS),
         "momentum": Schedulable(NONNEGATIVE),
         "centered": Flag(),
+        "lr_inside": Flag(),
         "eps_inside_sqrt": Flag(),
         "bias_correction": Flag(),
     }
@@ -106,6 +114,7 @@ class RMSprop(Optimizer):
         eps: Scheduled = 1e-8,
         momentum: Scheduled = 0.0,
         centered: bool = False,
+        lr_inside: bool = False,
         eps_inside_sqrt: bool = False,
         bias_correction: bool = False,
         weight_decay: Scheduled = 0.0,
@@ -118,6 +127,7 @@ class RMSprop(Optimizer):
             eps=eps,
             momentum=momentum,
             centered=centered,
+            lr_inside=lr_inside,
             eps_inside_sqrt=eps_inside_sqrt,
             bias_correction=bias_correction,
             weight_decay=weight_decay,
@@ -126,7 +136,9 @@ class RMSprop(Optimizer):
 
     @staticmethod
     def _rule(options: Options) -> Rule:
-        return _RULES[options["centered"], acts(options["momentum"])]
+        if not acts(options["momentum"]):
+            return _PLAIN[options["centered"]]
+        return _BUFFERED[options["centered"], options["lr_inside"]]
 
     @staticmethod
     def _scalars(options: Options, lr: Value, t: int, guard: float) -> dict[str, Value]:

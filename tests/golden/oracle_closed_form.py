@@ -83,6 +83,9 @@ def rmsprop(g: Numbers, state: State, t: int, hyper: Hyper) -> Numbers:
     u = over_root(g, variance, hyper)
     if hyper["momentum"] == 0:
         return u
+    if hyper["lr_inside"]:
+        state["u"] = hyper["momentum"] * state.get("u", 0 * g) + hyper["lr"] * u
+        return state["u"]
     state["buf"] = hyper["momentum"] * state.get("buf", 0 * g) + u
     return state["buf"]
 

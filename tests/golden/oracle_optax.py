@@ -42,7 +42,8 @@ def adagrad(hyper: Hyper) -> Transform:
 
 
 def rmsprop(hyper: Hyper) -> Transform:
-    # optax.rmsprop puts lr before the momentum buffer; here it comes last, as in torch.
+    # optax.rmsprop puts lr before the momentum buffer; here it comes last, as in torch, but with
+    # lr_inside, where `run_one` adds lr and the buffer.
     scale = optax.scale_by_stddev if hyper["centered"] else optax.scale_by_rms
     scaled = scale(
         hyper["beta"],
@@ -50,7 +51,8 @@ def rmsprop(hyper: Hyper) -> Transform:
         eps_in_sqrt=hyper["eps_inside_sqrt"],
         bias_correction=hyper["bias_correction"],
     )
-    return optax.chain(scaled, optax.trace(hyper["momentum"])) if hyper["momentum"] else scaled
+    buffered = hyper["momentum"] and not hyper["lr_inside"]
+    return optax.chain(scaled, optax.trace(hyper["momentum"])) if buffered else scaled
 
 
 def adadelta(hyper: Hyper) -> Transform:
@@ -98,7 +100,9 @@ def run_one(case: Case, inputs: Inputs, index: int) -> tuple[Array, dict[str, Ar
     transform = build(case, hyper)
     lr: float = hyper["lr"]
     param = jax.numpy.asarray(inputs["p"][index])
-    state = transform.init(param)
+    inside = hyper.get("lr_inside", False)
+    buffer = optax.trace(hyper["momentum"]) if inside else optax.identity()
+    state, gathered = transform.init(param), buffer.init(param)
     path: list[Array] = []
     count = 0
     for step in range(case.steps):
@@ -106,11 +110,12 @@ def run_one(case: Case, inputs: Inputs, index: int) -> tuple[Array, dict[str, Ar
         if not case.is_missing(index, step):
             grad = jax.numpy.asarray(inputs["g"][index][step])
             update, state = transform.update(grad, state, param)
-            param = optax.apply_updates(param, -lr * update)
+            update, gathered = buffer.update(lr * update, gathered)
+            param = optax.apply_updates(param, -update)
             count += 1
         path.append(np.asarray(param))
-    letters = RULES[case.optimizer][1]
-    found = {letter: optax.tree.get(state, name) for name, letter in letters.items()}
+    letters = RULES[case.optimizer][1] | ({"trace": "u"} if inside else {})
+    found = {letter: optax.tree.get((state, gathered), x) for x, letter in letters.items()}
     slots = {letter: np.asarray(x) for letter, x in found.items() if x is not None}
     return np.stack(path), slots, count
 

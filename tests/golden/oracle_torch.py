@@ -33,7 +33,11 @@ OF_ADAM = {
 ABSENT: dict[str, dict[str, tuple[bool, ...]]] = {
     "SGD": {"lr_inside": (False,)},
     "Adagrad": {"eps_inside_sqrt": (False,)},
-    "RMSprop": {"eps_inside_sqrt": (False,), "bias_correction": (False,)},
+    "RMSprop": {
+        "eps_inside_sqrt": (False,),
+        "bias_correction": (False,),
+        "lr_inside": (False,),
+    },
     "Adam": OF_ADAM,
     "AdamW": OF_ADAM,
 }

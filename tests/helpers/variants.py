@@ -66,6 +66,12 @@ VARIANTS = [
         fastopt.RMSprop,
         {"centered": True, "momentum": 0.5, "eps": 1e-3},
     ),
+    Variant("rmsprop_lr_inside", fastopt.RMSprop, {"momentum": 0.9, "lr_inside": True}),
+    Variant(
+        "rmsprop_centered_lr_inside",
+        fastopt.RMSprop,
+        {"centered": True, "momentum": 0.5, "lr_inside": True, "eps": 1e-3},
+    ),
     Variant("adadelta", fastopt.Adadelta),
     Variant("adam", fastopt.Adam),
     Variant("adam_uncorrected", fastopt.Adam, {"bias_correction": False}),

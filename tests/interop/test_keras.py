@@ -97,6 +97,7 @@ OTHER: list[tuple[str, dict[str, Any], str]] = [
     ("momentum", {"lr": inverse}, "times the learning rate"),
     ("inside", {"dampening": 0.5, "lr_inside": False}, "dampening=0.0"),
     ("adagrad", {"lr_decay": 0.5}, "lr_decay=0.0"),
+    ("rms_inside", {"lr_inside": False}, "lr_inside=True"),
     ("adagrad_eps", {"eps_inside_sqrt": False}, "eps_inside_sqrt=True"),
     ("adam_hat", {"eps_hat": False}, "eps_hat=True"),
     ("adam_hat", {"eps_inside_sqrt": True}, "eps_inside_sqrt=False"),

@@ -36,7 +36,7 @@ each_run = pytest.mark.parametrize("run", RUNS, ids=str)
 
 
 def is_counted(run: Run) -> bool:
-    named = ("scheduled", "inside", "rms_corrected", "rms_both", "rms_trace")
+    named = ("scheduled", "inside", "rms_inside", "rms_corrected", "rms_both", "rms_trace")
     return run.info["optimizer"] in COUNTED or run.name in named
 
 
@@ -129,6 +129,8 @@ OTHER: list[tuple[str, dict[str, Any], str]] = [
     ("adam", {"eps_hat": True}, "eps_hat"),
     ("momentum", {"lr_inside": True}, "lr_inside=False"),
     ("inside", {"lr_inside": False}, "lr_inside=True"),
+    ("rms_trace", {"lr_inside": True}, "lr_inside=False"),
+    ("rms_inside", {"lr_inside": False}, "lr_inside=True"),
     ("rms_momentum", {"lr": inverse}, "must be a number"),
     ("rms_momentum", {"lr": 0.0}, "must be a number"),
     ("injected", {"eps_inside_sqrt": True}, "eps_inside_sqrt"),

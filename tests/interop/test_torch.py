@@ -353,6 +353,7 @@ HERE_ALONE: dict[str, Callable[[], Any]] = {
     "eps_inside_sqrt": lambda: fastopt.Adam(np.ones(2), eps_inside_sqrt=True),
     "Adagrad has no eps_inside_sqrt": lambda: fastopt.Adagrad(np.ones(2), eps_inside_sqrt=True),
     "eps_hat": lambda: fastopt.AdamW(np.ones(2), eps_hat=True),
+    "RMSprop has no lr_inside": lambda: fastopt.RMSprop(np.ones(2), momentum=0.9, lr_inside=True),
     "lr_inside": lambda: fastopt.SGD(np.ones(2), momentum=0.9, lr_inside=True),
     "bias_correction": lambda: fastopt.AdamW(np.ones(2), bias_correction=False),
     "RMSprop has no bias_correction": lambda: fastopt.RMSprop(np.ones(2), bias_correction=True),

@@ -53,15 +53,24 @@ def test_an_option_that_leaves_state_as_it_is_can_be_changed(name: str, backend:
 
 
 @each_backend
-@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize(
+    ("make", "options"),
+    [
+        (fastopt.SGD, {}),
+        (fastopt.SGD, {"nesterov": True}),
+        (fastopt.RMSprop, {}),
+        (fastopt.RMSprop, {"centered": True}),
+    ],
+)
 @pytest.mark.parametrize("inside", [False, True])
 def test_a_buffer_is_not_taken_for_a_velocity(
-    inside: bool, nesterov: bool, backend: str, tmp_path: Path
+    inside: bool, make: Any, options: dict[str, Any], backend: str, tmp_path: Path
 ) -> None:
-    def made(inside: bool) -> fastopt.SGD:
-        return fastopt.SGD(
-            np.ones(4), 0.1, momentum=0.9, nesterov=nesterov, lr_inside=inside, backend=backend
+    def made(inside: bool) -> fastopt.Optimizer:
+        opt: fastopt.Optimizer = make(
+            np.ones(4), 0.1, momentum=0.9, lr_inside=inside, backend=backend, **options
         )
+        return opt
 
     opt = made(inside)
     for grad in GRADS:

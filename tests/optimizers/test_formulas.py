@@ -279,8 +279,19 @@ def test_f7_a_rate_inside_of_zero_stops_no_velocity(backend: str) -> None:
     near(path(fastopt.SGD, [1, 1, 1], lr=[1.0, 0.0, 0.0], **options), [-1, -1.5, -1.75])
 
 
+@pytest.mark.parametrize("centered", [False, True])
+def test_f7_rmsprops_rate_is_inside_where_it_was_asked_for(centered: bool, backend: str) -> None:
+    options = {"eps": 2.0, "momentum": 0.5, "lr_inside": True, "backend": backend}
+    # Of a beta of 0 d = 2 / (2 + 2), and 2 / 2 where it is centred, for the variance is 0.
+    d = 1.0 if centered else 0.5
+    got = path(fastopt.RMSprop, [2, 2], lr=[1.0, 0.25], beta=0.0, centered=centered, **options)
+    near(got, [-d, -d - (0.5 * d + 0.25 * d)])
+
+
 def test_lr_inside_without_momentum_is_plain(backend: str) -> None:
     near(path(fastopt.SGD, [1, 2], lr=0.5, lr_inside=True, backend=backend), [-0.5, -1.5])
+    options = {"lr": 0.5, "eps": 0.0, "beta": 0.0, "lr_inside": True, "backend": backend}
+    near(path(fastopt.RMSprop, [1, 2], **options), [-0.5, -1.0])
 
 
 def test_lr_inside_takes_no_dampening(backend: str) -> None:

@@ -592,7 +592,10 @@ mutant("Adagrad_one_clock_for_all_parameters", adagrad, common_clock(adagrad))
 
 
 def rmsprop(u: SimpleNamespace, square: Any, centred: bool = True, lr_inside: bool = False) -> None:
-    """RMSprop in all its forms, with a mistake."""
+    """RMSprop in all its forms, with a mistake where the learning rate is outside the buffer."""
+    if "lr_inside" in u.rule:
+        rmsprop_inside(u)
+        return
     u.v += u.one_minus_beta * (square - u.v)
     w = u.v
     if hasattr(u, "a"):
@@ -606,6 +609,64 @@ def rmsprop(u: SimpleNamespace, square: Any, centred: bool = True, lr_inside: bo
     u.buf += (u.lr if lr_inside else 1.0) * u.rescale * d
     u.param -= (1.0 if lr_inside else u.lr) * u.buf
 
+
+def rmsprop_inside(
+    u: SimpleNamespace,
+    square: Callable[[Any], Any] = np.square,
+    rate: float = 1.0,
+    keep: float | None = None,
+    old_v: bool = False,
+    old_a: bool = False,
+    eps: Callable[[Any, Any, Any], Any] = lambda w, i, o: np.sqrt(w + i) + o,
+    of_gradient: bool = False,
+    step: Callable[[SimpleNamespace, Any, Any], Any] = lambda u, old, d: u.u,
+) -> None:
+    """RMSprop with the learning rate inside, in both forms, with a mistake.
+
+    ``step`` makes the step of the arguments, the old buffer, and what was added to it.
+    """
+    seen, mean = u.v.copy(), u.a.copy() if hasattr(u, "a") else None
+    u.v += u.one_minus_beta * (square(u.grad) - u.v)
+    w = seen if old_v else u.v
+    if hasattr(u, "a"):
+        u.a += u.one_minus_beta * (u.grad - u.a)
+        centre = mean if old_a else u.a
+        w = np.abs(w - u.factor * (centre * centre))
+    scaled = u.grad / eps(w, u.eps_inside, u.eps_outside)
+    added = rate * u.step_size * (u.grad if of_gradient else scaled)
+    old = u.u.copy()
+    u.u[...] = (u.momentum if keep is None else keep) * old + added
+    u.param -= step(u, old, added)
+
+
+RATE_INSIDE: dict[str, dict[str, Any]] = {
+    "square_missing": {"square": np.abs},
+    "rate_halved": {"rate": 0.5},
+    "sign_turned": {"rate": -1.0},
+    "nothing_kept": {"keep": 0.0},
+    "all_kept": {"keep": 1.0},
+    "old_average": {"old_v": True, "eps": lambda w, i, o: np.sqrt(w + i) + o + 1e-30},
+    "eps_inside_outside": {"eps": lambda w, i, o: np.sqrt(w) + i + o},
+    "eps_outside_ignored": {"eps": lambda w, i, o: np.sqrt(w + i) + 1e-30},
+    "gradient_not_scaled": {"of_gradient": True},
+    "step_with_the_old_buffer": {"step": lambda u, old, added: old},
+    "step_without_the_buffer": {"step": lambda u, old, added: added},
+    "looks_ahead": {"step": lambda u, old, added: u.momentum * u.u + added},
+    "rate_outside_too": {"step": lambda u, old, added: u.step_size * u.u},
+    "no_root": {"eps": lambda w, i, o: w + i + o},
+}
+for name, wrong in RATE_INSIDE.items():
+    for form in ("rmsprop_lr_inside", "rmsprop_centered_lr_inside"):
+        mutant(
+            f"RMSprop_{form}_{name}",
+            fastopt.RMSprop,
+            rule_named(fastopt.RMSprop, form, partial(rmsprop_inside, **wrong)),
+        )
+mutant(
+    "RMSprop_rmsprop_centered_lr_inside_old_mean",
+    fastopt.RMSprop,
+    rule_named(fastopt.RMSprop, "rmsprop_centered_lr_inside", partial(rmsprop_inside, old_a=True)),
+)
 
 rms = fastopt.RMSprop
 mutant("RMSprop_square_missing", rms, rule(rms, lambda u: rmsprop(u, np.abs(u.grad))))

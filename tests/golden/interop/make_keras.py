@@ -89,6 +89,14 @@ CASES: list[Entry] = [
         "plain",
     ),
     (
+        "rms_inside",
+        "RMSprop",
+        {"eps_inside_sqrt": True, "eps": 1e-3, "momentum": 0.5, "centered": True}
+        | {"lr": INVERSE, "lr_inside": True},
+        lambda: K.RMSprop(Inverse(), 0.9, momentum=0.5, centered=True, epsilon=1e-3),
+        "plain",
+    ),
+    (
         "adadelta",
         "Adadelta",
         {"lr": 0.5, "rho": 0.8, "eps": 1e-7},

@@ -121,6 +121,21 @@ CASES: list[Entry] = [
         "plain",
     ),
     (
+        "rms_inside",
+        "RMSprop",
+        {"momentum": 0.9, "eps_inside_sqrt": True, "lr": INVERSE, "lr_inside": True},
+        lambda: optax.rmsprop(inverse, momentum=0.9),
+        "plain",
+    ),
+    (
+        "rms_inside_centered",
+        "RMSprop",
+        {"momentum": 0.5, "centered": True, "eps_inside_sqrt": True, "eps": 1e-3}
+        | {"lr_inside": True},
+        lambda: optax.rmsprop(0.01, eps=1e-3, centered=True, momentum=0.5),
+        "plain",
+    ),
+    (
         "rms_both",
         "RMSprop",
         {"momentum": 0.5, "centered": True, "bias_correction": True, "eps": 0.1}
