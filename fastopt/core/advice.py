@@ -303,10 +303,11 @@ _NAMES: dict[str, tuple[str, ...]] = {
         ("weight_decay",),
     ),
     **dict.fromkeys(
-        ["clipnorm", "global_clipnorm", "clip_norm", "max_norm", "grad_clip", "gradient_clip"],
+        ["global_clipnorm", "clip_norm", "max_norm", "grad_clip", "gradient_clip"],
         ("max_grad_norm",),
     ),
-    **dict.fromkeys(["clipvalue", "clip"], ("clip_value", "max_grad_norm")),
+    "clipnorm": ("clip_each",),  # keras': each array by itself
+    **dict.fromkeys(["clipvalue", "clip"], ("clip_value",)),
     **dict.fromkeys(["ams_grad", "ams"], ("amsgrad",)),
     **dict.fromkeys(["bias_corr", "correct_bias", "unbias"], ("bias_correction",)),
     **dict.fromkeys(["frozen", "requires_grad", "freeze"], ("trainable",)),

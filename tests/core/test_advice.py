@@ -414,7 +414,7 @@ CALLED: dict[str, tuple[type[fastopt.Optimizer], Any, str]] = {
     "epsilon": (fastopt.Adam, 1e-7, "eps"),
     "wd": (fastopt.Adam, 0.1, "weight_decay"),
     "l2": (fastopt.SGD, 0.1, "weight_decay"),
-    "clipnorm": (fastopt.Adam, 1.0, "max_grad_norm"),
+    "clipnorm": (fastopt.Adam, 1.0, "clip_each"),
     "global_clipnorm": (fastopt.Adam, 1.0, "max_grad_norm"),
     "max_norm": (fastopt.Adam, 1.0, "max_grad_norm"),
     "requires_grad": (fastopt.Adam, False, "trainable"),
