@@ -159,7 +159,7 @@ def test_group_settings_end_in_the_same_bits(
     assert differences(end("numpy"), end("numba")) == {}
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error::RuntimeWarning")
 @each_dtype
 @each_variant
 def test_zeros_infinities_and_nan_end_in_the_same_bits(variant: Variant, dtype: Any) -> None:
