@@ -755,7 +755,7 @@ def test_what_touches_state_waits_for_a_step_of_another_thread(tmp_path: Path, m
 
     def lr(t: int) -> float:
         inside.set()
-        assert finish.wait(60)
+        finish.wait()
         return 0.1
 
     opt = fastopt.SGD(np.ones(1), lr)
@@ -775,13 +775,13 @@ def test_what_touches_state_waits_for_a_step_of_another_thread(tmp_path: Path, m
     threads = [threading.Thread(target=opt.step, args=(np.ones(1),)), threading.Thread(target=call)]
     threads[0].start()
     try:
-        assert inside.wait(60)
+        inside.wait()
         threads[1].start()
         assert not done.wait(0.2)
     finally:
         finish.set()
         for thread in threads:
-            thread.join(60)
+            thread.join()
     assert done.is_set()
     assert opt.step_count == (0 if "load" in method else 1)
 

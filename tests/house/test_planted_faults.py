@@ -41,7 +41,6 @@ def run(copy: Path, tests: Sequence[str], cache: Path) -> subprocess.CompletedPr
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=600,
         check=False,
     )
 

@@ -450,4 +450,4 @@ def test_no_average_is_torn_that_is_read_while_another_thread_updates() -> None:
             assert found == {float(saved["updates"])}
     finally:
         stop.set()
-        thread.join(60)
+        thread.join()

@@ -361,4 +361,4 @@ def test_no_state_is_torn_that_is_read_while_another_thread_steps(kind: str, bac
                 wrapper.load_state_dict(first)
     finally:
         stop.set()
-        thread.join(60)
+        thread.join()
