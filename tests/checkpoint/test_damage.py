@@ -374,6 +374,28 @@ def test_a_forged_manifest_is_told_by_what_is_wrong(name: str, good: bytes, tmp_
     refused(sealed(header, manifest, data), tmp_path / "a", message)
 
 
+@pytest.mark.parametrize("key", ["param:W", "param:none"])
+@pytest.mark.parametrize("value", [None, "", 0, 1, False, True, [], {}, 1.5, "0" * 64, "sha256"])
+def test_an_array_without_its_own_sha256_is_refused(
+    value: Any, key: str, good: bytes, tmp_path: Path
+) -> None:
+    header, data = parts(good)
+    manifest = json.loads(header["__metadata__"]["fastopt"])
+    assert len(manifest["arrays"][key]["sha256"]) == 64
+    manifest["arrays"][key]["sha256"] = value
+    said = "the sha256 of" if isinstance(value, str) else f"{key} has no sha256"
+    refused(sealed(header, manifest, data), tmp_path / "a", said)
+
+
+def test_every_array_of_a_file_has_its_sha256(good: bytes) -> None:
+    header, data = parts(good)
+    described = json.loads(header["__metadata__"]["fastopt"])["arrays"]
+    assert described.keys() == header.keys() - {"__metadata__"}
+    for key, entry in described.items():
+        first, last = header[key]["data_offsets"]
+        assert entry["sha256"] == hashlib.sha256(data[first:last]).hexdigest(), key
+
+
 @pytest.mark.parametrize(
     "text", ["", "x", "[]", "3", "NaN", '{"format_version": NaN}', "[" * 10**5]
 )

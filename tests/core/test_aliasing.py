@@ -177,6 +177,70 @@ def test_a_gradient_shares_memory_with_a_parameter_that_reaches_over_another(bac
     assert whole.sum() == -10.0
 
 
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+def test_a_gradient_shares_memory_with_a_parameter_that_lies_within_another(backend: str) -> None:
+    whole = np.zeros(30)
+    params = [whole[::3], whole[4:5], whole[16:18]]
+    opt = fastopt.SGD(params, lr=1.0, backend=backend)
+    for grads, one, two in (
+        ([whole[1::3], None, None], 0, "[12]"),  # with both
+        ([whole[17:27], None, None], 0, 2),  # begins within it
+        ([whole[7:17], None, None], 0, 2),  # ends within it
+        ([None, whole[17:18], None], 1, 2),
+        ([None, None, whole[4:6]], 2, 1),
+        ([None, whole[15:16], None], 1, 0),
+        ([np.ones(10), np.ones(1), whole[3:5]], 2, 1),
+    ):
+        with pytest.raises(ValueError, match=rf"grads\[{one}\] shares memory with params\[{two}\]"):
+            opt.step(grads)
+    assert not whole.any()
+    opt.step([np.ones(10), whole[5:6], whole[7:9]])
+    assert whole.sum() == -10.0
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+@fixed
+@given(data=st.data())
+def test_a_gradient_is_refused_exactly_if_it_shares_memory_with_a_parameter(
+    backend: str, data: Any
+) -> None:
+    whole = np.zeros(90)
+    params: list[Array] = []
+    for step in data.draw(st.permutations([1, 1, 2, 3, 7, 30])):
+        first, count = data.draw(st.integers(0, 60)), data.draw(st.integers(1, 8))
+        view = whole[first::step][:count]
+        if not any(np.shares_memory(view, other) for other in params):
+            params.append(view[::-1] if data.draw(st.booleans()) else view)
+    opt = fastopt.SGD(params, lr=1.0, backend=backend)
+    grads: list[Any] = [np.zeros(param.size) for param in params]
+    chosen = data.draw(st.integers(0, len(params) - 1))
+    step, size = data.draw(st.integers(1, 9)), params[chosen].size
+    first = data.draw(st.integers(0, 89 - step * (size - 1)))
+    grads[chosen] = whole[first::step][:size]
+    if data.draw(st.booleans()):
+        grads[chosen] = grads[chosen][::-1]
+    if not any(np.shares_memory(grads[chosen], param) for param in params):
+        opt.step(grads)
+        return
+    with pytest.raises(ValueError, match=rf"grads\[{chosen}\] shares memory"):
+        opt.step(grads)
+    assert opt.step_count == 0
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+@pytest.mark.parametrize("first", [7, 8, 9, 10, 12, 13, 17, 20, 23])
+def test_a_gradient_that_reaches_into_a_parameter_or_out_of_it_is_refused(
+    first: int, backend: str
+) -> None:
+    whole = np.zeros(40)
+    opt = fastopt.SGD([whole[20:24], whole[10:14]], lr=1.0, backend=backend)
+    for apart in (6, 14, 16, 24):  # as close as can be
+        opt.step([np.zeros(4), whole[apart : apart + 4]])
+    with pytest.raises(ValueError, match=r"grads\[1\] shares memory with params"):
+        opt.step([np.ones(4), whole[first : first + 4]])
+    assert opt.step_count == 4
+
+
 def test_a_gradient_between_the_elements_of_a_parameter_on_a_device_is_apart() -> None:
     whole = np.zeros(10)
     one, two = OnDevice(whole[::2]), OnDevice(whole[1::2])

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import fastopt
-from fastopt.core import quantization
+from fastopt.core import arrays, quantization
 from fastopt.core.arrays import Array
 from helpers.bits import differences, special, threads, values
 from helpers.variants import CPU_BACKENDS, HAS_NUMBA, VARIANT_OF, VARIANTS, Variant
@@ -81,6 +81,70 @@ def test_both_backends_end_in_the_same_bits(variant: Variant, state_dtype: str) 
         not variant([np.ones(1)]).state_dict()["state"]["0"].keys() - {"step"}
     )
 
+
+# Random bits -------------------------------------------------------------------------------------
+
+LENGTHS = (70, 300_000, 1_000, 140_000)
+"""More than any backend updates at a time, between some that are updated together."""
+
+
+def draws(name: str, size: int) -> Array:
+    """Return the 32 random bits of each element in a first step with seed 7, by the definition."""
+    bits = np.arange(size, dtype=np.uint64) + quantization.stream(name) & 0xFFFFFFFF
+    bits ^= np.uint64(quantization.key(7, 1))
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+        bits = (bits ^ bits >> np.uint64(shift)) * np.uint64(factor) & np.uint64(0xFFFFFFFF)
+    return bits ^ bits >> np.uint64(16)
+
+
+def rounded_up(value: float, bits: Array, cut_off: int) -> Array:
+    """Return 1 where the lowest of these random bits make a float32 carry, and 0 elsewhere."""
+    below = int(np.float32(value).view(np.uint32)) & (1 << cut_off) - 1
+    draw = bits & np.uint64((1 << cut_off) - 1)
+    return (draw + np.uint64(below)) >> np.uint64(cut_off)
+
+
+def test_the_random_bits_of_elements_far_apart_are_others() -> None:
+    found = draws("1", LENGTHS[1])
+    assert len(np.unique(found)) == LENGTHS[1]  # a bijection of counters that do not come again
+    assert not (set(found[:2048].tolist()) & set(draws("3", 2048).tolist()))
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "float16", "state in 16 bits", "state in 8 bits"])
+def test_every_element_is_rounded_by_random_bits_of_its_own(
+    place: tuple[Any, str], kind: str
+) -> None:
+    xp, backend = place
+    of_param = kind in ("bfloat16", "float16")
+    dtype: Any = {"bfloat16": BFLOAT16, "float16": np.dtype(np.float16)}.get(kind, np.float32)
+    params = [xp.asarray(np.ones(size, dtype)) for size in LENGTHS]
+    grads = [xp.asarray(np.full(size, 1.03, np.float32)) for size in LENGTHS]
+    if of_param:
+        opt: Any = fastopt.SGD(params, 0.0012, maximize=True, seed=7, backend=backend, **CHANCE)
+        value, cut_off = float(np.float32(1) + np.float32(0.0012) * np.float32(1.03)), 16
+        cut_off -= 3 * (kind == "float16")
+    else:
+        stored = {"state in 16 bits": "bfloat16", "state in 8 bits": "int8"}[kind]
+        opt = fastopt.SGD(params, lr=0.1, momentum=0.9, state_dtype=stored, seed=7, backend=backend)
+        value, cut_off = 1.03, 16 if stored == "bfloat16" else quantization.CUT_OFF
+    opt.step(grads)
+    saved = opt.state_dict()["state"]
+    for name, param in enumerate(params):
+        entry = {slot: value for slot, value in saved[str(name)].items() if slot != "step"}
+        codes = arrays.on_host(param) if of_param else next(iter(entry.values()))
+        if codes.dtype == np.float32:
+            assert param.size < 4096  # in 8 bits alone: state that is kept as it is
+            continue
+        codes = codes.view(np.uint16) if codes.dtype.itemsize == 2 else codes
+        found = codes.astype(np.int64) - int(codes.min())
+        bits = draws(str(name), LENGTHS[name])
+        if kind == "float16":
+            bits >>= np.uint64(3)  # the highest 13 of the 16 that a slot draws
+        np.testing.assert_array_equal(found, rounded_up(value, bits, cut_off))
+        assert 0.005 < found.mean() < 0.995
+
+
+# Half precision ----------------------------------------------------------------------------------
 
 CHANCE = {"master_weights": False, "stochastic_rounding": True}
 HALVES: list[tuple[str, Any, str, dict[str, Any]]] = [

@@ -80,7 +80,7 @@ def test_buckets_of_two_dtypes_have_one_norm(cupy: Any, size: float, limit: floa
         assert unlike(training, SGD, cupy, **options) == {}
 
 
-@pytest.mark.parametrize("size", [1e-320, 1e-170, 1e-150, 1.0, 1e150, 1e200, 1e307])
+@pytest.mark.parametrize("size", [1e-320, 1e-170, 1e-160, 1e-150, 1.0, 1e150, 1e200, 1e307])
 def test_a_norm_in_float64_is_numpys_however_large_or_small(cupy: Any, size: float) -> None:
     training = Training(2, [(300,)] * 70, [np.float64], size)
     assert unlike(training, SGD, cupy, max_grad_norm=1.0) == {}
@@ -344,6 +344,58 @@ def test_a_schedule_of_one_group_that_turns_later_is_followed(cupy: Any) -> None
 
 
 # Schedules are asked ahead --------------------------------------------------------------------
+
+
+SLOW: dict[str, tuple[Any, int]] = {
+    "adam": (lambda p: fastopt.Adam(p, lr=0.01, betas=(0.9, 0.9999), max_grad_norm=1e9), 104_000),
+    "adam, late": (lambda p: fastopt.Adam(p, lr=0.01, max_grad_norm=1e9), 13_900),
+    "rmsprop": (
+        lambda p: fastopt.RMSprop(p, lr=0.01, beta=0.9999, bias_correction=True, max_grad_norm=1e9),
+        104_000,
+    ),
+    "adagrad": (lambda p: fastopt.Adagrad(p, lr=0.01, lr_decay=1e-9, max_grad_norm=1e9), 0),
+}
+"""With how many steps have been made before: from there on float32 scalars change once in 50 steps,
+late by no more than some units in the last place altogether."""
+
+
+@pytest.mark.parametrize("name", SLOW)
+def test_scalars_that_change_very_slowly_are_followed(cupy: Any, name: str) -> None:
+    make, begin = SLOW[name]
+    ends = []
+    for xp in (np, cupy):
+        params = [xp.asarray(np.zeros(40, np.float32)), xp.asarray(np.zeros((3, 3), np.float32))]
+        opt = make(params)
+        saved = opt.state_dict()
+        saved["step_count"] = begin
+        for entry in saved["state"].values():
+            entry["step"] = begin
+        opt.load_state_dict(saved)
+        rng = np.random.default_rng(0)
+        end = {}
+        for step in range(130):
+            opt.step([xp.asarray(rng.standard_normal(p.shape).astype(np.float32)) for p in params])
+            if step % 10 == 9:
+                end |= {f"{step} {k}": on_host(param) for k, param in enumerate(params)}
+        ends.append(end)
+    assert differences(*ends) == {}
+
+
+@pytest.mark.parametrize(
+    ("make", "for_ever"),
+    [
+        (lambda p: fastopt.SGD(p, max_grad_norm=1.0), True),
+        (lambda p: fastopt.Adagrad(p, max_grad_norm=1.0), True),
+        (lambda p: fastopt.Adagrad(p, lr_decay=1e-9, max_grad_norm=1.0), False),
+        (lambda p: fastopt.Adagrad(p, lr_decay=1e-15, max_grad_norm=1.0), False),
+    ],
+)
+def test_rows_come_again_if_they_never_change(cupy: Any, make: Any, for_ever: bool) -> None:
+    # 1e-15 is nothing beside 1 for millions of steps, and then it is.
+    opt = make([cupy.asarray(np.ones(5, np.float32))])
+    for _ in range(20):
+        opt.step([cupy.asarray(np.ones(5, np.float32))])
+    assert opt._engine._tables.has(20, least=2**50) == for_ever
 
 
 @pytest.mark.parametrize("skip", [True, False])

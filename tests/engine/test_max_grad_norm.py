@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 import fastopt
 from fastopt.core.arrays import Array
+from fastopt.core.norms import array_norms
 from helpers.variants import CPU_BACKENDS, VARIANTS, Variant
 
 SIZES = [(1,), (63,), (64, 1), (65,), (4095,), (4096,), (4097, 3), (7, 70_000, 0, 5), (300_000,)]
@@ -86,6 +88,18 @@ def test_a_norm_does_not_overflow_or_underflow_where_it_is_a_number(
     opt = fastopt.SGD(np.zeros(1000, dtype), lr=1e-3, backend=backend, max_grad_norm=1.0)
     opt.step(grad)
     assert opt.grad_norm == pytest.approx(float(grad[0]) * math.sqrt(1000), rel=1e-12, abs=0.0)
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+def test_norms_of_single_arrays_neither_overflow_nor_underflow(backend: str) -> None:
+    sizes = [1.0, 1e-160, 0.0, 1e200, 1e-200, 1e-310, 1e150]
+    grads = [np.full(5_000, size) for size in sizes]
+    opt = fastopt.SGD([np.zeros(5_000) for _ in sizes], max_grad_norm=1.0, backend=backend)
+    ((_, gradients),) = opt._engine.bind(grads)
+    squares = partial(opt._engine.kernels[0].squares, gradients)
+    found = array_norms([5_000] * len(sizes), squares, np.dtype(np.float64))
+    expected = [float(grad[0]) * math.sqrt(5_000) for grad in grads]
+    assert found == pytest.approx(expected, rel=1e-12, abs=0.0)
 
 
 @pytest.mark.parametrize("backend", CPU_BACKENDS)

@@ -29,6 +29,19 @@ VALUE_TESTS, EACH_TESTS = (
     "tests/optimizers/test_clip_value.py",
     "tests/optimizers/test_clip_each.py",
 )
+NUMPY, NUMBA = "fastopt/backends/numpy/backend.py", "fastopt/backends/numba/backend.py"
+NUMBA_TEXT = "fastopt/backends/numba/codegen.py"
+RANDOM_BITS = (
+    "tests/core/test_state_dtype.py::test_every_element_is_rounded_by_random_bits_of_its_own"
+)
+WITHIN = (
+    "tests/core/test_aliasing.py::"
+    "test_a_gradient_shares_memory_with_a_parameter_that_lies_within_another"
+)
+FLUSHED = (
+    "tests/optimizers/test_hyperparameters.py::"
+    "test_n8_state_is_flushed_where_it_is_nothing_beside_the_smallest_denominator"
+)
 
 FAULTS = (
     # core: where arrays lie in memory
@@ -477,5 +490,214 @@ FAULTS = (
             "tests/engine/test_max_grad_norm.py::"
             "test_the_norm_is_exact_to_float64_and_the_same_bits_on_every_backend",
         ),
+    ),
+    # what earlier tests did not see, and more of its kind
+    Fault(
+        "rows_of_an_earlier_step_are_left_over",
+        NUMBA,
+        "            self._rows[:] = 0\n",
+        "",
+        ("tests/backends/test_histories.py::test_nothing_is_left_over",),
+    ),
+    Fault(
+        "the_table_of_an_earlier_step_is_left_over",
+        NUMBA,
+        "            job.set(TABLE=self._table, ROWS=self._members or 1)\n",
+        "",
+        ("tests/backends/test_histories.py::test_nothing_is_left_over",),
+    ),
+    Fault(
+        "warming_up_updates_with_the_last_gradients",
+        NUMBA,
+        "            gradients = Gradients(nothing, own.compiled.gradient, [])",
+        "            gradients = Gradients(nothing, own.compiled.gradient, [], self._grads.copy())",
+        (
+            "tests/backends/test_histories.py::test_warming_up_changes_nothing_whatever_has_happened",
+        ),
+    ),
+    Fault(
+        "random_bits_come_again_in_every_chunk_on_numpy",
+        NUMPY,
+        "(place.start + parameter.stream, self.param.size)",
+        "(parameter.stream, self.param.size)",
+        (RANDOM_BITS,),
+    ),
+    Fault(
+        "random_bits_come_again_in_every_chunk_on_numba",
+        NUMBA_TEXT,
+        "('STREAM')}, leaf] + start)",
+        "('STREAM')}, leaf])",
+        (RANDOM_BITS,),
+    ),
+    Fault(
+        "random_bits_come_again_in_every_block_of_8_bits_on_numba",
+        NUMBA_TEXT,
+        "place = u32(counter + u32(block_begin))",
+        "place = u32(counter)",
+        (RANDOM_BITS,),
+    ),
+    Fault(
+        "random_bits_come_again_in_every_block_on_cupy",
+        "fastopt/backends/cupy/source.py",
+        "(streams[which] + start) % 2**32",
+        "streams[which] % 2**32",
+        (RANDOM_BITS,),
+    ),
+    Fault(
+        "parameters_that_are_gathered_share_random_bits",
+        NUMPY,
+        "tuple((parameters[i].stream, parameters[i].size) for i in indices)",
+        "tuple((parameters[self.first].stream, parameters[i].size) for i in indices)",
+        ("tests/core/test_state_dtype.py::test_both_backends_end_in_the_same_bits",),
+    ),
+    Fault(
+        "the_nearest_parameter_alone_is_compared_with_a_gradient",
+        ARRAYS,
+        "                )\n            position -= 1",
+        "                )\n            position = -1",
+        (WITHIN,),
+    ),
+    Fault(
+        "parameters_that_begin_within_a_gradient_are_not_looked_at",
+        ARRAYS,
+        "        position = bisect_left(self._lows, high) - 1",
+        "        position = bisect_left(self._lows, low + 1) - 1",
+        (WITHIN,),
+    ),
+    Fault(
+        "compiled_code_sees_no_parameter_that_begins_within_a_gradient",
+        "fastopt/backends/numba/headers.py",
+        "np.searchsorted(low, data + nbytes) - 1",
+        "np.searchsorted(low, data) - 1",
+        (
+            "tests/core/test_aliasing.py::"
+            "test_a_gradient_that_reaches_into_a_parameter_or_out_of_it_is_refused",
+        ),
+    ),
+    Fault(
+        "compiled_norms_keep_squares_that_are_denormal",
+        "fastopt/backends/numba/compiled.py",
+        "        if not TOO_SMALL <= total < np.inf:",
+        "        if not 0.0 < total < np.inf:",
+        (
+            "tests/engine/test_max_grad_norm.py::"
+            "test_a_norm_does_not_overflow_or_underflow_where_it_is_a_number",
+        ),
+    ),
+    Fault(
+        "norms_of_single_arrays_keep_squares_that_are_denormal",
+        NORMS,
+        "(1.0 / SMALLER, found < TOO_SMALL)",
+        "(1.0 / SMALLER, found == 0.0)",
+        (
+            "tests/engine/test_max_grad_norm.py::"
+            "test_norms_of_single_arrays_neither_overflow_nor_underflow",
+        ),
+    ),
+    Fault(
+        "norms_on_a_device_keep_squares_that_are_denormal",
+        "fastopt/backends/cupy/decide.cuh",
+        "(large || sum < TOO_SMALL)",
+        "(large || sum == 0)",
+        ("tests/cuda/test_on_device.py::test_a_norm_in_float64_is_numpys_however_large_or_small",),
+    ),
+    Fault(
+        "bounds_that_are_arrays_are_set_without_effect",
+        "fastopt/engine/build.py",
+        "    if kinds[0] != kinds[1] or not same_arrays:",
+        "    if kinds[0] != kinds[1]:",
+        (
+            "tests/optimizers/test_bounds.py::"
+            "test_bounds_that_are_arrays_are_kept_or_refused_and_never_without_effect",
+        ),
+    ),
+    Fault(
+        "the_floor_of_positive_state_is_not_squared",
+        "fastopt/core/denormals.py",
+        "min(highest, floor * floor * square)",
+        "min(highest, floor * square)",
+        (FLUSHED,),
+    ),
+    Fault(
+        "signed_state_is_flushed_by_the_highest_threshold_alone",
+        "fastopt/core/denormals.py",
+        "max(min(highest, floor * 2.0**-60), lowest)",
+        "max(highest, lowest)",
+        (FLUSHED,),
+    ),
+    Fault(
+        "the_floor_of_an_eps_inside_the_root_is_no_root",
+        "fastopt/optimizers/common.py",
+        'return sqrt(eps) if options["eps_inside_sqrt"] else eps',
+        "return eps",
+        (FLUSHED,),
+    ),
+    Fault(
+        "a_rate_is_set_group_by_group",
+        "fastopt/optimizers/base.py",
+        '        checked = [group.checked({"lr": value}) for group in groups]\n',
+        '        checked = [{"lr": value}] * len(groups)\n',
+        (
+            "tests/optimizers/test_hyperparameters.py::"
+            "test_a_rate_that_one_group_refuses_is_set_in_none",
+        ),
+    ),
+    Fault(
+        "a_rate_is_set_in_the_groups_before_one_that_has_to_review_it",
+        GROUPS,
+        "        if not all(group.takes_rate(rate) for group in self):\n            return False\n",
+        "",
+        (
+            "tests/optimizers/test_hyperparameters.py::test_a_rate_that_one_group_refuses_is_set_in_none",
+        ),
+    ),
+    Fault(
+        "a_manifest_without_a_sha256_is_believed",
+        FILE,
+        '    if hashlib.sha256(view["data"]).hexdigest() != sha:',
+        '    if sha and hashlib.sha256(view["data"]).hexdigest() != sha:',
+        ("tests/checkpoint/test_damage.py::test_an_array_without_its_own_sha256_is_refused",),
+    ),
+    Fault(
+        "a_sha256_need_not_be_text",
+        FILE,
+        "        if not isinstance(digest, str):",
+        "        if digest is None:",
+        ("tests/checkpoint/test_damage.py::test_an_array_without_its_own_sha256_is_refused",),
+    ),
+    Fault(
+        "the_copy_of_the_file_from_before_is_not_flushed",
+        FILE,
+        '            with spare.open("rb+") as file:\n                os.fsync(file.fileno())\n',
+        "",
+        ("tests/checkpoint/test_atomic_file.py::test_whatever_gets_a_name_is_on_the_disk",),
+    ),
+    Fault(
+        "a_new_file_is_not_flushed",
+        FILE,
+        "        file.flush()\n        os.fsync(file.fileno())\n",
+        "        file.flush()\n",
+        ("tests/checkpoint/test_atomic_file.py::test_whatever_gets_a_name_is_on_the_disk",),
+    ),
+    Fault(
+        "rows_that_are_the_same_for_a_while_are_so_for_ever",
+        TABLES,
+        "            for far in _FAR:",
+        "            for far in (1,):",
+        ("tests/cuda/test_on_device.py::test_scalars_that_change_very_slowly_are_followed",),
+    ),
+    Fault(
+        "rows_that_are_the_same_for_millions_of_steps_are_so_for_ever",
+        TABLES,
+        "            for far in _FAR:",
+        "            for far in _FAR[:1]:",
+        ("tests/cuda/test_on_device.py::test_rows_come_again_if_they_never_change",),
+    ),
+    Fault(
+        "rows_that_differ_in_their_last_bits_are_the_same",
+        TABLES,
+        "        return all(one.tobytes() == two.tobytes() for one, two in pairs)",
+        "        return all(np.allclose(one, two, 1e-6, 0.0) for one, two in pairs)",
+        ("tests/cuda/test_on_device.py::test_scalars_that_change_very_slowly_are_followed",),
     ),
 )

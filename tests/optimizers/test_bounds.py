@@ -199,6 +199,36 @@ def test_numbers_can_be_set_to_others_and_differ_between_groups(backend: str) ->
         opt.param_groups[0]["reset_at_bounds"] = True
 
 
+@each_backend
+def test_bounds_that_are_arrays_are_kept_or_refused_and_never_without_effect(backend: str) -> None:
+    first, second = np.zeros(3), np.zeros(2)
+    own, others = [np.full(3, -0.5), None], [np.full(3, -2.0), None]
+    groups = [{"params": [first, second], "bounds": (own, 1.0)}, {"params": np.zeros(2)}]
+    opt = fastopt.SGD(groups, lr=1.0, backend=backend)
+    group = opt.param_groups[0]
+    kept = group["bounds"]
+    for change in (
+        (others, 1.0),
+        (own, 2.0),
+        ([own[0].copy(), None], 1.0),
+        (None, [np.ones(3), np.ones(2)]),
+        (-2.0, 1.0),
+        None,
+    ):
+        for set_to in (
+            lambda one: group.__setitem__("bounds", one),
+            lambda one: group.update(bounds=one, lr=0.5),
+        ):
+            with pytest.raises(ValueError, match=r"construct a new optimizer"):
+                set_to(change)
+            assert group["bounds"] is kept
+            assert group["lr"] == 1.0
+    with pytest.raises(ValueError, match=r"construct a new optimizer"):
+        opt.param_groups[1]["bounds"] = (np.zeros(2), 1.0)
+    opt.step([[np.full(3, 9.0), np.full(2, -9.0)], np.full(2, 9.0)])
+    assert [*first, *second, *opt.param_groups[1]["params"]] == [-0.5] * 3 + [1.0] * 2 + [-9.0] * 2
+
+
 def test_bounds_by_pattern() -> None:
     params = {"layer": {"w": np.ones(2), "b": np.ones(2)}}
     patterns = {"**/b": {"bounds": (0, 0.5)}}

@@ -348,6 +348,46 @@ def test_n8_tiny_state_leaves_the_denormals_whatever_eps_is(
     assert wrong == {}
 
 
+FLUSHING: dict[str, tuple[Any, tuple[float, ...]]] = {
+    "float32": (np.float32, (1e-3, 1e-6, 1e-8, 1e-10, 1e-14)),
+    "float64": (np.float64, (1e-8, 1e-120, 1e-130)),
+}
+
+
+@each_backend
+@pytest.mark.parametrize("dtype", FLUSHING)
+@pytest.mark.parametrize("name", ["adam", "adam_eps_inside", "adamw", "rmsprop", "lamb"])
+def test_n8_state_is_flushed_where_it_is_nothing_beside_the_smallest_denominator(
+    name: str, dtype: str, backend: str
+) -> None:
+    """Signed below floor * 2^-60, positive if its root is below floor * 2^-27 (float64: 2^-56).
+
+    And in any case what is within a factor of 8 of denormal.
+    """
+    real, every_eps = FLUSHING[dtype]
+    highest, root = (2.0**-100, 2.0**-27) if dtype == "float32" else (2.0**-900, 2.0**-56)
+    lowest = 8 * float(np.finfo(real).tiny)
+    for eps in every_eps:
+        floor = math.sqrt(eps) if name == "adam_eps_inside" else eps
+        found = {"m": floor * 2.0**-60, "v": (floor * root) ** 2}
+        least = {slot: max(min(highest, value), lowest) for slot, value in found.items()}
+        opt = VARIANT_OF[name](np.zeros(12, real), eps=eps, backend=backend)
+        saved = opt.state_dict()
+        entry = saved["state"]["params"]
+        slots = [slot for slot in entry if slot in least]
+        for slot in slots:  # a step takes at most a fifth of it
+            entry[slot] = (2 * least[slot] * 4.0 ** np.arange(-6, 6)).astype(real)
+        saved["step_count"], entry["step"] = 6, 6
+        opt.load_state_dict(saved)
+        opt.step(np.zeros(12, real))
+        for slot in slots:
+            assert opt.state_dict()["state"]["params"][slot].all(), (slot, eps)  # the seventh step
+        opt.step(np.zeros(12, real))
+        for slot in slots:
+            found = opt.state_dict()["state"]["params"][slot] != 0
+            assert found.tolist() == [False] * 6 + [True] * 6, (slot, eps)
+
+
 FLUSHED = """
 import ctypes, ctypes.util, sys
 import numpy as np
@@ -961,6 +1001,26 @@ def test_a_rate_that_float32_does_not_hold_is_refused_whatever_was_reviewed_befo
         with pytest.raises(ValueError, match="lr"):
             opt.lr = wrong
     assert opt.lr == 100.0
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
+def test_a_rate_that_one_group_refuses_is_set_in_none(order: tuple[int, ...]) -> None:
+    made = [
+        {"params": np.ones(2)},
+        {"params": np.ones(2, np.float32), "weight_decay": 1e36},
+        {"params": np.ones(2, np.float32)},
+    ]
+    opt = fastopt.AdamW([made[k] for k in order], lr=0.5)
+    for start in (0.5, 100.0):  # a rate for the first time, and one below others that passed
+        opt.lr = start
+        # Infinite in float32: all but the first; with the decay of one; nowhere, and no rates.
+        for wrong in (1e40, 900.0, -1.0, math.nan, "fast"):
+            revisions = [group.revision for group in opt.param_groups]
+            with pytest.raises((ValueError, TypeError), match="lr"):
+                opt.lr = wrong  # type: ignore[assignment]
+            assert [group["lr"] for group in opt.param_groups] == [start] * 3
+            assert [group.revision for group in opt.param_groups] == revisions
+    opt.step([np.ones(2, group["params"].dtype) for group in opt.param_groups])
 
 
 def test_a_schedule_that_float32_does_not_hold_is_refused_in_its_step() -> None:
