@@ -15,7 +15,7 @@ os.environ.setdefault("MKL_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 import fastopt
 from helpers.covering import covering
@@ -26,8 +26,12 @@ from helpers.variants import CPU_BACKENDS
 
 __all__ = ["cache_folder"]  # a fixture
 
-settings.register_profile("fastopt", deadline=None, derandomize=True)
-settings.register_profile("explore", deadline=None, max_examples=2_000)  # --hypothesis-profile
+# No test fails because a machine is slow. Fixtures of one test may serve all of its examples.
+CHECKS = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+settings.register_profile("fastopt", deadline=None, suppress_health_check=CHECKS, derandomize=True)
+settings.register_profile(  # --hypothesis-profile
+    "explore", deadline=None, suppress_health_check=CHECKS, max_examples=2_000
+)
 settings.load_profile("fastopt")
 
 # What has run elsewhere --------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from helpers.variants import HAS_NUMBA, VARIANT_OF, VARIANTS, Variant
@@ -140,7 +140,7 @@ def test_warming_up_changes_nothing_whatever_has_happened(
     assert run.end() == before
 
 
-@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20)
 @given(events=st.lists(st.sampled_from([*EVENTS]), min_size=1, max_size=10))
 def test_warming_up_at_any_time_changes_nothing(place: tuple[Any, str], events: list[str]) -> None:
     xp, backend = place

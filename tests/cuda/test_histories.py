@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastopt.engine import tables
@@ -86,7 +86,7 @@ def lived(
     return end_of(opt, params)
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 @given(
     history=st.lists(MOMENTS, min_size=1, max_size=40),
     variant=st.sampled_from(["adam", "sgd_momentum", "adagrad", "adam_eps_inside"]),

@@ -9,7 +9,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastopt
@@ -109,7 +109,7 @@ def test_a_scaled_iteration_is_two_launches_more_and_sends_nothing(cupy: Any, cu
     assert copies <= 50 // POLL_EVERY  # to the host
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 @given(
     st.lists(st.sampled_from("gggbn"), max_size=40),
     st.integers(1, 4),

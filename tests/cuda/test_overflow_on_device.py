@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastopt
@@ -137,7 +137,7 @@ def test_the_scale_of_a_loss_backs_off(cupy: Any) -> None:
     assert scales[0] == scales[1] == (0.25, 2, 1)
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 @given(
     dtype=st.sampled_from(["float32", "float64", "complex64"]),
     ulps=st.integers(-3, 3),

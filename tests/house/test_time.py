@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 TESTS = Path(__file__).parents[1]
 CLOCKS = {
@@ -17,7 +17,8 @@ CLOCKS = {
     for name in ("perf_counter", "monotonic", "process_time", "thread_time", "time")
     for unit in ("", "_ns")
 }
-LIMITS = {"timeout", "deadline", "timeout_s"}
+LIMITS = {"timeout", "deadline", "timeout_s", "suppress_health_check"}
+"""Arguments that set one; the last one where it replaces what the profiles have."""
 ALARMS = {"alarm", "setitimer", "dump_traceback_later"}
 WAITS = {"wait", "join", "get", "acquire", "wait_for"}
 
@@ -65,7 +66,7 @@ def limits(text: str) -> Iterator[int]:
             yield from (node.lineno + line - 1 for line in inner)
 
 
-FILES = [path for path in sorted(TESTS.rglob("*.py")) if path != Path(__file__)]
+FILES = sorted(set(TESTS.rglob("*.py")) - {Path(__file__), TESTS / "conftest.py"})
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -79,6 +80,7 @@ def test_no_test_has_a_limit_of_time(path: Path) -> None:
         "subprocess.run(['a'], timeout=60)",
         "settings(max_examples=3, deadline=200)",
         "settings(deadline=timedelta(seconds=1))",
+        "settings(suppress_health_check=[HealthCheck.function_scoped_fixture])",
         "assert event.wait(60)",
         "thread.join(0.5)",
         "barrier.wait(timeout=2)",
@@ -110,11 +112,10 @@ def test_what_is_no_limit_is_none(text: str) -> None:
 
 
 def test_hypothesis_has_no_deadline_in_any_profile() -> None:
-    assert settings.default is not None
-    assert settings.default.deadline is None
-    for name in ("fastopt", "explore"):
-        assert settings.get_profile(name).deadline is None
     text = (TESTS / "conftest.py").read_text("utf-8")
-    assert text.count("register_profile(") == text.count("deadline=None") == 2
-    pytest_options = tomllib.loads((TESTS.parent / "pyproject.toml").read_text("utf-8"))
-    assert not [name for name in pytest_options["tool"]["pytest"]["ini_options"] if "time" in name]
+    assert text.count("register_profile(") == 2
+    for profile in (settings(), *map(settings.get_profile, ("fastopt", "explore"))):
+        assert profile.deadline is None
+        assert HealthCheck.too_slow in profile.suppress_health_check
+    options = tomllib.loads((TESTS.parent / "pyproject.toml").read_text("utf-8"))
+    assert not [name for name in options["tool"]["pytest"]["ini_options"] if "time" in name]
