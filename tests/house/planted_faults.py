@@ -315,21 +315,21 @@ FAULTS = (
     Fault(
         "the_warmup_of_an_average_has_no_end",
         AVERAGING,
-        "return min(self._decay, (1 + self._updates) / (10 + self._updates))",
-        "return (1 + self._updates) / (10 + self._updates)",
+        "return min(self._decay, n / (9 + n)) if self._warmup else self._decay",
+        "return n / (9 + n) if self._warmup else self._decay",
         ("tests/wrappers/test_ema.py::test_the_warmup_is_that_of_its_formula",),
     ),
     Fault(
         "a_skipped_step_counts_for_lookahead",
         AVERAGING,
-        "            if outcome is not None and outcome.made:",
+        "            if outcome.made:",
         "            if outcome is not None:",
         ("tests/wrappers/test_lookahead.py::test_a_skipped_step_does_not_count",),
     ),
     Fault(
         "the_mean_is_over_as_many_as_there_should_be",
         "fastopt/wrappers/accumulator.py",
-        "1.0 / self._count",
+        "1.0 / (weight + (weight == 0.0))",
         "1.0 / self._every",
         ("tests/wrappers/test_accumulator.py::test_flush_steps_with_the_mean_of_what_is_there",),
     ),
@@ -634,9 +634,9 @@ FAULTS = (
     ),
     Fault(
         "a_rate_is_set_group_by_group",
-        "fastopt/optimizers/base.py",
-        '        checked = [group.checked({"lr": value}) for group in groups]\n',
-        '        checked = [{"lr": value}] * len(groups)\n',
+        GROUPS,
+        '            checked = [group.checked({"lr": rate}) for group in self]',
+        '            checked = [{"lr": rate} for group in self]',
         (
             "tests/optimizers/test_hyperparameters.py::"
             "test_a_rate_that_one_group_refuses_is_set_in_none",
@@ -645,8 +645,8 @@ FAULTS = (
     Fault(
         "a_rate_is_set_in_the_groups_before_one_that_has_to_review_it",
         GROUPS,
-        "        if not all(group.takes_rate(rate) for group in self):\n            return False\n",
-        "",
+        "        if all(group.takes_rate(rate) for group in self):",
+        "        if self[0].takes_rate(rate):",
         (
             "tests/optimizers/test_hyperparameters.py::test_a_rate_that_one_group_refuses_is_set_in_none",
         ),
