@@ -22,7 +22,7 @@ from helpers.covering import covering
 from helpers.cuda.device import REAL, cupy_or_skip, emulated
 from helpers.cuda.emulation.cuda import Cuda
 from helpers.processes import cache_folder
-from helpers.variants import CPU_BACKENDS
+from helpers.variants import CPU_BACKENDS, Variant
 
 __all__ = ["cache_folder"]  # a fixture
 
@@ -74,6 +74,24 @@ class LeaveOut:
 
 # What the default run takes of a product ---------------------------------------------------------
 
+OF_EVERY_VARIANT = {
+    "test_clip_each",
+    "test_clip_value",
+    "test_compile",
+    "test_formulas",
+    "test_fragments",
+    "test_gate",
+    "test_hyperparameters",
+    "test_same_bits",
+    "test_vectors",
+}
+"""Files of tests that the default run makes with variants that are close to others too."""
+
+
+def has_close_variant(item: pytest.Function) -> bool:
+    """Return whether a test is of a variant whose code is all that of others."""
+    return any(isinstance(v, Variant) and v.is_close for v in item.callspec.params.values())
+
 
 def point(item: pytest.Function) -> tuple[Hashable, ...]:
     """Return where in the product of its parameters a test is: by decorator, and by fixture."""
@@ -91,8 +109,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark as exhaustive what the default run leaves out of the products of parameters.
 
     Of a test with three parameters or more it takes so many points that every two values meet; of
-    one that is marked ``covering(n)`` so many that every n do. Tests of CuPy are marked gpu,
-    but for those that look at the emulated CUDA.
+    one that is marked ``covering(n)`` so many that every n do. Variants that are close to others
+    are taken where numbers and bits are looked at. Tests of CuPy are marked gpu, but for those that
+    look at the emulated CUDA.
     """
     functions: dict[Any, list[pytest.Function]] = {}
     for item in items:
@@ -105,6 +124,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             if not REAL and item.get_closest_marker("hardware"):
                 item.add_marker(pytest.mark.skip(reason="needs a device: set FASTOPT_TEST_GPU=1"))
         if hasattr(item, "callspec"):
+            if has_close_variant(item) and item.path.stem not in OF_EVERY_VARIANT:
+                item.add_marker("exhaustive")
+                continue
             functions.setdefault((item.cls, item.function), []).append(item)
     for members in functions.values():
         marker = members[0].get_closest_marker("covering")

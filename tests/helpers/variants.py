@@ -31,12 +31,34 @@ class Variant:
     optimizer: type[Optimizer]
     options: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def is_close(self) -> bool:
+        """Whether all of its code is that of others: see ``CLOSE``."""
+        return self.name in CLOSE
+
     def __call__(self, params: Any, **more: Any) -> Optimizer:
         return self.optimizer(params, **{**self.options, **more})
 
     def __str__(self) -> str:
         return self.name
 
+
+CLOSE = {
+    "adam_eps_hat",
+    "adam_uncorrected",
+    "adamw_amsgrad",
+    "adamw_eps_hat",
+    "momentum_corrected",
+    "rmsprop_centered_lr_inside",
+    "rmsprop_eps_zero",
+    "sgd_cautious",
+    "sgd_clip_both",
+    "sgd_clip_value",
+    "sgd_lr_inside_nesterov",
+    "sgd_mask_zero",
+}
+"""Variants that have other scalars than one beside them, or bring together what others have: the
+default run meets them where numbers and bits are looked at, and leaves them out elsewhere."""
 
 VARIANTS = [
     Variant("sgd", fastopt.SGD, {"lr": 0.1}),

@@ -497,14 +497,14 @@ FAULTS = (
         NUMBA,
         "            self._rows[:] = 0\n",
         "",
-        ("tests/backends/test_histories.py::test_nothing_is_left_over",),
+        ("tests/backends/test_random_histories.py::test_nothing_is_left_over",),
     ),
     Fault(
         "the_table_of_an_earlier_step_is_left_over",
         NUMBA,
         "            job.set(TABLE=self._table, ROWS=self._members or 1)\n",
         "",
-        ("tests/backends/test_histories.py::test_nothing_is_left_over",),
+        ("tests/backends/test_random_histories.py::test_nothing_is_left_over",),
     ),
     Fault(
         "warming_up_updates_with_the_last_gradients",
@@ -512,7 +512,7 @@ FAULTS = (
         "            gradients = Gradients(nothing, own.compiled.gradient, [])",
         "            gradients = Gradients(nothing, own.compiled.gradient, [], self._grads.copy())",
         (
-            "tests/backends/test_histories.py::test_warming_up_changes_nothing_whatever_has_happened",
+            "tests/backends/test_random_histories.py::test_warming_up_changes_nothing_whatever_has_happened",
         ),
     ),
     Fault(
