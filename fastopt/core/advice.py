@@ -80,10 +80,11 @@ def for_parameter(value: Any, path: str) -> str:
         return (
             'Hand in arrays alone: one, or a list, or a dict such as {"W": W, "b": b}, and leave '
             "out what is none. Of an object's attributes these are "
-            f"{_comprehension('layer')}."
+            f"{_comprehension('layer')}. {_REPLACED}"
         )
     copies = " (dataclasses.asdict copies the arrays)" * dataclasses.is_dataclass(value)
-    return f"Its arrays can be updated: hand in {found}{copies}."
+    live = found == path or found.startswith((f"vars({path})", "[vars("))
+    return f"Its arrays can be updated: hand in {found}{copies}." + f" {_REPLACED}" * (not live)
 
 
 def _attributes(value: Any) -> dict[str, Any]:
@@ -138,6 +139,13 @@ def _arrays_in_sequence(values: Sequence[Any], path: str, depth: int) -> str | N
     if len(text) > _LONGEST:
         return f"[{_comprehension('layer')} for layer in {path}]"
     return text
+
+
+_REPLACED = (
+    "A program that replaces these arrays as a whole hands them in again in every step: "
+    "opt.step(grads, params=...)."
+)
+"""What goes with a dict of somebody's arrays that is made for the optimizer alone."""
 
 
 def _comprehension(path: str) -> str:

@@ -104,22 +104,30 @@ def _made(make: Callable[[], Any], kind: Any, entries: Sequence[tuple[Any, Any]]
 
 @dataclass(frozen=True, slots=True)
 class _Branch:
-    """A branch of the parameters, with those below it; None below stands for a leaf."""
+    """A branch of the parameters, with those below it; None below stands for a leaf.
+
+    Keys of ``optional`` leaves may be left out.
+    """
 
     kind: type
     keys: tuple[Any, ...]
     known: frozenset[Any]
+    optional: frozenset[Any]
     below: tuple[_Branch | None, ...]
     holds_leaves: bool  # alone
 
     @classmethod
-    def of(cls, spec: optree.PyTreeSpec) -> _Branch | None:
-        """Return the branches of a structure."""
+    def of(cls, spec: optree.PyTreeSpec, optional: Iterator[bool] | None = None) -> _Branch | None:
+        """Return the branches of a structure, whose leaves are ``optional`` in their order."""
         if spec.type is None:
             return None
-        keys = tuple(spec.entries())
-        below = tuple(map(cls.of, spec.children()))
-        return cls(spec.type, keys, frozenset(keys), below, not any(below))
+        keys, below, free = tuple(spec.entries()), [], []
+        for key, child in zip(keys, spec.children(), strict=True):
+            if child.type is None and optional is not None and next(optional):
+                free.append(key)
+            below.append(cls.of(child, optional))
+        known = frozenset(keys), frozenset(free)
+        return cls(spec.type, keys, *known, tuple(below), not any(below))
 
     def read(self, given: Any) -> list[Any]:
         """Return the leaves of a tree of this structure; ValueError for another one."""
@@ -144,6 +152,10 @@ class _Branch:
                 same = isinstance(given, Mapping) and set(given) == self.known
             if same:
                 return [given[key] for key in self.keys]
+            if self.optional and isinstance(given, Mapping):
+                there = set(given)
+                if self.known - self.optional <= there <= self.known:
+                    return [given[key] if key in there else None for key in self.keys]
         elif issubclass(kind, _SEQUENCES):
             fields = getattr(given, "_fields", None)  # of a namedtuple
             named = fields is None or fields == getattr(kind, "_fields", fields)
@@ -217,10 +229,10 @@ class Tree:
         if not self._is_plain:
             self._check_kept()
 
-    def _read_as(self, spec: optree.PyTreeSpec) -> None:
-        """Read trees by this structure from now on."""
+    def _read_as(self, spec: optree.PyTreeSpec, optional: Iterator[bool] | None = None) -> None:
+        """Read trees by this structure from now on, of which some leaves may be left out."""
         self._read_spec = spec
-        self._branch = _Branch.of(spec)
+        self._branch = _Branch.of(spec, optional)
         self._read_params = self._reader(self.params)
         self._read_grads: Callable[[Any], list[Any]] = _unread
 
@@ -309,7 +321,7 @@ class Tree:
         parts, spec = optree.tree_flatten(numbered, is_ignored, none_is_leaf=True)
         rows = {part: row for row, part in enumerate(parts) if not is_ignored(part)}
         places = zip(map(_written, spec.accessors()), parts, strict=True)
-        self._read_as(spec)
+        self._read_as(spec, iter([is_ignored(part) for part in parts]) if ignored else None)
         self._order = [rows.get(position, -1) for position in range(count)] if ignored else None
         self._ignored = tuple(place for place, part in places if is_ignored(part))
 
@@ -415,7 +427,8 @@ def _said_difference(
     mine = {place for place in places if not place.startswith(ignored)}
     found = {_written(accessor) for accessor in spec.accessors()}
     theirs = {place for place in found if not place.startswith(ignored)}
-    mine.update(s for s in ignored if not any(place.startswith(s) for place in found))
+    if mine == theirs:  # in a mapping what is ignored may be left out, in a sequence it may not
+        mine.update(s for s in ignored if not any(place.startswith(s) for place in found))
     missing = [path(root, place) for place in sorted(mine - theirs)][:3]
     extra = [path(root, place) for place in sorted(theirs - mine)][:3]
     parts = [f"missing {', '.join(missing)}"] * bool(missing)
@@ -424,14 +437,13 @@ def _said_difference(
         parts = [_other_branch(branch, given, root)]
     if "" in found and given is not None:
         parts.append(f"got {type(given).__name__}" + _as_sequence(branch, given, root))
+    advice = {
+        "params": "Construct a new optimizer for other parameters.",
+        "grads": "Use None for a parameter that has no gradient in this step.",
+    }
     return (
         f"{root} must be nested as the parameters were when the optimizer was made: "
-        f"{'; '.join(parts)}. "
-        + (
-            "Construct a new optimizer for other parameters."
-            if root == "params"
-            else "Use None for a parameter that has no gradient in this step."
-        )
+        f"{'; '.join(parts)}. {advice.get(root, 'Use None for a parameter that has none.')}"
     )
 
 

@@ -83,9 +83,14 @@ def _check_like(old: Leaf, leaf: Leaf, shape: tuple[int, ...], dtype: np.dtype[A
     """Raise for an array that is not of the shape and dtype that there was, and where it was."""
     before, now = old.array, leaf.array
     if now.shape != shape or now.dtype != dtype:
+        rows = (
+            f"opt.resize({leaf.name!r}, array, keep=rows) takes another number of rows"
+            if now.dtype == dtype
+            else f"Convert it: .astype({str(dtype)!r})"
+        )
         raise ValueError(
             f"{leaf.path} must be {dtype} of shape {shape}, as it was; got {now.dtype} of shape "
-            f"{now.shape}. opt.resize({leaf.name!r}, array, keep=rows) takes another number of rows"
+            f"{now.shape}. {rows}"
         )
     if arrays.kind(now) != arrays.kind(before) or arrays.device(now) != arrays.device(before):
         raise BackendMismatchError(
@@ -188,6 +193,8 @@ def _kept(
         raise TypeError(
             f"keep must be the numbers of the old rows that are kept, or a mask of {shape[0]} "
             f"truth values; got {rows.dtype} of shape {rows.shape}"
+            + " (np.nonzero returns a tuple: take its first)"
+            * isinstance(keep, tuple)
         )
     if rows.size and not (rows.min() >= 0 and rows.max() < shape[0]):
         raise ValueError(

@@ -204,8 +204,8 @@ class Optimizer(Formula):
 
         ``params`` are the parameters as the program has them now, nested as always: an array that
         is not the one in use any more, as after ``model.params = best``, is gone over to before the
-        step (see ``rebind``). Without it a program that replaces arrays goes on with those that
-        the optimizer was given.
+        step (see ``rebind``), and stays in use even if the step raises. Without it a program that
+        replaces arrays goes on with those that the optimizer was given.
 
         Where the parameters are CuPy arrays nothing waits for the device, except under
         on_nonfinite="raise", and once when under "skip" other gradients are None than before, or a
@@ -308,7 +308,8 @@ class Optimizer(Formula):
         ``p += u``, makes the step, to the last bit where a parameter does not change by more than a
         factor of two. Takes and raises what ``step`` does. It takes a copy of all parameters.
 
-        Hooks are called as by a step. Cannot be captured in a CUDA graph.
+        Hooks are called as by a step; ``after_step`` finds the parameters as they were, and what it
+        does to them is no part of the updates. Cannot be captured in a CUDA graph.
         """
         if self._before_step:
             self._call(self._before_step)

@@ -27,7 +27,8 @@ def refused(call: Callable[[], Any], kind: type[Exception] = TypeError) -> str:
 def advised(
     said: str, before: str = r"(?:[Hh]and in|before|equal|transposed|gradient|use):?"
 ) -> str:
-    """Return the expression that a message ends with."""
+    """Return the expression that a message ends with, before what is said of copies."""
+    said = said.partition(" A program that replaces")[0]
     found = re.search(rf"{before} ([^ ].*?)(?: \(dataclasses.*\))?\.?$", said)
     assert found is not None, said
     return found[1]

@@ -275,13 +275,13 @@ def test_the_structure_around_frozen_branches_is_held(backend: str) -> None:
     for bad, said in [
         ({**good, "body": {"W": None}}, r'missing grads\["body"\]\["b"\]\[0\], grads\["body"\]'),
         ({**good, "leg": None}, r'unexpected grads\["leg"\]'),
-        ({b: good[b] for b in ("body", "neck")}, r'nested .* missing grads\["head"\]'),
     ]:
         with pytest.raises(ValueError, match=said) as caught:
             opt.step(bad)
         assert '["head"]["W"]' not in str(caught.value)
     opt.step(good)
-    assert opt.step_count == 1
+    opt.step({b: good[b] for b in ("body", "neck")})  # it may be left out
+    assert opt.step_count == 2
 
 
 @each_form

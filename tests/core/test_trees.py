@@ -535,3 +535,46 @@ def test_such_trees_are_rebound_resized_copied_and_given_to_a_step(
     added = opt.updates(grads)
     assert type(added) is type(params)
     assert added["embed"].max() == -5.0
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+def test_what_is_frozen_may_be_left_out_of_the_gradients(backend: str) -> None:
+    """As a gradient function of Flax returns them: for the parameters alone."""
+    variables = {
+        "params": {"W": np.zeros(2), "b": np.zeros(1)},
+        "batch_stats": {"mean": np.zeros(2), "count": np.zeros(1, int)},
+    }
+    groups = fastopt.groups(variables, {"batch_stats.**": {"trainable": False}})
+    opt = fastopt.SGD(groups, 1.0, backend=backend)
+    grads = {"params": {"W": np.ones(2), "b": np.ones(1)}}
+    opt.step(grads)
+    opt.step({**grads, "batch_stats": None})
+    opt.step({**grads, "batch_stats": variables["batch_stats"]})
+    opt.step(grads)
+    assert variables["params"]["W"].tolist() == [-4, -4]
+    assert not variables["batch_stats"]["mean"].any()
+    with pytest.raises(ValueError, match=r'missing grads\["params"\]\["b"\]'):
+        opt.step({"params": {"W": np.ones(2)}})
+    with pytest.raises(ValueError, match=r'unexpected grads\["others"\]'):
+        opt.step({**grads, "others": np.ones(1)})
+    inner = fastopt.groups({"a": {"w": np.zeros(1), "s": np.ones(1)}}, {"a.s": {"lr": 0.5}})
+    opt = fastopt.SGD(inner, 1.0, backend=backend)
+    with pytest.raises(ValueError, match=r'missing grads\["a"\]\["s"\]'):
+        opt.step({"a": {"w": np.ones(1)}})
+    opt.param_groups[1]["trainable"] = False
+    opt.step({"a": {"w": np.ones(1)}})
+    opt.param_groups[1]["trainable"] = True
+    with pytest.raises(ValueError, match=r'missing grads\["a"\]\["s"\]'):
+        opt.step({"a": {"w": np.ones(1)}})
+
+
+def test_the_advice_on_other_trees_is_that_of_their_kind() -> None:
+    params = {"a": np.zeros(2), "b": np.zeros(1)}
+    with pytest.raises(ValueError, match=r"Use None for a parameter that has none\."):
+        fastopt.SGD(params, bounds=({"a": np.zeros(2)}, None))
+    fastopt.SGD(params, bounds=({"a": np.zeros(2), "b": None}, None))
+    opt = fastopt.SGD(params)
+    with pytest.raises(ValueError, match="no gradient in this step"):
+        opt.step({"a": np.zeros(2)})
+    with pytest.raises(ValueError, match=r"Convert it: \.astype\('float64'\)"):
+        opt.step({"a": None, "b": None}, params={**params, "a": np.zeros(2, np.float32)})
