@@ -24,19 +24,24 @@ import numpy as np
 
 from fastopt.schedules import (
     ReduceLROnPlateau,
+    chebyshev,
     constant,
     cosine,
     cosine_restarts,
     cyclic,
     exponential,
     inverse_sqrt,
+    inverse_time,
     join,
     linear,
     multistep,
     one_cycle,
     polynomial,
+    product,
+    rex,
     step_decay,
     warmup,
+    wsd,
 )
 
 matplotlib.use("Agg")  # draws into files, needs no window
@@ -55,7 +60,17 @@ SCHEDULES: dict[str, Callable[[int], float]] = {
     "cosine_restarts(0.1, 140, multiplier=2)": cosine_restarts(0.1, 140, multiplier=2),
     "one_cycle(0.1, 1000)": one_cycle(0.1, 1000),
     "cyclic(0.02, 0.1, 125)": cyclic(0.02, 0.1, 125),
+    'cyclic(0.02, 0.1, 125, 60, mode="triangular2")': cyclic(
+        0.02, 0.1, 125, 60, mode="triangular2"
+    ),
     "inverse_sqrt(0.1, 100)": inverse_sqrt(0.1, 100),
+    "inverse_time(0.1, 0.01)": inverse_time(0.1, 0.01),
+    "rex(0.1, 1000)": rex(0.1, 1000),
+    "wsd(0.1, 1000, 100, 200)": wsd(0.1, 1000, 100, 200),
+    "chebyshev(0.1, 32, 0.01)": chebyshev(0.1, 32, 0.01),
+    "product(cosine(1.0, 1000), cyclic(0.05, 0.1, 50))": product(
+        cosine(1.0, 1000), cyclic(0.05, 0.1, 50)
+    ),
     "warmup(cosine(0.1, 900), 100)": warmup(cosine(0.1, 900), 100),
     "join([0.1, cosine(0.1, 500, 0.01)], [400])": join([0.1, cosine(0.1, 500, 0.01)], [400]),
     "ReduceLROnPlateau(0.1, 0.5, patience=8)": ReduceLROnPlateau(0.1, 0.5, patience=8),

@@ -248,7 +248,9 @@ def test_a_complex_parameter_takes_complex_gradients(backend: str) -> None:
     opt.step({"W": np.ones(3, np.complex128)})
     assert param == pytest.approx([0.999 + 0j] * 3)
     half = fastopt.Adam({"W": np.ones(3, np.float16)}, backend=backend)
-    with pytest.raises(TypeError, match=r"real floating dtype.*complex64\. Take its real part"):
+    with pytest.raises(
+        TypeError, match=r"real floating dtype.*complex64\. .* grads\[\"W\"\]\.real"
+    ):
         half.step({"W": np.ones(3, np.complex64)})
 
 

@@ -70,7 +70,9 @@ def test_wrappers_pass_it_on(backend: str) -> None:
     assert outcome is not None
     assert outcome.made
     assert outcome.grad_norm == pytest.approx(5.0, rel=1e-15)
-    assert [look.step(BAD), look.step(GRAD)] == [None, False]
+    assert [look.step(BAD), look.step(BAD)] == [None, False]
+    assert look.step(BAD) is None  # it is dropped
+    assert look.step(GRAD)
     acc = fastopt.Accumulator(opt, 2)
     assert acc.flush() is None
     acc.step(GRAD)
