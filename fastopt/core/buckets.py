@@ -372,12 +372,12 @@ class Arena:
         with arrays.on_device_of(self.numbers):
             for name in (*self.spec.masters, *self.spec.constants):
                 values = before.state_view(theirs[name]).copy()
-                _merge(parameter.state_view(own[name]), values, keep)
+                merge(parameter.state_view(own[name]), values, keep)
             for slot in self.slots:
                 values = source._numbers_of(slot, before, slot in signed)
                 if keep is not None:
                     merged = self._numbers_of(slot, parameter, slot in signed)
-                    _merge(merged, values, keep)
+                    merge(merged, values, keep)
                     values = merged
                 self._set_numbers(slot, parameter, values, slot in signed)
 
@@ -448,7 +448,7 @@ class Arena:
         return sum(part.nbytes for part in self.parts)
 
 
-def _merge(target: Array, values: Array, keep: Array | None) -> None:
+def merge(target: Array, values: Array, keep: Array | None) -> None:
     """Write values over the first rows of an array, those of these numbers; None: over all."""
     if keep is None:
         target[...] = arrays.like(values, target)

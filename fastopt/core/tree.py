@@ -216,6 +216,8 @@ class Tree:
         self._is_plain = plain is params
         self._order: list[int] | None = None  # see ignore
         self._ignored: tuple[str, ...] = ()
+        self.resizes: dict[int, int] = {}
+        """How often the rows of a leaf became others, by position: see ``with_array``."""
         self._places = [_written(accessor) for accessor in self._spec.accessors()]
         names = [_name(path, grouped) for path in found]
         paths = [self._path("params", place) for place in self._places]
@@ -349,9 +351,10 @@ class Tree:
         return all(map(is_, found, (leaf.array for leaf in self.leaves)))
 
     def with_array(self, position: int, array: Array) -> Tree:
-        """Return the tree with another array at a leaf; the user's own is as it was."""
+        """Return the tree with an array of other rows at a leaf; the user's own is as it was."""
         leaf = self.leaves[position]
         changed = copy.copy(self)
+        changed.resizes = {**self.resizes, position: self.resizes.get(position, 0) + 1}
         changed.leaves = [*self.leaves]
         changed.leaves[position] = dataclasses.replace(leaf, array=_checked(leaf.path, array))
         return changed

@@ -76,6 +76,7 @@ def _nested_alike(before: Tree, params: Any) -> Tree:
             "rebind takes the same parameters in other arrays, nested as they were; missing "
             f"{missing}, unexpected {extra}. opt.add_param_group adds parameters"
         )
+    tree.resizes = before.resizes
     return tree
 
 
@@ -125,14 +126,14 @@ def resize(
     keep: Any,
 ) -> HostEngine:
     """Put an array with other rows in the place of a parameter; return what steps from now on."""
-    position = _position(state.tree, name)
+    position = position_of(state.tree, name)
     tree = state.tree.with_array(position, array)
     old = state.tree.leaves[position].array
     shape, dtype = old.shape, old.dtype
     if position in (laid_out := _by_position(state.buckets)):
         bucket, index = laid_out[position]
         shape, dtype = bucket.parameters[index].layout.shape, bucket.parameters[index].dtype
-    rows = _kept(name, old, shape, dtype, array, keep)
+    rows = kept_rows(name, old, shape, dtype, array, keep)
     number = next(n for n, group in enumerate(state.groups) if position in group.positions)
     group = state.groups[number]
     _refuse_to_resize(state, group, name, made_with)
@@ -153,7 +154,8 @@ def resize(
         return _successor(state, engine, made_with)
 
 
-def _position(tree: Tree, name: str) -> int:
+def position_of(tree: Tree, name: str) -> int:
+    """Return where the parameter of a name stands among the leaves; ValueError if none does."""
     names = [leaf.name for leaf in tree.leaves]
     if name not in names:
         from difflib import get_close_matches  # a millisecond
@@ -166,7 +168,7 @@ def _position(tree: Tree, name: str) -> int:
     return names.index(name)
 
 
-def _kept(
+def kept_rows(
     name: str, old: Array, shape: tuple[int, ...], dtype: np.dtype[Any], new: Any, keep: Any
 ) -> Array:
     """Return the numbers of the old rows that the first new rows are, on the host.
@@ -252,6 +254,7 @@ def add_group(
         )
     trees = [*before.params] if before.grouped else [before.params]
     tree = Tree([*trees, given["params"]], grouped=True)
+    tree.resizes = before.resizes
     number, first = len(state.groups), len(before.leaves)
     if not all(map(is_, _arrays(tree), _arrays(before))):  # as far as they were there
         raise ValueError(

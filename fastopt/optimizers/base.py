@@ -395,8 +395,8 @@ class Optimizer(Formula):
         with the same shapes and dtypes; arrays that are in use already stay, and the order in
         memory may be another one. Returns the optimizer.
 
-        Gradient buffers of before are refused in later steps: ask for them again. An EMA averages
-        the arrays that it was given: rebind it too.
+        Gradient buffers of before are refused in later steps: ask for them again. An EMA that was
+        made of arrays averages those: rebind it too, or make it of the optimizer, ``EMA(opt)``.
 
         Raises ValueError for another structure, shape or dtype, and for arrays that share memory;
         BackendMismatchError for arrays of another kind or device; RuntimeError once a step has been

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import reduce
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Self
 
 import numpy as np
 
@@ -86,13 +86,16 @@ class Accumulator(Wrapper):
         with self._lock, arrays.on_device_of(self._arrays.own[0]):
             return int(self._dropped)
 
-    def add(self, grads: Any, weight: float = 1.0, *, grad_scale: Any = 1.0) -> Outcome | None:
+    def add(
+        self, grads: Any, weight: float = 1.0, *, grad_scale: Any = 1.0, params: Any = None
+    ) -> Outcome | None:
         """Add a micro-batch's gradients; return the outcome if that made the optimizer step.
 
         None stands for a micro-batch that was only added. ``weight`` is a number >= 0, in any unit:
         only the ratios within a step count, and equal weights give the bits of none. One of 0
         leaves the micro-batch out, whatever is in it. ``grad_scale`` may be a 0-d CuPy array where
-        the optimizer's may. Gradients are neither kept nor written. With CuPy arrays adding waits
+        the optimizer's may. ``params`` are the parameters as the program has them now, as for
+        ``Optimizer.step``. Gradients are neither kept nor written. With CuPy arrays adding waits
         for the device under on_nonfinite="raise" alone.
 
         Raises what the optimizer's ``step`` does, and ValueError if all weights of a step are 0.
@@ -100,11 +103,31 @@ class Accumulator(Wrapper):
         optimizer's step is, all sums are kept: then ``flush`` tries again, ``reset`` drops them,
         and this raises RuntimeError.
         """
+        self._go_over(params)
         return self._add(grads, weight, grad_scale, None)
 
-    def step(self, grads: Any, *, grad_scale: Any = 1.0) -> Outcome | None:
+    def step(self, grads: Any, *, grad_scale: Any = 1.0, params: Any = None) -> Outcome | None:
         """Do what ``add`` does with a weight of 1, by the name that optimizers have for it."""
-        return self._add(grads, 1.0, grad_scale, None)
+        return self.add(grads, grad_scale=grad_scale, params=params)
+
+    def resize(self, name: str, array: Any, keep: Any = None) -> Self:
+        """Do what the optimizer's ``resize`` does; RuntimeError in the middle of a step."""
+        with self._lock:
+            self._refuse_others("resize")
+            return super().resize(name, array, keep)
+
+    def add_param_group(self, group: Mapping[str, Any]) -> Self:
+        """Do what the optimizer's method does; RuntimeError in the middle of a step."""
+        with self._lock:
+            self._refuse_others("add_param_group")
+            return super().add_param_group(group)
+
+    def _refuse_others(self, what: str) -> None:
+        if self._count:
+            raise RuntimeError(
+                f"Accumulator: {what} after {self._count} micro-batches, whose sums would not fit; "
+                "call flush() to step with them, or reset() to drop them, before"
+            )
 
     def _step(
         self,

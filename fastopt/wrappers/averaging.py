@@ -11,6 +11,7 @@ import numpy as np
 
 from fastopt.core import arrays
 from fastopt.core.arrays import BLOCK, Array, Layout, blocks
+from fastopt.core.buckets import merge
 from fastopt.core.dtypes import BOUNDS, wide
 from fastopt.core.hyperparameters import FRACTION, Flag, Number, bounds_as_numbers, whole
 from fastopt.core.options import NonfinitePolicy
@@ -22,7 +23,7 @@ from fastopt.engine.build import check_leaves
 from fastopt.engine.policy import Outcome
 from fastopt.errors import BackendMismatchError, CheckpointError
 from fastopt.optimizers.base import Around, Optimizer
-from fastopt.wrappers.base import CompanionArrays, Wrapper, move
+from fastopt.wrappers.base import CompanionArrays, Wrapper, move, zeros_beside
 
 # -------------------------------------------------------------------------------------------------
 # EMA: an exponential moving average of the parameters, to evaluate with.
@@ -47,7 +48,9 @@ class EMA(Resumable):
     Args:
         params: an array, a tree of arrays or a list of parameter groups, as an optimizer takes
             them; they are written only by ``swap``. Leaves of integers or truth values (counters)
-            may be among them: their average is a copy of what they were at the last update.
+            may be among them: their average is a copy of what they were at the last update. Or an
+            optimizer, or what stands around one: then its parameters are averaged, whichever it has
+            at the time.
         decay: share of the average that is kept, in [0, 1), or "mean", by which all updates count
             alike (stochastic weight averaging).
         warmup: keep less of it in the first updates, so that the start is forgotten sooner.
@@ -55,6 +58,12 @@ class EMA(Resumable):
     Raises:
         ValueError, TypeError: for a decay out of range, for a warmup of "mean", and for parameters
             that an optimizer would refuse.
+
+    Where a program replaces arrays as a whole, an EMA that was made of arrays has to be told:
+    ``update(params)``, ``rebind``, ``resize``. One that was made of an optimizer follows it through
+    ``rebind``, ``step(grads, params=...)``, ``resize`` and ``add_param_group``: averages go on, but
+    for a parameter that was resized or added, whose average begins anew at its present value
+    (``resize`` keeps that of kept rows). Copied or pickled, it takes its optimizer along.
 
     Averages are kept in the parameter's dtype, those of float16 and bfloat16 in float32, where a
     share of 0.001 is not rounded away. A NaN in a parameter stays in its average (unless decay is
@@ -75,26 +84,35 @@ class EMA(Resumable):
                 'EMA: warmup=True has no meaning with decay="mean", by which all updates count '
                 "alike; leave it out"
             )
-        tree = tree_of(params)
-        check_leaves(tree, "EMA", counters=True)
+        opt = params if isinstance(params, Optimizer | Wrapper) else None
+        self._opt = opt
+        self._innermost: Optimizer | None = opt.innermost if isinstance(opt, Wrapper) else opt
+        """The optimizer that it follows; None: it was made of arrays."""
+        if self._innermost is None:
+            tree = tree_of(params)
+            check_leaves(tree, "EMA", counters=True)
+            self._lock = threading.RLock()
+            """Held by all that writes the averages or copies them: another thread waits."""
+        else:
+            tree = self._innermost._state.tree
+            self._lock = self._innermost._state_lock.lock
         self._arrays = CompanionArrays(tree)
-        self._grouped = tree.grouped
         self._average = self._arrays.nest(self._arrays.own)
         self._updates = 0
         self._swapped = False
-        self._lock = threading.RLock()
-        """Held by all that writes the averages or copies them: another thread waits."""
 
     @property
     def average(self) -> Any:
         """The averages: arrays nested as the parameters are, which every update changes.
 
         For parameter groups a list with one tree per group. Before the first update they hold the
-        parameters as they are when this is read; inside ``swap`` they hold the parameters.
+        parameters as they are when this is read; inside ``swap`` they hold the parameters. After
+        parameters were resized or added this is another tree.
         """
         with self._lock:
+            self._follow_tree()
             self._follow_until_begun()
-        return self._average
+            return self._average
 
     @property
     def updates(self) -> int:
@@ -111,15 +129,25 @@ class EMA(Resumable):
             return n / (n + 1)
         return min(self._decay, n / (9 + n)) if self._warmup else self._decay
 
-    def update(self) -> None:
+    def update(self, params: Any = None) -> None:
         """Take the parameters as they are now into the averages.
+
+        ``params`` are the parameters as the program has them now, nested as always: arrays that are
+        not the ones in use, as after ``model.params = best``, are gone over to before (see
+        ``rebind``). Without it only what is replaced inside the tree that was given is noticed.
 
         Raises RuntimeError inside ``swap``, and ValueError if a parameter is no longer the array
         that was given, or has another shape.
         """
         with self._lock:
             self._refuse_if_swapped("update")
-            self._arrays.check_parameters("EMA")
+            if params is None:
+                self._check_parameters()
+            else:
+                self._follow_tree()
+                if not self._arrays.tree.holds(params):
+                    self.rebind(params)
+                self._check_shapes()
             n = self._updates
             share = 1 / (n + 1) if self._decay is None else 1.0 - self.decay
             with Deferred(), np.errstate(all="ignore"):
@@ -140,24 +168,38 @@ class EMA(Resumable):
         as the parameters were (of a list of groups also a list of trees), with the same shapes and
         dtypes. Returns the EMA. Raises ValueError for others, BackendMismatchError for arrays of
         another kind or device, RuntimeError inside ``swap``; nothing has changed then.
+
+        An EMA that was made of an optimizer has gone over by itself: ValueError for other arrays.
         """
+        if self._innermost is not None:
+            with self._lock:
+                self._refuse_if_swapped("rebind")
+                self._follow_tree()
+                if not self._arrays.tree.holds(params):
+                    raise ValueError(
+                        "EMA: these are not the arrays of the optimizer that it follows; call "
+                        "opt.rebind(params), or opt.step(grads, params=params), before"
+                    )
+            return self
         before = self._arrays.leaves
         tree = tree_of(params)
-        if tree.grouped != self._grouped and isinstance(params, list | tuple):
+        if tree.grouped != self._arrays.tree.grouped and isinstance(params, list | tuple):
             tree = Tree([*params], grouped=True)
         theirs, ours = ([leaf.name for leaf in leaves] for leaves in (tree.leaves, before))
         if theirs != ours:
             raise ValueError(
                 "EMA: rebind takes the same parameters in other arrays, nested as they were; got "
-                f"{theirs[:5]}, not {ours[:5]}. Construct a new EMA for others"
+                f"{theirs[:5]}, not {ours[:5]}. For others make a new EMA; EMA(opt) follows an "
+                "optimizer that parameters are added to"
             )
         check_leaves(tree, "EMA", counters=True)
-        for old, new in zip(before, tree.leaves, strict=True):
+        for old, new, own in zip(before, tree.leaves, self._arrays.own, strict=True):
             was, now = old.array, new.array
-            if (was.shape, was.dtype) != (now.shape, now.dtype):
+            if (own.shape, was.dtype) != (now.shape, now.dtype):
                 raise ValueError(
-                    f"EMA: {new.path} must be {was.dtype} of shape {was.shape}, as it was; got "
-                    f"{now.dtype} of shape {now.shape}"
+                    f"EMA: {new.path} must be {was.dtype} of shape {own.shape}, as it was; got "
+                    f"{now.dtype} of shape {now.shape}. ema.resize({new.name!r}, array, keep=rows) "
+                    "takes another number of rows"
                 )
             if (arrays.kind(was), arrays.device(was)) != (arrays.kind(now), arrays.device(now)):
                 raise BackendMismatchError(
@@ -166,9 +208,114 @@ class EMA(Resumable):
                 )
         with self._lock:
             self._refuse_if_swapped("rebind")
+            tree.resizes = self._arrays.tree.resizes
             self._arrays.stand_beside(tree)
-            self._grouped = tree.grouped
         return self
+
+    def resize(self, name: str, array: Any, keep: Any = None) -> Self:
+        """Go over to an array with other rows; those that are kept keep their averages.
+
+        ::
+
+            opt.resize("xyz", new, keep=alive)
+            ema.resize("xyz", new, keep=alive)
+
+        The arguments are those of ``Optimizer.resize``: the first rows of the new array are those
+        of the old one that ``keep`` names, and their averages go on; those of further rows begin at
+        the values that these have now. The array is put into the tree of parameters. Of an EMA that
+        was made of an optimizer, call it after each ``opt.resize``, before anything else is done
+        with the EMA, which would begin the averages of all rows anew. Returns the EMA.
+
+        Raises ValueError for another name, shape or dtype, rows that are not there, and where an
+        EMA that follows has gone over already, or its optimizer has not; TypeError for what cannot
+        be averaged; BackendMismatchError for an array of another kind or device; RuntimeError
+        inside ``swap``. Nothing has changed then.
+        """
+        from fastopt.engine import parameters  # where nothing is resized it is not needed
+
+        with self._lock:
+            self._refuse_if_swapped("resize")
+            before = self._arrays
+            theirs = None if self._innermost is None else self._innermost._state.tree
+            position = parameters.position_of(theirs or before.tree, name)
+            if theirs is not None:
+                self._refuse_to_resize(theirs, position, array)
+            tree = before.tree.with_array(position, array)
+            rows = before.kept_rows(position, array, keep)
+            check_leaves(tree, "EMA", counters=True)
+            with Deferred():
+                if theirs is None:
+                    tree.put(position)
+                self._begin_others(tree, {position: rows})
+        return self
+
+    def _refuse_to_resize(self, theirs: Tree, position: int, array: Any) -> None:
+        """Raise ValueError unless the optimizer has gone over to the array, once, and this not."""
+        leaf, ours = theirs.leaves[position], self._arrays.tree.resizes.get(position, 0)
+        if leaf.array is not array:
+            raise ValueError(
+                f"EMA: {leaf.path} is another array in the optimizer that it follows; call "
+                f"opt.resize({leaf.name!r}, array, keep) before, with the same array"
+            )
+        if position >= len(self._arrays.own) or theirs.resizes.get(position, 0) - ours != 1:
+            raise ValueError(
+                f"EMA: the average of {leaf.path} does not have the rows of before the optimizer's "
+                "last resize; call ema.resize right after every opt.resize. It goes on as it is: "
+                "what was resized meanwhile begins at its present values"
+            )
+
+    def _follow_tree(self) -> None:
+        """Go over to the parameters that the optimizer has now, if it follows one."""
+        if self._innermost is None or self._swapped:
+            return
+        tree = self._innermost._state.tree
+        if not self._arrays.stand_beside(tree):
+            with Deferred():
+                self._begin_others(tree, {})
+
+    def _begin_others(self, tree: Tree, kept: Mapping[int, Array]) -> None:
+        """Go over to parameters of which some have other rows, or are new: these begin anew.
+
+        ``kept`` are the numbers of the rows that the first ones of a parameter were, by position.
+        """
+        before, stay = self._arrays, {*self._arrays.staying(tree)}
+        own = [
+            before.own[k] if k in stay else zeros_beside(leaf.array)
+            for k, leaf in enumerate(tree.leaves)
+        ]
+        for k, leaf in enumerate(tree.leaves):
+            if k not in stay:
+                move(own[k], leaf.array, 1.0)
+        for k, rows in kept.items():
+            with arrays.on_device_of(own[k]):
+                merge(own[k], before.own[k], rows)
+        self._arrays = CompanionArrays(tree, own)
+        self._average = self._arrays.nest(own)
+
+    def _check_parameters(self) -> None:
+        """Raise ValueError if the user's trees no longer hold the arrays that were handed in."""
+        self._follow_tree()
+        tree = self._arrays.tree
+        for leaf, now in zip(tree.leaves, tree.everything(), strict=True):
+            if now is not leaf.array:
+                follows = self._innermost is not None
+                to_call = "opt.rebind(params), which it follows" if follows else "rebind(params)"
+                raise ValueError(
+                    f"{leaf.path} is no longer the array that the EMA was given. Write into it "
+                    f"(params[...][...] = value), or let it go over to the new one: {to_call}."
+                )
+        self._check_shapes()
+
+    def _check_shapes(self) -> None:
+        """Raise ValueError if an array has been resized in memory."""
+        for leaf, own in zip(self._arrays.leaves, self._arrays.own, strict=True):
+            if not CompanionArrays.fits(leaf, own):
+                first = "" if self._innermost is None else f"opt.resize({leaf.name!r}, array), and "
+                raise ValueError(
+                    f"{leaf.path} had the shape {own.shape} when the EMA was made; got "
+                    f"{leaf.array.dtype} of shape {leaf.array.shape}. Call "
+                    f"{first}ema.resize({leaf.name!r}, array, keep=rows)."
+                )
 
     def _follow_until_begun(self) -> None:
         """Copy the parameters while there is no average yet."""
@@ -184,10 +331,10 @@ class EMA(Resumable):
         no optimizer. Raises RuntimeError inside another swap, and ValueError as ``update`` does and
         for a read-only parameter.
         """
-        self._refuse_if_swapped("swap")
-        self._arrays.check_parameters("EMA")
-        self._arrays.check_writeable()
         with self._lock:
+            self._refuse_if_swapped("swap")
+            self._check_parameters()
+            self._arrays.check_writeable()
             self._follow_until_begun()
         kept = self._lost_in_half_precision()
         try:
@@ -241,11 +388,14 @@ class EMA(Resumable):
     def _remembered(self) -> dict[str, Any]:
         with self._lock:
             self._refuse_if_swapped("state_dict")
+            self._follow_tree()
             self._follow_until_begun()
             return {"updates": self._updates, "average": self._arrays.on_host()}
 
     def _restorer(self, saved: Any) -> Callable[[], None]:
         self._refuse_if_swapped("load_state_dict")
+        with self._lock:
+            self._follow_tree()
         opened = Saved("EMA", saved)
         updates = opened.count("updates")
         averages = opened.arrays("average", self._arrays.by_name)
@@ -264,16 +414,20 @@ class EMA(Resumable):
         return f"<EMA(decay={decay!r}{warmup}): {count} arrays, {self._updates} updates>"
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what a copy is made of: the arrays, which stay those of whoever is copied too."""
+        """Return what a copy is made of: the arrays, which stay those of whoever is copied too.
+
+        Of an EMA that follows an optimizer: the optimizer.
+        """
         with self._lock:
+            saved = self.state_dict()
             tree = self._arrays.tree
             decay = "mean" if self._decay is None else self._decay
             made_with = {"decay": decay, "warmup": self._warmup}
             return {
-                "params": tree.params,
-                "grouped": tree.grouped,
+                "params": tree.params if self._opt is None else self._opt,
+                "grouped": tree.grouped and self._opt is None,
                 "made_with": made_with,
-                "saved": self.state_dict(),
+                "saved": saved,
             }
 
     def __setstate__(self, copied: dict[str, Any]) -> None:
@@ -362,19 +516,40 @@ class Lookahead(Wrapper):
         for position, limits in self._bounds().items():
             _keep_within(self._arrays.own[position], limits)
 
-    def _follow_tree(self) -> None:
-        """Go over to the parameters that the optimizer has now; what is of another shape begins."""
+    def _follow_tree(self, kept: Mapping[int, Array] | None = None) -> None:
+        """Go over to the parameters that the optimizer has now; what has other rows begins anew.
+
+        ``kept`` are the numbers of the rows that the first ones of a parameter were, by position:
+        these go on.
+        """
         if self._arrays.stand_beside(self._tree):
             return
-        before = self._arrays.own, self._moved, self._unknown, self._joined
+        before, joined_before = self._arrays, self._joined
+        moved, unknown = self._moved, self._unknown
         self._begin(self._tree)
-        left = {k: flat for joined in before[3] for k, flat in joined.left_by_position()}
+        left = {k: flat for joined in joined_before for k, flat in joined.left_by_position()}
         found = {k: flat for joined in self._joined for k, flat in joined.left_by_position()}
-        for k, (leaf, slow) in enumerate(zip(self._arrays.leaves, before[0], strict=False)):
-            if CompanionArrays.fits(leaf, slow):
-                move(self._arrays.own[k], slow, 1.0)
-                move(found[k], left[k], 1.0)
-                self._moved[k], self._unknown[k] = before[1][k], before[2][k]
+        rows_of = {**dict.fromkeys(before.staying(self._tree)), **(kept or {})}
+        for k, rows in rows_of.items():
+            with arrays.on_device_of(before.own[k]):
+                merge(self._arrays.own[k], before.own[k], rows)
+                merge(found[k], left[k], rows)
+            self._moved[k], self._unknown[k] = moved[k], unknown[k]
+
+    def resize(self, name: str, array: Any, keep: Any = None) -> Self:
+        """Do what the optimizer's ``resize`` does; kept rows keep their slow weights, too.
+
+        Further rows begin with their values. By the optimizer's own ``resize``, called directly,
+        the slow weights of all rows of this parameter begin anew.
+        """
+        with self._lock, Deferred():
+            if not self._stepping:  # then the optimizer refuses
+                self._follow_tree()
+            before = self._arrays
+            super().resize(name, array, keep)
+            position = [leaf.name for leaf in before.leaves].index(name)
+            self._follow_tree({position: before.kept_rows(position, array, keep)})
+        return self
 
     @property
     def slow(self) -> Any:
@@ -387,13 +562,14 @@ class Lookahead(Wrapper):
             self._follow()
             return self._slow
 
-    def step(self, grads: Any, *, grad_scale: Any = 1.0) -> Outcome | None:
+    def step(self, grads: Any, *, grad_scale: Any = 1.0, params: Any = None) -> Outcome | None:
         """Make a step of the optimizer, and after every k-th pull the parameters back.
 
         Takes, returns and raises what the optimizer's ``step`` does; a step that raises has changed
         nothing. Where a device decides whether a step is skipped, this waits for it, since skipped
         steps do not count here.
         """
+        self._go_over(params)
         return self._step(grads, grad_scale, None)
 
     def _step(

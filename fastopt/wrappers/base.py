@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from fastopt.core.param_groups import ParamGroups
 from fastopt.core.saved import Resumable
 from fastopt.core.tree import COUNTERS, Leaf, Tree
 from fastopt.engine.policy import Outcome
-from fastopt.optimizers.base import Around, Optimizer, refuse_attribute
+from fastopt.optimizers.base import Around, Hook, Optimizer, refuse_attribute
 
 # -------------------------------------------------------------------------------------------------
 # Arrays that stand beside the parameters, one for each: averages, sums, slow weights.
@@ -33,7 +33,7 @@ class CompanionArrays:
 
     def __init__(self, tree: Tree, own: list[Array] | None = None) -> None:
         self._tree = tree
-        self.own = [_like(leaf.array) for leaf in self.leaves] if own is None else own
+        self.own = [zeros_beside(leaf.array) for leaf in self.leaves] if own is None else own
 
     @property
     def tree(self) -> Tree:
@@ -46,12 +46,31 @@ class CompanionArrays:
         return self._tree.leaves
 
     def stand_beside(self, tree: Tree) -> bool:
-        """Go over to other parameters of the same shapes and dtypes; False if these are others."""
+        """Go over to other arrays in the places of the parameters; False if these are others."""
         if tree is not self._tree:
-            if len(tree.leaves) != len(self.own) or not all(map(self.fits, tree.leaves, self.own)):
+            if not len(tree.leaves) == len(self.own) == len(self.staying(tree)):
                 return False
             self._tree = tree
         return True
+
+    def staying(self, tree: Tree) -> list[int]:
+        """Return the positions of the parameters that have the rows in this tree that they had."""
+        before = self._tree.resizes
+        return [
+            k
+            for k, (leaf, own) in enumerate(zip(tree.leaves, self.own, strict=False))
+            if self.fits(leaf, own) and tree.resizes.get(k) == before.get(k)
+        ]
+
+    def kept_rows(self, position: int, array: Array, keep: Any) -> Array:
+        """Return the numbers of a parameter's rows that the first of another array are.
+
+        See ``Optimizer.resize``. The rows are those that stand here, whatever the parameter is now.
+        """
+        from fastopt.engine import parameters  # where nothing is resized it is not needed
+
+        leaf, shape = self.leaves[position], self.own[position].shape
+        return parameters.kept_rows(leaf.name, leaf.array, shape, leaf.array.dtype, array, keep)
 
     @staticmethod
     def fits(leaf: Leaf, own: Array) -> bool:
@@ -89,11 +108,6 @@ class CompanionArrays:
         """Return copies by name, as NumPy arrays."""
         return {name: arrays.on_host(own) for name, own in self.by_name.items()}
 
-    def check_parameters(self, owner: str) -> None:
-        """Raise ValueError if the user's trees no longer hold the arrays that were handed in."""
-        for leaf, array, own in zip(self.leaves, self._tree.current(), self.own, strict=True):
-            _check(leaf, array, own, owner)
-
     def check_writeable(self) -> None:
         """Raise ValueError if a parameter can no longer be written."""
         for leaf in self.leaves:
@@ -101,20 +115,7 @@ class CompanionArrays:
                 raise ValueError(f"{leaf.path} has become read-only; it is written in place here")
 
 
-def _check(leaf: Leaf, now: object, own: Array, owner: str) -> None:
-    if now is not leaf.array:
-        raise ValueError(
-            f"{leaf.path} is no longer the array that the {owner} was given. Write into it "
-            "(params[...][...] = value), or let it go over to the new one: rebind(params)."
-        )
-    if not CompanionArrays.fits(leaf, own):
-        raise ValueError(
-            f"{leaf.path} had the shape {own.shape} when the {owner} was made; got "
-            f"{leaf.array.dtype} of shape {leaf.array.shape}. Construct a new {owner}."
-        )
-
-
-def _like(array: Array) -> Array:
+def zeros_beside(array: Array) -> Array:
     """Return zeros of an array's shape and place, in its order in memory but without gaps."""
     with arrays.on_device_of(array):
         zeros = array_namespace(array).zeros(array.size, _dtype_beside(array))
@@ -191,6 +192,49 @@ class Wrapper(Resumable):
         around: Around | None = None,
     ) -> Outcome | None:
         """Make a step as ``Optimizer._step`` does; None if only something was added up."""
+
+    def _go_over(self, params: Any) -> None:
+        """Go over to the parameters as the program has them now; None: they are as they were."""
+        if params is not None and not self._tree.holds(params):
+            self.rebind(params)
+
+    def rebind(self, params: Any) -> Self:
+        """Do what the optimizer's ``rebind`` does; return the wrapper."""
+        self._opt.rebind(params)
+        return self
+
+    def resize(self, name: str, array: Any, keep: Any = None) -> Self:
+        """Do what the optimizer's ``resize`` does; return the wrapper."""
+        self._opt.resize(name, array, keep)
+        return self
+
+    def add_param_group(self, group: Mapping[str, Any]) -> Self:
+        """Do what the optimizer's ``add_param_group`` does; return the wrapper."""
+        self._opt.add_param_group(group)
+        return self
+
+    @property
+    def params(self) -> Any:
+        """The parameters as the optimizer has them; of a list of groups, a list of trees."""
+        return self._opt.params
+
+    @property
+    def before_step(self) -> list[Hook]:
+        """What every step of the innermost optimizer calls first, with that; append to it."""
+        return self._opt.before_step
+
+    @before_step.setter
+    def before_step(self, hooks: list[Hook]) -> None:
+        self._opt.before_step = hooks
+
+    @property
+    def after_step(self) -> list[Hook]:
+        """What every step of the innermost optimizer calls last, with that; append to it."""
+        return self._opt.after_step
+
+    @after_step.setter
+    def after_step(self, hooks: list[Hook]) -> None:
+        self._opt.after_step = hooks
 
     @property
     def lr(self) -> float:

@@ -127,11 +127,12 @@ class LossScaler(Resumable):
         with arrays.on_device_of(loss):
             return times(loss, lambda dtype: dtype.type(scale), out)
 
-    def step(self, opt: Optimizer | Wrapper, grads: Any) -> Outcome | None:
+    def step(self, opt: Optimizer | Wrapper, grads: Any, *, params: Any = None) -> Outcome | None:
         """Step with the gradients of the scaled loss; return the outcome of the optimizer's step.
 
         ``update`` then lets the scale follow. Each optimizer may step once between two updates; an
-        Accumulator may take micro-batches (None is returned) until it steps.
+        Accumulator may take micro-batches (None is returned) until it steps. ``params`` are the
+        parameters as the program has them now, as for ``Optimizer.step``.
 
         Where all parameters are CuPy arrays, the scale is kept and changed on their device, and
         reading the outcome waits for it; the step itself waits for nothing. An optimizer with
@@ -149,6 +150,8 @@ class LossScaler(Resumable):
                 "gradients belong to the scale from before; call scaler.update() once per "
                 "iteration, after the steps of all optimizers"
             )
+        if params is not None and not inner._state.tree.holds(params):
+            opt.rebind(params)
         there = self._scale_for(inner._engine)
         if there is None:
             with Deferred():

@@ -556,6 +556,55 @@ def test_resizing_waits_for_the_end_of_a_step(backend: str) -> None:
     assert params["w"].tolist() == [-1.0] * 2
 
 
+@each_backend
+def test_its_own_resize_refuses_in_the_middle_of_a_step_with_nothing_changed(backend: str) -> None:
+    params = {"w": np.zeros(3)}
+    acc = fastopt.Accumulator(fastopt.SGD(params, lr=1.0, backend=backend), 2)
+    before = params["w"]
+    acc.step({"w": np.ones(3)})
+    for call in (
+        lambda: acc.resize("w", np.zeros(4)),
+        lambda: acc.add_param_group({"params": np.zeros(1)}),
+        lambda: fastopt.Lookahead(acc).resize("w", np.zeros(4)),
+    ):
+        with pytest.raises(RuntimeError, match=r"after 1 micro-batches.*call flush\(\)"):
+            call()
+    assert params["w"] is before
+    assert acc.flush()
+    assert acc.resize("w", np.zeros(4)) is acc
+    assert acc.add_param_group({"params": np.zeros(1)}) is acc
+    for _ in range(2):
+        acc.step([{"w": np.ones(4)}, np.ones(1)])
+    assert acc.params[0]["w"].tolist() == [-1.0] * 4
+
+
+@each_backend
+def test_sums_do_not_stay_with_the_numbers_of_rows(backend: str) -> None:
+    opt = fastopt.SGD({"w": np.zeros(2)}, lr=1.0, backend=backend)
+    acc = fastopt.Accumulator(opt, 2)
+    acc.step({"w": np.ones(2)})
+    opt.resize("w", np.zeros(2), keep=[1, 0])  # as many, in another order
+    with pytest.raises(RuntimeError, match=r"resized or added to after 1 micro-batches"):
+        acc.step({"w": np.ones(2)})
+
+
+@each_backend
+def test_micro_batches_take_the_parameters_as_they_are_now(backend: str) -> None:
+    acc = fastopt.Accumulator(fastopt.SGD(np.zeros(2), lr=1.0, backend=backend), 3)
+    now = np.full(2, 9.0)
+    acc.add(np.ones(2), params=now)
+    assert acc.params is now
+    acc.step(np.ones(2), params=now)
+    now = np.full(2, 5.0)
+    scaler = fastopt.LossScaler(1.0)
+    assert scaler.step(acc, np.ones(2), params=now)
+    assert now.tolist() == [4.0] * 2
+    scaler.update()
+    now = np.full(2, 7.0)
+    assert acc.rebind(now) is acc
+    assert acc.params is now
+
+
 # Saving -------------------------------------------------------------------------------------------
 
 

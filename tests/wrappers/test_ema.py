@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import signal
 import threading
 from typing import Any
@@ -173,6 +175,173 @@ def test_groups_are_rebound_as_lists_of_either_kind() -> None:
         ema.rebind(nested(two))
         ema.update()
         assert ema.average[0][0].tolist() == [2.0, 2.0]
+
+
+@pytest.mark.parametrize("nested", [lambda a: a, lambda a: {"w": a}, lambda a: [[a], (a + 1,)]])
+def test_update_takes_the_parameters_as_the_program_has_them_now(nested: Any) -> None:
+    ema = fastopt.EMA(nested(np.zeros(2)), 0.5)
+    ema.update()
+    first = leaves(ema.average)[0]
+    params = nested(np.full(2, 8.0))  # as by model.params = best
+    for expected in (4.0, 6.0):
+        ema.update(params)
+        assert first.tolist() == [expected] * 2
+    with pytest.raises(ValueError, match=r"\(3,\).* ema\.resize\("):
+        ema.update(nested(np.zeros(3)))
+    assert (ema.updates, leaves(ema.average)[0] is first) == (3, True)
+
+
+def test_arrays_in_use_may_be_handed_to_update_in_another_tree() -> None:
+    params = {"w": np.zeros(2)}
+    ema = fastopt.EMA(params, 0.5)
+    other = {**params}
+    ema.update(other)
+    params["w"] = np.ones(2)  # which nobody trains
+    other["w"] += 2.0
+    ema.update(other)
+    assert ema.average["w"].tolist() == [1.0] * 2
+    other["w"].resize(3, refcheck=False)
+    with pytest.raises(ValueError, match=r"Call ema\.resize\(.w., array"):
+        ema.update(other)
+    assert ema.resize("w", other["w"]).average["w"].tolist() == [1.0, 1.0, 0.0]
+
+
+@pytest.mark.parametrize("around", [False, True])
+def test_made_of_an_optimizer_it_follows_that_to_other_arrays(around: bool) -> None:
+    opt: Any = fastopt.SGD(np.zeros(2), lr=1.0)
+    opt = fastopt.Lookahead(opt, 5) if around else opt
+    ema = fastopt.EMA(opt, 0.5)
+    ema.update()
+    average = ema.average
+    opt.rebind(np.full(2, 8.0))
+    ema.update()
+    assert average.tolist() == [4.0] * 2
+    now = np.full(2, 17.0)
+    opt.step(np.ones(2), params=now)
+    ema.update(now)
+    assert (average.tolist(), ema.average is average) == ([10.0] * 2, True)
+    with ema.swap():
+        assert now.tolist() == [10.0] * 2
+    assert now.tolist() == [16.0] * 2
+    for call in (ema.rebind, ema.update):
+        with pytest.raises(ValueError, match=r"call opt\.rebind\(params\)"):
+            call(np.zeros(2))
+    assert ema.rebind(now) is ema
+
+
+def test_what_is_replaced_without_the_optimizer_is_noticed() -> None:
+    params = {"w": np.zeros(2), "n": np.zeros((), int)}
+    groups = fastopt.groups(params, {"n": {"trainable": False}})
+    opt = fastopt.SGD(groups, lr=1.0)
+    ema = fastopt.EMA(opt, 0.5)
+    for name in params:  # of counters the optimizer does not look at it
+        params[name] = np.ones_like(params[name])
+        with pytest.raises(ValueError, match=rf'params\["{name}"\] is no .*opt\.rebind\(params\)'):
+            ema.update()
+        opt.rebind(params)
+        ema.update()
+    assert (ema.average["w"].tolist(), ema.average["n"]) == ([1.0] * 2, 1)
+
+
+def test_what_is_resized_or_added_begins_anew_where_it_is_now() -> None:
+    params = {"a": np.zeros(2), "b": np.zeros((2, 1))}
+    opt = fastopt.SGD(params, lr=1.0)
+    ema = fastopt.EMA(opt, 0.5)
+    ema.update()
+    params["a"] += 4.0
+    opt.resize("b", np.full((3, 1), 7.0), keep=[1])
+    ema.update()
+    assert ema.average["a"].tolist() == [2.0] * 2
+    assert ema.average["b"].tolist() == [[7.0]] * 3
+    opt.resize("b", np.array([[1.0], [2.0], [3.0]]), keep=[2, 1, 0])  # as many: others all the same
+    assert ema.average["b"].tolist() == [[1.0], [2.0], [3.0]]
+    new = np.full(1, 6.0)
+    opt.add_param_group({"params": {"c": new}})
+    assert ema.average[1]["c"].tolist() == [6.0]
+    new += 2.0
+    ema.update()
+    assert ema.average[0]["a"].tolist() == [3.0] * 2
+    assert ema.average[1]["c"].tolist() == [7.0]
+    assert [*ema.state_dict()["average"]] == ["0.a", "0.b", "1.c"]
+    assert "3 arrays" in repr(ema)
+
+
+@pytest.mark.parametrize("keep", [[2, 0], [True, False, True], None])
+@pytest.mark.parametrize("follows", [False, True])
+def test_through_resize_kept_rows_keep_their_averages(follows: bool, keep: Any) -> None:
+    params = {"a": np.zeros((3, 2)), "b": np.zeros(3, np.float16)}
+    opt = fastopt.SGD(params, lr=1.0)
+    ema = fastopt.EMA(opt if follows else params, 0.5)
+    ema.update()
+    params["a"][...] = np.arange(3.0)[:, None] * 2
+    params["b"][...] = np.arange(3.0) * 2
+    ema.update()
+    kept = np.arange(3.0)[[0, 1, 2] if keep is None else np.arange(3)[keep]]
+    for name in params:
+        opt.resize(name, np.full((4, 2)[: params[name].ndim], 9.0, params[name].dtype), keep=keep)
+    for name in params:
+        assert ema.resize(name, params[name], keep=keep) is ema
+    expected = [*kept, *[9.0] * (4 - len(kept))]
+    assert ema.average["a"].tolist() == [[one, one] for one in expected]
+    assert (ema.average["b"].tolist(), ema.average["b"].dtype) == (expected, np.float32)
+    ema.update()
+    assert ema.average["b"].tolist() == [(one + 9.0) / 2 for one in expected]
+    with ema.swap():
+        assert params["b"].tolist() == [(one + 9.0) / 2 for one in expected]
+    if follows:
+        with pytest.raises(ValueError, match=r"right after every opt\.resize"):
+            ema.resize("a", params["a"])
+        with pytest.raises(ValueError, match=r"call opt\.resize\('a', array, keep\) before"):
+            ema.resize("a", np.zeros((2, 2)))
+
+
+def test_what_does_not_fit_is_not_resized_and_errors_lead_on() -> None:
+    params = {"w": np.zeros((3, 2))}
+    ema = fastopt.EMA(params, 0.5)
+    ema.update()
+    before = params["w"]
+    for array, keep in ((np.zeros((3, 3)), None), (np.zeros((2, 2), "f4"), None)):
+        with pytest.raises(ValueError, match="resize changes the number of rows"):
+            ema.resize("w", array, keep)
+    with pytest.raises(ValueError, match="keep must hold numbers of old rows, 0 to 2"):
+        ema.resize("w", np.zeros((2, 2)), [3])
+    with pytest.raises(ValueError, match="such as 'w'"):
+        ema.resize("W", np.zeros((2, 2)))
+    with ema.swap(), pytest.raises(RuntimeError, match="resize inside a swap"):
+        ema.resize("w", np.zeros((2, 2)))
+    assert params["w"] is before
+    params["w"] = np.ones((4, 2))
+    with pytest.raises(ValueError, match=r"rebind\(params\)"):
+        ema.update()
+    with pytest.raises(ValueError, match=r"ema\.resize\('w', array, keep=rows\)"):
+        ema.rebind(params)
+    ema.resize("w", params["w"], keep=[0]).update()
+    assert ema.average["w"].tolist() == [[0.5, 0.5]] + [[1.0, 1.0]] * 3
+    opt = fastopt.SGD(params).add_param_group({"params": np.zeros(1)})
+    with pytest.raises(ValueError, match=r"make a new EMA; EMA\(opt\) follows"):
+        ema.rebind(opt.params)
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("around", [False, True])
+def test_a_copy_of_both_has_the_two_together(grouped: bool, around: bool) -> None:
+    params: Any = [{"params": np.zeros(2)}] if grouped else np.zeros(2)
+    opt: Any = fastopt.SGD(params, lr=1.0)
+    opt = fastopt.Accumulator(opt, 1) if around else opt
+    grads = [np.ones(2)] if grouped else np.ones(2)
+    for order in (1, -1):
+        ema = fastopt.EMA(opt, 0.5)
+        ema.update()
+        named = [("opt", opt), ("ema", ema)][::order]
+        for copy_of in (copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))):
+            both = copy_of(dict(named))
+            start = leaves(opt.params)[0].copy()
+            both["opt"].rebind([start + 4.0] if grouped else start + 4.0)
+            both["opt"].step(grads)
+            both["ema"].update()
+            assert leaves(both["ema"].average)[0].tolist() == (start + 1.5).tolist()
+            assert leaves(ema.average)[0].tolist() == start.tolist()
+            assert repr(both["ema"]) == "<EMA(decay=0.5): 1 arrays, 2 updates>"
 
 
 # Counters ----------------------------------------------------------------------------------------

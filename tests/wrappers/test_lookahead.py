@@ -477,6 +477,65 @@ def test_what_is_resized_or_added_begins_and_the_others_go_on(backend: str) -> N
     assert look.slow[1][0].tolist() == [2.0]
 
 
+@each_backend
+@pytest.mark.parametrize("dtype", ["float16", "float64"])
+@pytest.mark.parametrize("between", [False, True])
+def test_through_its_resize_kept_rows_keep_their_slow_weights(
+    between: bool, dtype: str, backend: str
+) -> None:
+    params = {"xyz": np.zeros((3, 2), dtype), "b": np.zeros(2, dtype)}
+    opt: Any = fastopt.SGD(params, 1.0, backend=backend)
+    look = fastopt.Lookahead(fastopt.Accumulator(opt, 1) if between else opt, k=2)
+    look.step({"xyz": np.ones((3, 2)), "b": np.ones(2)})
+    rows = np.concatenate([params["xyz"][[2]], np.full((1, 2), 50.0, dtype)])
+    assert look.resize("xyz", rows, keep=[2]) is look
+    assert params["xyz"] is rows
+    assert look.slow["xyz"].tolist() == [[0.0] * 2, [50.0] * 2]
+    look.step({"xyz": np.ones((2, 2)), "b": np.ones(2)})
+    assert params["b"].tolist() == [-1.0] * 2
+    assert params["xyz"].tolist() == [[-1.0] * 2, [49.5] * 2]
+
+
+@each_backend
+def test_kept_rows_that_are_written_meanwhile_are_where_these_go_on(backend: str) -> None:
+    params = {"w": np.zeros(3)}
+    look = still(params, 2, backend=backend)
+    look.step({"w": np.full(3, -4.0)})
+    look.resize("w", np.array([4.0, 7.0]), keep=[2, 0])
+    assert look.slow["w"].tolist() == [0.0, 7.0]
+
+
+@each_backend
+def test_slow_weights_do_not_stay_with_the_numbers_of_rows(backend: str) -> None:
+    """The optimizer's own resize to as many rows: some are equal to what stood there before."""
+    params = {"w": np.zeros(3)}
+    look = still(params, 2, backend=backend)
+    look.step({"w": np.array([-4.0, 0.0, -4.0])})
+    look.innermost.resize("w", np.array([4.0, 4.0, 0.0]), keep=[0, 2, 1])
+    assert look.slow["w"].tolist() == [4.0, 4.0, 0.0]
+
+
+@each_backend
+def test_what_errors_advise_is_there(backend: str) -> None:
+    look = still(np.zeros(2), 2, backend=backend)
+    assert look.rebind(np.full(2, 3.0)) is look
+    assert look.params.tolist() == [3.0] * 2
+    called: list[str] = []
+    look.before_step.append(lambda opt: called.append("before"))
+    look.after_step = [lambda opt: called.append("after")]
+    now = np.full(2, 5.0)
+    look.step(np.full(2, -4.0), params=now)
+    assert (now.tolist(), called) == ([9.0] * 2, ["before", "after"])
+    assert look.params is now
+    look.step(np.full(2, -4.0), params=now)
+    assert now.tolist() == [9.0] * 2  # half of the way from 5 to 13
+    assert look.innermost.before_step is look.before_step
+    assert look.add_param_group({"params": np.ones(1)}) is look
+    assert look.step([np.zeros(2), np.zeros(1)])
+    with pytest.raises(TypeError, match="after_step is a list"):
+        look.after_step = None  # type: ignore[assignment]
+
+
 # Bounds -------------------------------------------------------------------------------------------
 
 
