@@ -755,9 +755,11 @@ class _Joined:
         at = zip(given, self._layouts, self._addresses, strict=True)
         for k, (array, layout, address) in enumerate(at):
             if array.shape != layout.shape or arrays.address(array) != address:
+                leaf = leaves[self.positions[k]]
                 raise ValueError(
-                    f"{leaves[self.positions[k]].path} has been moved or resized in memory since "
-                    "the last step. Call opt.rebind(params)."
+                    f"{leaf.path} has been moved or resized in memory since the last step. Call "
+                    f"opt.rebind(params), for another number of rows opt.resize({leaf.name!r}, "
+                    "array)."
                 )
         flat = [one if one.ndim == 1 else one.reshape(-1) for one in self._views]
         joined: Array = flat[0] if len(flat) == 1 else self._xp.concatenate(flat)

@@ -249,6 +249,26 @@ def test_averages_begin_and_carry_counters_there(cupy: Any, decay: Any) -> None:
     np.testing.assert_equal(ends[1], ends[0])
 
 
+def test_kept_rows_go_on_there_through_a_resize(cupy: Any) -> None:
+    ends = []
+    for xp in (np, cupy):
+        params = {"w": xp.asarray(np.arange(6.0).reshape(3, 2)), "h": xp.zeros(3, np.float16)}
+        opt = fastopt.Lookahead(fastopt.SGD(params, lr=1.0), k=2)
+        follows, given = fastopt.EMA(opt, 0.5), fastopt.EMA(params, 0.5)
+        for keep in (xp.asarray(np.array([2, 0])), [1]):
+            opt.step({name: xp.ones_like(param) for name, param in params.items()})
+            follows.update()
+            given.update()
+            for name, param in params.items():
+                rows = xp.concatenate([param[keep], xp.full_like(param[:2], 9.0)])
+                opt.resize(name, rows, keep)
+                for ema in (follows, given):
+                    ema.resize(name, rows, keep)
+        follows.update({**params})
+        ends.append([one.state_dict() for one in (opt, follows, given)])
+    np.testing.assert_equal(ends[1], ends[0])
+
+
 def test_gradients_of_another_place_are_refused(cupy2: Any) -> None:
     acc = fastopt.Accumulator(fastopt.SGD(cupy2.asarray(np.ones(2))), 2)
     with pytest.raises(BackendMismatchError, match="same device"):

@@ -455,6 +455,10 @@ def test_an_array_that_was_resized_in_place_is_noticed(backend: str) -> None:
     for call in (lambda: look.slow, look.state_dict, lambda: look.step([np.zeros(100_000)])):
         with pytest.raises(ValueError, match=r"moved or resized in memory .*rebind\(params\)"):
             call()
+    look.resize("0", param)
+    assert look.slow[0][:4].tolist() == [0.0] * 4
+    look.step([np.full(100_000, -4.0)])
+    assert param[:4].tolist() == [4.0, 4.0, 4.0, 2.0]
 
 
 @each_backend
