@@ -89,7 +89,7 @@ def _checked_hooks(name: str, hooks: Any) -> list[Hook]:
     return hooks
 
 
-def _copied(array: Array) -> Array:
+def _copy(array: Array) -> Array:
     with arrays.on_device_of(array):
         return array.copy()
 
@@ -317,7 +317,7 @@ class Optimizer(Formula):
         def work() -> Any:
             leaves = self._state.tree.leaves
             with Deferred():
-                before = [_copied(leaf.array) for leaf in leaves]
+                before = [_copy(leaf.array) for leaf in leaves]
                 self._engine.step(grads, grad_scale, self._policy)
                 return self._state.tree.nest(map(_taken_back, before, leaves))
 
@@ -817,7 +817,15 @@ class Optimizer(Formula):
 
     # Copies ----------------------------------------------------------------------------------
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        """Say how a copy is made: of all that it is but its hooks, which may hold the optimizer."""
+        return _copy_of, (type(self), self._copied()), (self._before_step, self._after_step)
+
+    def __setstate__(self, hooks: tuple[list[Hook], list[Hook]]) -> None:
+        """Give a copy its hooks."""
+        self._before_step, self._after_step = hooks
+
+    def _copied(self) -> dict[str, Any]:
         """Return what a copy is made of."""
 
         def collect() -> dict[str, Any]:
@@ -833,15 +841,14 @@ class Optimizer(Formula):
                 ],
                 "made_with": tuple(self._made_with),
                 "policy": tuple(self._policy),
-                "hooks": (self._before_step, self._after_step),
                 "counts": (counts.skipped, counts.grad_norm),
                 "saved": self._collect_state(),
             }
 
         return self._alone(collect)
 
-    def __setstate__(self, copied: dict[str, Any]) -> None:
-        """Make a copy of what another optimizer consisted of."""
+    def _become(self, copied: dict[str, Any]) -> None:
+        """Be a copy of what another optimizer consisted of."""
         from fastopt.checkpoint import convert as conversion
         from fastopt.checkpoint import state_dict
 
@@ -851,7 +858,7 @@ class Optimizer(Formula):
         self._policy = Policy(*copied["policy"])
         self._other_policy = self._policy, self._policy
         self._members, self._capturable = made_with.members, made_with.capturable
-        self._before_step, self._after_step = copied["hooks"]
+        self._before_step, self._after_step = [], []
         tree = Tree(copied["params"], copied["grouped"])
         groups = [
             GivenGroup(where, shown_in(tree, number, where, is_all), plain, owner[len(name) :])
@@ -864,3 +871,10 @@ class Optimizer(Formula):
         commit, _ = state_dict.state_restorer(name, self._state, policy, saved, strict=True)
         commit()
         self._state.counts.skipped, self._state.counts.grad_norm = copied["counts"]
+
+
+def _copy_of(kind: type[Optimizer], copied: dict[str, Any]) -> Optimizer:
+    """Return an optimizer that is a copy of another one."""
+    made = kind.__new__(kind)
+    made._become(copied)
+    return made

@@ -134,13 +134,16 @@ class EMA(Resumable):
 
         ``params`` are the parameters as the program has them now, nested as always: arrays that are
         not the ones in use, as after ``model.params = best``, are gone over to before (see
-        ``rebind``). Without it only what is replaced inside the tree that was given is noticed.
+        ``rebind``). Without it only what is replaced inside the tree that was given is noticed. It
+        may be the optimizer that has them, so that ``opt.after_step.append(ema.update)`` will do.
 
         Raises RuntimeError inside ``swap``, and ValueError if a parameter is no longer the array
         that was given, or has another shape.
         """
         with self._lock:
             self._refuse_if_swapped("update")
+            if isinstance(params, Optimizer | Wrapper):
+                params = params.params
             if params is None:
                 self._check_parameters()
             else:

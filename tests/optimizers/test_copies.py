@@ -238,7 +238,7 @@ def test_a_copy_while_another_thread_steps_is_whole() -> None:
     thread.start()
     try:
         for _ in range(30):
-            state = opt.__getstate__()["saved"]
+            state = opt._copied()["saved"]
             steps = {entry["step"] for entry in state["state"].values()}
             assert steps == {state["step_count"]}
             first, second = (entry["m"] for entry in state["state"].values())
@@ -346,3 +346,18 @@ def test_a_loss_scaler_goes_along(place: tuple[Any, str], way: Callable[[Any], A
     other.update()
     assert (other.scale, scaler.scale) == (8, 16)
     assert other.state_dict() == {**scaler.state_dict(), "scale": 8.0}
+
+
+@ways
+def test_hooks_may_hold_what_stands_around_the_optimizer(way: Callable[[Any], Any]) -> None:
+    opt = fastopt.SGD(np.zeros(2), 1.0)
+    ema = fastopt.EMA(opt, 0.5)
+    opt.after_step.append(ema.update)
+    opt.step(np.ones(2))
+    for first in (lambda: way(opt), lambda: way([ema, opt])[1]):
+        other = first()
+        other.step(np.ones(2))
+        (update,) = other.after_step
+        assert update.__self__ is not ema
+        assert update.__self__.average.tolist() == [-1.5, -1.5]
+    assert ema.average.tolist() == [-1, -1]
