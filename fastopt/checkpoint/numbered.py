@@ -36,6 +36,7 @@ class _Found(NamedTuple):
     written: int
     path: Path
     token: str
+    size: int
 
 
 class _Lock:
@@ -104,6 +105,7 @@ class _Writer:
 
     def __init__(self, folder: Path, name: str, keep: int) -> None:
         self.folder, self.name, self.keep = folder, name, keep
+        self.whole: dict[_Found, bool] = {}  # of files that were written or read here
         self.error: BaseException | None = None
         self._thread: threading.Thread | None = None
         self._lock: _Lock | None = None
@@ -129,13 +131,37 @@ class _Writer:
     def write(self, path: Path, content: Content) -> None:
         """Write a checkpoint, and then remove those that are too old."""
         file.replace_file(path, content.packed(), keep_previous=False)
-        ended = self._ended()
-        inherited = [one for one in self.found() if one.token in {self._token, *ended}]
+        ended, found = self._ended(), self.found()
+        self.whole = {one: whole for one, whole in self.whole.items() if one in found}
+        self.whole.update((one, True) for one in found if one.path == path)  # it has been compared
+        inherited = [one for one in found if one.token in {self._token, *ended}]
         leftovers = [one for one in self._matching(self._leftovers) if one.token in ended]
-        for old in [*inherited[: -self.keep], *leftovers]:
+        for old in [*self._too_old(inherited), *leftovers]:
             if old.path != path:
                 with contextlib.suppress(OSError):  # another process may be faster
                     old.path.unlink()
+
+    def _too_old(self, found: list[_Found]) -> list[_Found]:
+        """Return those that are older than as many whole ones as are kept; read no more of them."""
+        if len(found) <= self.keep:
+            return []
+        whole = 0
+        for place in range(len(found) - 1, 0, -1):
+            whole += self.is_whole(found[place])
+            if whole == self.keep:
+                return found[:place]
+        return []
+
+    def is_whole(self, found: _Found) -> bool:
+        """Return whether a checkpoint is whole; it is read unless it has been, and is unchanged."""
+        if found not in self.whole:
+            try:
+                file.read(found.path)
+            except (CheckpointError, OSError):
+                self.whole[found] = False
+            else:
+                self.whole[found] = True
+        return self.whole[found]
 
     def start(self, path: Path, content: Content) -> None:
         """Do the same in a thread, which the end of the process waits for."""
@@ -181,8 +207,8 @@ class _Writer:
             if match := pattern.fullmatch(name):
                 path = self.folder / name
                 with contextlib.suppress(FileNotFoundError):  # removed meanwhile
-                    written = path.stat().st_mtime_ns
-                    yield _Found(int(match[1]), written, path, match[2])
+                    about = path.stat()
+                    yield _Found(int(match[1]), about.st_mtime_ns, path, match[2], about.st_size)
 
     def _ended(self) -> set[str]:
         """Return the tokens of writers that have left something and ended."""
@@ -225,17 +251,21 @@ class Checkpoints:
     one is removed: whenever the process is killed, all that were whole before are still there, or
     as many of them as are kept.
 
+    A file that is damaged does not count among those that are kept. It is left alone, to be looked
+    at, until as many whole ones as are kept are newer, and is removed then, as a whole one is. To
+    know that, a file that another process wrote is read, once, before older ones are removed.
+
     Files of another ``Checkpoints`` that is in use, in this process or another one, are left alone,
     also those of the same step. What one that has ended has left counts as one's own: ``keep`` goes
     for all of it together. (It is told by a lock on a hidden file, which needs a file system that
     has locks; where there are none, only what was written by the object itself is removed.)
 
     A run that goes back to an earlier step finds the files of later ones, which stay the newest:
-    ``save`` warns of that once. Remove them, or use another folder.
+    ``save`` warns of that once, if the later ones are whole. Remove them, or use another folder.
 
     Args:
         folder: where the files are; it is made at the first save.
-        keep: how many of the newest are kept, >= 1.
+        keep: how many of the newest that are whole are kept, >= 1.
         name: what the names begin with: letters, digits, "_" and "-". Optimizers that share a
             folder each need one.
     """
@@ -314,8 +344,10 @@ class Checkpoints:
             except FileNotFoundError:  # another process has removed it
                 continue
             except CheckpointError as error:
+                self._writer.whole[found] = False
                 warnings.warn(f"skipped: {error}", RuntimeWarning, stacklevel=2)
                 continue
+            self._writer.whole[found] = True
             return found.path
         return None
 
@@ -343,11 +375,14 @@ class Checkpoints:
         return None
 
     def _warn_of_later(self, step: int) -> None:
-        found = self._writer.found()
-        if found and found[-1].step > step and not self._warned:
+        if self._warned:
+            return
+        later = (found for found in reversed(self._writer.found()) if found.step > step)
+        newest = next(filter(self._writer.is_whole, later), None)
+        if newest is not None:
             self._warned = True
             warnings.warn(
-                f"this checkpoint is of step {step}, and {str(found[-1].path)!r} of a later one, "
+                f"this checkpoint is of step {step}, and {str(newest.path)!r} of a later one, "
                 "which latest() and load() go on taking for the newest; remove it if the run has "
                 "gone back",
                 RuntimeWarning,

@@ -135,6 +135,98 @@ def test_a_run_that_goes_back_is_told_once_and_loses_nothing_it_wrote(tmp_path: 
     assert steps_in(tmp_path)[-1] == 20
 
 
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:300])
+
+
+EARLIER = """
+import sys
+from pathlib import Path
+from test_numbered import Run
+import fastopt
+
+run, checkpoints = Run(), fastopt.Checkpoints(sys.argv[1], keep=2)
+for step in map(int, sys.argv[2:]):
+    checkpoints.save(run.go(step - run.opt.step_count).opt)
+"""
+
+
+def earlier(folder: Path, *steps: int) -> list[Path]:
+    """Return the checkpoints that a process which has ended has left, of its last two steps."""
+    done = script(EARLIER, str(folder), *map(str, steps))
+    assert done.returncode == 0, done.stderr
+    return sorted(folder.glob("*.safetensors"))
+
+
+def test_one_that_is_damaged_takes_no_place_among_those_that_are_kept(tmp_path: Path) -> None:
+    cut(earlier(tmp_path, 1, 2, 3, 4, 5)[-1])
+    run, checkpoints = Run(), fastopt.Checkpoints(tmp_path, keep=2)
+    with pytest.warns(RuntimeWarning, match="skipped"):
+        checkpoints.load(run.opt)
+    assert run.opt.step_count == 4
+    checkpoints.save(run.go(1).opt)
+    assert steps_in(tmp_path) == [4, 5, 5]
+    checkpoints.save(run.go(1).opt)  # two that are whole are newer than the damaged one now
+    assert steps_in(tmp_path) == [5, 6]
+    assert loaded(tmp_path) == 6
+
+
+def test_one_that_is_damaged_while_the_run_goes_on_takes_no_place_either(tmp_path: Path) -> None:
+    run, checkpoints = Run(), fastopt.Checkpoints(tmp_path, keep=2)
+    paths = [checkpoints.save(run.go(1).opt) for _ in range(3)]
+    cut(paths[2])
+    checkpoints.save(run.go(1).opt, background=True)
+    checkpoints.wait()
+    assert steps_in(tmp_path) == [2, 3, 4]
+
+
+def test_a_damaged_one_of_a_later_step_is_neither_counted_nor_called_the_newest(
+    tmp_path: Path,
+) -> None:
+    left = earlier(tmp_path, 8, 9)
+    cut(left[1])
+    left[0].unlink()
+    run, checkpoints = Run(), fastopt.Checkpoints(tmp_path, keep=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(3):
+            path = checkpoints.save(run.go(1).opt)
+    assert steps_in(tmp_path) == [2, 3, 9]
+    with pytest.warns(RuntimeWarning, match="skipped"):
+        assert checkpoints.latest() == path
+
+
+def test_the_later_one_that_is_named_is_the_one_that_is_loaded(tmp_path: Path) -> None:
+    left = earlier(tmp_path, 8, 9)
+    cut(left[1])
+    checkpoints = fastopt.Checkpoints(tmp_path, keep=2)
+    with pytest.warns(RuntimeWarning, match=f"{left[0].name}.* of a later one"):
+        checkpoints.save(Run().go(1).opt)
+    with pytest.warns(RuntimeWarning, match="skipped"):
+        assert checkpoints.latest() == left[0]
+
+
+def test_what_was_written_or_read_already_is_not_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = earlier(tmp_path, 1, 2)
+    read: list[Path] = []
+    original = file.read
+
+    def spied(path: Path) -> dict[str, Any]:
+        read.append(path)
+        return original(path)
+
+    monkeypatch.setattr(file, "read", spied)
+    run, checkpoints = Run().go(2), fastopt.Checkpoints(tmp_path, keep=3)
+    checkpoints.save(run.go(1).opt)  # nothing is to be removed
+    assert read == []
+    for _ in range(3):
+        checkpoints.save(run.go(1).opt)
+    assert read == [left[1]]
+    assert steps_in(tmp_path) == [4, 5, 6]
+
+
 @pytest.mark.parametrize(
     ("arguments", "kind", "said"),
     [
