@@ -623,7 +623,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
             manifest, arrays = unpack(file, os.fstat(file.fileno()).st_size)
         return _content(manifest, arrays)
     except CheckpointError as error:
-        raise explained(path, error) from None
+        raise explained(path, error, whole=False) from None
 
 
 def place_of(path: str | os.PathLike[str]) -> Path:
@@ -657,10 +657,11 @@ def _looks_like_ours(place: Path) -> bool:
         return b'"fastopt' in file.read(200)
 
 
-def explained(path: str | os.PathLike[str], error: CheckpointError) -> CheckpointError:
-    """Return the error with the file's name, and that of the checkpoint before it, if there is."""
+def explained(path: str | os.PathLike[str], error: CheckpointError, whole: bool) -> CheckpointError:
+    """Return the error with the file's name, and if it is not ``whole`` the one's before it."""
     before = previous(Path(os.path.realpath(path)))
-    hint = f" The checkpoint before it is {str(before)!r}." if before.is_file() else ""
+    helps = not whole and before.is_file()
+    hint = f" The checkpoint before it is {str(before)!r}." if helps else ""
     return CheckpointError(f"{os.fspath(path)!r}: {str(error).rstrip('.')}.{hint}")
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from fastopt.core import arrays
-from fastopt.core.hyperparameters import bounds_kind
+from fastopt.core.hyperparameters import ElementScales, bounds_kind
 from fastopt.core.tree import leaves_of
 from fastopt.errors import CheckpointError
 
@@ -20,7 +20,7 @@ Holds = Literal["saved", "here"]
 
 @dataclass(frozen=True)
 class Description:
-    """Stands for what a state_dict does not hold but only describes: a function, array bounds."""
+    """Stands for what a state_dict does not hold but only describes: a function, or arrays."""
 
     text: str
 
@@ -34,8 +34,8 @@ class Setting:
 
     Attributes:
         name: "groups[0].lr", "max_grad_norm".
-        saved: what it was when the state was saved. Of a function, and of bounds that are arrays,
-            only a ``Description`` was saved.
+        saved: what it was when the state was saved. Of a function, and of arrays as bounds or
+            lr_scale, only a ``Description`` was saved.
         here: what it was in the optimizer before the load.
         holds: which of the two holds now: "saved" or "here".
     """
@@ -70,20 +70,26 @@ def _description(name: str, value: Any) -> str | None:
     """Return what is said of a hyperparameter that is not saved itself; None if it is.
 
     A function is described by its repr without addresses in memory, which are others in every
-    process; bounds that are arrays by a digest of them.
+    process; bounds and factors of the learning rate that are arrays by a digest of them.
     """
+    if isinstance(value, ElementScales):
+        return _digest(value.given)
     if name == "bounds" and bounds_kind(value) == "arrays":
-        digest = hashlib.sha256()
-        for leaf in leaves_of(value):
-            if arrays.kind(leaf) is None:
-                digest.update(repr(leaf).encode())
-            else:
-                host = arrays.on_host(leaf)
-                digest.update(f"{host.dtype.str} {host.shape} ".encode() + host.tobytes())
-        return f"arrays (sha256 {digest.hexdigest()[:16]})"
+        return _digest(value)
     if not callable(value):
         return None
     return "the function " + re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
+
+
+def _digest(tree: Any) -> str:
+    digest = hashlib.sha256()
+    for leaf in leaves_of(tree):
+        if arrays.kind(leaf) is None:
+            digest.update(repr(leaf).encode())
+        else:
+            host = arrays.on_host(leaf)
+            digest.update(f"{host.dtype.str} {host.shape} ".encode() + host.tobytes())
+    return f"arrays (sha256 {digest.hexdigest()[:16]})"
 
 
 _UNKNOWN = object()
@@ -136,8 +142,11 @@ class SavedGroup:
             return Description(self.descriptions[name])
         if isinstance(saved, Mapping):
             return _UNKNOWN if callable(here) else Description("a schedule with a memory")
+        if name == "lr_scale" and saved is None and self.descriptions is not None:
+            # An earlier version did not describe arrays; there are no others without a description.
+            return _UNKNOWN if isinstance(here, ElementScales) else Description("arrays")
         if saved is None and self.descriptions is None:
-            if callable(here) or (name == "bounds" and bounds_kind(here) == "arrays"):
+            if _description(name, here) is not None:
                 return _UNKNOWN
             return Description("a function") if name != "bounds" and _is_number(here) else None
         return saved

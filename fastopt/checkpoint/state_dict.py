@@ -21,8 +21,8 @@ from fastopt.core import arrays
 from fastopt.core.arrays import Array
 from fastopt.core.buckets import SCALE, OptimizerState, Parameter
 from fastopt.core.dtypes import CODE_DTYPES, State, UpdateSpec
-from fastopt.core.hyperparameters import ElementScales, saved_bounds
-from fastopt.core.options import FIXED, SWITCHED
+from fastopt.core.hyperparameters import ElementScales, bounds_kind, saved_bounds
+from fastopt.core.options import FIXED, OF_STATE, STORAGE, SWITCHED
 from fastopt.core.param_groups import ParamGroup
 from fastopt.core.saved import is_count, mismatch
 from fastopt.core.signals import Deferred
@@ -91,7 +91,7 @@ class LoadReport:
         missing: what was needed and not saved: "state:W", "param:W", "also:ema",
             "groups[0].lr"; it stays as it is. Under ``strict=True`` this and the next two are
             empty, but for hyperparameters that the version that saved did not have, or that were
-            functions (bounds: arrays), which are not saved, and are none here.
+            functions or arrays (bounds, lr_scale), which are not saved, and are none here.
         unexpected: what was saved and not needed.
         mismatched: what has another shape or dtype here than in the file; it stays as it is.
         converted: with ``convert=True`` what was taken over in another dtype:
@@ -350,21 +350,28 @@ def _differences(groups: Sequence[ParamGroup], saved: Sequence[Mapping[str, Any]
             for number, (group, given) in pairs
             for name, schedule in left_out(group, given)
         )
-        + tuple(other for number, pair in pairs for other in _fixed_differences(number, *pair)),
+        + tuple(
+            f"groups[{number}].{name}: expected {group[name]!r}; got {given[name]!r:.200}"
+            for number, (group, given) in pairs
+            for name in _other_state(group, given)
+        ),
     )
 
 
-def _fixed_differences(number: int, group: ParamGroup, saved: Mapping[str, Any]) -> Iterator[str]:
-    """Yield in what saved settings differ that an optimizer keeps from its construction on."""
-    for name in _kept_as_they_are(group, saved):
-        if name in saved and repr(saved[name]) != repr(group[name]):  # an array has no truth value
-            yield f"groups[{number}].{name}: expected {group[name]!r}; got {saved[name]!r:.200}"
+def _other_state(group: ParamGroup, saved: Mapping[str, Any]) -> list[str]:
+    """Return the settings that were others, and with them what the saved state means."""
+    known = filter(saved.__contains__, OF_STATE)
+    return [k for k in known if repr(saved[k]) != repr(group[k])]  # an array has no truth value
 
 
 def _kept_as_they_are(group: ParamGroup, saved: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the settings that cannot become what was saved of them, whatever that is."""
-    yield from FIXED
+    """Yield the settings that cannot become what was saved of them, and do not touch the state."""
+    yield from (k for k in FIXED if k not in OF_STATE)
     yield from (k for k in SWITCHED if (saved.get(k) is None) != (group[k] is None))
+    if bounds_kind(group["bounds"]) != "numbers":
+        yield "bounds"
+    if isinstance(group["lr_scale"], ElementScales):
+        yield "lr_scale"
 
 
 def _names(state: OptimizerState, number: int) -> list[str]:
@@ -421,16 +428,20 @@ def _changes(
     number: int, group: ParamGroup, saved: Mapping[str, Any], strict: bool, complete: bool
 ) -> Changes:
     """Return the hyperparameters to take over; schedules, on either side, are left as they are."""
-    if strict and (other := list(_fixed_differences(number, group, saved))):
-        raise CheckpointError(f"{other[0]}. Construct the optimizer with that of the saved one")
+    if strict and (others := _other_state(group, saved)):
+        name = others[0]
+        converting = "; convert=True stores state as it is here" if name in STORAGE else ""
+        raise CheckpointError(
+            f"groups[{number}].{name}: expected {group[name]!r}; got {saved[name]!r:.200}. "
+            "Construct the optimizer with that of the saved one (strict=False keeps ours"
+            f"{converting})"
+        )
     if complete and (missing := group.plain.keys() - saved):
         raise CheckpointError(f"groups[{number}] lacks {sorted(missing)} (strict=False keeps ours)")
-    kept = {*_kept_as_they_are(group, saved)}
-    if isinstance(group["lr_scale"], ElementScales):
-        kept.add("lr_scale")
-    given = {k: _number_saved(v) if k in group else v for k, v in saved.items() if k not in kept}
+    looked_at = saved.keys() - OF_STATE
+    given = {k: _number_saved(v) if k in group else v for k, v in saved.items() if k in looked_at}
     try:
-        return group.resumed(given)
+        return group.resumed(given, {*_kept_as_they_are(group, saved)})
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"groups[{number}]: {error}") from error
 

@@ -419,6 +419,9 @@ class ElementScales:
 
     given: Any
 
+    def __repr__(self) -> str:
+        return repr(self.given)
+
 
 class ScaleCheck(Schedulable):
     """A factor that is >= 0, or a function that gives one; or factors of elements."""

@@ -37,9 +37,10 @@ class Option:
 
     ``check`` is None for options of the optimizer as a whole, which the optimizer checks; the
     others are hyperparameters of a group. What is ``fixed`` cannot change after the construction;
-    what says how numbers are ``stored`` is changed by ``convert=True`` too. Where the option is
-    on, neither False nor None, its ``fragment``, if it has one, acts around the rule; a number can
-    be set to another, and stays one.
+    what says how numbers are ``stored`` is changed by ``convert=True`` too. A state that was saved
+    with another value of what is ``of_state`` is stored otherwise, or means something else. Where
+    the option is on, neither False nor None, its ``fragment``, if it has one, acts around the rule;
+    a number can be set to another, and stays one.
     """
 
     default: Any
@@ -47,6 +48,7 @@ class Option:
     check: Check | None = None
     fixed: bool = False
     stored: bool = False
+    of_state: bool = False
     fragment: Fragment | None = None
 
 
@@ -109,6 +111,7 @@ class Common(TypedDict, total=False):
             "at a bound become 0 (False), so that it leaves the bound as soon as a gradient points "
             "inwards. Averages of squares stay: they are the gradient's scale.",
             Flag(),
+            of_state=True,
         ),
     ]
     max_grad_norm: Annotated[
@@ -203,6 +206,7 @@ class Common(TypedDict, total=False):
             Maybe(OneOf(STATE_DTYPES)),
             fixed=True,
             stored=True,
+            of_state=True,
         ),
     ]
     stochastic_rounding: Annotated[
@@ -216,6 +220,7 @@ class Common(TypedDict, total=False):
             Flag(),
             fixed=True,
             stored=True,
+            of_state=True,
         ),
     ]
     cautious: Annotated[
@@ -259,6 +264,7 @@ class Common(TypedDict, total=False):
             "between groups, and not change.",
             OneOf(("parts", MODULUS)),
             fixed=True,
+            of_state=True,
         ),
     ]
     seed: Annotated[
@@ -318,6 +324,9 @@ STORAGE = tuple(_chosen(lambda option: option.stored))
 
 FIXED = tuple(_chosen(lambda option: option.fixed))
 """Those that an optimizer keeps from its construction on."""
+
+OF_STATE = tuple(_chosen(lambda option: option.of_state))
+"""Those that a state which is loaded must have been saved with."""
 
 SWITCHED = tuple(_chosen(lambda option: option.fragment is not None and not option.fixed))
 """Those that are numbers or None, of which an optimizer keeps whether they are None."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -188,13 +188,18 @@ class ParamGroup(dict[str, Any]):
         check = cast(Schedulable | Pair, self._checks[name])  # no other lets a function through
         return check.at(f"{self.owner}: {name}", self[name], step_count)
 
-    def resumed(self, saved: Options) -> Options:
+    def resumed(self, saved: Options, kept: Collection[str] = ()) -> Options:
         """Return what saved hyperparameters become here, checked: functions of this group stay.
 
-        Nothing is taken over for None, which was saved for a function, in a pair for each part.
+        Nothing is taken over for None, which was saved for a function, in a pair for each part; nor
+        of those that are to be ``kept`` as they are here.
         """
         taken = {}
         for name, value in saved.items():
+            if name in kept:
+                if value is not None:
+                    self._check(name, value)
+                continue
             if isinstance(self._checks.get(name), Pair):
                 value = _resumed_pair(self[name], value)
             if value is not None:

@@ -652,9 +652,12 @@ class Optimizer(Formula):
         Hyperparameters that are numbers are taken over too, and the report says which were others
         here. What stays as it is, and is said in the report too where it was saved otherwise: a
         schedule of this optimizer (one with a memory takes that over); what was a function, or
-        bounds that were arrays, when it was saved, which is named as missing unless there is such
-        a one here; ``max_grad_norm`` and ``on_nonfinite``. Groups that were not those of the same
-        parameters when the state was saved keep their own hyperparameters, likewise.
+        bounds or lr_scale that were arrays, when it was saved, which is named as missing unless
+        there is such a one here; whether there are bounds, ``clip_value`` and ``clip_each``, and
+        ``cautious`` and ``mask_zero``; ``max_grad_norm`` and ``on_nonfinite``. Groups that were not
+        those of the same parameters when the state was saved keep their own hyperparameters,
+        likewise. ``state_dtype``, ``stochastic_rounding``, ``complex_moment`` and
+        ``reset_at_bounds``, which the saved state depends on, must be those it was saved with.
 
         With ``strict=False`` parameters that one side lacks, or that have another shape or dtype
         there, keep the state they have, and so do schedules; the report names them. So do
@@ -770,8 +773,8 @@ class Optimizer(Formula):
 
         Raises:
             CheckpointError: for a file that is damaged, cut off, no checkpoint, of a newer format,
-                of another optimizer, or that does not fit. It names ``<path>.prev``, if that is
-                there; of a folder it names the checkpoints in it.
+                of another optimizer, or that does not fit. Of a file that is not whole it names
+                ``<path>.prev``, if that is there; of a folder it names the checkpoints in it.
             FileNotFoundError, PermissionError, ...: for a file that cannot be opened.
             ValueError: for parameters that are no longer in the tree that the optimizer was given,
                 or have become read-only.
@@ -793,7 +796,7 @@ class Optimizer(Formula):
         try:
             return self._alone(restore)
         except CheckpointError as error:
-            raise file.explained(path, error) from error
+            raise file.explained(path, error, whole=True) from error
 
     def _remembered(self) -> dict[str, float]:
         """Return what the rule remembers of all arrays together, by name."""

@@ -145,6 +145,60 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], list[tuple[Any, ...]], tu
         [("groups[0].bounds", "(0.0, 2.0)", "(0.0, 1.0)", "saved")],
         (),
     ),
+    "clip_value_is_gone": (
+        {"clip_value": 1.0},
+        {},
+        [("groups[0].clip_value", "1.0", "None", "here")],
+        (),
+    ),
+    "clip_value_is_new": (
+        {},
+        {"clip_value": 1.0},
+        [("groups[0].clip_value", "None", "1.0", "here")],
+        (),
+    ),
+    "clip_each_is_gone": (
+        {"clip_each": 1.0},
+        {},
+        [("groups[0].clip_each", "1.0", "None", "here")],
+        (),
+    ),
+    "clip_each_is_new": (
+        {},
+        {"clip_each": 1.0},
+        [("groups[0].clip_each", "None", "1.0", "here")],
+        (),
+    ),
+    "cautious_is_gone": (
+        {"cautious": True},
+        {},
+        [("groups[0].cautious", "True", "False", "here")],
+        (),
+    ),
+    "cautious_is_new": (
+        {},
+        {"cautious": True},
+        [("groups[0].cautious", "False", "True", "here")],
+        (),
+    ),
+    "mask_zero_is_gone": (
+        {"mask_zero": True},
+        {},
+        [("groups[0].mask_zero", "True", "False", "here")],
+        (),
+    ),
+    "mask_zero_is_new": (
+        {},
+        {"mask_zero": True},
+        [("groups[0].mask_zero", "False", "True", "here")],
+        (),
+    ),
+    "bounds_are_gone": (
+        {"bounds": (0, 1)},
+        {},
+        [("groups[0].bounds", "(0.0, 1.0)", "None", "here")],
+        (),
+    ),
     "no_bounds": (
         {},
         {"bounds": (0, 1)},
@@ -203,6 +257,70 @@ def test_bounds_that_are_arrays_are_told_apart(load: Load) -> None:
     assert report.missing == ("groups[0].bounds",)
     (new,) = load(bounded(2.0), made()).settings
     assert (new.saved, new.here, new.holds) == (None, other.here, "here")
+    (numbers,) = load(bounded(2.0), made(bounds=(0, 1))).settings
+    assert (numbers.saved, numbers.here, numbers.holds) == ((0.0, 1.0), other.here, "here")
+
+
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize(
+    "name", [name for name in CASES if name.startswith(("clip_", "cautious", "mask", "bounds"))]
+)
+def test_a_setting_around_the_rule_keeps_nothing_of_the_state_out(name: str, strict: bool) -> None:
+    theirs, ours, expected, _ = CASES[name]
+    source, into = made(**theirs), made(**ours)
+    for _ in range(2):
+        source.step({"W": np.array([0.25, -0.5]), "b": np.array([1.0, 0.0, 2.0])})
+    report = into.load_state_dict(source.state_dict(), strict=strict)
+    assert (said(report), report.mismatched) == (expected, ())
+    assert into.step_count == 2
+    np.testing.assert_equal(into.state_dict()["state"], source.state_dict()["state"])
+    into.step({"W": np.ones(2), "b": np.ones(3)})  # and the rule is the one that was asked for
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"clip_value": "much"}, {"bounds": 3}, {"cautious": "yes"}, {"lr_scale": -1.0}]
+)
+def test_what_is_kept_as_it_is_here_must_still_be_a_setting(wrong: dict[str, Any]) -> None:
+    saved = made().state_dict()
+    saved["groups"][0].update(wrong)
+    with pytest.raises(CheckpointError, match=next(iter(wrong))):
+        made(lr_scale={"W": np.ones(2), "b": 1.0}).load_state_dict(saved)
+
+
+STATE = {
+    "state_dtype": "bfloat16",
+    "stochastic_rounding": True,
+    "complex_moment": "modulus",
+    "reset_at_bounds": True,
+}
+
+
+@pytest.mark.parametrize("name", STATE)
+def test_a_setting_that_the_state_depends_on_is_refused_with_what_to_do(
+    name: str, tmp_path: Path
+) -> None:
+    def with_option(**options: Any) -> Optimizer:
+        return fastopt.Adam(np.ones(2, np.float32), bounds=(0, 2), backend="numpy", **options)
+
+    source, into = with_option(**{name: STATE[name]}), with_option()
+    ours = into.param_groups[0][name]
+    for _ in range(2):
+        source.step(np.ones(2, np.float32))
+        source.save(tmp_path / "run")
+    assert (tmp_path / "run.prev").is_file()
+    message = rf"groups\[0\]\.{name}: expected {ours!r}; got {STATE[name]!r}\. .*strict=False"
+    with pytest.raises(CheckpointError, match=message) as caught:
+        into.load(tmp_path / "run")
+    assert ".prev" not in str(caught.value)
+    report = into.load(tmp_path / "run", strict=False)
+    assert said(report) == [(f"groups[0].{name}", repr(STATE[name]), repr(ours), "here")]
+    assert any(name in line for line in report.mismatched)
+    assert into.step_count == 2
+    converts = "convert=True" in str(caught.value)
+    assert converts == (name in ("state_dtype", "stochastic_rounding"))
+    if converts:
+        assert with_option().load(tmp_path / "run", convert=True).step_count == 2
+    assert with_option(**{name: STATE[name]}).load(tmp_path / "run").settings == ()
 
 
 def test_a_plateau_takes_its_memory_over_and_says_what_else_is_other(load: Load) -> None:

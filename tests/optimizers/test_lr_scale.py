@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -547,4 +548,42 @@ def test_rates_of_elements_are_given_again_when_a_run_is_loaded(
     number.load(tmp_path / "run.safetensors")
     assert number.param_groups[0]["lr_scale"] == 0.5
     again.load_state_dict(number.state_dict())
-    assert "ElementScales" in repr(again)
+    assert f"lr_scale={POWERS!r}" in repr(again)
+    assert f"'lr_scale': {POWERS!r}" in repr(again.param_groups[0])
+    with pytest.raises(ValueError, match=r"got array\(\[1\., 2\.\]\)"):
+        number.param_groups[0]["lr_scale"] = np.array([1.0, 2.0])
+
+
+@each_backend
+def test_a_load_says_of_rates_of_elements_what_differs(tmp_path: Path, backend: str) -> None:
+    def loaded(saved: Any, here: Any) -> tuple[list[tuple[Any, ...]], tuple[str, ...]]:
+        source = fastopt.Adam(np.ones(2), lr_scale=saved, backend=backend)
+        source.save(tmp_path / "run")
+        into = fastopt.Adam(np.ones(2), lr_scale=here, backend=backend)
+        report = into.load(tmp_path / "run")
+        again = into.load_state_dict(source.state_dict())
+        assert (again.settings, again.missing) == (report.settings, report.missing)
+        assert repr(into.param_groups[0]["lr_scale"]) == repr(here)
+        found = [(s.name, repr(s.saved), repr(s.here), s.holds) for s in report.settings]
+        return found, report.missing
+
+    one, other, name = np.array([1.0, 2.0]), np.array([1.0, 3.0]), "groups[0].lr_scale"
+    digests = [
+        hashlib.sha256(b"<f8 (2,) " + scale.tobytes()).hexdigest()[:16] for scale in (one, other)
+    ]
+    texts = [f"arrays (sha256 {digest})" for digest in digests]
+    assert loaded(one, one.copy()) == ([], ())
+    assert loaded(one, other) == ([(name, *texts, "here")], ())
+    assert loaded(one, 0.5) == ([(name, texts[0], "0.5", "here")], (name,))
+    assert loaded(0.5, other) == ([(name, "0.5", texts[1], "here")], ())
+
+
+def test_rates_of_elements_that_nobody_described_may_be_the_same() -> None:
+    scale = np.array([1.0, 2.0])
+    opt, number = fastopt.Adam(np.ones(2), lr_scale=scale), fastopt.Adam(np.ones(2), lr_scale=0.5)
+    saved = opt.state_dict()
+    del saved["described"]
+    assert opt.load_state_dict(saved).settings == ()
+    report = number.load_state_dict(saved)
+    assert [repr(setting.saved) for setting in report.settings] == ["arrays"]
+    assert report.missing == ("groups[0].lr_scale",)
