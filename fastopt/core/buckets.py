@@ -375,6 +375,8 @@ class Arena:
                 merge(parameter.state_view(own[name]), values, keep)
             for slot in self.slots:
                 values = source._numbers_of(slot, before, slot in signed)
+                if self.codes is not None:
+                    values = arrays.on_host(values)
                 if keep is not None:
                     merged = self._numbers_of(slot, parameter, slot in signed)
                     merge(merged, values, keep)
