@@ -52,6 +52,12 @@ def device(array: Array) -> int | None:
     return getattr(held_by, "id", None)
 
 
+def location(array: Array) -> str:
+    """Return where an array is, in words."""
+    number = device(array)
+    return "in host memory" if number is None else f"a CuPy array on device {number}"
+
+
 def address(array: Array) -> int:
     """Return the address of the array's first element."""
     if type(array) is np.ndarray and _READS_HEADERS:
@@ -234,9 +240,9 @@ def on_host(array: Array) -> Array:
 
 
 def like(values: Array, target: Array) -> Array:
-    """Return a NumPy array where the target is: on its device, if that is one."""
+    """Return an array where the target is: on its device if it has one, else in host memory."""
     if kind(target) != "cupy":
-        return values
+        return on_host(values) if kind(values) == "cupy" else values
     with on_device_of(target):
         return sys.modules["cupy"].asarray(values)  # type: ignore[no-any-return]  # cupy's
 

@@ -375,8 +375,6 @@ class Arena:
                 merge(parameter.state_view(own[name]), values, keep)
             for slot in self.slots:
                 values = source._numbers_of(slot, before, slot in signed)
-                if self.codes is not None:
-                    values = arrays.on_host(values)
                 if keep is not None:
                     merged = self._numbers_of(slot, parameter, slot in signed)
                     merge(merged, values, keep)
@@ -407,8 +405,8 @@ class Arena:
             view[...] = arrays.like(values.astype(view.dtype, copy=False), view)
             return
         assert self.codes is not None
-        turned = parameter.layout.in_memory_order(arrays.on_host(values))
         flat = np.zeros(-(-size // BLOCK) * BLOCK, np.float32)
+        turned = parameter.layout.in_memory_order(arrays.like(values, flat))
         flat[:size] = np.ascontiguousarray(turned).reshape(-1).view(np.float32)
         if self.spec.state == "bfloat16":
             codes = quantization.to_bfloat16(flat[:size], quantization.HALF)

@@ -355,9 +355,8 @@ def bounds_of_leaves(
     for side, given, none in zip(BOUNDS, bounds, (-math.inf, math.inf), strict=True):
         root = f"{owner}: bounds, {side}"
         values = _spread(given, tree, positions, group, root)
-        found = zip(positions, values, strict=True)
-        pairs = [(tree.leaves[at], value) for at, value in found if at in trained]
-        sides.append([_of_leaf(root, value, leaf, none) for leaf, value in pairs])
+        found = zip(map(tree.leaves.__getitem__, positions), values, strict=True)
+        sides.append([_of_leaf(root, v, leaf, none) for leaf, v in found if not leaf.is_counter])
     for position, lower, upper in zip(trained, *sides, strict=True):
         if (lower > upper).any():
             path = tree.leaves[position].path
@@ -439,7 +438,7 @@ class ScaleCheck(Schedulable):
 
 def scales_of_leaves(
     scales: ElementScales, tree: Tree, positions: Sequence[int], group: int, owner: str
-) -> dict[int, Array]:
+) -> dict[int, tuple[Array]]:
     """Return the factors of a group's leaves by position, host arrays in the shape of the leaf.
 
     Raises ValueError for another structure, shapes that do not broadcast and numbers that are no
@@ -451,7 +450,7 @@ def scales_of_leaves(
     else:
         values = _spread(given, tree, positions, group, root)
     pairs = zip(positions, values, strict=True)
-    return {at: _scale_of_leaf(root, value, tree.leaves[at]) for at, value in pairs}
+    return {at: (_scale_of_leaf(root, value, tree.leaves[at]),) for at, value in pairs}
 
 
 def _scale_of_leaf(root: str, given: Any, leaf: Leaf) -> Array:

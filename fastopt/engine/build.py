@@ -5,7 +5,7 @@ Everything is checked here: the arrays, the hyperparameters, and both against ea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ import numpy as np
 from fastopt import backends
 from fastopt.backends.interface import Backend
 from fastopt.core import arrays, hyperparameters
-from fastopt.core.arrays import check_apart
+from fastopt.core.arrays import Array, check_apart
 from fastopt.core.buckets import Bucket, OptimizerState, memory_names
 from fastopt.core.denormals import smallest_eps
 from fastopt.core.dtypes import (
@@ -209,19 +209,15 @@ def check_leaves(tree: Tree, owner: str, counters: bool = False) -> None:
             raise TypeError(refused_dtype(leaf.path, leaf.array))
     refuse_empty(tree, owner)
     first = tree.leaves[0]
+    here = arrays.location(first.array)
     for leaf in tree.leaves:
-        if _where(leaf) != _where(first):
+        if (there := arrays.location(leaf.array)) != here:
             raise BackendMismatchError(
                 f"{owner} takes arrays of one kind on one device; {first.path} is "
-                f"{_where(first)} and {leaf.path} is {_where(leaf)}. Make one optimizer for each, "
+                f"{here} and {leaf.path} is {there}. Make one optimizer for each, "
                 "or move one array (cupy.asarray, cupy.asnumpy)."
             )
     check_apart(tree.leaves)
-
-
-def _where(leaf: Leaf) -> str:
-    device = arrays.device(leaf.array)
-    return "in host memory" if device is None else f"a CuPy array on device {device}"
 
 
 # Hyperparameters --------------------------------------------------------------------------------
@@ -481,9 +477,13 @@ def new_buckets(
     limits = group["bounds"]
     kind = hyperparameters.bounds_kind(limits)
     fragments = tuple(fragments_of(group).values())
-    scales: ElementScales | None = None
-    if isinstance(group["lr_scale"], ElementScales):
-        scales = group["lr_scale"]
+    scales = group["lr_scale"]
+    where = tree, group.positions, number, formula.__name__
+    constants: dict[tuple[str, ...], Mapping[int, Sequence[Array]]] = {}
+    if kind == "arrays":
+        constants[BOUNDS] = hyperparameters.bounds_of_leaves(limits, *where)
+    if isinstance(scales, ElementScales):
+        constants[LR_SCALE,] = hyperparameters.scales_of_leaves(scales, *where)
 
     def sort(position: int) -> tuple[str, State]:
         array = tree.leaves[position].array
@@ -505,7 +505,7 @@ def new_buckets(
             state_dtype=state_dtype,
             fragments=fragments,
             members=made_with.members is not None,
-            scaled=formula._lr_scalars if scales else (),
+            scaled=formula._lr_scalars if (LR_SCALE,) in constants else (),
         )
         bucket = Bucket.of(
             number,
@@ -519,14 +519,6 @@ def new_buckets(
             backend.alignment,
             backend.bridges_gaps,
         )
-        if kind == "arrays":
-            found = hyperparameters.bounds_of_leaves(
-                limits, tree, group.positions, number, formula.__name__
-            )
-            bucket.set_constants(BOUNDS, [found[position] for position in positions])
-        if scales:
-            factors = hyperparameters.scales_of_leaves(
-                scales, tree, group.positions, number, formula.__name__
-            )
-            bucket.set_constants([LR_SCALE], [[factors[position]] for position in positions])
+        for slots, found in constants.items():
+            bucket.set_constants(slots, [found[position] for position in positions])
         yield bucket

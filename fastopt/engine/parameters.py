@@ -8,14 +8,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from operator import is_
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastopt.core import arrays
 from fastopt.core.arrays import Array
 from fastopt.core.buckets import Bucket, OptimizerState
-from fastopt.core.param_groups import GivenGroup, ParamGroup, ParamGroups, are_given, shown, tree_of
+from fastopt.core.param_groups import GivenGroup, ParamGroup, ParamGroups, shown, tree_of
 from fastopt.core.signals import Deferred
 from fastopt.core.tree import Leaf, Tree
 from fastopt.engine import build
@@ -29,7 +29,7 @@ from fastopt.errors import BackendMismatchError
 
 def rebind(state: OptimizerState, engine: HostEngine, params: Any) -> None:
     """Go on with other arrays in the places of the parameters; raises with nothing changed."""
-    tree = _nested_alike(state.tree, params)
+    tree = nested_alike(state.tree, params, _OPTIMIZER)
     before = _by_position(state.buckets)
     changed = False
     for position, (old, new) in enumerate(zip(state.tree.leaves, tree.leaves, strict=True)):
@@ -39,7 +39,7 @@ def rebind(state: OptimizerState, engine: HostEngine, params: Any) -> None:
             parameter = bucket.parameters[index]
             shape, dtype = parameter.layout.shape, parameter.dtype
             stays = stays and arrays.address(new.array) == parameter.address
-        _check_like(old, new, shape, dtype)
+        check_like(old, new, shape, dtype, _OPTIMIZER)
         changed = changed or not stays
     build.check_leaves(tree, state.formula.__name__, counters=True)
     if not changed:
@@ -58,51 +58,65 @@ def _arrays(tree: Tree) -> list[Array]:
     return [leaf.array for leaf in tree.leaves]
 
 
-def _nested_alike(before: Tree, params: Any) -> Tree:
+class Follower(NamedTuple):
+    """Who goes over to other arrays, in the words of errors.
+
+    ``begin`` is what they begin with, ``variable`` what a program may call it, ``others`` what is
+    said of parameters that were not there.
+    """
+
+    begin: str
+    variable: str
+    others: str
+
+
+_OPTIMIZER = Follower("", "opt", "opt.add_param_group adds parameters")
+
+
+def nested_alike(before: Tree, params: Any, follower: Follower) -> Tree:
     """Return the tree of other parameters; ValueError unless they have the same names."""
     tree = tree_of(params)
     if before.grouped and not tree.grouped and isinstance(params, list | tuple):
         tree = Tree([*params], grouped=True)
-    if tree.grouped and any(group.keys() != {"params"} for group in params if are_given(params)):
+    elif tree.grouped and any(group.keys() != {"params"} for group in params):
         raise TypeError(
-            "rebind takes arrays alone, as [{'params': tree}, ...] or a list of trees; set "
-            "hyperparameters in opt.param_groups"
+            f"{follower.begin}rebind takes arrays alone, as [{{'params': tree}}, ...] or a list of "
+            "trees; set hyperparameters in opt.param_groups"
         )
     mine, theirs = ([leaf.name for leaf in each.leaves] for each in (before, tree))
     if mine != theirs:
         missing = [name for name in mine if name not in theirs][:3]
         extra = [name for name in theirs if name not in mine][:3]
         raise ValueError(
-            "rebind takes the same parameters in other arrays, nested as they were; missing "
-            f"{missing}, unexpected {extra}. opt.add_param_group adds parameters"
+            f"{follower.begin}rebind takes the same parameters in other arrays, nested as they "
+            f"were; missing {missing}, unexpected {extra}. {follower.others}"
         )
     tree.resizes = before.resizes
     return tree
 
 
-def _check_like(old: Leaf, leaf: Leaf, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+def check_like(
+    old: Leaf, leaf: Leaf, shape: tuple[int, ...], dtype: np.dtype[Any], follower: Follower
+) -> None:
     """Raise for an array that is not of the shape and dtype that there was, and where it was."""
-    before, now = old.array, leaf.array
+    now = leaf.array
     if now.shape != shape or now.dtype != dtype:
         rows = (
-            f"opt.resize({leaf.name!r}, array, keep=rows) takes another number of rows"
+            f"{follower.variable}.resize({leaf.name!r}, array, keep=rows) takes another number of "
+            "rows"
             if now.dtype == dtype
             else f"Convert it: .astype({str(dtype)!r})"
         )
         raise ValueError(
-            f"{leaf.path} must be {dtype} of shape {shape}, as it was; got {now.dtype} of shape "
-            f"{now.shape}. {rows}"
+            f"{follower.begin}{leaf.path} must be {dtype} of shape {shape}, as it was; got "
+            f"{now.dtype} of shape {now.shape}. {rows}"
         )
-    if arrays.kind(now) != arrays.kind(before) or arrays.device(now) != arrays.device(before):
+    there, here = arrays.location(old.array), arrays.location(now)
+    if there != here:
         raise BackendMismatchError(
-            f"{leaf.path} must be where it was, {_place(before)}; got one {_place(now)}. Save, and "
-            "load into an optimizer of the new arrays"
+            f"{follower.begin}{leaf.path} must be where it was, {there}; got one {here}. Save, and "
+            "load where the arrays are the new ones"
         )
-
-
-def _place(array: Array) -> str:
-    device = arrays.device(array)
-    return "in host memory" if device is None else f"on CUDA device {device}"
 
 
 def _adopt(state: OptimizerState, tree: Tree) -> None:
@@ -180,9 +194,10 @@ def kept_rows(
             f"resize changes the number of rows: the new {name!r} must be {dtype} of shape "
             f"(rows, {', '.join(map(str, shape[1:]))}); got {new.dtype} of shape {new.shape}"
         )
-    if arrays.kind(new) != arrays.kind(old) or arrays.device(new) != arrays.device(old):
+    there, here = arrays.location(old), arrays.location(new)
+    if there != here:
         raise BackendMismatchError(
-            f"the new {name!r} must be {_place(old)}, as the old one; got one {_place(new)}"
+            f"the new {name!r} must be {there}, as the old one; got one {here}"
         )
     if keep is None:
         return np.arange(min(shape[0], len(new)))

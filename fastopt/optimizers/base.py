@@ -221,9 +221,13 @@ class Optimizer(Formula):
         FloatingPointError under ``on_nonfinite="raise"`` for a gradient with NaN or infinity, or
         with squares that do not fit.
         """
+        self._go_over(params)
+        return self._step(grads, grad_scale, None)
+
+    def _go_over(self, params: Any) -> None:
+        """Go over to the parameters as the program has them now; None: they are as they were."""
         if params is not None and not self._state.tree.holds(params):
             self.rebind(params)
-        return self._step(grads, grad_scale, None)
 
     def _step(
         self,
@@ -250,7 +254,7 @@ class Optimizer(Formula):
                     policy = self._policy_with(on_nonfinite)
                 # HostEngine of engine/step.py; for CuPy arrays DeviceEngine of engine/device.py.
                 engine = self._engine
-                if around is not None:
+                if around is not None:  # all other steps do without one more call
                     outcome = around(lambda: self._make_step(grads, grad_scale, policy))
                 elif engine.later is None:
                     outcome = engine.step(grads, grad_scale, policy)
@@ -311,19 +315,18 @@ class Optimizer(Formula):
         Hooks are called as by a step; ``after_step`` finds the parameters as they were, and what it
         does to them is no part of the updates. Cannot be captured in a CUDA graph.
         """
-        if self._before_step:
-            self._call(self._before_step)
+        found: Any = None
 
-        def work() -> Any:
-            leaves = self._state.tree.leaves
+        def keep(make: Callable[[], Outcome]) -> Outcome:
+            nonlocal found
+            tree = self._state.tree
             with Deferred():
-                before = [_copy(leaf.array) for leaf in leaves]
-                self._engine.step(grads, grad_scale, self._policy)
-                return self._state.tree.nest(map(_taken_back, before, leaves))
+                before = [_copy(leaf.array) for leaf in tree.leaves]
+                outcome = make()
+                found = tree.nest(map(_taken_back, before, tree.leaves))
+            return outcome
 
-        found = self._alone(work)
-        if self._after_step:
-            self._call(self._after_step)
+        self._step(grads, grad_scale, None, keep)
         return found
 
     def _policy_with(self, on_nonfinite: NonfinitePolicy) -> Policy:

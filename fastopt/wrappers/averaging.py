@@ -21,7 +21,7 @@ from fastopt.core.signals import Deferred
 from fastopt.core.tree import COUNTERS, Leaf, Tree
 from fastopt.engine.build import check_leaves
 from fastopt.engine.policy import Outcome
-from fastopt.errors import BackendMismatchError, CheckpointError
+from fastopt.errors import CheckpointError
 from fastopt.optimizers.base import Around, Optimizer
 from fastopt.wrappers.base import CompanionArrays, Wrapper, move, zeros_beside
 
@@ -184,34 +184,18 @@ class EMA(Resumable):
                         "opt.rebind(params), or opt.step(grads, params=params), before"
                     )
             return self
-        before = self._arrays.leaves
-        tree = tree_of(params)
-        if tree.grouped != self._arrays.tree.grouped and isinstance(params, list | tuple):
-            tree = Tree([*params], grouped=True)
-        theirs, ours = ([leaf.name for leaf in leaves] for leaves in (tree.leaves, before))
-        if theirs != ours:
-            raise ValueError(
-                "EMA: rebind takes the same parameters in other arrays, nested as they were; got "
-                f"{theirs[:5]}, not {ours[:5]}. For others make a new EMA; EMA(opt) follows an "
-                "optimizer that parameters are added to"
-            )
+        from fastopt.engine import parameters  # where nothing is replaced it is not needed
+
+        others = (
+            "For others make a new EMA; EMA(opt) follows an optimizer that parameters are added to"
+        )
+        ours = parameters.Follower("EMA: ", "ema", others)
+        tree = parameters.nested_alike(self._arrays.tree, params, ours)
         check_leaves(tree, "EMA", counters=True)
-        for old, new, own in zip(before, tree.leaves, self._arrays.own, strict=True):
-            was, now = old.array, new.array
-            if (own.shape, was.dtype) != (now.shape, now.dtype):
-                raise ValueError(
-                    f"EMA: {new.path} must be {was.dtype} of shape {own.shape}, as it was; got "
-                    f"{now.dtype} of shape {now.shape}. ema.resize({new.name!r}, array, keep=rows) "
-                    "takes another number of rows"
-                )
-            if (arrays.kind(was), arrays.device(was)) != (arrays.kind(now), arrays.device(now)):
-                raise BackendMismatchError(
-                    f"EMA: {new.path} must be where it was; save the average, and load it into an "
-                    "EMA of the new arrays"
-                )
+        for old, own, new in zip(self._arrays.leaves, self._arrays.own, tree.leaves, strict=True):
+            parameters.check_like(old, new, own.shape, old.array.dtype, ours)
         with self._lock:
             self._refuse_if_swapped("rebind")
-            tree.resizes = self._arrays.tree.resizes
             self._arrays.stand_beside(tree)
         return self
 
@@ -507,7 +491,7 @@ class Lookahead(Wrapper):
     def _begin(self, tree: Tree) -> None:
         """Let all slow weights be the parameters."""
         self._joined = _join(tree.leaves)
-        own = {k: slow for joined in self._joined for k, slow in joined.slow_by_position()}
+        own = {k: slow for one in self._joined for k, slow in one.by_position(one.slow)}
         self._arrays = CompanionArrays(tree, [own[k] for k in range(len(own))])
         self._slow = self._arrays.nest(self._arrays.own)
         self._moved = np.zeros(len(tree.leaves), bool)
@@ -530,8 +514,8 @@ class Lookahead(Wrapper):
         before, joined_before = self._arrays, self._joined
         moved, unknown = self._moved, self._unknown
         self._begin(self._tree)
-        left = {k: flat for joined in joined_before for k, flat in joined.left_by_position()}
-        found = {k: flat for joined in self._joined for k, flat in joined.left_by_position()}
+        left = {k: part for one in joined_before for k, part in one.by_position(one.left)}
+        found = {k: part for one in self._joined for k, part in one.by_position(one.left)}
         rows_of = {**dict.fromkeys(before.staying(self._tree)), **(kept or {})}
         for k, rows in rows_of.items():
             with arrays.on_device_of(before.own[k]):
@@ -737,15 +721,10 @@ class _Joined:
         self._views: list[Array] = []
         self._addresses: list[int] = []
 
-    def slow_by_position(self) -> Iterator[tuple[int, Array]]:
-        """Yield the slow weights of each parameter, in its shape, with its position."""
+    def by_position(self, flat: Array) -> Iterator[tuple[int, Array]]:
+        """Yield each parameter's part of ``slow`` or ``left``, in its shape, with its position."""
         for k, layout, own in zip(self.positions, self._layouts, self._ranges, strict=True):
-            yield k, layout.in_shape(self.slow[own])
-
-    def left_by_position(self) -> Iterator[tuple[int, Array]]:
-        """Yield what the last step has left of each parameter, in its shape, likewise."""
-        for k, layout, own in zip(self.positions, self._layouts, self._ranges, strict=True):
-            yield k, layout.in_shape(self.left[own])
+            yield k, layout.in_shape(flat[own])
 
     def _now(self, leaves: Sequence[Leaf]) -> Array:
         """Return the parameters as they are: flat, in the dtype of the slow weights."""

@@ -150,8 +150,7 @@ class LossScaler(Resumable):
                 "gradients belong to the scale from before; call scaler.update() once per "
                 "iteration, after the steps of all optimizers"
             )
-        if params is not None and not inner._state.tree.holds(params):
-            opt.rebind(params)
+        opt._go_over(params)
         there = self._scale_for(inner._engine)
         if there is None:
             with Deferred():

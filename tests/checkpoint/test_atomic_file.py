@@ -60,6 +60,7 @@ import os, random, signal, sys, time
 from pathlib import Path
 import numpy as np
 import fastopt
+from helpers.processes import drained
 
 random.seed(0)
 folder = Path(sys.argv[1])
@@ -98,12 +99,7 @@ while kills < 40 or began < 200:
     time.sleep(random.uniform(0, 5) * usual)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    os.set_blocking(told, False)
-    try:
-        more = len(os.read(told, 1000))
-    except BlockingIOError:
-        more = 0
-    os.set_blocking(told, True)
+    more = drained(told)
     kills += 1
     hits += any(".tmp." in name for name in os.listdir(folder))
     number = load(path)

@@ -471,6 +471,7 @@ import os, random, signal, sys, time, warnings
 from pathlib import Path
 import numpy as np
 import fastopt
+from helpers.processes import drained
 
 random.seed(0)
 folder, keep = Path(sys.argv[1]), 3
@@ -512,12 +513,7 @@ while kills < 25:
     time.sleep(random.uniform(0, 0.02))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    os.set_blocking(told, False)
-    try:
-        more = len(os.read(told, 1000))
-    except BlockingIOError:
-        more = 0
-    os.set_blocking(told, True)
+    more = drained(told)
     kills += 1
     hits += any(".tmp." in name for name in os.listdir(folder))
     found = whole()

@@ -50,3 +50,14 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("cache")
     python("work()", path)
     return path
+
+
+def drained(pipe: int) -> int:
+    """Take out what is in a pipe, at most a thousand bytes; return how many these were."""
+    os.set_blocking(pipe, False)
+    try:
+        return len(os.read(pipe, 1000))
+    except BlockingIOError:
+        return 0
+    finally:
+        os.set_blocking(pipe, True)

@@ -12,22 +12,13 @@ import pytest
 import fastopt
 from fastopt.core.arrays import Array
 from helpers.bits import differences
+from helpers.clipping import drawn, run
 from helpers.variants import CLIPPING, CPU_BACKENDS, VARIANTS, Variant
 
 each_backend = pytest.mark.parametrize("backend", CPU_BACKENDS)
-SHAPES = ((7,), (), (3, 4), (0, 2), (5000,))
 SIZES = (1.0, 0.01, 100.0, 1.0, 0.5)
 PLAIN = [v for v in VARIANTS if v not in CLIPPING]
 LIMIT = 0.625
-
-
-def drawn(seed: int, dtype: Any) -> list[Array]:
-    rng = np.random.default_rng(seed)
-    made = []
-    for shape, size in zip(SHAPES, SIZES, strict=True):
-        values = np.asarray(size * (rng.standard_normal(shape) + 1j * rng.standard_normal(shape)))
-        made.append((values if np.dtype(dtype).kind == "c" else values.real).astype(dtype))
-    return made
 
 
 def norm_of(grad: Array) -> float:
@@ -42,30 +33,20 @@ def scaled(grad: Array, limit: float = LIMIT) -> Array:
     return np.asarray(grad * grad.real.dtype.type(factor))
 
 
-def run(make: Any, grads: list[list[Any]], dtype: Any, **options: Any) -> dict[str, Any]:
-    params = drawn(0, dtype)
-    opt = make(params, **options)
-    for given in grads:
-        opt.step(given)
-    state = opt.state_dict()["state"]
-    end: dict[str, Any] = {f"params[{k}]": param for k, param in enumerate(params)}
-    return end | {f"{n}.{slot}": x for n, entry in state.items() for slot, x in entry.items()}
-
-
 @each_backend
 @pytest.mark.parametrize("dtype", [np.float64, np.complex128])
 @pytest.mark.parametrize("variant", PLAIN, ids=str)
 def test_it_is_a_step_with_gradients_that_were_scaled_before(
     variant: Variant, dtype: Any, backend: str
 ) -> None:
-    grads: list[list[Any]] = [drawn(seed, dtype) for seed in range(1, 6)]
+    grads: list[list[Any]] = [drawn(seed, dtype, SIZES) for seed in range(1, 6)]
     grads[2][0] = grads[3][1] = None
     if variant.options.get("mask_zero"):
         grads[1][4][:40] = 0
     before = [[None if g is None else scaled(g) for g in given] for given in grads]
     options = {"weight_decay": 0.125, "backend": backend}
-    expected = run(variant, before, dtype, **options)
-    got = run(variant, grads, dtype, clip_each=LIMIT, **options)
+    expected = run(variant, drawn(0, dtype, SIZES), before, **options)
+    got = run(variant, drawn(0, dtype, SIZES), grads, clip_each=LIMIT, **options)
     for name, values in expected.items():
         np.testing.assert_allclose(got[name], values, rtol=1e-9, atol=1e-14, err_msg=name)
 
@@ -77,7 +58,7 @@ def test_sums_and_factor_are_in_float64_whatever_is_stored(
     state_dtype: str | None, dtype: Any, backend: str
 ) -> None:
     """The factor is rounded to the arithmetic's dtype, as all scalars are."""
-    grads = drawn(1, dtype)
+    grads = drawn(1, dtype, SIZES)
     params, expected = [np.zeros_like(g) for g in grads], []
     opt = fastopt.SGD(params, lr=1.0, clip_each=LIMIT, state_dtype=state_dtype, backend=backend)
     opt.step(grads)
@@ -148,11 +129,11 @@ def test_a_norm_that_float64_does_not_hold_is_infinite(backend: str) -> None:
 @each_backend
 def test_the_sum_is_in_the_order_of_all_norms(backend: str) -> None:
     """The factor has the bits of clip_grad_norm_ on one array after the other."""
-    params, plain = drawn(0, np.float64), drawn(0, np.float64)
+    params, plain = (drawn(0, np.float64, SIZES) for _ in range(2))
     opt = fastopt.Adam(params, clip_each=0.1, backend=backend)
     other = fastopt.Adam(plain, backend=backend)
     for seed in range(1, 4):
-        grads = drawn(seed, np.float64)
+        grads = drawn(seed, np.float64, SIZES)
         opt.step(grads)
         for grad in grads:
             fastopt.clip_grad_norm_([grad], 0.1)

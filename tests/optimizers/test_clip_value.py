@@ -18,22 +18,13 @@ from fastopt.core.dtypes import UpdateSpec
 from fastopt_kernels import adam
 from fastopt_kernels.around import clip_value
 from helpers.bits import differences
+from helpers.clipping import drawn, run
 from helpers.variants import CLIPPING, CPU_BACKENDS, ONE_PASS, VARIANTS, Variant
 
 DTYPES = (np.float32, np.complex128, ml_dtypes.bfloat16)
 each_backend = pytest.mark.parametrize("backend", CPU_BACKENDS)
 each_dtype = pytest.mark.parametrize("dtype", DTYPES)
-SHAPES = ((7,), (), (3, 4), (0, 2), (5000,))
 PLAIN = [v for v in VARIANTS if v not in CLIPPING]
-
-
-def drawn(seed: int, dtype: Any) -> list[Array]:
-    rng = np.random.default_rng(seed)
-    made = []
-    for shape in SHAPES:
-        values = np.asarray(rng.standard_normal(shape) + 1j * rng.standard_normal(shape))
-        made.append((values if np.dtype(dtype).kind == "c" else values.real).astype(dtype))
-    return made
 
 
 def cut(grad: Array, limit: float) -> Array:
@@ -42,16 +33,6 @@ def cut(grad: Array, limit: float) -> Array:
     wide = parts.astype(np.float32) if parts.dtype.itemsize == 2 else parts
     whole = np.clip(wide, -limit, limit).astype(parts.dtype)
     return whole.view(grad.dtype).reshape(grad.shape)
-
-
-def run(make: Any, grads: list[list[Any]], dtype: Any, **options: Any) -> dict[str, Any]:
-    params = drawn(0, dtype)
-    opt = make(params, **options)
-    for given in grads:
-        opt.step(given)
-    state = opt.state_dict()["state"]
-    end: dict[str, Any] = {f"params[{k}]": param for k, param in enumerate(params)}
-    return end | {f"{n}.{slot}": x for n, entry in state.items() for slot, x in entry.items()}
 
 
 @each_backend
@@ -66,8 +47,8 @@ def test_it_is_a_step_with_gradients_that_were_cut_off_before(
         grads[1][4][:40] = 0
     before = [[None if g is None else cut(g, 0.625) for g in given] for given in grads]
     options = {"weight_decay": 0.125, "backend": backend}
-    expected = run(variant, before, dtype, **options)
-    got = run(variant, grads, dtype, clip_value=0.625, **options)
+    expected = run(variant, drawn(0, dtype), before, **options)
+    got = run(variant, drawn(0, dtype), grads, clip_value=0.625, **options)
     assert differences(expected, got) == {}
 
 
