@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from fastopt.optimizers.parameter_free import Prodigy
     from fastopt.optimizers.rmsprop import RMSprop
     from fastopt.optimizers.sgd import SGD, Momentum
+    from fastopt.optimizers.signs import Lion, Signum
     from fastopt.wrappers.accumulator import Accumulator
     from fastopt.wrappers.averaging import EMA, Lookahead
     from fastopt.wrappers.loss_scaler import LossScaler
@@ -49,6 +50,7 @@ _ON_FIRST_USE = {
     "LAMB": "optimizers.layerwise",
     "Prodigy": "optimizers.parameter_free",
     "Muon": "optimizers.matrices",
+    **dict.fromkeys(["Lion", "Signum"], "optimizers.signs"),
 }
 """Public names by the modules that hold them, which are imported when a name is first used: a
 program needs one optimizer, and not everything that stands around a step."""
@@ -67,6 +69,7 @@ __all__ = [
     "CheckpointError",
     "Checkpoints",
     "FastoptError",
+    "Lion",
     "LoadReport",
     "Lookahead",
     "LossScaler",
@@ -75,6 +78,7 @@ __all__ = [
     "Optimizer",
     "Prodigy",
     "RMSprop",
+    "Signum",
     "__version__",
     "array_namespace",
     "available_backends",

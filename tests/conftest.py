@@ -72,12 +72,11 @@ class LeaveOut:
         config.hook.pytest_deselected(items=gone)
 
 
-# What the default run takes of a product ---------------------------------------------------------
+# What is taken of a product ----------------------------------------------------------------------
 
 OF_EVERY_VARIANT = {
     "test_clip_each",
     "test_clip_value",
-    "test_compile",
     "test_formulas",
     "test_fragments",
     "test_gate",
@@ -87,10 +86,13 @@ OF_EVERY_VARIANT = {
 }
 """Files of tests that the default run makes with variants that are close to others too."""
 
+PAIRED = {"test_dtypes", "test_layouts", "test_state_dict", "test_state_dtype", "test_storage"}
+"""Those in which such a variant meets each value of the other parameters, if not by default."""
 
-def has_close_variant(item: pytest.Function) -> bool:
+
+def is_close(item: pytest.Function) -> bool:
     """Return whether a test is of a variant whose code is all that of others."""
-    return any(isinstance(v, Variant) and v.is_close for v in item.callspec.params.values())
+    return any(isinstance(v, Variant) and v.close for v in item.callspec.params.values())
 
 
 def point(item: pytest.Function) -> tuple[Hashable, ...]:
@@ -104,16 +106,51 @@ def point(item: pytest.Function) -> tuple[Hashable, ...]:
     return (*place, *left.values())
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark as exhaustive what the default run leaves out of the products of parameters.
+def mark_all_but(kept: set[int], members: list[pytest.Function], marker: str) -> None:
+    """Mark the tests whose numbers are not among those that are kept."""
+    for k, member in enumerate(members):
+        if k not in kept:
+            member.add_marker(marker)
 
-    Of a test with three parameters or more it takes so many points that every two values meet; of
-    one that is marked ``covering(n)`` so many that every n do. Variants that are close to others
-    are taken where numbers and bits are looked at. Tests of CuPy are marked gpu, but for those that
-    look at the emulated CUDA.
+
+def sort_usual(members: list[pytest.Function]) -> None:
+    """Sort the tests of one function into default, exhaustive and product."""
+    marker = members[0].get_closest_marker("covering")
+    together = marker.args[0] if marker else 2
+    points = [point(member) for member in members]
+    if len(points[0]) > together:
+        kept = covering(points, together)
+        rest = [member for k, member in enumerate(members) if k not in kept]
+        mark_all_but(kept, members, "exhaustive")
+        if len(points[0]) > together + 1 and rest:
+            kept = covering([point(member) for member in rest], together + 1)
+            mark_all_but(kept, rest, "product")
+
+
+def sort_close(members: list[pytest.Function]) -> None:
+    """Sort those of variants that are close to others."""
+    by_default = members[0].path.stem in OF_EVERY_VARIANT
+    together = 2 if by_default or members[0].path.stem in PAIRED else 1
+    kept = covering([point(member) for member in members], together)
+    mark_all_but(kept, members, "product")
+    if not by_default:
+        mark_all_but(set(), members, "exhaustive")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Sort the products of parameters into what is always run, what CI adds, and what is left.
+
+    Of a test with three parameters or more the default run takes so many points that every two
+    values meet (of one that is marked ``covering(n)`` so many that every n do); ``exhaustive`` has
+    those in which one more meets. Variants that are close to others are taken where numbers and
+    bits are looked at; ``exhaustive`` has them once in every other test, and where storage and
+    layout are looked at so often that they meet each value. What is left is marked ``product``.
+
+    Tests of CuPy are marked gpu, but for those that look at the emulated CUDA.
     """
-    functions: dict[Any, list[pytest.Function]] = {}
+    usual: dict[Any, list[pytest.Function]] = {}
+    close: dict[Any, list[pytest.Function]] = {}
     for item in items:
         fixtures = set(getattr(item, "fixturenames", ()))
         if fixtures & {"cupy", "cupy2"}:
@@ -124,19 +161,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             if not REAL and item.get_closest_marker("hardware"):
                 item.add_marker(pytest.mark.skip(reason="needs a device: set FASTOPT_TEST_GPU=1"))
         if hasattr(item, "callspec"):
-            if has_close_variant(item) and item.path.stem not in OF_EVERY_VARIANT:
-                item.add_marker("exhaustive")
-                continue
-            functions.setdefault((item.cls, item.function), []).append(item)
-    for members in functions.values():
-        marker = members[0].get_closest_marker("covering")
-        together = marker.args[0] if marker else 2
-        points = [point(member) for member in members]
-        if len(points[0]) > together:
-            kept = covering(points, together)
-            for k, member in enumerate(members):
-                if k not in kept:
-                    member.add_marker("exhaustive")
+            sort = close if is_close(item) else usual
+            sort.setdefault((item.cls, item.function), []).append(item)
+    for members in usual.values():
+        sort_usual(members)
+    for members in close.values():
+        sort_close(members)
+    if "product" not in config.option.markexpr:
+        left = [item for item in items if item.get_closest_marker("product")]
+        items[:] = [item for item in items if not item.get_closest_marker("product")]
+        config.hook.pytest_deselected(items=left)
 
 
 # Threads -----------------------------------------------------------------------------------------
@@ -178,6 +212,7 @@ def watched(devices: int) -> Iterator[Any]:
     cuda.clear()
     # Without a pool, so that what is freed too early is found.
     cupy.cuda.set_allocator(None)
+    gc.freeze()  # so that the collection below goes through what the test has made alone
     try:
         yield cupy
     finally:
@@ -185,6 +220,7 @@ def watched(devices: int) -> Iterator[Any]:
         cupy.cuda.set_allocator(cupy.get_default_memory_pool().malloc)
     assert not left, "a capture was not ended"
     gc.collect()
+    gc.unfreeze()
     assert cuda.written_after_free() == 0
 
 

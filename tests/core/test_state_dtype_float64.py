@@ -16,7 +16,15 @@ from fastopt.core.dtypes import UpdateSpec
 from helpers.bits import differences, special, threads, values
 from helpers.cuda.runs import COMPLEX, DENSE, ODD, difference_of
 from helpers.cuda.training import Training, train
-from helpers.variants import CLIPPING, CPU_BACKENDS, HAS_NUMBA, VARIANT_OF, VARIANTS, Variant
+from helpers.variants import (
+    CLIPPING,
+    CPU_BACKENDS,
+    HAS_NUMBA,
+    SMOOTH,
+    VARIANT_OF,
+    VARIANTS,
+    Variant,
+)
 
 FLOAT64 = {"state_dtype": "float64"}
 HALVES = [np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16)]
@@ -107,7 +115,8 @@ def test_gradients_of_all_sizes_train_alike(variant: Variant, place: tuple[Any, 
         for _ in range(10):
             grads = [rng.standard_normal(n).astype(np.float32) * np.float32(size) for n in (3, 300)]
             opt.step([xp.asarray(grad) for grad in grads])
-        assert all((host(param) != old).all() for param, old in zip(params, start, strict=True))
+        if variant.optimizer in SMOOTH:  # steps of one length may go back to where they began
+            assert all((host(param) != old).all() for param, old in zip(params, start, strict=True))
         ends.append({str(k): host(param) for k, param in enumerate(params)})
     assert differences(ends[0], ends[1]) == {}
     assert differences(ends[2], ends[1]) == {}

@@ -25,8 +25,11 @@ import pytest
 
 import fastopt
 from fastopt.core.arrays import Array
-from helpers.variants import CPU_BACKENDS
-from helpers.vectors import ELEMENTWISE, VECTORS, Vector, run
+from helpers.variants import CPU_BACKENDS, SMOOTH
+from helpers.vectors import ELEMENTWISE, FULL, Vector, run
+
+NAMES = {optimizer.__name__ for optimizer in SMOOTH}
+STEADY = [v for v in ELEMENTWISE if v.info["optimizer"] in NAMES]
 
 ROUNDED = {np.dtype(np.float16): 2.0**-11, np.dtype(ml_dtypes.bfloat16): 2.0**-8}
 """By how much a parameter is off that is rounded to nearest, relative to itself."""
@@ -71,7 +74,7 @@ def check(vector: Vector, state_dtype: str, backend: str) -> None:
 
 
 @pytest.mark.parametrize("state_dtype", UNITS)
-@pytest.mark.parametrize("vector", ELEMENTWISE, ids=str)
+@pytest.mark.parametrize("vector", STEADY, ids=str)
 def test_state_in_fewer_bits_meets_the_oracle_in_the_mean(vector: Vector, state_dtype: str) -> None:
     if settings_of(vector, "mask_zero") and state_dtype == "int8":
         with pytest.raises(ValueError, match="mask_zero cannot be used with state_dtype='int8'"):
@@ -81,8 +84,8 @@ def test_state_in_fewer_bits_meets_the_oracle_in_the_mean(vector: Vector, state_
 
 
 ROUNDED_AS_THEY_ARE = [
-    *ELEMENTWISE,
-    *(v for v in VECTORS if v.path.stem in ("lamb", "muon") and v.info["inputs"] != "huge"),
+    *STEADY,
+    *(v for v in FULL if v.path.stem in ("lamb", "muon") and v.info["inputs"] != "huge"),
 ]
 """All but what does not fit float16, what goes by the difference of two near parameters (Prodigy),
 and what counts the elements that move (cautious)."""

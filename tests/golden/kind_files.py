@@ -88,6 +88,18 @@ def make_file(
     made_with: Iterable[ModuleType],
 ) -> None:
     """Run the cases of one optimizer, hold the oracles against each other, write the file."""
+    versions = {module.__name__: version_of(module) for module in made_with}
+    make_file_of(path, cases, inputs, oracles, versions)
+
+
+def make_file_of(
+    path: str,
+    cases: Sequence[Case],
+    inputs: dict[str, Inputs],
+    oracles: Oracles,
+    versions: dict[str, str],
+) -> None:
+    """Do so, with the versions of the packages that compute by their names."""
     described, arrays, firsts = [], Arrays(), []
     for case in cases:
         results = run_case(case, inputs[case.inputs], oracles)
@@ -98,7 +110,6 @@ def make_file(
             described.append(describe(case, oracle, result) | memory)
             arrays |= case_arrays(case, oracle, result)
     check_distinct(firsts)
-    versions = {module.__name__: version_of(module) for module in made_with}
     head = {"cases": json.dumps(described), "made_with": json.dumps(versions)}
     write(path, {k: np.array(v) for k, v in head.items()} | arrays)
     if "fastopt" in sys.modules:

@@ -73,10 +73,12 @@ class Case:
     missing: dict[int, list[int]] = field(default_factory=dict)  # parameter -> steps from 0
     groups: tuple[Hyper, ...] = ()  # {"params": [indices], and what differs from kwargs}
     lr_changes: dict[int, float] = field(default_factory=dict)  # step from 0 -> lr from there on
+    defaults: Hyper | None = None  # where they do not stand in DEFAULTS
 
     def base(self) -> Hyper:
         """Return every hyperparameter, groups aside."""
-        return COMMON | DEFAULTS[self.optimizer] | self.kwargs
+        defaults = DEFAULTS[self.optimizer] if self.defaults is None else self.defaults
+        return COMMON | defaults | self.kwargs
 
     def parts(self) -> list[tuple[list[int], Hyper]]:
         """Return the groups as (parameter indices, every hyperparameter)."""

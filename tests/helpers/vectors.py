@@ -40,6 +40,11 @@ class Vector:
         return arrays_in(self.path)[f"{self.info['name']}/{key}"]
 
     @property
+    def case(self) -> str:
+        """Return the name of the case, without that of the oracle."""
+        return str(self.info["name"]).rsplit(".", 1)[0]
+
+    @property
     def state(self) -> list[str]:
         return list(self.info["state"])
 
@@ -56,8 +61,15 @@ class Vector:
 
 VECTORS = [Vector(p, info) for p in FILES for info in json.loads(str(arrays_in(p)["cases"]))]
 
+FULL = [
+    v
+    for k, v in enumerate(VECTORS)
+    if not k or (VECTORS[k - 1].path, VECTORS[k - 1].case) != (v.path, v.case)
+]
+"""Those of the first oracle of each case: they have every step, and the others the same numbers."""
+
 ELEMENTWISE = [
-    v for v in VECTORS if v.path.parent == FOLDER or v.path.stem in ("mask_zero", "clip_value")
+    v for v in FULL if v.path.parent == FOLDER or v.path.stem in ("mask_zero", "clip_value")
 ]
 """Those in which each element goes its own way, so that what is off stays where it is."""
 

@@ -11,7 +11,6 @@ import math
 import platform
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
 from functools import partial
@@ -22,14 +21,17 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+import families
 import fastopt
 from fastopt.core.arrays import Array
 from fastopt.optimizers.base import Optimizer
+from helpers.bad_values import FLAG, FRACTIONS, SEEDS_OUTSIDE, Bad, Other, is_many, number, pair
 from helpers.variants import (
     APART,
     CPU_BACKENDS,
     ELEMENTWISE,
     HAS_NUMBA,
+    SMOOTH,
     VARIANT_OF,
     VARIANTS,
     Variant,
@@ -315,7 +317,10 @@ def test_n8_state_without_gradients_does_not_become_denormal(
         other.step(zero if step else first)
         if step >= 900:
             assert denormals(opt) == {}, f"in step {step}"
-    # Nothing is flushed in float64 by then, so the parameters tell what the flush has changed.
+    # Nothing is flushed in float64 by then, so the parameters tell what the flush has changed. Where
+    # steps go by signs it ends them.
+    if variant.optimizer not in SMOOTH:
+        return
     np.testing.assert_allclose(param, exact, rtol=1e-5)
 
 
@@ -454,53 +459,6 @@ def test_n11_the_number_of_threads_changes_no_bit() -> None:
 # Hyperparameters that make no sense --------------------------------------------------------------
 
 
-@dataclass
-class Other:
-    """A number of another library: what is looked at of its tensors and arrays."""
-
-    value: float
-    dtype: str = "torch.float32"
-    shape: tuple[int, ...] = ()
-
-    def __float__(self) -> float:
-        return self.value
-
-
-NO_NUMBERS = [True, np.True_, "0.1", None, 1j, [0.1], (0.1,), {}, np.ones(2), np.array("1")]
-NO_NUMBERS += [np.array(True), np.array([True]), object(), b"1", bytearray(b"1"), np.str_("1")]
-NO_NUMBERS += [np.complex64(1), np.array([1j]), np.ones(0), np.ones((2, 1)), np.timedelta64(1)]
-NO_NUMBERS += [Other(0.1, "torch.bool"), Other(0.1, "torch.complex64"), Other(0.1, shape=(3,))]
-NOT_FINITE = [math.nan, math.inf, -math.inf, np.float32("nan"), np.array(np.inf), 10**400]
-NO_FLAGS = [0, 1, 0.0, "True", None, [True], np.array(True), np.array([True]), "no"]
-
-Bad = list[tuple[Any, type[Exception]]]
-
-
-def number(*outside: float, schedule: bool = False) -> Bad:
-    """Return the bad values of a number: of another type, not finite, out of its range."""
-    bad: Bad = [(value, TypeError) for value in NO_NUMBERS]
-    bad += [(value, ValueError) for value in (*NOT_FINITE, *outside)]
-    return bad if schedule else [*bad, (lambda t: 0.1, TypeError)]
-
-
-def pair(*outside: float) -> Bad:
-    """Return the bad values of a pair: of another form, or with one bad number."""
-    no_pairs = [0.9, (0.9,), (0.9, 0.9, 0.9), "ab", None, {0.9, 0.99}, np.array([0.9, 0.9]), ()]
-    bad: Bad = [(value, TypeError) for value in no_pairs]
-    for value, kind in number(*outside, schedule=True):
-        bad += [((value, 0.9), kind), ((0.9, value), kind), ([0.9, value], kind)]
-    return bad
-
-
-def is_many(value: Any) -> bool:
-    """Return whether a value is a container, which lr_scale may be at construction."""
-    return isinstance(value, list | tuple | dict) or getattr(value, "ndim", 0) > 0
-
-
-FLAG: Bad = [(value, TypeError) for value in NO_FLAGS]
-FRACTIONS = (-1e-300, -0.5, 1.0, 1.5, 10)
-SEEDS_OUTSIDE: Bad = [(-1, ValueError), (2**64, ValueError)]
-
 BAD: dict[str, Bad] = {
     "lr": number(-1e-300, -1, schedule=True),
     "lr_scale": [(bad, kind) for bad, kind in number(-1.0, schedule=True) if not is_many(bad)],
@@ -541,11 +499,13 @@ BAD: dict[str, Bad] = {
     "ns_steps": [(0, ValueError), (2.0, TypeError), (None, TypeError), (True, TypeError)],
     "adjust_lr": [(None, TypeError), (True, TypeError), ("both", ValueError)],
     "seed": [(value, TypeError) for value in (1.0, None, True, "0")] + SEEDS_OUTSIDE,
+    **families.BAD,
 }
 """Of every hyperparameter of any optimizer: what it must not be, and the error's class."""
 BAD_HERE: dict[tuple[str, str], Bad] = {
     ("Adadelta", "eps"): [(0.0, ValueError)],
     ("Muon", "momentum"): [(1.0, ValueError), (1.5, ValueError)],
+    **families.BAD_HERE,
 }
 """What only one optimizer refuses."""
 

@@ -6,24 +6,33 @@ that the vectors do not see such a mistake in our own code.
 
 from __future__ import annotations
 
-import dataclasses
-import inspect
 import math
 from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+import families
 import fastopt
-from fastopt_kernels import Rule
 from helpers import vectors
+from helpers.mutants import (
+    Make,
+    arguments,
+    common_clock,
+    each,
+    given,
+    remembering,
+    rule,
+    rule_named,
+    scalars,
+    stepping,
+)
 from helpers.variants import public_optimizers
 
-Make = Callable[..., Any]
-MUTANTS: dict[str, tuple[Make, Make]] = {}
+MUTANTS: dict[str, tuple[Make, Make]] = dict(families.MUTANTS)
 """Per name: the right optimizer, and the wrong one."""
 
 NAMES = {optimizer.__name__: optimizer for optimizer in public_optimizers()}
@@ -48,89 +57,8 @@ def passes(optimizer: Make, make: Make) -> bool:
     return all(meets(vector, make) for vector in vectors_of(optimizer))
 
 
-# How mutants are made ----------------------------------------------------------------------------
-
-
-def scalars(base: Any, change: Callable[[dict[str, float], dict[str, Any], int], Any]) -> Any:
-    """Return a class whose scalars are changed by a function of them, the options and t."""
-
-    def wrong(options: Any, lr: float, t: int, guard: float) -> dict[str, float]:
-        made = base._scalars(options, lr, t, guard)
-        return {**made, **change({**made, "lr": lr}, options, t)}
-
-    return type("Mutant", (base,), {"_scalars": staticmethod(wrong)})
-
-
-def given(base: Any, change: Callable[[dict[str, Any], float, int], tuple[Any, float, int]]) -> Any:
-    """Return a class that computes its scalars from changed options, lr and t."""
-
-    def wrong(options: Any, lr: float, t: int, guard: float) -> dict[str, float]:
-        made: dict[str, float] = base._scalars(*change(dict(options), lr, t), guard)
-        return made
-
-    return type("Mutant", (base,), {"_scalars": staticmethod(wrong)})
-
-
-def rule(base: Any, update: Callable[[SimpleNamespace], None]) -> Any:
-    """Return a class whose rule does something else.
-
-    ``update`` gets all arguments by name, and the rule's name as ``rule``.
-    """
-
-    @cache
-    def wrong(name: str, right: Rule) -> Rule:
-        def form(*values: Any) -> None:
-            update(SimpleNamespace(rule=name, **dict(zip(right.arguments, values, strict=True))))
-
-        form.__signature__ = inspect.signature(right.numpy)  # type: ignore[attr-defined]
-        return dataclasses.replace(right, numpy=form)
-
-    def choose(options: Any) -> Rule:
-        right = base._rule(options)
-        return wrong(right.name, right)
-
-    return type("Mutant", (base,), {"_rule": staticmethod(choose)})
-
-
-def rule_named(base: Any, name: str, update: Callable[[SimpleNamespace], None]) -> Any:
-    """Return a class in which the rule of that name alone does something else."""
-    wrong = rule(base, update)
-
-    def choose(options: Any) -> Rule:
-        right: Rule = base._rule(options)
-        return wrong._rule(options) if right.name == name else right
-
-    return type("Mutant", (base,), {"_rule": staticmethod(choose)})
-
-
-def arguments(base: Any, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:
-    """Return what constructs the right optimizer with changed arguments, groups' ones too."""
-
-    def make(params: Any, **options: Any) -> Any:
-        if isinstance(params[0], dict):
-            params = [change(dict(group)) for group in params]
-        return base(params, **change(options))
-
-    return make
-
-
-def stepping(base: Any, step: Callable[[Any, Any, Callable[[Any], None]], None]) -> Any:
-    """Return a class with another step; it gets the optimizer, the gradients and the right step."""
-
-    def wrong(self: Any, grads: Any) -> None:
-        step(self, grads, lambda other: base.step(self, other))
-
-    return type("Mutant", (base,), {"step": wrong})
-
-
-def each(change: Callable[[Any], Any], tree: Any) -> Any:
-    """Return a nested list with every leaf changed."""
-    return [each(change, part) for part in tree] if isinstance(tree, list) else change(tree)
-
-
 def decay_of(right: Any) -> Callable[[Any], str]:
-    other = "gradient" if right in (fastopt.AdamW, fastopt.Muon) else "parameter"
-    return lambda options: other
+    return lambda options: "gradient" if right._decay(options) == "parameter" else "parameter"
 
 
 def mutant(name: str, base: Any, make: Make) -> None:
@@ -164,26 +92,6 @@ def none_as_zero(self: Any, grads: Any, step: Callable[[Any], None]) -> None:
     leaves = [leaf for group in self.param_groups for leaf in group["params"]]
     zeros = iter([np.zeros_like(leaf) for leaf in leaves])
     step(each(lambda g: next(zeros) if g is None else (next(zeros), g)[1], grads))
-
-
-def common_clock(base: Any) -> Make:
-    """Return what counts one step for all parameters, whether they had a gradient or not."""
-
-    def make(params: Any, **options: Any) -> Any:
-        clock = SimpleNamespace(t=0)
-
-        def step(self: Any, grads: Any) -> None:
-            clock.t += 1
-            base.step(self, grads)
-
-        def wrong(options: Any, lr: float, t: int, guard: float) -> dict[str, float]:
-            made: dict[str, float] = base._scalars(options, lr, max(clock.t, 1), guard)
-            return made
-
-        body = {"step": step, "_scalars": staticmethod(wrong)}
-        return type("Mutant", (base,), body)(params, **options)
-
-    return make
 
 
 for right in ALL:
@@ -722,27 +630,6 @@ mutant(
 
 
 # LAMB, Prodigy and Muon --------------------------------------------------------------------------
-
-
-def remembering(base: Any, change: Callable[..., tuple[dict[str, float], dict[str, float]]]) -> Any:
-    """Return a class that makes something else of its sums; ``change`` gets the right function."""
-
-    @cache
-    def wrong(name: str, right: Rule) -> Rule:
-        memory = right.memory
-        assert memory is not None
-        host = memory.host
-
-        def other(scalars: Any, memory: Any, sums: Any) -> Any:
-            return change(host, scalars, memory, sums)
-
-        return dataclasses.replace(right, memory=dataclasses.replace(memory, host=other))
-
-    def choose(options: Any) -> Rule:
-        right = base._rule(options)
-        return wrong(right.name, right)
-
-    return type("Mutant", (base,), {"_rule": staticmethod(choose)})
 
 
 lamb, prodigy, muon = fastopt.LAMB, fastopt.Prodigy, fastopt.Muon

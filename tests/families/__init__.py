@@ -1,0 +1,42 @@
+"""What the tests need to know of each family of optimizers beside the formulas, a file for each.
+
+* ``VARIANTS`` (or ``OF_MATRICES``, for those that take nothing else): what all tests run over;
+* ``BAD``: values that hyperparameters refuse, for names that no other family has; ``BAD_HERE``:
+  those that one optimizer alone refuses;
+* ``MUTANTS``: mistakes that the recorded vectors must catch: by name, the right optimizer and the
+  wrong one;
+* ``SMOOTH``: the names of optimizers whose steps change little where gradient and state change
+  little (no signs), so that state in fewer bits meets the vectors.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+NAMES = sorted(path.stem for path in Path(__file__).parent.glob("[!_]*.py"))
+MODULES = [import_module(f"families.{name}") for name in NAMES]
+
+
+def lists(name: str) -> list[Any]:
+    """Return what all families list under a name."""
+    return [one for module in MODULES for one in getattr(module, name, ())]
+
+
+def tables(name: str) -> dict[Any, Any]:
+    """Return what all families have under a name, by its keys, of which none may be there twice."""
+    found: dict[Any, Any] = {}
+    for module in MODULES:
+        table = getattr(module, name, {})
+        assert not found.keys() & table.keys(), f"{module.__name__}.{name}"
+        found |= table
+    return found
+
+
+VARIANTS = lists("VARIANTS")
+OF_MATRICES = lists("OF_MATRICES")
+SMOOTH = lists("SMOOTH")
+BAD = tables("BAD")
+BAD_HERE = tables("BAD_HERE")
+MUTANTS = tables("MUTANTS")

@@ -1,0 +1,56 @@
+"""An optimizer's class with some hyperparameters, and what its rule is like."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from fastopt.core.arrays import Array
+from fastopt.optimizers.base import Optimizer
+from fastopt_kernels import AnyRule, ArrayRule
+
+
+@dataclass(frozen=True)
+class Variant:
+    """An optimizer's class with some hyperparameters.
+
+    ``close`` says that its code is that of others in another order: it is met where numbers and
+    bits are looked at, and with each value of other parameters once. ``shape`` is that of the
+    smallest parameter that it takes.
+    """
+
+    name: str
+    optimizer: type[Optimizer]
+    options: dict[str, Any] = field(default_factory=dict)
+    close: bool = False
+    shape: tuple[int, ...] = (1,)
+
+    def __call__(self, params: Any, **more: Any) -> Optimizer:
+        return self.optimizer(params, **{**self.options, **more})
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def one_parameter(self) -> Array:
+        """The smallest parameter that it takes."""
+        return np.ones(self.shape)
+
+    @cached_property
+    def rule(self) -> AnyRule:
+        """What it does to a parameter."""
+        return self.optimizer._rule(self(self.one_parameter).param_groups[0])
+
+    @property
+    def sums(self) -> bool:
+        """Whether it sums over arrays, or an option around it does."""
+        return self.rule.sums is not None or bool({"cautious", "clip_each"} & self.options.keys())
+
+    @property
+    def is_elementwise(self) -> bool:
+        """Whether each element goes its own way."""
+        whole = isinstance(self.rule, ArrayRule)
+        return not (whole or self.sums or self.rule.memory is not None)
