@@ -317,7 +317,7 @@ def test_n8_state_without_gradients_does_not_become_denormal(
         other.step(zero if step else first)
         if step >= 900:
             assert denormals(opt) == {}, f"in step {step}"
-    # Nothing is flushed in float64 by then, so the parameters tell what the flush has changed. Where
+    # Nothing is flushed in float64 by then: the parameters tell what the flush has changed. Where
     # steps go by signs it ends them.
     if variant.optimizer not in SMOOTH:
         return
