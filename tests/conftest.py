@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Hashable, Iterator
-from pathlib import Path
 from typing import Any
 
 # Before NumPy is loaded: a worker uses one processor.
@@ -15,7 +14,7 @@ os.environ.setdefault("MKL_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 import fastopt
 from helpers.covering import covering
@@ -32,44 +31,32 @@ settings.register_profile("fastopt", deadline=None, suppress_health_check=CHECKS
 settings.register_profile(  # --hypothesis-profile
     "explore", deadline=None, suppress_health_check=CHECKS, max_examples=2_000
 )
+settings.register_profile(  # the first failure is enough, however large the example
+    "first",
+    deadline=None,
+    suppress_health_check=CHECKS,
+    derandomize=True,
+    phases=[Phase.explicit, Phase.generate],
+)
 settings.load_profile("fastopt")
 
-# What has run elsewhere --------------------------------------------------------------------------
+# One test of each function -----------------------------------------------------------------------
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add --leave-out."""
+    """Add --one-of-each."""
     parser.addoption(
-        "--leave-out",
-        type=Path,
-        metavar="FILE",
-        help="leave out the tests whose ids the file holds: pytest --collect-only -q prints them",
+        "--one-of-each",
+        action="store_true",
+        help="run each test with the last of its parameters alone: what depends on where and how "
+        "the package is installed, and not on numbers",
     )
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Read the ids of tests to leave out."""
-    path = config.getoption("--leave-out")
-    if path is not None:
-        ids = frozenset(line for line in path.read_text().splitlines() if "::" in line)
-        if not ids:
-            raise pytest.UsageError(f"--leave-out: {path} holds no ids of tests")
-        config.pluginmanager.register(LeaveOut(ids))
-
-
-class LeaveOut:
-    """Deselects tests."""
-
-    def __init__(self, ids: frozenset[str]) -> None:
-        self.ids = ids
-
-    def pytest_collection_modifyitems(
-        self, config: pytest.Config, items: list[pytest.Item]
-    ) -> None:
-        """Leave out those that have run elsewhere."""
-        gone = [item for item in items if item.nodeid in self.ids]
-        items[:] = [item for item in items if item.nodeid not in self.ids]
-        config.hook.pytest_deselected(items=gone)
+def one_of_each(items: list[pytest.Item]) -> list[pytest.Item]:
+    """Return the last test of each function."""
+    last = {(getattr(item, "cls", None), getattr(item, "function", item)): item for item in items}
+    return list(last.values())
 
 
 # What is taken of a product ----------------------------------------------------------------------
@@ -167,10 +154,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         sort_usual(members)
     for members in close.values():
         sort_close(members)
+    kept = items[:]
     if "product" not in config.option.markexpr:
-        left = [item for item in items if item.get_closest_marker("product")]
-        items[:] = [item for item in items if not item.get_closest_marker("product")]
-        config.hook.pytest_deselected(items=left)
+        kept = [item for item in kept if not item.get_closest_marker("product")]
+    if config.getoption("--one-of-each"):
+        kept = one_of_each([item for item in kept if not item.get_closest_marker("exhaustive")])
+    here = set(kept)
+    config.hook.pytest_deselected(items=[item for item in items if item not in here])
+    items[:] = kept
 
 
 # Threads -----------------------------------------------------------------------------------------
