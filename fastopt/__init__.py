@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from fastopt.core.norms import clip_grad_norm_, clip_grad_value_, global_norm
     from fastopt.optimizers.adagrad import Adadelta, Adagrad
     from fastopt.optimizers.adam import Adam, AdamW
+    from fastopt.optimizers.adam_relatives import Adamax, NAdam, RAdam
     from fastopt.optimizers.layerwise import LAMB
     from fastopt.optimizers.matrices import Muon
     from fastopt.optimizers.parameter_free import Prodigy
@@ -50,6 +51,7 @@ _ON_FIRST_USE = {
     "LAMB": "optimizers.layerwise",
     "Prodigy": "optimizers.parameter_free",
     "Muon": "optimizers.matrices",
+    **dict.fromkeys(["Adamax", "NAdam", "RAdam"], "optimizers.adam_relatives"),
     **dict.fromkeys(["Lion", "Signum"], "optimizers.signs"),
 }
 """Public names by the modules that hold them, which are imported when a name is first used: a
@@ -64,6 +66,7 @@ __all__ = [
     "Adagrad",
     "Adam",
     "AdamW",
+    "Adamax",
     "BackendMismatchError",
     "BackendUnavailableError",
     "CheckpointError",
@@ -75,8 +78,10 @@ __all__ = [
     "LossScaler",
     "Momentum",
     "Muon",
+    "NAdam",
     "Optimizer",
     "Prodigy",
+    "RAdam",
     "RMSprop",
     "Signum",
     "__version__",

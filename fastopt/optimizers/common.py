@@ -6,9 +6,13 @@ same bits as a float does; floats alone never enter NumPy, which would take long
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import lru_cache
 from math import expm1, log
 from math import sqrt as root_of
 from typing import cast
+
+import numpy as np
 
 from fastopt.core.arrays import Array
 from fastopt.core.hyperparameters import Options, Scheduled, Value, of_each, where_zero
@@ -24,6 +28,19 @@ def one_minus_power(beta: Value, t: int) -> Value:
 def sqrt(value: Value) -> Value:
     """Return the root."""
     return root_of(value) if type(value) is float else of_each(root_of, cast(Array, value))
+
+
+def together(function: Callable[..., float], *values: Value) -> Value:
+    """Return what a function makes of several values, or of those of each member."""
+    if all(type(value) is float for value in values):
+        return function(*values)
+    columns = [column.tolist() for column in np.broadcast_arrays(*values)]
+    return np.array([function(*numbers) for numbers in zip(*columns, strict=True)])
+
+
+def power(base: Value, exponent: Value) -> Value:
+    """Return base^exponent of a base > 0."""
+    return together(pow, base, exponent)
 
 
 def acts(value: Scheduled | Array) -> bool:
@@ -62,3 +79,66 @@ def eps_floor(options: Options) -> Value:
     """Return the smallest denominator that an eps inside or outside the root leaves."""
     eps: Value = options["eps"]
     return sqrt(eps) if options["eps_inside_sqrt"] else eps
+
+
+# -------------------------------------------------------------------------------------------------
+# NAdam's momentum, which rises to beta1: beta1 * (1 - q^t / 2), with q = 0.96^rise.
+
+_TERMS = 56
+"""Of the series below; each is less than half of the one before it."""
+
+_GONE = -50.0
+"""The logarithm of a product that no longer changes 1 in float64."""
+
+
+def risen(beta1: Value, rise: Value, t: int) -> Value:
+    """Return the momentum of the t-th step, beta1 * (1 - 0.5 * 0.96^(t * rise))."""
+    return together(lambda beta, psi: beta * (1.0 - 0.5 * pow(0.96, t * psi)), beta1, rise)
+
+
+def one_minus_risen(beta1: Value, rise: Value, t: int) -> Value:
+    """Return 1 minus the product of the momentum of the first t steps."""
+    return together(lambda beta, psi: _one_minus_risen(beta, psi, t), beta1, rise)
+
+
+@lru_cache(maxsize=1024)
+def _one_minus_risen(beta1: float, rise: float, t: int) -> float:
+    """Return it of numbers: no loop over the steps, so that a far step takes no longer.
+
+    With log(1 - x / 2) = -sum of (x / 2)^k / k over k, what q^k to q^(kt) add up to is a closed
+    form: the logarithm of the product is t * log(beta1) - sum of 2^-k / k * (q^k + ... + q^(kt)).
+    """
+    if beta1 == 0.0:
+        return 1.0
+    whole = t * log(beta1)
+    if whole < _GONE:
+        return 1.0
+    a = rise * log(0.96)
+    parts = []
+    for k in range(1, _TERMS + 1):
+        each = expm1(k * a)
+        # q^k * (1 - q^(kt)) / (1 - q^k); with q = 1 all t of them are 1.
+        of_steps = (1.0 + each) * (expm1(k * t * a) / each) if each else float(t)
+        parts.append(pow(0.5, k) / k * of_steps)
+    return -expm1(whole - sum(reversed(parts)))
+
+
+# -------------------------------------------------------------------------------------------------
+# RAdam's rectification.
+
+
+def rectification(beta2: Value, t: int) -> Value:
+    """Return how much of Adam's step is made in the t-th, and 0 where rho_t is 5 or less."""
+    return together(lambda one: _rectification(one, t), beta2)
+
+
+def _rectification(beta2: float, t: int) -> float:
+    if beta2 == 0.0:
+        return 0.0
+    longest = 2.0 / (1.0 - beta2) - 1.0
+    kept = pow(beta2, t)
+    length = longest - 2.0 * t * kept / -expm1(t * log(beta2))
+    if length <= 5.0:
+        return 0.0
+    over, under = (length - 4.0) * (length - 2.0) * longest, (longest - 4.0) * (longest - 2.0)
+    return root_of(over / (under * length))

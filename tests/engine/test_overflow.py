@@ -276,7 +276,8 @@ def test_twice_the_learning_rate_doubles_what_is_said_to_be_proportional(
     once = formula._scalars(options, 0.0625, t, 1e-19)
     twice = formula._scalars(options, 0.125, t, 1e-19)
     said = {name for name in once if name in formula._lr_scalars}
-    assert {name for name in once if once[name] != twice[name]} == said
+    # What a step does without is 0 (RAdam, before and after it adapts).
+    assert {name for name in once if once[name] != twice[name]} == {n for n in said if once[n]}
     assert all(twice[name] == 2.0 * once[name] for name in said)
     assert said & set(formula._rule(options).scalars)
 

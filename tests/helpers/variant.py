@@ -19,7 +19,8 @@ class Variant:
 
     ``close`` says that its code is that of others in another order: it is met where numbers and
     bits are looked at, and with each value of other parameters once. ``shape`` is that of the
-    smallest parameter that it takes.
+    smallest parameter that it takes. ``one_unit`` says that lr has one unit in all steps: that all
+    gradients times a factor make the same steps, or with lr divided by it.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Variant:
     options: dict[str, Any] = field(default_factory=dict)
     close: bool = False
     shape: tuple[int, ...] = (1,)
+    one_unit: bool = True
 
     def __call__(self, params: Any, **more: Any) -> Optimizer:
         return self.optimizer(params, **{**self.options, **more})
