@@ -28,10 +28,12 @@ if TYPE_CHECKING:
     from fastopt.optimizers.adagrad import Adadelta, Adagrad
     from fastopt.optimizers.adam import Adam, AdamW
     from fastopt.optimizers.adam_relatives import Adamax, NAdam, RAdam
+    from fastopt.optimizers.averaged import ASGD
     from fastopt.optimizers.layerwise import LAMB
     from fastopt.optimizers.matrices import Muon
     from fastopt.optimizers.parameter_free import Prodigy
     from fastopt.optimizers.rmsprop import RMSprop
+    from fastopt.optimizers.rprop import Rprop
     from fastopt.optimizers.sgd import SGD, Momentum
     from fastopt.optimizers.signs import Lion, Signum
     from fastopt.wrappers.accumulator import Accumulator
@@ -52,12 +54,15 @@ _ON_FIRST_USE = {
     "Prodigy": "optimizers.parameter_free",
     "Muon": "optimizers.matrices",
     **dict.fromkeys(["Adamax", "NAdam", "RAdam"], "optimizers.adam_relatives"),
+    "Rprop": "optimizers.rprop",
+    "ASGD": "optimizers.averaged",
     **dict.fromkeys(["Lion", "Signum"], "optimizers.signs"),
 }
 """Public names by the modules that hold them, which are imported when a name is first used: a
 program needs one optimizer, and not everything that stands around a step."""
 
 __all__ = [
+    "ASGD",
     "EMA",
     "LAMB",
     "SGD",
@@ -83,6 +88,7 @@ __all__ = [
     "Prodigy",
     "RAdam",
     "RMSprop",
+    "Rprop",
     "Signum",
     "__version__",
     "array_namespace",

@@ -167,7 +167,7 @@ def _kept(
     param = xp.where(param > upper, upper, param)
     if spec.reset:
         at_bound = (param == lower) | (param == upper)
-        for slot in bucket.rule.signed:
+        for slot in bucket.rule.reset:
             state[slot] = xp.where(at_bound, 0 * state[slot], state[slot])
     return param, state
 

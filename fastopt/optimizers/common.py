@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from math import expm1, log
+from math import expm1, inf, log
 from math import sqrt as root_of
 from typing import cast
 
@@ -39,8 +39,15 @@ def together(function: Callable[..., float], *values: Value) -> Value:
 
 
 def power(base: Value, exponent: Value) -> Value:
-    """Return base^exponent of a base > 0."""
-    return together(pow, base, exponent)
+    """Return base^exponent of a base > 0, infinity where that is too large."""
+    return together(_power, base, exponent)
+
+
+def _power(base: float, exponent: float) -> float:
+    try:
+        return float(base**exponent)
+    except OverflowError:
+        return inf
 
 
 def acts(value: Scheduled | Array) -> bool:

@@ -178,6 +178,7 @@ RULE = Rule(
     name="prodigy",
     state=("m", "v", "s", "p0"),
     signed=("m", "s", "p0"),
+    places=("p0",),
     takes_square=True,
     scalars=(
         "one_minus_beta1",

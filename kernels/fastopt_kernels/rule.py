@@ -100,7 +100,8 @@ class Rule:
     * ``numba``: numbers of one element in, ``(param, *state)`` out; not decorated;
     * ``cupy``: C++ on local variables of type ``real`` that carry these names.
 
-    ``signed`` names the state that can be negative; the rest never is. ``averages_squares`` says
+    ``signed`` names the state that can be negative; the rest never is. ``places`` names what of it
+    holds values of parameters, and is no average of gradients. ``averages_squares`` says
     whether state is made of squares of gradients, which overflow where the gradient does not;
     with ``takes_square`` it is.
 
@@ -125,6 +126,7 @@ class Rule:
     averages_squares: bool = False
     sums: Sums | None = None
     memory: Memory | None = None
+    places: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Hold the three forms against each other."""
@@ -132,11 +134,18 @@ class Rule:
         check_name(self.name)
         if unknown := set(self.signed) - set(self.state):
             raise TypeError(f"{owner}: signed names no state: {sorted(unknown)}")
+        if unknown := set(self.places) - set(self.signed):
+            raise TypeError(f"{owner}: places names no signed state: {sorted(unknown)}")
         object.__setattr__(self, "averages_squares", self.averages_squares or self.takes_square)
         for form in ("numpy", "numba"):
             check_signature(owner, form, getattr(self, form), self.arguments)
         check_cupy(owner, self.cupy, self._used, ("param", *self.state))
         check_passes(owner, self.read, self.sums, self.memory)
+
+    @property
+    def reset(self) -> tuple[str, ...]:
+        """The state that becomes 0 at bounds with ``reset_at_bounds``."""
+        return tuple(slot for slot in self.signed if slot not in self.places)
 
     @property
     def _used(self) -> tuple[str, ...]:
@@ -191,6 +200,11 @@ class ArrayRule:
             raise TypeError(f"{owner}: signed names no state: {sorted(unknown)}")
         arguments = ("xp", "param", "grad", "state", "scalars", *dict(self.settings))
         check_signature(owner, "compute", self.compute, arguments)
+
+    @property
+    def reset(self) -> tuple[str, ...]:
+        """The state that becomes 0 at bounds with ``reset_at_bounds``."""
+        return self.signed
 
     def __call__(
         self, xp: Any, param: Any, grad: Any, state: Numbers, scalars: Numbers

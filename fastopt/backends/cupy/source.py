@@ -597,7 +597,7 @@ def _keep_bounds(rule: Rule, spec: UpdateSpec) -> Iterator[str]:
         yield "param = param < lower ? lower : param;"
         yield "param = param > upper ? upper : param;"
     if spec.reset:
-        for slot in rule.signed:
+        for slot in rule.reset:
             yield f"{slot} = param == lower || param == upper ? real(0) : {slot};"
 
 

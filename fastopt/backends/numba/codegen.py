@@ -610,5 +610,5 @@ def _keep_bounds(rule: Rule, spec: UpdateSpec) -> Iterator[str]:
         yield "param = lower if param < lower else param"
         yield "param = upper if param > upper else param"
     if spec.reset:
-        for slot in rule.signed:
+        for slot in rule.reset:
             yield f"{slot} = zero if param == lower or param == upper else {slot}"

@@ -185,6 +185,7 @@ class NumpyKernel:
         self._elementwise = cast(Rule, rule)  # no other rule is run here
         self._around = _Around(rule, spec)
         self._signed = [slot in rule.signed for slot in rule.state]
+        self._resets = [slot in rule.reset for slot in rule.state]
         self._members = bucket.members or 1
         numbers = enumerate((*COMMON_SCALARS, *rule.scalars))
         self._rates = [k for k, name in numbers if name in ("decay", *spec.scaled)]
@@ -316,8 +317,8 @@ class NumpyKernel:
         np.copyto(param, upper, where=param > upper)
         if self._spec.reset:
             active = (param == lower) | (param == upper)
-            for values, signed in zip(state, self._signed, strict=True):
-                if signed:
+            for values, resets in zip(state, self._resets, strict=True):
+                if resets:
                     np.copyto(values, 0, where=active)
 
     def _update_span(self, span: _Span, grads: Sequence[Any], row: Sequence[float]) -> None:
