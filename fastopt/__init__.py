@@ -25,9 +25,13 @@ if TYPE_CHECKING:
     from fastopt.checkpoint.numbered import Checkpoints
     from fastopt.checkpoint.state_dict import LoadReport
     from fastopt.core.norms import clip_grad_norm_, clip_grad_value_, global_norm
+    from fastopt.optimizers.adabelief import AdaBelief, Yogi
+    from fastopt.optimizers.adabound import AdaBound
     from fastopt.optimizers.adagrad import Adadelta, Adagrad
     from fastopt.optimizers.adam import Adam, AdamW
     from fastopt.optimizers.adam_relatives import Adamax, NAdam, RAdam
+    from fastopt.optimizers.adan import Adan, AdEMAMix
+    from fastopt.optimizers.adopt import ADOPT, LaProp
     from fastopt.optimizers.averaged import ASGD
     from fastopt.optimizers.layerwise import LAMB
     from fastopt.optimizers.matrices import Muon
@@ -50,6 +54,10 @@ _ON_FIRST_USE = {
     **dict.fromkeys(["Adagrad", "Adadelta"], "optimizers.adagrad"),
     "RMSprop": "optimizers.rmsprop",
     **dict.fromkeys(["Adam", "AdamW"], "optimizers.adam"),
+    **dict.fromkeys(["AdaBelief", "Yogi"], "optimizers.adabelief"),
+    "AdaBound": "optimizers.adabound",
+    **dict.fromkeys(["AdEMAMix", "Adan"], "optimizers.adan"),
+    **dict.fromkeys(["ADOPT", "LaProp"], "optimizers.adopt"),
     "LAMB": "optimizers.layerwise",
     "Prodigy": "optimizers.parameter_free",
     "Muon": "optimizers.matrices",
@@ -62,21 +70,27 @@ _ON_FIRST_USE = {
 program needs one optimizer, and not everything that stands around a step."""
 
 __all__ = [
+    "ADOPT",
     "ASGD",
     "EMA",
     "LAMB",
     "SGD",
     "Accumulator",
+    "AdEMAMix",
+    "AdaBelief",
+    "AdaBound",
     "Adadelta",
     "Adagrad",
     "Adam",
     "AdamW",
     "Adamax",
+    "Adan",
     "BackendMismatchError",
     "BackendUnavailableError",
     "CheckpointError",
     "Checkpoints",
     "FastoptError",
+    "LaProp",
     "Lion",
     "LoadReport",
     "Lookahead",
@@ -90,6 +104,7 @@ __all__ = [
     "RMSprop",
     "Rprop",
     "Signum",
+    "Yogi",
     "__version__",
     "array_namespace",
     "available_backends",

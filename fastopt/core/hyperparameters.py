@@ -168,30 +168,41 @@ class Schedulable:
 
 
 @dataclass(frozen=True)
-class Pair:
-    """Two numbers, each with its own range, and each a function of the step number if it may be."""
+class Several:
+    """So many numbers, each with its own range, and each a function of the step number if it may.
 
-    first: Schedulable
-    second: Schedulable
+    Their order is part of it: they are set and saved together, as a tuple.
+    """
 
-    def __call__(self, name: str, value: Any) -> tuple[Any, Any]:
-        """Return the pair as a tuple, in the plain form of numbers, with functions as they are."""
-        if not isinstance(value, tuple | list) or len(value) != 2:
+    numbers: tuple[Schedulable, ...]
+
+    def __call__(self, name: str, value: Any) -> tuple[Any, ...]:
+        """Return a tuple, in the plain form of numbers, with functions as they are."""
+        if not isinstance(value, tuple | list) or len(value) != len(self.numbers):
+            count = "a pair of" if len(self.numbers) == 2 else f"{len(self.numbers)}"
             raise TypeError(
-                f"{name} must be a pair of numbers, or of functions of the step number that "
-                f"return one each; got {value!r}"
+                f"{name} must be {count} numbers, or functions of the step number that return one "
+                f"each; got {value!r}"
             )
-        return self.first(f"{name}[0]", value[0]), self.second(f"{name}[1]", value[1])
+        pairs = zip(self.numbers, value, strict=True)
+        return tuple(check(f"{name}[{k}]", one) for k, (check, one) in enumerate(pairs))
 
-    def at(self, name: str, value: tuple[Any, Any], step: int) -> tuple[Value, Value]:
-        """Return the pair in a step, checked; ``value`` is what ``__call__`` returned."""
-        first = self.first.at(f"{name}[0]", value[0], step)
-        return first, self.second.at(f"{name}[1]", value[1], step)
+    def at(self, name: str, value: tuple[Any, ...], step: int) -> tuple[Value, ...]:
+        """Return the numbers in a step, checked; ``value`` is what ``__call__`` returned."""
+        pairs = zip(self.numbers, value, strict=True)
+        return tuple(check.at(f"{name}[{k}]", one, step) for k, (check, one) in enumerate(pairs))
+
+
+class Pair(Several):
+    """Two numbers."""
+
+    def __init__(self, first: Schedulable, second: Schedulable) -> None:
+        super().__init__((first, second))
 
 
 def functions_in(check: Check, value: Any) -> list[Callable[[int], Any]]:
     """Return the functions of the step number that a checked value is, or holds."""
-    if isinstance(check, Pair):
+    if isinstance(check, Several):
         return [one for one in value if callable(one)]
     return [value] if callable(value) else []
 
@@ -200,8 +211,8 @@ def of_members(check: Check, members: int) -> Check:
     """Return a check that lets an array of one number for each member through, for a number."""
     if isinstance(check, Number):
         return MemberNumber(check, members)
-    if isinstance(check, Pair):
-        return Pair(_of_members(check.first, members), _of_members(check.second, members))
+    if isinstance(check, Several):
+        return Several(tuple(_of_members(one, members) for one in check.numbers))
     if isinstance(check, Schedulable):
         return _of_members(check, members)
     return Maybe(of_members(check.check, members)) if isinstance(check, Maybe) else check
@@ -285,6 +296,7 @@ FRACTION = Number(low=0.0, high=1.0, high_open=True)
 """A decay rate: 0 forgets everything, 1 would never learn and is excluded."""
 BETA = Schedulable(FRACTION)
 BETAS = Pair(BETA, BETA)
+THREE_BETAS = Several((BETA, BETA, BETA))
 FINITE = Number()
 EPS = NONNEGATIVE
 """Added to a denominator. A constant 0 stands for the smallest guard against 0/0; a function of the
@@ -488,7 +500,7 @@ class Formula(ABC):
     ``_lr_scalars``, and where they differ from the defaults here ``_vanishing_scalars``,
     ``_smallest_denominator``, ``_fill``, ``_memory``, ``_review``, ``_check_array`` and ``_decay``.
 
-    Where a check is ``Schedulable``, alone or in a ``Pair``, the option may be a function of the
+    Where a check is ``Schedulable``, alone or in ``Several``, the option may be a function of the
     step number: ``_rule`` and ``_review`` see the function, ``_scalars`` and
     ``_smallest_denominator`` the number that it gave for the step.
     """

@@ -16,8 +16,8 @@ from fastopt.core.hyperparameters import (
     Check,
     Formula,
     Options,
-    Pair,
     Schedulable,
+    Several,
     functions_in,
 )
 from fastopt.core.options import OPTIONS
@@ -185,14 +185,14 @@ class ParamGroup(dict[str, Any]):
         """Return a hyperparameter's value in a step, checked if a schedule gives it."""
         if name not in self._schedules:
             return self[name]
-        check = cast(Schedulable | Pair, self._checks[name])  # no other lets a function through
+        check = cast(Schedulable | Several, self._checks[name])  # no other lets a function through
         return check.at(f"{self.owner}: {name}", self[name], step_count)
 
     def resumed(self, saved: Options, kept: Collection[str] = ()) -> Options:
         """Return what saved hyperparameters become here, checked: functions of this group stay.
 
-        Nothing is taken over for None, which was saved for a function, in a pair for each part; nor
-        of those that are to be ``kept`` as they are here.
+        Nothing is taken over for None, which was saved for a function, in a tuple for each part;
+        nor of those that are to be ``kept`` as they are here.
         """
         taken = {}
         for name, value in saved.items():
@@ -200,8 +200,8 @@ class ParamGroup(dict[str, Any]):
                 if value is not None:
                     self._check(name, value)
                 continue
-            if isinstance(self._checks.get(name), Pair):
-                value = _resumed_pair(self[name], value)
+            if isinstance(self._checks.get(name), Several):
+                value = _resumed_each(self[name], value)
             if value is not None:
                 taken[name] = value
         checked = self.checked(taken)
@@ -235,8 +235,8 @@ class ParamGroup(dict[str, Any]):
         return {name: value for name, value in self.items() if name != "params"}
 
 
-def _resumed_pair(own: tuple[Any, Any], saved: Any) -> Any:
-    if not isinstance(saved, tuple | list) or len(saved) != 2:
+def _resumed_each(own: tuple[Any, ...], saved: Any) -> Any:
+    if not isinstance(saved, tuple | list) or len(saved) != len(own):
         return saved  # it is refused, unless it is None
     pairs = zip(own, saved, strict=True)
     return tuple(one if callable(one) or theirs is None else theirs for one, theirs in pairs)

@@ -39,7 +39,7 @@ def together(function: Callable[..., float], *values: Value) -> Value:
 
 
 def power(base: Value, exponent: Value) -> Value:
-    """Return base^exponent of a base > 0, infinity where that is too large."""
+    """Return base^exponent of a base >= 0, infinity where that is too large; 0^0 is 1."""
     return together(_power, base, exponent)
 
 

@@ -176,12 +176,13 @@ def of_timm(module: str, name: str) -> Any:
     from pathlib import Path
     from types import ModuleType
 
-    spec = util.find_spec("timm")
-    assert spec is not None
-    assert spec.origin is not None
-    root = Path(spec.origin).parent
-    for package, folder in (("timm", root), ("timm.optim", root / "optim")):
-        hollow = ModuleType(package)
-        hollow.__path__ = [str(folder)]
-        sys.modules.setdefault(package, hollow)
+    if "timm" not in sys.modules:
+        spec = util.find_spec("timm")
+        assert spec is not None
+        assert spec.origin is not None
+        root = Path(spec.origin).parent
+        for package, folder in (("timm", root), ("timm.optim", root / "optim")):
+            hollow = ModuleType(package)
+            hollow.__path__ = [str(folder)]
+            sys.modules.setdefault(package, hollow)
     return getattr(import_module(f"timm.optim.{module}"), name)

@@ -38,13 +38,19 @@ def number(*outside: float, schedule: bool = False) -> Bad:
     return bad if schedule else [*bad, (lambda t: 0.1, TypeError)]
 
 
-def pair(*outside: float) -> Bad:
-    """Return the bad values of a pair: of another form, or with one bad number."""
-    no_pairs = [0.9, (0.9,), (0.9, 0.9, 0.9), "ab", None, {0.9, 0.99}, np.array([0.9, 0.9]), ()]
-    bad: Bad = [(value, TypeError) for value in no_pairs]
+def several(count: int, *outside: float) -> Bad:
+    """Return the bad values of so many numbers: of another form, or with one bad number."""
+    no_pairs = [0.9, "ab", None, {0.9, 0.99}, np.array([0.9, 0.9]), (), (0.9,)]
+    bad: Bad = [(value, TypeError) for value in [*no_pairs, (0.9,) * (count + 1)]]
     for value, kind in number(*outside, schedule=True):
-        bad += [((value, 0.9), kind), ((0.9, value), kind), ([0.9, value], kind)]
+        rows = [(0.9,) * k + (value,) + (0.9,) * (count - 1 - k) for k in range(count)]
+        bad += [(row, kind) for row in (*rows, list(rows[-1]))]
     return bad
+
+
+def pair(*outside: float) -> Bad:
+    """Return the bad values of a pair."""
+    return several(2, *outside)
 
 
 def is_many(value: Any) -> bool:

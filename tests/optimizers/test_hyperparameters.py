@@ -24,8 +24,19 @@ import pytest
 import families
 import fastopt
 from fastopt.core.arrays import Array
+from fastopt.core.hyperparameters import THREE_BETAS
 from fastopt.optimizers.base import Optimizer
-from helpers.bad_values import FLAG, FRACTIONS, SEEDS_OUTSIDE, Bad, Other, is_many, number, pair
+from helpers.bad_values import (
+    FLAG,
+    FRACTIONS,
+    SEEDS_OUTSIDE,
+    Bad,
+    Other,
+    is_many,
+    number,
+    pair,
+    several,
+)
 from helpers.variants import (
     APART,
     CPU_BACKENDS,
@@ -124,10 +135,12 @@ def test_n3_a_power_of_beta_that_underflows_is_harmless(
 @each_backend
 @each_variant
 def test_n3_betas_of_zero_are_allowed(variant: Variant, backend: str) -> None:
-    zeros = {"beta": 0.0, "betas": (0.0, 0.0), "rho": 0.0}
-    names = variant(np.ones(1)).param_groups[0].keys() & zeros.keys()
+    given = variant(np.ones(1)).param_groups[0]
+    zeros: dict[str, Any] = {name: 0.0 for name in ("beta", "rho") if name in given}
+    if "betas" in given:
+        zeros["betas"] = (0.0,) * len(given["betas"])
     param = np.zeros(3)
-    opt = variant(param, backend=backend, **{name: zeros[name] for name in names})
+    opt = variant(param, backend=backend, **zeros)
     for _ in range(3):
         opt.step(np.ones(3))
     assert np.all(param < 0)
@@ -242,7 +255,8 @@ def test_an_eps_of_zero_leaves_parameters_without_gradient_alone(
     variant: Variant, inside: bool, dtype: Any, backend: str
 ) -> None:
     places = {"eps_inside_sqrt": inside} if "eps_inside_sqrt" in variant.options else {}
-    fill = {"initial_accumulator_value": 0.0} if variant.name == "adagrad" else {}
+    start = "initial_accumulator_value"
+    fill = {start: 0.0} if start in variant(np.ones(1)).param_groups[0] else {}
     param = np.array([2, -3, 1], dtype)
     opt = variant(param, weight_decay=0.0, backend=backend, **{"eps": 0.0, **places, **fill})
     for _ in range(12):
@@ -502,6 +516,8 @@ BAD: dict[str, Bad] = {
     **families.BAD,
 }
 """Of every hyperparameter of any optimizer: what it must not be, and the error's class."""
+OF_THREE = several(3, *FRACTIONS)
+"""Of betas that are three."""
 BAD_HERE: dict[tuple[str, str], Bad] = {
     ("Adadelta", "eps"): [(0.0, ValueError)],
     ("Muon", "momentum"): [(1.0, ValueError), (1.5, ValueError)],
@@ -525,7 +541,8 @@ CASES = [
 
 
 def bad_values(optimizer: Any, name: str) -> Bad:
-    return BAD[name] + BAD_HERE.get((optimizer.__name__, name), [])
+    three = name == "betas" and optimizer._checks[name] == THREE_BETAS
+    return (OF_THREE if three else BAD[name]) + BAD_HERE.get((optimizer.__name__, name), [])
 
 
 def complaint(error: Exception, optimizer: Any, name: str, value: Any) -> str:
