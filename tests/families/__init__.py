@@ -1,7 +1,7 @@
 """What the tests need to know of each family of optimizers beside the formulas, a file for each.
 
 * ``VARIANTS`` (or ``OF_MATRICES``, for those that take nothing else): what all tests run over;
-* ``BAD``: values that hyperparameters refuse, for names that no other family has; ``BAD_HERE``:
+* ``BAD``: values that hyperparameters of these names refuse, in every family alike; ``BAD_HERE``:
   those that one optimizer alone refuses;
 * ``MUTANTS``: mistakes that the recorded vectors must catch: by name, the right optimizer and the
   wrong one;
@@ -25,12 +25,10 @@ def lists(name: str) -> list[Any]:
 
 
 def tables(name: str) -> dict[Any, Any]:
-    """Return what all families have under a name, by its keys, of which none may be there twice."""
+    """Return what all families have under a name, by its keys."""
     found: dict[Any, Any] = {}
     for module in MODULES:
-        table = getattr(module, name, {})
-        assert not found.keys() & table.keys(), f"{module.__name__}.{name}"
-        found |= table
+        found |= getattr(module, name, {})
     return found
 
 
