@@ -60,9 +60,9 @@ class UpdateSpec:
     parameter is the master, rounded. Where the two differ, the user has written the parameter since
     the last step, and the master starts again from it.
 
-    ``scaled`` names scalars of the rule that a factor for each element multiplies, which stands in
-    the arena, as it does the decay of the parameter: those that are proportional to the learning
-    rate. None where the factor is a number, and in the scalars by then.
+    ``scaled`` names scalars of the rule and of fragments that a factor for each element multiplies,
+    which stands in the arena, as it does the decay of the parameter: those that are proportional to
+    the learning rate. None where the factor is a number, and in the scalars by then.
 
     ``bounds`` says whether parameters are kept between two numbers, or between arrays, which stand
     in the arena; with ``reset`` the signed state of one that is at a bound becomes 0.

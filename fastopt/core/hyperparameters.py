@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
@@ -579,13 +580,13 @@ def check_coefficients(
     real: np.dtype[Any],
     where: str,
     owner: str | None = None,
-    around: Sequence[str] = (),
+    around: Mapping[str, bool] = MappingProxyType({}),
 ) -> None:
     """Raise ValueError for a coefficient that is infinite in ``real`` and not in float64, or is 0.
 
     ``where`` names a parameter that is computed in it, ``owner`` the optimizer; None: its class.
     A learning rate that is infinite in float64 is refused too. ``around`` names the options that
-    are scalars of what acts around the rule.
+    are scalars of what acts around the rule, and says whether the learning rate multiplies them.
     """
     numbers = _numbers(options)
     with np.errstate(over="ignore"):
@@ -596,7 +597,12 @@ def check_coefficients(
         )
     if real.itemsize != 4:
         return
-    others = [(name, _without_infinity(numbers[name]), False) for name in around]
+    others = [
+        (f"lr * {name}", rate * numbers[name], True)
+        if by_rate
+        else (name, _without_infinity(numbers[name]), False)
+        for name, by_rate in around.items()
+    ]
     for t in (1, _LATE):
         for name, value, vanishes in (*_coefficients(formula, numbers, t), *others):
             value = _worst(value, vanishes)

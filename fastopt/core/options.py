@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +25,15 @@ from fastopt.core.hyperparameters import (
     Whole,
 )
 from fastopt.core.quantization import SEEDS
-from fastopt_kernels.around import Fragment, cautious, clip_each, clip_value, mask_zero
+from fastopt_kernels.around import (
+    Fragment,
+    cautious,
+    cautious_decay,
+    clip_each,
+    clip_value,
+    l1,
+    mask_zero,
+)
 
 MODULUS = "modulus"
 ComplexMoment = Literal["parts", "modulus"]
@@ -40,7 +49,7 @@ class Option:
     what says how numbers are ``stored`` is changed by ``convert=True`` too. A state that was saved
     with another value of what is ``of_state`` is stored otherwise, or means something else. Where
     the option is on, neither False nor None, its ``fragment``, if it has one, acts around the rule;
-    a number can be set to another, and stays one.
+    a number can be set to another, and stays one. ``neutral`` is the number that changes nothing.
     """
 
     default: Any
@@ -50,6 +59,7 @@ class Option:
     stored: bool = False
     of_state: bool = False
     fragment: Fragment | None = None
+    neutral: float = math.inf
 
 
 class Common(TypedDict, total=False):
@@ -236,6 +246,42 @@ class Common(TypedDict, total=False):
             Flag(),
             fixed=True,
             fragment=cautious.FRAGMENT,
+        ),
+    ]
+    cautious_decay: Annotated[
+        bool,
+        Option(
+            False,
+            "let weight decay act only on elements p whose update u, without the decay, is towards "
+            "0 too, or does not move them, so that u * p >= 0 where p - u is next (False): p <- p "
+            "- u - lr * weight_decay * p there, and p <- p - u elsewhere. For optimizers with "
+            "decoupled weight decay. An update too small to change its element, when that has "
+            "decayed, moves nothing; beside cautious, u is what that lets through. Of a complex "
+            "number each part stands for itself. After Chen, Li, Liang, Su, Xie, Wang Pierse, "
+            "Liang, Lao and Liu, 'Cautious Weight Decay' (2025), whose mask lets 0 decay as here. "
+            "It can differ between groups, and not change.",
+            Flag(),
+            fixed=True,
+            fragment=cautious_decay.FRAGMENT,
+        ),
+    ]
+    l1: Annotated[
+        float | None,
+        Option(
+            None,
+            "bring every element p of the parameters closer to 0 by lr * l1 at the end of a step, "
+            "and to 0 where that would go past it: p <- sign(p) * max(|p| - lr * l1, 0), the "
+            "proximal step of the penalty l1 * sum(|p|), so that elements become exactly 0; >= 0, "
+            "in units of the gradient. None (the default) for none. It acts on the parameter "
+            "alone, whatever the optimizer makes of gradients, as decoupled weight decay does, "
+            "comes before bounds, and lr is multiplied by lr_scale. An L1 term of the gradient, l1 "
+            "* sign(p), is another thing, and yours to add. Of a complex number each part stands "
+            "for itself. Not for optimizers that estimate their learning rate. A hyperparameter: "
+            "it can differ between groups, and a number be set to another between steps, but not "
+            "to None.",
+            Maybe(NONNEGATIVE),
+            fragment=l1.FRAGMENT,
+            neutral=0.0,
         ),
     ]
     mask_zero: Annotated[

@@ -5,6 +5,7 @@ Everything is checked here: the arrays, the hyperparameters, and both against ea
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -40,6 +41,7 @@ from fastopt.core.options import (
     GROUP_CHECKS,
     GROUP_DEFAULTS,
     MODULUS,
+    OPTIONS,
     SWITCHED,
     fragments_of,
 )
@@ -267,8 +269,8 @@ def _check_arithmetic(formula: type[Formula], options: Options, leaves: Sequence
                 f"{formula.__name__}: eps must be 0 or at least {least:.2g}, or it may underflow "
                 f"in {real}, in which {path} is computed; got {eps}"
             )
-        scalars = _scalars_around(options)
-        hyperparameters.check_coefficients(formula, options, real, path, around=scalars)
+        around = _scalars_around(options)
+        hyperparameters.check_coefficients(formula, options, real, path, around=around)
 
 
 def _review_step(
@@ -291,15 +293,16 @@ def _review_step(
                     "its function return no less"
                 )
             at_step = f"{owner}: at step {step_count}"
-            scalars = _scalars_around(options)
-            hyperparameters.check_coefficients(formula, options, real, path, at_step, scalars)
+            around = _scalars_around(options)
+            hyperparameters.check_coefficients(formula, options, real, path, at_step, around)
 
     return review
 
 
-def _scalars_around(options: Options) -> list[str]:
-    """Return the options that are scalars of the fragments in use."""
-    return [name for fragment in fragments_of(options).values() for name in fragment.scalars]
+def _scalars_around(options: Options) -> dict[str, bool]:
+    """Return the options that are scalars of the fragments in use: whether lr multiplies them."""
+    used = fragments_of(options).values()
+    return {name: name in one.lr_scalars for one in used for name in one.scalars}
 
 
 def _computed_in(state_dtype: str | None, leaves: Sequence[Leaf]) -> dict[np.dtype[Any], str]:
@@ -350,8 +353,20 @@ def _check_moment(formula: type[Formula], options: Options) -> None:
 
 
 def _check_fragments(formula: type[Formula], options: Options) -> None:
-    """Raise ValueError for options that cannot act on state that is stored in such a way."""
-    for name, fragment in fragments_of(options).items():
+    """Raise ValueError for options that cannot act around such a rule, or on state stored so."""
+    fragments, owner = fragments_of(options), formula.__name__
+    if "cautious_decay" in fragments and formula._decay(options) != "parameter":
+        raise ValueError(
+            f"{owner}: cautious_decay is for weight decay that acts on the parameter itself before "
+            f"the update; that of {owner} is a part of the update. Leave out cautious_decay, or "
+            "choose an optimizer with decoupled weight decay, such as AdamW"
+        )
+    for name, fragment in fragments.items():
+        if fragment.lr_scalars and memory_names(formula._rule(options), "optimizer"):
+            raise ValueError(
+                f"{owner}: {name} is in units of the learning rate, which {owner} estimates as it "
+                f"goes; leave out {name}"
+            )
         if options["state_dtype"] in fragment.refuses:
             allowed = [repr(kind) for kind in (None, *STATE_DTYPES) if kind not in fragment.refuses]
             raise ValueError(
@@ -372,7 +387,7 @@ def _check_whole_arrays(formula: type[Formula], options: Options, leaves: Sequen
             f"stochastic_rounding and state_dtype={options['state_dtype']!r}"
         )
     for option, fragment in fragments_of(options).items():
-        if fragment.at == "after":
+        if fragment.at == "after" and (fragment.on == "all" or fragment.memory is not None):
             raise ValueError(f"{name} updates whole arrays, for which there is no {option}")
     for leaf in leaves:
         if leaf.array.dtype.kind == "c":
@@ -451,11 +466,12 @@ def _refuse_fixed(formula: type[Formula], group: ParamGroup, options: Options) -
             )
     for name in SWITCHED:
         if (group[name] is None) != (options[name] is None):
+            neutral = "math.inf" if OPTIONS[name].neutral == math.inf else OPTIONS[name].neutral
             advice = (
-                f"construct a new one with {name}={options[name]!r}, or with math.inf, which acts "
+                f"construct a new one with {name}={options[name]!r}, or with {neutral}, which acts "
                 "on nothing and can be set to another number later"
                 if group[name] is None
-                else "set it to math.inf, which acts on nothing"
+                else f"set it to {neutral}, which acts on nothing"
             )
             raise ValueError(
                 f"{formula.__name__}: {name} is {group[name]!r} in this optimizer and cannot "
@@ -478,6 +494,7 @@ def new_buckets(
     kind = hyperparameters.bounds_kind(limits)
     fragments = tuple(fragments_of(group).values())
     scales = group["lr_scale"]
+    scaled = (*formula._lr_scalars, *(f"{f.name}_{n}" for f in fragments for n in f.lr_scalars))
     where = tree, group.positions, number, formula.__name__
     constants: dict[tuple[str, ...], Mapping[int, Sequence[Array]]] = {}
     if kind == "arrays":
@@ -505,7 +522,7 @@ def new_buckets(
             state_dtype=state_dtype,
             fragments=fragments,
             members=made_with.members is not None,
-            scaled=formula._lr_scalars if (LR_SCALE,) in constants else (),
+            scaled=scaled if (LR_SCALE,) in constants else (),
         )
         bucket = Bucket.of(
             number,

@@ -73,7 +73,7 @@ class Scalars:
         self._members = bucket.members
         self._prepared_for: int | None = None  # the group's revision
         self._lr_scale: Value = 1.0
-        self._decay_lr: Value | None = None  # the lr that decay was multiplied by
+        self._made_at: Value | None = None  # the lr that constants were multiplied by
         self._ahead: Sequence[Row] = ()  # rows of coming steps,
         self._ahead_from = 0  # from this step of a parameter on,
         # for settings that have changed so many times, and steps that a parameter has missed.
@@ -158,7 +158,7 @@ class Scalars:
         With members that is an array with a row for each of them.
         """
         lr = options["lr"]
-        if self._prepared_for != self._group.revision or self._decay_lr not in (None, lr):
+        if self._prepared_for != self._group.revision or self._made_at not in (None, lr):
             self.work_out_constants(options)
         common = self._common if t % FLUSH_EVERY else self._flushing
         made = self._pick(self._formula._scalars(options, lr * self._lr_scale, t, self._guard))
@@ -188,7 +188,7 @@ class Scalars:
         return found
 
     def work_out_constants(self, options: Options) -> None:
-        """Work out what depends neither on the step count nor, but for decay, on the rate."""
+        """Work out what does not depend on the step count; some of it is a multiple of the rate."""
         formula, bucket, spec = self._formula, self._bucket, self._bucket.spec
         if bucket.rule is not self._picks_for:
             self._picks_for, self._pick = bucket.rule, _picker(bucket.rule.scalars)
@@ -204,12 +204,17 @@ class Scalars:
         if self._members is not None or made_of != self._made_of:
             self._work_out_common(*made_of)
             self._made_of = made_of
-        self._constant = tuple(options[name] for f in spec.fragments for name in f.scalars)
+        self._constant = tuple(
+            options[name] * rate if name in fragment.lr_scalars else options[name]
+            for fragment in spec.fragments
+            for name in fragment.scalars
+        )
         if spec.limit_scalars:
             self._constant += hyperparameters.bounds_as_numbers(options["bounds"], spec.stored)
         self._seed = options["seed"] if spec.random_scalars else None
         self._lr_scale = hyperparameters.scale_of_all(options)
-        self._decay_lr = options["lr"] if decays and self._members is None else None
+        by_rate = decays or any(fragment.lr_scalars for fragment in spec.fragments)
+        self._made_at = options["lr"] if by_rate and self._members is None else None
         # A schedule may say something else in every step, and if it has a memory in the same one.
         always = self._members is not None or self._group.scheduled_besides_lr
         self._prepared_for = None if always else self._group.revision

@@ -6,8 +6,8 @@ Parameters of equal shape and scalars are computed side by side.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple, cast
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from fastopt.core.passes import derived_of
 from fastopt.core.quantization import current, narrowed
 from fastopt.engine.scalars import Plan
 from fastopt_kernels import ArrayRule
+from fastopt_kernels.around import Fragment
 
 
 class NewValues(NamedTuple):
@@ -90,10 +91,14 @@ def _side_by_side(bucket: Bucket, gradients: Gradients, scaled: Scaled) -> list[
     numbers = [row[k] for k in range(len(COMMON_SCALARS) + len(rule.scalars))]
     grad_scale, l2, decay, tiny_signed, tiny_positive, *own = numbers
     scalars = dict(zip(rule.scalars, own, strict=True))
-    grad = _around(bucket, scaled, grad * grad_scale)
+    plain_grad = grad * grad_scale
+    known = {"plain_grad": plain_grad, "grad": plain_grad}
+    grad = _around(bucket, scaled, "gradient", known)
     grad = grad + xp.where(l2 != 0, l2 * param, 0 * l2)
-    param = param - xp.where(decay != 0, decay * param, 0 * decay)
-    param, state = rule(xp, param, grad, state, scalars)
+    decayed = param - xp.where(decay != 0, decay * param, 0 * decay)
+    known |= {"grad": grad, "before": param, "decayed": decayed}
+    param, state = rule(xp, decayed, grad, state, scalars)
+    param = _around(bucket, scaled, "after", {**known, "after": param})
     param, state = _kept(bucket, parameters, row, param, state)
     for slot, values in state.items():
         tiny = tiny_signed if slot in rule.signed else tiny_positive
@@ -104,26 +109,42 @@ def _side_by_side(bucket: Bucket, gradients: Gradients, scaled: Scaled) -> list[
     ]
 
 
-def _around(bucket: Bucket, scaled: Scaled, plain_grad: Array) -> Array:
-    """Return what the fragments that act on gradients make of those of equal shape."""
+def _around(
+    bucket: Bucket,
+    scaled: Scaled,
+    at: Literal["gradient", "after"],
+    values: Mapping[str, Array],
+) -> Array:
+    """Return what the fragments that act there make of arrays of equal shape, by their names.
+
+    At the gradient that is what becomes of ``grad``, after the rule what becomes of ``after``.
+    """
     rule, spec = bucket.rule, bucket.spec
-    derived = derived_of(rule, spec)
-    first, grad = len(COMMON_SCALARS) + len(rule.scalars), plain_grad
-    for fragment in spec.at_gradient:
-        values = {"plain_grad": plain_grad, "grad": grad}
-        taken = [values[name] for name in fragment.values]
-        taken += [scaled.row[first + k] for k in range(len(fragment.scalars))]
-        first += len(fragment.scalars)
-        for one in derived.passes:
-            if one.fragment is fragment:
-                assert scaled.derived is not None
-                table = scaled.derived.reshape(-1, len(derived.names)).astype(spec.real)
-                rows = arrays.namespace_of(grad).stack([table[k] for k in scaled.indices])
-                each = rows.reshape(*rows.shape, *[1] * (grad.ndim - 1))
-                columns = range(one.derived_columns.start, one.derived_columns.stop)
-                taken += [each[:, k] for k in columns]
-        grad = fragment.numpy(*taken)
-    return grad
+    result = "grad" if at == "gradient" else "after"
+    first = len(COMMON_SCALARS) + len(rule.scalars)
+    for fragment in spec.fragments:
+        own = range(first, first + len(fragment.scalars))
+        first = own.stop
+        if fragment.at == at:
+            taken = [*(values[name] for name in fragment.values), *(scaled.row[k] for k in own)]
+            taken += _made_of_sums(bucket, scaled, fragment, values[result].ndim)
+            values = {**values, result: fragment.numpy(*taken)}
+    return values[result]
+
+
+def _made_of_sums(bucket: Bucket, scaled: Scaled, fragment: Fragment, ndim: int) -> list[Array]:
+    """Return what a fragment has made of its sums, each number beside its parameter's array."""
+    derived = derived_of(bucket.rule, bucket.spec)
+    made: list[Array] = []
+    for one in derived.passes:
+        if one.fragment is fragment:
+            assert scaled.derived is not None
+            table = scaled.derived.reshape(-1, len(derived.names)).astype(bucket.spec.real)
+            rows = arrays.namespace_of(table).stack([table[k] for k in scaled.indices])
+            each = rows.reshape(*rows.shape, *[1] * (ndim - 1))
+            columns = range(one.derived_columns.start, one.derived_columns.stop)
+            made += [each[:, k] for k in columns]
+    return made
 
 
 def _current(parameter: Parameter, bucket: Bucket) -> Array:

@@ -32,8 +32,8 @@ class Signum(Optimizer):
         weight_decay: coefficient of the L2 term, >= 0, or a function of the step number.
         common: what every optimizer takes, see ``Common``: lr_scale, maximize, trainable, bounds,
             reset_at_bounds, max_grad_norm, clip_value, clip_each, on_nonfinite, capturable,
-            master_weights, state_dtype, stochastic_rounding, cautious, mask_zero, complex_moment,
-            seed, backend.
+            master_weights, state_dtype, stochastic_rounding, cautious, cautious_decay, l1,
+            mask_zero, complex_moment, seed, backend.
 
     The parts of a complex number have a sign each.
 
@@ -102,8 +102,8 @@ class Lion(Optimizer):
             function of the step number; 3 to 10 times larger than for AdamW.
         common: what every optimizer takes, see ``Common``: lr_scale, maximize, trainable, bounds,
             reset_at_bounds, max_grad_norm, clip_value, clip_each, on_nonfinite, capturable,
-            master_weights, state_dtype, stochastic_rounding, cautious, mask_zero, complex_moment,
-            seed, backend.
+            master_weights, state_dtype, stochastic_rounding, cautious, cautious_decay, l1,
+            mask_zero, complex_moment, seed, backend.
 
     The parts of a complex number have a sign each.
 

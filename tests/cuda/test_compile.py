@@ -22,9 +22,9 @@ from fastopt.backends.cupy import control_source, pass_source
 from fastopt.backends.cupy import source as cupy_source
 from fastopt.backends.cupy.source import Addresses
 from fastopt.core.dtypes import UpdateSpec
+from fastopt.core.options import FRAGMENTS
 from fastopt.core.passes import derived_of
 from fastopt_kernels import Rule
-from fastopt_kernels.around import cautious, clip_each, clip_value, mask_zero
 from helpers.cuda import code_limits, nvrtc, sass
 
 if reason := nvrtc.reason_to_skip():
@@ -165,7 +165,7 @@ def test_every_rule_and_spec_meets_every_architecture() -> None:
             assert met[key] == {*architectures}, key
 
 
-AROUND = (clip_value.FRAGMENT, clip_each.FRAGMENT, cautious.FRAGMENT, mask_zero.FRAGMENT)
+AROUND = tuple(FRAGMENTS.values())
 
 
 WITH_PASSES = {

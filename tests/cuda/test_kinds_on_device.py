@@ -48,6 +48,22 @@ def test_without_waiting_the_bits_are_numpys(
     assert not as_numpy(training, rule, cupy, capturable=True, **options)
 
 
+DECAYS: dict[str, Any] = {"weight_decay": 0.5, "cautious_decay": True, "l1": 0.1}
+OTHERS: tuple[dict[str, Any], ...] = ({"cautious": True, "mask_zero": True}, {"lr_scale": 0.5})
+
+
+@pytest.mark.parametrize("more", OTHERS, ids=str)
+@pytest.mark.parametrize("name", ["AdamW", "Lion"])
+def test_decays_beside_a_schedule_have_numpys_bits(
+    cupy: Any, name: str, more: dict[str, Any]
+) -> None:
+    def rule(params: Any, **options: Any) -> Optimizer:
+        optimizer: Optimizer = getattr(fastopt, name)(params, lr=lambda t: 0.1 / (t + 1), **options)
+        return optimizer
+
+    assert not as_numpy(LATE, rule, cupy, capturable=True, **DECAYS, **more)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
 @pytest.mark.parametrize("state", [None, "bfloat16", "int8", "float64"])
 @pytest.mark.parametrize("rule", ["lamb", "prodigy"])

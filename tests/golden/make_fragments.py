@@ -1,8 +1,7 @@
 """Makes the vectors of options that act around any rule: python -m tests.golden.make_fragments
 
-Writes fragments/mask_zero.npz, cautious.npz, clip_value.npz and clip_each.npz, in the format that
-README.md gives; the inputs are those of inputs.npz. It needs torch, optax and jax, and never
-imports fastopt.
+Writes fragments/<option>.npz for each, in the format that README.md gives; the inputs are those of
+inputs.npz. It needs torch, optax and jax, and never imports fastopt.
 """
 
 import jax
@@ -10,7 +9,7 @@ import numpy as np
 import optax
 import torch
 
-from . import oracle_clips, oracle_fragments
+from . import oracle_clips, oracle_decays, oracle_fragments
 from .kind_files import make_file
 from .vector_cases import MISSING, Case
 from .vector_inputs import make_inputs
@@ -50,6 +49,41 @@ def clips(option: str, low: float, high: float, *beside: Case) -> tuple[Case, ..
     )
 
 
+def cautious_decays() -> tuple[Case, ...]:
+    """Return AdamW whose decay looks at the update: little and much, in groups, with gaps."""
+    on = {"cautious_decay": True}
+    much = on | {"lr": 0.02, "weight_decay": 2.0}
+    groups = ({"params": [0]}, {"params": [1], "lr": 0.1}, {"params": [2], "weight_decay": 0.1})
+    return (
+        Case("AdamW", "cautious_decay", TC, on),
+        Case("AdamW", "cautious_decay_much", TC, much),
+        Case("AdamW", "cautious_decay_dense", TC, much, inputs="dense"),
+        Case("AdamW", "cautious_decay_long", TC, on, inputs="long", steps=200),
+        Case("AdamW", "cautious_decay_odd", TC, much | {"betas": [0.97, 0.8], "eps": 1e-3}),
+        Case("AdamW", "cautious_decay_maximize", TC, much | {"maximize": True}),
+        Case("AdamW", "cautious_decay_groups", TC, much, missing=MISSING, groups=groups),
+        Case("AdamW", "cautious_decay_lr", TC, much, lr_changes={5: 0.1, 20: 1e-3}),
+        Case("AdamW", "cautious_decay_and_l1", TC, much | {"l1": 0.3}),
+    )
+
+
+def l1s() -> tuple[Case, ...]:
+    """Return optimizers with much and little of it, with decay of both kinds, and schedules."""
+    on = {"l1": 0.5}
+    momentum = {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.1}
+    groups = ({"params": [0]}, {"params": [1], "l1": 0.1, "lr": 0.2}, {"params": [2], "l1": 0.0})
+    return (
+        Case("Adam", "l1", TC, on),
+        Case("Adam", "l1_much", TC, {"l1": 30.0, "betas": [0.97, 0.8], "eps": 1e-3}),
+        Case("AdamW", "l1_decay", TC, on | {"lr": 0.02, "weight_decay": 0.1}),
+        Case("SGD", "l1_alone", TC, on),
+        Case("SGD", "l1_maximize", TC, on | momentum | {"maximize": True}),
+        Case("SGD", "l1_groups", TC, on | momentum, missing=MISSING, groups=groups),
+        Case("RMSprop", "l1_lr", TC, on, lr_changes={5: 0.1, 20: 1e-3}),
+        Case("Adadelta", "l1_l2", TC, {"l1": 1e-3, "weight_decay": 0.1}),
+    )
+
+
 def main() -> None:
     """Make the files."""
     inputs = make_inputs()
@@ -63,6 +97,9 @@ def main() -> None:
         "clip_each": clips("clip_each", 0.5, 50.0, Case("Adam", "clip_value_and_each", TC, both)),
     }
     for option, of_option in made.items():
+        make_file(f"fragments/{option}", of_option, inputs, oracles, (torch, np))
+    oracles = {"torch": oracle_decays.by_torch, "closed": oracle_decays.closed}
+    for option, of_option in {"cautious_decay": cautious_decays(), "l1": l1s()}.items():
         make_file(f"fragments/{option}", of_option, inputs, oracles, (torch, np))
 
 

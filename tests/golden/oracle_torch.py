@@ -1,6 +1,7 @@
 """The oracle PyTorch: runs a case with the class of torch.optim, one tensor at a time."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -111,10 +112,16 @@ def final_state(
     }
 
 
-def run(case: Case, inputs: Inputs, dtype: torch.dtype = torch.float64) -> Result:
-    """Run the case and return all that torch shows of it."""
+def run(
+    case: Case,
+    inputs: Inputs,
+    dtype: torch.dtype = torch.float64,
+    around: Callable[[torch.optim.Optimizer], None] = lambda _: None,
+) -> Result:
+    """Run the case and return all that torch shows of it; ``around`` may hook into the steps."""
     params = [torch.tensor(p, dtype=dtype, requires_grad=True) for p in inputs["p"]]
     opt = build(case, params)
+    around(opt)
     path: list[list[Array]] = [[] for _ in params]
     for step in range(case.steps):
         set_step(case, opt, step)

@@ -74,13 +74,14 @@ _VARIED: dict[str, list[Any]] = {
     "initial_accumulator_value": [0.0, 0.1, 1.0, 1e-3, 0.0],
     "rho": [0.9, 0.0, 0.99, 0.9, 0.5],
     "clip_value": [0.5, np.inf, 0.1, 2.0, 1e6],
+    "l1": [0.0, 0.25, 1.0, 30.0, 0.01],
 }
 
 
 def hyperparameters_of(variant: Variant) -> dict[str, Any]:
     """Return values for each member of every number that a variant's optimizer has."""
     known = variant.optimizer._checks
-    others = ("lr", "weight_decay", *({"clip_value"} & variant.options.keys()))
+    others = ("lr", "weight_decay", *({"clip_value", "l1"} & variant.options.keys()))
     settings = {n: v for n, v in _VARIED.items() if n in known or n in others}
     if not variant.options.get("momentum"):
         settings.pop("momentum", None)

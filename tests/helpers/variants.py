@@ -75,6 +75,14 @@ VARIANTS: list[Variant] = [
     Variant("adam_mask_zero", fastopt.Adam, {"mask_zero": True, "weight_decay": 0.1}),
     Variant("adam_clip_value", fastopt.Adam, {"clip_value": 0.5, "weight_decay": 0.1}),
     Variant("adamw_clip_each", fastopt.AdamW, {"clip_each": 2.0}),
+    Variant("adamw_cautious_decay", fastopt.AdamW, {"cautious_decay": True, "weight_decay": 0.5}),
+    Variant("sgd_l1", fastopt.SGD, {"lr": 0.05, "momentum": 0.9, "l1": 0.25}),
+    Variant(
+        "lion_cautious_decay",
+        fastopt.Lion,
+        {"cautious": True, "cautious_decay": True, "l1": 0.25, "weight_decay": 0.5},
+        close=True,
+    ),
     Variant(
         "sgd_cautious", fastopt.SGD, {"lr": 0.05, "momentum": 0.5, "cautious": True}, close=True
     ),
@@ -125,7 +133,7 @@ APART = [v for v in VARIANTS if v.rule.memory is None or v.rule.memory.over == "
 SUMMING = [v for v in VARIANTS if v.rule.sums is not None or "clip_each" in v.options]
 """Those that sum real numbers: the last bits depend on the order in memory."""
 
-CLIPPING = [v for v in VARIANTS if {"clip_value", "clip_each"} & v.options.keys()]
+CLIPPING = [v for v in VARIANTS if {"clip_value", "clip_each", "l1"} & v.options.keys()]
 """Those with a limit in units of the gradient: what is added to that counts, or how large it is."""
 
 VARIANT_OF = {variant.name: variant for variant in VARIANTS}

@@ -69,7 +69,9 @@ FULL = [
 """Those of the first oracle of each case: they have every step, and the others the same numbers."""
 
 ELEMENTWISE = [
-    v for v in FULL if v.path.parent == FOLDER or v.path.stem in ("mask_zero", "clip_value")
+    v
+    for v in FULL
+    if v.path.parent == FOLDER or v.path.stem in ("mask_zero", "clip_value", "cautious_decay", "l1")
 ]
 """Those in which each element goes its own way, so that what is off stays where it is."""
 

@@ -12,6 +12,7 @@ import pytest
 
 import fastopt
 from fastopt import interop
+from fastopt.core.options import FRAGMENTS, OPTIONS
 from helpers.variants import script
 
 
@@ -121,9 +122,9 @@ def test_optimizers_without_a_twin_are_refused_by_name(name: str, library: str) 
         interop.to_torch(opt)
 
 
-@pytest.mark.parametrize("option", ["cautious", "mask_zero", "clip_value", "clip_each"])
+@pytest.mark.parametrize("option", FRAGMENTS)
 def test_what_another_library_would_leave_out_is_not_handed_over(option: str) -> None:
-    value: Any = 1.0 if option.startswith("clip") else True
-    opt = fastopt.Adam(np.ones(2), **{option: value})
-    with pytest.raises(ValueError, match=f"torch.optim.Adam has no {option}"):
+    value: Any = True if OPTIONS[option].default is False else 1.0
+    opt = fastopt.AdamW(np.ones(2), **{option: value})
+    with pytest.raises(ValueError, match=f"torch.optim.AdamW has no {option}"):
         interop.to_torch(opt)

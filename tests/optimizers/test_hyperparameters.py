@@ -332,8 +332,8 @@ def test_n8_state_without_gradients_does_not_become_denormal(
         if step >= 900:
             assert denormals(opt) == {}, f"in step {step}"
     # Nothing is flushed in float64 by then: the parameters tell what the flush has changed. Where
-    # steps go by signs it ends them.
-    if variant.optimizer not in SMOOTH:
+    # steps go by signs it ends them; where l1 is taken off in each, its rounding adds up.
+    if variant.optimizer not in SMOOTH or "l1" in variant.options:
         return
     np.testing.assert_allclose(param, exact, rtol=1e-5)
 
@@ -502,6 +502,8 @@ BAD: dict[str, Bad] = {
     "clip_value": [bad for bad in number(0.0, -1) if not (bad[0] is None or bad[0] is math.inf)],
     "clip_each": [bad for bad in number(0.0, -1) if not (bad[0] is None or bad[0] is math.inf)],
     "cautious": FLAG,
+    "cautious_decay": FLAG,
+    "l1": [bad for bad in number(-1e-300, -1) if bad[0] is not None],
     "mask_zero": FLAG,
     "beta3": [bad for bad in number(*FRACTIONS) if bad[0] is not None],
     "d0": number(0.0, -1),

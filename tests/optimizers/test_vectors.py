@@ -19,9 +19,14 @@ from helpers.vectors import (
     worst,
 )
 
-NOT_IN_FLOAT32 = {"prodigy.tiny", "cautious.cautious", "cautious.cautious_odd"}
+NOT_IN_FLOAT32 = {
+    "prodigy.tiny",
+    *(f"cautious.cautious{case}" for case in ("", "_odd")),
+    *(f"cautious_decay.cautious_decay{case}" for case in ("_dense", "_long", "_odd")),
+}
 """Squares that float32 does not hold; steps that vanish beside the parameter, so that they agree
-with no gradient and count among those that do not. In float64 both are as recorded."""
+with no gradient and count among those that do not, or are no step against the parameter's decay. In
+float64 all are as recorded."""
 
 
 @pytest.mark.parametrize("backend", CPU_BACKENDS)

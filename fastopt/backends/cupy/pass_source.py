@@ -120,18 +120,18 @@ def _terms(rule: Rule, spec: UpdateSpec, one: Pass) -> Iterator[str]:
     before = fragments if fragment is None else fragments[: fragments.index(fragment)]
     late = fragment is not None and fragment.at == "after"
     if fragment is not None and not late:
-        yield from before_l2(before)
+        yield from before_l2(spec, before)
     else:
         yield from begin(rule, spec, fragments)
     if late:
         yield f"{{ {numbers_of(rule, spec)} {rule.cupy.strip()} }}"
         for earlier in before:
             if earlier.at == "after" and earlier.on == "param":
-                yield with_fragment(earlier, "param")
+                yield with_fragment(spec, earlier, "param")
     numbers = numbers_of(rule, spec, made=False)
     if fragment is not None:
         after = "const real after = param;" * late
-        numbers = f"{after} {numbers_of_fragment(fragment, made=False)}"
+        numbers = f"{after} {numbers_of_fragment(spec, fragment, made=False)}"
     yield f"{{ {numbers} real {', '.join(one.sums.names)}; {one.sums.cupy.strip()}"
     for n, name in enumerate(one.sums.names):
         value = f"static_cast<double>({name})"

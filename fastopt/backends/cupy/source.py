@@ -485,7 +485,8 @@ def scalars_and_squares(rule: Rule, spec: UpdateSpec) -> tuple[str, str]:
     """
     names = [*scalar_names(rule, spec), *map(number_name, derived_of(rule, spec).names)]
     square = _SQUARE_OF.substitute(
-        load_scalars=load_scalars(spec, scaled=False), gradient=lines(gradient(spec.fragments))
+        load_scalars=load_scalars(spec, scaled=False),
+        gradient=lines(gradient(spec, spec.fragments)),
     )
     of_element = _OF_ALL
     if spec.members:
@@ -508,10 +509,10 @@ def _element(rule: Rule, spec: UpdateSpec) -> str:
             ]
         ),
         rule=f"{numbers_of(rule, spec)} {rule.cupy.strip()}",
-        after_param=lines(with_fragment(fragment, "param") for fragment in spec.on_param),
+        after_param=lines(with_fragment(spec, fragment, "param") for fragment in spec.on_param),
         keep_bounds=lines(_keep_bounds(rule, spec)),
         after_all=lines(
-            with_fragment(fragment, slot)
+            with_fragment(spec, fragment, slot)
             for fragment in spec.on_all
             for slot in ("param", *rule.state)
         ),
@@ -534,24 +535,24 @@ def _number_of(name: str, field: str, scaled: Sequence[str]) -> str:
     return f"numbers.{field} * {LR_SCALE}" if name in scaled else f"numbers.{field}"
 
 
-def gradient(fragments: Sequence[Fragment]) -> Iterator[str]:
+def gradient(spec: UpdateSpec, fragments: Sequence[Fragment]) -> Iterator[str]:
     """Yield the lines that make of an element's gradient what the rule sees."""
-    yield from before_l2(fragments)
+    yield from before_l2(spec, fragments)
     yield "grad = l2 != real(0) ? grad + l2 * param : grad;"
 
 
-def before_l2(fragments: Sequence[Fragment]) -> Iterator[str]:
+def before_l2(spec: UpdateSpec, fragments: Sequence[Fragment]) -> Iterator[str]:
     """Yield the same without the L2 term."""
     yield "const real plain_grad = grad_scale * grad;"
     yield "grad = plain_grad;"
     for fragment in fragments:
         if fragment.at == "gradient":
-            yield with_fragment(fragment, "grad")
+            yield with_fragment(spec, fragment, "grad")
 
 
 def begin(rule: Rule, spec: UpdateSpec, fragments: Sequence[Fragment]) -> Iterator[str]:
     """Yield the lines that make of an element what the rule begins with."""
-    yield from gradient(fragments)
+    yield from gradient(spec, fragments)
     if rule.takes_square and not spec.modulus:
         yield "const real square = grad * grad;"
     late = bool(spec.on_param or spec.on_all)
@@ -560,13 +561,13 @@ def begin(rule: Rule, spec: UpdateSpec, fragments: Sequence[Fragment]) -> Iterat
     yield from ["const real decayed = param;"] * late
 
 
-def with_fragment(fragment: Fragment, name: str) -> str:
+def with_fragment(spec: UpdateSpec, fragment: Fragment, name: str) -> str:
     """Return the text that lets a fragment act on the variable of this name."""
     values = {"after": name}
     if name not in ("param", "grad"):
         values |= {"before": f"{name}_before", "decayed": f"{name}_before"}
     wanted = [f"const real {v} = {values[v]};" for v in fragment.values if v in values]
-    numbers = numbers_of_fragment(fragment)
+    numbers = numbers_of_fragment(spec, fragment)
     return f"{{ {' '.join(wanted)} {numbers} real kept; {fragment.cupy.strip()} {name} = kept; }}"
 
 
@@ -582,14 +583,14 @@ def numbers_of(rule: Rule, spec: UpdateSpec, made: bool = True) -> str:
     return " ".join(f"const real {n} = {own};" for n, own in zip(names, numbers, strict=True))
 
 
-def numbers_of_fragment(fragment: Fragment, made: bool = True) -> str:
+def numbers_of_fragment(spec: UpdateSpec, fragment: Fragment, made: bool = True) -> str:
     """Return the same for a fragment."""
     own = len(fragment.scalars)
     names = fragment_names(fragment)[: None if made else own]
     short = [name.removeprefix(f"{fragment.name}_") for name in names]
-    members = [*names[:own], *map(number_name, names[own:])]
-    pairs = zip(short, members, strict=True)
-    return " ".join(f"const real {name} = numbers.{member};" for name, member in pairs)
+    fields = [*names[:own], *map(number_name, names[own:])]
+    numbers = [_number_of(*both, spec.scaled) for both in zip(names, fields, strict=True)]
+    return " ".join(f"const real {n} = {own};" for n, own in zip(short, numbers, strict=True))
 
 
 def _keep_bounds(rule: Rule, spec: UpdateSpec) -> Iterator[str]:

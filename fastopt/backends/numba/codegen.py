@@ -485,7 +485,7 @@ def _moduli(rule: Rule, spec: UpdateSpec, of: str) -> Iterator[str]:
     yield "for i in range(0, count, 2):"
     yield from _indented(_look_up(rule, spec))
     for part, index in (("re", "i"), ("im", "i + 1")):
-        yield from _indented(_gradient(spec.fragments, f"grad_{of}[{index}]"))
+        yield from _indented(_gradient(spec, spec.fragments, f"grad_{of}[{index}]"))
         yield f"    {_with_l2(f'widen(param_{of}[{index}])')}"
         yield f"    {part} = grad"
     yield "    square = re * re + im * im"
@@ -493,22 +493,28 @@ def _moduli(rule: Rule, spec: UpdateSpec, of: str) -> Iterator[str]:
     yield f"    square_{of}[i + 1] = square"
 
 
-def _gradient(fragments: Sequence[Fragment], element: str) -> Iterator[str]:
+def _gradient(spec: UpdateSpec, fragments: Sequence[Fragment], element: str) -> Iterator[str]:
     """Yield an element's gradient, after the fragments that act on it, without the L2 term."""
     yield f"plain_grad = widen_gradient({element}) * grad_scale"
     yield "grad = plain_grad"
     for fragment in fragments:
         if fragment.at == "gradient":
-            yield f"grad = {_called(fragment)}"
+            yield f"grad = {_called(spec, fragment)}"
 
 
 def _with_l2(param: str) -> str:
     return f"grad = grad + l2 * {param} if l2 != zero else grad"
 
 
-def _called(fragment: Fragment, **values: str) -> str:
+def _own_numbers(spec: UpdateSpec, fragment: Fragment) -> list[str]:
+    """Return the scalars of a fragment as an element has them."""
+    names = fragment_names(fragment)[: len(fragment.scalars)]
+    return [f"{name} * {LR_SCALE}" if name in spec.scaled else name for name in names]
+
+
+def _called(spec: UpdateSpec, fragment: Fragment, **values: str) -> str:
     """Return the call of a fragment's form; ``values`` are other names of what it takes."""
-    own = [f"{fragment.name}_{name}" for name in fragment.scalars]
+    own = _own_numbers(spec, fragment)
     made = fragment_names(fragment)[len(own) :]
     taken = [values.get(name, name) for name in fragment.values]
     return f"{fragment.name}_form({', '.join([*taken, *own, *map(number_name, made)])})"
@@ -520,7 +526,7 @@ def _begin(
     """Yield the parameter and the gradient of an element, as the rule gets them."""
     late = bool(spec.on_param or spec.on_all)
     yield from _LOAD_MASTER if spec.master else ["param = widen(param_of[i])"]
-    yield from _gradient(fragments, "grad_of[i]")
+    yield from _gradient(spec, fragments, "grad_of[i]")
     yield from [_with_l2("param")] * (not plain)
     if rule.takes_square:
         yield "square = square_of[i]" if spec.modulus else "square = grad * grad"
@@ -561,13 +567,13 @@ def _element(rule: Rule, spec: UpdateSpec, storage: Storage, plain: bool = False
         loaded = [f"{slot}_before" for slot in rule.state]
     yield _ruled(rule, spec, loaded)
     for fragment in spec.on_param:
-        yield f"param = {_called(fragment, after='param')}"
+        yield f"param = {_called(spec, fragment, after='param')}"
     yield from _keep_bounds(rule, spec)
     for fragment in spec.on_all:
-        yield f"param = {_called(fragment, after='param')}"
+        yield f"param = {_called(spec, fragment, after='param')}"
         for slot in rule.state:
             old = f"{slot}_before"
-            yield f"{slot} = {_called(fragment, before=old, decayed=old, after=slot)}"
+            yield f"{slot} = {_called(spec, fragment, before=old, decayed=old, after=slot)}"
     yield from storage.draws
     yield f"param_of[i] = {storage.narrow}"
     if spec.master:
@@ -590,15 +596,15 @@ def _terms(rule: Rule, spec: UpdateSpec, storage: Storage, one: Pass) -> Iterato
         yield f"{names}= terms({', '.join(['param', 'grad', *square, *loaded, *numbers])})"
         return
     before = fragments[: fragments.index(fragment)]
-    own = [f"{fragment.name}_{name}" for name in fragment.scalars]
+    own = _own_numbers(spec, fragment)
     if fragment.at == "gradient":
-        yield from _gradient(before, "grad_of[i]")
+        yield from _gradient(spec, before, "grad_of[i]")
     else:
         yield from _begin(rule, spec, fragments)
         yield _ruled(rule, spec, loaded)
         for earlier in before:
             if earlier.at == "after" and earlier.on == "param":
-                yield f"param = {_called(earlier, after='param')}"
+                yield f"param = {_called(spec, earlier, after='param')}"
     taken = ["param" if name == "after" else name for name in fragment.values]
     yield f"{names}= terms({', '.join([*taken, *own])})"
 

@@ -187,7 +187,7 @@ class NumpyKernel:
         self._signed = [slot in rule.signed for slot in rule.state]
         self._resets = [slot in rule.reset for slot in rule.state]
         self._members = bucket.members or 1
-        numbers = enumerate((*COMMON_SCALARS, *rule.scalars))
+        numbers = enumerate((*COMMON_SCALARS, *rule.scalars, *spec.fragment_scalars))
         self._rates = [k for k, name in numbers if name in ("decay", *spec.scaled)]
         """What factors of elements multiply in a row of scalars."""
         self._params = [parameter.flat for parameter in parameters]

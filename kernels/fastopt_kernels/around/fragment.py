@@ -38,7 +38,8 @@ class Fragment:
     same element. After these values all forms take ``*scalars`` and what ``memory`` makes of
     ``sums``, which sum over the same values as the forms ask for (those of the parameter).
     ``scalars`` reach the forms in the arithmetic's dtype, ``inputs`` of the memory its function in
-    float64; both are values of the options with these names.
+    float64; both are values of the options with these names. Those scalars that ``lr_scalars``
+    names too are multiplied by the learning rate, which there is at "after" alone.
 
     * ``numpy``: arrays in, a new array out; no argument is changed;
     * ``numba``: numbers of one element in, a number out; not decorated;
@@ -54,6 +55,7 @@ class Fragment:
     cupy: str
     on: Literal["param", "all"] = "param"
     scalars: tuple[str, ...] = ()
+    lr_scalars: tuple[str, ...] = ()
     sums: Sums | None = None
     memory: Memory | None = None
     refuses: tuple[str, ...] = ()
@@ -70,6 +72,8 @@ class Fragment:
         for form in ("numpy", "numba"):
             check_signature(owner, form, getattr(self, form), self.arguments)
         check_cupy(owner, self.cupy, self.arguments, ("kept",))
+        if not set(self.lr_scalars) <= set(self.scalars if self.at == "after" else ()):
+            raise TypeError(f"{owner}: {self.lr_scalars} are no scalars of it at 'after'")
         check_passes(owner, self.read, self.sums, self.memory)
         if self.memory and (self.memory.names or self.memory.over != "array"):
             raise TypeError(f"{owner}: fragments sum over an array and remember nothing")
