@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from fastopt.optimizers.adan import Adan, AdEMAMix
     from fastopt.optimizers.adopt import ADOPT, LaProp
     from fastopt.optimizers.averaged import ASGD
+    from fastopt.optimizers.factored import Adafactor
     from fastopt.optimizers.layerwise import LAMB
     from fastopt.optimizers.matrices import Muon
     from fastopt.optimizers.parameter_free import Prodigy
@@ -58,6 +59,7 @@ _ON_FIRST_USE = {
     "AdaBound": "optimizers.adabound",
     **dict.fromkeys(["AdEMAMix", "Adan"], "optimizers.adan"),
     **dict.fromkeys(["ADOPT", "LaProp"], "optimizers.adopt"),
+    "Adafactor": "optimizers.factored",
     "LAMB": "optimizers.layerwise",
     "Prodigy": "optimizers.parameter_free",
     "Muon": "optimizers.matrices",
@@ -80,6 +82,7 @@ __all__ = [
     "AdaBelief",
     "AdaBound",
     "Adadelta",
+    "Adafactor",
     "Adagrad",
     "Adam",
     "AdamW",

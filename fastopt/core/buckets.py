@@ -22,7 +22,7 @@ from fastopt.core.param_groups import ParamGroups
 from fastopt.core.quantization import BLOCK
 from fastopt.core.tree import Leaf, Tree
 from fastopt.errors import BackendMismatchError
-from fastopt_kernels import AnyRule
+from fastopt_kernels import AnyRule, ArrayRule
 
 SCALE = "_scale"
 """What the name of a slot in 8 bits goes on with where its scales are meant."""
@@ -32,6 +32,33 @@ Allocate = Callable[[Array, tuple[int, int], np.dtype[Any]], Array]
 
 
 # Parameters -------------------------------------------------------------------------------------
+
+
+class Place(NamedTuple):
+    """Where a parameter's state of a shape of its own stands among all of that kind.
+
+    ``by_row`` says what becomes of it where the parameter gets other rows: True: its first axis
+    counts these rows, False: it does not depend on their number, None: neither is so.
+    """
+
+    first: int
+    shape: tuple[int, ...]
+    by_row: bool | None
+
+    def view(self, own: Array) -> Array:
+        """Return it as a view."""
+        return own[self.first : self.first + math.prod(self.shape)].reshape(self.shape)
+
+
+def own_shapes(rule: AnyRule, shape: tuple[int, ...]) -> dict[str, Place]:
+    """Return by slot what state a parameter has in shapes of its own, with nothing before it."""
+    found = {}
+    for slot, shape_of in rule.shapes if isinstance(rule, ArrayRule) else ():
+        if (own := shape_of(shape)) is not None:
+            more = shape_of((shape[0] + 1, *shape[1:])) if shape else None
+            by_row = own[:1] == shape[:1] and more == (*[n + 1 for n in own[:1]], *own[1:])
+            found[slot] = Place(0, own, False if more == own else by_row or None)
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +72,8 @@ class Parameter:
     element of a complex ``dtype``. ``offset`` is where its state begins in the rows of its bucket's
     arena. Where the first axis counts members (fits that are made side by side, see ``UpdateSpec``)
     ``member`` is (divisor, modulus): the flat real number ``e`` is of the member
-    ``e // divisor % modulus``.
+    ``e // divisor % modulus``. ``places`` says, by slot, where state of another shape than the
+    parameter's begins.
     """
 
     leaf: Leaf
@@ -58,10 +86,16 @@ class Parameter:
     offset: int
     address: int
     member: tuple[int, int] | None = None
+    places: Mapping[str, Place] = field(default_factory=dict)
 
     @classmethod
     def of(
-        cls, leaf: Leaf, offset: int, bridges_gaps: bool = False, members: bool = False
+        cls,
+        leaf: Leaf,
+        offset: int,
+        bridges_gaps: bool = False,
+        members: bool = False,
+        places: Mapping[str, Place] | None = None,
     ) -> Parameter:
         """Lay out a leaf; ``bridges_gaps`` says whether the backend needs no copies."""
         layout = arrays.layout_of(leaf.array, 0 if members else None)
@@ -79,11 +113,13 @@ class Parameter:
             flat = layout.in_memory_order(leaf.array).flatten().view(real)
         strided, copied = gaps and bridges_gaps, gaps and not bridges_gaps
         member = _member_of(layout, dtype) if members else None
-        return cls(leaf, layout, dtype, flat, size, strided, copied, offset, address, member)
+        laid_out = layout, dtype, flat, size, strided, copied, offset, address, member
+        return cls(leaf, *laid_out, places or {})
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Laid out anew: a copy of ``flat`` would be no view of the copied array.
-        return Parameter.of, (self.leaf, self.offset, not self.copied, self.member is not None)
+        how = not self.copied, self.member is not None, self.places
+        return Parameter.of, (self.leaf, self.offset, *how)
 
     def gather(self) -> None:
         """Copy the array into ``flat``."""
@@ -300,7 +336,8 @@ class Arena:
     ``numbers`` holds in the dtype of the arithmetic the rule's slots, the masters and the spec's
     ``constants``; where the spec's ``state`` is in codes only the latter two. The rule's slots are
     then in ``codes``, uint16 or uint8, and for 8 bits ``scales`` has a float32 for every block
-    of 256. ``slots`` are the names of the rule's.
+    of 256. ``slots`` are the names of the rule's. Of a rule on whole arrays, ``own`` holds one
+    after another the state that has other shapes than its parameter (see ``Parameter.places``).
     """
 
     slots: tuple[str, ...]
@@ -308,6 +345,7 @@ class Arena:
     numbers: Array
     codes: Array | None = None
     scales: Array | None = None
+    own: Array | None = None
 
     @classmethod
     def zeros(
@@ -316,11 +354,16 @@ class Arena:
         slots: tuple[str, ...],
         size: int,
         spec: UpdateSpec,
+        own: int | None = None,
     ) -> Arena:
-        """Return an arena of rows of this size; ``make`` makes zeroed arrays."""
+        """Return an arena of rows of this size, and of ``own`` numbers beside; all are zeros.
+
+        ``make`` makes the arrays.
+        """
         more = len(spec.masters) + len(spec.constants)
         if spec.state == "real":
-            return cls(slots, spec, make((len(slots) + more, size), spec.real))
+            beside = None if own is None else make((1, own), spec.real).reshape(-1)
+            return cls(slots, spec, make((len(slots) + more, size), spec.real), own=beside)
         numbers = make((more, size), spec.real)
         codes = make((len(slots), size), CODE_DTYPES[spec.state])
         if spec.state == "bfloat16":
@@ -370,6 +413,11 @@ class Arena:
         """
         own, theirs = self.rows, source.rows
         with arrays.on_device_of(self.numbers):
+            for slot, place in parameter.places.items():
+                assert self.own is not None
+                assert source.own is not None
+                values = before.places[slot].view(source.own).copy()
+                merge(place.view(self.own), values, keep if place.by_row else None)
             for name in (*self.spec.masters, *self.spec.constants):
                 values = before.state_view(theirs[name]).copy()
                 merge(parameter.state_view(own[name]), values, keep)
@@ -419,6 +467,21 @@ class Arena:
             assert_never(self.spec.state)
         self.codes[row, first : first + codes.size] = arrays.like(codes, self.codes)
 
+    def fill_places(self, slot: str, value: Value, parameters: Sequence[Parameter]) -> None:
+        """Set state that has shapes of its own to a number, where a parameter has it."""
+        for parameter in parameters:
+            if (place := parameter.places.get(slot)) is not None:
+                assert self.own is not None
+                place.view(self.own)[...] = value
+
+    def view(self, slot: str, parameter: Parameter) -> Array | None:
+        """Return a parameter's state in numbers, by its name; None if it has none such."""
+        if (place := parameter.places.get(slot)) is not None:
+            assert self.own is not None
+            return place.view(self.own)
+        row = self.rows.get(slot)
+        return None if row is None else parameter.state_view(row)
+
     @property
     def rows(self) -> dict[str, Array]:
         """The rows of ``numbers`` by name."""
@@ -436,16 +499,20 @@ class Arena:
         for name, row in self.rows.items():
             if name not in self.spec.constants:
                 yield name, parameter.state_view(row)
+        if self.own is not None:
+            for slot, place in parameter.places.items():
+                yield slot, place.view(self.own)
 
     @property
     def parts(self) -> tuple[Array, ...]:
-        """The arrays that there are, in this order."""
+        """The arrays of rows that there are, in this order."""
         return tuple(part for part in (self.numbers, self.codes, self.scales) if part is not None)
 
     @property
     def nbytes(self) -> int:
         """The bytes of all of it."""
-        return sum(part.nbytes for part in self.parts)
+        own = 0 if self.own is None else self.own.nbytes
+        return own + sum(part.nbytes for part in self.parts)
 
 
 def merge(target: Array, values: Array, keep: Array | None) -> None:
@@ -498,19 +565,28 @@ class Bucket:
         What is remembered of each array begins with ``begin``, likewise. Their ranges of the arena
         begin at multiples of ``alignment`` elements.
         """
-        size = 0
+        size = own = 0
         if spec.state == "int8":
             alignment = max(alignment, BLOCK)  # both are powers of two
         parameters = []
         for leaf in leaves:
-            parameter = Parameter.of(leaf, size, bridges_gaps, spec.members)
+            places = {}
+            for slot, place in own_shapes(rule, leaf.array.shape).items():
+                places[slot] = place._replace(first=own)
+                own += math.prod(place.shape)
+            parameter = Parameter.of(leaf, size, bridges_gaps, spec.members, places)
             parameters.append(parameter)
             size += -(-parameter.size // alignment) * alignment
         like = leaves[0].array
-        arena = Arena.zeros(partial(allocate, like), rule.state, size, spec)
+        beside = dict(rule.shapes) if isinstance(rule, ArrayRule) else {}
+        in_rows = tuple(slot for slot in rule.state if slot not in beside)
+        make = partial(allocate, like)
+        arena = Arena.zeros(make, in_rows, size, spec, own if beside else None)
         for slot, value in fill.items():
             with arrays.on_device_of(like):
-                if isinstance(value, np.ndarray):
+                if slot in beside:
+                    arena.fill_places(slot, value, parameters)
+                elif isinstance(value, np.ndarray):
                     arena.fill_members(slot, value, parameters)
                 else:
                     arena.fill(slot, value, slot in rule.signed)
@@ -524,7 +600,7 @@ class Bucket:
         """Go on with other arrays of the same shapes and dtypes: leaves in the same order."""
         before = self.parameters
         self.parameters = tuple(
-            Parameter.of(leaf, old.offset, bridges_gaps, self.spec.members)
+            Parameter.of(leaf, old.offset, bridges_gaps, self.spec.members, old.places)
             for leaf, old in zip(leaves, before, strict=True)
         )
         for name in ("_grad_paths", "_some_copied"):
@@ -635,7 +711,8 @@ class Bucket:
     def state(self) -> Iterator[tuple[Leaf, int, dict[str, Array]]]:
         """Yield each parameter's leaf, step count and state, as views.
 
-        State is in the parameter's shape; what is remembered of it are arrays of shape ().
+        State is in the parameter's shape, or in that which its rule says; what is remembered of it
+        are arrays of shape ().
         """
         names = memory_names(self.rule, "array")
         for parameter, step, row in zip(

@@ -14,7 +14,7 @@ import numpy as np
 
 from fastopt.core import arrays
 from fastopt.core.arrays import Array
-from fastopt.core.buckets import Bucket, OptimizerState
+from fastopt.core.buckets import Bucket, OptimizerState, Parameter
 from fastopt.core.param_groups import GivenGroup, ParamGroup, ParamGroups, shown, tree_of
 from fastopt.core.signals import Deferred
 from fastopt.core.tree import Leaf, Tree
@@ -151,6 +151,8 @@ def resize(
     number = next(n for n, group in enumerate(state.groups) if position in group.positions)
     group = state.groups[number]
     _refuse_to_resize(state, group, name, made_with)
+    if position in laid_out:
+        _refuse_state_without_rows(state, bucket.parameters[index])
     build.check_parameters(state.formula, tree, made_with.members)
     engine.before_other_parameters()
     coming = dataclasses.replace(state, tree=tree)
@@ -237,6 +239,17 @@ def _refuse_to_resize(
             f"{owner}: {name!r} has bounds or an lr_scale that are arrays, which would not fit; "
             "resize takes such that are numbers, or construct a new optimizer"
         )
+
+
+def _refuse_state_without_rows(state: OptimizerState, parameter: Parameter) -> None:
+    """Raise ValueError for state of another shape that says nothing of which rows it is."""
+    for slot, place in parameter.places.items():
+        if place.by_row is None:
+            raise ValueError(
+                f"{state.formula.__name__}: {parameter.leaf.name!r} cannot have other rows, since "
+                f"its state {slot!r}, of shape {place.shape}, is of all rows together; construct a "
+                "new optimizer"
+            )
 
 
 def _by_position(buckets: list[Bucket]) -> dict[int, tuple[Bucket, int]]:

@@ -24,7 +24,7 @@ from fastopt_kernels.around import Fragment
 
 
 class NewValues(NamedTuple):
-    """What becomes of one parameter, in its shape and in the precision of the arithmetic."""
+    """What becomes of one parameter and its state, in the precision of the arithmetic."""
 
     parameter: Parameter
     param: Array
@@ -81,13 +81,13 @@ def _side_by_side(bucket: Bucket, gradients: Gradients, scaled: Scaled) -> list[
     indices, row, _ = scaled
     parameters = [bucket.parameters[index] for index in indices]
     xp = arrays.namespace_of(row)
-    rows = bucket.arena.rows
     param = xp.stack([_current(parameter, bucket) for parameter in parameters])
     grad = xp.stack([_given(bucket.parameters[k], gradients, k, spec.real) for k in indices])
-    state = {
-        slot: xp.stack([parameter.state_view(rows[slot]) for parameter in parameters])
+    views = {
+        slot: [bucket.arena.view(slot, parameter) for parameter in parameters]
         for slot in rule.state
     }
+    state = {slot: xp.stack(found) for slot, found in views.items() if found[0] is not None}
     numbers = [row[k] for k in range(len(COMMON_SCALARS) + len(rule.scalars))]
     grad_scale, l2, decay, tiny_signed, tiny_positive, *own = numbers
     scalars = dict(zip(rule.scalars, own, strict=True))
@@ -159,7 +159,7 @@ def _given(parameter: Parameter, gradients: Gradients, index: int, real: np.dtyp
     """Return a gradient in the parameter's shape, in the precision of the arithmetic."""
     given = gradients.arrays[index]
     assert given is not None
-    if given.shape != parameter.layout.shape:
+    if given.ndim == 1 or given.shape != parameter.layout.shape:  # a vector may be turned round
         given = parameter.layout.in_shape(given)
     return given.astype(real)
 
@@ -188,7 +188,7 @@ def _kept(
     param = xp.where(param > upper, upper, param)
     if spec.reset:
         at_bound = (param == lower) | (param == upper)
-        for slot in bucket.rule.reset:
+        for slot in set(bucket.rule.reset).intersection(bucket.arena.slots):
             state[slot] = xp.where(at_bound, 0 * state[slot], state[slot])
     return param, state
 
@@ -199,8 +199,8 @@ def write(bucket: Bucket, made: Sequence[NewValues], when: Array | None = None) 
     with arrays.on_device_of(bucket.arena.numbers), np.errstate(all="ignore"):
         for parameter, param, state in made:
             target = parameter.leaf.array
-            pairs = [(target, narrowed(param, target.dtype))]
-            pairs += [(parameter.state_view(rows[slot]), new) for slot, new in state.items()]
+            pairs: list[tuple[Any, Any]] = [(target, narrowed(param, target.dtype))]
+            pairs += [(bucket.arena.view(slot, parameter), new) for slot, new in state.items()]
             pairs += [(parameter.state_view(rows[slot]), param) for slot in spec.masters]
             for view, new in pairs:
                 if when is not None:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 Numbers = Mapping[str, float]
 Host = Callable[[Numbers, Numbers, Numbers], tuple[dict[str, float], dict[str, float]]]
+Shape = tuple[int, ...]
 
 _DOUBLE_LITERAL = re.compile(r"(?<![\w.])(?:\d+\.\d*|\.\d+|\d+(?=[eE]))(?:[eE][+-]?\d+)?(?![\w.])")
 
@@ -177,7 +178,10 @@ class ArrayRule:
     ``settings`` are what the structure of the computation depends on (how often it iterates), which
     is no scalar: with others it is another rule.
 
-    ``signed`` names the state that can be negative.
+    ``shapes`` are functions, by slot, for state that has another shape than its parameter: of the
+    parameter's shape, they return that of the slot, or None where such a parameter has no such
+    slot; ``state`` is then without it. ``signed`` names the state that can be negative.
+    ``averages_squares`` is as in ``Rule``.
     """
 
     name: str
@@ -186,8 +190,9 @@ class ArrayRule:
     compute: Callable[..., tuple[Any, dict[str, Any]]]
     settings: tuple[tuple[str, Any], ...] = ()
     signed: tuple[str, ...] = ()
+    shapes: tuple[tuple[str, Callable[[Shape], Shape | None]], ...] = ()
+    averages_squares: bool = False
 
-    averages_squares = False
     takes_square = False
     sums = None
     memory = None
@@ -198,6 +203,8 @@ class ArrayRule:
         check_name(self.name)
         if unknown := set(self.signed) - set(self.state):
             raise TypeError(f"{owner}: signed names no state: {sorted(unknown)}")
+        if unknown := dict(self.shapes).keys() - set(self.state):
+            raise TypeError(f"{owner}: shapes names no state: {sorted(unknown)}")
         arguments = ("xp", "param", "grad", "state", "scalars", *dict(self.settings))
         check_signature(owner, "compute", self.compute, arguments)
 

@@ -12,6 +12,8 @@ from fastopt.optimizers.base import Optimizer
 from helpers.cuda.device import no_waiting
 from helpers.cuda.runs import differences
 from helpers.cuda.training import Training, end_of, replayed, train
+from helpers.variant import Variant
+from helpers.variants import OF_MATRICES
 
 LATE = Training(steps=20, missing=lambda step, k: (step * (k + 1)) % 5 == 3)
 NEVER = Training(steps=12, missing=lambda step, k: k == 1)
@@ -130,6 +132,35 @@ MATRICES = Training(steps=12, shapes=((6, 4), (3, 9), (6, 4), (0, 4), (1, 1)))
 
 def muon(params: Any, **options: Any) -> fastopt.Muon:
     return fastopt.Muon(params, lr=0.05, **options)
+
+
+WHOLE = [variant for variant in OF_MATRICES if variant.optimizer is not fastopt.Muon]
+ANY = Training(steps=6, shapes=((6, 4), (3, 9), (6, 4), (0, 4), (5,), (), (2, 3, 4)))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"max_grad_norm": 1.0, "on_nonfinite": "skip"},
+        {"bounds": (-1.0, 1.0), "reset_at_bounds": True, "capturable": True},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("variant", WHOLE, ids=str)
+def test_state_of_any_shape_without_waiting(
+    cupy: Any, variant: Variant, dtype: Any, options: dict[str, Any]
+) -> None:
+    training = Training(
+        steps=ANY.steps,
+        shapes=ANY.shapes if variant.shape == (1,) else MATRICES.shapes,
+        dtypes=[dtype],
+        bad=(4,) if "on_nonfinite" in options else (),
+        missing=lambda step, k: "on_nonfinite" not in options and step % 5 == k,
+    )
+    ends = [train(training, variant, xp, **options) for xp in (np, cupy)]
+    close(*ends, dtype)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """What the tests need to know of each family of optimizers beside the formulas, a file for each.
 
-* ``VARIANTS`` (or ``OF_MATRICES``, for those that take nothing else): what all tests run over;
+* ``VARIANTS`` (or ``OF_MATRICES``, for rules on whole arrays): what all tests run over;
 * ``BAD``: values that hyperparameters of these names refuse, in every family alike; ``BAD_HERE``:
   those that one optimizer alone refuses;
 * ``MUTANTS``: mistakes that the recorded vectors must catch: by name, the right optimizer and the

@@ -8,6 +8,7 @@ Each function here returns an oracle, ``(case, inputs) -> Result``. They differ 
   parameter. It is independent of the package's rules only if it is written from the paper.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from decimal import Decimal, localcontext
 from typing import Any
@@ -140,7 +141,8 @@ def by_formula(step: Formula, decoupled: bool = False) -> Oracle:
     ``step(p, g, state, t, hyper)`` returns the new parameter: flat arrays of ``Decimal``; ``g``
     after its sign and, unless ``decoupled``, with the L2 term (what else decays, it does itself);
     ``state`` is a dict that it fills under our letters (a letter that begins with ``_`` is not
-    recorded); t counts from 1; the numbers of ``hyper`` are ``Decimal``, lr as it is at the time.
+    recorded, and what is not flat and as large as the parameter is recorded in its own shape); t
+    counts from 1; the numbers of ``hyper`` are ``Decimal``, lr as it is at the time.
     """
 
     def one(case: Case, inputs: Inputs, index: int) -> One:
@@ -159,7 +161,7 @@ def by_formula(step: Formula, decoupled: bool = False) -> Oracle:
                 t += 1
                 p = step(p, g, state, t, hyper)
             path.append(to_float64(p, shape))
-        found = {k: to_float64(x, shape) for k, x in state.items() if not k.startswith("_")}
+        found = {k: in_shape(x, shape) for k, x in state.items() if not k.startswith("_")}
         return np.stack(path), found, t
 
     def run(case: Case, inputs: Inputs) -> Result:
@@ -167,6 +169,12 @@ def by_formula(step: Formula, decoupled: bool = False) -> Oracle:
             return gathered([one(case, inputs, index) for index in range(len(inputs["p"]))])
 
     return run
+
+
+def in_shape(numbers: Numbers, shape: tuple[int, ...]) -> Array:
+    """Return numbers that are flat in this shape, if they are so many; others as they are."""
+    flat = numbers.ndim == 1 and numbers.size == math.prod(shape)
+    return to_float64(numbers.ravel(), shape if flat else numbers.shape)
 
 
 def of_timm(module: str, name: str) -> Any:

@@ -34,7 +34,7 @@ def state_gap(a: Result, b: Result) -> float:
     for letter in a.state:
         for x, y in zip(a.state[letter], b.state[letter], strict=True):
             scale = np.maximum(np.maximum(np.abs(x), np.abs(y)), TINY)
-            gaps.append(float((np.abs(x - y) / scale).max()))
+            gaps.append(float((np.abs(x - y) / scale).max(initial=0.0)))
     return max(gaps)
 
 

@@ -9,7 +9,7 @@ from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
-from fastopt_kernels import Rule
+from fastopt_kernels import ArrayRule, Rule
 
 Make = Callable[..., Any]
 
@@ -51,6 +51,25 @@ def rule(base: Any, update: Callable[[SimpleNamespace], None]) -> Any:
     def choose(options: Any) -> Rule:
         right = base._rule(options)
         return wrong(right.name, right)
+
+    return type("Mutant", (base,), {"_rule": staticmethod(choose)})
+
+
+def computing(base: Any, compute: Callable[..., tuple[Any, dict[str, Any]]]) -> Any:
+    """Return a class whose rule on whole arrays computes something else.
+
+    ``compute`` gets what the right function does, without its settings.
+    """
+
+    @cache
+    def wrong(right: ArrayRule) -> ArrayRule:
+        def other(xp: Any, param: Any, grad: Any, state: Any, scalars: Any) -> Any:
+            return compute(xp, param, grad, state, scalars)
+
+        return dataclasses.replace(right, compute=other, settings=())
+
+    def choose(options: Any) -> ArrayRule:
+        return wrong(base._rule(options))
 
     return type("Mutant", (base,), {"_rule": staticmethod(choose)})
 

@@ -108,7 +108,8 @@ def run(vector: Vector, dtype: Any, backend: str, optimizer: Any = None) -> dict
     out = {name: np.array(values) for name, values in kept.items()}
     order = [k for some in members for k in some]
     for k, entry in zip(order, opt.state_dict()["state"].values(), strict=True):
-        out |= {f"{slot}{k}": entry[slot] for slot in vector.state}
+        # What a parameter of its shape does not have is recorded as an empty array.
+        out |= {f"{slot}{k}": entry.get(slot, np.empty(0)) for slot in vector.state}
         out[f"t{k}"] = np.asarray(entry["step"])
     return out
 
@@ -128,6 +129,7 @@ def worst(vector: Vector, got: dict[str, Array]) -> float:
         most = max(most, deviation(got[f"p{k}"], expected, np.abs(expected).max(axis=0)))
         for slot in vector.state:
             want = vector[f"{slot}{k}"]
+            assert got[f"{slot}{k}"].shape == want.shape, f"shape of {slot} of parameter {k}"
             most = max(most, deviation(got[f"{slot}{k}"], want, np.abs(want)))
         assert got[f"t{k}"] == vector["t"][k], f"step count of parameter {k}"
     for name in vector.memory:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 import fastopt
 from fastopt.core.arrays import Array
 from fastopt.errors import CheckpointError
+from fastopt_kernels import ArrayRule
 from helpers.variants import CPU_BACKENDS, OF_MATRICES, Variant
 
 pytestmark = pytest.mark.parametrize("backend", CPU_BACKENDS)
@@ -27,20 +29,41 @@ SHAPES = {
     "row": (1, 5),
     "none": (0, 3),
 }
+OTHERS: dict[str, tuple[int, ...]] = {
+    "number": (),
+    "vector": (5,),
+    "again": (5,),
+    "cube": (2, 3, 4),
+    "no_columns": (3, 0),
+    "nothing": (0,),
+}
+"""Of those that take any array."""
 
 
-def arrays(seed: int, dtype: Any = np.float64) -> dict[str, Array]:
+def shapes_of(variant: Variant) -> dict[str, tuple[int, ...]]:
+    return SHAPES if variant.shape == (1, 1) else SHAPES | OTHERS
+
+
+def arrays(variant: Variant, seed: int, dtype: Any = np.float64) -> dict[str, Array]:
     rng = np.random.default_rng(seed)
-    return {name: rng.standard_normal(shape).astype(dtype) for name, shape in SHAPES.items()}
+    shapes = shapes_of(variant)
+    # What comes out of the generator without a shape is a number.
+    return {name: np.array(rng.standard_normal(shape), dtype) for name, shape in shapes.items()}
+
+
+def slots_of(opt: Any) -> dict[str, Array]:
+    """Return all state of an optimizer in one dict."""
+    entries = opt.state_dict()["state"].items()
+    return {f"{name}.{slot}": v for name, e in entries for slot, v in e.items() if slot != "step"}
 
 
 def run(
     variant: Variant, backend: str, steps: int = 4, dtype: Any = np.float64, **options: Any
 ) -> tuple[dict[str, Array], Any]:
-    params = arrays(0, dtype)
+    params = arrays(variant, 0, dtype)
     opt = variant(params, backend=backend, **options)
     for seed in range(1, steps + 1):
-        opt.step(arrays(seed, dtype))
+        opt.step(arrays(variant, seed, dtype))
     return params, opt
 
 
@@ -68,12 +91,18 @@ def test_complex_matrices_are_refused(backend: str) -> None:
         fastopt.Muon(np.ones((2, 2), np.complex64), backend=backend)
 
 
+def every(step: int, array: Array) -> Array:
+    """Return a view of some elements, along each axis every so many."""
+    found: Array = array[(..., *[slice(None, None, step)] * array.ndim)]
+    return found
+
+
 LAYOUTS: dict[str, Callable[[Array], Array]] = {
     "fortran": np.asfortranarray,
-    "every_second": lambda a: np.repeat(np.repeat(a, 2, 0), 2, 1)[::2, ::2],
-    "reversed": lambda a: a[::-1, ::-1].copy()[::-1, ::-1],
+    "every_second": lambda a: every(2, np.kron(a, np.ones((2,) * a.ndim, a.dtype))),
+    "reversed": lambda a: every(-1, every(-1, a).copy()),
     "transposed": lambda a: a.T.copy().T,
-    "columns": lambda a: np.concatenate([a, a], axis=1)[:, : a.shape[1]],
+    "columns": lambda a: np.stack([a, a], axis=max(a.ndim - 1, 0))[..., 0, :] if a.ndim else a,
 }
 
 
@@ -84,36 +113,35 @@ def test_each_layout_changes_as_a_contiguous_copy(
 ) -> None:
     view = LAYOUTS[layout]
     expected, plain = run(variant, backend)
-    params = {name: view(array) for name, array in arrays(0).items()}
+    params = {name: view(array) for name, array in arrays(variant, 0).items()}
     opt = variant(params, backend=backend)
     for seed in range(1, 5):
-        opt.step({name: view(array) for name, array in arrays(seed).items()})
+        opt.step({name: view(array) for name, array in arrays(variant, seed).items()})
     close(params, expected)
-    state, wanted = opt.state_dict()["state"], plain.state_dict()["state"]
-    close({k: e["m"] for k, e in state.items()}, {k: e["m"] for k, e in wanted.items()})
+    close(slots_of(opt), slots_of(plain))
 
 
 @each_variant
 def test_matrices_side_by_side_go_as_each_would_alone(variant: Variant, backend: str) -> None:
     together, _ = run(variant, backend)
-    for name in SHAPES:
-        alone = arrays(0)[name]
+    for name in shapes_of(variant):
+        alone = arrays(variant, 0)[name]
         opt = variant(alone, backend=backend)
         for seed in range(1, 5):
-            opt.step(arrays(seed)[name])
+            opt.step(arrays(variant, seed)[name])
         np.testing.assert_allclose(alone, together[name], rtol=1e-10)
 
 
 @each_variant
 def test_groups_and_missing_gradients_go_their_own_way(variant: Variant, backend: str) -> None:
-    params, alone = arrays(0), arrays(0)
+    params, alone = arrays(variant, 0), arrays(variant, 0)
     opt = variant(
         [{"params": [params["a"], params["same"]], "lr": 0.5}, {"params": params["wide"]}],
         backend=backend,
     )
     one = variant(alone["same"], lr=0.5, backend=backend)
     for seed in range(1, 6):
-        grads = arrays(seed)
+        grads = arrays(variant, seed)
         here = grads["same"] if seed % 2 else None
         opt.step([[grads["a"], here], grads["wide"]])
         if here is not None:
@@ -139,7 +167,7 @@ def test_gradients_that_are_not_finite_change_nothing(
 ) -> None:
     params, opt = run(variant, backend, on_nonfinite=policy)
     before = everything(params, opt)
-    grads = arrays(9)
+    grads = arrays(variant, 9)
     grads["wide"][1, 2] = bad
     if policy == "raise":
         with pytest.raises(FloatingPointError, match="wide"):
@@ -153,10 +181,10 @@ def test_gradients_that_are_not_finite_change_nothing(
 @each_variant
 def test_the_norm_is_clipped_over_all_matrices(variant: Variant, backend: str) -> None:
     params, opt = run(variant, backend, max_grad_norm=0.5)
-    expected = arrays(0)
+    expected = arrays(variant, 0)
     plain = variant(expected, backend=backend)
     for seed in range(1, 5):
-        grads = arrays(seed)
+        grads = arrays(variant, seed)
         norm = math.sqrt(sum(float(np.sum(g * g)) for g in grads.values()))
         plain.step({name: grad * (0.5 / (norm + 1e-6)) for name, grad in grads.items()})
     assert opt.grad_norm == pytest.approx(norm, rel=1e-12)
@@ -168,16 +196,21 @@ def test_the_norm_is_clipped_over_all_matrices(variant: Variant, backend: str) -
 def test_bounds_hold_and_forget_what_pushes_against_them(
     variant: Variant, kind: str, backend: str
 ) -> None:
-    start = np.zeros((2, 3))
-    bounds: Any = (-0.01, 0.02)
+    start, free = np.zeros((2, 3)), np.zeros((2, 3))
+    grad = np.random.default_rng(0).standard_normal((2, 3))
+    variant(free, lr=0.5, backend=backend).step(grad)
+    lower, upper = 0.9 * float(free.min()), 0.7 * float(free.max())
+    bounds: Any = (lower, upper)
     if kind == "arrays":
-        bounds = (np.full((2, 3), -0.01), np.full((2, 3), 0.02))
+        bounds = (np.full((2, 3), lower), np.full((2, 3), upper))
     opt = variant(start, lr=0.5, bounds=bounds, reset_at_bounds=True, backend=backend)
-    opt.step(np.random.default_rng(0).standard_normal((2, 3)))
-    assert start.min() == -0.01
-    assert start.max() == 0.02
-    at_bound = (start == -0.01) | (start == 0.02)
-    np.testing.assert_array_equal(opt.state_dict()["state"]["params"]["m"] == 0, at_bound)
+    opt.step(grad)
+    at_bound = (start == lower) | (start == upper)
+    assert 2 <= at_bound.sum() < 6
+    np.testing.assert_array_equal(start, np.clip(free, lower, upper))
+    for slot, value in opt.state_dict()["state"]["params"].items():
+        if slot in variant.rule.signed and value.shape == start.shape:
+            np.testing.assert_array_equal(value == 0, at_bound)
 
 
 @each_variant
@@ -194,19 +227,19 @@ def test_bounds_hold_and_forget_what_pushes_against_them(
 def test_options_of_single_elements_are_refused(
     variant: Variant, options: dict[str, Any], message: str, backend: str
 ) -> None:
-    with pytest.raises(ValueError, match=f"Muon {message}"):
+    with pytest.raises(ValueError, match=f"{variant.optimizer.__name__} {message}"):
         variant(np.ones((2, 2), np.float32), backend=backend, **options)
 
 
 @each_variant
 def test_state_in_float64_is_the_run_in_float64_rounded(variant: Variant, backend: str) -> None:
     params, opt = run(variant, backend, dtype=np.float32, state_dtype="float64")
-    expected = {name: array.astype(float) for name, array in arrays(0, np.float32).items()}
+    expected = {name: array.astype(float) for name, array in arrays(variant, 0, np.float32).items()}
     plain = variant(expected, backend=backend)
     for seed in range(1, 5):
-        plain.step({k: g.astype(float) for k, g in arrays(seed, np.float32).items()})
+        plain.step({k: g.astype(float) for k, g in arrays(variant, seed, np.float32).items()})
     close({k: p.astype(float) for k, p in params.items()}, expected, 1e-6)
-    assert {e["m"].dtype for e in opt.state_dict()["state"].values()} == {np.dtype(float)}
+    assert {value.dtype for value in slots_of(opt).values()} == {np.dtype(float)}
 
 
 @each_variant
@@ -215,36 +248,36 @@ def test_state_in_float64_is_the_run_in_float64_rounded(variant: Variant, backen
 def test_half_precision_is_that_of_float32_rounded(
     variant: Variant, dtype: Any, master: bool, backend: str
 ) -> None:
-    params = {name: array.astype(dtype) for name, array in arrays(0, np.float32).items()}
+    params = {name: array.astype(dtype) for name, array in arrays(variant, 0, np.float32).items()}
     wide = {name: array.astype(np.float32) for name, array in params.items()}
     opt = variant(params, backend=backend, master_weights=master)
     plain = variant(wide, backend=backend)
     for seed in range(1, 5):
-        grads = {name: array.astype(dtype) for name, array in arrays(seed).items()}
+        grads = {name: array.astype(dtype) for name, array in arrays(variant, seed).items()}
         opt.step(grads)
         plain.step({name: array.astype(np.float32) for name, array in grads.items()})
         if not master:
             for array in wide.values():
                 array[...] = array.astype(dtype)
-    for name in SHAPES:
+    for name in shapes_of(variant):
         np.testing.assert_array_equal(params[name], wide[name].astype(dtype), err_msg=name)
-    slots = {"step", "m", "master"} if master else {"step", "m"}
-    assert all(entry.keys() == slots for entry in opt.state_dict()["state"].values())
+    masters = {f"{name}.master" for name in params} if master else set()
+    assert slots_of(opt).keys() == slots_of(plain).keys() | masters
 
 
 @each_variant
 def test_trainable_maximize_and_schedules(variant: Variant, backend: str) -> None:
-    params, other = arrays(0), arrays(0)
+    params, other = arrays(variant, 0), arrays(variant, 0)
     up = variant(params, maximize=True, lr=lambda t: 0.5 * (1 - t / 10), backend=backend)
     down = variant(other, lr=0.5, backend=backend)
     for seed in range(1, 4):
         down.lr = 0.5 * (1 - (seed - 1) / 10)
-        up.step(arrays(seed))
-        down.step({name: -grad for name, grad in arrays(seed).items()})
+        up.step(arrays(variant, seed))
+        down.step({name: -grad for name, grad in arrays(variant, seed).items()})
     close(params, other, 1e-12)
     before = everything(params, up)["params"]
     up.param_groups[0]["trainable"] = False
-    up.step(arrays(7))
+    up.step(arrays(variant, 7))
     np.testing.assert_equal(everything(params, up)["params"], before)
 
 
@@ -255,7 +288,7 @@ def test_trainable_maximize_and_schedules(variant: Variant, backend: str) -> Non
 def test_a_step_that_raises_changes_nothing(variant: Variant, backend: str) -> None:
     params, opt = run(variant, backend)
     before = everything(params, opt)
-    grads: dict[str, Any] = arrays(9)
+    grads: dict[str, Any] = arrays(variant, 9)
     for wrong, kind in [(np.ones((2, 9)), ValueError), (np.ones((1, 5), int), TypeError)]:
         with pytest.raises(kind):
             opt.step({**grads, "row": wrong})
@@ -278,11 +311,11 @@ def test_an_interrupt_while_products_are_made_changes_nothing(
 
     monkeypatch.setattr(whole, "computed", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        opt.step(arrays(9))
+        opt.step(arrays(variant, 9))
     assert calls
     np.testing.assert_equal(everything(params, opt), before)
     monkeypatch.undo()
-    opt.step(arrays(9))
+    opt.step(arrays(variant, 9))
     assert opt.step_count == 5
 
 
@@ -300,12 +333,13 @@ def test_resumed_runs_end_in_the_same_bits(
         opt.save(tmp_path / "run")
         resumed.load(tmp_path / "run")
     for seed in range(20, 24):
-        opt.step(arrays(seed))
-        resumed.step(arrays(seed))
+        opt.step(arrays(variant, seed))
+        resumed.step(arrays(variant, seed))
     np.testing.assert_equal(everything(later, resumed), everything(params, opt))
     saved = opt.state_dict()
-    saved["state"]["a"]["m"] = np.ones(3)
-    with pytest.raises(CheckpointError, match=r"state:a\.m"):
+    slot = next(iter(saved["state"]["a"].keys() - {"step"}))
+    saved["state"]["a"][slot] = np.ones(3)
+    with pytest.raises(CheckpointError, match=rf"state:a\.{slot}"):
         resumed.load_state_dict(saved)
     np.testing.assert_equal(everything(later, resumed), everything(params, opt))
 
@@ -313,43 +347,104 @@ def test_resumed_runs_end_in_the_same_bits(
 @each_variant
 def test_state_is_converted_if_asked(variant: Variant, backend: str) -> None:
     _, opt = run(variant, backend, dtype=np.float32)
-    target = variant(arrays(0), backend=backend)
+    target = variant(arrays(variant, 0), backend=backend)
     with pytest.raises(CheckpointError):
         target.load_state_dict(opt.state_dict())
     report = target.load_state_dict(opt.state_dict(), convert=True)
-    assert "state:a.m: float32 -> float64" in report.converted
-    close({"a": target.state_dict()["state"]["a"]["m"]}, {"a": opt.state_dict()["state"]["a"]["m"]})
+    assert set(report.converted) >= {f"state:{s}: float32 -> float64" for s in slots_of(opt)}
+    close(slots_of(target), slots_of(opt))
 
 
 @each_variant
 def test_wrappers_go_round_it(variant: Variant, backend: str) -> None:
-    params = arrays(0)
+    params = arrays(variant, 0)
     opt = variant(params, backend=backend)
     ema = fastopt.EMA(params, 0.5)
     scaler = fastopt.LossScaler(init_scale=8.0)
     for seed in range(1, 4):
-        scaled = {name: grad * scaler.scale for name, grad in arrays(seed).items()}
+        scaled = {name: grad * scaler.scale for name, grad in arrays(variant, seed).items()}
         scaler.step(opt, scaled)
         scaler.update()
         ema.update()
     expected, _ = run(variant, backend, 3)
     close(params, expected)
 
-    params, whole = arrays(0), arrays(0)
+    params, whole = arrays(variant, 0), arrays(variant, 0)
     parts = fastopt.Accumulator(variant(params, backend=backend), 2)
     plain = variant(whole, backend=backend)
     for seed in range(1, 5):
-        parts.step(arrays(seed))
+        parts.step(arrays(variant, seed))
     for seed in (1, 3):
-        one, two = arrays(seed), arrays(seed + 1)
-        plain.step({name: (one[name] + two[name]) / 2 for name in SHAPES})
+        one, two = arrays(variant, seed), arrays(variant, seed + 1)
+        plain.step({name: (one[name] + two[name]) / 2 for name in shapes_of(variant)})
     close(params, whole)
 
-    params, slow = arrays(0), arrays(0)
+    params, slow = arrays(variant, 0), arrays(variant, 0)
     ahead = fastopt.Lookahead(variant(params, backend=backend), k=2)
     plain = variant(slow, backend=backend)
-    start = arrays(0)
+    start = arrays(variant, 0)
     for seed in (1, 2):
-        ahead.step(arrays(seed))
-        plain.step(arrays(seed))
-    close(params, {name: (start[name] + slow[name]) / 2 for name in SHAPES})
+        ahead.step(arrays(variant, seed))
+        plain.step(arrays(variant, seed))
+    close(params, {name: (start[name] + slow[name]) / 2 for name in shapes_of(variant)})
+
+
+# State of other shapes than the parameter's -----------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_state_by_row_follows_the_rows_that_are_kept(dtype: Any, backend: str) -> None:
+    params = {k: np.random.default_rng(1).standard_normal((6, 2)).astype(dtype) for k in "ab"}
+    params["v"] = np.arange(6.0).astype(dtype)
+    opt = fastopt.Adafactor(params, backend=backend)
+    grads = {k: np.random.default_rng(5).standard_normal(p.shape) for k, p in params.items()}
+    opt.step(grads)
+    before = {name: value.copy() for name, value in slots_of(opt).items()}
+    opt.resize("a", np.ones((3, 2), dtype), keep=[4, 0])
+    opt.resize("v", np.ones(7, dtype), keep=[5])
+    after = slots_of(opt)
+    np.testing.assert_array_equal(after["a.r"], [before["a.r"][4], before["a.r"][0], [0.0]])
+    np.testing.assert_array_equal(after["a.c"], before["a.c"])
+    np.testing.assert_array_equal(after["v.v"], [before["v.v"][5], *[0.0] * 6])
+    for name in ("b.r", "b.c"):
+        np.testing.assert_array_equal(after[name], before[name])
+    opt.step({"a": np.ones((3, 2)), "b": grads["b"], "v": np.ones(7)})
+    assert opt.step_count == 2
+
+
+def test_state_of_all_rows_together_refuses_others(backend: str) -> None:
+    class Together(fastopt.Adafactor):
+        @staticmethod
+        def _rule(options: Any) -> ArrayRule:
+            right = fastopt.Adafactor._rule(options)
+            both = [("r", lambda shape: (shape[0], shape[0])), *right.shapes[1:]]
+            return dataclasses.replace(right, shapes=tuple(both))
+
+    opt = Together({"a": np.ones((3, 2)), "b": np.ones((3, 2))}, backend=backend)
+    with pytest.raises(ValueError, match=r"Together: 'a' cannot have other rows.*'r', of shape"):
+        opt.resize("a", np.ones((4, 2)))
+    assert opt.params["a"].shape == (3, 2)
+
+
+def test_state_takes_no_more_memory_than_it_has_numbers(backend: str) -> None:
+    opt = fastopt.Adafactor({"a": np.ones((100, 200)), "b": np.ones(7)}, backend=backend)
+    assert {name: value.shape for name, value in slots_of(opt).items()} == {
+        "a.r": (100, 1),
+        "a.c": (1, 200),
+        "b.v": (7,),
+    }
+    assert sum(bucket.nbytes for bucket in opt._state.buckets) == 8 * (100 + 200 + 7)
+
+
+def test_an_entry_lacks_the_state_that_its_parameter_does_not_have(backend: str) -> None:
+    opt = fastopt.Adafactor({"a": np.ones((2, 3)), "b": np.ones(3)}, backend=backend)
+    saved = opt.state_dict()
+    saved["state"]["b"], saved["state"]["a"] = saved["state"]["a"], saved["state"]["b"]
+    with pytest.raises(CheckpointError, match=r"a: expected step and \['c', 'r'\]; got"):
+        opt.load_state_dict(saved)
+
+
+def test_a_rule_with_shapes_of_no_state_is_refused(backend: str) -> None:
+    right = fastopt.Adafactor._rule({"eps1": None})
+    with pytest.raises(TypeError, match="shapes names no state: \\['q'\\]"):
+        dataclasses.replace(right, shapes=(("q", lambda shape: shape),))

@@ -1,0 +1,129 @@
+"""Optimizers that keep less than a number per element: averages by row and by column."""
+
+from __future__ import annotations
+
+from typing import Any, Unpack
+
+from fastopt.core.hyperparameters import (
+    NONNEGATIVE,
+    Decay,
+    Maybe,
+    Number,
+    Options,
+    Scheduled,
+    Value,
+)
+from fastopt.core.options import Common
+from fastopt.optimizers.base import Optimizer
+from fastopt.optimizers.common import at_least, at_most, power_of_step
+from fastopt_kernels import ArrayRule, adafactor
+
+
+class Adafactor(Optimizer):
+    """Adafactor: squares of gradients averaged by row and by column, steps in the size of arrays.
+
+    ::
+
+        w <- t^beta2_decay                               1 in the first step
+        r <- r + w * (mean of grad^2 by row - r)         r, c = 0 at first
+        c <- c + w * (mean of grad^2 by column - c)
+        s <- r * c / max(mean of r, eps1)                of vectors and numbers v instead:
+        v <- v + w * (grad^2 - v)                        v = 0 at first, s = v
+        u <- grad / sqrt(max(s, eps1^2))
+        u <- u / max(1, rms(u) / d)
+        p <- p - lr * weight_decay * p - min(lr, 1 / sqrt(t)) * max(eps2, rms(p)) * u
+
+    t counts the steps of a parameter from 1, and rms is the root of the mean of squares over the
+    whole array; that of p is from before the decay. Of arrays with more than two axes the last two
+    are rows and columns, and there is an r and a c for each of the matrices that they make.
+    A matrix of n rows and m columns has n + m numbers of state, ``r`` of shape (n, 1) and ``c`` of
+    shape (1, m).
+
+    Args:
+        params: an array, a tree of arrays, a list of parameter groups, or ``fastopt.groups(...)``;
+            updated in place. They are real, of any shape.
+        lr: the largest relative step, >= 0: a step has at most about lr times the size of the
+            parameter; a number, or a function of the step number (0 for the first step).
+        beta2_decay: how fast the averages slow down, <= 0; 0 keeps no squares of earlier steps.
+        eps1: the least root of s, >= 0, in units of the gradient; None: the spacing of numbers at 1
+            in the dtype of the arithmetic (1.2e-7 in float32, 2.2e-16 in float64), and what is too
+            small to be squared counts as the smallest that is not.
+        eps2: the least size that a parameter is taken to have, >= 0, in units of the parameter.
+        d: the largest root mean square of u, >= 1.
+        weight_decay: share of the parameter that is taken off per step and unit of lr, >= 0; or a
+            function of the step number.
+        common: what every optimizer takes, see ``Common``: lr_scale, maximize, trainable, bounds,
+            reset_at_bounds, max_grad_norm, clip_value, clip_each, on_nonfinite, capturable,
+            master_weights, state_dtype, stochastic_rounding, cautious, mask_zero, complex_moment,
+            seed, backend. Cautious, mask_zero and stochastic_rounding are refused; state_dtype is
+            "float64" or None.
+
+    Raises:
+        ValueError, TypeError: for hyperparameters out of range or of another type, for complex
+            parameters, and for arrays that cannot be updated in place.
+        BackendUnavailableError, BackendMismatchError: if the backend asked for cannot run here, or
+            does not update such arrays.
+
+    Source: Shazeer and Stern, "Adafactor: Adaptive Learning Rates with Sublinear Memory Cost"
+    (2018), algorithm 4 as PyTorch 2.13 computes it: lr in the place of the paper's 0.01, a decay,
+    and eps1 in the denominators, where the paper adds it to the squares, as optax and keras do:
+    after 10 steps with gradients of usual size they are 6e-8 of the way off. optax factors the two
+    longest axes, and only where both have 128 elements or more (46 % of the way off for a matrix of
+    3 rows and 4 columns), and does not limit lr by 1 / sqrt(t).
+    """
+
+    _checks = {
+        "beta2_decay": Number(high=0.0),
+        "eps1": Maybe(NONNEGATIVE),
+        "eps2": NONNEGATIVE,
+        "d": Number(low=1.0),
+    }
+    _lr_scalars = ("rho",)
+    _vanishing_scalars = ("decay",)
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Scheduled = 1e-2,
+        *,
+        beta2_decay: float = -0.8,
+        eps1: float | None = None,
+        eps2: float = 1e-3,
+        d: float = 1.0,
+        weight_decay: Scheduled = 0.0,
+        **common: Unpack[Common],
+    ) -> None:
+        super().__init__(
+            params,
+            lr=lr,
+            beta2_decay=beta2_decay,
+            eps1=eps1,
+            eps2=eps2,
+            d=d,
+            weight_decay=weight_decay,
+            **common,
+        )
+
+    @staticmethod
+    def _decay(options: Options) -> Decay:
+        return "rule"
+
+    @staticmethod
+    def _rule(options: Options) -> ArrayRule:
+        return adafactor.rule(options["eps1"] is None)
+
+    @staticmethod
+    def _scalars(options: Options, lr: Value, t: int, guard: float) -> dict[str, Value]:
+        eps1 = options["eps1"]
+        return {
+            "one_minus_beta2": power_of_step(t, options["beta2_decay"]),
+            "rho": at_most(lr, power_of_step(t, -0.5)),
+            "eps1": guard if eps1 is None else at_least(eps1, guard),
+            "eps2": options["eps2"],
+            "d": options["d"],
+            "decay": lr * options["weight_decay"],
+        }
+
+    @staticmethod
+    def _smallest_denominator(options: Options) -> Value:
+        return 0.0  # the product of two averages is divided by: neither is small beside eps1 alone
