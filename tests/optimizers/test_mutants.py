@@ -737,6 +737,11 @@ def test_the_forms_that_mutants_are_written_from_pass(optimizer: Any, update: An
     assert passes(optimizer, rule(optimizer, update))
 
 
+@pytest.mark.parametrize(("optimizer", "make"), families.RIGHT)
+def test_what_mutants_of_a_family_are_written_from_passes(optimizer: Any, make: Any) -> None:
+    assert passes(optimizer, make)
+
+
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_wrong_optimizer_is_caught(name: str) -> None:
