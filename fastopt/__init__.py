@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from fastopt.optimizers.averaged import ASGD
     from fastopt.optimizers.factored import CAME, SM3, Adafactor
     from fastopt.optimizers.layerwise import LAMB
-    from fastopt.optimizers.matrices import Muon
+    from fastopt.optimizers.matrices import Muon, MuonWithAdamW
     from fastopt.optimizers.parameter_free import Prodigy
     from fastopt.optimizers.rmsprop import RMSprop
     from fastopt.optimizers.rprop import Rprop
@@ -63,10 +63,10 @@ _ON_FIRST_USE = {
     **dict.fromkeys(["Adafactor", "CAME", "SM3"], "optimizers.factored"),
     "LAMB": "optimizers.layerwise",
     "Prodigy": "optimizers.parameter_free",
-    "Muon": "optimizers.matrices",
     **dict.fromkeys(["Adamax", "NAdam", "RAdam"], "optimizers.adam_relatives"),
     "Rprop": "optimizers.rprop",
     "ASGD": "optimizers.averaged",
+    **dict.fromkeys(["Muon", "MuonWithAdamW"], "optimizers.matrices"),
     **dict.fromkeys(["Lion", "Signum"], "optimizers.signs"),
 }
 """Public names by the modules that hold them, which are imported when a name is first used: a
@@ -103,6 +103,7 @@ __all__ = [
     "LossScaler",
     "Momentum",
     "Muon",
+    "MuonWithAdamW",
     "NAdam",
     "Optimizer",
     "Prodigy",

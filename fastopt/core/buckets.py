@@ -17,7 +17,7 @@ import numpy as np
 from fastopt.core import advice, arrays, quantization
 from fastopt.core.arrays import Array, Extents, Layout
 from fastopt.core.dtypes import CODE_DTYPES, UpdateSpec, dtype_of, real_dtype, real_size
-from fastopt.core.hyperparameters import Formula, Value
+from fastopt.core.hyperparameters import Formula, Options, Value
 from fastopt.core.param_groups import ParamGroups
 from fastopt.core.quantization import BLOCK
 from fastopt.core.tree import Leaf, Tree
@@ -530,11 +530,13 @@ def merge(target: Array, values: Array, keep: Array | None) -> None:
 class Bucket:
     """The parameters of one group, rule, dtype and storage, with their state and step counts.
 
-    ``group`` is the number of the group, ``positions`` are the places of the parameters among the
-    leaves of the tree, ``steps`` counts the steps that each of them has made. ``memory`` holds in
-    float64 what the rule remembers of each array, a row for each parameter.
+    ``formula`` is what makes the scalars, ``group`` is the number of the group, ``positions`` are
+    the places of the parameters among the leaves of the tree, ``steps`` counts the steps that each
+    of them has made. ``memory`` holds in float64 what the rule remembers of each array, a row for
+    each parameter.
     """
 
+    formula: type[Formula]
     group: int
     rule: AnyRule
     spec: UpdateSpec
@@ -549,6 +551,7 @@ class Bucket:
     @classmethod
     def of(
         cls,
+        formula: type[Formula],
         group: int,
         rule: AnyRule,
         spec: UpdateSpec,
@@ -594,7 +597,13 @@ class Bucket:
         names = memory_names(rule, "array")
         memory = np.tile([begin.get(name, 0.0) for name in names], (len(leaves), 1))
         where = tuple(parameters), tuple(positions)
-        return cls(group, rule, spec, *where, arena, steps, memory.reshape(len(leaves), -1))
+        return cls(
+            formula, group, rule, spec, *where, arena, steps, memory.reshape(len(leaves), -1)
+        )
+
+    def rule_for(self, options: Options) -> AnyRule:
+        """Return the rule that these options of the group ask for."""
+        return self.formula._rule(self.formula._view(options))
 
     def take_arrays(self, leaves: Sequence[Leaf], bridges_gaps: bool) -> None:
         """Go on with other arrays of the same shapes and dtypes: leaves in the same order."""

@@ -504,6 +504,10 @@ class Formula(ABC):
     Where a check is ``Schedulable``, alone or in ``Several``, the option may be a function of the
     step number: ``_rule`` and ``_review`` see the function, ``_scalars`` and
     ``_smallest_denominator`` the number that it gave for the step.
+
+    Parameters of one group can be updated by different rules, each by the formula of its own that
+    ``_part`` names: ``_parts`` are all of these, and ``_view`` gives one its options in its own
+    words.
     """
 
     _checks: ClassVar[Mapping[str, Check]] = {}
@@ -528,6 +532,21 @@ class Formula(ABC):
         With them the ``inputs`` of its memory. ``guard`` stands in for an eps of 0. What is
         an array of one number for each member makes arrays, by ``optimizers.common``.
         """
+
+    @classmethod
+    def _parts(cls) -> tuple[type[Formula], ...]:
+        """Return the formulas that parameters of this optimizer may have: most often it alone."""
+        return (cls,)
+
+    @classmethod
+    def _part(cls, options: Options, path: str, shape: tuple[int, ...]) -> type[Formula]:
+        """Return which of ``_parts`` updates a parameter; raise if that cannot."""
+        return cls
+
+    @staticmethod
+    def _view(options: Options) -> Options:
+        """Return the options of the optimizer that this is a part of, by the names used here."""
+        return options
 
     @staticmethod
     def _decay(options: Options) -> Decay:

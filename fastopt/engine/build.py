@@ -244,19 +244,30 @@ def new_group(
     group.reviews += [
         lambda options: refuse_counters(tree, options, places),
         formula._review,
-        lambda options: _check_arithmetic(formula, options, leaves),
         lambda options: _check_order(formula, options, leaves),
         lambda options: _check_storage(formula, options, leaves, master_weights),
-        lambda options: _check_moment(formula, options),
-        lambda options: _check_fragments(formula, options),
-        lambda options: _check_whole_arrays(formula, options, leaves),
-        lambda options: _check_scales(formula, options),
+        lambda options: _check_parts(formula, options, leaves),
     ]
     if count is not None:
         group.reviews.append(lambda options: _check_members(formula, options))
     group.update({**GROUP_DEFAULTS, **made_with.defaults, **given.options})
     group.step_reviews.append(_review_step(formula, group, given.label, leaves))
     return group
+
+
+def _check_parts(formula: type[Formula], options: Options, leaves: Sequence[Leaf]) -> None:
+    """Raise for what does not go together with the rule of some parameters, each by its own."""
+    own: dict[type[Formula], list[Leaf]] = {}
+    for leaf in leaves if len(formula._parts()) > 1 else ():
+        path = f"{formula.__name__}: {leaf.path}"
+        own.setdefault(formula._part(options, path, leaf.array.shape), []).append(leaf)
+    for part, theirs in own.items() or [(formula._parts()[0], [*leaves])]:
+        view = part._view(options)
+        _check_arithmetic(part, view, theirs)
+        _check_moment(part, view)
+        _check_fragments(part, view)
+        _check_whole_arrays(part, view, theirs)
+        _check_scales(part, view)
 
 
 def _check_arithmetic(formula: type[Formula], options: Options, leaves: Sequence[Leaf]) -> None:
@@ -283,6 +294,12 @@ def _review_step(
     computed_in = _computed_in(group["state_dtype"], leaves)  # which a group keeps
 
     def review(options: Options, step_count: int) -> None:
+        for part in formula._parts():
+            review_part(part, part._view(options), part._view(group), step_count)
+
+    def review_part(
+        formula: type[Formula], options: Options, group: Options, step_count: int
+    ) -> None:
         owner = f"{formula.__name__}{label}"
         for real, path in computed_in.items():
             least = smallest_eps(real)
@@ -430,9 +447,18 @@ def _review_change(state: OptimizerState, number: int) -> Any:
     def review(options: Options) -> None:
         _refuse_fixed(formula, state.groups[number], options)
         check_shared(state, number, options)
-        wanted = formula._rule(options)
         for bucket in state.buckets:
-            if bucket.group == number and wanted.state != bucket.rule.state:
+            if bucket.group != number:
+                continue
+            for parameter in bucket.parameters if len(formula._parts()) > 1 else ():
+                path, shape = parameter.leaf.path, parameter.layout.shape
+                if formula._part(options, f"{formula.__name__}: {path}", shape) != bucket.formula:
+                    raise ValueError(
+                        f"{formula.__name__}: this change would give {path} another rule; "
+                        "construct a new optimizer"
+                    )
+            wanted = bucket.rule_for(options)
+            if wanted.state != bucket.rule.state:
                 raise ValueError(
                     f"{formula.__name__}: this change needs other state, {wanted.state} "
                     f"instead of {bucket.rule.state}; construct a new optimizer"
@@ -488,13 +514,14 @@ def new_buckets(
     """Sort the parameters of a group by dtype and storage, and yield a bucket of each sort."""
     group = state.groups[number]
     formula, tree = state.formula, state.tree
-    rule = formula._rule(group)
+    parts = formula._parts()
+    rules = {part: part._rule(part._view(group)) for part in parts}
     state_dtype = group["state_dtype"]
     limits = group["bounds"]
     kind = hyperparameters.bounds_kind(limits)
     fragments = tuple(fragments_of(group).values())
     scales = group["lr_scale"]
-    scaled = (*formula._lr_scalars, *(f"{f.name}_{n}" for f in fragments for n in f.lr_scalars))
+    of_fragments = [f"{f.name}_{n}" for f in fragments for n in f.lr_scalars]
     where = tree, group.positions, number, formula.__name__
     constants: dict[tuple[str, ...], Mapping[int, Sequence[Array]]] = {}
     if kind == "arrays":
@@ -502,13 +529,18 @@ def new_buckets(
     if isinstance(scales, ElementScales):
         constants[LR_SCALE,] = hyperparameters.scales_of_leaves(scales, *where)
 
-    def sort(position: int) -> tuple[str, State]:
-        array = tree.leaves[position].array
-        coded = state_dtype if rule.state else None
-        return array.dtype.name, state_of(coded, real_size(array.size, array.dtype))
+    def sort(position: int) -> tuple[int, str, State]:
+        leaf = tree.leaves[position]
+        array = leaf.array
+        part = formula._part(group, f"{formula.__name__}: {leaf.path}", array.shape)
+        coded = state_dtype if rules[part].state else None
+        stored_as = state_of(coded, real_size(array.size, array.dtype))
+        return parts.index(part), array.dtype.name, stored_as
 
     places = [place for place in group.positions if not tree.leaves[place].is_counter]
-    for (_, stored_as), same in groupby(sorted(places, key=sort), sort):
+    for (number_of_part, _, stored_as), same in groupby(sorted(places, key=sort), sort):
+        part = parts[number_of_part]
+        view = part._view(group)
         positions = list(same)
         leaves = [tree.leaves[position] for position in positions]
         spec = UpdateSpec.of(
@@ -522,16 +554,17 @@ def new_buckets(
             state_dtype=state_dtype,
             fragments=fragments,
             members=made_with.members is not None,
-            scaled=scaled if (LR_SCALE,) in constants else (),
+            scaled=(*part._lr_scalars, *of_fragments) if (LR_SCALE,) in constants else (),
         )
         bucket = Bucket.of(
+            part,
             number,
-            rule,
+            rules[part],
             spec,
             leaves,
             positions,
-            formula._fill(group),
-            formula._memory(group),
+            part._fill(view),
+            part._memory(view),
             backend.allocate,
             backend.alignment,
             backend.bridges_gaps,

@@ -68,6 +68,8 @@ class Scalars:
 
     def __init__(self, formula: type[Formula], group: ParamGroup, bucket: Bucket) -> None:
         self._formula = formula
+        # Where it is the optimizer's own, options need no other words.
+        self._view = None if formula._view is Formula._view else formula._view
         self._group = group
         self._bucket = bucket
         self._members = bucket.members
@@ -157,6 +159,8 @@ class Scalars:
 
         With members that is an array with a row for each of them.
         """
+        if self._view is not None:
+            options = self._view(options)
         lr = options["lr"]
         if self._prepared_for != self._group.revision or self._made_at not in (None, lr):
             self.work_out_constants(options)
@@ -179,6 +183,7 @@ class Scalars:
         derived = derived_of(self._bucket.rule, self._bucket.spec)
         if not derived.inputs:
             return ()
+        options = self._formula._view(options)
         rate = hyperparameters.learning_rate(options)
         found: list[Row] = []
         for t in steps:

@@ -99,7 +99,7 @@ class HostEngine:
         state = self.state
         self.kernels: list[Kernel] = [self.kernel_of(bucket) for bucket in state.buckets]
         self.scalars = [
-            Scalars(state.formula, state.groups[bucket.group], bucket) for bucket in state.buckets
+            Scalars(bucket.formula, state.groups[bucket.group], bucket) for bucket in state.buckets
         ]
         self._rules = [bucket.rule for bucket in state.buckets]
         self.derives = any(derived_of(b.rule, b.spec).passes for b in state.buckets)
@@ -420,7 +420,7 @@ class HostEngine:
             return
         state = self.state
         for number, bucket in enumerate(state.buckets):
-            rule = state.formula._rule(state.groups[bucket.group])
+            rule = bucket.rule_for(state.groups[bucket.group])
             if rule != bucket.rule:
                 bucket.rule = rule
             if self._rules[number] != rule:

@@ -8,6 +8,7 @@ from fastopt.core.hyperparameters import (
     BETA,
     BETAS,
     EPS,
+    FRACTION,
     NONNEGATIVE,
     POSITIVE,
     Decay,
@@ -161,7 +162,7 @@ class CAME(Optimizer):
             number (0 for the first step).
         betas: shares of m, and of r, c and v, that are kept, in [0, 1); each of them may be a
             function of the step number.
-        beta3: share of sr and sc that is kept, in [0, 1), or a function of the step number.
+        beta3: share of sr and sc that is kept, in [0, 1).
         eps1: added to squares of gradients, > 0, in units of the gradient squared.
         eps2: added to squares of differences of steps, > 0, without a unit.
         clip_threshold: the largest root mean square of u, > 0.
@@ -186,7 +187,7 @@ class CAME(Optimizer):
 
     _checks = {
         "betas": BETAS,
-        "beta3": BETA,
+        "beta3": FRACTION,
         "eps1": POSITIVE,
         "eps2": POSITIVE,
         "clip_threshold": POSITIVE,
@@ -199,7 +200,7 @@ class CAME(Optimizer):
         lr: Scheduled = 2e-4,
         *,
         betas: tuple[Scheduled, Scheduled] = (0.9, 0.999),
-        beta3: Scheduled = 0.9999,
+        beta3: float = 0.9999,
         eps1: float = 1e-30,
         eps2: float = 1e-16,
         clip_threshold: float = 1.0,

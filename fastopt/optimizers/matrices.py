@@ -1,14 +1,17 @@
-"""Muon: momentum whose singular values are brought near 1, for matrices."""
+"""Muon: momentum whose singular values are brought near 1, for matrices; AdamW for the rest."""
 
 from __future__ import annotations
 
-from typing import Any, Unpack
+from typing import Any, Literal, Unpack
 
 from fastopt.core.hyperparameters import (
     BETA,
+    BETAS,
     EPS,
+    NONNEGATIVE,
     Decay,
     Flag,
+    Formula,
     Numbers,
     OneOf,
     Options,
@@ -18,6 +21,7 @@ from fastopt.core.hyperparameters import (
     Whole,
 )
 from fastopt.core.options import Common
+from fastopt.optimizers.adam import AdamW
 from fastopt.optimizers.base import Optimizer
 from fastopt.optimizers.common import or_guard
 from fastopt_kernels import ArrayRule, muon
@@ -141,5 +145,144 @@ class Muon(Optimizer):
             raise ValueError(
                 f"{path} must be a real matrix, an array of two axes; got {dtype} of shape "
                 f"{shape}. Give matrices to Muon, and the rest to an optimizer of their own, such "
-                "as AdamW."
+                "as AdamW, or all of them to MuonWithAdamW."
             )
+
+
+class _Rest(Formula):
+    """What MuonWithAdamW does to parameters that do not go to Muon: AdamW, with its own options."""
+
+    _lr_scalars = AdamW._lr_scalars
+    _rule = staticmethod(AdamW._rule)
+    _scalars = staticmethod(AdamW._scalars)
+    _decay = staticmethod(AdamW._decay)
+    _smallest_denominator = staticmethod(AdamW._smallest_denominator)
+
+    @staticmethod
+    def _view(options: Options) -> Options:
+        own = {name: options[f"adamw_{name}"] for name in ("lr", "betas", "eps", "weight_decay")}
+        flags = dict.fromkeys(("amsgrad", "eps_inside_sqrt", "eps_hat"), False)
+        return {**options, **own, **flags, "bias_correction": True}
+
+
+class MuonWithAdamW(Muon):
+    """Muon for matrices and AdamW for everything else, each with its own learning rate.
+
+    ::
+
+        matrices:  (the step of Muon with lr, momentum, nesterov, ..., weight_decay)
+        the rest:  (the step of AdamW with adamw_lr, adamw_betas, adamw_eps, adamw_weight_decay)
+
+    A matrix is an array of two axes. Embeddings and the last layer of a network are matrices too,
+    for which AdamW is usual: say so by pattern ::
+
+        params = fastopt.groups(params, {"embedding.*": {"rule": "adamw"}})
+        opt = fastopt.MuonWithAdamW(params, lr=0.02, adamw_lr=3e-4)
+        opt.rules  # {"embedding.table": "adamw", "layers.0.W": "muon", "layers.0.b": "adamw", ...}
+
+    Args:
+        params: an array, a tree of arrays, a list of parameter groups, or ``fastopt.groups(...)``;
+            updated in place. They are real, of any shape.
+        lr: learning rate of Muon, and what ``opt.lr`` is; as for Muon.
+        momentum, nesterov, ns_coefficients, ns_steps, eps, adjust_lr, weight_decay: Muon's.
+        adamw_lr: learning rate of AdamW, >= 0, in units of the parameter; a number, or a function
+            of the step number (0 for the first step). Set it in ``param_groups``.
+        adamw_betas, adamw_eps, adamw_weight_decay: AdamW's betas, eps and weight_decay.
+        rule: "auto": Muon for matrices, AdamW for the rest; "muon" or "adamw": that one for all
+            parameters of the group. It stays as it was at construction.
+        common: what every optimizer takes, see ``Common``: lr_scale, maximize, trainable, bounds,
+            reset_at_bounds, max_grad_norm, clip_value, clip_each, on_nonfinite, capturable,
+            master_weights, state_dtype, stochastic_rounding, cautious, mask_zero, complex_moment,
+            seed, backend. lr_scale multiplies both learning rates. Groups with matrices that go to
+            Muon refuse what Muon does.
+
+    Raises:
+        ValueError, TypeError: for hyperparameters out of range or of another type, for parameters
+            that are no matrices under rule="muon", for complex ones that go to Muon, and for arrays
+            that cannot be updated in place.
+        BackendUnavailableError, BackendMismatchError: if the backend asked for cannot run here, or
+            does not update such arrays.
+
+    Source: Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (2024), who use
+    it so; the numbers are those of PyTorch's Muon and AdamW side by side, see there.
+    """
+
+    _checks = {
+        **Muon._checks,
+        "adamw_lr": Schedulable(NONNEGATIVE),
+        "adamw_betas": BETAS,
+        "adamw_eps": Schedulable(EPS),
+        "adamw_weight_decay": Schedulable(NONNEGATIVE),
+        "rule": OneOf(("auto", "muon", "adamw")),
+    }
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Scheduled = 1e-3,
+        *,
+        momentum: Scheduled = 0.95,
+        nesterov: bool = True,
+        ns_coefficients: tuple[float, float, float] = (3.4445, -4.775, 2.0315),
+        ns_steps: int = 5,
+        eps: Scheduled = 1e-7,
+        adjust_lr: muon.Adjust = "original",
+        weight_decay: Scheduled = 0.1,
+        adamw_lr: Scheduled = 1e-3,
+        adamw_betas: tuple[Scheduled, Scheduled] = (0.9, 0.999),
+        adamw_eps: Scheduled = 1e-8,
+        adamw_weight_decay: Scheduled = 1e-2,
+        rule: Literal["auto", "muon", "adamw"] = "auto",
+        **common: Unpack[Common],
+    ) -> None:
+        super(Muon, self).__init__(
+            params,
+            lr=lr,
+            momentum=momentum,
+            nesterov=nesterov,
+            ns_coefficients=ns_coefficients,
+            ns_steps=ns_steps,
+            eps=eps,
+            adjust_lr=adjust_lr,
+            weight_decay=weight_decay,
+            adamw_lr=adamw_lr,
+            adamw_betas=adamw_betas,
+            adamw_eps=adamw_eps,
+            adamw_weight_decay=adamw_weight_decay,
+            rule=rule,
+            **common,
+        )
+
+    @classmethod
+    def _parts(cls) -> tuple[type[Formula], ...]:
+        return cls, _Rest
+
+    @classmethod
+    def _part(cls, options: Options, path: str, shape: tuple[int, ...]) -> type[Formula]:
+        rule = options["rule"]
+        if rule == "muon" and len(shape) != 2:
+            raise ValueError(
+                f'{path} must be a matrix, an array of two axes, for rule="muon"; got one of shape '
+                f'{shape}. Give it a group with rule="auto" or "adamw"'
+            )
+        is_muons = rule == "muon" or (rule == "auto" and len(shape) == 2)
+        return cls if is_muons else _Rest
+
+    @staticmethod
+    def _check_array(path: str, shape: tuple[int, ...], dtype: str) -> None:
+        pass  # AdamW takes them all; what goes to Muon is looked at by group
+
+    @property
+    def rules(self) -> dict[str, str]:
+        """By the name of each parameter that is trained, "muon" or "adamw": what updates it."""
+        names = {
+            parameter.leaf.name: "adamw" if bucket.formula is _Rest else "muon"
+            for bucket in self._state.buckets
+            for parameter in bucket.parameters
+        }
+        return {
+            leaf.name: names[leaf.name] for leaf in self._state.tree.leaves if leaf.name in names
+        }
+
+
+_Rest.__name__ = MuonWithAdamW.__name__  # which optimizer errors are about

@@ -25,7 +25,7 @@ Adjust = Literal["original", "match_rms_adamw"]
 def factor_of(adjust: Adjust, rows: int, columns: int) -> float:
     """Return what the learning rate is multiplied by for a matrix of this shape."""
     if adjust == "original":
-        return sqrt(max(1.0, rows / columns))
+        return sqrt(max(1.0, rows / max(columns, 1)))
     return 0.2 * sqrt(max(rows, columns))
 
 

@@ -34,7 +34,7 @@ LIMITED = code_limits.table()
 RULES = [
     stem
     for stem in sorted(p.stem for p in Path(fastopt_kernels.__file__).parent.glob("[a-z]*.py"))
-    if hasattr(importlib.import_module(f"fastopt_kernels.{stem}"), "RULE")  # not on whole arrays
+    if isinstance(getattr(importlib.import_module(f"fastopt_kernels.{stem}"), "RULE", None), Rule)
 ]
 _FLOAT, _DOUBLE, _HALF = (np.dtype(t) for t in (np.float32, np.float64, np.float16))
 _BFLOAT, _COMPLEX = np.dtype(ml_dtypes.bfloat16), np.dtype(np.complex64)

@@ -26,7 +26,7 @@ def exact(value: Any) -> Any:
     """Turn floats, alone or in lists, into the Decimal of the same value."""
     if isinstance(value, list):
         return [exact(x) for x in value]
-    return value if value is None or isinstance(value, bool) else decimal.Decimal(value)
+    return value if value is None or isinstance(value, bool | str) else decimal.Decimal(value)
 
 
 def exact_array(array: Array) -> Numbers:

@@ -88,19 +88,21 @@ def factor(hyper: Hyper, rows: int, columns: int) -> float:
 
 def closed(case: Case, inputs: Inputs) -> Result:
     """Compute in float64 by singular values, which no implementation does."""
-    paths, buffers = [], []
-    for index, start in enumerate(inputs["p"]):
-        hyper = case.hyper(index)
-        sign, mu, decay = (-1 if hyper["maximize"] else 1), hyper["momentum"], hyper["weight_decay"]
-        p, m, lr, path = start, np.zeros_like(start), hyper["lr"], []
-        for step in range(case.steps):
-            lr = case.lr_changes.get(step, lr)
-            if not case.is_missing(index, step):
-                g = sign * inputs["g"][index][step]
-                m = mu * m + (1 - mu) * g
-                u = mu * m + (1 - mu) * g if hyper["nesterov"] else m
-                p = (1 - lr * decay) * p - lr * factor(hyper, *p.shape) * iterated(u, hyper)
-            path.append(p)
-        paths.append(np.stack(path))
-        buffers.append(m)
-    return Result(paths, {"m": buffers}, counts_of(case))
+    paths, buffers = zip(*(closed_one(case, inputs, k) for k in range(3)), strict=True)
+    return Result([*paths], {"m": [*buffers]}, counts_of(case))
+
+
+def closed_one(case: Case, inputs: Inputs, index: int) -> tuple[Array, Array]:
+    """Return the path of one parameter, and its momentum at the end."""
+    start, hyper = inputs["p"][index], case.hyper(index)
+    sign, mu, decay = (-1 if hyper["maximize"] else 1), hyper["momentum"], hyper["weight_decay"]
+    p, m, lr, path = start, np.zeros_like(start), hyper["lr"], []
+    for step in range(case.steps):
+        lr = case.lr_changes.get(step, lr)
+        if not case.is_missing(index, step):
+            g = sign * inputs["g"][index][step]
+            m = mu * m + (1 - mu) * g
+            u = mu * m + (1 - mu) * g if hyper["nesterov"] else m
+            p = (1 - lr * decay) * p - lr * factor(hyper, *p.shape) * iterated(u, hyper)
+        path.append(p)
+    return np.stack(path), m

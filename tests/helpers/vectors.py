@@ -107,7 +107,9 @@ def run(vector: Vector, dtype: Any, backend: str, optimizer: Any = None) -> dict
                 kept[f"memory/{name}"].append(opt.state_dict()["memory"][name])
     out = {name: np.array(values) for name, values in kept.items()}
     order = [k for some in members for k in some]
-    for k, entry in zip(order, opt.state_dict()["state"].values(), strict=True):
+    entries = opt.state_dict()["state"]
+    for k, leaf in zip(order, opt._state.tree.leaves, strict=True):
+        entry = entries[leaf.name]
         # What a parameter of its shape does not have is recorded as an empty array.
         out |= {f"{slot}{k}": entry.get(slot, np.empty(0)) for slot in vector.state}
         out[f"t{k}"] = np.asarray(entry["step"])

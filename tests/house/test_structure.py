@@ -190,7 +190,8 @@ def test_a_file_says_first_what_it_is(name: str) -> None:
 
 def rules() -> list[Rule]:
     modules = [importlib.import_module(name) for name in KERNELS]
-    return [module.RULE for module in modules if hasattr(module, "RULE")]
+    found = (getattr(module, "RULE", None) for module in modules)
+    return [rule for rule in found if isinstance(rule, Rule)]  # not those on whole arrays
 
 
 RULES = rules()

@@ -448,3 +448,66 @@ def test_a_rule_with_shapes_of_no_state_is_refused(backend: str) -> None:
     right = fastopt.Adafactor._rule({"eps1": None})
     with pytest.raises(TypeError, match="shapes names no state: \\['q'\\]"):
         dataclasses.replace(right, shapes=(("q", lambda shape: shape),))
+
+
+# Several rules in a group ------------------------------------------------------------------------
+
+
+def test_each_parameter_goes_as_with_its_own_optimizer(backend: str) -> None:
+    variant = next(v for v in OF_MATRICES if v.name == "muon_with_adamw")
+    params, opt = run(variant, backend, weight_decay=0.2, adamw_weight_decay=0.3, lr_scale=0.5)
+    expected = arrays(variant, 0)
+    kinds: dict[str, Any] = {
+        name: fastopt.Muon(expected[name], lr=0.01, weight_decay=0.2, backend=backend)
+        if rule == "muon"
+        else fastopt.AdamW(expected[name], lr=0.005, weight_decay=0.3, backend=backend)
+        for name, rule in opt.rules.items()
+    }
+    for seed in range(1, 5):
+        for name, one in kinds.items():
+            one.step(arrays(variant, seed)[name])
+    close(params, expected)
+    assert opt.rules == {k: "muon" if len(p.shape) == 2 else "adamw" for k, p in params.items()}
+
+
+def test_which_rule_can_be_set_by_pattern_and_stays(backend: str) -> None:
+    params = {"table": np.ones((3, 2)), "W": np.ones((3, 2)), "b": np.ones(3)}
+    settings = {"table": {"rule": "adamw", "adamw_lr": 0.1}}
+    opt = fastopt.MuonWithAdamW(fastopt.groups(params, settings), backend=backend)
+    assert opt.rules == {"table": "adamw", "W": "muon", "b": "adamw"}
+    opt.step({"table": np.ones((3, 2)), "W": np.ones((3, 2)), "b": np.ones(3)})
+    assert params["table"][0, 0] == pytest.approx(1 - 0.1 * 0.01 - 0.1)
+    assert params["b"][0] == pytest.approx(1 - 1e-3 * 0.01 - 1e-3)
+    for rule, wrong in [("adamw", r'"W"'), ("muon", r'"b"')]:
+        with pytest.raises(ValueError, match=rf"MuonWithAdamW: .*params\[{wrong}\]"):
+            opt.param_groups[0]["rule"] = rule
+    assert opt.param_groups[0]["rule"] == "auto"
+    opt.param_groups[1]["rule"] = "adamw"  # as it is
+    with pytest.raises(ValueError, match=r'must be a matrix.*for rule="muon"; got one of shape'):
+        fastopt.MuonWithAdamW(params, rule="muon", backend=backend)
+
+
+def test_adamws_rate_can_follow_a_schedule_of_its_own(backend: str) -> None:
+    variant = next(v for v in OF_MATRICES if v.name == "muon_with_adamw")
+    rates = [0.1, 0.05, 0.02, 0.0]
+    params, _ = run(variant, backend, adamw_lr=lambda t: rates[t])
+    expected = arrays(variant, 0)
+    opt = variant(expected, backend=backend)
+    for seed, rate in enumerate(rates, 1):
+        opt.param_groups[0]["adamw_lr"] = rate
+        opt.step(arrays(variant, seed))
+    close(params, expected, 1e-14)
+    with pytest.raises(ValueError, match="adamw_lr at step 0"):
+        variant(expected, backend=backend, adamw_lr=lambda t: -1.0).step(arrays(variant, 1))
+
+
+def test_groups_of_adamw_alone_take_what_muon_refuses(backend: str) -> None:
+    with pytest.raises(ValueError, match="no cautious"):
+        fastopt.MuonWithAdamW(np.ones((2, 2)), cautious=True, backend=backend)
+    with pytest.raises(TypeError, match="MuonWithAdamW takes real arrays"):
+        fastopt.MuonWithAdamW(np.ones((2, 2), complex), backend=backend)
+    param, other = np.ones((2, 2), complex), np.ones((2, 2), complex)
+    grad = np.array([[1.0 + 2j, -1.0], [0.5j, 0.0]])
+    fastopt.MuonWithAdamW(param, rule="adamw", cautious=True, backend=backend).step(grad)
+    fastopt.AdamW(other, cautious=True, backend=backend).step(grad)
+    np.testing.assert_array_equal(param, other)
