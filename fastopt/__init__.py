@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from fastopt.optimizers.averaged import ASGD
     from fastopt.optimizers.factored import CAME, SM3, Adafactor
     from fastopt.optimizers.layerwise import LAMB
-    from fastopt.optimizers.matrices import Muon, MuonWithAdamW
+    from fastopt.optimizers.matrices import Muon, MuonWithAdamW, NorMuon
     from fastopt.optimizers.parameter_free import Prodigy
     from fastopt.optimizers.rmsprop import RMSprop
     from fastopt.optimizers.rprop import Rprop
@@ -66,7 +66,7 @@ _ON_FIRST_USE = {
     **dict.fromkeys(["Adamax", "NAdam", "RAdam"], "optimizers.adam_relatives"),
     "Rprop": "optimizers.rprop",
     "ASGD": "optimizers.averaged",
-    **dict.fromkeys(["Muon", "MuonWithAdamW"], "optimizers.matrices"),
+    **dict.fromkeys(["Muon", "MuonWithAdamW", "NorMuon"], "optimizers.matrices"),
     **dict.fromkeys(["Lion", "Signum"], "optimizers.signs"),
 }
 """Public names by the modules that hold them, which are imported when a name is first used: a
@@ -105,6 +105,7 @@ __all__ = [
     "Muon",
     "MuonWithAdamW",
     "NAdam",
+    "NorMuon",
     "Optimizer",
     "Prodigy",
     "RAdam",

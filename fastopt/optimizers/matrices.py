@@ -24,7 +24,7 @@ from fastopt.core.options import Common
 from fastopt.optimizers.adam import AdamW
 from fastopt.optimizers.base import Optimizer
 from fastopt.optimizers.common import or_guard
-from fastopt_kernels import ArrayRule, muon
+from fastopt_kernels import ArrayRule, muon, normuon
 
 
 class Muon(Optimizer):
@@ -144,9 +144,121 @@ class Muon(Optimizer):
         if len(shape) != 2:  # complex ones are refused for all rules on whole arrays
             raise ValueError(
                 f"{path} must be a real matrix, an array of two axes; got {dtype} of shape "
-                f"{shape}. Give matrices to Muon, and the rest to an optimizer of their own, such "
-                "as AdamW, or all of them to MuonWithAdamW."
+                f"{shape}. Give it to an optimizer for all arrays, such as AdamW; MuonWithAdamW "
+                "does so with all that are no matrices."
             )
+
+
+class NorMuon(Optimizer):
+    """NorMuon: Muon whose rows are divided by the root of their averaged mean square.
+
+    ::
+
+        p  <- p - lr * weight_decay * p
+        x  <- (as in Muon, by momentum, nesterov, ns_coefficients, ns_steps and eps)
+        v  <- beta2 * v + (1 - beta2) * (mean of x^2 over each row)     v = 0 at first
+        y  <- x / (sqrt(v) + eps2)
+        p  <- p - lr * factor * y * |x| / (|y| + eps2)         update_scale = "preserve_norm"
+        p  <- p - lr * 0.2 * sqrt(rows * columns) * y / (|y| + eps2)    "match_rms"
+
+    |x| is the root of the sum of squares, and factor Muon's, by ``adjust_lr``. v is not corrected
+    for its beginning at 0, which |y| takes out again. A matrix of n rows has v of shape (n, 1).
+
+    Args:
+        params: an array, a tree of arrays, a list of parameter groups, or ``fastopt.groups(...)``;
+            updated in place. All of them are matrices, arrays of two axes, and real.
+        lr: learning rate, >= 0, in units of the parameter, see Muon; a number, or a function of the
+            step number (0 for the first step).
+        momentum: share of the average that is kept, in [0, 1), or a function of the step number.
+        beta2: share of v that is kept, in [0, 1), or a function of the step number.
+        nesterov: look ahead along the gradient.
+        ns_coefficients: a, b and c of the iteration.
+        ns_steps: how often it is repeated, from 1 on.
+        eps: the least norm that Muon's iteration begins with, >= 0, in units of the gradient's
+            norm; 0 leaves only a guard that makes 0/0 zero. Or a function of the step number, whose
+            values are above 0.
+        eps2: added to the denominators, >= 0, without a unit; 0 leaves only a guard.
+        adjust_lr: "original" or "match_rms_adamw", which factor it is.
+        update_scale: "preserve_norm", as the authors' code, or "match_rms", as the paper.
+        weight_decay: share of the parameter that is taken off per step and unit of lr, >= 0; or a
+            function of the step number.
+        common: what every optimizer takes, see ``Common``: lr_scale, maximize, trainable, bounds,
+            reset_at_bounds, max_grad_norm, clip_value, clip_each, on_nonfinite, capturable,
+            master_weights, state_dtype, stochastic_rounding, cautious, mask_zero, complex_moment,
+            seed, backend. Cautious, mask_zero and stochastic_rounding are refused; state_dtype is
+            "float64" or None.
+
+    Raises:
+        ValueError, TypeError: for hyperparameters out of range or of another type, for parameters
+            that are no matrices, and for arrays that cannot be updated in place.
+        BackendUnavailableError, BackendMismatchError: if the backend asked for cannot run here, or
+            does not update such arrays.
+
+    Source: Li et al., "NorMuon: Making Muon more efficient and scalable" (2025), algorithm 1 and
+    its authors' code, as pytorch_optimizer 4.1 computes it, but in the parameter's precision, where
+    that iterates in bfloat16.
+    """
+
+    _checks = {
+        **Muon._checks,
+        "beta2": BETA,
+        "eps2": NONNEGATIVE,
+        "update_scale": OneOf(("preserve_norm", "match_rms")),
+    }
+    _lr_scalars = ("lr",)
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Scheduled = 0.02,
+        *,
+        momentum: Scheduled = 0.95,
+        beta2: Scheduled = 0.95,
+        nesterov: bool = True,
+        ns_coefficients: tuple[float, float, float] = (3.4445, -4.775, 2.0315),
+        ns_steps: int = 5,
+        eps: Scheduled = 1e-7,
+        eps2: float = 1e-10,
+        adjust_lr: muon.Adjust = "original",
+        update_scale: normuon.Scale = "preserve_norm",
+        weight_decay: Scheduled = 0.0,
+        **common: Unpack[Common],
+    ) -> None:
+        super().__init__(
+            params,
+            lr=lr,
+            momentum=momentum,
+            beta2=beta2,
+            nesterov=nesterov,
+            ns_coefficients=ns_coefficients,
+            ns_steps=ns_steps,
+            eps=eps,
+            eps2=eps2,
+            adjust_lr=adjust_lr,
+            update_scale=update_scale,
+            weight_decay=weight_decay,
+            **common,
+        )
+
+    _decay = staticmethod(Muon._decay)
+    _check_array = staticmethod(Muon._check_array)
+
+    @staticmethod
+    def _rule(options: Options) -> ArrayRule:
+        return normuon.rule(options["ns_steps"], options["adjust_lr"], options["update_scale"])
+
+    @staticmethod
+    def _scalars(options: Options, lr: Value, t: int, guard: float) -> dict[str, Value]:
+        return {
+            **Muon._scalars(options, lr, t, guard),
+            "one_minus_beta2": 1.0 - options["beta2"],
+            "eps2": or_guard(options["eps2"], guard),
+        }
+
+    @staticmethod
+    def _smallest_denominator(options: Options) -> Value:
+        eps2: float = options["eps2"]
+        return eps2
 
 
 class _Rest(Formula):
