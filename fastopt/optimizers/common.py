@@ -52,23 +52,17 @@ def _power(base: float, exponent: float) -> float:
 
 def power_of_step(t: int, exponent: Value) -> Value:
     """Return t to some power."""
-    if type(exponent) is not float:
-        return of_each(lambda one: float(t**one), cast(Array, exponent))
-    return float(t**exponent)
+    return power(float(t), exponent)
 
 
 def at_most(value: Value, limit: Value) -> Value:
     """Return the smaller of two numbers."""
-    if type(value) is float and type(limit) is float:
-        return min(value, limit)
-    return cast(Array, np.minimum(value, limit))
+    return together(min, value, limit)
 
 
 def at_least(value: Value, limit: Value) -> Value:
     """Return the larger of two numbers."""
-    if type(value) is float and type(limit) is float:
-        return max(value, limit)
-    return cast(Array, np.maximum(value, limit))
+    return together(max, value, limit)
 
 
 def acts(value: Scheduled | Array) -> bool:
