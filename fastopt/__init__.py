@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from fastopt.optimizers.layerwise import LAMB
     from fastopt.optimizers.matrices import Muon, MuonWithAdamW, NorMuon
     from fastopt.optimizers.parameter_free import Prodigy
+    from fastopt.optimizers.quasi_hyperbolic import QHM, QHAdam
     from fastopt.optimizers.rmsprop import RMSprop
     from fastopt.optimizers.rprop import Rprop
     from fastopt.optimizers.sgd import SGD, Momentum
@@ -67,6 +68,7 @@ _ON_FIRST_USE = {
     "Rprop": "optimizers.rprop",
     "ASGD": "optimizers.averaged",
     **dict.fromkeys(["Muon", "MuonWithAdamW", "NorMuon"], "optimizers.matrices"),
+    **dict.fromkeys(["QHAdam", "QHM"], "optimizers.quasi_hyperbolic"),
     **dict.fromkeys(["Lion", "Signum"], "optimizers.signs"),
 }
 """Public names by the modules that hold them, which are imported when a name is first used: a
@@ -78,6 +80,7 @@ __all__ = [
     "CAME",
     "EMA",
     "LAMB",
+    "QHM",
     "SGD",
     "SM3",
     "Accumulator",
@@ -108,6 +111,7 @@ __all__ = [
     "NorMuon",
     "Optimizer",
     "Prodigy",
+    "QHAdam",
     "RAdam",
     "RMSprop",
     "Rprop",

@@ -298,6 +298,9 @@ FRACTION = Number(low=0.0, high=1.0, high_open=True)
 BETA = Schedulable(FRACTION)
 BETAS = Pair(BETA, BETA)
 THREE_BETAS = Several((BETA, BETA, BETA))
+SHARE = Schedulable(Number(low=0.0, high=1.0))
+"""A weight in a mean of two; the other has the rest."""
+SHARES = Pair(SHARE, SHARE)
 FINITE = Number()
 EPS = NONNEGATIVE
 """Added to a denominator. A constant 0 stands for the smallest guard against 0/0; a function of the

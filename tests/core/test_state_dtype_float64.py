@@ -10,6 +10,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+import families
 import fastopt
 from fastopt.core.arrays import Array
 from fastopt.core.dtypes import UpdateSpec
@@ -110,6 +111,8 @@ def test_gradients_of_all_sizes_train_alike(variant: Variant, place: tuple[Any, 
             options["lr"] = 2.0**-10 / size
         if variant.optimizer is fastopt.Adagrad:
             options["initial_accumulator_value"] = (0.1 * size) ** 2
+        if of_size := families.ALIKE.get(variant.optimizer.__name__):
+            options |= of_size(size)
         rng = np.random.default_rng(0)
         params = [xp.asarray(rng.standard_normal(n).astype(np.float32)) for n in (3, 300)]
         opt = variant(params, backend=backend, **FLOAT64, **options)

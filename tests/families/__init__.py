@@ -7,7 +7,9 @@
   wrong one;
 * ``RIGHT``: the same for what mistakes are made in, without any, which must meet the vectors;
 * ``SMOOTH``: the names of optimizers whose steps change little where gradient and state change
-  little (no signs), so that state in fewer bits meets the vectors.
+  little (no signs), so that state in fewer bits meets the vectors;
+* ``ALIKE``: by the names of optimizers whose steps grow or shrink with all gradients, a function of
+  their size that returns the options with which they do not.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ VARIANTS = lists("VARIANTS")
 OF_MATRICES = lists("OF_MATRICES")
 SMOOTH = lists("SMOOTH")
 RIGHT = lists("RIGHT")
+ALIKE = tables("ALIKE")
 BAD = tables("BAD")
 BAD_HERE = tables("BAD_HERE")
 MUTANTS = tables("MUTANTS")
