@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from fastopt.optimizers.factored import CAME, SM3, Adafactor
     from fastopt.optimizers.layerwise import LAMB
     from fastopt.optimizers.matrices import Muon, MuonWithAdamW, NorMuon
+    from fastopt.optimizers.optimistic import OptimisticAdam
     from fastopt.optimizers.parameter_free import Prodigy
     from fastopt.optimizers.quasi_hyperbolic import QHM, QHAdam
     from fastopt.optimizers.rmsprop import RMSprop
@@ -69,6 +70,7 @@ _ON_FIRST_USE = {
     "ASGD": "optimizers.averaged",
     **dict.fromkeys(["Muon", "MuonWithAdamW", "NorMuon"], "optimizers.matrices"),
     **dict.fromkeys(["QHAdam", "QHM"], "optimizers.quasi_hyperbolic"),
+    "OptimisticAdam": "optimizers.optimistic",
     **dict.fromkeys(["Lion", "Signum"], "optimizers.signs"),
 }
 """Public names by the modules that hold them, which are imported when a name is first used: a
@@ -109,6 +111,7 @@ __all__ = [
     "MuonWithAdamW",
     "NAdam",
     "NorMuon",
+    "OptimisticAdam",
     "Optimizer",
     "Prodigy",
     "QHAdam",

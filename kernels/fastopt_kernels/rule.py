@@ -104,7 +104,8 @@ class Rule:
     ``signed`` names the state that can be negative; the rest never is. ``places`` names what of it
     holds values of parameters, and is no average of gradients. ``averages_squares`` says
     whether state is made of squares of gradients, which overflow where the gradient does not;
-    with ``takes_square`` it is.
+    with ``takes_square`` it is. ``heavy`` says that the C++ holds so many numbers at once that,
+    with three slots of int8 state, 64 registers are too few for it.
 
     A rule with ``sums`` reads all arrays once more before it updates them. ``memory`` says what is
     made of the sums; without sums it only follows the steps. The forms of both passes take after
@@ -128,6 +129,7 @@ class Rule:
     sums: Sums | None = None
     memory: Memory | None = None
     places: tuple[str, ...] = ()
+    heavy: bool = False
 
     def __post_init__(self) -> None:
         """Hold the three forms against each other."""

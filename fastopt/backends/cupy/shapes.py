@@ -46,5 +46,5 @@ def shape_of(rule: Rule, spec: UpdateSpec) -> Shape:
     if spec.state != "int8":
         return SHAPES["update"]
     kept = len(rule.state) + len(spec.masters) + len(spec.constants)
-    more = kept > 3 or bool(spec.fragments) or spec.stochastic
+    more = kept > 3 or rule.heavy or bool(spec.fragments) or spec.stochastic
     return SHAPES["int8_update_of_more" if more else "int8_update"]
