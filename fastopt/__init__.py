@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from fastopt.optimizers.adan import Adan, AdEMAMix
     from fastopt.optimizers.adopt import ADOPT, LaProp
     from fastopt.optimizers.averaged import ASGD
+    from fastopt.optimizers.coin_betting import COCOB
     from fastopt.optimizers.factored import CAME, SM3, Adafactor
     from fastopt.optimizers.layerwise import LAMB
     from fastopt.optimizers.matrices import Muon, MuonWithAdamW, NorMuon
@@ -71,6 +72,7 @@ _ON_FIRST_USE = {
     **dict.fromkeys(["Muon", "MuonWithAdamW", "NorMuon"], "optimizers.matrices"),
     **dict.fromkeys(["QHAdam", "QHM"], "optimizers.quasi_hyperbolic"),
     "OptimisticAdam": "optimizers.optimistic",
+    "COCOB": "optimizers.coin_betting",
     **dict.fromkeys(["Lion", "Signum"], "optimizers.signs"),
 }
 """Public names by the modules that hold them, which are imported when a name is first used: a
@@ -80,6 +82,7 @@ __all__ = [
     "ADOPT",
     "ASGD",
     "CAME",
+    "COCOB",
     "EMA",
     "LAMB",
     "QHM",
