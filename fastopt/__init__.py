@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from fastopt.optimizers.adopt import ADOPT, LaProp
     from fastopt.optimizers.averaged import ASGD
     from fastopt.optimizers.coin_betting import COCOB
+    from fastopt.optimizers.dual_averaging import MADGRAD
     from fastopt.optimizers.factored import CAME, SM3, Adafactor
     from fastopt.optimizers.layerwise import LAMB
     from fastopt.optimizers.matrices import Muon, MuonWithAdamW, NorMuon
@@ -73,6 +74,7 @@ _ON_FIRST_USE = {
     **dict.fromkeys(["QHAdam", "QHM"], "optimizers.quasi_hyperbolic"),
     "OptimisticAdam": "optimizers.optimistic",
     "COCOB": "optimizers.coin_betting",
+    "MADGRAD": "optimizers.dual_averaging",
     **dict.fromkeys(["Lion", "Signum"], "optimizers.signs"),
 }
 """Public names by the modules that hold them, which are imported when a name is first used: a
@@ -85,6 +87,7 @@ __all__ = [
     "COCOB",
     "EMA",
     "LAMB",
+    "MADGRAD",
     "QHM",
     "SGD",
     "SM3",
