@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from fastopt.optimizers.adam_relatives import Adamax, NAdam, RAdam
     from fastopt.optimizers.adan import Adan, AdEMAMix
     from fastopt.optimizers.adopt import ADOPT, LaProp
+    from fastopt.optimizers.aggregated import AggMo
     from fastopt.optimizers.averaged import ASGD
     from fastopt.optimizers.coin_betting import COCOB
     from fastopt.optimizers.dual_averaging import MADGRAD
@@ -75,6 +76,7 @@ _ON_FIRST_USE = {
     "OptimisticAdam": "optimizers.optimistic",
     "COCOB": "optimizers.coin_betting",
     "MADGRAD": "optimizers.dual_averaging",
+    "AggMo": "optimizers.aggregated",
     **dict.fromkeys(["Lion", "Signum"], "optimizers.signs"),
 }
 """Public names by the modules that hold them, which are imported when a name is first used: a
@@ -102,6 +104,7 @@ __all__ = [
     "AdamW",
     "Adamax",
     "Adan",
+    "AggMo",
     "BackendMismatchError",
     "BackendUnavailableError",
     "CheckpointError",

@@ -152,6 +152,19 @@ class Numbers:
 
 
 @dataclass(frozen=True)
+class OneOrMore:
+    """One number or more, each in the same range."""
+
+    number: Number
+
+    def __call__(self, name: str, value: Any) -> tuple[float, ...]:
+        """Return them as a tuple of floats."""
+        if not isinstance(value, tuple | list) or not value:
+            raise TypeError(f"{name} must be a tuple of numbers in {self.number}; got {value!r}")
+        return tuple(self.number(f"{name}[{k}]", one) for k, one in enumerate(value))
+
+
+@dataclass(frozen=True)
 class Schedulable:
     """A number, or a function of the step number (0 for the first step) that returns one."""
 
