@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from fastopt.optimizers.adan import Adan, AdEMAMix
     from fastopt.optimizers.adopt import ADOPT, LaProp
     from fastopt.optimizers.aggregated import AggMo
+    from fastopt.optimizers.arctangent import AdamAtan2
     from fastopt.optimizers.averaged import ASGD
     from fastopt.optimizers.coin_betting import COCOB
     from fastopt.optimizers.dual_averaging import MADGRAD
@@ -76,6 +77,7 @@ _ON_FIRST_USE = {
     "OptimisticAdam": "optimizers.optimistic",
     "COCOB": "optimizers.coin_betting",
     "MADGRAD": "optimizers.dual_averaging",
+    "AdamAtan2": "optimizers.arctangent",
     "AggMo": "optimizers.aggregated",
     **dict.fromkeys(["Lion", "Signum"], "optimizers.signs"),
 }
@@ -101,6 +103,7 @@ __all__ = [
     "Adafactor",
     "Adagrad",
     "Adam",
+    "AdamAtan2",
     "AdamW",
     "Adamax",
     "Adan",
