@@ -79,6 +79,7 @@ RULE = Rule(
     name="cocob",
     state=("p0", "theta", "peak", "total", "reward"),
     signed=("p0", "theta"),
+    places=("p0",),
     scalars=("first", "alpha", "eps", "lr"),
     numpy=_numpy,
     numba=_numba,

@@ -102,6 +102,7 @@ RULE = Rule(
     name="madgrad",
     state=("s", "v", "p0"),
     signed=("s", "p0"),
+    places=("p0",),
     takes_square=True,
     heavy=True,
     scalars=("weight", "first", "eps", "one_minus_momentum"),

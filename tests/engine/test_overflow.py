@@ -282,6 +282,10 @@ def test_twice_the_learning_rate_doubles_what_is_said_to_be_proportional(
     assert said & set(formula._rule(options).scalars)
 
 
+def has_rate_inside(variant: Variant) -> bool:
+    return variant.rate_inside or "lr_inside" in variant.options
+
+
 VANISHING: dict[str, Any] = {
     "by schedule": {"lr": lambda t: 10.0 ** (-12 * t)},
     "its decay too": {"lr": lambda t: 10.0 ** (-12 * t), "weight_decay": 0.1},
@@ -305,7 +309,7 @@ def test_a_learning_rate_that_becomes_nothing_is_0_and_the_run_goes_on(
     assert opt.step_count == 5
     assert np.isfinite(params["W"]).all()
     # A rate inside the buffer is 0 for what comes; what was gathered before goes on at its own.
-    gathered = "lr_inside" in variant.options and case != "from the first step on"
+    gathered = has_rate_inside(variant) and case != "from the first step on"
     assert (params["W"] == before).all() == (case != "weight decay" and not gathered)
 
 
@@ -357,7 +361,7 @@ def test_the_rates_that_were_reported_become_0(
         opt.step(grad)
     assert opt.step_count == step + 1
     after = np.asarray(param if xp is np else param.get())
-    if "lr_inside" in variant.options:  # what is in the buffer still moves it
+    if has_rate_inside(variant):  # what is in the buffer still moves it
         assert np.isfinite(after).all()
     else:
         np.testing.assert_array_equal(before, after)

@@ -2,9 +2,6 @@
 
 * ``VARIANTS`` (or ``OF_MATRICES``, for rules on whole arrays): what all tests run over;
 * ``BAD``: values that hyperparameters of these names refuse, in every family alike; ``BAD_HERE``:
-  those that one optimizer alone refuses;
-* ``VARIANTS`` (or ``OF_MATRICES``, for those that take nothing else): what all tests run over;
-* ``BAD``: values that hyperparameters refuse, for names that no other family has; ``BAD_HERE``:
   those that one optimizer alone refuses; ``BAD_INSTEAD``: the same for one of another form there;
 * ``MUTANTS``: mistakes that the recorded vectors must catch: by name, the right optimizer and the
   wrong one;

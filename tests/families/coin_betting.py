@@ -7,13 +7,12 @@ from types import SimpleNamespace
 import numpy as np
 
 import fastopt
-from helpers.bad_values import number
 from helpers.mutants import rule, scalars
 from helpers.variant import Variant
 
 VARIANTS = [Variant("cocob", fastopt.COCOB, {"alpha": 20.0, "weight_decay": 0.1})]
 SMOOTH = ["COCOB"]
-BAD = {"alpha": number(0.0, -1, schedule=True)}
+BAD_HERE = {("COCOB", "alpha"): [(0.0, ValueError)]}
 
 
 def cocob(u: SimpleNamespace, wrong: str = "") -> None:

@@ -20,7 +20,8 @@ class Variant:
     ``close`` says that its code is that of others in another order: it is met where numbers and
     bits are looked at, and with each value of other parameters once. ``shape`` is that of the
     smallest parameter that it takes. ``one_unit`` says that lr has one unit in all steps: that all
-    gradients times a factor make the same steps, or with lr divided by it.
+    gradients times a factor make the same steps, or with lr divided by it. ``rate_inside`` says
+    that lr weighs what state gathers, which goes on moving the parameter when lr has become 0.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Variant:
     close: bool = False
     shape: tuple[int, ...] = (1,)
     one_unit: bool = True
+    rate_inside: bool = False
 
     def __call__(self, params: Any, **more: Any) -> Optimizer:
         return self.optimizer(params, **{**self.options, **more})

@@ -544,9 +544,9 @@ CASES = [
 
 def bad_values(optimizer: Any, name: str) -> Bad:
     three = name == "betas" and optimizer._checks[name] == THREE_BETAS
-    return (OF_THREE if three else BAD[name]) + BAD_HERE.get((optimizer.__name__, name), [])
     here = optimizer.__name__, name
-    return families.BAD_INSTEAD.get(here, BAD[name]) + BAD_HERE.get(here, [])
+    usual = OF_THREE if three else families.BAD_INSTEAD.get(here, BAD[name])
+    return usual + BAD_HERE.get(here, [])
 
 
 def complaint(error: Exception, optimizer: Any, name: str, value: Any) -> str:
