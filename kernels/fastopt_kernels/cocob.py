@@ -59,18 +59,18 @@ def _numba(
     eps: Any,
     lr: Any,
 ) -> tuple[Any, Any, Any, Any, Any, Any]:
-    g = lr * grad
+    g, least = lr * grad, eps
     size = abs(g)
     # NaN wins, as in np.maximum.
-    peak = peak if peak >= eps or peak != peak else eps
+    peak = peak if peak >= least or peak != peak else least
     peak = peak if peak >= size or peak != peak else size
     total = total + size
     p0 = p0 + first * (param - p0)
     reward = reward - g * (param - p0)
     reward = reward if reward > 0 or reward != reward else alpha - alpha
     theta = theta - g
-    all_of_it, least = total + peak, alpha * peak
-    below = all_of_it if all_of_it >= least or all_of_it != all_of_it else least
+    whole, first_whole = total + peak, alpha * peak
+    below = whole if whole >= first_whole or whole != whole else first_whole
     param = p0 + theta / below * ((peak + reward) / peak)
     return param, p0, theta, peak, total, reward
 
@@ -93,9 +93,9 @@ RULE = Rule(
         reward = reward - g * (param - p0);
         reward = reward > 0 || reward != reward ? reward : alpha - alpha;
         theta = theta - g;
-        const real all_of_it = total + peak;
-        const real least = alpha * peak;
-        const real below = all_of_it >= least || all_of_it != all_of_it ? all_of_it : least;
+        const real whole = total + peak;
+        const real first_whole = alpha * peak;
+        const real below = whole >= first_whole || whole != whole ? whole : first_whole;
         param = p0 + theta / below * ((peak + reward) / peak);
     """,
 )
