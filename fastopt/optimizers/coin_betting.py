@@ -30,7 +30,8 @@ class COCOB(Optimizer):
         theta  <- theta - g                              theta = 0 at first
         p      <- p0 + theta / max(total + peak, alpha * peak) * (peak + reward) / peak
 
-    A first step has the length 1 / alpha, whatever the gradient.
+    A first step has the length 1 / alpha, whatever the gradient. With ``state_dtype`` p0 is kept in
+    fewer bits too, and a parameter cannot be more exact than it.
 
     Args:
         params: an array, a tree of arrays, a list of parameter groups, or ``fastopt.groups(...)``;

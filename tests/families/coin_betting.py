@@ -11,7 +11,6 @@ from helpers.mutants import rule, scalars
 from helpers.variant import Variant
 
 VARIANTS = [Variant("cocob", fastopt.COCOB, {"alpha": 20.0, "weight_decay": 0.1})]
-SMOOTH = ["COCOB"]
 BAD_HERE = {("COCOB", "alpha"): [(0.0, ValueError)]}
 
 

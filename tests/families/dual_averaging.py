@@ -13,7 +13,6 @@ from helpers.variant import Variant
 VARIANTS = [
     Variant("madgrad", fastopt.MADGRAD, {"lr": 0.05, "weight_decay": 0.1}, rate_inside=True)
 ]
-SMOOTH = ["MADGRAD"]
 ALIKE = {"MADGRAD": lambda size: {"lr": 2.0**-5 / np.sqrt(size)}}
 
 
