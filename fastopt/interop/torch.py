@@ -27,7 +27,7 @@ from fastopt.interop.common import (
     take_over,
 )
 from fastopt.optimizers.adagrad import Adadelta, Adagrad
-from fastopt.optimizers.adam import Adam, AdamW
+from fastopt.optimizers.adam import DECOUPLED, Adam, AdamW
 from fastopt.optimizers.base import Optimizer
 from fastopt.optimizers.rmsprop import RMSprop
 from fastopt.optimizers.sgd import SGD
@@ -73,9 +73,9 @@ def _adam(name: str, decoupled: bool) -> Twin:
         slots={"m": "exp_avg", "v": "exp_avg_sq", "vmax": "max_exp_avg_sq"},
         settings=_same(*COMMON, "betas", "eps"),
         how={**HOW, "capturable": False, "fused": None},
-        flags=("amsgrad",),
+        flags=("amsgrad", *[DECOUPLED] * (not decoupled)),
         ours={"eps_inside_sqrt": False, "eps_hat": False, "bias_correction": True},
-        theirs={"decoupled_weight_decay": decoupled},
+        theirs={DECOUPLED: True} if decoupled else {},
     )
 
 
@@ -86,7 +86,7 @@ TWINS: dict[type[Optimizer], Twin] = {
         settings=_same(*COMMON, "momentum", "dampening"),
         how={**HOW, "fused": None},
         flags=("nesterov",),
-        ours={"lr_inside": False},
+        ours={"lr_inside": False, DECOUPLED: False},
         counted=False,
     ),
     Adagrad: Twin(
@@ -115,7 +115,7 @@ TWINS: dict[type[Optimizer], Twin] = {
     AdamW: _adam("AdamW", decoupled=True),
 }
 
-LATER = frozenset({"maximize", "decoupled_weight_decay"})
+LATER = frozenset({"maximize", DECOUPLED})
 """Settings that older versions do not write, which means False, or that the class says it all."""
 
 SCHEDULED = frozenset({"initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr"})
@@ -259,8 +259,10 @@ def _settings(
             f"{place} is no group of torch.optim.{twin.name}, which has no "
             f"{sorted(map(str, other))}; delete what has no part in the update"
         )
+    unsaid = {**dict.fromkeys(twin.flags, False), **twin.theirs}
     for name, value in {**{flag: options[flag] for flag in twin.flags}, **twin.theirs}.items():
-        _agree(f"{place}: {name}", plain(group.get(name, value), place), value, "opt computes as")
+        got = plain(group.get(name, unsaid[name]), place)
+        _agree(f"{place}: {name}", got, value, "opt computes as")
     for name, value in twin.ours.items():
         _agree(f"opt: {name}", options[name], value, f"torch.optim.{twin.name} computes as")
     found = {ours: group.get(theirs, False) for ours, theirs in twin.settings.items()}

@@ -19,6 +19,9 @@ from fastopt.optimizers.base import Optimizer
 from fastopt.optimizers.common import acts, eps_floor, eps_scalars, one_minus_power, sqrt
 from fastopt_kernels import Rule, adam, adam_amsgrad, adam_eps_inside
 
+DECOUPLED = "decoupled_weight_decay"
+"""The option that AdamW, of which it is the whole difference, does not have."""
+
 # -------------------------------------------------------------------------------------------------
 # Adam, and the variants of it that differ in where eps and the corrections stand.
 
@@ -28,7 +31,7 @@ class Adam(Optimizer):
 
     ::
 
-        g  <- grad + weight_decay * p
+        g  <- grad + weight_decay * p                    or grad, and p <- p - lr * weight_decay * p
         m  <- beta1 * m + (1 - beta1) * g                m = 0 at first
         v  <- beta2 * v + (1 - beta2) * g^2              v = 0 at first
         vmax <- max(vmax, v)                             if amsgrad; it then stands for v below
@@ -52,7 +55,10 @@ class Adam(Optimizer):
             much, 32 times in the first step by default; without bias_correction both are one.
         bias_correction: divide the averages by c1 and c2; without it the first steps are
             (1 - beta1) / sqrt(1 - beta2) times as long, 3.2 times by default.
-        weight_decay: coefficient of the L2 term, >= 0, or a function of the step number.
+        weight_decay: coefficient of the L2 term, >= 0, or a function of the step number; if
+            decoupled, the share of the parameter that is taken off per step and unit of lr.
+        decoupled_weight_decay: whether weight decay acts on the parameter, before the update, and
+            not on the gradient; then it is AdamW.
         common: what every optimizer takes, see ``Common``: lr_scale, maximize, trainable, bounds,
             reset_at_bounds, max_grad_norm, clip_value, clip_each, on_nonfinite, capturable,
             master_weights, state_dtype, stochastic_rounding, cautious, cautious_decay, l1,
@@ -80,6 +86,7 @@ class Adam(Optimizer):
         "eps_inside_sqrt": Flag(),
         "eps_hat": Flag(),
         "bias_correction": Flag(),
+        "decoupled_weight_decay": Flag(),
     }
 
     _lr_scalars = ("step_size",)  # proportional to lr, and so may become 0 with it
@@ -96,6 +103,7 @@ class Adam(Optimizer):
         eps_hat: bool = False,
         bias_correction: bool = True,
         weight_decay: Scheduled = 0.0,
+        decoupled_weight_decay: bool = False,
         **common: Unpack[Common],
     ) -> None:
         super().__init__(
@@ -108,6 +116,7 @@ class Adam(Optimizer):
             eps_hat=eps_hat,
             bias_correction=bias_correction,
             weight_decay=weight_decay,
+            decoupled_weight_decay=decoupled_weight_decay,
             **common,
         )
 
@@ -142,7 +151,8 @@ class Adam(Optimizer):
 
     @staticmethod
     def _decay(options: Options) -> Decay:
-        return "gradient"  # the L2 term, which backends add before the rule
+        # Either is done before the rule: the L2 term, or what is taken off the parameter.
+        return "parameter" if options["decoupled_weight_decay"] else "gradient"
 
     _smallest_denominator = staticmethod(eps_floor)  # how small state may be flushed
 
@@ -193,6 +203,8 @@ class AdamW(Adam):
     default of weight_decay is 1e-4; chainer scales the decay by eta, not by lr.
     """
 
+    _checks = {name: check for name, check in Adam._checks.items() if name != DECOUPLED}
+
     def __init__(
         self,
         params: Any,
@@ -207,7 +219,8 @@ class AdamW(Adam):
         weight_decay: Scheduled = 1e-2,
         **common: Unpack[Common],
     ) -> None:
-        super().__init__(
+        Optimizer.__init__(
+            self,
             params,
             lr=lr,
             betas=betas,
@@ -222,4 +235,4 @@ class AdamW(Adam):
 
     @staticmethod
     def _decay(options: Options) -> Decay:
-        return "parameter"  # before the rule, too
+        return "parameter"

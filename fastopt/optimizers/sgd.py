@@ -8,6 +8,7 @@ from fastopt.core.hyperparameters import (
     BETA,
     FINITE,
     NONNEGATIVE,
+    Decay,
     Flag,
     Options,
     Schedulable,
@@ -43,7 +44,7 @@ class SGD(Optimizer):
 
     ::
 
-        g   <- grad + weight_decay * p
+        g   <- grad + weight_decay * p                   or grad, and p <- p - lr * weight_decay * p
         buf <- g                                         at a parameter's first step
         buf <- momentum * buf + (1 - dampening) * g      later
         d   <- g + momentum * buf                        if nesterov
@@ -68,7 +69,10 @@ class SGD(Optimizer):
         lr_inside: whether the learning rate is inside the buffer; needs dampening = 0. With a
             constant lr both are one; when it changes, what has been gathered goes on at the old
             one. State is ``v`` then, and ``buf`` otherwise.
-        weight_decay: coefficient of the L2 term, >= 0, or a function of the step number.
+        weight_decay: coefficient of the L2 term, >= 0, or a function of the step number; if
+            decoupled, the share of the parameter that is taken off per step and unit of lr.
+        decoupled_weight_decay: whether weight decay acts on the parameter, before the update, and
+            not on the gradient; without momentum both are one.
         common: what every optimizer takes, see ``Common``: lr_scale, maximize, trainable, bounds,
             reset_at_bounds, max_grad_norm, clip_value, clip_each, on_nonfinite, capturable,
             master_weights, state_dtype, stochastic_rounding, cautious, cautious_decay, l1,
@@ -85,6 +89,8 @@ class SGD(Optimizer):
     2013), in the form of PyTorch 2.13: lr is outside the buffer, so a schedule acts at once, and
     the buffer begins as the first gradient, not as (1 - dampening) of it. optax agrees. keras and
     scikit-learn have lr_inside=True. HIPS autograd's ``sgd`` is ``Momentum`` here.
+    Decoupled decay is SGDW of Loshchilov and Hutter, "Decoupled Weight Decay Regularization" (ICLR
+    2019), algorithm 1, as torch-optimi computes it; PyTorch has none.
     """
 
     _checks = {
@@ -92,6 +98,7 @@ class SGD(Optimizer):
         "dampening": Schedulable(FINITE),
         "nesterov": Flag(),
         "lr_inside": Flag(),
+        "decoupled_weight_decay": Flag(),
     }
 
     _lr_scalars = ("lr",)
@@ -107,6 +114,7 @@ class SGD(Optimizer):
         nesterov: bool = False,
         lr_inside: bool = False,
         weight_decay: Scheduled = 0.0,
+        decoupled_weight_decay: bool = False,
         **common: Unpack[Common],
     ) -> None:
         super().__init__(
@@ -117,6 +125,7 @@ class SGD(Optimizer):
             nesterov=nesterov,
             lr_inside=lr_inside,
             weight_decay=weight_decay,
+            decoupled_weight_decay=decoupled_weight_decay,
             **common,
         )
 
@@ -125,6 +134,10 @@ class SGD(Optimizer):
         if not acts(options["momentum"]):
             return sgd.RULE
         return _BUFFERED[options["nesterov"], options["lr_inside"]]
+
+    @staticmethod
+    def _decay(options: Options) -> Decay:
+        return "parameter" if options["decoupled_weight_decay"] else "gradient"
 
     @staticmethod
     def _scalars(options: Options, lr: Value, t: int, guard: float) -> dict[str, Value]:

@@ -15,6 +15,7 @@ import fastopt
 from fastopt.core.arrays import Array
 from fastopt.core.options import FRAGMENTS
 from fastopt.interop import load_torch, to_torch
+from fastopt.optimizers.adam import DECOUPLED
 from fastopt.optimizers.base import Optimizer
 from golden.interop.move_format import outline
 from helpers.moved_runs import (
@@ -41,6 +42,7 @@ TORCH = [
     if not {*FRAGMENTS} & v.options.keys()  # which PyTorch does not have
     if v.optimizer in (*KNOWN, fastopt.Adam, fastopt.AdamW)
     and not {"eps_inside_sqrt", "eps_hat", "lr_inside", "bias_correction"} & v.options.keys()
+    and v.name != "sgd_decoupled"
 ]
 each_backend = pytest.mark.parametrize("backend", CPU_BACKENDS)
 each_run = pytest.mark.parametrize("run", RUNS, ids=str)
@@ -610,8 +612,22 @@ def test_a_variant_that_pytorch_does_not_have_is_refused(part: str) -> None:
     refuses(opt, lambda: load_torch(opt, named_state(["b", "w"])), part)
 
 
+def test_adam_with_decoupled_decay_is_adamw_in_pytorch() -> None:
+    one = fastopt.Adam(pair(), weight_decay=0.1, decoupled_weight_decay=True)
+    two = fastopt.AdamW(pair(), weight_decay=0.1)
+    one.step(GRADS)
+    two.step(GRADS)
+    written = to_torch(one)
+    np.testing.assert_equal(written, to_torch(two))
+    load_torch(two, written)
+    old = written["param_groups"][0]
+    del old[DECOUPLED]  # which older versions do not have
+    refuses(one, lambda: load_torch(one, written), DECOUPLED)
+
+
 OF_OTHERS: dict[str, tuple[Any, dict[str, Any]]] = {
     "lr_inside": (fastopt.SGD, {"momentum": 0.9}),
+    "decoupled_weight_decay": (fastopt.SGD, {"momentum": 0.9}),
     "eps_inside_sqrt": (fastopt.Adagrad, {}),
     "eps_hat": (fastopt.AdamW, {"amsgrad": True}),
 }
@@ -633,7 +649,8 @@ def test_the_state_of_another_class_is_refused() -> None:
         other.step(GRADS)
         for optimizer in (*KNOWN, fastopt.Adam, fastopt.AdamW):
             opt: Any = optimizer(pair())
-            if optimizer is not variant.optimizer:
+            same = optimizer is fastopt.AdamW and variant.options.get(DECOUPLED)  # its other name
+            if optimizer is not variant.optimizer and not same:
                 refuses(opt, lambda o=opt, s=other: load_torch(o, to_torch(s), step_count=1))
 
 
