@@ -13,6 +13,8 @@ from helpers.variants import CPU_BACKENDS, OF_MATRICES, SQUARING, VARIANT_OF, VA
 
 each_backend = pytest.mark.parametrize("backend", CPU_BACKENDS)
 each_variant = pytest.mark.parametrize("variant", VARIANTS, ids=str)
+LED_BY_LR = [v for v in VARIANTS if v.led_by_lr]
+each_led_by_lr = pytest.mark.parametrize("variant", LED_BY_LR, ids=str)
 LINEAR = [v for v in VARIANTS if v not in SQUARING]
 each_squaring = pytest.mark.parametrize("variant", SQUARING, ids=str)
 
@@ -295,7 +297,7 @@ VANISHING: dict[str, Any] = {
 
 
 @each_backend
-@each_variant
+@each_led_by_lr
 @pytest.mark.parametrize("case", VANISHING)
 @pytest.mark.parametrize("dtype", ["float32", "complex64", "float16"])
 def test_a_learning_rate_that_becomes_nothing_is_0_and_the_run_goes_on(
@@ -335,7 +337,7 @@ REPORTED: dict[str, tuple[Any, int]] = {
 """Learning rates with which runs in float32 have ended, and the step in which they did."""
 
 
-@pytest.mark.parametrize("variant", [*VARIANTS, *OF_MATRICES], ids=str)
+@pytest.mark.parametrize("variant", [*LED_BY_LR, *OF_MATRICES], ids=str)
 @pytest.mark.parametrize("case", REPORTED)
 @pytest.mark.parametrize("options", [{}, {"max_grad_norm": 1.0, "on_nonfinite": "skip"}], ids=len)
 def test_the_rates_that_were_reported_become_0(
@@ -368,7 +370,7 @@ def test_the_rates_that_were_reported_become_0(
 
 
 @each_backend
-@each_variant
+@each_led_by_lr
 def test_rates_of_several_groups_become_0_by_hand(variant: Variant, backend: str) -> None:
     params = [np.ones(3, np.float32), np.ones(3, np.float32)]
     groups = [{"params": params[0], "lr": 1e-2}, {"params": params[1], "lr": 1e-12}]

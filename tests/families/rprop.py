@@ -12,12 +12,13 @@ from helpers.mutants import given, rule, scalars
 from helpers.variant import Variant
 
 VARIANTS = [
-    Variant("rprop", fastopt.Rprop),
+    Variant("rprop", fastopt.Rprop, led_by_lr=False),
     Variant(
         "rprop_bounded",
         fastopt.Rprop,
         {"etas": (0.3, 1.5), "step_sizes": (1e-3, 0.02), "weight_decay": 0.1},
         close=True,
+        led_by_lr=False,
     ),
 ]
 BAD = {

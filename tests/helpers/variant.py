@@ -20,8 +20,9 @@ class Variant:
     ``close`` says that its code is that of others in another order: it is met where numbers and
     bits are looked at, and with each value of other parameters once. ``shape`` is that of the
     smallest parameter that it takes. ``one_unit`` says that lr has one unit in all steps: that all
-    gradients times a factor make the same steps, or with lr divided by it. ``rate_inside`` says
-    that lr weighs what state gathers, which goes on moving the parameter when lr has become 0.
+    gradients times a factor make the same steps, or with lr divided by it. ``led_by_lr`` says that
+    lr makes every step longer or shorter, and not the first one alone; ``rate_inside`` that lr
+    weighs what state gathers, which goes on moving the parameter when lr has become 0.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Variant:
     shape: tuple[int, ...] = (1,)
     one_unit: bool = True
     rate_inside: bool = False
+    led_by_lr: bool = True
 
     def __call__(self, params: Any, **more: Any) -> Optimizer:
         return self.optimizer(params, **{**self.options, **more})
