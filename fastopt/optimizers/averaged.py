@@ -66,7 +66,7 @@ class ASGD(Optimizer):
         "t0": NONNEGATIVE,
     }
 
-    _lr_scalars = ("decay", "eta")
+    _lr_scalars = ("decay", "eta")  # in the first step, and less in all later ones
 
     def __init__(
         self,

@@ -82,7 +82,8 @@ def test_n1_counters_go_on_where_floats_stop(variant: Variant, step: int, backen
         return 0.01
 
     params = [np.ones(3, np.float32), np.ones(3)]
-    no_decay = {"lr_decay": 0.0} if "lr_decay" in variant.options else {}
+    group = variant([np.ones(1)]).param_groups[0]
+    no_decay = {name: 0.0 for name in ("lr_decay", "lambd") if name in group}
     opt = variant(params, lr=lr, backend=backend, **no_decay)
     at_step(opt, step)
     for grads in ([np.ones(3)] * 2, [np.ones(3), None]):
@@ -962,7 +963,10 @@ def test_nothing_but_what_is_proportional_to_it_depends_on_the_learning_rate(
         )
         for name in (*rule.scalars, *(rule.memory.inputs if rule.memory else ())):
             factor = 2.0 if name in formula._lr_scalars else 1.0
-            assert twice[name] == factor * once[name], name
+            if "lambd" in group and t > 1:  # a higher rate falls faster: it is highest at first
+                assert 0.0 <= twice[name] <= factor * once[name], name
+            else:
+                assert twice[name] == factor * once[name], name
 
 
 def test_a_rate_that_float32_does_not_hold_is_refused_whatever_was_reviewed_before() -> None:
