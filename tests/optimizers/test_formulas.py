@@ -239,7 +239,7 @@ def test_f6_decoupled_decay_is_scaled_by_lr_and_comes_first(variant: Variant, ba
     np.testing.assert_array_equal(at_rest, np.full(3, 1.75))
 
 
-@each_variant
+@pytest.mark.parametrize("variant", [v for v in VARIANTS if v.led_by_lr], ids=str)
 def test_f6_without_a_learning_rate_nothing_decays(variant: Variant, backend: str) -> None:
     param = np.full(3, 2.0)
     variant(param, lr=0.0, weight_decay=0.5, backend=backend).step(np.ones(3))
