@@ -53,8 +53,8 @@ class Rprop(Optimizer):
             turn with it. PyTorch has none.
         common: what every optimizer takes, see ``Common``: lr_scale, maximize, trainable, bounds,
             reset_at_bounds, max_grad_norm, clip_value, clip_each, on_nonfinite, capturable,
-            master_weights, state_dtype, stochastic_rounding, cautious, mask_zero, complex_moment,
-            seed, backend.
+            master_weights, state_dtype, stochastic_rounding, cautious, cautious_decay, l1,
+            mask_zero, complex_moment, seed, backend.
 
     The parts of a complex number have a sign and a length each.
 

@@ -252,6 +252,7 @@ BAD_RULES: dict[str, tuple[dict[str, Any], str]] = {
     "cupy_compares_only": ({"cupy": "m = lr + grad; m = param == m;"}, "never assigns param"),
     "cupy_keeps_state": ({"cupy": "param = param - lr * grad - m;"}, "never assigns m"),
     "signed_nothing": ({"signed": ("v",)}, "signed names no state"),
+    "places_nothing": ({"places": ("v",)}, "places names no signed state"),
     "name_with_blank": ({"name": "two words"}, "rule name"),
     "name_in_capitals": ({"name": "SGD"}, "rule name"),
 }
