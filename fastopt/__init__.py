@@ -3,6 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from fastopt import optimizers
 from fastopt.backends import (
     array_namespace,
     available_backends,
@@ -17,6 +18,7 @@ from fastopt.errors import (
     CheckpointError,
     FastoptError,
 )
+from fastopt.optimizers import optimizer
 from fastopt.optimizers.base import Optimizer
 from fastopt.version import __version__
 
@@ -82,7 +84,8 @@ _ON_FIRST_USE = {
     **dict.fromkeys(["Lion", "Signum"], "optimizers.signs"),
 }
 """Public names by the modules that hold them, which are imported when a name is first used: a
-program needs one optimizer, and not everything that stands around a step."""
+program needs one optimizer, and not everything that stands around a step. The optimizers among them
+are what ``fastopt.optimizers.names`` lists."""
 
 __all__ = [
     "ADOPT",
@@ -140,6 +143,8 @@ __all__ = [
     "global_norm",
     "groups",
     "interop",
+    "optimizer",
+    "optimizers",
     "schedules",
     "set_backend",
     "set_num_threads",
