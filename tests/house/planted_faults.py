@@ -29,6 +29,11 @@ VALUE_TESTS, EACH_TESTS = (
     "tests/optimizers/test_clip_value.py",
     "tests/optimizers/test_clip_each.py",
 )
+DECAY, DECAY_TESTS = (
+    "kernels/fastopt_kernels/around/cautious_decay.py",
+    "tests/optimizers/test_cautious_decay.py",
+)
+L1, L1_TESTS = "kernels/fastopt_kernels/around/l1.py", "tests/optimizers/test_l1.py"
 NUMPY, NUMBA = "fastopt/backends/numpy/backend.py", "fastopt/backends/numba/backend.py"
 NUMBA_TEXT = "fastopt/backends/numba/codegen.py"
 RANDOM_BITS = (
@@ -357,6 +362,56 @@ FAULTS = (
         "bisect_right(self.milestones, step)",
         "bisect_right(self.milestones, step - 1)",
         ("tests/schedules/test_schedules.py::test_a_schedule_equals_the_oracle",),
+    ),
+    # decay
+    Fault(
+        "a_parameter_of_0_or_a_step_of_0_is_against_decay",
+        DECAY,
+        "((after <= decayed) & (before >= 0)) | ((after >= decayed) & (before <= 0))",
+        "((after < decayed) & (before > 0)) | ((after > decayed) & (before < 0))",
+        (f"{DECAY_TESTS}::test_some_decay_and_some_do_not",),
+    ),
+    Fault(
+        "compiled_code_decays_where_the_step_is_away_from_0",
+        DECAY,
+        "(after <= decayed and before >= 0) or (after >= decayed and before <= 0)",
+        "(after >= decayed and before >= 0) or (after <= decayed and before <= 0)",
+        (f"{DECAY_TESTS}::test_it_is_decay_where_the_update_agrees",),
+    ),
+    Fault(
+        "what_has_not_decayed_is_rounded_once_more",
+        DECAY,
+        "return np.where(shrinks | (decayed == before), after,",
+        "return np.where(shrinks, after,",
+        (f"{DECAY_TESTS}::test_where_nothing_has_decayed_nothing_is_rounded",),
+    ),
+    Fault(
+        "an_l1_goes_past_0",
+        L1,
+        "shrunk = np.where(after < -l1, after + l1, after - after)",
+        "shrunk = np.where(after < 0, after + l1, after - after)",
+        (f"{L1_TESTS}::test_it_is_a_step_and_then_a_proximal_one",),
+    ),
+    Fault(
+        "an_l1_makes_0_of_nan",
+        L1,
+        "shrunk = after + l1 if after < -l1 else after - after",
+        "shrunk = after + l1 if after < -l1 else l1 - l1",
+        (f"{L1_TESTS}::test_nan_stays_and_the_edge_becomes_0",),
+    ),
+    Fault(
+        "an_l1_is_not_multiplied_by_the_learning_rate",
+        SCALARS,
+        "options[name] * rate if name in fragment.lr_scalars else options[name]",
+        "options[name]",
+        (f"{L1_TESTS}::test_it_goes_by_schedules_of_lr_and_by_lr_scale",),
+    ),
+    Fault(
+        "an_l1_keeps_the_learning_rate_that_it_began_with",
+        SCALARS,
+        "by_rate = decays or any(fragment.lr_scalars for fragment in spec.fragments)",
+        "by_rate = decays",
+        (f"{L1_TESTS}::test_a_learning_rate_that_is_set_between_steps_is_followed",),
     ),
     # clipping
     Fault(

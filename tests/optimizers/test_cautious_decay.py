@@ -91,7 +91,7 @@ def test_beside_cautious_it_looks_at_what_that_lets_through(backend: str) -> Non
 @pytest.mark.parametrize("dtype", [np.float32, np.complex128])
 def test_without_decay_it_changes_no_bit(dtype: Any, backend: str) -> None:
     grads: list[list[Any]] = [drawn(seed, dtype) for seed in range(1, 5)]
-    options = {"weight_decay": 0.0, "backend": backend}
+    options = {"lr": 0.75, "weight_decay": 0.0, "backend": backend}
     plain = run(fastopt.AdamW, drawn(0, dtype), grads, **options)
     other = run(fastopt.AdamW, drawn(0, dtype), grads, cautious_decay=True, **options)
     assert differences(plain, other) == {}
@@ -107,6 +107,16 @@ def test_products_that_would_underflow_and_nan(form: str) -> None:
     got, _ = kept(FRAGMENT, form, values, {})
     expected = [4e-201, -1.1e-200, 1.1e-200, np.nan, np.nan]
     np.testing.assert_allclose(got, expected, rtol=1e-14, atol=0.0)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_where_nothing_has_decayed_nothing_is_rounded(form: str) -> None:
+    """What is added and taken off again is not always what there was."""
+    before, after = np.array([2.0**-53]), np.array([1.0 + 2.0**-52])
+    assert before + (after - before) != after
+    values = {"before": before, "decayed": before.copy(), "after": after}
+    got, _ = kept(FRAGMENT, form, values, {})
+    np.testing.assert_array_equal(got, after)
 
 
 @each_backend
