@@ -60,9 +60,9 @@ class Adafactor(Optimizer):
             function of the step number.
         common: what every optimizer takes, see ``Common``: lr_scale, maximize, trainable, bounds,
             reset_at_bounds, max_grad_norm, clip_value, clip_each, on_nonfinite, capturable,
-            master_weights, state_dtype, stochastic_rounding, cautious, mask_zero, complex_moment,
-            seed, backend. Cautious, mask_zero and stochastic_rounding are refused; state_dtype is
-            "float64" or None.
+            master_weights, state_dtype, stochastic_rounding, cautious, cautious_decay, l1,
+            mask_zero, complex_moment, seed, backend. Cautious, mask_zero and stochastic_rounding
+            are refused; state_dtype is "float64" or None.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, for complex
@@ -170,9 +170,9 @@ class CAME(Optimizer):
             function of the step number.
         common: what every optimizer takes, see ``Common``: lr_scale, maximize, trainable, bounds,
             reset_at_bounds, max_grad_norm, clip_value, clip_each, on_nonfinite, capturable,
-            master_weights, state_dtype, stochastic_rounding, cautious, mask_zero, complex_moment,
-            seed, backend. Cautious, mask_zero and stochastic_rounding are refused; state_dtype is
-            "float64" or None.
+            master_weights, state_dtype, stochastic_rounding, cautious, cautious_decay, l1,
+            mask_zero, complex_moment, seed, backend. Cautious, mask_zero and stochastic_rounding
+            are refused; state_dtype is "float64" or None.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, for complex
@@ -271,9 +271,9 @@ class SM3(Optimizer):
             of the step number.
         common: what every optimizer takes, see ``Common``: lr_scale, maximize, trainable, bounds,
             reset_at_bounds, max_grad_norm, clip_value, clip_each, on_nonfinite, capturable,
-            master_weights, state_dtype, stochastic_rounding, cautious, mask_zero, complex_moment,
-            seed, backend. Cautious, mask_zero and stochastic_rounding are refused; state_dtype is
-            "float64" or None.
+            master_weights, state_dtype, stochastic_rounding, cautious, cautious_decay, l1,
+            mask_zero, complex_moment, seed, backend. Cautious, mask_zero and stochastic_rounding
+            are refused; state_dtype is "float64" or None.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, for complex

@@ -184,9 +184,9 @@ class NorMuon(Optimizer):
             function of the step number.
         common: what every optimizer takes, see ``Common``: lr_scale, maximize, trainable, bounds,
             reset_at_bounds, max_grad_norm, clip_value, clip_each, on_nonfinite, capturable,
-            master_weights, state_dtype, stochastic_rounding, cautious, mask_zero, complex_moment,
-            seed, backend. Cautious, mask_zero and stochastic_rounding are refused; state_dtype is
-            "float64" or None.
+            master_weights, state_dtype, stochastic_rounding, cautious, cautious_decay, l1,
+            mask_zero, complex_moment, seed, backend. Cautious, mask_zero and stochastic_rounding
+            are refused; state_dtype is "float64" or None.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, for parameters
@@ -304,9 +304,9 @@ class MuonWithAdamW(Muon):
             parameters of the group. It stays as it was at construction.
         common: what every optimizer takes, see ``Common``: lr_scale, maximize, trainable, bounds,
             reset_at_bounds, max_grad_norm, clip_value, clip_each, on_nonfinite, capturable,
-            master_weights, state_dtype, stochastic_rounding, cautious, mask_zero, complex_moment,
-            seed, backend. lr_scale multiplies both learning rates. Groups with matrices that go to
-            Muon refuse what Muon does.
+            master_weights, state_dtype, stochastic_rounding, cautious, cautious_decay, l1,
+            mask_zero, complex_moment, seed, backend. lr_scale multiplies both learning rates.
+            Groups with matrices that go to Muon refuse what Muon does.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, for parameters
