@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from fastopt.optimizers.matrices import Muon, MuonWithAdamW, NorMuon
     from fastopt.optimizers.optimistic import OptimisticAdam
     from fastopt.optimizers.parameter_free import Prodigy
+    from fastopt.optimizers.polyak import MoMo, MoMoAdam
     from fastopt.optimizers.quasi_hyperbolic import QHM, QHAdam
     from fastopt.optimizers.rmsprop import RMSprop
     from fastopt.optimizers.rprop import Rprop
@@ -81,6 +82,7 @@ _ON_FIRST_USE = {
     "MADGRAD": "optimizers.dual_averaging",
     "AdamAtan2": "optimizers.arctangent",
     "AggMo": "optimizers.aggregated",
+    **dict.fromkeys(["MoMo", "MoMoAdam"], "optimizers.polyak"),
     **dict.fromkeys(["Lion", "Signum"], "optimizers.signs"),
 }
 """Public names by the modules that hold them, which are imported when a name is first used: a
@@ -121,6 +123,8 @@ __all__ = [
     "LoadReport",
     "Lookahead",
     "LossScaler",
+    "MoMo",
+    "MoMoAdam",
     "Momentum",
     "Muon",
     "MuonWithAdamW",

@@ -535,6 +535,9 @@ class Formula(ABC):
     """Others of which a number too small for the dtype is 0: what is proportional to the weight
     decay alone, and the shares of state that are kept."""
 
+    _takes_value: ClassVar[bool] = False
+    """Whether every step is handed the loss: its rule's memory takes a value."""
+
     @staticmethod
     @abstractmethod
     def _rule(options: Options) -> AnyRule:

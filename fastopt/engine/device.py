@@ -20,6 +20,7 @@ from fastopt.core.options import NonfinitePolicy
 from fastopt.core.signals import Deferred
 from fastopt.engine import whole
 from fastopt.engine.capture import Capture
+from fastopt.engine.extra import NOTHING, Extra, checked_value, scale_with, scaled
 from fastopt.engine.policy import Outcome, Policy, checked_scale
 from fastopt.engine.step import HostEngine
 from fastopt.engine.tables import Active, ScalarTables
@@ -240,16 +241,24 @@ class DeviceEngine(HostEngine):
 
     # Steps -------------------------------------------------------------------------------------
 
-    def step(self, grads: Any, grad_scale: Any, policy: Policy) -> Outcome:
+    def step(self, grads: Any, grad_scale: Any, policy: Policy, extra: Extra = NOTHING) -> Outcome:
         """Make a step, or launch what decides on it; raises with nothing changed."""
         on_device = arrays.kind(grad_scale) == "cupy"
         scaled_there = on_device and policy.on_nonfinite != "raise"
         if not (scaled_there or self._decides(policy)):
             self._continue_on_host()
-            return super().step(grads, grad_scale, policy)
+            return super().step(grads, grad_scale, policy, extra)
         grad_scale = self.checked_scale(grad_scale, policy.on_nonfinite)
+        value = extra.value
+        if value is not None:
+            value = checked_value(value, self.device)
         with self._control.here():
             if self._control.capturing():
+                if value is not None:
+                    raise RuntimeError(
+                        "a step that is handed a value cannot be captured in a CUDA graph; make "
+                        "these steps outside of it"
+                    )
                 return self._capture_step(grads, grad_scale, policy)
             self.counts.poll()
             self.follow_settings()
@@ -259,7 +268,9 @@ class DeviceEngine(HostEngine):
             self._prefetch()
             self._tables.upload_settings(policy)
             with Deferred():
-                place = self._launch(bound, grad_scale, policy.measures)
+                if value is not None and policy.skips:
+                    grad_scale = scale_with(value, grad_scale)
+                place = self._launch(bound, grad_scale, policy.measures, value=value)
                 self.counts.launched(policy)
                 if self._capture or self._tables.half_used(self.counts.high):
                     self.counts.request()
@@ -372,6 +383,7 @@ class DeviceEngine(HostEngine):
         grad_scale: Any,
         measures: bool,
         always: bool = False,
+        value: Any = None,
     ) -> Place:
         """Launch all of a step, and return where its outcome will stand."""
         state, control = self.state, self._control
@@ -385,6 +397,8 @@ class DeviceEngine(HostEngine):
         in_single = any(buckets[n].averages_squares_in_single(gradients) for n, gradients in bound)
         place = control.decide(grad_scale, measures, in_single)
         if self._passes is not None:
+            if value is not None:
+                self._passes.take_value(scaled(value, self._sign, grad_scale), control.made)
             control.run_passes(self._passes, works)
         made = self._compute_whole(works)
         for number, kernel, gradients, lookups in works:
@@ -395,7 +409,7 @@ class DeviceEngine(HostEngine):
             for lookup in lookups:
                 control.update(kernel, gradients, lookup, derived, always)
         self._memory_behind = self._passes is not None
-        self._held = (bound, grad_scale)
+        self._held = (bound, grad_scale, value)
         self._launched.update(self._kinds(bound, measures))
         return place
 

@@ -26,6 +26,7 @@ from fastopt.core.passes import derived_of
 from fastopt.core.signals import Deferred
 from fastopt.engine import passes, whole
 from fastopt.engine.buffers import GradientBuffers
+from fastopt.engine.extra import NOTHING, Extra, checked_value, judged
 from fastopt.engine.later import Later, failed
 from fastopt.engine.passes import Update
 from fastopt.engine.policy import (
@@ -119,7 +120,7 @@ class HostEngine:
 
     # The step -----------------------------------------------------------------------------------
 
-    def step(self, grads: Any, grad_scale: Any, policy: Policy) -> Outcome:
+    def step(self, grads: Any, grad_scale: Any, policy: Policy, extra: Extra = NOTHING) -> Outcome:
         """Make a step: all of it, or on an error nothing."""
         if type(grad_scale) is not float or not -inf < grad_scale < inf:
             grad_scale = self.checked_scale(grad_scale, policy.on_nonfinite)
@@ -132,16 +133,16 @@ class HostEngine:
             limit = self._limit
             if self._step_fused(self._fused, grads, grad_scale, limit, asked):
                 return MADE if limit is None else Outcome(True, self.state.counts.norm.item(0))
-        return self.commit(self.prepare(grads, grad_scale, policy, asked))
+        return self.commit(self.prepare(grads, grad_scale, policy, asked, extra))
 
     def step_and_go_over(
-        self, later: Later, grads: Any, grad_scale: Any, policy: Policy
+        self, later: Later, grads: Any, grad_scale: Any, policy: Policy, extra: Extra
     ) -> Outcome:
         """Make a step, on the backend that comes later if that pays now."""
         if later.due:
             self._go_over(later, policy)
         began = perf_counter()
-        outcome = self.step(grads, grad_scale, policy)
+        outcome = self.step(grads, grad_scale, policy, extra)
         later.spent += perf_counter() - began
         return outcome
 
@@ -160,20 +161,35 @@ class HostEngine:
             self.invalidate()
             self.later = None
 
+    @property
+    def _sign(self) -> float:
+        """What multiplies the loss: -1 where the first group maximizes it."""
+        return -1.0 if self.state.groups[0]["maximize"] else 1.0
+
     def checked_scale(self, scale: Any, on_nonfinite: NonfinitePolicy) -> Any:
         """Return what gradients are multiplied by under a policy, checked."""
         return checked_scale(scale)
 
     def prepare(
-        self, grads: Any, grad_scale: float, policy: Policy, asked: dict[int, Options]
+        self,
+        grads: Any,
+        grad_scale: float,
+        policy: Policy,
+        asked: dict[int, Options],
+        extra: Extra = NOTHING,
     ) -> Prepared:
         """Check everything and work out what the step does; raises, and writes nothing.
 
         ``asked`` are the hyperparameters of groups whose schedules have been asked in this step.
         """
         memory: Mapping[str, float] = self.state.memory
+        given = memory
         bound = self.bind(grads)
         verdict = self._judge(bound, grad_scale, policy)
+        if extra.value is not None:
+            value = checked_value(extra.value, None)
+            verdict = judged(policy, verdict, value, self.state.counts.steps.item(0))
+            given = {**memory, "value": value * (self._sign * grad_scale)}
         if not verdict.made:
             return Prepared([], verdict, memory)
         buckets = self.state.buckets
@@ -182,7 +198,7 @@ class HostEngine:
             options = self._options(buckets[number].group, asked)
             works.append(Work(number, gradients, self.scalars[number].plan(options, gradients)))
         if self.derives:
-            works, memory = self._derived(works, verdict.scale)
+            works, memory = self._derived(works, verdict.scale, given)
         return Prepared([self._computed(w, verdict.scale) for w in works], verdict, memory)
 
     def _computed(self, work: Work, scale: float) -> Work:
@@ -194,7 +210,7 @@ class HostEngine:
         return work._replace(new_values=made)
 
     def _derived(
-        self, works: Sequence[Work], scale: float
+        self, works: Sequence[Work], scale: float, memory: Mapping[str, float]
     ) -> tuple[list[Work], Mapping[str, float]]:
         """Return the work with the scalars that are made of sums, and the coming memory."""
         buckets = self.state.buckets
@@ -205,7 +221,7 @@ class HostEngine:
             Update(buckets[w.number], self.kernels[w.number], w.gradients, w.plan, scale)
             for w in works
         ]
-        found, memory = passes.run(updates, self.state.memory)
+        found, memory = passes.run(updates, memory)
         pairs = zip(works, found, strict=True)
         return [w._replace(derived=d.scalars, memory=d.memory) for w, d in pairs], memory
 

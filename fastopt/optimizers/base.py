@@ -21,6 +21,7 @@ from fastopt.core.param_groups import GivenGroup, ParamGroups, shown_in
 from fastopt.core.signals import Deferred
 from fastopt.core.tree import Leaf, Tree
 from fastopt.engine import build
+from fastopt.engine.extra import NOTHING, Extra, check_taken
 from fastopt.engine.policy import (
     Outcome,
     Policy,
@@ -185,7 +186,9 @@ class Optimizer(Formula):
 
     # The step -------------------------------------------------------------------------------
 
-    def step(self, grads: Any, *, grad_scale: Any = 1.0, params: Any = None) -> Outcome:
+    def step(
+        self, grads: Any, *, grad_scale: Any = 1.0, params: Any = None, value: Any = None
+    ) -> Outcome:
         """Update all parameters in place; return what became of the step.
 
         ``grads`` is nested as the parameters were, mappings by key and sequences by position,
@@ -207,6 +210,11 @@ class Optimizer(Formula):
         step (see ``rebind``), and stays in use even if the step raises. Without it a program that
         replaces arrays goes on with those that the optimizer was given.
 
+        ``value`` is the loss that the gradients are of, for optimizers that step by it (MoMo) and
+        for no others: a number or a 0-d array, on the device of the parameters or of NumPy. It is
+        of the same scale as the gradients: it too is multiplied by ``grad_scale``, and not by what
+        clips them. Where it is not finite ``on_nonfinite`` does what it does for a gradient.
+
         Where the parameters are CuPy arrays nothing waits for the device, except under
         on_nonfinite="raise", and once when under "skip" other gradients are None than before, or a
         setting was changed that needs another kernel; the outcome is fetched when it is read.
@@ -222,7 +230,7 @@ class Optimizer(Formula):
         with squares that do not fit.
         """
         self._go_over(params)
-        return self._step(grads, grad_scale, None)
+        return self._step(grads, grad_scale, None, extra=NOTHING if value is None else Extra(value))
 
     def _go_over(self, params: Any) -> None:
         """Go over to the parameters as the program has them now; None: they are as they were."""
@@ -235,11 +243,14 @@ class Optimizer(Formula):
         grad_scale: Any,
         on_nonfinite: NonfinitePolicy | None,
         around: Around | None = None,
+        extra: Extra = NOTHING,
     ) -> Outcome:
         """Make a step under another policy for gradients that are not finite (None: its own).
 
         ``around`` is what a wrapper does right before and after, between the hooks.
         """
+        if extra is not NOTHING or self._takes_value:
+            check_taken(type(self), extra)
         if self._before_step:
             self._call(self._before_step)
         mutex = self._state_lock
@@ -255,22 +266,23 @@ class Optimizer(Formula):
                 # HostEngine of engine/step.py; for CuPy arrays DeviceEngine of engine/device.py.
                 engine = self._engine
                 if around is not None:  # all other steps do without one more call
-                    outcome = around(lambda: self._make_step(grads, grad_scale, policy))
+                    outcome = around(lambda: self._make_step(grads, grad_scale, policy, extra))
                 elif engine.later is None:
-                    outcome = engine.step(grads, grad_scale, policy)
+                    outcome = engine.step(grads, grad_scale, policy, extra)
                 else:
-                    outcome = engine.step_and_go_over(engine.later, grads, grad_scale, policy)
+                    later = engine.later
+                    outcome = engine.step_and_go_over(later, grads, grad_scale, policy, extra)
             finally:
                 mutex.busy = False
         if self._after_step:
             self._call(self._after_step)
         return outcome
 
-    def _make_step(self, grads: Any, grad_scale: Any, policy: Policy) -> Outcome:
+    def _make_step(self, grads: Any, grad_scale: Any, policy: Policy, extra: Extra) -> Outcome:
         engine = self._engine
         if engine.later is None:
-            return engine.step(grads, grad_scale, policy)
-        return engine.step_and_go_over(engine.later, grads, grad_scale, policy)
+            return engine.step(grads, grad_scale, policy, extra)
+        return engine.step_and_go_over(engine.later, grads, grad_scale, policy, extra)
 
     def _call(self, hooks: list[Hook]) -> None:
         for hook in [*hooks]:  # one may take itself off the list
@@ -303,7 +315,7 @@ class Optimizer(Formula):
     def after_step(self, hooks: list[Hook]) -> None:
         self._after_step = _checked_hooks("after_step", hooks)
 
-    def updates(self, grads: Any, *, grad_scale: Any = 1.0) -> Any:
+    def updates(self, grads: Any, *, grad_scale: Any = 1.0, value: Any = None) -> Any:
         """Return what a step would add to the parameters, which stay as they are.
 
         All else is as after the step: state, step counts, schedules. The tree is nested as the
@@ -326,7 +338,7 @@ class Optimizer(Formula):
                 found = tree.nest(map(_taken_back, before, tree.leaves))
             return outcome
 
-        self._step(grads, grad_scale, None, keep)
+        self._step(grads, grad_scale, None, keep, NOTHING if value is None else Extra(value))
         return found
 
     def _policy_with(self, on_nonfinite: NonfinitePolicy) -> Policy:

@@ -16,6 +16,7 @@ from fastopt.core.hyperparameters import Number, whole
 from fastopt.core.options import NonfinitePolicy
 from fastopt.core.saved import Saved
 from fastopt.core.signals import Deferred
+from fastopt.engine.extra import NOTHING, Extra
 from fastopt.engine.policy import Outcome
 from fastopt.errors import CheckpointError
 from fastopt.optimizers.base import Around, Optimizer
@@ -62,6 +63,11 @@ class Accumulator(Wrapper):
 
     def __init__(self, opt: Optimizer | Wrapper, every: int) -> None:
         super().__init__(opt)
+        if self._innermost._takes_value:
+            raise TypeError(
+                f"Accumulator: {type(self._innermost).__name__} steps by the loss, and gradients "
+                "alone are added up here; hand it the mean of both yourself"
+            )
         self._every = whole("Accumulator: every", every, 1)
         self._arrays = CompanionArrays(self._tree)
         self._given = [False] * len(self._arrays.leaves)
@@ -135,7 +141,13 @@ class Accumulator(Wrapper):
         grad_scale: Any,
         on_nonfinite: NonfinitePolicy | None,
         around: Around | None = None,
+        extra: Extra = NOTHING,
     ) -> Outcome | None:
+        if extra is not NOTHING:
+            raise TypeError(
+                "Accumulator: gradients alone are added up, so it takes neither a value nor "
+                "anything else of a micro-batch"
+            )
         return self._add(grads, 1.0, grad_scale, on_nonfinite, around)
 
     def _add(

@@ -20,6 +20,7 @@ from fastopt.core.saved import Resumable, Saved
 from fastopt.core.signals import Deferred
 from fastopt.core.tree import COUNTERS, Leaf, Tree
 from fastopt.engine.build import check_leaves
+from fastopt.engine.extra import NOTHING, Extra
 from fastopt.engine.policy import Outcome
 from fastopt.errors import CheckpointError
 from fastopt.optimizers.base import Around, Optimizer
@@ -549,7 +550,9 @@ class Lookahead(Wrapper):
             self._follow()
             return self._slow
 
-    def step(self, grads: Any, *, grad_scale: Any = 1.0, params: Any = None) -> Outcome | None:
+    def step(
+        self, grads: Any, *, grad_scale: Any = 1.0, params: Any = None, value: Any = None
+    ) -> Outcome | None:
         """Make a step of the optimizer, and after every k-th pull the parameters back.
 
         Takes, returns and raises what the optimizer's ``step`` does; a step that raises has changed
@@ -557,7 +560,8 @@ class Lookahead(Wrapper):
         steps do not count here.
         """
         self._go_over(params)
-        return self._step(grads, grad_scale, None)
+        extra = NOTHING if value is None else Extra(value)
+        return self._step(grads, grad_scale, None, extra=extra)
 
     def _step(
         self,
@@ -565,11 +569,12 @@ class Lookahead(Wrapper):
         grad_scale: Any,
         on_nonfinite: NonfinitePolicy | None,
         around: Around | None = None,
+        extra: Extra = NOTHING,
     ) -> Outcome | None:
         def look_ahead(make: Callable[[], Outcome]) -> Outcome:
             return self._look_ahead(make if around is None else lambda: around(make))
 
-        return self._opt._step(grads, grad_scale, on_nonfinite, look_ahead)
+        return self._opt._step(grads, grad_scale, on_nonfinite, look_ahead, extra)
 
     def _look_ahead(self, make: Callable[[], Outcome]) -> Outcome:
         """Make a step, between its hooks: what these write is written from outside."""

@@ -18,6 +18,7 @@ from fastopt.core.options import NonfinitePolicy
 from fastopt.core.param_groups import ParamGroups
 from fastopt.core.saved import Resumable
 from fastopt.core.tree import COUNTERS, Leaf, Tree
+from fastopt.engine.extra import NOTHING, Extra
 from fastopt.engine.policy import Outcome
 from fastopt.optimizers.base import Around, Hook, Optimizer, refuse_attribute
 
@@ -190,6 +191,7 @@ class Wrapper(Resumable):
         grad_scale: Any,
         on_nonfinite: NonfinitePolicy | None,
         around: Around | None = None,
+        extra: Extra = NOTHING,
     ) -> Outcome | None:
         """Make a step as ``Optimizer._step`` does; None if only something was added up."""
 

@@ -14,6 +14,7 @@ from fastopt.core.hyperparameters import POSITIVE, Number, whole
 from fastopt.core.loss_scale import Scale, ScalePolicy
 from fastopt.core.saved import Resumable, Saved
 from fastopt.core.signals import Deferred
+from fastopt.engine.extra import NOTHING, Extra
 from fastopt.engine.policy import Outcome
 from fastopt.optimizers.base import Optimizer
 from fastopt.wrappers.base import Wrapper
@@ -127,12 +128,20 @@ class LossScaler(Resumable):
         with arrays.on_device_of(loss):
             return times(loss, lambda dtype: dtype.type(scale), out)
 
-    def step(self, opt: Optimizer | Wrapper, grads: Any, *, params: Any = None) -> Outcome | None:
+    def step(
+        self,
+        opt: Optimizer | Wrapper,
+        grads: Any,
+        *,
+        params: Any = None,
+        value: Any = None,
+    ) -> Outcome | None:
         """Step with the gradients of the scaled loss; return the outcome of the optimizer's step.
 
         ``update`` then lets the scale follow. Each optimizer may step once between two updates; an
         Accumulator may take micro-batches (None is returned) until it steps. ``params`` are the
-        parameters as the program has them now, as for ``Optimizer.step``.
+        parameters as the program has them now, as for ``Optimizer.step``; ``value`` is the scaled
+        loss, for optimizers that step by it: it is divided by the scale as the gradients are.
 
         Where all parameters are CuPy arrays, the scale is kept and changed on their device, and
         reading the outcome waits for it; the step itself waits for nothing. An optimizer with
@@ -151,10 +160,11 @@ class LossScaler(Resumable):
                 "iteration, after the steps of all optimizers"
             )
         opt._go_over(params)
+        extra = NOTHING if value is None else Extra(value)
         there = self._scale_for(inner._engine)
         if there is None:
             with Deferred():
-                outcome = opt._step(grads, 1.0 / self.scale, "skip")
+                outcome = opt._step(grads, 1.0 / self.scale, "skip", extra=extra)
                 if outcome is not None:
                     self._host_outcomes.append(outcome)
                 return self._noted(inner, outcome)
@@ -164,7 +174,7 @@ class LossScaler(Resumable):
                 f"on_nonfinite='skip', which replays go by; this one has {inner.on_nonfinite!r}"
             )
         with Deferred():
-            outcome = opt._step(grads, there.inverse, "skip")
+            outcome = opt._step(grads, there.inverse, "skip", extra=extra)
             if outcome is not None:
                 there.note(cast("DeviceOutcome", outcome))
             return self._noted(inner, outcome)

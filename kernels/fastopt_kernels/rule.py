@@ -61,7 +61,9 @@ class Memory:
     are made. ``inputs`` names the scalars of the step that the function needs; the forms do not get
     them. For memory of the optimizer they must be the same in all its groups. ``handed`` names
     memory that both passes take, as it was before the step. ``scalars`` names what the function
-    makes for the writing pass.
+    makes for the writing pass. With ``takes_value`` the number called ``value`` is not that of the
+    step before: it is the loss that the step was handed, times its ``grad_scale``, negative where it
+    is maximized.
 
     * ``host``: ``(scalars, memory, sums) -> (memory, scalars)`` in float64, by + - * / and the
       root alone, so that a device computes the same bits;
@@ -75,9 +77,12 @@ class Memory:
     inputs: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
     handed: tuple[str, ...] = ()
+    takes_value: bool = False
 
     def check(self, owner: str, sums: tuple[str, ...]) -> None:
         """Hold the names against each other, and the C++ against them."""
+        if self.takes_value and not (self.over == "optimizer" and "value" in self.names):
+            raise TypeError(f"{owner}: a value is handed to memory of the optimizer named 'value'")
         if self.over not in ("array", "optimizer"):
             raise TypeError(f"{owner}: memory is over 'array' or 'optimizer'; got {self.over!r}")
         if unknown := set(self.handed) - set(self.names):
@@ -86,7 +91,8 @@ class Memory:
         if twice := {name for name in words if (*words, *self.scalars).count(name) > 1}:
             raise TypeError(f"{owner}: more than one number is called {sorted(twice)}")
         check_signature(f"{owner}, memory", "host", self.host, ("scalars", "memory", "sums"))
-        check_cupy(f"{owner}, memory", self.cupy, words, (*self.names, *self.scalars), False)
+        kept = tuple(n for n in self.names if not (self.takes_value and n == "value"))
+        check_cupy(f"{owner}, memory", self.cupy, words, (*kept, *self.scalars), False)
 
 
 @dataclass(frozen=True, slots=True)

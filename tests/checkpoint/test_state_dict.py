@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import fastopt
+from fastopt.core.buckets import memory_names
 from fastopt.core.arrays import Array
 from fastopt.errors import CheckpointError
 from fastopt.optimizers.base import Optimizer
@@ -79,6 +80,7 @@ def test_resuming_ends_in_the_bits_of_going_on(variant: Variant, dtype: Any, bac
     opt = variant(first, **settings)
     steps(opt, dtype, 0, 5)
     later = copied(first)
+    later["turned"] = later["turned"].copy("F")  # sums go in the order of the memory
     resumed = variant(later, **settings)
     resumed.load_state_dict(opt.state_dict())
     steps(resumed, dtype, 5, 10)
@@ -117,6 +119,7 @@ def test_a_schedule_goes_on_where_it_was(variant: Variant, backend: str) -> None
     steps(opt, np.float64, 0, 4)
     saved = opt.state_dict()
     later = copied(first)
+    later["turned"] = later["turned"].copy("F")  # sums go in the order of the memory
     resumed = variant(later, lr=lr, backend=backend)
     resumed.load_state_dict(saved)
     assert resumed.lr == lr(4)
@@ -163,7 +166,7 @@ def test_a_state_dict_is_plain_and_says_whose_it_is(variant: Variant, backend: s
     opt = variant(make_params(np.float32), backend=backend)
     steps(opt, np.float32, 0, 3)
     saved = opt.state_dict()
-    memory = ["memory"] if variant.optimizer is fastopt.Prodigy else []
+    memory = ["memory"] if memory_names(variant.rule, "optimizer") else []
     parts = ["fastopt", "optimizer", "step_count", "groups", "state", *memory, "policy"]
     assert list(saved) == parts
     assert all(type(value) is float for value in saved.get("memory", {}).values())

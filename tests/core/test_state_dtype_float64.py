@@ -107,7 +107,7 @@ def test_gradients_of_all_sizes_train_alike(variant: Variant, place: tuple[Any, 
         options["eps"] = 0.0
     ends = []
     for size in SIZE.values():
-        if variant.optimizer in (fastopt.SGD, fastopt.Momentum):
+        if variant.optimizer in (fastopt.SGD, fastopt.Momentum, fastopt.MoMo):
             options["lr"] = 2.0**-10 / size
         if variant.optimizer is fastopt.Adagrad:
             options["initial_accumulator_value"] = (0.1 * size) ** 2
@@ -119,7 +119,8 @@ def test_gradients_of_all_sizes_train_alike(variant: Variant, place: tuple[Any, 
         start = [host(param) for param in params]
         for _ in range(10):
             grads = [rng.standard_normal(n).astype(np.float32) * np.float32(size) for n in (3, 300)]
-            opt.step([xp.asarray(grad) for grad in grads])
+            loss = {"value": 2.0 * size} if variant.optimizer._takes_value else {}
+            opt.step([xp.asarray(grad) for grad in grads], **loss)
         if variant.optimizer in SMOOTH:  # steps of one length may go back to where they began
             assert all((host(param) != old).all() for param, old in zip(params, start, strict=True))
         ends.append({str(k): host(param) for k, param in enumerate(params)})

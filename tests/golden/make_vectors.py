@@ -71,7 +71,8 @@ def check_identities(inputs: Inputs) -> None:
 
 def describe(case: Case, oracle: str, result: Result) -> dict[str, Any]:
     """Return the entry of the JSON list for one case and oracle."""
-    return {
+    handed = {"values": list(case.values)} if case.values else {}
+    return handed | {
         "name": f"{case.name}.{oracle}",
         "oracle": oracle,
         "optimizer": case.optimizer,

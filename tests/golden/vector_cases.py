@@ -74,6 +74,7 @@ class Case:
     groups: tuple[Hyper, ...] = ()  # {"params": [indices], and what differs from kwargs}
     lr_changes: dict[int, float] = field(default_factory=dict)  # step from 0 -> lr from there on
     defaults: Hyper | None = None  # where they do not stand in DEFAULTS
+    values: tuple[float, ...] = ()  # the loss of every step, where the optimizer takes it
 
     def base(self) -> Hyper:
         """Return every hyperparameter, groups aside."""

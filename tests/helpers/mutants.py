@@ -99,8 +99,8 @@ def arguments(base: Any, change: Callable[[dict[str, Any]], dict[str, Any]]) -> 
 def stepping(base: Any, step: Callable[[Any, Any, Callable[[Any], None]], None]) -> Any:
     """Return a class with another step; it gets the optimizer, the gradients and the right step."""
 
-    def wrong(self: Any, grads: Any) -> None:
-        step(self, grads, lambda other: base.step(self, other))
+    def wrong(self: Any, grads: Any, **handed: Any) -> None:
+        step(self, grads, lambda other: base.step(self, other, **handed))
 
     return type("Mutant", (base,), {"step": wrong})
 
@@ -137,9 +137,9 @@ def common_clock(base: Any) -> Make:
     def make(params: Any, **options: Any) -> Any:
         clock = SimpleNamespace(t=0)
 
-        def step(self: Any, grads: Any) -> None:
+        def step(self: Any, grads: Any, **handed: Any) -> None:
             clock.t += 1
-            base.step(self, grads)
+            base.step(self, grads, **handed)
 
         def wrong(options: Any, lr: float, t: int, guard: float) -> dict[str, float]:
             made: dict[str, float] = base._scalars(options, lr, max(clock.t, 1), guard)

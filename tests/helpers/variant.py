@@ -11,6 +11,7 @@ import numpy as np
 from fastopt.core.arrays import Array
 from fastopt.optimizers.base import Optimizer
 from fastopt_kernels import AnyRule, ArrayRule
+from helpers.handing import handing
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,8 @@ class Variant:
     smallest parameter that it takes. ``one_unit`` says that lr has one unit in all steps: that all
     gradients times a factor make the same steps, or with lr divided by it. ``led_by_lr`` says that
     lr makes every step longer or shorter, and not the first one alone; ``rate_inside`` that lr
-    weighs what state gathers, which goes on moving the parameter when lr has become 0.
+    weighs what state gathers, which goes on moving the parameter when lr has become 0. What its
+    steps need beside gradients they are handed (``handing``).
     """
 
     name: str
@@ -35,7 +37,7 @@ class Variant:
     led_by_lr: bool = True
 
     def __call__(self, params: Any, **more: Any) -> Optimizer:
-        return self.optimizer(params, **{**self.options, **more})
+        return handing(self.optimizer)(params, **{**self.options, **more})
 
     def __str__(self) -> str:
         return self.name

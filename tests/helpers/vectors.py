@@ -99,7 +99,11 @@ def run(vector: Vector, dtype: Any, backend: str, optimizer: Any = None) -> dict
         if (lr := info["lr_changes"].get(str(step))) is not None:
             opt.lr = lr
         now = [None if step in missing.get(k, ()) else grads[k][step] for k in range(3)]
-        opt.step([[now[k] for k in some] for some in members] if groups else now)
+        nested = [[now[k] for k in some] for some in members] if groups else now
+        if "values" in info:
+            opt.step(nested, value=info["values"][step])
+        else:
+            opt.step(nested)
         if step + 1 in info["recorded"]:
             for k in range(3):
                 kept[f"p{k}"].append(params[k].copy())

@@ -63,11 +63,13 @@ def test_what_is_remembered_of_float32_is_as_close(vector: Vector, backend: str)
     for name in vector.memory:
         few = 64 if name == "numerator" else 4  # its terms have both signs
         close = few * float(np.finfo(np.float32).eps) * vector.info["steps"]
-        np.testing.assert_allclose(got[f"memory/{name}"], vector[f"memory/{name}"], rtol=close)
+        want = vector[f"memory/{name}"]
+        off = close * np.abs(want).max() if name in ("gamma", "bound") else 0.0  # they come near 0
+        np.testing.assert_allclose(got[f"memory/{name}"], want, rtol=close, atol=off)
 
 
 def test_the_distance_that_is_read_is_the_one_remembered() -> None:
-    (vector, *_) = [v for v in VECTORS if v.memory]
+    (vector, *_) = [v for v in VECTORS if v.info["optimizer"] == "Prodigy"]
     params = vector.inputs("p", np.float64)
     opt = fastopt.Prodigy(params, d0=1e-3)
     assert opt.d == 1e-3

@@ -84,6 +84,12 @@ class Passes:
             values = np.array([shared[name] for name in self._names])
             self._shared[...] = self._cupy.asarray(values)
 
+    def take_value(self, value: Any, made: Array) -> None:
+        """Write what the step is handed where its memory finds it, if the step is made."""
+        at = self._names.index("value")
+        there = self._shared[at : at + 1]
+        there[...] = self._cupy.where(made, value, there)
+
     def fetch(self) -> tuple[list[Array], dict[str, float]]:
         """Wait, and return what is remembered: of each bucket's arrays, and of all together."""
         self._cupy.cuda.Device(arrays.device(self._shared)).synchronize()

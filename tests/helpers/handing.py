@@ -1,0 +1,38 @@
+"""Optimizers that need more than gradients, with something handed to every step that is given none.
+
+What is tested of every optimizer steps by gradients alone. A class here is the right one in all
+else, has its name, and can be pickled.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastopt.engine.extra import NOTHING, Extra
+from fastopt.optimizers.base import Optimizer
+
+HANDED = Extra(value=2.0)
+
+
+def handing(optimizer: type[Optimizer]) -> type[Optimizer]:
+    """Return an optimizer's class, or if it needs more than gradients one that has it."""
+    if not optimizer._takes_value:
+        return optimizer
+    name = optimizer.__name__
+    if name not in globals():
+
+        def step(
+            self: Any,
+            grads: Any,
+            grad_scale: Any,
+            on_nonfinite: Any,
+            around: Any = None,
+            extra: Extra = NOTHING,
+        ) -> Any:
+            handed = HANDED if extra is NOTHING else extra
+            return optimizer._step(self, grads, grad_scale, on_nonfinite, around, handed)
+
+        body = {"_step": step, "__module__": __name__, "__doc__": optimizer.__doc__}
+        globals()[name] = type(name, (optimizer,), body)
+    found: type[Optimizer] = globals()[name]
+    return found
