@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from fastopt.optimizers.coin_betting import COCOB
     from fastopt.optimizers.dual_averaging import MADGRAD
     from fastopt.optimizers.factored import CAME, SM3, Adafactor
+    from fastopt.optimizers.curvature import AdaHessian, Sophia
     from fastopt.optimizers.layerwise import LAMB
     from fastopt.optimizers.matrices import Muon, MuonWithAdamW, NorMuon
     from fastopt.optimizers.optimistic import OptimisticAdam
@@ -70,6 +71,7 @@ _ON_FIRST_USE = {
     **dict.fromkeys(["ADOPT", "LaProp"], "optimizers.adopt"),
     "Adafactor": "optimizers.factored",
     **dict.fromkeys(["Adafactor", "CAME", "SM3"], "optimizers.factored"),
+    **dict.fromkeys(["AdaHessian", "Sophia"], "optimizers.curvature"),
     "LAMB": "optimizers.layerwise",
     "Prodigy": "optimizers.parameter_free",
     **dict.fromkeys(["Adamax", "NAdam", "RAdam"], "optimizers.adam_relatives"),
@@ -104,6 +106,7 @@ __all__ = [
     "AdEMAMix",
     "AdaBelief",
     "AdaBound",
+    "AdaHessian",
     "Adadelta",
     "Adafactor",
     "Adagrad",
@@ -139,6 +142,7 @@ __all__ = [
     "Rprop",
     "Signum",
     "Yogi",
+    "Sophia",
     "__version__",
     "array_namespace",
     "available_backends",

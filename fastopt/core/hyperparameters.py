@@ -15,7 +15,7 @@ from fastopt.core import arrays
 from fastopt.core.arrays import Array
 from fastopt.core.dtypes import BOUNDS, Kind
 from fastopt.core.tree import Leaf, Tree
-from fastopt_kernels import AnyRule
+from fastopt_kernels import AnyRule, Rule
 
 # -------------------------------------------------------------------------------------------------
 # What a hyperparameter may be, and what is said when it is not that.
@@ -537,6 +537,12 @@ class Formula(ABC):
 
     _takes_value: ClassVar[bool] = False
     """Whether every step is handed the loss: its rule's memory takes a value."""
+    _estimate: ClassVar[Rule | None] = None
+    """The rule that takes an estimate of the Hessian's diagonal into the state, as its gradient,
+    before a step that is handed one. It has the state of the optimizer's own rule and some of its
+    scalars, and leaves the parameter as it is."""
+    _estimate_first: ClassVar[bool] = False
+    """Whether the first step of a parameter must be handed one."""
 
     @staticmethod
     @abstractmethod

@@ -20,6 +20,7 @@ from fastopt.core.options import NonfinitePolicy
 from fastopt.core.signals import Deferred
 from fastopt.engine import whole
 from fastopt.engine.capture import Capture
+from fastopt.engine.estimates import check_first
 from fastopt.engine.extra import NOTHING, Extra, checked_value, scale_with, scaled
 from fastopt.engine.policy import Outcome, Policy, checked_scale
 from fastopt.engine.step import HostEngine
@@ -244,6 +245,10 @@ class DeviceEngine(HostEngine):
     def step(self, grads: Any, grad_scale: Any, policy: Policy, extra: Extra = NOTHING) -> Outcome:
         """Make a step, or launch what decides on it; raises with nothing changed."""
         on_device = arrays.kind(grad_scale) == "cupy"
+        if extra.hessian is not None:
+            self._refuse_estimate(on_device)
+            self._continue_on_host()
+            return super().step(grads, grad_scale, policy, extra)
         scaled_there = on_device and policy.on_nonfinite != "raise"
         if not (scaled_there or self._decides(policy)):
             self._continue_on_host()
@@ -263,6 +268,8 @@ class DeviceEngine(HostEngine):
             self.counts.poll()
             self.follow_settings()
             bound = self.bind(grads)
+            if self._estimate_first:
+                check_first(self.state, bound, ())
             self._follow_missing(self._active(bound))
             self._upload()
             self._prefetch()
@@ -275,6 +282,20 @@ class DeviceEngine(HostEngine):
                 if self._capture or self._tables.half_used(self.counts.high):
                     self.counts.request()
             return DeviceOutcome(self._control, place)
+
+    def _refuse_estimate(self, scaled_there: bool) -> None:
+        """Raise for a step with an estimate of the Hessian that the host cannot decide on."""
+        if scaled_there:
+            raise TypeError(
+                "the host decides on a step that is handed a hessian, so grad_scale must be a "
+                "number there; got an array on a device"
+            )
+        with self._control.here():
+            if self._capture or self._control.capturing():
+                raise RuntimeError(
+                    "a step that is handed a hessian cannot be made while one is captured in a "
+                    "CUDA graph, nor afterwards"
+                )
 
     def _decides(self, policy: Policy) -> bool:
         """Return whether the device decides on steps under a policy whose scale is a number."""

@@ -1,4 +1,4 @@
-"""What a step is handed beside its gradients: the loss."""
+"""What a step is handed beside its gradients: the loss, an estimate of the Hessian."""
 
 from __future__ import annotations
 
@@ -18,12 +18,19 @@ class Extra(NamedTuple):
     """What a step is handed beside its gradients.
 
     ``value`` is the loss: a number, or where the parameters are on a device a 0-d array there.
+    ``hessian`` are estimates of the Hessian's diagonal, nested as the parameters.
     """
 
     value: Any = None
+    hessian: Any = None
 
 
 NOTHING = Extra()
+
+
+def extra_of(value: Any, hessian: Any) -> Extra:
+    """Return what a step is handed; NOTHING if there is neither."""
+    return NOTHING if value is None and hessian is None else Extra(value, hessian)
 
 
 def check_taken(formula: type[Formula], extra: Extra) -> None:
@@ -32,6 +39,10 @@ def check_taken(formula: type[Formula], extra: Extra) -> None:
     if extra.value is not None and not takes:
         raise TypeError(
             f"{name} takes no value: its steps do not depend on the loss. Leave value away"
+        )
+    if extra.hessian is not None and formula._estimate is None:
+        raise TypeError(
+            f"{name} takes no hessian: its steps do not depend on one. Leave hessian away"
         )
     if extra.value is None and takes:
         raise TypeError(

@@ -26,6 +26,7 @@ from fastopt.core.passes import derived_of
 from fastopt.core.signals import Deferred
 from fastopt.engine import passes, whole
 from fastopt.engine.buffers import GradientBuffers
+from fastopt.engine.estimates import Estimate, Estimates, check_first
 from fastopt.engine.extra import NOTHING, Extra, checked_value, judged
 from fastopt.engine.later import Later, failed
 from fastopt.engine.passes import Update
@@ -66,12 +67,15 @@ class Work(NamedTuple):
 class Prepared(NamedTuple):
     """A step that can be made: what is done with each bucket, if the verdict is to make it.
 
-    ``memory`` is what the rule's memory of all arrays together becomes.
+    ``memory`` is what the rule's memory of all arrays together becomes; ``estimates`` are taken
+    into the state before, multiplied by ``estimate_scale``.
     """
 
     works: Sequence[Work]
     verdict: Verdict
     memory: Mapping[str, float]
+    estimates: Sequence[Estimate] = ()
+    estimate_scale: float = 1.0
 
 
 class HostEngine:
@@ -91,6 +95,7 @@ class HostEngine:
         self.backend = backend
         self.extents = Extents(state.tree.leaves)
         self._changes = state.groups.changes
+        self._estimate_first = state.formula._estimate_first
         self._buffers: GradientBuffers | None = None
         self._outdated: list[ref[Any]] = []  # gradient buffers of parameters that were replaced
         self.invalidate()
@@ -111,6 +116,7 @@ class HostEngine:
         self._fused: Fused | None = None
         self._fused_parts: list[tuple[Bucket, Scalars, ParamGroup]] = []
         self._buffered: dict[int, Gradients] = {}  # of each bucket those in the buffers
+        self._estimates: Estimates | None = None
         self._limit_of: Policy | None = None
         self._limit: float | None = None  # that of this policy
 
@@ -127,7 +133,7 @@ class HostEngine:
         if self._settings_seen != self._changes.besides_lr:
             self.follow_settings()
         asked: dict[int, Options] = {}
-        if self._fused is not None:
+        if self._fused is not None and extra is NOTHING and not self._estimate_first:
             if policy is not self._limit_of:  # a fortieth of a small step
                 self._limit_of, self._limit = policy, policy.limit
             limit = self._limit
@@ -185,7 +191,12 @@ class HostEngine:
         memory: Mapping[str, float] = self.state.memory
         given = memory
         bound = self.bind(grads)
+        estimated = self._bind_estimate(extra)
+        if self._estimate_first:
+            check_first(self.state, bound, estimated)
         verdict = self._judge(bound, grad_scale, policy)
+        if self._estimates is not None and estimated:
+            verdict = self._estimates.judged(estimated, policy, verdict)
         if extra.value is not None:
             value = checked_value(extra.value, None)
             verdict = judged(policy, verdict, value, self.state.counts.steps.item(0))
@@ -199,7 +210,21 @@ class HostEngine:
             works.append(Work(number, gradients, self.scalars[number].plan(options, gradients)))
         if self.derives:
             works, memory = self._derived(works, verdict.scale, given)
-        return Prepared([self._computed(w, verdict.scale) for w in works], verdict, memory)
+        works = [self._computed(w, verdict.scale) for w in works]
+        if self._estimates is None or not estimated:
+            return Prepared(works, verdict, memory)
+        groups = {buckets[number].group for number, _ in estimated}
+        options_of = {number: self._options(number, asked) for number in groups}
+        estimates = self._estimates.plan(estimated, options_of)
+        return Prepared(works, verdict, memory, estimates, grad_scale)
+
+    def _bind_estimate(self, extra: Extra) -> list[tuple[int, Gradients]]:
+        """Return the checked estimates of the Hessian that a step is handed, if it is."""
+        if extra.hessian is None:
+            return []
+        if self._estimates is None:
+            self._estimates = Estimates(self.state, self.backend, self.extents)
+        return self._estimates.bind(extra.hessian, self.trained())
 
     def _computed(self, work: Work, scale: float) -> Work:
         """Return the work with the coming values, if a rule on whole arrays makes some."""
@@ -227,13 +252,15 @@ class HostEngine:
 
     def commit(self, prepared: Prepared) -> Outcome:
         """Make the step that was prepared; does not fail, and holds interrupts back."""
-        works, verdict, memory = prepared
+        works, verdict, memory, estimates, scale = prepared
         counts = self.state.counts
         with Deferred():  # an interrupt comes when all of it is written
             counts.grad_norm = verdict.norm
             if not verdict.made:
                 counts.skipped += 1
                 return Outcome(False, verdict.norm)
+            if estimates and self._estimates is not None:
+                self._estimates.take(estimates, scale)
             for work in works:
                 self._update(work, verdict.scale)
             self.state.memory = dict(memory)
@@ -442,6 +469,7 @@ class HostEngine:
             if self._rules[number] != rule:
                 self._is_fused = False  # first: an interrupt can come after any line
                 self.kernels[number] = self.kernel_of(bucket)
+                self._estimates = None
                 self._rules[number] = rule
         frozen = frozenset(n for n, group in enumerate(state.groups) if not group["trainable"])
         if frozen != self._frozen:

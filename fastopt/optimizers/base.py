@@ -21,7 +21,7 @@ from fastopt.core.param_groups import GivenGroup, ParamGroups, shown_in
 from fastopt.core.signals import Deferred
 from fastopt.core.tree import Leaf, Tree
 from fastopt.engine import build
-from fastopt.engine.extra import NOTHING, Extra, check_taken
+from fastopt.engine.extra import NOTHING, Extra, check_taken, extra_of
 from fastopt.engine.policy import (
     Outcome,
     Policy,
@@ -187,7 +187,13 @@ class Optimizer(Formula):
     # The step -------------------------------------------------------------------------------
 
     def step(
-        self, grads: Any, *, grad_scale: Any = 1.0, params: Any = None, value: Any = None
+        self,
+        grads: Any,
+        *,
+        grad_scale: Any = 1.0,
+        params: Any = None,
+        value: Any = None,
+        hessian: Any = None,
     ) -> Outcome:
         """Update all parameters in place; return what became of the step.
 
@@ -214,6 +220,12 @@ class Optimizer(Formula):
         for no others: a number or a 0-d array, on the device of the parameters or of NumPy. It is
         of the same scale as the gradients: it too is multiplied by ``grad_scale``, and not by what
         clips them. Where it is not finite ``on_nonfinite`` does what it does for a gradient.
+        ``hessian`` are estimates of the Hessian's diagonal, for optimizers that take them (Sophia,
+        AdaHessian) and for no others: nested as the gradients, checked as they are, multiplied by
+        ``grad_scale`` too, and by nothing else. None, for all or for one parameter: what was handed
+        in before goes on. It enters the state with the step, or not at all. Where the parameters
+        are CuPy arrays the host decides on such a step: it waits for the device if anything is
+        measured or counted there, and cannot be captured.
 
         Where the parameters are CuPy arrays nothing waits for the device, except under
         on_nonfinite="raise", and once when under "skip" other gradients are None than before, or a
@@ -230,7 +242,9 @@ class Optimizer(Formula):
         with squares that do not fit.
         """
         self._go_over(params)
-        return self._step(grads, grad_scale, None, extra=NOTHING if value is None else Extra(value))
+        if value is None and hessian is None:
+            return self._step(grads, grad_scale, None)
+        return self._step(grads, grad_scale, None, extra=Extra(value, hessian))
 
     def _go_over(self, params: Any) -> None:
         """Go over to the parameters as the program has them now; None: they are as they were."""
@@ -315,7 +329,9 @@ class Optimizer(Formula):
     def after_step(self, hooks: list[Hook]) -> None:
         self._after_step = _checked_hooks("after_step", hooks)
 
-    def updates(self, grads: Any, *, grad_scale: Any = 1.0, value: Any = None) -> Any:
+    def updates(
+        self, grads: Any, *, grad_scale: Any = 1.0, value: Any = None, hessian: Any = None
+    ) -> Any:
         """Return what a step would add to the parameters, which stay as they are.
 
         All else is as after the step: state, step counts, schedules. The tree is nested as the
@@ -338,7 +354,7 @@ class Optimizer(Formula):
                 found = tree.nest(map(_taken_back, before, tree.leaves))
             return outcome
 
-        self._step(grads, grad_scale, None, keep, NOTHING if value is None else Extra(value))
+        self._step(grads, grad_scale, None, keep, extra_of(value, hessian))
         return found
 
     def _policy_with(self, on_nonfinite: NonfinitePolicy) -> Policy:

@@ -70,9 +70,9 @@ class MoMo(Optimizer):
             reset_at_bounds, max_grad_norm, clip_value, clip_each, on_nonfinite, capturable,
             master_weights, state_dtype, stochastic_rounding, cautious, mask_zero, complex_moment,
             seed, backend. With ``maximize`` lower_bound is that of -value; where groups
-            differ in it, as players of a game do, value is the loss of the first. What clips gradients
-            leaves the loss as it is, so the model is that of a loss with these gradients. A step
-            that is handed a value cannot be captured in a CUDA graph.
+            differ in it, as players of a game do, value is the loss of the first. What clips
+            gradients leaves the loss as it is, so the model is that of a loss with these gradients.
+            A step that is handed a value cannot be captured in a CUDA graph.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, for groups that
@@ -175,9 +175,9 @@ class MoMoAdam(Optimizer):
             reset_at_bounds, max_grad_norm, clip_value, clip_each, on_nonfinite, capturable,
             master_weights, state_dtype, stochastic_rounding, cautious, mask_zero, complex_moment,
             seed, backend. With ``maximize`` lower_bound is that of -value; where groups
-            differ in it, as players of a game do, value is the loss of the first. What clips gradients
-            leaves the loss as it is, so the model is that of a loss with these gradients. A step
-            that is handed a value cannot be captured in a CUDA graph.
+            differ in it, as players of a game do, value is the loss of the first. What clips
+            gradients leaves the loss as it is, so the model is that of a loss with these gradients.
+            A step that is handed a value cannot be captured in a CUDA graph.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, for groups that

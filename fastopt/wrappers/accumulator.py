@@ -146,7 +146,7 @@ class Accumulator(Wrapper):
         if extra is not NOTHING:
             raise TypeError(
                 "Accumulator: gradients alone are added up, so it takes neither a value nor "
-                "anything else of a micro-batch"
+                "a hessian of a micro-batch"
             )
         return self._add(grads, 1.0, grad_scale, on_nonfinite, around)
 

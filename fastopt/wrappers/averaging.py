@@ -20,7 +20,7 @@ from fastopt.core.saved import Resumable, Saved
 from fastopt.core.signals import Deferred
 from fastopt.core.tree import COUNTERS, Leaf, Tree
 from fastopt.engine.build import check_leaves
-from fastopt.engine.extra import NOTHING, Extra
+from fastopt.engine.extra import NOTHING, Extra, extra_of
 from fastopt.engine.policy import Outcome
 from fastopt.errors import CheckpointError
 from fastopt.optimizers.base import Around, Optimizer
@@ -551,7 +551,13 @@ class Lookahead(Wrapper):
             return self._slow
 
     def step(
-        self, grads: Any, *, grad_scale: Any = 1.0, params: Any = None, value: Any = None
+        self,
+        grads: Any,
+        *,
+        grad_scale: Any = 1.0,
+        params: Any = None,
+        value: Any = None,
+        hessian: Any = None,
     ) -> Outcome | None:
         """Make a step of the optimizer, and after every k-th pull the parameters back.
 
@@ -560,8 +566,7 @@ class Lookahead(Wrapper):
         steps do not count here.
         """
         self._go_over(params)
-        extra = NOTHING if value is None else Extra(value)
-        return self._step(grads, grad_scale, None, extra=extra)
+        return self._step(grads, grad_scale, None, extra=extra_of(value, hessian))
 
     def _step(
         self,

@@ -14,7 +14,7 @@ from fastopt.core.hyperparameters import POSITIVE, Number, whole
 from fastopt.core.loss_scale import Scale, ScalePolicy
 from fastopt.core.saved import Resumable, Saved
 from fastopt.core.signals import Deferred
-from fastopt.engine.extra import NOTHING, Extra
+from fastopt.engine.extra import extra_of
 from fastopt.engine.policy import Outcome
 from fastopt.optimizers.base import Optimizer
 from fastopt.wrappers.base import Wrapper
@@ -135,13 +135,16 @@ class LossScaler(Resumable):
         *,
         params: Any = None,
         value: Any = None,
+        hessian: Any = None,
     ) -> Outcome | None:
         """Step with the gradients of the scaled loss; return the outcome of the optimizer's step.
 
         ``update`` then lets the scale follow. Each optimizer may step once between two updates; an
         Accumulator may take micro-batches (None is returned) until it steps. ``params`` are the
         parameters as the program has them now, as for ``Optimizer.step``; ``value`` is the scaled
-        loss, for optimizers that step by it: it is divided by the scale as the gradients are.
+        loss, for optimizers that step by it: it is divided by the scale as the gradients are. So
+        are ``hessian``, estimates of the scaled loss; they are refused where the scale is kept on a
+        device.
 
         Where all parameters are CuPy arrays, the scale is kept and changed on their device, and
         reading the outcome waits for it; the step itself waits for nothing. An optimizer with
@@ -160,7 +163,7 @@ class LossScaler(Resumable):
                 "iteration, after the steps of all optimizers"
             )
         opt._go_over(params)
-        extra = NOTHING if value is None else Extra(value)
+        extra = extra_of(value, hessian)
         there = self._scale_for(inner._engine)
         if there is None:
             with Deferred():

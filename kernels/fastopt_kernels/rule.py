@@ -62,8 +62,8 @@ class Memory:
     them. For memory of the optimizer they must be the same in all its groups. ``handed`` names
     memory that both passes take, as it was before the step. ``scalars`` names what the function
     makes for the writing pass. With ``takes_value`` the number called ``value`` is not that of the
-    step before: it is the loss that the step was handed, times its ``grad_scale``, negative where it
-    is maximized.
+    step before: it is the loss that the step was handed, times its ``grad_scale``, and its
+    negative where it is maximized.
 
     * ``host``: ``(scalars, memory, sums) -> (memory, scalars)`` in float64, by + - * / and the
       root alone, so that a device computes the same bits;

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import fastopt
-from fastopt.core.buckets import memory_names
 from fastopt.core.arrays import Array
+from fastopt.core.buckets import memory_names
 from fastopt.errors import CheckpointError
 from fastopt.optimizers.base import Optimizer
 from helpers.around import leaves

@@ -71,7 +71,9 @@ def check_identities(inputs: Inputs) -> None:
 
 def describe(case: Case, oracle: str, result: Result) -> dict[str, Any]:
     """Return the entry of the JSON list for one case and oracle."""
-    handed = {"values": list(case.values)} if case.values else {}
+    handed: dict[str, Any] = {"values": list(case.values)} if case.values else {}
+    if case.hessian_every:
+        handed["hessian_every"] = case.hessian_every
     return handed | {
         "name": f"{case.name}.{oracle}",
         "oracle": oracle,

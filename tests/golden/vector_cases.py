@@ -75,6 +75,7 @@ class Case:
     lr_changes: dict[int, float] = field(default_factory=dict)  # step from 0 -> lr from there on
     defaults: Hyper | None = None  # where they do not stand in DEFAULTS
     values: tuple[float, ...] = ()  # the loss of every step, where the optimizer takes it
+    hessian_every: int = 0  # every so many steps an estimate, the gradients from the last one on
 
     def base(self) -> Hyper:
         """Return every hyperparameter, groups aside."""

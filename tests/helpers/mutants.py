@@ -74,6 +74,17 @@ def computing(base: Any, compute: Callable[..., tuple[Any, dict[str, Any]]]) -> 
     return type("Mutant", (base,), {"_rule": staticmethod(choose)})
 
 
+def estimating(base: Any, update: Callable[[SimpleNamespace], None]) -> Any:
+    """Return a class that does something else with an estimate; see ``rule``."""
+    right: Rule = base._estimate
+
+    def form(*values: Any) -> None:
+        update(SimpleNamespace(**dict(zip(right.arguments, values, strict=True))))
+
+    form.__signature__ = inspect.signature(right.numpy)  # type: ignore[attr-defined]
+    return type("Mutant", (base,), {"_estimate": dataclasses.replace(right, numpy=form)})
+
+
 def rule_named(base: Any, name: str, update: Callable[[SimpleNamespace], None]) -> Any:
     """Return a class in which the rule of that name alone does something else."""
     wrong = rule(base, update)

@@ -100,10 +100,12 @@ def run(vector: Vector, dtype: Any, backend: str, optimizer: Any = None) -> dict
             opt.lr = lr
         now = [None if step in missing.get(k, ()) else grads[k][step] for k in range(3)]
         nested = [[now[k] for k in some] for some in members] if groups else now
-        if "values" in info:
-            opt.step(nested, value=info["values"][step])
-        else:
-            opt.step(nested)
+        handed = {"value": info["values"][step]} if "values" in info else {}
+        if "hessian_every" in info and step % info["hessian_every"] == 0:
+            last = info["steps"] - 1 - step
+            own = [None if now[k] is None else grads[k][last] for k in range(3)]
+            handed["hessian"] = [[own[k] for k in some] for some in members] if groups else own
+        opt.step(nested, **handed)
         if step + 1 in info["recorded"]:
             for k in range(3):
                 kept[f"p{k}"].append(params[k].copy())
