@@ -44,6 +44,11 @@ class Estimates:
         self._kernels: list[Kernel] = [backend.kernel(one, extents) for one in self._buckets]
         self._scalars = [Scalars(formula, state.groups[b.group], b) for b in self._buckets]
 
+    def warm_up(self, norm: bool) -> None:
+        """Compile what coming estimates need; with ``norm`` the sum of squares too."""
+        for kernel in self._kernels:
+            kernel.warm_up(norm)
+
     def bind(self, hessian: Any, trained: Iterable[int]) -> list[tuple[int, Gradients]]:
         """Return the checked estimates of the buckets that are trained, with their numbers."""
         tree = self._state.tree

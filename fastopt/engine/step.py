@@ -116,13 +116,19 @@ class HostEngine:
         self._fused: Fused | None = None
         self._fused_parts: list[tuple[Bucket, Scalars, ParamGroup]] = []
         self._buffered: dict[int, Gradients] = {}  # of each bucket those in the buffers
-        self._estimates: Estimates | None = None
+        self._estimates = self._new_estimates()
         self._limit_of: Policy | None = None
         self._limit: float | None = None  # that of this policy
 
     def kernel_of(self, bucket: Bucket) -> Kernel:
         """Return a new kernel for a bucket."""
         return self.backend.kernel(bucket, self.extents)
+
+    def _new_estimates(self) -> Estimates | None:
+        """Return what takes estimates of the Hessian in; None if the optimizer takes none."""
+        if self.state.formula._estimate is None:
+            return None
+        return Estimates(self.state, self.backend, self.extents)
 
     # The step -----------------------------------------------------------------------------------
 
@@ -220,10 +226,8 @@ class HostEngine:
 
     def _bind_estimate(self, extra: Extra) -> list[tuple[int, Gradients]]:
         """Return the checked estimates of the Hessian that a step is handed, if it is."""
-        if extra.hessian is None:
+        if extra.hessian is None or self._estimates is None:
             return []
-        if self._estimates is None:
-            self._estimates = Estimates(self.state, self.backend, self.extents)
         return self._estimates.bind(extra.hessian, self.trained())
 
     def _computed(self, work: Work, scale: float) -> Work:
@@ -469,7 +473,7 @@ class HostEngine:
             if self._rules[number] != rule:
                 self._is_fused = False  # first: an interrupt can come after any line
                 self.kernels[number] = self.kernel_of(bucket)
-                self._estimates = None
+                self._estimates = self._new_estimates()
                 self._rules[number] = rule
         frozen = frozenset(n for n, group in enumerate(state.groups) if not group["trainable"])
         if frozen != self._frozen:
@@ -507,6 +511,8 @@ class HostEngine:
         self.follow_settings()
         for kernel in self.kernels:
             kernel.warm_up(policy.measures)
+        if self._estimates is not None:
+            self._estimates.warm_up(policy.on_nonfinite != "propagate")
 
     def scale_memory(self, policy: ScalePolicy) -> ScaleMemory:
         """Return memory of the parameters' device for the scale of a loss."""

@@ -74,7 +74,7 @@ def test_a_first_estimate_that_is_missing_is_asked_for() -> None:
             opt.step(grads, hessian=hessian)
     assert opt.step_count == 0
     opt.step({"W": np.ones(2), "b": None}, hessian={"W": np.ones(2), "b": None})
-    with pytest.raises(TypeError, match="first step of .*b"):
+    with pytest.raises(TypeError, match=r"first step of .*b"):
         opt.step(grads)
     opt.step(grads, hessian={"W": None, "b": np.ones(3)})
     opt.step(grads)
