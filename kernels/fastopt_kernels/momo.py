@@ -4,7 +4,7 @@ m <- m + one_minus_beta * (grad - m)
 f <- f + (1 - keep) * (value - f) and a likewise of sum(grad * param), over all arrays
 growth = one + decay
 share = what the model says of all arrays together, from 0 to 1 (``model_host``)
-param <- param / growth - share * lr * m
+param <- param - decay / growth * param - share * lr * m
 
 one is 1; one_minus_beta is 1 in the parameter's first step, and keep is 0 in the optimizer's.
 """
@@ -133,8 +133,9 @@ def _numpy(
     m += one_minus_beta * (grad - m)
     step = lr * m
     step *= share
-    # Two scalars, added in the precision of the arrays as on the other backends.
-    param /= np.add(one, decay, dtype=param.dtype)
+    # Scalars, in the precision of the arrays as on the other backends.
+    shrink = np.divide(decay, np.add(one, decay, dtype=param.dtype), dtype=param.dtype)
+    param -= shrink * param
     param -= step
 
 
@@ -149,7 +150,7 @@ def _numba(
     share: Any,
 ) -> tuple[Any, Any]:
     m = m + one_minus_beta * (grad - m)
-    return param / (one + decay) - share * (lr * m), m
+    return param - decay / (one + decay) * param - share * (lr * m), m
 
 
 RULE = Rule(
@@ -176,6 +177,6 @@ RULE = Rule(
     numba=_numba,
     cupy="""
         m = m + one_minus_beta * (grad - m);
-        param = param / (one + decay) - share * (lr * m);
+        param = param - decay / (one + decay) * param - share * (lr * m);
     """,
 )

@@ -5,7 +5,7 @@ v <- v + one_minus_beta2 * (grad^2 - v)
 direction = m / (sqrt(v) + eps)
 growth = one + decay
 share = what the model says of all arrays together, from 0 to 1 (``momo.model_host``)
-param <- param / growth - share * lr * direction
+param <- param - decay / growth * param - share * lr * direction
 
 one is 1; lr and eps hold the bias corrections.
 """
@@ -88,8 +88,9 @@ def _numpy(
     np.divide(m, work, out=work)
     work *= lr
     work *= share
-    # Two scalars, added in the precision of the arrays as on the other backends.
-    param /= np.add(one, decay, dtype=param.dtype)
+    # Scalars, in the precision of the arrays as on the other backends.
+    shrink = np.divide(decay, np.add(one, decay, dtype=param.dtype), dtype=param.dtype)
+    param -= shrink * param
     param -= work
 
 
@@ -109,7 +110,7 @@ def _numba(
 ) -> tuple[Any, Any, Any]:
     m = m + one_minus_beta1 * (grad - m)
     v = v + one_minus_beta2 * (square - v)
-    return param / (one + decay) - share * (lr * (m / (sqrt(v) + eps))), m, v
+    return param - decay / (one + decay) * param - share * (lr * (m / (sqrt(v) + eps))), m, v
 
 
 RULE = Rule(
@@ -139,6 +140,6 @@ RULE = Rule(
     cupy="""
         m = m + one_minus_beta1 * (grad - m);
         v = v + one_minus_beta2 * (square - v);
-        param = param / (one + decay) - share * (lr * (m / (sqrt(v) + eps)));
+        param = param - decay / (one + decay) * param - share * (lr * (m / (sqrt(v) + eps)));
     """,
 )

@@ -121,10 +121,10 @@ def test_recorded_missing_gradients_are_met_by_freezing(vector: Vector, backend:
         kind: Any = getattr(fastopt, vector.info["optimizer"])
 
         class Freezing(kind):  # type: ignore[misc]  # any of them
-            def step(self, grads: Any, *, grad_scale: float = 1.0) -> None:
+            def step(self, grads: Any, **handed: Any) -> None:
                 for group, grad in zip(self.param_groups, grads, strict=True):
                     group["trainable"] = grad is not None
-                super().step([Trap() if grad is None else grad for grad in grads])
+                super().step([Trap() if grad is None else grad for grad in grads], **handed)
 
         return Freezing(fastopt.groups(params, {str(k): {} for k in range(3)}), **options)
 

@@ -49,7 +49,8 @@ def test_the_norm_is_exact_to_float64_and_the_same_bits_on_every_backend(
 
 
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
-@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+# The loss is multiplied by grad_scale, and not by what clips gradients.
+@pytest.mark.parametrize("variant", [v for v in VARIANTS if not v.optimizer._takes_value], ids=str)
 @pytest.mark.parametrize("max_norm", [0.25, 1e9])
 def test_a_clipped_step_is_a_step_with_grad_scale(
     variant: Variant, backend: str, max_norm: float

@@ -17,7 +17,7 @@ VARIANTS = [
     Variant("sophia", sophia, {"lr": 0.01, "eps": 0.1, "weight_decay": 0.1}, close=True),
     Variant("adahessian", ada, {"lr": 0.01, "eps": 0.1, "weight_decay": 0.1}, close=True),
 ]
-SMOOTH = ["Sophia", "AdaHessian"]
+SMOOTH = ["AdaHessian"]
 BAD: dict[str, Any] = {"gamma": number(0.0, -1e-300, -0.5)}
 
 

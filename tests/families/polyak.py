@@ -14,10 +14,14 @@ from helpers.variant import Variant
 
 VARIANTS = [
     Variant("momo", fastopt.MoMo, {"lr": 0.05, "weight_decay": 0.1}),
-    Variant("momo_adapting", fastopt.MoMo, {"lr": 0.05, "adapt_lower_bound": True}, close=True),
+    Variant(
+        "momo_adapting",
+        fastopt.MoMo,
+        {"lr": 0.05, "adapt_lower_bound": True, "weight_decay": 0.1},
+        close=True,
+    ),
     Variant("momo_adam", fastopt.MoMoAdam, {"weight_decay": 0.1}),
 ]
-SMOOTH = ["MoMo", "MoMoAdam"]
 BAD: dict[str, Any] = {
     "lower_bound": [(math.nan, ValueError), (math.inf, ValueError), ("0", TypeError)],
     "adapt_lower_bound": [(1, TypeError), ("yes", TypeError), (None, TypeError)],

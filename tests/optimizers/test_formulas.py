@@ -195,8 +195,10 @@ def test_maximizing_goes_where_the_turned_gradient_goes(variant: Variant, backen
     rng = np.random.default_rng(0)
     for _ in range(5):
         grad = rng.standard_normal(4)
-        opts[0].step(grad)
-        opts[1].step(-grad)
+        takes = variant.optimizer._takes_value
+        loss, turned = ({"value": 2.0}, {"value": -2.0}) if takes else ({}, {})
+        opts[0].step(grad, **loss)
+        opts[1].step(-grad, **turned)
     np.testing.assert_array_equal(*params)
 
 

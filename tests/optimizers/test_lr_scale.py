@@ -26,6 +26,7 @@ from fastopt.optimizers.base import Optimizer
 from fastopt.schedules import ReduceLROnPlateau, cosine, linear, warmup
 from helpers.moved_runs import HALF, STEPS, built, deviation, go, runs
 from helpers.variants import (
+    APART,
     CPU_BACKENDS,
     ELEMENTWISE,
     OF_MATRICES,
@@ -431,7 +432,7 @@ def test_so_it_does_with_common_options(dtype: Any, options: Any, backend: str) 
     same_by_element(VARIANT_OF["adamw"], dtype, **options, backend=backend)
 
 
-@pytest.mark.parametrize("variant", [v for v in VARIANTS if v.name != "prodigy"], ids=str)
+@pytest.mark.parametrize("variant", APART, ids=str)
 def test_the_text_that_is_compiled_speaks_of_scales_only_where_elements_have_some(
     variant: Variant,
 ) -> None:
@@ -443,7 +444,7 @@ def test_the_text_that_is_compiled_speaks_of_scales_only_where_elements_have_som
 
 
 @pytest.mark.skipif(len(CPU_BACKENDS) < 2, reason="numba is not installed")
-@pytest.mark.parametrize("variant", [v for v in VARIANTS if v.name != "prodigy"], ids=str)
+@pytest.mark.parametrize("variant", APART, ids=str)
 def test_rates_of_elements_have_one_end_on_every_backend(variant: Variant) -> None:
     scales = [np.random.default_rng(9).random(shape) for shape in SHAPES]
     ends = [

@@ -44,7 +44,7 @@ def test_the_steps_are_those_of_pytorch(name: str, dtype: str, backend: str) -> 
 
 
 @each_backend
-@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+@pytest.mark.parametrize("variant", [v for v in VARIANTS if not v.optimizer._takes_value], ids=str)
 def test_micro_batches_end_where_the_whole_batch_does(variant: Variant, backend: str) -> None:
     """With small whole numbers and powers of two no sum is rounded: every bit is the same."""
     params, others = make_params(np.float32), make_params(np.float32)

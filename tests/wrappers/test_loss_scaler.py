@@ -69,9 +69,12 @@ def test_a_scaled_step_is_the_step_and_clipping_sees_unscaled_gradients(
         scaled = grad * np.float32(scaler.scale)
         if poisoned:
             scaled[7] = math.inf
-        iterate(scaler, opt, scaled)
+        takes = variant.optimizer._takes_value
+        loss = {"value": 2.0} if takes else {}
+        scaler.step(opt, scaled, **({"value": scaler.multiply(2.0)} if takes else {}))
+        scaler.update()
         if not poisoned:
-            plain.step(grad)
+            plain.step(grad, **loss)
             assert opt.grad_norm == pytest.approx(float(np.linalg.norm(grad)), rel=1e-6)
         assert one.tobytes() == two.tobytes()
     assert scaler.scale == 65536.0 / 4
