@@ -38,9 +38,9 @@ if TYPE_CHECKING:
     from fastopt.optimizers.arctangent import AdamAtan2
     from fastopt.optimizers.averaged import ASGD
     from fastopt.optimizers.coin_betting import COCOB
+    from fastopt.optimizers.curvature import AdaHessian, Sophia
     from fastopt.optimizers.dual_averaging import MADGRAD
     from fastopt.optimizers.factored import CAME, SM3, Adafactor
-    from fastopt.optimizers.curvature import AdaHessian, Sophia
     from fastopt.optimizers.layerwise import LAMB
     from fastopt.optimizers.matrices import Muon, MuonWithAdamW, NorMuon
     from fastopt.optimizers.optimistic import OptimisticAdam
@@ -141,8 +141,8 @@ __all__ = [
     "RMSprop",
     "Rprop",
     "Signum",
-    "Yogi",
     "Sophia",
+    "Yogi",
     "__version__",
     "array_namespace",
     "available_backends",
