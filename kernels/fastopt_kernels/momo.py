@@ -3,7 +3,7 @@
 m <- m + one_minus_beta * (grad - m)
 f <- f + (1 - keep) * (value - f) and a likewise of sum(grad * param), over all arrays
 growth = one + decay
-share = what the model says of all arrays together, from 0 to 1 (``model_host``)
+share = what the model says of all arrays together, from 0 to 1 (``_host``)
 param <- param - decay / growth * param - share * lr * m
 
 one is 1; one_minus_beta is 1 in the parameter's first step, and keep is 0 in the optimizer's.
@@ -23,7 +23,7 @@ INPUTS = ("beta", "corrects", "lower_bound", "adapts")
 NAMES = ("value", "average", "gamma", "weight", "bound")
 
 
-def model_host(
+def _host(
     scalars: Mapping[str, float], memory: Mapping[str, float], sums: Mapping[str, float]
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Return how far to go towards where the model of the loss comes down to its bound.
@@ -94,7 +94,7 @@ MEMORY = Memory(
     inputs=INPUTS,
     scalars=("share",),
     takes_value=True,
-    host=model_host,
+    host=_host,
     cupy=MODEL,
 )
 """That of all rules that step by the model."""

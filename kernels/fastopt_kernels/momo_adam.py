@@ -4,7 +4,7 @@ m <- m + one_minus_beta1 * (grad - m)
 v <- v + one_minus_beta2 * (grad^2 - v)
 direction = m / (sqrt(v) + eps)
 growth = one + decay
-share = what the model says of all arrays together, from 0 to 1 (``momo.model_host``)
+share = what the model says of all arrays together, from 0 to 1 (``momo._host``)
 param <- param - decay / growth * param - share * lr * direction
 
 one is 1; lr and eps hold the bias corrections.

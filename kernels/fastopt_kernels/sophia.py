@@ -49,9 +49,10 @@ def _numba(
 ) -> tuple[Any, Any, Any]:
     m = m + one_minus_beta1 * (grad - m)
     curvature = gamma * h
-    u = m / (curvature if curvature >= eps or curvature != curvature else eps)
-    u = one if u > one else u
-    u = -one if u < -one else u
+    missing = eps - curvature
+    u = m / (eps if missing > 0 else curvature)
+    u = one if u > 1 else u
+    u = -one if u < -1 else u
     return param - lr * u, m, h
 
 
@@ -76,9 +77,10 @@ RULE = Rule(
         m = m + one_minus_beta1 * (grad - m);
         h = h;
         const real curvature = gamma * h;
-        real u = m / (curvature >= eps || curvature != curvature ? curvature : eps);
-        u = u > one ? one : u;
-        u = u < -one ? -one : u;
+        const real missing = eps - curvature;
+        real u = m / (missing > 0 ? eps : curvature);
+        u = u > 1 ? one : u;
+        u = u < -1 ? -one : u;
         param = param - lr * u;
     """,
 )
