@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from fastopt.optimizers.quasi_hyperbolic import QHM, QHAdam
     from fastopt.optimizers.rmsprop import RMSprop
     from fastopt.optimizers.rprop import Rprop
+    from fastopt.optimizers.schedule_free import ScheduleFreeAdamW, ScheduleFreeSGD
     from fastopt.optimizers.sgd import SGD, Momentum
     from fastopt.optimizers.signs import Lion, Signum
     from fastopt.wrappers.accumulator import Accumulator
@@ -86,6 +87,7 @@ _ON_FIRST_USE = {
     "AggMo": "optimizers.aggregated",
     **dict.fromkeys(["MoMo", "MoMoAdam"], "optimizers.polyak"),
     **dict.fromkeys(["Lion", "Signum"], "optimizers.signs"),
+    **dict.fromkeys(["ScheduleFreeAdamW", "ScheduleFreeSGD"], "optimizers.schedule_free"),
 }
 """Public names by the modules that hold them, which are imported when a name is first used: a
 program needs one optimizer, and not everything that stands around a step. The optimizers among them
@@ -140,6 +142,8 @@ __all__ = [
     "RAdam",
     "RMSprop",
     "Rprop",
+    "ScheduleFreeAdamW",
+    "ScheduleFreeSGD",
     "Signum",
     "Sophia",
     "Yogi",

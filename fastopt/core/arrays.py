@@ -278,6 +278,17 @@ BLOCK = 32_768
 """Elements of a piece in host memory, so that its temporaries stay in the cache."""
 
 
+def keep_within(own: Array, limits: tuple[Any, ...]) -> None:
+    """Keep an array within a lower and an upper bound, if there are any; NaN stays."""
+    if not limits:
+        return
+    lower, upper = limits
+    xp = namespace_of(own)
+    with on_device_of(own):
+        xp.copyto(own, lower, where=own < lower)
+        xp.copyto(own, upper, where=own > upper)
+
+
 def blocks(*given: Array) -> Iterator[tuple[Array, ...]]:
     """Yield matching pieces of arrays of one shape, as views of at least one dimension.
 

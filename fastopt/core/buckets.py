@@ -16,8 +16,8 @@ import numpy as np
 
 from fastopt.core import advice, arrays, quantization
 from fastopt.core.arrays import Array, Extents, Layout
-from fastopt.core.dtypes import CODE_DTYPES, UpdateSpec, dtype_of, real_dtype, real_size
-from fastopt.core.hyperparameters import Formula, Options, Value
+from fastopt.core.dtypes import BOUNDS, CODE_DTYPES, UpdateSpec, dtype_of, real_dtype, real_size
+from fastopt.core.hyperparameters import Formula, Options, Value, bounds_as_numbers
 from fastopt.core.param_groups import ParamGroups
 from fastopt.core.quantization import BLOCK
 from fastopt.core.tree import Leaf, Tree
@@ -422,26 +422,26 @@ class Arena:
                 values = before.state_view(theirs[name]).copy()
                 merge(parameter.state_view(own[name]), values, keep)
             for slot in self.slots:
-                values = source._numbers_of(slot, before, slot in signed)
+                values = source.numbers_of(slot, before, slot in signed)
                 if keep is not None:
-                    merged = self._numbers_of(slot, parameter, slot in signed)
+                    merged = self.numbers_of(slot, parameter, slot in signed)
                     merge(merged, values, keep)
                     values = merged
                 self._set_numbers(slot, parameter, values, slot in signed)
 
-    def _numbers_of(self, slot: str, parameter: Parameter, signed: bool) -> Array:
-        """Return a copy of a slot of the rule, in the parameter's shape; on the host, if coded."""
+    def numbers_of(self, slot: str, parameter: Parameter, signed: bool) -> Array:
+        """Return a copy of a slot of the rule, in the parameter's shape; codes as float32."""
         row, first, size = self.slots.index(slot), parameter.offset, parameter.size
         if self.spec.state == "real":
             return parameter.state_view(self.numbers[row]).copy()
         assert self.codes is not None
         if self.spec.state == "bfloat16":
-            codes = arrays.on_host(self.codes[row, first : first + size])
+            codes = self.codes[row, first : first + size]
             return parameter.in_shape(quantization.from_bfloat16(codes))
         if self.spec.state == "int8":
             assert self.scales is not None
-            scales = arrays.on_host(parameter.scale_view(self.scales[row]))
-            codes = arrays.on_host(self.codes[row, first : first + scales.size * BLOCK])
+            scales = parameter.scale_view(self.scales[row])
+            codes = self.codes[row, first : first + scales.size * BLOCK]
             return parameter.in_shape(quantization.from_int8(codes, scales, signed)[:size])
         assert_never(self.spec.state)
 
@@ -776,3 +776,17 @@ class OptimizerState:
     def leaves_of(self, group: int) -> list[Leaf]:
         """Return the parameters of a group."""
         return [self.tree.leaves[position] for position in self.groups[group].positions]
+
+    def bounds(self) -> dict[int, tuple[Any, Any]]:
+        """Return the bounds of the parameters that have any, numbers or arrays, by position."""
+        found: dict[int, tuple[Any, Any]] = {}
+        for bucket in self.buckets:
+            spec, rows = bucket.spec, bucket.arena.rows
+            for position, parameter in zip(bucket.positions, bucket.parameters, strict=True):
+                if spec.bounds == "numbers":
+                    given = self.groups[bucket.group]["bounds"]
+                    found[position] = bounds_as_numbers(given, spec.stored)
+                elif spec.bounds == "arrays":
+                    lower, upper = (parameter.state_view(rows[name]) for name in BOUNDS)
+                    found[position] = lower, upper
+        return found

@@ -139,8 +139,8 @@ def _rounded(sizes: Array, draws: Array, values: Array, signed: bool) -> Array:
 
 
 def from_int8(codes: Array, scales: Array, signed: bool) -> Array:
-    """Return 8-bit codes as float32, exactly; the codes are whole blocks."""
-    relative = _table(signed)[codes].reshape(-1, BLOCK)
+    """Return 8-bit codes as float32, exactly; the codes are whole blocks, on whatever device."""
+    relative = arrays.like(_table(signed), codes)[codes].reshape(-1, BLOCK)
     relative *= scales[:, None]
     return relative.reshape(-1)
 

@@ -637,6 +637,11 @@ class Optimizer(Formula):
         self._state.groups.set_rate(value)
 
     @property
+    def _elsewhere(self) -> bool:
+        """Whether parameters are other numbers for a while than those that steps go on from."""
+        return False
+
+    @property
     def state_bytes(self) -> int:
         """The bytes of all state: scales, master weights and bounds that are arrays included."""
         return sum(bucket.nbytes for bucket in self._state.buckets)

@@ -12,8 +12,8 @@ import numpy as np
 from fastopt.core import arrays
 from fastopt.core.arrays import BLOCK, Array, Layout, blocks
 from fastopt.core.buckets import merge
-from fastopt.core.dtypes import BOUNDS, wide
-from fastopt.core.hyperparameters import FRACTION, Flag, Number, bounds_as_numbers, whole
+from fastopt.core.dtypes import wide
+from fastopt.core.hyperparameters import FRACTION, Flag, Number, whole
 from fastopt.core.options import NonfinitePolicy
 from fastopt.core.param_groups import tree_of
 from fastopt.core.saved import Resumable, Saved
@@ -501,8 +501,8 @@ class Lookahead(Wrapper):
         """Of which parameters it is not known what the last step left: that was before a load."""
         for joined in self._joined:
             joined.begin(tree.leaves)
-        for position, limits in self._bounds().items():
-            _keep_within(self._arrays.own[position], limits)
+        for position, limits in self._innermost._state.bounds().items():
+            arrays.keep_within(self._arrays.own[position], limits)
 
     def _follow_tree(self, kept: Mapping[int, Array] | None = None) -> None:
         """Go over to the parameters that the optimizer has now; what has other rows begins anew.
@@ -618,14 +618,14 @@ class Lookahead(Wrapper):
         frozen = [k for group in groups if not group["trainable"] for k in group.positions]
         pulled = self._moved.copy()
         pulled[frozen] = False
-        bounds = {k: limits for k, limits in self._bounds().items() if pulled[k]}
+        bounds = {k: limits for k, limits in self._innermost._state.bounds().items() if pulled[k]}
         with np.errstate(all="ignore"):
             for k, limits in bounds.items():
-                _keep_within(self._arrays.own[k], limits)  # which may have changed
+                arrays.keep_within(self._arrays.own[k], limits)  # which may have changed
             for joined in self._joined:
                 joined.move_slow(self._arrays.leaves, pulled, self._alpha)
             for k, limits in bounds.items():
-                _keep_within(self._arrays.own[k], limits)  # the way is rounded
+                arrays.keep_within(self._arrays.own[k], limits)  # the way is rounded
             for k, (param, slow) in enumerate(self._arrays.pairs):
                 if pulled[k]:
                     with arrays.on_device_of(param):
@@ -635,7 +635,7 @@ class Lookahead(Wrapper):
 
     def _follow(self) -> None:
         """Have the slow weights follow what was written into the parameters since the last step."""
-        if self._stepping:
+        if self._stepping or self._innermost._elsewhere:
             return
         self._follow_tree()
         changed = [
@@ -645,24 +645,9 @@ class Lookahead(Wrapper):
             for k in joined.positions
         ]
         if changed:
-            bounds = self._bounds()
+            bounds = self._innermost._state.bounds()
             for k in changed:
-                _keep_within(self._arrays.own[k], bounds.get(k, ()))
-
-    def _bounds(self) -> dict[int, tuple[Any, Any]]:
-        """Return the bounds of the parameters that have any, numbers or arrays, by position."""
-        state = self._innermost._state
-        found: dict[int, tuple[Any, Any]] = {}
-        for bucket in state.buckets:
-            spec, rows = bucket.spec, bucket.arena.rows
-            for position, parameter in zip(bucket.positions, bucket.parameters, strict=True):
-                if spec.bounds == "numbers":
-                    given = state.groups[bucket.group]["bounds"]
-                    found[position] = bounds_as_numbers(given, spec.stored)
-                elif spec.bounds == "arrays":
-                    lower, upper = (parameter.state_view(rows[name]) for name in BOUNDS)
-                    found[position] = lower, upper
-        return found
+                arrays.keep_within(self._arrays.own[k], bounds.get(k, ()))
 
     def _made_with(self) -> dict[str, Any]:
         return {"k": self._k, "alpha": self._alpha}
@@ -820,14 +805,3 @@ def _join(leaves: Sequence[Leaf]) -> list[_Joined]:
         last[dtype].append(k)
         room[dtype] -= size
     return [_Joined(leaves, positions) for positions in joined]
-
-
-def _keep_within(own: Array, limits: tuple[Any, ...]) -> None:
-    """Keep an array within a lower and an upper bound, if there are any; NaN stays."""
-    if not limits:
-        return
-    lower, upper = limits
-    xp = arrays.namespace_of(own)
-    with arrays.on_device_of(own):
-        xp.copyto(own, lower, where=own < lower)
-        xp.copyto(own, upper, where=own > upper)

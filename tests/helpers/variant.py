@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastopt.core.arrays import Array
+from fastopt.core.buckets import memory_names
 from fastopt.optimizers.base import Optimizer
 from fastopt_kernels import AnyRule, ArrayRule
 from helpers.handing import handing
@@ -56,6 +57,11 @@ class Variant:
     def sums(self) -> bool:
         """Whether it sums over arrays, or an option around it does."""
         return self.rule.sums is not None or bool({"cautious", "clip_each"} & self.options.keys())
+
+    @property
+    def remembered(self) -> set[str]:
+        """The names of numbers in float64 that it remembers of each array beside state."""
+        return {*memory_names(self.rule, "array")}
 
     @property
     def is_elementwise(self) -> bool:
