@@ -97,15 +97,16 @@ def _over_arrays(update: Update, number: int, one: Pass, found: PassResult) -> N
     tiles = _tiles(update, number, one, found)
     sizes = [parameter.size for parameter in update.bucket.parameters]
     ends = np.cumsum(tile_counts(sizes)).tolist()
-    names = one.memory.names
+    names = one.memory.names  # of the rule's own pass: fragments remember nothing
     for index in update.active:
         if not sizes[index]:  # there is nothing to update
             continue
         own = [row[ends[index - 1] if index else 0 : ends[index]] for row in tiles]
         sums = _named(one, own, sizes[index])
-        past = dict(zip(names, found.memory[index].tolist(), strict=True))
+        past = dict(zip(names, found.memory[index].tolist(), strict=True)) if names else {}
         coming, made = one.memory.host(_inputs(one, update, index), past, sums)
-        found.memory[index] = [coming[name] for name in names]
+        if names:
+            found.memory[index] = [coming[name] for name in names]
         found.scalars[index, one.derived_columns] = [made[name] for name in one.memory.scalars]
 
 

@@ -98,14 +98,16 @@ def check_load(
         else:
             assert "master" not in new[name]
             np.testing.assert_array_equal(got[name], nearest(whole, after))
-        for slot in new[name].keys() - {"step", "master"}:
+        check_remembered(variant, new[name], old[name])
+        for slot in new[name].keys() - {"step", "master"} - variant.remembered:
             assert new[name][slot].dtype == real_of(after)
             np.testing.assert_array_equal(new[name][slot], old[name][slot].astype(real_of(after)))
         assert new[name]["step"] == 4
         assert (f"param:{name}: {before} -> {after}" in report.converted) == (before != after)
     wide = real_of(before), real_of(after)
-    slots = set(new["W"]) - {"step", "master"}
+    slots = set(new["W"]) - {"step", "master"} - variant.remembered
     named = {f"state:W.{slot}: {wide[0]} -> {wide[1]}" for slot in slots}
+    assert not any(f"state:W.{name}" in " ".join(report.converted) for name in variant.remembered)
     assert named & set(report.converted) == (named if wide[0] != wide[1] else set())
     assert ("state:W.master: from the parameter" in report.converted) == (
         after in HALF and before not in HALF
@@ -114,6 +116,12 @@ def check_load(
         before in HALF and after not in HALF
     )
     assert ("converted: " in str(report)) == (before != after) == bool(report.converted)
+
+
+def check_remembered(variant: Variant, new: dict[str, Any], old: dict[str, Any]) -> None:
+    for name in variant.remembered:
+        assert new[name].dtype == np.float64
+        assert new[name] == old[name]
 
 
 @each_backend
@@ -179,7 +187,8 @@ def test_state_alone_leaves_the_parameters(variant: Variant, before: Any, after:
     report = other.load_state_dict(opt.state_dict(), convert=True)
     assert all((got[name] == value).all() for name, value in make(after, 9).items())
     old, new = opt.state_dict()["state"], other.state_dict()["state"]
-    for slot in new["W"].keys() - {"step", "master"}:
+    check_remembered(variant, new["W"], old["W"])
+    for slot in new["W"].keys() - {"step", "master"} - variant.remembered:
         np.testing.assert_array_equal(new["W"][slot], old["W"][slot].astype(real_of(after)))
     if after in HALF and before not in HALF:
         np.testing.assert_array_equal(new["W"]["master"], got["W"].astype(np.float32))

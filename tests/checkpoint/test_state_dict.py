@@ -367,6 +367,8 @@ def test_state_is_never_cast_or_reshaped(variant: Variant, name: str, backend: s
     saved = opt.state_dict()
     opt.step({"W": np.ones((2, 3)), "b": np.ones(3), "s": np.ones(2)})
     for slot in saved["state"]["W"].keys() - {"step"}:
+        if slot in variant.remembered and name in ("missing_axis", "float64"):
+            continue  # a number in float64, without an axis
         bad = of(saved, "state", "W", slot, value=SLOT_DAMAGE[name](saved["state"]["W"][slot]))
         refuses(opt, bad, f"W.{slot}")
         refuses(opt, without(saved, "state", "W", slot), "W", slot)

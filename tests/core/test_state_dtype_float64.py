@@ -91,6 +91,9 @@ def run(
 # Gradients whose squares float32 does not hold --------------------------------------------------
 
 
+OF_GRADIENTS_SIZE = (fastopt.SGD, fastopt.Momentum, fastopt.MoMo, fastopt.ScheduleFreeSGD)
+"""Optimizers whose steps are as long as the gradient."""
+
 SIZE = {"1e-25": 2.0**-83, "1e-2": 2.0**-7, "1e19": 2.0**63}
 
 
@@ -107,7 +110,7 @@ def test_gradients_of_all_sizes_train_alike(variant: Variant, place: tuple[Any, 
         options["eps"] = 0.0
     ends = []
     for size in SIZE.values():
-        if variant.optimizer in (fastopt.SGD, fastopt.Momentum, fastopt.MoMo):
+        if variant.optimizer in OF_GRADIENTS_SIZE:
             options["lr"] = 2.0**-10 / size
         if variant.optimizer is fastopt.Adagrad:
             options["initial_accumulator_value"] = (0.1 * size) ** 2

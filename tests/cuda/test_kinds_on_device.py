@@ -30,6 +30,7 @@ AROUND: tuple[dict[str, Any], ...] = (
 RULES: dict[str, Any] = {
     "lamb": lambda params, **o: fastopt.LAMB(params, lr=0.05, **o),
     "prodigy": lambda params, **o: fastopt.Prodigy(params, **o),
+    "schedule_free": lambda params, **o: fastopt.ScheduleFreeAdamW(params, lr=0.05, **o),
     "adam": lambda params, **o: fastopt.Adam(params, lr=0.05, **o),
     "sgd": lambda params, **o: fastopt.SGD(params, lr=0.05, **o),
 }
@@ -68,7 +69,7 @@ def test_decays_beside_a_schedule_have_numpys_bits(
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
 @pytest.mark.parametrize("state", [None, "bfloat16", "int8", "float64"])
-@pytest.mark.parametrize("rule", ["lamb", "prodigy"])
+@pytest.mark.parametrize("rule", ["lamb", "prodigy", "schedule_free"])
 def test_whatever_the_storage(cupy: Any, rule: str, state: str | None, dtype: Any) -> None:
     if dtype is np.float64 and state in ("bfloat16", "int8"):
         state = None
@@ -77,12 +78,12 @@ def test_whatever_the_storage(cupy: Any, rule: str, state: str | None, dtype: An
     assert not as_numpy(training, RULES[rule], cupy, **options)
 
 
-@pytest.mark.parametrize("rule", ["lamb", "prodigy"])
+@pytest.mark.parametrize("rule", ["lamb", "prodigy", "schedule_free"])
 def test_steps_that_are_skipped_leave_memory_alone(cupy: Any, rule: str) -> None:
     assert not as_numpy(BAD, RULES[rule], cupy, on_nonfinite="skip", cautious=True)
 
 
-@pytest.mark.parametrize("rule", ["lamb", "prodigy"])
+@pytest.mark.parametrize("rule", ["lamb", "prodigy", "schedule_free"])
 def test_host_and_device_take_turns(cupy: Any, rule: str) -> None:
     def to(policy: str) -> Any:
         return lambda opt: setattr(opt, "on_nonfinite", policy)
@@ -105,7 +106,7 @@ def test_host_and_device_take_turns(cupy: Any, rule: str) -> None:
 
 
 @pytest.mark.parametrize("options", AROUND, ids=str)
-@pytest.mark.parametrize("rule", ["lamb", "prodigy", "adam"])
+@pytest.mark.parametrize("rule", ["lamb", "prodigy", "schedule_free", "adam"])
 def test_replays_of_a_captured_step_are_steps(
     cupy: Any, rule: str, options: dict[str, Any]
 ) -> None:
