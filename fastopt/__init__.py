@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from fastopt.wrappers.accumulator import Accumulator
     from fastopt.wrappers.averaging import EMA, Lookahead
     from fastopt.wrappers.loss_scaler import LossScaler
+    from fastopt.wrappers.sam import ASAM, SAM
 
 _ON_FIRST_USE = {
     **dict.fromkeys(["clip_grad_norm_", "clip_grad_value_", "global_norm"], "core.norms"),
@@ -62,6 +63,7 @@ _ON_FIRST_USE = {
     "Checkpoints": "checkpoint.numbered",
     "LoadReport": "checkpoint.state_dict",
     **{"Lookahead": "wrappers.averaging", "LossScaler": "wrappers.loss_scaler"},
+    **dict.fromkeys(["ASAM", "SAM"], "wrappers.sam"),
     **dict.fromkeys(["SGD", "Momentum"], "optimizers.sgd"),
     **dict.fromkeys(["Adagrad", "Adadelta"], "optimizers.adagrad"),
     "RMSprop": "optimizers.rmsprop",
@@ -95,6 +97,7 @@ are what ``fastopt.optimizers.names`` lists."""
 
 __all__ = [
     "ADOPT",
+    "ASAM",
     "ASGD",
     "CAME",
     "COCOB",
@@ -102,6 +105,7 @@ __all__ = [
     "LAMB",
     "MADGRAD",
     "QHM",
+    "SAM",
     "SGD",
     "SM3",
     "Accumulator",

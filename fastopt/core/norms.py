@@ -144,6 +144,40 @@ def norm_of(given: Sequence[Array], order: float) -> float:
         return largest * float(np.float64(total) ** (1.0 / order))
 
 
+def norm_there(given: Sequence[Array]) -> Array:
+    """Return the 2-norm of arrays of one place as a float64 array of shape () there.
+
+    It has the bits of ``norm_of``; nothing waits for a device.
+    """
+    if arrays.kind(given[0]) == "numpy":
+        return np.array(norm_of(given, 2.0))
+    flats = _in_order(given, magnitudes=False)
+    with arrays.on_device_of(given[0]):
+        total = _total_there(flats, 1.0)
+        if not any(flat.dtype.itemsize == 8 for flat in flats):
+            return arrays.namespace_of(total).sqrt(total)  # type: ignore[no-any-return]
+        xp = arrays.namespace_of(total)
+        large, small = _total_there(flats, SMALLER), _total_there(flats, 1.0 / SMALLER)
+        found = xp.where(total < TOO_SMALL, xp.sqrt(small) * SMALLER, xp.sqrt(total))
+        return xp.where(total == math.inf, xp.sqrt(large) / SMALLER, found)  # type: ignore[no-any-return]
+
+
+def _total_there(flats: Sequence[Array], factor: float) -> Array:
+    """Return what ``total_of`` does of the squares of (factor * x), without waiting for it."""
+
+    def square(values: Array) -> Array:
+        values *= factor
+        values *= values
+        return values
+
+    parts = [*_tile_sums(flats, square)]
+    xp = arrays.namespace_of(flats[0])
+    sums = xp.concatenate([xp.zeros(0), *parts])
+    padded = xp.zeros(-(-sums.size // LANES) * LANES)
+    padded[: sums.size] = sums
+    return lane_sums(padded.reshape(1, -1, LANES))[0]  # type: ignore[no-any-return]
+
+
 def _in_order(given: Sequence[Array], magnitudes: bool) -> list[Array]:
     """Return the elements of each array, flat, in the order in which a step's norm adds them.
 
@@ -177,10 +211,15 @@ def _squares(flats: Sequence[Array], factor: float) -> Iterator[Array]:
 
 def _sums(flats: Sequence[Array], term: Callable[[Array], Array]) -> Iterator[Array]:
     """Yield the sums, by tiles, of what ``term`` makes of float64 values; of 0 it makes 0."""
+    yield from map(arrays.on_host, _tile_sums(flats, term))
+
+
+def _tile_sums(flats: Sequence[Array], term: Callable[[Array], Array]) -> Iterator[Array]:
+    """Yield them where the arrays are."""
     for batch in _batches(flats):
         with arrays.on_device_of(batch[0]):
             terms = term(_padded(batch)).reshape(-1, TILE // LANES, LANES)
-            yield arrays.on_host(lane_sums(terms))
+            yield lane_sums(terms)
 
 
 def _largest(flats: Sequence[Array]) -> float:

@@ -544,6 +544,7 @@ class DeviceEngine(HostEngine):
         if self._passes is not None and not self._passes_uploaded:
             self._passes.upload(self.state.memory)
             self._passes_uploaded = True
+            self._memory_behind = bool(self._capture)  # which replays may change at any time
 
     def _invalidate(self) -> None:
         """Take note that the host's counts and memory are no longer the device's."""

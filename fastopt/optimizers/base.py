@@ -50,14 +50,21 @@ class StateLock:
     the middle of something and must not go on: ``busy`` says so.
     """
 
-    __slots__ = ("busy", "lock")
+    __slots__ = ("away", "busy", "lock")
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self.busy = False
+        self.away = False
+        """Whether parameters are elsewhere for the length of a block, all of which is busy."""
 
     def refuse(self) -> NoReturn:
         """Raise RuntimeError for a call from within another one."""
+        if self.away:
+            raise RuntimeError(
+                "this optimizer's parameters are elsewhere until the block of ascent ends, which "
+                "is for gradients alone; step, save and load after it"
+            )
         raise RuntimeError(
             "this optimizer is in a step already, or is being saved or loaded, in this very "
             "thread: a schedule, a hook or the handler of a signal must not do that; do it between "
@@ -639,7 +646,7 @@ class Optimizer(Formula):
     @property
     def _elsewhere(self) -> bool:
         """Whether parameters are other numbers for a while than those that steps go on from."""
-        return False
+        return self._state_lock.away
 
     @property
     def state_bytes(self) -> int:

@@ -105,7 +105,7 @@ class ScheduleFree(Optimizer):
 
     @property
     def _elsewhere(self) -> bool:
-        return self._kept is not None
+        return self._kept is not None or super()._elsewhere
 
     def eval(self) -> Mode[Self]:
         """Put the averages x into the parameters, to evaluate with; again, nothing happens.
@@ -158,9 +158,10 @@ class ScheduleFree(Optimizer):
                     for position, parameter in zip(
                         bucket.positions, bucket.parameters, strict=True
                     ):
-                        d = bucket.arena.numbers_of("d", parameter, True)
-                        limits = bounds.get(position, ())
-                        _write_average(parameter.leaf.array, next(originals), d, share, limits)
+                        array, limits = parameter.leaf.array, bounds.get(position, ())
+                        with arrays.on_device_of(array):
+                            d = bucket.arena.numbers_of("d", parameter, True)
+                            _write_average(array, next(originals), d, share, limits)
             except BaseException:  # no memory for a temporary, for instance
                 self._write(kept)
                 raise
@@ -261,7 +262,7 @@ def _copy(array: Array) -> Array:
 
 def _write_average(array: Array, y: Array, d: Array, share: float, limits: tuple[Any, ...]) -> None:
     """Write y + share * d into an array, within limits; ``d`` is overwritten."""
-    with arrays.on_device_of(array), np.errstate(all="ignore"):
+    with np.errstate(all="ignore"):
         d *= share
         d += y.astype(d.dtype, copy=False)
         array[...] = d.astype(array.dtype, copy=False)

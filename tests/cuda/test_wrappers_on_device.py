@@ -12,6 +12,7 @@ import pytest
 
 import fastopt
 from fastopt.core.arrays import Array
+from fastopt.core.norms import norm_there
 from fastopt.errors import BackendMismatchError
 from helpers.around import leaves, mapped
 from helpers.cuda.device import no_waiting
@@ -55,6 +56,11 @@ def on_device(tree: Any, cupy: Any, number: int) -> Any:
             return cupy.asarray(room)[:, ::2].T
 
     return mapped(moved, tree)
+
+
+def duplicate(tree: Any, cupy: Any, number: int) -> Any:
+    with cupy.cuda.Device(number):
+        return mapped(lambda array: array.copy(), tree)
 
 
 def back(tree: Any) -> Any:
@@ -289,3 +295,72 @@ def test_a_loss_scaler_skips_there_too(cupy: Any) -> None:
     scaler.update()
     assert param.get().tolist() == [0.0, -1.0]
     assert scaler.scale == 4.0
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "complex64"])
+@pytest.mark.parametrize("make", [fastopt.SAM, fastopt.ASAM])
+def test_the_way_uphill_has_numpys_bits_and_nothing_waits(
+    cupy: Any, make: Any, dtype: str, number: int
+) -> None:
+    ends, ups = [], []
+    for there in (False, True):
+        params, grads = values(dtype, 0), values(dtype, 1)
+        params["long"] = np.ascontiguousarray(params["long"].T).T  # as it lies in memory there
+        if there:
+            params, grads = (on_device(tree, cupy, number) for tree in (params, grads))
+        opt = fastopt.SGD(params, lr=0.1, momentum=0.9, bounds=None if dtype[0] == "c" else (-2, 2))
+        sam = make(opt)
+        with sam.ascent(grads):
+            pass  # which compiles
+        with no_waiting() if there else nullcontext(), sam.ascent(grads):
+            up = duplicate(params, cupy, number) if there else mapped(np.copy, params)
+        sam.step(grads)
+        ends.append(bits(back(params) if there else params))
+        ups.append(bits(back(up) if there else up))
+    assert ups[0] == ups[1] != ends[0]
+    assert ends[0] == ends[1]
+
+
+@pytest.mark.parametrize("size", [1e-200, 1.0, 1e200])
+def test_a_norm_stays_where_its_arrays_are(cupy: Any, size: float) -> None:
+    given = [size * np.arange(1.0, 5001.0), np.array(size), np.zeros(0), np.ones(3, np.float32)]
+    there = [cupy.asarray(array) for array in given]
+    norm_there(there)
+    with no_waiting():
+        found = norm_there(there)
+    assert found.get() == norm_there(given) == fastopt.global_norm(there)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "complex64"])
+@pytest.mark.parametrize("state", [None, "bfloat16", "int8"])
+def test_schedule_free_evaluates_in_numpys_bits_and_nothing_waits(
+    cupy: Any, dtype: str, state: str | None, number: int
+) -> None:
+    if dtype == "float64":
+        state = None
+    found: list[Any] = []
+    for there in (False, True):
+        params, evaluated = values(dtype, 0), []
+        params["long"] = np.ascontiguousarray(params["long"].T).T
+        if there:
+            params = on_device(params, cupy, number)
+        limits = {} if dtype[0] == "c" else {"bounds": (-1.5, 1.5)}
+        opt = fastopt.ScheduleFreeAdamW(
+            params, lr=0.1, state_dtype=state, on_nonfinite="skip", **limits
+        )
+        for step in range(4):
+            grads = values(dtype, 1 + step)
+            if step == 2:
+                grads["long"][0, 0] = np.nan
+            opt.step(on_device(grads, cupy, number) if there else grads)
+            with opt.eval():
+                pass  # which compiles
+            with no_waiting() if there else nullcontext(), opt.eval():
+                x = duplicate(params, cupy, number) if there else mapped(np.copy, params)
+            evaluated.append(bits(back(x) if there else x))
+        found.append((evaluated, bits(back(params) if there else params)))
+        saved = opt.state_dict()
+        with opt.eval():
+            assert repr(opt.state_dict()) == repr(saved)
+    assert found[0] == found[1]
+    assert found[0][0][-1] != found[0][1]

@@ -279,13 +279,122 @@ def loss_scaler() -> Arrays:
     return arrays
 
 
+TORCH_INNER: dict[str, tuple[Any, dict[str, Any]]] = {
+    "sgd": (torch.optim.SGD, {"lr": 0.1}),
+    "sgd_momentum": (torch.optim.SGD, {"lr": 0.05, "momentum": 0.9}),
+    "adam": (torch.optim.Adam, {"lr": 0.01}),
+}
+
+
+def sam() -> Arrays:
+    """optax.contrib.sam in float64, pytorch_optimizer's SAM, and the formulas in decimals.
+
+    Of every step there are two gradients, at the parameters and uphill of them; recorded are where
+    the second one is taken (``up``) and where the step ends (``p``).
+    """
+    steps, first, grads, second = 10, drawn(9), drawn(10, 10), drawn(11, 10)
+    cases: list[dict[str, Any]] = [
+        {"oracle": oracle, "inner": inner, "rho": rho, "eta": eta}
+        for oracle, inner, rho, eta in [
+            ("optax", "sgd", 0.05, None),
+            ("optax", "sgd_momentum", 0.3, None),
+            ("optax", "adam", 0.75, None),
+            ("po", "sgd", 0.05, None),
+            ("po", "sgd_momentum", 0.3, None),
+            ("po", "adam", 0.75, None),
+            ("po", "sgd_momentum", 0.5, 0.0),
+            ("closed", "sgd", 0.05, None),
+            ("closed", "sgd", 0.5, 0.0),
+            ("closed", "sgd", 0.5, 0.01),
+            ("closed", "sgd", 1.25, 0.3),
+        ]
+    ]
+    arrays: Arrays = {"cases": json.dumps(cases)} | {f"p{k}": x[0] for k, x in enumerate(first)}
+    arrays |= {f"g{k}": x for k, x in enumerate(grads)}
+    arrays |= {f"h{k}": x for k, x in enumerate(second)}
+    run = {"optax": sam_of_optax, "po": sam_of_po, "closed": asam_in_decimals}
+    for number, case in enumerate(cases):
+        given = [[[x[t] for x in some] for some in (grads, second)] for t in range(steps)]
+        path = run[case["oracle"]](case, [x[0] for x in first], given)
+        for k in range(len(SHAPES)):
+            arrays[f"{number}/up{k}"] = np.array([up[k] for up, _ in path])
+            arrays[f"{number}/p{k}"] = np.array([end[k] for _, end in path])
+    return arrays
+
+
+def sam_of_optax(case: dict[str, Any], start: list[Array], given: Any) -> Any:
+    uphill = optax.chain(optax.contrib.normalize(), optax.sgd(case["rho"]))
+    wrapped = optax.contrib.sam(INNER[case["inner"]](), uphill, sync_period=2)
+    params: Any = [jax.numpy.asarray(x) for x in start]
+    state, path = wrapped.init(params), []
+    for both in given:
+        ends = []
+        for grads in both:
+            updates, state = wrapped.update([jax.numpy.asarray(g) for g in grads], state, params)
+            params = optax.apply_updates(params, updates)
+            ends.append([np.asarray(x) for x in params])
+        path.append(ends)
+    return path
+
+
+def sam_of_po(case: dict[str, Any], start: list[Array], given: Any) -> Any:
+    """Run po, whose norm is float32, and has 1e-12 added to it unless it is told otherwise."""
+    from pytorch_optimizer import SAM
+
+    params = [torch.nn.Parameter(as_tensor(x)) for x in start]
+    kind, options = TORCH_INNER[case["inner"]]
+    adaptive = case["eta"] is not None
+    opt = SAM(params, kind, rho=case["rho"], adaptive=adaptive, perturb_eps=0.0, **options)
+    path = []
+    for both in given:
+        ends = []
+        for grads, move in zip(both, (opt.first_step, opt.second_step), strict=True):
+            for param, grad in zip(params, grads, strict=True):
+                param.grad = as_tensor(grad)
+            move()
+            ends.append([as_array(p.detach()) for p in params])
+        path.append(ends)
+    return path
+
+
+def asam_in_decimals(case: dict[str, Any], start: list[Array], given: Any) -> Any:
+    """Return q = p + rho u^2 g / |u g| with u = |p| + eta, for SAM 1, and p - 0.1 h."""
+    with localcontext() as context:
+        context.prec = 50
+        rho, eta, rate = Decimal(case["rho"]), Decimal(case["eta"] or 0), Decimal(float("0.1"))
+        p, path = flat_decimals(start), []
+        for first, second in given:
+            g, h = flat_decimals(first), flat_decimals(second)
+            units = [Decimal(1) if case["eta"] is None else abs(x) + eta for x in p]
+            norm = sum((u * u * y * y for u, y in zip(units, g, strict=True)), Decimal(0)).sqrt()
+            up = [x + rho * u * u * y / norm for x, u, y in zip(p, units, g, strict=True)]
+            p = [x - rate * y for x, y in zip(p, h, strict=True)]
+            path.append((in_shapes(up), in_shapes(p)))
+    return path
+
+
+def flat_decimals(arrays: list[Array]) -> list[Decimal]:
+    return [Decimal(float(x)) for array in arrays for x in np.ravel(array)]
+
+
+def in_shapes(numbers: list[Decimal]) -> list[Array]:
+    flat, made, at = np.array([float(x) for x in numbers]), [], 0
+    for shape in SHAPES:
+        size = int(np.prod(shape))
+        made.append(flat[at : at + size].reshape(shape))
+        at += size
+    return made
+
+
 def main() -> None:
-    """Write one file for each."""
+    """Write one file for each, or for those that are named."""
     if not torch.__version__.startswith("2.13.") or optax.__version__ != "0.2.8":
         raise SystemExit("torch 2.13 and optax 0.2.8 are needed")
     torch.set_num_threads(1)
     made_with = json.dumps({"torch": torch.__version__, "optax": optax.__version__})
-    for make in (clipping, ema, lookahead, accumulation, loss_scaler):
+    for make in (clipping, ema, lookahead, accumulation, loss_scaler, sam):
+        if sys.argv[1:] and make.__name__ not in sys.argv[1:]:
+            continue
         arrays = {k: np.asarray(v) for k, v in make().items()} | {"made_with": np.array(made_with)}
         buffer = io.BytesIO()
         np.savez_compressed(buffer, allow_pickle=False, **arrays)

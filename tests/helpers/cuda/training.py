@@ -116,6 +116,7 @@ def end_of(opt: Optimizer, params: Sequence[Any]) -> dict[str, Array]:
     saved = opt.state_dict()
     for name, entry in saved["state"].items():
         end |= {f"{name}.{slot}": np.asarray(value) for slot, value in entry.items()}
+    end |= {f"memory {name}": np.array(value) for name, value in saved.get("memory", {}).items()}
     norm = -1.0 if opt.grad_norm is None else opt.grad_norm
     counts = (opt.step_count, saved["step_count"], opt.skipped_steps)
     # A NaN has many bit patterns.
