@@ -60,8 +60,8 @@ class SAM(Wrapper):
     in no norm. Where all gradients are 0 nothing moves, and what is not finite in them goes into
     the parameters, and so into the second gradients, by which ``on_nonfinite`` goes. Uphill is
     against the gradient in groups with ``maximize``. The way is worked out in float64 and rounded
-    to the parameter's dtype (half precision by way of float32); it ends at ``bounds``. How gradients are scaled makes no difference,
-    so that those of a scaled loss will do.
+    to the parameter's dtype (half precision by way of float32); it ends at ``bounds``. How
+    gradients are scaled makes no difference, so that those of a scaled loss will do.
 
     Source: Foret et al., "Sharpness-Aware Minimization for Efficiently Improving Generalization"
     (ICLR 2021), algorithm 1, as optax.contrib.sam 0.2.8 computes it with one ascent, for which
