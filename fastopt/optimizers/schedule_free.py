@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from sys import float_info
 from types import TracebackType
 from typing import Any, ClassVar, Generic, NoReturn, Self, TypeVar, Unpack
 
@@ -30,12 +31,13 @@ from fastopt.core.options import Common, NonfinitePolicy
 from fastopt.core.signals import Deferred
 from fastopt.engine.policy import Outcome
 from fastopt.optimizers.base import Around, Optimizer
-from fastopt.optimizers.common import one_minus_power, or_guard, power, sqrt
+from fastopt.optimizers.common import at_most, one_minus_power, or_guard, power, sqrt
 from fastopt_kernels import Rule, schedule_free, schedule_free_adam
 
 Opt = TypeVar("Opt", bound="ScheduleFree")
 Result = TypeVar("Result")
 
+LARGEST = float_info.max
 BETWEEN = Number(low=0.0, high=1.0, low_open=True, high_open=True)
 """Where y stands between z and x: with 0 nothing could be told of x, with 1 nothing of z."""
 
@@ -93,8 +95,12 @@ class ScheduleFree(Optimizer):
         """Return the learning rate of a parameter's t-th step, and what the step counts by."""
         if t < options["warmup_steps"]:
             lr = lr * (t / options["warmup_steps"])
-        rate, factor = power(lr, options["weight_lr_power"]), power(float(t), options["r"])
-        return lr, {"rate": rate, "factor": factor}
+        counts = {
+            "rate": power(lr, options["weight_lr_power"]),
+            "factor": power(float(t), options["r"]),
+        }
+        # Where numbers are immense a weight is 0, and not infinity over infinity.
+        return lr, {name: at_most(value, LARGEST) for name, value in counts.items()}
 
     # Modes ---------------------------------------------------------------------------------------
 
@@ -305,8 +311,8 @@ class ScheduleFreeSGD(ScheduleFree):
         weight_decay: coefficient of the L2 term, of y, >= 0, or a function of the step number.
         common: what every optimizer takes, see ``Common``: lr_scale, maximize, trainable, bounds,
             reset_at_bounds, max_grad_norm, clip_value, clip_each, on_nonfinite, capturable,
-            master_weights, state_dtype, stochastic_rounding, cautious, mask_zero, complex_moment,
-            seed, backend.
+            master_weights, state_dtype, stochastic_rounding, cautious, cautious_decay, l1,
+            mask_zero, complex_moment, seed, backend.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, and for arrays
@@ -403,8 +409,8 @@ class ScheduleFreeAdamW(ScheduleFree):
             the step number.
         common: what every optimizer takes, see ``Common``: lr_scale, maximize, trainable, bounds,
             reset_at_bounds, max_grad_norm, clip_value, clip_each, on_nonfinite, capturable,
-            master_weights, state_dtype, stochastic_rounding, cautious, mask_zero, complex_moment,
-            seed, backend.
+            master_weights, state_dtype, stochastic_rounding, cautious, cautious_decay, l1,
+            mask_zero, complex_moment, seed, backend.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, and for arrays
