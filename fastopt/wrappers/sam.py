@@ -105,7 +105,7 @@ class SAM(Wrapper):
         inner = self._innermost
         mutex = inner._state_lock
         kept: list[tuple[Array, Array]] = []
-        begun = False
+        begun: list[bool] = []  # holds something until all is back
         try:
             with mutex.lock:
                 if mutex.busy:
@@ -115,7 +115,8 @@ class SAM(Wrapper):
                         f"{type(self).__name__}: the parameters are not where steps go on from; "
                         "call opt.train() before an ascent"
                     )
-                begun = mutex.busy = True  # in this order, should an interrupt come in between
+                begun.append(True)  # first, should an interrupt come in between
+                mutex.busy = True
             with Deferred():
                 uphill = self._uphill(grads)
                 kept = [(one.param, _copy(one.param)) for one in uphill]
@@ -124,12 +125,19 @@ class SAM(Wrapper):
                     self._ascend(uphill)
             yield
         finally:
-            with Deferred():
-                for param, values in kept:
-                    with arrays.on_device_of(param):
-                        param[...] = values
-                if begun:
-                    mutex.away = mutex.busy = False
+            interrupt: KeyboardInterrupt | None = None
+            while begun:
+                try:
+                    with Deferred():
+                        for param, values in kept:
+                            with arrays.on_device_of(param):
+                                param[...] = values
+                        mutex.away = mutex.busy = False
+                        begun.clear()
+                except KeyboardInterrupt as error:  # it waits until all is back
+                    interrupt = error
+            if interrupt is not None:
+                raise interrupt
 
     def _uphill(self, grads: Any) -> list[_Uphill]:
         """Return what moves, after a look at all arrays."""
