@@ -1,5 +1,6 @@
 """Schedule-free SGD and AdamW, after the authors' package schedulefree and optax."""
 
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -7,7 +8,7 @@ import numpy as np
 
 from ..oracle_closed_form import ONE, Numbers, State, blend
 from ..oracles import Oracle, by_class, by_formula, by_optax
-from ..vector_cases import GROUPS, LATER, MISSING, Case, Hyper
+from ..vector_cases import GROUPS, LATER, MISSING, Case, Hyper, Result
 from . import cases_of
 
 FOLDER = ""
@@ -58,6 +59,20 @@ def with_all_state(step: Any) -> Any:
         return y
 
     return stepping
+
+
+def with_numbers(oracle: Oracle) -> Oracle:
+    """Return an oracle whose peak and total are numbers of each parameter, without axes."""
+
+    def run(case: Case, inputs: Any) -> Result:
+        result = oracle(case, inputs)
+        numbers = {
+            name: [np.array(values.flat[0]) for values in result.state[name]]
+            for name in ("peak", "total")
+        }
+        return replace(result, state={**result.state, **numbers})
+
+    return run
 
 
 class Apart:
@@ -134,7 +149,7 @@ ORACLES: dict[str, dict[str, Oracle]] = {
         ),
         "optax": by_optax(sgd_of_optax, {}, with_rate=True),
         "closed": by_formula(sgd),
-        "state": by_formula(with_all_state(sgd)),
+        "state": with_numbers(by_formula(with_all_state(sgd))),
     },
     "ScheduleFreeAdamW": {
         "schedulefree": by_class(
@@ -144,7 +159,7 @@ ORACLES: dict[str, dict[str, Oracle]] = {
         ),
         "optax": by_optax(adamw_of_optax, {"nu": "v"}, with_rate=True),
         "closed": by_formula(adamw, decoupled=True),
-        "state": by_formula(with_all_state(adamw), decoupled=True),
+        "state": with_numbers(by_formula(with_all_state(adamw), decoupled=True)),
     },
 }
 SO, SC, OC = ("schedulefree", "optax"), ("schedulefree", "closed"), ("optax", "closed")
