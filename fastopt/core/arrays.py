@@ -289,6 +289,17 @@ def keep_within(own: Array, limits: tuple[Any, ...]) -> None:
         xp.copyto(own, upper, where=own > upper)
 
 
+def write_beyond(
+    array: Array, here: Array, way: Array, share: float, limits: tuple[Any, ...]
+) -> None:
+    """Write here + share * way into an array, within limits; ``way`` is overwritten."""
+    with np.errstate(all="ignore"):
+        way *= share
+        way += here.astype(way.dtype, copy=False)
+        array[...] = way.astype(array.dtype, copy=False)
+        keep_within(array, limits)
+
+
 def blocks(*given: Array) -> Iterator[tuple[Array, ...]]:
     """Yield matching pieces of arrays of one shape, as views of at least one dimension.
 

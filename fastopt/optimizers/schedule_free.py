@@ -9,8 +9,6 @@ from sys import float_info
 from types import TracebackType
 from typing import Any, ClassVar, Generic, NoReturn, Self, TypeVar, Unpack
 
-import numpy as np
-
 from fastopt.core import arrays
 from fastopt.core.arrays import Array
 from fastopt.core.hyperparameters import (
@@ -167,7 +165,7 @@ class ScheduleFree(Optimizer):
                         array, limits = parameter.leaf.array, bounds.get(position, ())
                         with arrays.on_device_of(array):
                             d = bucket.arena.numbers_of("d", parameter, True)
-                            _write_average(array, next(originals), d, share, limits)
+                            arrays.write_beyond(array, next(originals), d, share, limits)
             except BaseException:  # no memory for a temporary, for instance
                 self._write(kept)
                 raise
@@ -264,15 +262,6 @@ class ScheduleFree(Optimizer):
 def _copy(array: Array) -> Array:
     with arrays.on_device_of(array):
         return array.copy()
-
-
-def _write_average(array: Array, y: Array, d: Array, share: float, limits: tuple[Any, ...]) -> None:
-    """Write y + share * d into an array, within limits; ``d`` is overwritten."""
-    with np.errstate(all="ignore"):
-        d *= share
-        d += y.astype(d.dtype, copy=False)
-        array[...] = d.astype(array.dtype, copy=False)
-        arrays.keep_within(array, limits)
 
 
 # -------------------------------------------------------------------------------------------------

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 import fastopt
+from fastopt.core import arrays
 from fastopt.core.arrays import Array
-from fastopt.optimizers import schedule_free
 from helpers.variants import CPU_BACKENDS
 
 each_backend = pytest.mark.parametrize("backend", CPU_BACKENDS)
@@ -274,14 +274,14 @@ def test_a_parameter_that_was_replaced_is_an_error() -> None:
 def test_without_memory_for_it_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
     opt, params = trained(fastopt.ScheduleFreeSGD)
     y = bits(params)
-    write, calls = schedule_free._write_average, iter(range(9))
+    write, calls = arrays.write_beyond, iter(range(9))
 
     def fail(*given: Any) -> None:
         if next(calls) == 2:
             raise MemoryError
         write(*given)
 
-    monkeypatch.setattr(schedule_free, "_write_average", fail)
+    monkeypatch.setattr(arrays, "write_beyond", fail)
     with pytest.raises(MemoryError):
         opt.eval()
     assert bits(params) == y
