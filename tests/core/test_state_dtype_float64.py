@@ -106,8 +106,8 @@ SIZE = {"1e-25": 2.0**-83, "1e-2": 2.0**-7, "1e19": 2.0**63}
 def test_gradients_of_all_sizes_train_alike(variant: Variant, place: tuple[Any, str]) -> None:
     xp, backend = place
     options: dict[str, Any] = {"weight_decay": 0.0}
-    if "eps" in variant([np.zeros(1)]).param_groups[0]:
-        options["eps"] = 0.0
+    names = variant([np.zeros(1)]).param_groups[0]
+    options |= dict.fromkeys({"eps", "eps_root", "initial_accumulator_value"} & names.keys(), 0.0)
     ends = []
     for size in SIZE.values():
         if variant.optimizer in OF_GRADIENTS_SIZE:

@@ -31,6 +31,8 @@ SCHEDULED = {
     "lr": (fastopt.Adam, {}),
     "weight_decay": (fastopt.AdamW, {}),
     "eps": (fastopt.Adam, {}),
+    "alpha": (fastopt.AdEMAMix, {}),
+    "eps_root": (fastopt.AdaBelief, {}),
 }
 each_scheduled = pytest.mark.parametrize("case", SCHEDULED)
 
@@ -230,6 +232,44 @@ def test_a_run_under_one_cycle_equals_pytorchs(
     for grad, expected in zip(record["grads"], record["params"], strict=True):
         opt.step(xp.asarray(grad))
         np.testing.assert_allclose(on_host(param), expected, rtol=1e-11)
+
+
+def test_the_mixture_of_ademamix_follows_the_schedules_of_its_paper(
+    place: tuple[Any, str],
+) -> None:
+    """They are written in its docstring; alpha rises in a line, and the half-life of beta3."""
+    xp, backend = place
+    way = 8
+
+    def alpha(t: int) -> float:
+        return min((t + 1) / way, 1.0) * 5.0
+
+    def beta3(t: int) -> float:
+        a, b = math.log(0.9), math.log(0.9999)
+        return math.exp(a * b / (b + min((t + 1) / way, 1.0) * (a - b)))
+
+    def half_life(beta: float) -> float:
+        return math.log(0.5) / math.log(beta)
+
+    lives = [half_life(beta3(t)) for t in range(12)]
+    risen = half_life(0.9) + (half_life(0.9999) - half_life(0.9)) / way
+    np.testing.assert_allclose(lives[0], risen, rtol=1e-9)
+    np.testing.assert_allclose(np.diff(lives)[7:], 0, atol=1e-9)
+    params = [xp.ones(40, "float32") for _ in range(2)]
+    told = fastopt.AdEMAMix(
+        params[0], betas=(0.9, 0.999, beta3), alpha=alpha, lr=0.01, backend=backend
+    )
+    by_hand = fastopt.AdEMAMix(params[1], lr=0.01, backend=backend)
+    assert told.state_dict()["groups"][0]["betas"] == (0.9, 0.999, None)
+    rng = np.random.default_rng(5)
+    for step in range(12):
+        by_hand.param_groups[0]["betas"] = (0.9, 0.999, beta3(step))
+        by_hand.param_groups[0]["alpha"] = alpha(step)
+        grad = xp.asarray(rng.standard_normal(40).astype("float32"))
+        for opt in (told, by_hand):
+            opt.step(grad)
+        np.testing.assert_array_equal(*map(on_host, params))
+    np.testing.assert_equal(whole_state(told), whole_state(by_hand))
 
 
 @each_of_betas

@@ -33,6 +33,8 @@ BAD = {
     ],
 }
 
+ALIKE = {"AdaBound": lambda size: {"final_lr": 2.0**-3 / size}}  # a rate of SGD
+
 
 def bound(
     u: SimpleNamespace, under: float = 0.0, sides: str = "both", forgets: bool = False

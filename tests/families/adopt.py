@@ -15,7 +15,7 @@ from helpers.variant import Variant
 SMOOTH = ["LaProp", "ADOPT"]
 VARIANTS = [
     Variant("laprop", fastopt.LaProp, {"eps": 1e-8, "weight_decay": 0.1}, close=True),
-    Variant("adopt", fastopt.ADOPT, {"weight_decay": 0.1}, close=True),
+    Variant("adopt", fastopt.ADOPT, {"weight_decay": 0.1}, close=True, waits=True),
 ]
 BAD = {"clip_exponent": number(-1e-300, -1)}
 

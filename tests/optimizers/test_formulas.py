@@ -1,7 +1,7 @@
 """The places where published forms of a formula differ: fastopt does what its table says.
 
-The ids f1 to f9 are those of the reliability list. f5 (AdaBelief), and of f6 and f7 the parts on
-LAMB and LARS, come with those optimizers. Expected values are worked out by hand here, in a line.
+The ids f1 to f9 are those of the reliability list. Of f6 and f7 the parts on LAMB and LARS come
+with those optimizers. Expected values are worked out by hand here, in a line.
 """
 
 from __future__ import annotations
@@ -171,8 +171,12 @@ def test_f3_amsgrad_takes_the_maximum_of_the_raw_average(make: Any, backend: str
 def test_f4_the_first_gradient_already_moves_the_parameter_against_it(
     variant: Variant, backend: str
 ) -> None:
-    param = np.zeros(2)
-    variant(param, backend=backend).step(np.array([1.0, -2.0]))
+    param, grad = np.zeros(2), np.array([1.0, -2.0])
+    opt = variant(param, backend=backend)
+    if variant.waits:
+        opt.step(grad)
+        assert not param.any()
+    opt.step(grad)
     assert param[0] < 0 < param[1]
 
 
@@ -200,6 +204,23 @@ def test_maximizing_goes_where_the_turned_gradient_goes(variant: Variant, backen
         opts[0].step(grad, **loss)
         opts[1].step(-grad, **turned)
     np.testing.assert_array_equal(*params)
+
+
+# f5: AdaBelief -----------------------------------------------------------------------------------
+
+
+def test_f5_adabelief_keeps_its_inner_eps_in_v(backend: str) -> None:
+    options = {"betas": (0.5, 0.75), "eps": 0.5, "eps_root": 0.75, "backend": backend}
+    # m = 1, 1.5, the distances from it 1, 0.5; v = 1, then 0.75 + 0.25 * 0.25 + 0.75
+    steps = [2 / (sqrt(1 / 0.25) + 0.5), 2 / (sqrt(1.5625 / 0.4375) + 0.5)]
+    near(path(fastopt.AdaBelief, [2, 2], lr=1, **options), [-steps[0], -sum(steps)])
+
+
+def test_f5_the_distance_is_that_from_the_new_average(backend: str) -> None:
+    options = {"betas": (0.5, 0.75), "eps": 0.5, "eps_root": 0.0, "backend": backend}
+    # m = 1, 0.5; the distances 1, -0.5; v = 0.25, then 0.75 * 0.25 + 0.25 * 0.25
+    steps = [2 / (1 + 0.5), 0.5 / 0.75 / (sqrt(0.25 / 0.4375) + 0.5)]
+    near(path(fastopt.AdaBelief, [2, 0], lr=1, **options), [-steps[0], -sum(steps)])
 
 
 # f6 and f7: decay, and the learning rate ---------------------------------------------------------
