@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastopt.core.arrays import Array
+from fastopt.core.hyperparameters import Several
 from helpers.cuda.runs import on_host, some_values
 from helpers.variants import Variant
 
@@ -68,11 +69,21 @@ _VARIED: dict[str, list[Any]] = {
     "momentum": [0.9, 0.5, 0.99, 0.9, 0.1],
     "dampening": [0.0, 0.25, 0.5, 0.0, 1.0],
     "beta": [0.9, 0.0, 0.99, 0.9, 0.5],
-    "betas": [[0.9, 0.0, 0.99, 0.9, 0.123], [0.999, 0.99, 0.0, 0.9, 0.999]],
+    "betas": [
+        [0.9, 0.0, 0.99, 0.9, 0.123],
+        [0.999, 0.99, 0.0, 0.9, 0.999],
+        [0.9999, 0.5, 0.9, 0.0, 0.75],
+    ],
     "eps": [1e-2, 0.0, 1e-3, 0.1, 1e-2],
     "lr_decay": [0.0, 0.1, 0.3, 0.0, 1.0],
     "initial_accumulator_value": [0.0, 0.1, 1.0, 1e-3, 0.0],
     "rho": [0.9, 0.0, 0.99, 0.9, 0.5],
+    "eps_root": [1e-3, 1e-2, 0.1, 1e-3, 0.0],
+    "alpha": [5.0, 0.0, 1.0, 0.3, 8.0],
+    "clip_exponent": [0.25, 0.0, 0.333, 1.0, 0.25],
+    "final_lr": [0.1, 0.01, 1.0, 0.1, 0.3],
+    "gamma": [1e-3, 0.1, 0.01, 5.0, 1e-3],
+    "base_lr": [1e-3, 0.1, 0.01, 0.3, 1.0],
     "clip_value": [0.5, np.inf, 0.1, 2.0, 1e6],
     "l1": [0.0, 0.25, 1.0, 30.0, 0.01],
 }
@@ -90,6 +101,8 @@ def hyperparameters_of(variant: Variant) -> dict[str, Any]:
         settings.pop("dampening", None)
     if "rho" in settings:  # Adadelta's eps is above 0
         settings["eps"] = [1e-6, 1e-8, 1e-3, 1e-6, 1e-10]
+    if isinstance(known.get("betas"), Several):
+        settings["betas"] = settings["betas"][: len(known["betas"].numbers)]
     if variant.options.get("centered"):
         settings["eps"] = [1e-2, 1e-3, 1e-3, 0.1, 1e-2]
     return settings
