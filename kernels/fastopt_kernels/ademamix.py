@@ -78,10 +78,12 @@ RULE = Rule(
     scalars=("one_minus_beta1", "one_minus_beta2", "one_minus_beta3", "mix", "eps", "step_size"),
     numpy=_numpy,
     numba=_numba,
+    # The root comes first, so that state of 8 bits needs no more registers than there are.
     cupy="""
-        m = m + one_minus_beta1 * (grad - m);
         v = v + one_minus_beta2 * (square - v);
+        const real root = sqrt(v) + eps;
+        m = m + one_minus_beta1 * (grad - m);
         slow = slow + one_minus_beta3 * (grad - slow);
-        param = param - step_size * ((m + mix * slow) / (sqrt(v) + eps));
+        param = param - step_size * ((m + mix * slow) / root);
     """,
 )
