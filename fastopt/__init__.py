@@ -39,19 +39,22 @@ if TYPE_CHECKING:
     from fastopt.optimizers.averaged import ASGD
     from fastopt.optimizers.coin_betting import COCOB
     from fastopt.optimizers.curvature import AdaHessian, Sophia
+    from fastopt.optimizers.d_adaptation import DAdaptAdam, DAdaptSGD
     from fastopt.optimizers.dual_averaging import MADGRAD
     from fastopt.optimizers.factored import CAME, SM3, Adafactor
-    from fastopt.optimizers.layerwise import LAMB
+    from fastopt.optimizers.layerwise import LAMB, LARS, NovoGrad, StableAdamW
     from fastopt.optimizers.matrices import Muon, MuonWithAdamW, NorMuon
     from fastopt.optimizers.optimistic import OptimisticAdam
-    from fastopt.optimizers.parameter_free import Prodigy
+    from fastopt.optimizers.parameter_free import DoG, DoWG, Prodigy
     from fastopt.optimizers.polyak import MoMo, MoMoAdam
+    from fastopt.optimizers.projected import SGDP, AdamP
     from fastopt.optimizers.quasi_hyperbolic import QHM, QHAdam
     from fastopt.optimizers.rmsprop import RMSprop
     from fastopt.optimizers.rprop import Rprop
     from fastopt.optimizers.schedule_free import ScheduleFreeAdamW, ScheduleFreeSGD
     from fastopt.optimizers.sgd import SGD, Momentum
     from fastopt.optimizers.signs import Lion, Signum
+    from fastopt.optimizers.variance_reduction import Mars
     from fastopt.wrappers.accumulator import Accumulator
     from fastopt.wrappers.averaging import EMA, Lookahead
     from fastopt.wrappers.loss_scaler import LossScaler
@@ -72,11 +75,11 @@ _ON_FIRST_USE = {
     "AdaBound": "optimizers.adabound",
     **dict.fromkeys(["AdEMAMix", "Adan"], "optimizers.adan"),
     **dict.fromkeys(["ADOPT", "LaProp"], "optimizers.adopt"),
-    "Adafactor": "optimizers.factored",
     **dict.fromkeys(["Adafactor", "CAME", "SM3"], "optimizers.factored"),
     **dict.fromkeys(["AdaHessian", "Sophia"], "optimizers.curvature"),
-    "LAMB": "optimizers.layerwise",
-    "Prodigy": "optimizers.parameter_free",
+    **dict.fromkeys(["LAMB", "LARS", "NovoGrad", "StableAdamW"], "optimizers.layerwise"),
+    **dict.fromkeys(["DAdaptAdam", "DAdaptSGD"], "optimizers.d_adaptation"),
+    **dict.fromkeys(["DoG", "DoWG", "Prodigy"], "optimizers.parameter_free"),
     **dict.fromkeys(["Adamax", "NAdam", "RAdam"], "optimizers.adam_relatives"),
     "Rprop": "optimizers.rprop",
     "ASGD": "optimizers.averaged",
@@ -90,6 +93,8 @@ _ON_FIRST_USE = {
     **dict.fromkeys(["MoMo", "MoMoAdam"], "optimizers.polyak"),
     **dict.fromkeys(["Lion", "Signum"], "optimizers.signs"),
     **dict.fromkeys(["ScheduleFreeAdamW", "ScheduleFreeSGD"], "optimizers.schedule_free"),
+    **dict.fromkeys(["AdamP", "SGDP"], "optimizers.projected"),
+    "Mars": "optimizers.variance_reduction",
 }
 """Public names by the modules that hold them, which are imported when a name is first used: a
 program needs one optimizer, and not everything that stands around a step. The optimizers among them
@@ -103,10 +108,12 @@ __all__ = [
     "COCOB",
     "EMA",
     "LAMB",
+    "LARS",
     "MADGRAD",
     "QHM",
     "SAM",
     "SGD",
+    "SGDP",
     "SM3",
     "Accumulator",
     "AdEMAMix",
@@ -118,6 +125,7 @@ __all__ = [
     "Adagrad",
     "Adam",
     "AdamAtan2",
+    "AdamP",
     "AdamW",
     "Adamax",
     "Adan",
@@ -126,12 +134,17 @@ __all__ = [
     "BackendUnavailableError",
     "CheckpointError",
     "Checkpoints",
+    "DAdaptAdam",
+    "DAdaptSGD",
+    "DoG",
+    "DoWG",
     "FastoptError",
     "LaProp",
     "Lion",
     "LoadReport",
     "Lookahead",
     "LossScaler",
+    "Mars",
     "MoMo",
     "MoMoAdam",
     "Momentum",
@@ -139,6 +152,7 @@ __all__ = [
     "MuonWithAdamW",
     "NAdam",
     "NorMuon",
+    "NovoGrad",
     "OptimisticAdam",
     "Optimizer",
     "Prodigy",
@@ -150,6 +164,7 @@ __all__ = [
     "ScheduleFreeSGD",
     "Signum",
     "Sophia",
+    "StableAdamW",
     "Yogi",
     "__version__",
     "array_namespace",

@@ -1,4 +1,4 @@
-"""Prodigy: Adam that estimates by itself how far the solution is."""
+"""Prodigy, DoG and DoWG: steps whose length follows from the way so far."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ from fastopt.core.hyperparameters import (
 from fastopt.core.options import Common
 from fastopt.optimizers.base import Optimizer
 from fastopt.optimizers.common import one_minus_power, or_guard, sqrt
-from fastopt_kernels import Rule, prodigy
+from fastopt_kernels import Rule, dog, dowg, prodigy
+
+# -------------------------------------------------------------------------------------------------
+# Prodigy: Adam that estimates by itself how far the solution is.
 
 
 class Prodigy(Optimizer):
@@ -180,3 +183,172 @@ class Prodigy(Optimizer):
         eps: float = options["eps"]
         d0: float = options["d0"]
         return eps * d0
+
+
+# -------------------------------------------------------------------------------------------------
+# DoG: the distance so far over the root of all squared gradients.
+
+
+class DoG(Optimizer):
+    """DoG: gradient descent whose rate is the distance from the start over all gradients so far.
+
+    ::
+
+        g  <- grad + weight_decay * p
+        distance <- max(distance, |p - p0|)              p0 is the first p
+        total <- total + |g|^2                           total = 0 at first
+        p  <- p - lr * distance / sqrt(total + eps) * g
+
+    The norms are over all arrays that have a gradient. distance begins with d0, or with
+    d0_relative * (1 + |p0|). The sums are made in float64 in one order; distance and total are
+    float64, are the same for all groups, and are saved with the state: ``opt.distance`` reads
+    the first.
+
+    The authors recommend the average of the parameters on the way (``EMA``) for use.
+
+    Args:
+        params: an array, a tree of arrays, a list of parameter groups, or ``fastopt.groups(...)``;
+            updated in place.
+        lr: factor of the step, >= 0, without a unit; 1 is meant, and schedules go from 1 down; a
+            number, or a function of the step number (0 for the first step).
+        d0: distance to begin with, > 0, in units of the parameter; small. None for
+            d0_relative * (1 + |p0|).
+        d0_relative: share of the parameters' norm, plus one, to begin with, > 0; 1e-4 where
+            parameters are normalized in batches.
+        eps: added to the sum of squares, >= 0, in units of the gradient's square.
+        weight_decay: coefficient of the L2 term, >= 0, or a function of the step number.
+        common: what every optimizer takes, see ``Common``: lr_scale, maximize, trainable, bounds,
+            reset_at_bounds, max_grad_norm, clip_value, clip_each, on_nonfinite, capturable,
+            master_weights, state_dtype, stochastic_rounding, cautious, cautious_decay, l1,
+            mask_zero, complex_moment, seed, backend.
+
+    Raises:
+        ValueError, TypeError: for hyperparameters out of range or of another type, for groups that
+            differ in d0, d0_relative or eps, and for arrays that cannot be updated in place.
+        BackendUnavailableError, BackendMismatchError: if the backend asked for cannot run here, or
+            does not update such arrays.
+
+    Source: Ivgi, Hinder and Carmon, "DoG is SGD's Best Friend: A Parameter-Free Dynamic Step Size
+    Schedule" (ICML 2023), the tuning-free algorithm of section 2, as optax 0.2.8 computes it.
+    """
+
+    _checks = {"d0": Maybe(POSITIVE), "d0_relative": POSITIVE, "eps": EPS}
+    _lr_scalars = ("lr",)
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Scheduled = 1.0,
+        *,
+        d0: float | None = None,
+        d0_relative: float = 1e-6,
+        eps: float = 1e-8,
+        weight_decay: Scheduled = 0.0,
+        **common: Unpack[Common],
+    ) -> None:
+        super().__init__(
+            params,
+            lr=lr,
+            d0=d0,
+            d0_relative=d0_relative,
+            eps=eps,
+            weight_decay=weight_decay,
+            **common,
+        )
+
+    @property
+    def distance(self) -> float:
+        """The largest distance from the start so far; 0 before the first step without a d0."""
+        return self._alone(self._remembered)["distance"]
+
+    @staticmethod
+    def _rule(options: Options) -> Rule:
+        return dog.RULE
+
+    @staticmethod
+    def _scalars(options: Options, lr: Value, t: int, guard: float) -> dict[str, Value]:
+        return {
+            "first": 1.0 if t == 1 else 0.0,
+            "lr": lr,
+            "relative": options["d0_relative"],
+            "eps": options["eps"],
+        }
+
+    @staticmethod
+    def _memory(options: Options) -> dict[str, float]:
+        return {} if options["d0"] is None else {"distance": options["d0"]}
+
+
+# -------------------------------------------------------------------------------------------------
+# DoWG: the same, with gradients that weigh as much as the distance at their time.
+
+
+class DoWG(Optimizer):
+    """DoWG: gradient descent whose rate is the squared distance over weighted gradients so far.
+
+    ::
+
+        g  <- grad + weight_decay * p
+        area <- max(area, |p - p0|^2)                    area = d0^2 at first; p0 is the first p
+        total <- total + area * |g|^2                    total = 0 at first
+        p  <- p - lr * area / (sqrt(total) + eps) * g
+
+    The norms are over all arrays that have a gradient. The sums are made in float64 in one order;
+    area and total are float64, are the same for all groups, and are saved with the state:
+    ``opt.distance`` reads the root of the first.
+
+    Args:
+        params: an array, a tree of arrays, a list of parameter groups, or ``fastopt.groups(...)``;
+            updated in place.
+        lr: factor of the step, >= 0, without a unit; 1 is meant, and schedules go from 1 down; a
+            number, or a function of the step number (0 for the first step).
+        d0: distance to begin with, > 0, in units of the parameter; small.
+        eps: added to the denominator, >= 0, in units of the parameter times the gradient.
+        weight_decay: coefficient of the L2 term, >= 0, or a function of the step number.
+        common: what every optimizer takes, see ``Common``: lr_scale, maximize, trainable, bounds,
+            reset_at_bounds, max_grad_norm, clip_value, clip_each, on_nonfinite, capturable,
+            master_weights, state_dtype, stochastic_rounding, cautious, cautious_decay, l1,
+            mask_zero, complex_moment, seed, backend.
+
+    Raises:
+        ValueError, TypeError: for hyperparameters out of range or of another type, for groups that
+            differ in d0 or eps, and for arrays that cannot be updated in place.
+        BackendUnavailableError, BackendMismatchError: if the backend asked for cannot run here, or
+            does not update such arrays.
+
+    Source: Khaled, Mishchenko and Jin, "DoWG Unleashed: An Efficient Universal Parameter-Free
+    Gradient Descent Method" (NeurIPS 2023), algorithm 1, with the eps of optax 0.2.8, which begins
+    with area = eps = 1e-4 and is equal.
+    """
+
+    _checks = {"d0": POSITIVE, "eps": EPS}
+    _lr_scalars = ("lr",)
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Scheduled = 1.0,
+        *,
+        d0: float = 1e-2,
+        eps: float = 1e-4,
+        weight_decay: Scheduled = 0.0,
+        **common: Unpack[Common],
+    ) -> None:
+        super().__init__(params, lr=lr, d0=d0, eps=eps, weight_decay=weight_decay, **common)
+
+    @property
+    def distance(self) -> float:
+        """The largest distance from the start so far, or d0."""
+        return math.sqrt(self._alone(self._remembered)["area"])
+
+    @staticmethod
+    def _rule(options: Options) -> Rule:
+        return dowg.RULE
+
+    @staticmethod
+    def _scalars(options: Options, lr: Value, t: int, guard: float) -> dict[str, Value]:
+        return {"first": 1.0 if t == 1 else 0.0, "lr": lr, "eps": options["eps"]}
+
+    @staticmethod
+    def _memory(options: Options) -> dict[str, float]:
+        return {"area": options["d0"] * options["d0"]}
