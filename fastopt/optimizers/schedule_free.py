@@ -27,6 +27,7 @@ from fastopt.core.hyperparameters import (
 )
 from fastopt.core.options import Common, NonfinitePolicy
 from fastopt.core.signals import Deferred
+from fastopt.engine.extra import NOTHING, Extra
 from fastopt.engine.policy import Outcome
 from fastopt.optimizers.base import Around, Optimizer
 from fastopt.optimizers.common import at_most, one_minus_power, or_guard, power, sqrt
@@ -231,9 +232,10 @@ class ScheduleFree(Optimizer):
         grad_scale: Any,
         on_nonfinite: NonfinitePolicy | None,
         around: Around | None = None,
+        extra: Extra = NOTHING,
     ) -> Outcome:
         self._refuse_in_eval("a step")
-        return super()._step(grads, grad_scale, on_nonfinite, around)
+        return super()._step(grads, grad_scale, on_nonfinite, around, extra)
 
     def rebind(self, params: Any) -> Self:
         """Do what ``Optimizer.rebind`` does; RuntimeError in eval mode."""

@@ -16,6 +16,7 @@ from fastopt.core.norms import norm_there
 from fastopt.core.options import NonfinitePolicy
 from fastopt.core.saved import Saved
 from fastopt.core.signals import Deferred
+from fastopt.engine.extra import NOTHING, Extra, extra_of
 from fastopt.engine.policy import Outcome
 from fastopt.optimizers.base import Around, Optimizer
 from fastopt.wrappers.base import Wrapper
@@ -186,13 +187,21 @@ class SAM(Wrapper):
         """Return a part of the way in units of the parameter."""
         return step
 
-    def step(self, grads: Any, *, grad_scale: Any = 1.0, params: Any = None) -> Outcome | None:
+    def step(
+        self,
+        grads: Any,
+        *,
+        grad_scale: Any = 1.0,
+        params: Any = None,
+        value: Any = None,
+        hessian: Any = None,
+    ) -> Outcome | None:
         """Make a step of the optimizer with the gradients that were taken uphill.
 
         Takes, returns and raises what the optimizer's ``step`` does.
         """
         self._go_over(params)
-        return self._step(grads, grad_scale, None)
+        return self._step(grads, grad_scale, None, extra=extra_of(value, hessian))
 
     def _step(
         self,
@@ -200,8 +209,9 @@ class SAM(Wrapper):
         grad_scale: Any,
         on_nonfinite: NonfinitePolicy | None,
         around: Around | None = None,
+        extra: Extra = NOTHING,
     ) -> Outcome | None:
-        return self._opt._step(grads, grad_scale, on_nonfinite, around)
+        return self._opt._step(grads, grad_scale, on_nonfinite, around, extra)
 
     def _made_with(self) -> dict[str, Any]:
         return {"rho": self._rho}

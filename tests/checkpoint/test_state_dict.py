@@ -17,7 +17,7 @@ from fastopt.core.buckets import memory_names
 from fastopt.errors import CheckpointError
 from fastopt.optimizers.base import Optimizer
 from helpers.around import leaves
-from helpers.variants import APART, CPU_BACKENDS, VARIANT_OF, VARIANTS, Variant
+from helpers.variants import CPU_BACKENDS, VARIANT_OF, VARIANTS, Variant
 
 Tree = dict[str, Any]
 each_backend = pytest.mark.parametrize("backend", CPU_BACKENDS)

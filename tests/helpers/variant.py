@@ -25,8 +25,8 @@ class Variant:
     gradients times a factor make the same steps, or with lr divided by it. ``led_by_lr`` says that
     lr makes every step longer or shorter, and not the first one alone; ``rate_inside`` that lr
     weighs what state gathers, which goes on moving the parameter when lr has become 0. What its
-    steps need beside gradients they are handed (``handing``). ``waits`` says that the first gradient only
-    fills state.
+    steps need beside gradients they are handed (``handing``). ``waits`` says that the first
+    gradient only fills state.
     """
 
     name: str
