@@ -246,6 +246,19 @@ def of_each(function: Callable[[float], float], values: Array) -> Array:
     return np.array([function(one) for one in distinct.tolist()])[places]
 
 
+def together(function: Callable[..., float], *values: Value) -> Value:
+    """Return what a function makes of several values, or of those of each member."""
+    if all(type(value) is float for value in values):
+        return function(*values)
+    columns = [column.tolist() for column in np.broadcast_arrays(*values)]
+    return np.array([function(*numbers) for numbers in zip(*columns, strict=True)])
+
+
+def exceeds(value: Value, limit: Value) -> bool:
+    """Return whether a number, or that of any member, is larger than a limit."""
+    return bool(np.any(value > limit))
+
+
 def where_zero(values: Array, then: Value, otherwise: Value) -> Array:
     """Return a choice for each member: whether its number is 0."""
     return np.where(values == 0.0, then, otherwise)

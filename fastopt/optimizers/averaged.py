@@ -11,10 +11,11 @@ from fastopt.core.hyperparameters import (
     Scheduled,
     Value,
     learning_rate,
+    together,
 )
 from fastopt.core.options import Common
 from fastopt.optimizers.base import Optimizer
-from fastopt.optimizers.common import power, together
+from fastopt.optimizers.common import power
 from fastopt_kernels import Rule, asgd
 
 

@@ -6,16 +6,20 @@ same bits as a float does; floats alone never enter NumPy, which would take long
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import lru_cache
 from math import expm1, inf, log
 from math import sqrt as root_of
 from typing import cast
 
-import numpy as np
-
 from fastopt.core.arrays import Array
-from fastopt.core.hyperparameters import Options, Scheduled, Value, of_each, where_zero
+from fastopt.core.hyperparameters import (
+    Options,
+    Scheduled,
+    Value,
+    of_each,
+    together,
+    where_zero,
+)
 
 
 def one_minus_power(beta: Value, t: int) -> Value:
@@ -28,14 +32,6 @@ def one_minus_power(beta: Value, t: int) -> Value:
 def sqrt(value: Value) -> Value:
     """Return the root."""
     return root_of(value) if type(value) is float else of_each(root_of, cast(Array, value))
-
-
-def together(function: Callable[..., float], *values: Value) -> Value:
-    """Return what a function makes of several values, or of those of each member."""
-    if all(type(value) is float for value in values):
-        return function(*values)
-    columns = [column.tolist() for column in np.broadcast_arrays(*values)]
-    return np.array([function(*numbers) for numbers in zip(*columns, strict=True)])
 
 
 def power(base: Value, exponent: Value) -> Value:

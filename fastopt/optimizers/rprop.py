@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Unpack
 
-import numpy as np
-
 from fastopt.core.hyperparameters import (
     NONNEGATIVE,
     POSITIVE,
@@ -15,6 +13,7 @@ from fastopt.core.hyperparameters import (
     Schedulable,
     Scheduled,
     Value,
+    exceeds,
 )
 from fastopt.core.options import Common
 from fastopt.optimizers.base import Optimizer
@@ -112,7 +111,7 @@ class Rprop(Optimizer):
     @staticmethod
     def _review(options: Options) -> None:
         smallest, largest = options["step_sizes"]
-        if not callable(smallest) and not callable(largest) and np.any(smallest > largest):
+        if not callable(smallest) and not callable(largest) and exceeds(smallest, largest):
             raise ValueError(
                 "Rprop: step_sizes must be a pair of which the first is at most the second; got "
                 f"{options['step_sizes']}"

@@ -144,6 +144,7 @@ def _numba(
 
 RULE = Rule(
     name="dadapt_adam",
+    heavy=True,
     state=("m", "v", "s"),
     signed=("m", "s"),
     takes_square=True,

@@ -94,6 +94,7 @@ def _numba(
 
 RULE = Rule(
     name="mars",
+    heavy=True,
     state=("m", "v", "last"),
     signed=("m", "last"),
     averages_squares=True,

@@ -55,10 +55,8 @@ def _numba(
 ) -> tuple[Any, Any, Any]:
     length = length + first * (lr - length)
     turned = (grad > 0 and prev < 0) or (grad < 0 and prev > 0)
-    if turned:
-        length = length * shrink
-    elif (grad > 0 and prev > 0) or (grad < 0 and prev < 0):
-        length = length * grow
+    kept = (grad > 0 and prev > 0) or (grad < 0 and prev < 0)
+    length = length * shrink if turned else length * grow if kept else length
     length = smallest if length < smallest else length
     length = largest if length > largest else length
     prev = first - first if turned else grad
