@@ -6,6 +6,7 @@ import gc
 import os
 from collections.abc import Hashable, Iterator
 from typing import Any
+from zlib import crc32
 
 # Before NumPy is loaded: a worker uses one processor.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -73,7 +74,7 @@ OF_EVERY_VARIANT = {
 }
 """Files of tests that the default run makes with variants that are close to others too."""
 
-PAIRED = {"test_dtypes", "test_layouts", "test_state_dict", "test_state_dtype", "test_storage"}
+PAIRED = {"test_dtypes", "test_layouts", "test_state_dtype"}
 """Those in which such a variant meets each value of the other parameters, if not by default."""
 
 
@@ -117,8 +118,11 @@ def sort_usual(members: list[pytest.Function]) -> None:
 def sort_close(members: list[pytest.Function]) -> None:
     """Sort those of variants that are close to others."""
     by_default = members[0].path.stem in OF_EVERY_VARIANT
-    together = 2 if by_default or members[0].path.stem in PAIRED else 1
-    kept = covering([point(member) for member in members], together)
+    paired = members[0].path.stem in PAIRED
+    kept = covering([point(member) for member in members], 2 if by_default or paired else 1)
+    if not (by_default or paired):  # one in three, others in each function
+        begin = crc32(members[0].nodeid.partition("[")[0].encode()) % 3
+        kept = set(sorted(kept)[begin::3])
     mark_all_but(kept, members, "product")
     if not by_default:
         mark_all_but(set(), members, "exhaustive")
@@ -131,8 +135,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     Of a test with three parameters or more the default run takes so many points that every two
     values meet (of one that is marked ``covering(n)`` so many that every n do); ``exhaustive`` has
     those in which one more meets. Variants that are close to others are taken where numbers and
-    bits are looked at; ``exhaustive`` has them once in every other test, and where storage and
-    layout are looked at so often that they meet each value. What is left is marked ``product``.
+    bits are looked at; ``exhaustive`` has a third of them in every other test, and all, with each
+    value, where storage and layout are looked at. What is left is marked ``product``.
 
     Tests of CuPy are marked gpu, but for those that look at the emulated CUDA.
     """

@@ -31,7 +31,16 @@ from helpers.vectors import ELEMENTWISE, FULL, Vector, run
 NAMES = {optimizer.__name__ for optimizer in SMOOTH}
 CORNERS = ("cautious_decay", "l1")
 """Options that look at signs: the mean of many steps is not the step of their mean."""
-STEADY = [v for v in ELEMENTWISE if v.info["optimizer"] in NAMES and v.path.stem not in CORNERS]
+CLOSELY = {"SGD", "Momentum", "Adagrad", "RMSprop", "Adadelta", "Adam", "AdamW"}
+"""Optimizers of which all cases are looked at, and not the default alone: rounding does not know
+which rule it is in."""
+STEADY = [
+    v
+    for v in ELEMENTWISE
+    if v.info["optimizer"] in NAMES
+    if v.path.stem not in CORNERS
+    if v.info["optimizer"] in CLOSELY or v.case == "default"
+]
 
 ROUNDED = {np.dtype(np.float16): 2.0**-11, np.dtype(ml_dtypes.bfloat16): 2.0**-8}
 """By how much a parameter is off that is rounded to nearest, relative to itself."""

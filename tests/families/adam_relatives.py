@@ -14,7 +14,7 @@ from helpers.mutants import common_clock, given, rule, scalars
 from helpers.variant import Variant
 
 VARIANTS = [
-    Variant("adamax", fastopt.Adamax, {"lr": 0.01, "weight_decay": 0.1}),
+    Variant("adamax", fastopt.Adamax, {"lr": 0.01, "weight_decay": 0.1}, close=True),
     Variant("adamax_eps_zero", fastopt.Adamax, {"lr": 0.01, "eps": 0.0}, close=True),
     Variant("nadam", fastopt.NAdam, {"lr": 0.01, "momentum_decay": 0.1}, close=True),
     Variant(

@@ -13,7 +13,7 @@ from helpers.variant import Variant
 
 SMOOTH = ["Adan", "AdEMAMix"]
 VARIANTS = [
-    Variant("adan", fastopt.Adan, {"weight_decay": 0.1}),
+    Variant("adan", fastopt.Adan, {"weight_decay": 0.1}, close=True),
     Variant("ademamix", fastopt.AdEMAMix, {"weight_decay": 0.1}, close=True),
 ]
 BAD = {"alpha": number(-1e-300, -1, schedule=True)}

@@ -10,7 +10,7 @@ from helpers.mutants import given, rule, scalars
 from helpers.variant import Variant
 
 VARIANTS = [
-    Variant("aggmo", fastopt.AggMo, {"lr": 0.02, "betas": (0.3, 0.9, 0.95)}),
+    Variant("aggmo", fastopt.AggMo, {"lr": 0.02, "betas": (0.3, 0.9, 0.95)}, close=True),
     Variant("aggmo_of_one", fastopt.AggMo, {"lr": 0.02, "betas": (0.9,)}, close=True),
     Variant(
         "aggmo_of_four",

@@ -11,7 +11,7 @@ from helpers.bad_values import number
 from helpers.mutants import rule, scalars
 from helpers.variant import Variant
 
-VARIANTS = [Variant("adam_atan2", fastopt.AdamAtan2, {"lr": 0.01, "weight_decay": 0.1})]
+VARIANTS = [Variant("adam_atan2", fastopt.AdamAtan2, {"lr": 0.01, "weight_decay": 0.1}, close=True)]
 SMOOTH = ["AdamAtan2"]
 BAD = {name: number(0.0, -1, schedule=True) for name in ("a", "b")}
 

@@ -10,7 +10,9 @@ from helpers.mutants import common_clock, given, rule, scalars
 from helpers.variant import Variant
 
 VARIANTS = [
-    Variant("asgd", fastopt.ASGD, {"lr": 0.05, "lambd": 0.1, "t0": 2.0}, one_unit=False),
+    Variant(
+        "asgd", fastopt.ASGD, {"lr": 0.05, "lambd": 0.1, "t0": 2.0}, one_unit=False, close=True
+    ),
     Variant("asgd_weight_decay", fastopt.ASGD, {"weight_decay": 0.1}, close=True, one_unit=False),
 ]
 SMOOTH = ["ASGD"]

@@ -10,7 +10,7 @@ import fastopt
 from helpers.mutants import rule, scalars
 from helpers.variant import Variant
 
-VARIANTS = [Variant("cocob", fastopt.COCOB, {"alpha": 20.0, "weight_decay": 0.1})]
+VARIANTS = [Variant("cocob", fastopt.COCOB, {"alpha": 20.0, "weight_decay": 0.1}, close=True)]
 BAD_HERE = {("COCOB", "alpha"): [(0.0, ValueError)]}
 
 

@@ -11,7 +11,9 @@ from helpers.mutants import rule, scalars
 from helpers.variant import Variant
 
 VARIANTS = [
-    Variant("madgrad", fastopt.MADGRAD, {"lr": 0.05, "weight_decay": 0.1}, rate_inside=True)
+    Variant(
+        "madgrad", fastopt.MADGRAD, {"lr": 0.05, "weight_decay": 0.1}, rate_inside=True, close=True
+    )
 ]
 ALIKE = {"MADGRAD": lambda size: {"lr": 2.0**-5 / np.sqrt(size)}}
 

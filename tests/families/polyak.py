@@ -20,7 +20,7 @@ VARIANTS = [
         {"lr": 0.05, "adapt_lower_bound": True, "weight_decay": 0.1},
         close=True,
     ),
-    Variant("momo_adam", fastopt.MoMoAdam, {"weight_decay": 0.1}),
+    Variant("momo_adam", fastopt.MoMoAdam, {"weight_decay": 0.1}, close=True),
 ]
 BAD: dict[str, Any] = {
     "lower_bound": [(math.nan, ValueError), (math.inf, ValueError), ("0", TypeError)],

@@ -12,7 +12,7 @@ from helpers.mutants import given, rule, scalars
 from helpers.variant import Variant
 
 VARIANTS = [
-    Variant("rprop", fastopt.Rprop, led_by_lr=False),
+    Variant("rprop", fastopt.Rprop, led_by_lr=False, close=True),
     Variant(
         "rprop_bounded",
         fastopt.Rprop,

@@ -25,15 +25,19 @@ if os.environ.get("FASTOPT_TEST_WITHOUT_NUMBA"):
 VARIANTS: list[Variant] = [
     Variant("sgd", fastopt.SGD, {"lr": 0.1}),
     Variant("sgd_momentum", fastopt.SGD, {"lr": 0.05, "momentum": 0.9, "dampening": 0.25}),
-    Variant("sgd_nesterov", fastopt.SGD, {"lr": 0.05, "momentum": 0.8, "nesterov": True}),
-    Variant("sgd_lr_inside", fastopt.SGD, {"lr": 0.05, "momentum": 0.9, "lr_inside": True}),
+    Variant(
+        "sgd_nesterov", fastopt.SGD, {"lr": 0.05, "momentum": 0.8, "nesterov": True}, close=True
+    ),
+    Variant(
+        "sgd_lr_inside", fastopt.SGD, {"lr": 0.05, "momentum": 0.9, "lr_inside": True}, close=True
+    ),
     Variant(
         "sgd_lr_inside_nesterov",
         fastopt.SGD,
         {"lr": 0.05, "momentum": 0.8, "lr_inside": True, "nesterov": True},
         close=True,
     ),
-    Variant("momentum", fastopt.Momentum, {"lr": 0.1}),
+    Variant("momentum", fastopt.Momentum, {"lr": 0.1}, close=True),
     Variant(
         "momentum_corrected", fastopt.Momentum, {"bias_correction": True, "lr": 0.1}, close=True
     ),
@@ -42,18 +46,21 @@ VARIANTS: list[Variant] = [
         "adagrad_eps_inside",
         fastopt.Adagrad,
         {"eps_inside_sqrt": True, "eps": 1e-7, "initial_accumulator_value": 0.1},
+        close=True,
     ),
-    Variant("rmsprop", fastopt.RMSprop),
-    Variant("rmsprop_eps_inside", fastopt.RMSprop, {"eps_inside_sqrt": True}),
+    Variant("rmsprop", fastopt.RMSprop, close=True),
+    Variant("rmsprop_eps_inside", fastopt.RMSprop, {"eps_inside_sqrt": True}, close=True),
     Variant("rmsprop_eps_zero", fastopt.RMSprop, {"eps": 0.0}, close=True),
-    Variant("rmsprop_centered", fastopt.RMSprop, {"centered": True, "eps": 1e-3}),
-    Variant("rmsprop_momentum", fastopt.RMSprop, {"momentum": 0.9, "bias_correction": True}),
+    Variant("rmsprop_centered", fastopt.RMSprop, {"centered": True, "eps": 1e-3}, close=True),
+    Variant(
+        "rmsprop_momentum", fastopt.RMSprop, {"momentum": 0.9, "bias_correction": True}, close=True
+    ),
     Variant(
         "rmsprop_centered_momentum",
         fastopt.RMSprop,
         {"centered": True, "momentum": 0.5, "eps": 1e-3},
     ),
-    Variant("rmsprop_lr_inside", fastopt.RMSprop, {"momentum": 0.9, "lr_inside": True}),
+    Variant("rmsprop_lr_inside", fastopt.RMSprop, {"momentum": 0.9, "lr_inside": True}, close=True),
     Variant(
         "rmsprop_centered_lr_inside",
         fastopt.RMSprop,
@@ -63,7 +70,9 @@ VARIANTS: list[Variant] = [
     Variant("adadelta", fastopt.Adadelta),
     Variant("adam", fastopt.Adam),
     Variant("adam_uncorrected", fastopt.Adam, {"bias_correction": False}, close=True),
-    Variant("adam_eps_inside", fastopt.Adam, {"eps_inside_sqrt": True, "betas": (0.8, 0.95)}),
+    Variant(
+        "adam_eps_inside", fastopt.Adam, {"eps_inside_sqrt": True, "betas": (0.8, 0.95)}, close=True
+    ),
     Variant("adam_eps_hat", fastopt.Adam, {"eps_hat": True, "eps": 1e-7}, close=True),
     Variant("adam_amsgrad", fastopt.Adam, {"amsgrad": True}),
     Variant("adamw", fastopt.AdamW, {"weight_decay": 0.1}),
@@ -73,10 +82,15 @@ VARIANTS: list[Variant] = [
     ),
     Variant("adam_cautious", fastopt.Adam, {"cautious": True}),
     Variant("adam_mask_zero", fastopt.Adam, {"mask_zero": True, "weight_decay": 0.1}),
-    Variant("adam_clip_value", fastopt.Adam, {"clip_value": 0.5, "weight_decay": 0.1}),
+    Variant("adam_clip_value", fastopt.Adam, {"clip_value": 0.5, "weight_decay": 0.1}, close=True),
     Variant("adamw_clip_each", fastopt.AdamW, {"clip_each": 2.0}),
-    Variant("adamw_cautious_decay", fastopt.AdamW, {"cautious_decay": True, "weight_decay": 0.5}),
-    Variant("sgd_l1", fastopt.SGD, {"lr": 0.05, "momentum": 0.9, "l1": 0.25}),
+    Variant(
+        "adamw_cautious_decay",
+        fastopt.AdamW,
+        {"cautious_decay": True, "weight_decay": 0.5},
+        close=True,
+    ),
+    Variant("sgd_l1", fastopt.SGD, {"lr": 0.05, "momentum": 0.9, "l1": 0.25}, close=True),
     Variant(
         "lion_cautious_decay",
         fastopt.Lion,
