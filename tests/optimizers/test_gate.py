@@ -43,6 +43,14 @@ def test_every_optimizer_of_a_file_is_public() -> None:
 
 
 @each_optimizer
+def test_the_readme_says_what_an_optimizer_does(optimizer: Any) -> None:
+    text = (KERNELS.parents[1] / "README.md").read_text(encoding="utf-8")
+    table = text.partition("## Optimizers")[2].partition("\n## ")[0]
+    rows = [row.split("|")[1] for row in table.splitlines() if row.startswith("| `")]
+    assert any(f"`{optimizer.__name__}`" in row for row in rows)
+
+
+@each_optimizer
 def test_an_optimizer_has_recorded_vectors_of_two_oracles(optimizer: Any) -> None:
     mine = [v for v in VECTORS if v.info["optimizer"] == optimizer.__name__]
     assert len({vector.info["oracle"] for vector in mine}) >= 2
