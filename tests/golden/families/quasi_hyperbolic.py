@@ -66,7 +66,8 @@ def uncorrected(optimizer: Any, param: Any, name: str) -> Any:
     (group,) = [g for g in optimizer.param_groups if any(p is param for p in g["params"])]
     which = {"exp_avg": 0, "exp_avg_sq": 1}[name]
     state = optimizer.state[param]
-    return state[name] * state[f"beta{which + 1}_weight"] * (1.0 - group["betas"][which])
+    weight = state[f"beta{which + 1}_weight"] * (1.0 - group["betas"][which])
+    return state[name] * weight.item()
 
 
 ORACLES: dict[str, dict[str, Oracle]] = {
