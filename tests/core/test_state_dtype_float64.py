@@ -308,14 +308,17 @@ def test_both_backends_end_in_the_same_bits(variant: Variant, dtype: Any) -> Non
 
 
 @two_backends
+@pytest.mark.parametrize("chance", [False, True])
+@pytest.mark.parametrize("grad_dtype", [None, np.float32, np.float64])
 @each_half
 @each_variant
-def test_halves_without_masters_end_in_the_same_bits(variant: Variant, dtype: Any) -> None:
-    for chance in (False, True):
-        for grad_dtype in (dtype, np.float32, np.float64):
-            options = {"master_weights": False, "stochastic_rounding": chance}
-            ends = [run(variant, b, dtype, grad_dtype, steps=3, **options) for b in CPU_BACKENDS]
-            assert differences(*ends) == {}
+def test_halves_without_masters_end_in_the_same_bits(
+    variant: Variant, dtype: Any, grad_dtype: Any, chance: bool
+) -> None:
+    options = {"master_weights": False, "stochastic_rounding": chance}
+    given = dtype if grad_dtype is None else grad_dtype
+    ends = [run(variant, b, dtype, given, steps=3, **options) for b in CPU_BACKENDS]
+    assert differences(*ends) == {}
 
 
 @two_backends
