@@ -18,7 +18,7 @@ VARIANTS = [
 ]
 SMOOTH = ["DoG", "DoWG", "DAdaptAdam", "DAdaptSGD"]
 BAD = {"d0_relative": number(0.0, -1.0)}
-BAD_HERE = {("DoG", "d0"): []}
+BAD_INSTEAD = {("DoG", "d0"): [bad for bad in number(0.0, -1) if bad[0] is not None]}
 
 dog, dowg, adam, sgd = fastopt.DoG, fastopt.DoWG, fastopt.DAdaptAdam, fastopt.DAdaptSGD
 
