@@ -65,7 +65,8 @@ class LaProp(Optimizer):
     step's lr in m, and divides by the same average of lr: after a rise of lr to 50 times, what came
     before counts for less than here, and ten steps later it is 95 % of the way away. Its correction
     of v is in float32 unless that is not PyTorch's default (3e-8). pytorch_optimizer adds 1e-15
-    under the root, and eps before the correction: 4e-9 by default, 72 % with eps=0.1.
+    under the root, has step sizes in float32 and eps before the correction: 6e-9 by default, 72 %
+    with eps=0.1.
     """
 
     _checks = {"betas": BETAS, "eps": Schedulable(EPS)}

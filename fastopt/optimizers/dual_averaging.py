@@ -48,8 +48,8 @@ class MADGRAD(Optimizer):
             than for SGD, and often 0.
         common: what every optimizer takes, see ``Common``: lr_scale, maximize, trainable, bounds,
             reset_at_bounds, max_grad_norm, clip_value, clip_each, on_nonfinite, capturable,
-            master_weights, state_dtype, stochastic_rounding, cautious, mask_zero, complex_moment,
-            seed, backend.
+            master_weights, state_dtype, stochastic_rounding, cautious, cautious_decay, l1,
+            mask_zero, complex_moment, seed, backend.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, and for arrays
@@ -59,8 +59,8 @@ class MADGRAD(Optimizer):
 
     Source: Defazio and Jelassi, "Adaptivity without Compromise: A Momentumized, Adaptive, Dual
     Averaged Gradient Method for Stochastic Optimization" (JMLR 2022), algorithm 1. The authors'
-    package madgrad, timm and pytorch_optimizer agree with lr - eps, since they add eps to lr: by
-    default that makes their steps up to 7e-5 longer. The authors count t for all parameters
+    package madgrad, timm, pytorch_optimizer and optax agree with lr - eps, since they add eps to
+    lr: by default that makes their steps up to 7e-5 longer. The authors count t for all parameters
     together, timm for each, as here.
     """
 

@@ -77,7 +77,9 @@ class Muon(Optimizer):
     Source: Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (2024), as
     PyTorch 2.13 computes it, but in the parameter's precision, where PyTorch and pytorch_optimizer
     iterate in bfloat16; the second factor is that of Liu et al., "Muon is Scalable for LLM
-    Training" (2025). optax and timm differ by 17 % in the direction.
+    Training" (2025). timm's default coefficients are others, and it sends matrices with a side
+    below 4 to AdamW; optax counts rows and columns the other way round in its factor, and corrects
+    the bias of its averages.
     """
 
     _checks = {
