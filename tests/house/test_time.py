@@ -113,8 +113,8 @@ def test_what_is_no_limit_is_none(text: str) -> None:
 
 def test_hypothesis_has_no_deadline_in_any_profile() -> None:
     text = (TESTS / "conftest.py").read_text("utf-8")
-    assert text.count("register_profile(") == 2
-    for profile in (settings(), *map(settings.get_profile, ("fastopt", "explore"))):
+    assert text.count("register_profile(") == 3
+    for profile in (settings(), *map(settings.get_profile, ("fastopt", "explore", "first"))):
         assert profile.deadline is None
         assert HealthCheck.too_slow in profile.suppress_health_check
     options = tomllib.loads((TESTS.parent / "pyproject.toml").read_text("utf-8"))
