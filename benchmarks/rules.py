@@ -10,8 +10,8 @@ import numpy as np
 import fastopt
 from fastopt.cli.timing import Effort, Turn, take_turns
 from fastopt.optimizers.base import Optimizer
+from fastopt_kernels import Rule
 
-NOT_ELEMENTWISE = {"LAMB", "LARS", "Adafactor", "Muon"}
 VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("SGD", {"momentum": 0.9}),
     ("RMSprop", {"momentum": 0.9}),
@@ -65,8 +65,14 @@ def _candidates() -> list[tuple[str, dict[str, Any]]]:
     return [
         (name, options)
         for name, options in [*sorted(defaults, key=lambda pair: pair[0]), *VARIANTS]
-        if name not in NOT_ELEMENTWISE and (name, options) != ("Adam", {})
+        if _is_elementwise(exported[name]) and (name, options) != ("Adam", {})
     ]
+
+
+def _is_elementwise(optimizer: Any) -> bool:
+    """Return whether an optimizer reads each array once, and needs nothing but gradients."""
+    rule = optimizer._rule(optimizer([np.ones((1, 1))]).param_groups[0])
+    return isinstance(rule, Rule) and rule.sums is None and optimizer._estimate is None
 
 
 def _turn(

@@ -362,7 +362,7 @@ def test_an_interrupt_while_state_is_loaded_leaves_the_old_or_the_new(backend: s
     source.step()
     saved = source.opt.state_dict()
     wrong = []
-    for at in range(5000):
+    for at in range(backend == "numpy", 5000, 2):  # no backend has a part in it: each sees a half
         tried = one_bucket(backend)
         old = tried.opt.state_dict()
         came_out = interrupted(lambda opt=tried.opt: opt.load_state_dict(saved), at)  # type: ignore[misc]

@@ -40,7 +40,7 @@ ALL = list(NAMES.values())
 
 
 def vectors_of(optimizer: Make) -> list[vectors.Vector]:
-    return [v for v in vectors.VECTORS if NAMES[v.info["optimizer"]] is optimizer]
+    return [v for v in vectors.FULL if NAMES[v.info["optimizer"]] is optimizer]
 
 
 def meets(vector: vectors.Vector, make: Make) -> bool:
@@ -716,12 +716,12 @@ mutant("Muon_steps_never_matched", muon, arguments(muon, lambda o: {**o, "adjust
 
 @pytest.mark.parametrize("optimizer", ALL)
 def test_the_right_optimizer_made_like_a_mutant_passes(optimizer: Any) -> None:
-    assert vectors_of(optimizer)
-    assert passes(optimizer, type("Same", (optimizer,), {}))
-    assert passes(optimizer, scalars(optimizer, lambda made, options, t: {}))
-    assert passes(optimizer, given(optimizer, lambda options, lr, t: (options, lr, t)))
-    assert passes(optimizer, arguments(optimizer, lambda options: options))
-    assert passes(optimizer, stepping(optimizer, lambda self, grads, step: step(grads)))
+    one = vectors_of(optimizer)[-1]  # with its own vectors it is met in test_vectors
+    assert meets(one, type("Same", (optimizer,), {}))
+    assert meets(one, scalars(optimizer, lambda made, options, t: {}))
+    assert meets(one, given(optimizer, lambda options, lr, t: (options, lr, t)))
+    assert meets(one, arguments(optimizer, lambda options: options))
+    assert meets(one, stepping(optimizer, lambda self, grads, step: step(grads)))
 
 
 @pytest.mark.parametrize(
