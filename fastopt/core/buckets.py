@@ -22,7 +22,7 @@ from fastopt.core.param_groups import ParamGroups
 from fastopt.core.quantization import BLOCK
 from fastopt.core.tree import Leaf, Tree
 from fastopt.errors import BackendMismatchError
-from fastopt_kernels import AnyRule, ArrayRule
+from fastopt_kernels import AnyRule, ArrayRule, Rule
 
 SCALE = "_scale"
 """What the name of a slot in 8 bits goes on with where its scales are meant."""
@@ -405,11 +405,13 @@ class Arena:
         before: Parameter,
         signed: Collection[str],
         keep: Array | None = None,
+        places: Collection[str] = (),
     ) -> None:
         """Take over the state that a parameter had before, whatever its order in memory was.
 
         ``keep`` are the rows of its first axis that it still has, in their order now: its other
-        rows, which come after, have the state that stands here; None: it is as large as it was.
+        rows, which come after, have the state that stands here, and in slots that hold values of
+        parameters (``places``) their own; None: it is as large as it was.
         """
         own, theirs = self.rows, source.rows
         with arrays.on_device_of(self.numbers):
@@ -425,6 +427,8 @@ class Arena:
                 values = source.numbers_of(slot, before, slot in signed)
                 if keep is not None:
                     merged = self.numbers_of(slot, parameter, slot in signed)
+                    if slot in places:
+                        merged[...] = parameter.leaf.array.astype(merged.dtype)
                     merge(merged, values, keep)
                     values = merged
                 self._set_numbers(slot, parameter, values, slot in signed)
@@ -624,7 +628,8 @@ class Bucket:
         ``keep``: see ``Arena.take``.
         """
         parameter, before = self.parameters[index], source.parameters[its]
-        self.arena.take(parameter, source.arena, before, self.rule.signed, keep)
+        places = self.rule.places if isinstance(self.rule, Rule) else ()
+        self.arena.take(parameter, source.arena, before, self.rule.signed, keep, places)
         self.memory[index] = source.memory[its]
         self.set_step(index, int(source.steps[its]))
 

@@ -50,7 +50,7 @@ from fastopt.core.tree import Leaf, Tree, refused_dtype
 from fastopt.engine.later import Later, later
 from fastopt.engine.step import HostEngine
 from fastopt.errors import BackendMismatchError
-from fastopt_kernels import ArrayRule
+from fastopt_kernels import ArrayRule, Rule
 
 
 class Construction(NamedTuple):
@@ -378,11 +378,17 @@ def _check_fragments(formula: type[Formula], options: Options) -> None:
             f"the update; that of {owner} is a part of the update. Leave out cautious_decay, or "
             "choose an optimizer with decoupled weight decay, such as AdamW"
         )
+    rule = formula._rule(options)
     for name, fragment in fragments.items():
-        if fragment.lr_scalars and memory_names(formula._rule(options), "optimizer"):
+        if fragment.lr_scalars and memory_names(rule, "optimizer"):
             raise ValueError(
                 f"{owner}: {name} is in units of the learning rate, which {owner} estimates as it "
                 f"goes; leave out {name}"
+            )
+        if fragment.lr_scalars and isinstance(rule, Rule) and rule.from_start:
+            raise ValueError(
+                f"{owner}: {name} is lost with the next step, since {owner} works parameters out "
+                f"anew from where they began; leave out {name}, or choose another optimizer"
             )
         if options["state_dtype"] in fragment.refuses:
             allowed = [repr(kind) for kind in (None, *STATE_DTYPES) if kind not in fragment.refuses]

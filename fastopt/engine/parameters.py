@@ -22,6 +22,7 @@ from fastopt.engine import build
 from fastopt.engine.build import Construction
 from fastopt.engine.step import HostEngine
 from fastopt.errors import BackendMismatchError
+from fastopt_kernels import Rule
 
 # -------------------------------------------------------------------------------------------------
 # Other arrays of the same shapes.
@@ -152,6 +153,7 @@ def resize(
     group = state.groups[number]
     _refuse_to_resize(state, group, name, made_with)
     if position in laid_out:
+        _refuse_rows_without_a_beginning(state, bucket, name)
         _refuse_state_without_rows(state, bucket.parameters[index])
     build.check_parameters(state.formula, tree, made_with.members)
     engine.before_other_parameters()
@@ -238,6 +240,16 @@ def _refuse_to_resize(
         raise ValueError(
             f"{owner}: {name!r} has bounds or an lr_scale that are arrays, which would not fit; "
             "resize takes such that are numbers, or construct a new optimizer"
+        )
+
+
+def _refuse_rows_without_a_beginning(state: OptimizerState, bucket: Bucket, name: str) -> None:
+    """Raise ValueError for state that the first step alone sets: new rows would have none."""
+    if isinstance(bucket.rule, Rule) and bucket.rule.begun:
+        raise ValueError(
+            f"{state.formula.__name__}: {name!r} cannot have other rows, since the state "
+            f"{', '.join(bucket.rule.begun)} of a row begins in the parameter's first step; "
+            "construct a new optimizer"
         )
 
 

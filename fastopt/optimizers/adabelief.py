@@ -35,7 +35,6 @@ class AdaBelief(Optimizer):
         p  <- p - lr * (m / c1) / (sqrt(v / c2) + eps)
 
     Args:
-    Args:
         params: an array, a tree of arrays, a list of parameter groups, or ``fastopt.groups(...)``;
             updated in place.
         lr: learning rate, >= 0, in units of the parameter; where gradients stay the same, steps
@@ -135,7 +134,6 @@ class Yogi(Optimizer):
         c1 <- 1 - beta1^t,  c2 <- 1 - beta2^t
         p  <- p - lr * (m / c1) / (sqrt(v / c2) + eps)
 
-    Args:
     Args:
         params: an array, a tree of arrays, a list of parameter groups, or ``fastopt.groups(...)``;
             updated in place.

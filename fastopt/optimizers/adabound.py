@@ -36,7 +36,6 @@ class AdaBound(Optimizer):
         p  <- p - min(max(rate, lower), upper) * m
 
     Args:
-    Args:
         params: an array, a tree of arrays, a list of parameter groups, or ``fastopt.groups(...)``;
             updated in place.
         lr: learning rate of the first steps, >= 0, in units of the parameter; a number, or a
@@ -101,6 +100,11 @@ class AdaBound(Optimizer):
             raise ValueError(
                 "AdaBound: base_lr must be a number if lr is a function: the lr with which "
                 f"final_lr is meant, such as its first or largest value; got lr={lr!r}"
+            )
+        if base_lr is None and not isinstance(lr, str) and lr == 0:
+            raise ValueError(
+                "AdaBound: base_lr must be given if lr is 0: the lr with which final_lr is meant, "
+                "such as its largest value; got lr=0"
             )
         super().__init__(
             params,

@@ -40,7 +40,6 @@ class Adan(Optimizer):
     that the next change is from the last one that was there.
 
     Args:
-    Args:
         params: an array, a tree of arrays, a list of parameter groups, or ``fastopt.groups(...)``;
             updated in place.
         lr: learning rate, >= 0, in units of the parameter (no step is much longer); a number,
@@ -145,7 +144,6 @@ class AdEMAMix(Optimizer):
         beta3 = lambda t: exp(a * b / (b + min((t + 1) / T, 1) * (a - b)))
         fastopt.AdEMAMix(params, betas=(0.9, 0.999, beta3), alpha=alpha)
 
-    Args:
     Args:
         params: an array, a tree of arrays, a list of parameter groups, or ``fastopt.groups(...)``;
             updated in place.

@@ -38,7 +38,6 @@ class LaProp(Optimizer):
     as (1 - beta1) / sqrt(1 - beta2) times lr.
 
     Args:
-    Args:
         params: an array, a tree of arrays, a list of parameter groups, or ``fastopt.groups(...)``;
             updated in place.
         lr: learning rate, >= 0, in units of the parameter (no step is much longer); a number,
@@ -130,7 +129,6 @@ class ADOPT(Optimizer):
 
     The first step only decays p and sets v to g^2.
 
-    Args:
     Args:
         params: an array, a tree of arrays, a list of parameter groups, or ``fastopt.groups(...)``;
             updated in place.

@@ -606,7 +606,7 @@ class Optimizer(Formula):
     def on_nonfinite(self) -> NonfinitePolicy:
         """What gradients that do not fit do: "propagate", "skip" or "raise".
 
-        They hold NaN or infinity, or are so large that their squares overflow.
+        They hold NaN or infinity, or are so large that their squares overflow float32.
         """
         return self._policy.on_nonfinite
 

@@ -201,6 +201,10 @@ class DAdaptSGD(Optimizer):
             master_weights, state_dtype, stochastic_rounding, cautious, cautious_decay, l1,
             mask_zero, complex_moment, seed, backend.
 
+    Parameters are worked out anew from p0 in every step: what is written into them from outside
+    (``rebind`` to other values, Lookahead, weights that are loaded by hand) is lost with the next.
+    With ``state_dtype`` "bfloat16" or "int8" p0 is rounded too, by more than small steps are long.
+
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, for groups that
             differ in d0 or growth_rate, and for arrays that cannot be updated in place.

@@ -51,6 +51,9 @@ class MADGRAD(Optimizer):
             master_weights, state_dtype, stochastic_rounding, cautious, cautious_decay, l1,
             mask_zero, complex_moment, seed, backend.
 
+    Parameters are worked out anew from p0 in every step: what is written into them from outside
+    (``rebind`` to other values, Lookahead, weights that are loaded by hand) is lost with the next.
+
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, and for arrays
             that cannot be updated in place.

@@ -73,6 +73,9 @@ class Prodigy(Optimizer):
             master_weights, state_dtype, stochastic_rounding, cautious, cautious_decay, l1,
             mask_zero, complex_moment, seed, backend.
 
+    With ``state_dtype`` "bfloat16" or "int8" p0 is rounded too, and the distance from it is too
+    long by that: leave it out where steps are short beside the parameters.
+
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, for groups that
             differ in d0, d_coef, growth_rate or beta3, and for arrays that cannot be updated in
@@ -222,6 +225,9 @@ class DoG(Optimizer):
             master_weights, state_dtype, stochastic_rounding, cautious, cautious_decay, l1,
             mask_zero, complex_moment, seed, backend.
 
+    With ``state_dtype`` "bfloat16" or "int8" p0 is rounded too, and the distance from it is too
+    long by that: leave it out where steps are short beside the parameters.
+
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, for groups that
             differ in d0, d0_relative or eps, and for arrays that cannot be updated in place.
@@ -309,6 +315,9 @@ class DoWG(Optimizer):
             reset_at_bounds, max_grad_norm, clip_value, clip_each, on_nonfinite, capturable,
             master_weights, state_dtype, stochastic_rounding, cautious, cautious_decay, l1,
             mask_zero, complex_moment, seed, backend.
+
+    With ``state_dtype`` "bfloat16" or "int8" p0 is rounded too, and the distance from it is too
+    long by that: leave it out where steps are short beside the parameters.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, for groups that

@@ -68,6 +68,11 @@ class Accumulator(Wrapper):
                 f"Accumulator: {type(self._innermost).__name__} steps by the loss, and gradients "
                 "alone are added up here; hand it the mean of both yourself"
             )
+        if self._innermost._estimate is not None:
+            raise TypeError(
+                f"Accumulator: {type(self._innermost).__name__} takes estimates of the Hessian, "
+                "and gradients alone are added up here; hand it the mean of both yourself"
+            )
         self._every = whole("Accumulator: every", every, 1)
         self._arrays = CompanionArrays(self._tree)
         self._given = [False] * len(self._arrays.leaves)

@@ -80,6 +80,7 @@ RULE = Rule(
     state=("p0", "theta", "peak", "total", "reward"),
     signed=("p0", "theta"),
     places=("p0",),
+    from_start=True,
     scalars=("first", "alpha", "eps", "lr"),
     numpy=_numpy,
     numba=_numba,

@@ -98,6 +98,7 @@ RULE = Rule(
     state=("s", "p0"),
     signed=("s", "p0"),
     places=("p0",),
+    from_start=True,
     scalars=("first", "one_minus_momentum", "lr"),
     sums=Sums(
         names=("grad_norm", "pull", "along", "length"),

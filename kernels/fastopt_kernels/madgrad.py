@@ -103,6 +103,7 @@ RULE = Rule(
     state=("s", "v", "p0"),
     signed=("s", "p0"),
     places=("p0",),
+    from_start=True,
     takes_square=True,
     heavy=True,
     scalars=("weight", "first", "eps", "one_minus_momentum"),

@@ -67,6 +67,7 @@ RULE = Rule(
     name="rprop",
     state=("prev", "length"),
     signed=("prev",),
+    begun=("length",),
     scalars=("first", "shrink", "grow", "smallest", "largest", "lr"),
     numpy=_numpy,
     numba=_numba,

@@ -108,7 +108,11 @@ class Rule:
     * ``cupy``: C++ on local variables of type ``real`` that carry these names.
 
     ``signed`` names the state that can be negative; the rest never is. ``places`` names what of it
-    holds values of parameters, and is no average of gradients. ``averages_squares`` says
+    holds values of parameters, and is no average of gradients; ``begun`` what else the first step
+    sets, whatever the gradient is. Both change in elements that ``mask_zero`` leaves alone.
+    ``from_start`` says that the parameter is worked out anew from what it was at first: what is
+    written into it from outside is lost with the next step.
+    ``averages_squares`` says
     whether state is made of squares of gradients, which overflow where the gradient does not;
     with ``takes_square`` it is. ``heavy`` says that the C++ holds so many numbers at once that,
     with three slots of int8 state, 64 registers are too few for it.
@@ -135,6 +139,8 @@ class Rule:
     sums: Sums | None = None
     memory: Memory | None = None
     places: tuple[str, ...] = ()
+    begun: tuple[str, ...] = ()
+    from_start: bool = False
     heavy: bool = False
 
     def __post_init__(self) -> None:
@@ -145,6 +151,8 @@ class Rule:
             raise TypeError(f"{owner}: signed names no state: {sorted(unknown)}")
         if unknown := set(self.places) - set(self.signed):
             raise TypeError(f"{owner}: places names no signed state: {sorted(unknown)}")
+        if unknown := set(self.begun) - set(self.state):
+            raise TypeError(f"{owner}: begun names no state: {sorted(unknown)}")
         object.__setattr__(self, "averages_squares", self.averages_squares or self.takes_square)
         for form in ("numpy", "numba"):
             check_signature(owner, form, getattr(self, form), self.arguments)
@@ -155,6 +163,11 @@ class Rule:
     def reset(self) -> tuple[str, ...]:
         """The state that becomes 0 at bounds with ``reset_at_bounds``."""
         return tuple(slot for slot in self.signed if slot not in self.places)
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """The state that fragments on all of it act on."""
+        return tuple(slot for slot in self.state if slot not in (*self.places, *self.begun))
 
     @property
     def _used(self) -> tuple[str, ...]:

@@ -26,7 +26,8 @@ def estimates(variant: Variant) -> bool:
 
 EVERY = [v for v in (*VARIANTS, *OF_MATRICES) if "l1" not in v.options]
 ESTIMATING = [v for v in EVERY if estimates(v)]
-PLAIN = [v for v in EVERY if not estimates(v)]
+FROM_START = [v for v in EVERY if getattr(v.rule, "from_start", False) and not estimates(v)]
+PLAIN = [v for v in EVERY if not estimates(v) and v not in FROM_START]
 
 
 def shrunk(values: Array, by: float) -> Array:
@@ -52,6 +53,13 @@ def test_it_is_a_step_and_then_a_proximal_one(variant: Variant, backend: str) ->
     for one, two in zip(params, plain, strict=True):
         np.testing.assert_allclose(one, two, rtol=1e-12, atol=1e-14)
         np.testing.assert_array_equal(one == 0.0, two == 0.0)
+
+
+@each_backend
+@pytest.mark.parametrize("variant", FROM_START, ids=str)
+def test_who_goes_from_the_start_refuses_it(variant: Variant, backend: str) -> None:
+    with pytest.raises(ValueError, match=r"l1 is lost with the next step, since .* leave out l1"):
+        variant(variant.one_parameter, backend=backend, l1=0.5)
 
 
 @each_backend

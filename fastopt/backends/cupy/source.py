@@ -505,7 +505,7 @@ def _element(rule: Rule, spec: UpdateSpec) -> str:
         begin=lines(
             [
                 *begin(rule, spec, spec.fragments),
-                *(f"const real {s}_before = {s};" for s in rule.state if spec.on_all),
+                *(f"const real {s}_before = {s};" for s in rule.kept if spec.on_all),
             ]
         ),
         rule=f"{numbers_of(rule, spec)} {rule.cupy.strip()}",
@@ -514,7 +514,7 @@ def _element(rule: Rule, spec: UpdateSpec) -> str:
         after_all=lines(
             with_fragment(spec, fragment, slot)
             for fragment in spec.on_all
-            for slot in ("param", *rule.state)
+            for slot in ("param", *rule.kept)
         ),
         flush=lines(f"{s} = fabs({s}) < {tiny[s]} ? real(0) : {s};" for s in rule.state),
     )

@@ -571,7 +571,7 @@ def _element(rule: Rule, spec: UpdateSpec, storage: Storage, plain: bool = False
     yield from _keep_bounds(rule, spec)
     for fragment in spec.on_all:
         yield f"param = {_called(spec, fragment, after='param')}"
-        for slot in rule.state:
+        for slot in rule.kept:
             old = f"{slot}_before"
             yield f"{slot} = {_called(spec, fragment, before=old, decayed=old, after=slot)}"
     yield from storage.draws

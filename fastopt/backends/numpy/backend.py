@@ -425,7 +425,10 @@ class NumpyKernel:
             self._keep_bounds(param, state, *limits)
         for fragment in around.on_all:
             begun = [decayed, *before[1:]]
-            for after, old, begin in zip((param, *state), before, begun, strict=True):
+            names = ("param", *rule.state)
+            for name, after, old, begin in zip(names, (param, *state), before, begun, strict=True):
+                if name != "param" and name not in rule.kept:
+                    continue
                 values = {"plain_grad": plain_grad, "grad": grad}
                 values |= {"before": old, "decayed": begin, "after": after}
                 after[...] = around.kept(fragment, values, scalars, derived)
