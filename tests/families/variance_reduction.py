@@ -12,7 +12,9 @@ from helpers.bad_values import number
 from helpers.mutants import given, remembering, rule, scalars
 from helpers.variant import Variant
 
-VARIANTS = [Variant("mars", fastopt.Mars, {"lr": 0.01, "weight_decay": 0.1}, close=True)]
+VARIANTS = [
+    Variant("mars", fastopt.Mars, {"lr": 0.01, "weight_decay": 0.1}, close=True, one_unit=False)
+]
 SMOOTH = ["Mars"]
 BAD = {
     "gamma": number(-1e-300, -1.0),
