@@ -103,6 +103,15 @@ def hyperparameters_of(variant: Variant) -> dict[str, Any]:
         settings["eps"] = [1e-6, 1e-8, 1e-3, 1e-6, 1e-10]
     if isinstance(known.get("betas"), Several):
         settings["betas"] = settings["betas"][: len(known["betas"].numbers)]
+        if len(settings["betas"]) == 3:  # Adan's second keeps differences, down to the smallest:
+            # a share of 0.001 of these is denormal, which a GPU takes for 0.
+            settings["betas"] = [
+                settings["betas"][0],
+                [0.9, 0.5, 0.0, 0.9, 0.75],
+                *settings["betas"][2:],
+            ]
+    elif "betas" in known:  # of any number: the same for all members
+        del settings["betas"]
     if variant.options.get("centered"):
         settings["eps"] = [1e-2, 1e-3, 1e-3, 0.1, 1e-2]
     return settings
