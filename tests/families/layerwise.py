@@ -18,6 +18,7 @@ VARIANTS = [
         fastopt.LARS,
         {"trust_coefficient": 0.01, "nesterov": True, "weight_decay": 0.1},
         close=True,
+        rate_inside=True,
     ),
     Variant("novograd", fastopt.NovoGrad, {"lr": 0.01, "weight_decay": 0.1}, close=True),
 ]

@@ -13,8 +13,16 @@ from helpers.variant import Variant
 VARIANTS = [
     Variant("dog", fastopt.DoG, {"d0": 0.1, "weight_decay": 0.1}, close=True),
     Variant("dowg", fastopt.DoWG, {"d0": 0.1, "weight_decay": 0.1}, close=True),
-    Variant("dadapt_adam", fastopt.DAdaptAdam, {"d0": 1e-2, "weight_decay": 0.1}, close=True),
-    Variant("dadapt_sgd", fastopt.DAdaptSGD, {"d0": 1e-2, "momentum": 0.5}, close=True),
+    Variant(
+        "dadapt_adam",
+        fastopt.DAdaptAdam,
+        {"d0": 1e-2, "weight_decay": 0.1},
+        close=True,
+        rate_inside=True,
+    ),
+    Variant(
+        "dadapt_sgd", fastopt.DAdaptSGD, {"d0": 1e-2, "momentum": 0.5}, close=True, rate_inside=True
+    ),
 ]
 SMOOTH = ["DoG", "DoWG", "DAdaptAdam", "DAdaptSGD"]
 BAD = {"d0_relative": number(0.0, -1.0)}
