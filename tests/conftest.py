@@ -49,15 +49,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--one-of-each",
         action="store_true",
-        help="run each test with the last of its parameters alone: what depends on where and how "
-        "the package is installed, and not on numbers",
+        help="run each test with the last of its parameters alone (but for CuPy's): what depends "
+        "on where and how the package is installed, and not on numbers",
     )
 
 
 def one_of_each(items: list[pytest.Item]) -> list[pytest.Item]:
     """Return the last test of each function."""
-    last = {(getattr(item, "cls", None), getattr(item, "function", item)): item for item in items}
-    return list(last.values())
+    order = sorted(items, key=lambda item: item.get_closest_marker("gpu") is None)
+    last = {(getattr(item, "cls", None), getattr(item, "function", item)): item for item in order}
+    kept = set(last.values())
+    return [item for item in items if item in kept]
 
 
 # What is taken of a product ----------------------------------------------------------------------

@@ -319,7 +319,9 @@ def test_lookahead_passes_all_of_it_on() -> None:
 def test_an_accumulator_adds_up_gradients_alone() -> None:
     with pytest.raises(TypeError, match="Accumulator: MoMo steps by the loss"):
         fastopt.Accumulator(fastopt.MoMo(numbers(0)), 2)
-    opt = fastopt.Accumulator(fastopt.Sophia(numbers(0)), 2)
+    with pytest.raises(TypeError, match="Accumulator: Sophia takes estimates"):
+        fastopt.Accumulator(fastopt.Sophia(numbers(0)), 2)
+    opt = fastopt.Accumulator(fastopt.Adam(numbers(0)), 2)
     with pytest.raises(TypeError, match="Accumulator: gradients alone"):
         fastopt.LossScaler().step(opt, numbers(1), hessian=numbers(1))
     assert opt.count == 0
