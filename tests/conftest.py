@@ -79,6 +79,9 @@ OF_EVERY_VARIANT = {
 PAIRED = {"test_dtypes", "test_layouts", "test_state_dtype"}
 """Those in which such a variant meets each value of the other parameters, if not by default."""
 
+FEW = 8
+"""Of so many such variants one is met by each of the other tests."""
+
 
 def is_close(item: pytest.Function) -> bool:
     """Return whether a test is of a variant whose code is all that of others."""
@@ -104,17 +107,12 @@ def mark_all_but(kept: set[int], members: list[pytest.Function], marker: str) ->
 
 
 def sort_usual(members: list[pytest.Function]) -> None:
-    """Sort the tests of one function into default, exhaustive and product."""
+    """Sort the tests of one function into default and product."""
     marker = members[0].get_closest_marker("covering")
     together = marker.args[0] if marker else 2
     points = [point(member) for member in members]
     if len(points[0]) > together:
-        kept = covering(points, together)
-        rest = [member for k, member in enumerate(members) if k not in kept]
-        mark_all_but(kept, members, "exhaustive")
-        if len(points[0]) > together + 1 and rest:
-            kept = covering([point(member) for member in rest], together + 1)
-            mark_all_but(kept, rest, "product")
+        mark_all_but(covering(points, together), members, "product")
 
 
 def sort_close(members: list[pytest.Function]) -> None:
@@ -122,9 +120,9 @@ def sort_close(members: list[pytest.Function]) -> None:
     by_default = members[0].path.stem in OF_EVERY_VARIANT
     paired = members[0].path.stem in PAIRED
     kept = covering([point(member) for member in members], 2 if by_default or paired else 1)
-    if not (by_default or paired):  # one in three, others in each function
-        begin = crc32(members[0].nodeid.partition("[")[0].encode()) % 3
-        kept = set(sorted(kept)[begin::3])
+    if not (by_default or paired):  # a few, others in each function
+        begin = crc32(members[0].nodeid.partition("[")[0].encode()) % FEW
+        kept = set(sorted(kept)[begin::FEW])
     mark_all_but(kept, members, "product")
     if not by_default:
         mark_all_but(set(), members, "exhaustive")
@@ -135,10 +133,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Sort the products of parameters into what is always run, what CI adds, and what is left.
 
     Of a test with three parameters or more the default run takes so many points that every two
-    values meet (of one that is marked ``covering(n)`` so many that every n do); ``exhaustive`` has
-    those in which one more meets. Variants that are close to others are taken where numbers and
-    bits are looked at; ``exhaustive`` has a third of them in every other test, and all, with each
-    value, where storage and layout are looked at. What is left is marked ``product``.
+    values meet (of one that is marked ``covering(n)`` so many that every n do). Variants that are
+    close to others are taken where numbers and bits are looked at; ``exhaustive`` has one of eight
+    in every other test, and all, with each value, where storage and layout are looked at. What is
+    left is marked ``product``.
 
     Tests of CuPy are marked gpu, but for those that look at the emulated CUDA.
     """
