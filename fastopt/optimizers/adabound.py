@@ -13,6 +13,7 @@ from fastopt.core.hyperparameters import (
     Schedulable,
     Scheduled,
     Value,
+    as_float,
 )
 from fastopt.core.options import Common
 from fastopt.optimizers.base import Optimizer
@@ -101,7 +102,7 @@ class AdaBound(Optimizer):
                 "AdaBound: base_lr must be a number if lr is a function: the lr with which "
                 f"final_lr is meant, such as its first or largest value; got lr={lr!r}"
             )
-        if base_lr is None and not isinstance(lr, str) and lr == 0:
+        if base_lr is None and as_float(lr) == 0.0:
             raise ValueError(
                 "AdaBound: base_lr must be given if lr is 0: the lr with which final_lr is meant, "
                 "such as its largest value; got lr=0"
