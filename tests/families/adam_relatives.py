@@ -23,7 +23,8 @@ VARIANTS = [
         {"lr": 0.01, "weight_decay": 0.1, "decoupled_weight_decay": True},
         close=True,
     ),
-    Variant("radam", fastopt.RAdam, {"lr": 0.01, "betas": (0.9, 0.99)}, close=True, one_unit=False),
+    # With this lr no square is denormal in the runs on the emulated CUDA, which takes that for 0.
+    Variant("radam", fastopt.RAdam, {"lr": 0.02, "betas": (0.9, 0.99)}, close=True, one_unit=False),
     Variant(
         "radam_decoupled",
         fastopt.RAdam,
