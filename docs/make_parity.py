@@ -644,7 +644,7 @@ def apart(ours: list[Arrays], theirs: list[Arrays], inputs: Inputs) -> tuple[flo
 class Cell:
     """What was found of one optimizer in one library; ``peer`` is None where it has none."""
 
-    library: Library
+    source: Library
     peer: Peer | None = None
     shares: tuple[float, ...] = ()
     proof: tuple[float, ...] = ()
@@ -657,7 +657,7 @@ class Cell:
     def shown(self, name: str) -> str:
         """Return what stands in the table."""
         if self.peer is None:
-            return "PyTorch's" if name in self.library.handed_on else "no"
+            return "PyTorch's" if name in self.source.handed_on else "no"
         if not self.peer.call:
             return self.peer.reason
         if self.failure:
@@ -672,7 +672,7 @@ class Cell:
         said = self.peer.reason or "unexplained."
         if self.proof:
             both = [f"`{self.peer.ours}` here"] if self.peer.ours else []
-            both += [f"`{self.library.prefix}{self.peer.theirs}`"] if self.peer.theirs else []
+            both += [f"`{self.source.prefix}{self.peer.theirs}`"] if self.peer.theirs else []
             said += f" With {' and '.join(both)}: {words(self.proof)}. {self.peer.remains}"
         return said.rstrip()
 
@@ -735,7 +735,7 @@ def left_out() -> list[str]:
 
 def table_of(rows: dict[str, list[Cell]]) -> Iterator[str]:
     """Yield the lines of the table."""
-    titles = [cell.library.title for cell in next(iter(rows.values()))]
+    titles = [cell.source.title for cell in next(iter(rows.values()))]
     yield f"| | {' | '.join(titles)} |"
     yield "|---" * (len(titles) + 1) + "|"
     for name, cells in rows.items():
@@ -744,7 +744,7 @@ def table_of(rows: dict[str, list[Cell]]) -> Iterator[str]:
 
 def page_of(rows: dict[str, list[Cell]]) -> Iterator[str]:
     """Yield the lines of the page."""
-    libraries = [cell.library for cell in next(iter(rows.values()))]
+    libraries = [cell.source for cell in next(iter(rows.values()))]
     yield INTRODUCTION.format(versions=versions(libraries))
     if missing := left_out():
         yield f"Left out, because not installed: {', '.join(missing)}.\n"
@@ -755,11 +755,11 @@ def page_of(rows: dict[str, list[Cell]]) -> Iterator[str]:
         if different:
             yield f"\n### {name}\n"
         for cell in different:
-            yield f"* {cell.library.title}: {cell.explained(name)}"
+            yield f"* {cell.source.title}: {cell.explained(name)}"
     yield CALLS
     for name, cells in rows.items():
         theirs = [
-            f"`{cell.library.prefix}{cell.peer.call}`"
+            f"`{cell.source.prefix}{cell.peer.call}`"
             for cell in cells
             if cell.peer and cell.peer.call
         ]

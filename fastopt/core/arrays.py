@@ -278,6 +278,12 @@ BLOCK = 32_768
 """Elements of a piece in host memory, so that its temporaries stay in the cache."""
 
 
+def copy_of(array: Array) -> Array:
+    """Return a copy, where the array is."""
+    with on_device_of(array):
+        return array.copy()
+
+
 def keep_within(own: Array, limits: tuple[Any, ...]) -> None:
     """Keep an array within a lower and an upper bound, if there are any; NaN stays."""
     if not limits:

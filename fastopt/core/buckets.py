@@ -22,7 +22,7 @@ from fastopt.core.param_groups import ParamGroups
 from fastopt.core.quantization import BLOCK
 from fastopt.core.tree import Leaf, Tree
 from fastopt.errors import BackendMismatchError
-from fastopt_kernels import AnyRule, ArrayRule, Rule
+from fastopt_kernels import AnyRule, ArrayRule
 
 SCALE = "_scale"
 """What the name of a slot in 8 bits goes on with where its scales are meant."""
@@ -628,8 +628,8 @@ class Bucket:
         ``keep``: see ``Arena.take``.
         """
         parameter, before = self.parameters[index], source.parameters[its]
-        places = self.rule.places if isinstance(self.rule, Rule) else ()
-        self.arena.take(parameter, source.arena, before, self.rule.signed, keep, places)
+        rule = self.rule
+        self.arena.take(parameter, source.arena, before, rule.signed, keep, rule.places)
         self.memory[index] = source.memory[its]
         self.set_step(index, int(source.steps[its]))
 

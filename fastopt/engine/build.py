@@ -50,7 +50,7 @@ from fastopt.core.tree import Leaf, Tree, refused_dtype
 from fastopt.engine.later import Later, later
 from fastopt.engine.step import HostEngine
 from fastopt.errors import BackendMismatchError
-from fastopt_kernels import ArrayRule, Rule
+from fastopt_kernels import ArrayRule
 
 
 class Construction(NamedTuple):
@@ -372,20 +372,20 @@ def _check_moment(formula: type[Formula], options: Options) -> None:
 def _check_fragments(formula: type[Formula], options: Options) -> None:
     """Raise ValueError for options that cannot act around such a rule, or on state stored so."""
     fragments, owner = fragments_of(options), formula.__name__
-    if "cautious_decay" in fragments and formula._decay(options) != "parameter":
-        raise ValueError(
-            f"{owner}: cautious_decay is for weight decay that acts on the parameter itself before "
-            f"the update; that of {owner} is a part of the update. Leave out cautious_decay, or "
-            "choose an optimizer with decoupled weight decay, such as AdamW"
-        )
     rule = formula._rule(options)
     for name, fragment in fragments.items():
+        if fragment.of_decay and formula._decay(options) != "parameter":
+            raise ValueError(
+                f"{owner}: {name} is for weight decay that acts on the parameter itself before the "
+                f"update; that of {owner} is a part of the update. Leave out {name}, or choose an "
+                "optimizer with decoupled weight decay, such as AdamW"
+            )
         if fragment.lr_scalars and memory_names(rule, "optimizer"):
             raise ValueError(
                 f"{owner}: {name} is in units of the learning rate, which {owner} estimates as it "
                 f"goes; leave out {name}"
             )
-        if fragment.lr_scalars and isinstance(rule, Rule) and rule.from_start:
+        if fragment.lr_scalars and rule.from_start:
             raise ValueError(
                 f"{owner}: {name} is lost with the next step, since {owner} works parameters out "
                 f"anew from where they began; leave out {name}, or choose another optimizer"

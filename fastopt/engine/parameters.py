@@ -22,7 +22,6 @@ from fastopt.engine import build
 from fastopt.engine.build import Construction
 from fastopt.engine.step import HostEngine
 from fastopt.errors import BackendMismatchError
-from fastopt_kernels import Rule
 
 # -------------------------------------------------------------------------------------------------
 # Other arrays of the same shapes.
@@ -245,7 +244,7 @@ def _refuse_to_resize(
 
 def _refuse_rows_without_a_beginning(state: OptimizerState, bucket: Bucket, name: str) -> None:
     """Raise ValueError for state that the first step alone sets: new rows would have none."""
-    if isinstance(bucket.rule, Rule) and bucket.rule.begun:
+    if bucket.rule.begun:
         raise ValueError(
             f"{state.formula.__name__}: {name!r} cannot have other rows, since the state "
             f"{', '.join(bucket.rule.begun)} of a row begins in the parameter's first step; "

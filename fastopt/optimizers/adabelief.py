@@ -16,7 +16,7 @@ from fastopt.core.hyperparameters import (
 )
 from fastopt.core.options import Common
 from fastopt.optimizers.base import Optimizer
-from fastopt.optimizers.common import one_minus_power, or_guard, sqrt
+from fastopt.optimizers.common import adam_scalars, eps_alone, sqrt
 from fastopt_kernels import Rule, adabelief, yogi
 
 # -------------------------------------------------------------------------------------------------
@@ -102,15 +102,10 @@ class AdaBelief(Optimizer):
 
     @staticmethod
     def _scalars(options: Options, lr: Value, t: int, guard: float) -> dict[str, Value]:
-        beta1, beta2 = options["betas"]
-        c1, root = one_minus_power(beta1, t), sqrt(one_minus_power(beta2, t))
         return {
-            "one_minus_beta1": 1.0 - beta1,
-            "beta1": beta1,
-            "one_minus_beta2": 1.0 - beta2,
+            **adam_scalars(options["betas"], options["eps"], lr, t, guard),
+            "beta1": options["betas"][0],
             "eps_root": options["eps_root"],
-            "eps": root * or_guard(options["eps"], guard),
-            "step_size": lr * root / c1,
         }
 
     @staticmethod
@@ -195,19 +190,9 @@ class Yogi(Optimizer):
 
     @staticmethod
     def _scalars(options: Options, lr: Value, t: int, guard: float) -> dict[str, Value]:
-        beta1, beta2 = options["betas"]
-        c1, root = one_minus_power(beta1, t), sqrt(one_minus_power(beta2, t))
-        return {
-            "one_minus_beta1": 1.0 - beta1,
-            "one_minus_beta2": 1.0 - beta2,
-            "eps": root * or_guard(options["eps"], guard),
-            "step_size": lr * root / c1,
-        }
+        return adam_scalars(options["betas"], options["eps"], lr, t, guard)
 
-    @staticmethod
-    def _smallest_denominator(options: Options) -> Value:
-        smallest: Value = options["eps"]
-        return smallest
+    _smallest_denominator = staticmethod(eps_alone)
 
     @staticmethod
     def _fill(options: Options) -> dict[str, Value]:

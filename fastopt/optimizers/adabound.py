@@ -17,7 +17,7 @@ from fastopt.core.hyperparameters import (
 )
 from fastopt.core.options import Common
 from fastopt.optimizers.base import Optimizer
-from fastopt.optimizers.common import one_minus_power, or_guard, sqrt
+from fastopt.optimizers.common import adam_scalars, eps_alone, or_guard
 from fastopt_kernels import Rule, adabound, adabound_amsbound
 
 
@@ -126,20 +126,13 @@ class AdaBound(Optimizer):
 
     @staticmethod
     def _scalars(options: Options, lr: Value, t: int, guard: float) -> dict[str, Value]:
-        beta1, beta2 = options["betas"]
-        c1, root = one_minus_power(beta1, t), sqrt(one_minus_power(beta2, t))
         final = lr * (options["final_lr"] / options["base_lr"])
         way = options["gamma"] * t
         return {
-            "one_minus_beta1": 1.0 - beta1,
-            "one_minus_beta2": 1.0 - beta2,
-            "eps": or_guard(options["eps"], guard),
-            "step_size": lr * root / c1,
+            **adam_scalars(options["betas"], options["eps"], lr, t, guard),
+            "eps": or_guard(options["eps"], guard),  # beside the root of v as it is
             "lower": final * (way / (way + 1.0)),
             "upper": final * (1.0 + 1.0 / way),
         }
 
-    @staticmethod
-    def _smallest_denominator(options: Options) -> Value:
-        smallest: Value = options["eps"]
-        return smallest
+    _smallest_denominator = staticmethod(eps_alone)

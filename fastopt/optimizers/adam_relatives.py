@@ -18,6 +18,7 @@ from fastopt.core.hyperparameters import (
 from fastopt.core.options import Common
 from fastopt.optimizers.base import Optimizer
 from fastopt.optimizers.common import (
+    eps_alone,
     one_minus_power,
     one_minus_risen,
     or_guard,
@@ -99,10 +100,7 @@ class Adamax(Optimizer):
             "step_size": lr / one_minus_power(beta1, t),
         }
 
-    @staticmethod
-    def _smallest_denominator(options: Options) -> Value:
-        eps: Value = options["eps"]
-        return eps
+    _smallest_denominator = staticmethod(eps_alone)
 
 
 # -------------------------------------------------------------------------------------------------
@@ -211,10 +209,7 @@ class NAdam(Optimizer):
             "of_m": lr * root * next_mu / one_minus_risen(beta1, rise, t + 1),
         }
 
-    @staticmethod
-    def _smallest_denominator(options: Options) -> Value:
-        eps: Value = options["eps"]
-        return eps
+    _smallest_denominator = staticmethod(eps_alone)
 
 
 # -------------------------------------------------------------------------------------------------
@@ -317,7 +312,4 @@ class RAdam(Optimizer):
             "adapted": rate * share * sqrt(one_minus_power(beta2, t)),
         }
 
-    @staticmethod
-    def _smallest_denominator(options: Options) -> Value:
-        eps: Value = options["eps"]
-        return eps
+    _smallest_denominator = staticmethod(eps_alone)

@@ -16,7 +16,7 @@ from fastopt.core.hyperparameters import (
 )
 from fastopt.core.options import Common
 from fastopt.optimizers.base import Optimizer
-from fastopt.optimizers.common import one_minus_power, or_guard, sqrt
+from fastopt.optimizers.common import adam_scalars, eps_alone, one_minus_power, or_guard, sqrt
 from fastopt_kernels import Rule, adan, ademamix
 
 # -------------------------------------------------------------------------------------------------
@@ -114,10 +114,7 @@ class Adan(Optimizer):
             "one": 1.0,
         }
 
-    @staticmethod
-    def _smallest_denominator(options: Options) -> Value:
-        smallest: Value = options["eps"]
-        return smallest
+    _smallest_denominator = staticmethod(eps_alone)
 
 
 # -------------------------------------------------------------------------------------------------
@@ -216,17 +213,11 @@ class AdEMAMix(Optimizer):
     @staticmethod
     def _scalars(options: Options, lr: Value, t: int, guard: float) -> dict[str, Value]:
         beta1, beta2, beta3 = options["betas"]
-        c1, root = one_minus_power(beta1, t), sqrt(one_minus_power(beta2, t))
+        c1 = one_minus_power(beta1, t)
         return {
-            "one_minus_beta1": 1.0 - beta1,
-            "one_minus_beta2": 1.0 - beta2,
+            **adam_scalars((beta1, beta2), options["eps"], lr, t, guard),
             "one_minus_beta3": 1.0 - beta3,
             "mix": c1 * options["alpha"],  # m / c1 + alpha * slow = (m + mix * slow) / c1
-            "eps": root * or_guard(options["eps"], guard),
-            "step_size": lr * root / c1,
         }
 
-    @staticmethod
-    def _smallest_denominator(options: Options) -> Value:
-        smallest: Value = options["eps"]
-        return smallest
+    _smallest_denominator = staticmethod(eps_alone)

@@ -16,7 +16,7 @@ from fastopt.core.hyperparameters import (
 )
 from fastopt.core.options import Common
 from fastopt.optimizers.base import Optimizer
-from fastopt.optimizers.common import one_minus_power, or_guard, power, sqrt
+from fastopt.optimizers.common import eps_alone, one_minus_power, or_guard, power, sqrt
 from fastopt_kernels import Rule, adopt, laprop
 
 # -------------------------------------------------------------------------------------------------
@@ -105,10 +105,7 @@ class LaProp(Optimizer):
             "decay": lr * options["weight_decay"],
         }
 
-    @staticmethod
-    def _smallest_denominator(options: Options) -> Value:
-        smallest: Value = options["eps"]
-        return smallest
+    _smallest_denominator = staticmethod(eps_alone)
 
 
 # -------------------------------------------------------------------------------------------------
@@ -205,7 +202,4 @@ class ADOPT(Optimizer):
             "lr": lr,
         }
 
-    @staticmethod
-    def _smallest_denominator(options: Options) -> Value:
-        smallest: Value = options["eps"]
-        return smallest
+    _smallest_denominator = staticmethod(eps_alone)

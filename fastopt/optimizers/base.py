@@ -97,11 +97,6 @@ def _checked_hooks(name: str, hooks: Any) -> list[Hook]:
     return hooks
 
 
-def _copy(array: Array) -> Array:
-    with arrays.on_device_of(array):
-        return array.copy()
-
-
 def _taken_back(before: Array, leaf: Leaf) -> Array:
     """Return what was added to a parameter, and give it the values of before."""
     array = leaf.array
@@ -356,7 +351,7 @@ class Optimizer(Formula):
             nonlocal found
             tree = self._state.tree
             with Deferred():
-                before = [_copy(leaf.array) for leaf in tree.leaves]
+                before = [arrays.copy_of(leaf.array) for leaf in tree.leaves]
                 outcome = make()
                 found = tree.nest(map(_taken_back, before, tree.leaves))
             return outcome

@@ -14,7 +14,7 @@ from fastopt.core.hyperparameters import (
 )
 from fastopt.core.options import Common
 from fastopt.optimizers.base import Optimizer
-from fastopt.optimizers.common import or_guard
+from fastopt.optimizers.common import eps_alone, or_guard
 from fastopt_kernels import Rule, cocob
 
 
@@ -92,7 +92,4 @@ class COCOB(Optimizer):
             "lr": lr,
         }
 
-    @staticmethod
-    def _smallest_denominator(options: Options) -> Value:
-        eps: Value = options["eps"]
-        return eps
+    _smallest_denominator = staticmethod(eps_alone)

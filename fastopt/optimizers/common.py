@@ -46,11 +46,6 @@ def _power(base: float, exponent: float) -> float:
         return inf
 
 
-def power_of_step(t: int, exponent: Value) -> Value:
-    """Return t to some power."""
-    return power(float(t), exponent)
-
-
 def at_most(value: Value, limit: Value) -> Value:
     """Return the smaller of two numbers."""
     return together(min, value, limit)
@@ -91,6 +86,29 @@ def eps_scalars(options: Options, guard: float, c: Value, root: Value) -> tuple[
     if options["eps_inside_sqrt"] and eps:
         return c * eps, guard  # should c * eps underflow
     return 0.0, root * (eps or guard)
+
+
+def adam_scalars(
+    betas: tuple[Value, Value], eps: Value, lr: Value, t: int, guard: float
+) -> dict[str, Value]:
+    """Return the scalars of Adam's step where neither average is divided by its correction.
+
+    (m / c1) / (sqrt(v / c2) + eps) = (sqrt(c2) / c1) * m / (sqrt(v) + sqrt(c2) * eps).
+    """
+    beta1, beta2 = betas
+    root = sqrt(one_minus_power(beta2, t))
+    return {
+        "one_minus_beta1": 1.0 - beta1,
+        "one_minus_beta2": 1.0 - beta2,
+        "eps": root * or_guard(eps, guard),
+        "step_size": lr * root / one_minus_power(beta1, t),
+    }
+
+
+def eps_alone(options: Options) -> Value:
+    """Return eps, the smallest denominator where it is added to one."""
+    eps: Value = options["eps"]
+    return eps
 
 
 def eps_floor(options: Options) -> Value:

@@ -16,7 +16,7 @@ from fastopt.core.hyperparameters import (
 )
 from fastopt.core.options import Common
 from fastopt.optimizers.base import Optimizer
-from fastopt.optimizers.common import one_minus_power, or_guard, sqrt
+from fastopt.optimizers.common import adam_scalars, eps_alone, or_guard
 from fastopt_kernels import Rule, adahessian, sophia
 
 
@@ -106,10 +106,7 @@ class Sophia(Optimizer):
             "lr": lr,
         }
 
-    @staticmethod
-    def _smallest_denominator(options: Options) -> Value:
-        eps: Value = options["eps"]
-        return eps
+    _smallest_denominator = staticmethod(eps_alone)
 
 
 class AdaHessian(Optimizer):
@@ -184,16 +181,6 @@ class AdaHessian(Optimizer):
 
     @staticmethod
     def _scalars(options: Options, lr: Value, t: int, guard: float) -> dict[str, Value]:
-        beta1, beta2 = options["betas"]
-        root = sqrt(one_minus_power(beta2, t))
-        return {
-            "one_minus_beta1": 1.0 - beta1,
-            "one_minus_beta2": 1.0 - beta2,
-            "eps": root * or_guard(options["eps"], guard),
-            "step_size": lr * root / one_minus_power(beta1, t),
-        }
+        return adam_scalars(options["betas"], options["eps"], lr, t, guard)
 
-    @staticmethod
-    def _smallest_denominator(options: Options) -> Value:
-        eps: Value = options["eps"]
-        return eps
+    _smallest_denominator = staticmethod(eps_alone)

@@ -20,7 +20,7 @@ from fastopt.core.hyperparameters import (
 )
 from fastopt.core.options import Common
 from fastopt.optimizers.base import Optimizer
-from fastopt.optimizers.common import one_minus_power, or_guard, sqrt
+from fastopt.optimizers.common import eps_alone, one_minus_power, or_guard, sqrt
 from fastopt_kernels import Rule, dadapt_adam, dadapt_sgd
 
 # -------------------------------------------------------------------------------------------------
@@ -159,10 +159,7 @@ class DAdaptAdam(Optimizer):
     def _memory(options: Options) -> dict[str, float]:
         return {"d": options["d0"]}
 
-    @staticmethod
-    def _smallest_denominator(options: Options) -> Value:
-        eps: Value = options["eps"]
-        return eps
+    _smallest_denominator = staticmethod(eps_alone)
 
 
 # -------------------------------------------------------------------------------------------------

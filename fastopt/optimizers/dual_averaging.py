@@ -14,7 +14,7 @@ from fastopt.core.hyperparameters import (
 )
 from fastopt.core.options import Common
 from fastopt.optimizers.base import Optimizer
-from fastopt.optimizers.common import or_guard, sqrt
+from fastopt.optimizers.common import eps_alone, or_guard, sqrt
 from fastopt_kernels import Rule, madgrad
 
 # -------------------------------------------------------------------------------------------------
@@ -98,7 +98,4 @@ class MADGRAD(Optimizer):
             "one_minus_momentum": 1.0 - options["momentum"],
         }
 
-    @staticmethod
-    def _smallest_denominator(options: Options) -> Value:
-        eps: Value = options["eps"]
-        return eps
+    _smallest_denominator = staticmethod(eps_alone)

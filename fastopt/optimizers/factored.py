@@ -21,7 +21,7 @@ from fastopt.core.hyperparameters import (
 )
 from fastopt.core.options import Common
 from fastopt.optimizers.base import Optimizer
-from fastopt.optimizers.common import at_least, at_most, or_guard, power_of_step, sqrt
+from fastopt.optimizers.common import at_least, at_most, or_guard, power, sqrt
 from fastopt_kernels import ArrayRule, adafactor, came, sm3
 
 
@@ -122,8 +122,8 @@ class Adafactor(Optimizer):
     def _scalars(options: Options, lr: Value, t: int, guard: float) -> dict[str, Value]:
         eps1 = options["eps1"]
         return {
-            "one_minus_beta2": power_of_step(t, options["beta2_decay"]),
-            "rho": at_most(lr, power_of_step(t, -0.5)),
+            "one_minus_beta2": power(float(t), options["beta2_decay"]),
+            "rho": at_most(lr, power(float(t), -0.5)),
             "eps1": guard if eps1 is None else at_least(eps1, guard),
             "eps2": options["eps2"],
             "d": options["d"],

@@ -18,7 +18,7 @@ from fastopt.core.hyperparameters import (
 )
 from fastopt.core.options import Common
 from fastopt.optimizers.base import Optimizer
-from fastopt.optimizers.common import one_minus_power, or_guard, sqrt
+from fastopt.optimizers.common import eps_alone, one_minus_power, or_guard, sqrt
 from fastopt_kernels import Rule, lamb, lars, novograd, stable_adamw
 
 # -------------------------------------------------------------------------------------------------
@@ -121,10 +121,7 @@ class LAMB(Optimizer):
             "lr": lr,
         }
 
-    @staticmethod
-    def _smallest_denominator(options: Options) -> Value:
-        eps: Value = options["eps"]
-        return eps
+    _smallest_denominator = staticmethod(eps_alone)
 
 
 # -------------------------------------------------------------------------------------------------
@@ -209,10 +206,7 @@ class StableAdamW(Optimizer):
             "lr": lr,
         }
 
-    @staticmethod
-    def _smallest_denominator(options: Options) -> Value:
-        eps: Value = options["eps"]
-        return eps
+    _smallest_denominator = staticmethod(eps_alone)
 
 
 # -------------------------------------------------------------------------------------------------
@@ -409,7 +403,4 @@ class NovoGrad(Optimizer):
             "eps": or_guard(options["eps"], guard),
         }
 
-    @staticmethod
-    def _smallest_denominator(options: Options) -> Value:
-        eps: Value = options["eps"]
-        return eps
+    _smallest_denominator = staticmethod(eps_alone)

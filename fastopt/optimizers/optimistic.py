@@ -15,7 +15,7 @@ from fastopt.core.hyperparameters import (
 )
 from fastopt.core.options import Common
 from fastopt.optimizers.base import Optimizer
-from fastopt.optimizers.common import one_minus_power, or_guard, sqrt
+from fastopt.optimizers.common import eps_alone, one_minus_power, or_guard, sqrt
 from fastopt_kernels import Rule, optimistic_adam
 
 
@@ -104,7 +104,4 @@ class OptimisticAdam(Optimizer):
             "lr": lr,
         }
 
-    @staticmethod
-    def _smallest_denominator(options: Options) -> Value:
-        eps: Value = options["eps"]
-        return eps
+    _smallest_denominator = staticmethod(eps_alone)

@@ -18,7 +18,7 @@ from fastopt.core.hyperparameters import (
 )
 from fastopt.core.options import Common
 from fastopt.optimizers.base import Optimizer
-from fastopt.optimizers.common import one_minus_power, or_guard, sqrt
+from fastopt.optimizers.common import eps_alone, one_minus_power, or_guard, sqrt
 from fastopt_kernels import Rule, momo, momo_adam
 
 
@@ -247,10 +247,7 @@ class MoMoAdam(Optimizer):
     def _memory(options: Options) -> dict[str, float]:
         return {"bound": options["lower_bound"]}
 
-    @staticmethod
-    def _smallest_denominator(options: Options) -> Value:
-        eps: Value = options["eps"]
-        return eps
+    _smallest_denominator = staticmethod(eps_alone)
 
     @staticmethod
     def _review(options: Options) -> None:

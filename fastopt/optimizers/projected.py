@@ -19,7 +19,7 @@ from fastopt.core.hyperparameters import (
 )
 from fastopt.core.options import Common
 from fastopt.optimizers.base import Optimizer
-from fastopt.optimizers.common import one_minus_power, or_guard, sqrt
+from fastopt.optimizers.common import eps_alone, one_minus_power, or_guard, sqrt
 from fastopt_kernels import ArrayRule, adamp, sgdp
 
 # -------------------------------------------------------------------------------------------------
@@ -251,7 +251,4 @@ class AdamP(Optimizer):
             "step_size": lr / one_minus_power(beta1, t),
         }
 
-    @staticmethod
-    def _smallest_denominator(options: Options) -> Value:
-        eps: Value = options["eps"]
-        return eps
+    _smallest_denominator = staticmethod(eps_alone)

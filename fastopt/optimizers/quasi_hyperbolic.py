@@ -17,7 +17,7 @@ from fastopt.core.hyperparameters import (
 )
 from fastopt.core.options import Common
 from fastopt.optimizers.base import Optimizer
-from fastopt.optimizers.common import one_minus_power, or_guard
+from fastopt.optimizers.common import eps_alone, one_minus_power, or_guard
 from fastopt_kernels import Rule, qhadam, qhm
 
 # -------------------------------------------------------------------------------------------------
@@ -174,7 +174,4 @@ class QHAdam(Optimizer):
             "lr": lr,
         }
 
-    @staticmethod
-    def _smallest_denominator(options: Options) -> Value:
-        eps: Value = options["eps"]
-        return eps
+    _smallest_denominator = staticmethod(eps_alone)

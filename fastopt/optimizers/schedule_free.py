@@ -30,7 +30,7 @@ from fastopt.core.signals import Deferred
 from fastopt.engine.extra import NOTHING, Extra
 from fastopt.engine.policy import Outcome
 from fastopt.optimizers.base import Around, Optimizer
-from fastopt.optimizers.common import at_most, one_minus_power, or_guard, power, sqrt
+from fastopt.optimizers.common import at_most, eps_alone, one_minus_power, or_guard, power, sqrt
 from fastopt_kernels import Rule, schedule_free, schedule_free_adam
 
 Opt = TypeVar("Opt", bound="ScheduleFree")
@@ -154,7 +154,7 @@ class ScheduleFree(Optimizer):
             return
         self._check_arrays()
         state, bounds = self._state, self._state.bounds()
-        kept = [_copy(p.leaf.array) for bucket in state.buckets for p in bucket.parameters]
+        kept = [arrays.copy_of(p.leaf.array) for bucket in state.buckets for p in bucket.parameters]
         originals = iter(kept)
         with Deferred():
             try:
@@ -259,11 +259,6 @@ class ScheduleFree(Optimizer):
     def _become(self, copied: dict[str, Any]) -> None:
         super()._become(copied)
         self._kept = copied["kept"]  # type: ignore[misc]
-
-
-def _copy(array: Array) -> Array:
-    with arrays.on_device_of(array):
-        return array.copy()
 
 
 # -------------------------------------------------------------------------------------------------
@@ -486,7 +481,4 @@ class ScheduleFreeAdamW(ScheduleFree):
                 f"parameters, and must be a number; got {options['betas'][0]!r}"
             )
 
-    @staticmethod
-    def _smallest_denominator(options: Options) -> Value:
-        eps: Value = options["eps"]
-        return eps
+    _smallest_denominator = staticmethod(eps_alone)

@@ -17,7 +17,7 @@ from fastopt.core.hyperparameters import (
 )
 from fastopt.core.options import Common
 from fastopt.optimizers.base import Optimizer
-from fastopt.optimizers.common import one_minus_power, or_guard, sqrt
+from fastopt.optimizers.common import adam_scalars, eps_alone
 from fastopt_kernels import Rule, mars
 
 
@@ -114,18 +114,11 @@ class Mars(Optimizer):
 
     @staticmethod
     def _scalars(options: Options, lr: Value, t: int, guard: float) -> dict[str, Value]:
-        beta1, beta2 = options["betas"]
-        c1, root = one_minus_power(beta1, t), sqrt(one_minus_power(beta2, t))
+        beta1, _ = options["betas"]
         return {
+            **adam_scalars(options["betas"], options["eps"], lr, t, guard),
             "look": options["gamma"] * beta1 / (1.0 - beta1) if t > 1 else 0.0,
-            "one_minus_beta1": 1.0 - beta1,
-            "one_minus_beta2": 1.0 - beta2,
-            "eps": root * or_guard(options["eps"], guard),
-            "step_size": lr * root / c1,
             "max_norm": options["max_norm"],
         }
 
-    @staticmethod
-    def _smallest_denominator(options: Options) -> Value:
-        eps: Value = options["eps"]
-        return eps
+    _smallest_denominator = staticmethod(eps_alone)

@@ -120,7 +120,7 @@ class SAM(Wrapper):
                 mutex.busy = True
             with Deferred():
                 uphill = self._uphill(grads)
-                kept = [(one.param, _copy(one.param)) for one in uphill]
+                kept = [(one.param, arrays.copy_of(one.param)) for one in uphill]
                 mutex.away = True
                 if uphill:
                     self._ascend(uphill)
@@ -292,8 +292,3 @@ class ASAM(SAM):
 def _wide(array: Array) -> Array:
     """Return a copy in float64, or complex128."""
     return array.astype(np.complex128 if array.dtype.kind == "c" else np.float64)
-
-
-def _copy(array: Array) -> Array:
-    with arrays.on_device_of(array):
-        return array.copy()

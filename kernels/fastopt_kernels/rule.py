@@ -10,7 +10,7 @@ import inspect
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 Numbers = Mapping[str, float]
 Host = Callable[[Numbers, Numbers, Numbers], tuple[dict[str, float], dict[str, float]]]
@@ -217,6 +217,10 @@ class ArrayRule:
     takes_square = False
     sums = None
     memory = None
+    places: ClassVar[tuple[str, ...]] = ()
+    begun: ClassVar[tuple[str, ...]] = ()
+    kept: ClassVar[tuple[str, ...]] = ()
+    from_start = False
 
     def __post_init__(self) -> None:
         """Check the names, and what the function takes."""

@@ -20,10 +20,8 @@ from helpers.cuda.device import emulated, no_waiting
 from helpers.cuda.emulation.cuda import Cuda
 from helpers.cuda.runs import DTYPES, differences
 from helpers.cuda.training import Training, captured, replayed, train
-from helpers.variants import CPU_BACKENDS, VARIANT_OF, VARIANTS, Variant
+from helpers.variants import CAPTURED, CPU_BACKENDS, VARIANT_OF, Variant
 
-# A step that is handed a loss cannot be captured: tests/cuda/test_extra_on_device.py.
-CAPTURED = [v for v in VARIANTS if not v.optimizer._takes_value]
 each_variant = pytest.mark.parametrize("variant", CAPTURED, ids=str)
 each_dtype = pytest.mark.parametrize("dtype", DTYPES)
 ADAM = VARIANT_OF["adam"]

@@ -23,11 +23,9 @@ from helpers.cuda.planted import planted
 from helpers.cuda.runs import DTYPES, differences, on_host, some_values
 from helpers.cuda.scaling import POLICY, Wrap, remembered, scaled, scaled_replays
 from helpers.cuda.training import Training, captured
-from helpers.variants import VARIANT_OF, VARIANTS, Variant
+from helpers.variants import CAPTURED, VARIANT_OF, VARIANTS, Variant
 
 each_variant = pytest.mark.parametrize("variant", VARIANTS, ids=str)
-CAPTURED = [v for v in VARIANTS if not v.optimizer._takes_value]
-"""A step that is handed a loss cannot be captured."""
 each_dtype = pytest.mark.parametrize("dtype", DTYPES)
 ADAM, SGD = VARIANT_OF["adam"], VARIANT_OF["sgd"]
 FEW = ((5,), (70, 3))

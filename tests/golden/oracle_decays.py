@@ -15,7 +15,7 @@ import torch
 
 from . import oracle_torch
 from .oracle_closed_form import CONTEXT, RULES, State, exact, exact_array, to_float64
-from .oracle_lamb import Inputs, gathered
+from .oracles import Inputs, gathered
 from .vector_cases import DECOUPLED, Array, Case, Hyper, Result
 
 OPTIONS = ("cautious_decay", "l1")

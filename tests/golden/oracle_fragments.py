@@ -8,7 +8,7 @@ import numpy as np
 import optax
 
 from .oracle_closed_form import CONTEXT, State, adam, exact, exact_array, to_float64
-from .oracle_lamb import gathered
+from .oracles import gathered
 from .vector_cases import DECOUPLED, Array, Case, Result
 
 jax.config.update("jax_enable_x64", True)

@@ -10,17 +10,11 @@ import torch
 from pytorch_optimizer import Lamb
 
 from .oracle_closed_form import CONTEXT, ONE, State, blend, exact, exact_array, to_float64
+from .oracles import gathered
 from .vector_cases import Array, Case, Result
 
 jax.config.update("jax_enable_x64", True)
 Inputs = dict[str, list[Array]]
-Runs = list[tuple[Array, dict[str, Array], int]]
-
-
-def gathered(done: Runs) -> Result:
-    """Put together what was run parameter by parameter."""
-    state = {letter: [slots[letter] for _, slots, _ in done] for letter in done[0][1]}
-    return Result([path for path, _, _ in done], state, [count for _, _, count in done])
 
 
 def by_optax(case: Case, inputs: Inputs) -> Result:

@@ -147,6 +147,9 @@ APART = [v for v in VARIANTS if v.rule.memory is None or v.rule.memory.over == "
 SUMMING = [v for v in VARIANTS if v.rule.sums is not None or "clip_each" in v.options]
 """Those that sum real numbers: the last bits depend on the order in memory."""
 
+CAPTURED = [v for v in VARIANTS if not v.optimizer._takes_value]
+"""Those whose steps can be captured in a CUDA graph: one that is handed a loss cannot be."""
+
 CLIPPING = [v for v in VARIANTS if {"clip_value", "clip_each", "l1"} & v.options.keys()]
 """Those with a limit in units of the gradient: what is added to that counts, or how large it is."""
 

@@ -26,7 +26,7 @@ def estimates(variant: Variant) -> bool:
 
 EVERY = [v for v in (*VARIANTS, *OF_MATRICES) if "l1" not in v.options]
 ESTIMATING = [v for v in EVERY if estimates(v)]
-FROM_START = [v for v in EVERY if getattr(v.rule, "from_start", False) and not estimates(v)]
+FROM_START = [v for v in EVERY if v.rule.from_start and not estimates(v)]
 PLAIN = [v for v in EVERY if not estimates(v) and v not in FROM_START]
 
 

@@ -186,6 +186,8 @@ class NumpyKernel:
         self._around = _Around(rule, spec)
         self._signed = [slot in rule.signed for slot in rule.state]
         self._resets = [slot in rule.reset for slot in rule.state]
+        self._kept = [True, *(slot in rule.kept for slot in rule.state)]
+        """Whether fragments on all act on the parameter, and on each slot of state."""
         self._members = bucket.members or 1
         numbers = enumerate((*COMMON_SCALARS, *rule.scalars, *spec.fragment_scalars))
         self._rates = [k for k, name in numbers if name in ("decay", *spec.scaled)]
@@ -425,9 +427,9 @@ class NumpyKernel:
             self._keep_bounds(param, state, *limits)
         for fragment in around.on_all:
             begun = [decayed, *before[1:]]
-            names = ("param", *rule.state)
-            for name, after, old, begin in zip(names, (param, *state), before, begun, strict=True):
-                if name != "param" and name not in rule.kept:
+            every = zip(self._kept, (param, *state), before, begun, strict=True)
+            for acts, after, old, begin in every:
+                if not acts:
                     continue
                 values = {"plain_grad": plain_grad, "grad": grad}
                 values |= {"before": old, "decayed": begin, "after": after}

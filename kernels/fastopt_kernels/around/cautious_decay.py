@@ -28,6 +28,7 @@ def _numba(before: Any, decayed: Any, after: Any) -> Any:
 FRAGMENT = Fragment(
     name="cautious_decay",
     at="after",
+    of_decay=True,
     numpy=_numpy,
     numba=_numba,
     cupy="""

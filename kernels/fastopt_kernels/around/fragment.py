@@ -45,7 +45,8 @@ class Fragment:
     * ``numba``: numbers of one element in, a number out; not decorated;
     * ``cupy``: C++ that assigns ``kept``, on variables of type ``real`` with these names.
 
-    ``refuses`` names the storage of state that the fragment cannot act on.
+    ``refuses`` names the storage of state that the fragment cannot act on; ``of_decay`` says that
+    it acts on weight decay that comes before the rule, and on nothing else.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Fragment:
     sums: Sums | None = None
     memory: Memory | None = None
     refuses: tuple[str, ...] = ()
+    of_decay: bool = False
 
     def __post_init__(self) -> None:
         """Hold the three forms against each other."""

@@ -4,7 +4,6 @@ Every ``hessian_every``-th step is handed an estimate: the gradients, last one f
 """
 
 from decimal import Decimal
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -80,15 +79,10 @@ def adahessian_of_po(case: Case, inputs: Inputs) -> Result:
     return by_class(AdaHessian, arguments, letters, step)(case, inputs)
 
 
-@cache
-def class_of_timm() -> Any:
-    return of_timm("adahessian", "Adahessian")
-
-
 def adahessian_of_timm(case: Case, inputs: Inputs) -> Result:
     import torch
 
-    base = class_of_timm()
+    base = of_timm("adahessian", "Adahessian")
 
     class Handed(base):  # type: ignore[misc,valid-type]
         """The class of timm, with estimates from outside."""
