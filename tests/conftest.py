@@ -65,8 +65,6 @@ def one_of_each(items: list[pytest.Item]) -> list[pytest.Item]:
 # What is taken of a product ----------------------------------------------------------------------
 
 OF_EVERY_VARIANT = {
-    "test_clip_each",
-    "test_clip_value",
     "test_formulas",
     "test_fragments",
     "test_gate",

@@ -297,6 +297,7 @@ def test_numbers_that_float32_has_as_denormal_are_no_zeros(place: tuple[Any, str
 # The same bits ------------------------------------------------------------------------------------
 
 
+@pytest.mark.covering(1)
 @two_backends
 @each_stored
 @each_variant
@@ -307,6 +308,7 @@ def test_both_backends_end_in_the_same_bits(variant: Variant, dtype: Any) -> Non
         assert differences(*ends) == {}
 
 
+@pytest.mark.covering(1)
 @two_backends
 @pytest.mark.parametrize("chance", [False, True])
 @pytest.mark.parametrize("grad_dtype", [None, np.float32, np.float64])

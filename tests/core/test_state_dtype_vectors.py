@@ -84,6 +84,7 @@ def check(vector: Vector, state_dtype: str, backend: str) -> None:
         assert (np.abs(ends.mean(axis=-1) - path[-1]) <= error).all()
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("state_dtype", UNITS)
 @pytest.mark.parametrize("vector", STEADY, ids=str)
 def test_state_in_fewer_bits_meets_the_oracle_in_the_mean(vector: Vector, state_dtype: str) -> None:
@@ -109,6 +110,7 @@ class OfHalf(Vector):
         return super().inputs(letter, dtype if letter == "p" else np.float32)
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
 @pytest.mark.parametrize("dtype", ROUNDED, ids=str)
 @pytest.mark.parametrize("vector", ROUNDED_AS_THEY_ARE, ids=str)
