@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from fastopt.checkpoint.numbered import Checkpoints
     from fastopt.checkpoint.state_dict import LoadReport
     from fastopt.core.norms import clip_grad_norm_, clip_grad_value_, global_norm
+    from fastopt.core.rows import RowGrad
     from fastopt.optimizers.adabelief import AdaBelief, Yogi
     from fastopt.optimizers.adabound import AdaBound
     from fastopt.optimizers.adagrad import Adadelta, Adagrad
@@ -65,6 +66,7 @@ _ON_FIRST_USE = {
     **{"Accumulator": "wrappers.accumulator", "EMA": "wrappers.averaging"},
     "Checkpoints": "checkpoint.numbered",
     "LoadReport": "checkpoint.state_dict",
+    "RowGrad": "core.rows",
     **{"Lookahead": "wrappers.averaging", "LossScaler": "wrappers.loss_scaler"},
     **dict.fromkeys(["ASAM", "SAM"], "wrappers.sam"),
     **dict.fromkeys(["SGD", "Momentum"], "optimizers.sgd"),
@@ -159,6 +161,7 @@ __all__ = [
     "QHAdam",
     "RAdam",
     "RMSprop",
+    "RowGrad",
     "Rprop",
     "ScheduleFreeAdamW",
     "ScheduleFreeSGD",

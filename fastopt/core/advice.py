@@ -16,6 +16,7 @@ import numpy as np
 
 from fastopt.core import arrays
 from fastopt.core.dtypes import SUPPORTED_DTYPES
+from fastopt.core.rows import RowGrad
 
 CONJUGATE = (
     "A complex parameter takes g = dL/dRe + i dL/dIm (PyTorch's); grad of JAX and of autograd "
@@ -218,6 +219,8 @@ _KNOWN = _PARAMETERS.keys() | _CALLS.keys()
 def for_gradient(value: Any, path: str, like: Any) -> str:
     """Return what to do about a gradient that is no array like its parameter, ``like``."""
     shape, number = like.shape, _number_of(value)
+    if type(value) is RowGrad:
+        return f"Hand in the gradient of all rows: {path}.dense(param), with its parameter."
     if number is not None:
         call = f"np.full({shape}, {path}, {like.dtype.name!r})"
         if like.size != 1:

@@ -14,6 +14,7 @@ from fastopt.core import tree as trees
 from fastopt.core.arrays import Array, blocks, sharing
 from fastopt.core.dtypes import real_dtype, wide
 from fastopt.core.hyperparameters import POSITIVE, POSITIVE_OR_INF
+from fastopt.core.rows import RowGrad
 from fastopt.core.signals import Deferred
 
 # -------------------------------------------------------------------------------------------------
@@ -391,6 +392,8 @@ def _leaves(grads: Any, written: bool) -> list[tuple[int, Array]]:
 
 def _problem(leaf: Any, written: bool) -> tuple[type[Exception], str] | None:
     """Return what keeps a leaf from being measured, or written."""
+    if type(leaf) is RowGrad:
+        return TypeError, "is a RowGrad; let the step clip it: max_grad_norm=... or clip_value=..."
     if arrays.kind(leaf) is None:
         got = type(leaf).__name__
         return TypeError, f"must be a numpy.ndarray or cupy.ndarray, or None; got {got}"

@@ -18,7 +18,7 @@ from fastopt.core import arrays
 from fastopt.core.buckets import NOT_MEASURED, Bucket, Gradients, OptimizerState
 from fastopt.core.options import NonfinitePolicy
 from fastopt.core.signals import Deferred
-from fastopt.engine import whole
+from fastopt.engine import rows, whole
 from fastopt.engine.capture import Capture
 from fastopt.engine.estimates import check_first
 from fastopt.engine.extra import NOTHING, Extra, checked_value, scale_with, scaled
@@ -245,8 +245,11 @@ class DeviceEngine(HostEngine):
     def step(self, grads: Any, grad_scale: Any, policy: Policy, extra: Extra = NOTHING) -> Outcome:
         """Make a step, or launch what decides on it; raises with nothing changed."""
         on_device = arrays.kind(grad_scale) == "cupy"
-        if extra.hessian is not None:
-            self._refuse_estimate(on_device)
+        for_host = "a hessian" if extra.hessian is not None else None
+        if for_host is None and rows.split(self.state, grads)[0]:
+            for_host = "gradients of rows"
+        if for_host:
+            self._refuse_on_host(for_host, on_device)
             self._continue_on_host()
             return super().step(grads, grad_scale, policy, extra)
         scaled_there = on_device and policy.on_nonfinite != "raise"
@@ -283,17 +286,17 @@ class DeviceEngine(HostEngine):
                     self.counts.request()
             return DeviceOutcome(self._control, place)
 
-    def _refuse_estimate(self, scaled_there: bool) -> None:
-        """Raise for a step with an estimate of the Hessian that the host cannot decide on."""
+    def _refuse_on_host(self, handed: str, scaled_there: bool) -> None:
+        """Raise for a step with what the host decides on, if it cannot decide there."""
         if scaled_there:
             raise TypeError(
-                "the host decides on a step that is handed a hessian, so grad_scale must be a "
+                f"the host decides on a step that is handed {handed}, so grad_scale must be a "
                 "number there; got an array on a device"
             )
         with self._control.here():
             if self._capture or self._control.capturing():
                 raise RuntimeError(
-                    "a step that is handed a hessian cannot be made while one is captured in a "
+                    f"a step that is handed {handed} cannot be made while one is captured in a "
                     "CUDA graph, nor afterwards"
                 )
 

@@ -23,8 +23,9 @@ from fastopt.core.norms import SMALLER, array_norms, tile_counts, total_norm
 from fastopt.core.options import NonfinitePolicy
 from fastopt.core.param_groups import ParamGroup
 from fastopt.core.passes import derived_of
+from fastopt.core.rows import RowGrad
 from fastopt.core.signals import Deferred
-from fastopt.engine import passes, whole
+from fastopt.engine import passes, rows, whole
 from fastopt.engine.buffers import GradientBuffers
 from fastopt.engine.estimates import Estimate, Estimates, check_first
 from fastopt.engine.extra import NOTHING, Extra, checked_value, judged
@@ -39,6 +40,7 @@ from fastopt.engine.policy import (
     judge,
     refusal,
 )
+from fastopt.engine.rows import Rows
 from fastopt.engine.scalars import Plan, Scalars
 from fastopt.engine.whole import NewValues
 from fastopt_kernels import ArrayRule
@@ -68,14 +70,47 @@ class Prepared(NamedTuple):
     """A step that can be made: what is done with each bucket, if the verdict is to make it.
 
     ``memory`` is what the rule's memory of all arrays together becomes; ``estimates`` are taken
-    into the state before, multiplied by ``estimate_scale``.
+    into the state before, multiplied by ``estimate_scale``. Of ``rows`` the update is made, in
+    copies.
     """
 
     works: Sequence[Work]
     verdict: Verdict
     memory: Mapping[str, float]
+    rows: Sequence[Rows] = ()
     estimates: Sequence[Estimate] = ()
     estimate_scale: float = 1.0
+
+
+class Measured(NamedTuple):
+    """Gradients, and what their norm is measured by."""
+
+    bucket: Bucket
+    kernel: Kernel
+    gradients: Gradients
+
+
+def _squares(parts: Sequence[Measured], factor: float) -> Iterator[Array]:
+    """Yield the sums of squares of all gradients by tiles, bucket by bucket."""
+    for part in parts:
+        yield part.kernel.squares(part.gradients, factor)
+
+
+def _worst(parts: Sequence[Measured], finite: bool) -> tuple[str, float]:
+    """Return the name and the norm of the largest gradient, or of the first not finite one."""
+    largest, name = -1.0, ""
+    for bucket, kernel, gradients in parts:
+        sizes = [parameter.size for parameter in bucket.parameters]
+        if finite:
+            norms = array_norms(sizes, partial(kernel.squares, gradients), bucket.spec.real)
+        else:
+            sums = kernel.squares(gradients, SMALLER)  # finite wherever the gradients are
+            tiles = np.split(sums, np.cumsum(tile_counts(sizes))[:-1])
+            norms = [np.inf if not np.isfinite(one).all() else -1.0 for one in tiles]
+        for parameter, norm in zip(bucket.parameters, norms, strict=True):
+            if norm > largest:
+                largest, name = norm, f"grads{parameter.leaf.place}"
+    return name, largest
 
 
 class HostEngine:
@@ -196,11 +231,13 @@ class HostEngine:
         """
         memory: Mapping[str, float] = self.state.memory
         given = memory
+        given_rows, grads = rows.split(self.state, grads)
         bound = self.bind(grads)
+        some = self._bind_rows(given_rows)
         estimated = self._bind_estimate(extra)
         if self._estimate_first:
             check_first(self.state, bound, estimated)
-        verdict = self._judge(bound, grad_scale, policy)
+        verdict = self._judge(self._parts(bound, some), grad_scale, policy)
         if self._estimates is not None and estimated:
             verdict = self._estimates.judged(estimated, policy, verdict)
         if extra.value is not None:
@@ -217,12 +254,21 @@ class HostEngine:
         if self.derives:
             works, memory = self._derived(works, verdict.scale, given)
         works = [self._computed(w, verdict.scale) for w in works]
+        for part in some:
+            group = buckets[part.number].group
+            part.update(self._options(group, asked), self.state.groups[group], verdict.scale)
         if self._estimates is None or not estimated:
-            return Prepared(works, verdict, memory)
+            return Prepared(works, verdict, memory, some)
         groups = {buckets[number].group for number, _ in estimated}
         options_of = {number: self._options(number, asked) for number in groups}
         estimates = self._estimates.plan(estimated, options_of)
-        return Prepared(works, verdict, memory, estimates, grad_scale)
+        return Prepared(works, verdict, memory, some, estimates, grad_scale)
+
+    def _bind_rows(self, given: Mapping[int, RowGrad]) -> list[Rows]:
+        """Return the checked gradients of rows, if a step is handed any."""
+        if not given:
+            return []
+        return rows.bind(self.state, given, self.trained(), self.backend, self.extents)
 
     def _bind_estimate(self, extra: Extra) -> list[tuple[int, Gradients]]:
         """Return the checked estimates of the Hessian that a step is handed, if it is."""
@@ -256,7 +302,7 @@ class HostEngine:
 
     def commit(self, prepared: Prepared) -> Outcome:
         """Make the step that was prepared; does not fail, and holds interrupts back."""
-        works, verdict, memory, estimates, scale = prepared
+        works, verdict, memory, some, estimates, scale = prepared
         counts = self.state.counts
         with Deferred():  # an interrupt comes when all of it is written
             counts.grad_norm = verdict.norm
@@ -267,6 +313,8 @@ class HostEngine:
                 self._estimates.take(estimates, scale)
             for work in works:
                 self._update(work, verdict.scale)
+            for part in some:
+                part.write()
             self.state.memory = dict(memory)
             counts.steps += 1
         return MADE if verdict.norm is None else Outcome(True, verdict.norm)
@@ -410,42 +458,25 @@ class HostEngine:
             asked[number] = group.at(self.state.counts.steps.item(0))
         return asked[number]
 
-    def _judge(
-        self, bound: Sequence[tuple[int, Gradients]], grad_scale: float, policy: Policy
-    ) -> Verdict:
+    def _parts(
+        self, bound: Sequence[tuple[int, Gradients]], some: Sequence[Rows]
+    ) -> Sequence[Measured]:
+        """Return all gradients of a step, those of whole arrays before those of rows."""
+        buckets = self.state.buckets
+        parts = [Measured(buckets[n], self.kernels[n], gradients) for n, gradients in bound]
+        return parts + [Measured(one.bucket, one.kernel, one.gradients) for one in some]
+
+    def _judge(self, parts: Sequence[Measured], grad_scale: float, policy: Policy) -> Verdict:
         if not policy.measures:
             return Verdict(True, grad_scale, None)
-        measured = total_norm(partial(self._squares, bound))
-        buckets = self.state.buckets
-        in_single = any(buckets[n].averages_squares_in_single(gradients) for n, gradients in bound)
+        measured = total_norm(partial(_squares, parts))
+        in_single = any(one.bucket.averages_squares_in_single(one.gradients) for one in parts)
         verdict = judge(policy, measured, grad_scale, in_single)
         if not verdict.made and policy.on_nonfinite == "raise":
-            name, norm = self._worst(bound, verdict.finite)
+            name, norm = _worst(parts, verdict.finite)
             step_count = int(self.state.counts.steps[0])
             raise refusal(name, norm * abs(verdict.scale), verdict, step_count)
         return verdict
-
-    def _squares(self, bound: Sequence[tuple[int, Gradients]], factor: float) -> Iterator[Array]:
-        """Yield the sums of squares of all gradients by tiles, bucket by bucket."""
-        for number, gradients in bound:
-            yield self.kernels[number].squares(gradients, factor)
-
-    def _worst(self, bound: Sequence[tuple[int, Gradients]], finite: bool) -> tuple[str, float]:
-        """Return the name and the norm of the largest gradient, or of the first not finite one."""
-        largest, name = -1.0, ""
-        for number, gradients in bound:
-            bucket, kernel = self.state.buckets[number], self.kernels[number]
-            sizes = [parameter.size for parameter in bucket.parameters]
-            if finite:
-                norms = array_norms(sizes, partial(kernel.squares, gradients), bucket.spec.real)
-            else:
-                sums = kernel.squares(gradients, SMALLER)  # finite wherever the gradients are
-                tiles = np.split(sums, np.cumsum(tile_counts(sizes))[:-1])
-                norms = [np.inf if not np.isfinite(one).all() else -1.0 for one in tiles]
-            for parameter, norm in zip(bucket.parameters, norms, strict=True):
-                if norm > largest:
-                    largest, name = norm, f"grads{parameter.leaf.place}"
-        return name, largest
 
     # Other parameters ---------------------------------------------------------------------------
 

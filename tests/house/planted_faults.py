@@ -316,6 +316,36 @@ FAULTS = (
         "        if key in self.arrays:",
         ("tests/checkpoint/test_save_load.py::test_names_that_are_written_alike_are_told_apart",),
     ),
+    # rows
+    Fault(
+        "a_row_that_comes_three_times_counts_twice",
+        "fastopt/core/rows.py",
+        "for k in range(1, counts.max(initial=0)):",
+        "for k in range(1, min(2, counts.max(initial=0))):",
+        ("tests/engine/test_rows.py::test_gradients_of_one_row_are_added_in_their_order",),
+    ),
+    Fault(
+        "steps_of_rows_are_not_counted",
+        "fastopt/engine/rows.py",
+        "        self.whole.advance([self.place], 1)\n",
+        "",
+        ("tests/engine/test_rows.py::test_pytorchs_sparse_gradients",),
+    ),
+    Fault(
+        "bounds_of_rows_stay_behind",
+        "fastopt/engine/rows.py",
+        "        for name, row in self.bucket.arena.rows.items():",
+        "        for name in self.bucket.rule.state:\n"
+        "            row = self.bucket.arena.rows[name]",
+        ("tests/engine/test_rows.py::test_constants_of_rows_go_with_them",),
+    ),
+    Fault(
+        "the_norm_leaves_rows_out",
+        STEP,
+        "        return parts + [Measured(one.bucket, one.kernel, one.gradients) for one in some]",
+        "        return parts",
+        ("tests/engine/test_rows.py::test_a_first_step_is_that_of_the_dense_gradient",),
+    ),
     # wrappers
     Fault(
         "the_warmup_of_an_average_has_no_end",
