@@ -92,6 +92,21 @@ class Kernel(Protocol):
         arguments are those of ``update``; of the derived scalars those of earlier passes are there.
         """
 
+    def of_rows(
+        self,
+        place: int,
+        rows: Array,
+        gradients: Gradients,
+        scalars: Sequence[float],
+        scale: float,
+    ) -> Callable[[], None] | None:
+        """Return what updates some rows of one parameter where they stand, and cannot fail.
+
+        ``place`` is the parameter's among those of the bucket, ``rows`` are numbers of its first
+        axis in host memory, each once, and ``gradients`` theirs, as one array. None: this kernel
+        does not do that, and they are updated as a parameter of their own.
+        """
+
 
 class Backend(Protocol):
     """Makes kernels; knows where state lives."""

@@ -651,7 +651,7 @@ class Bucket:
         ``params`` is what the user's tree holds now; ``extents`` is where all parameters lie.
         Raises what is wrong with one.
         """
-        wanted = self._read_as(grads)
+        wanted = self.read_as(grads)
         flat: list[Array | None] = []
         every = zip(self.parameters, params, grads, self._grad_paths, strict=True)
         for parameter, param, grad, path in every:
@@ -659,7 +659,7 @@ class Bucket:
             flat.append(parameter.flat_gradient(grad, wanted, path, extents))
         return Gradients.of(flat, real_dtype(wanted))
 
-    def _read_as(self, grads: Sequence[Any]) -> np.dtype[Any]:
+    def read_as(self, grads: Sequence[Any]) -> np.dtype[Any]:
         """Return the dtype that all gradients are read in: their own, where a step can read it."""
         like = self.parameters[0].dtype
         if self.spec.computes_as_stored:  # there is one dtype alone

@@ -1,60 +1,95 @@
-"""Steps of some rows of a parameter (``RowGrad``): they are updated as an array of their own.
+"""Steps of some rows of a parameter (``RowGrad``).
 
-The rows, with their state, are copied into a bucket that holds nothing else; it is updated by the
-same kernel as any other, and copied back when the step is made.
+A kernel that can updates them where they stand. For others they are copied, with their state, into
+a bucket that holds nothing else, updated by a kernel of their own, and copied back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
 
 from fastopt.backends.interface import Backend, Kernel
 from fastopt.core import arrays
 from fastopt.core.arrays import Array, Extents
 from fastopt.core.buckets import Bucket, Gradients, OptimizerState, Parameter
-from fastopt.core.hyperparameters import Options
-from fastopt.core.param_groups import ParamGroup
+from fastopt.core.dtypes import real_dtype
 from fastopt.core.passes import derived_of
 from fastopt.core.rows import RowGrad
-from fastopt.engine.scalars import Scalars
+from fastopt.core.tree import Leaf
 from fastopt_kernels import ArrayRule
 
 
-class Rows(NamedTuple):
-    """Some rows of one parameter: of that at this ``place`` in the bucket of this ``number``.
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Some rows of the parameter at this ``place`` in the bucket of this ``number``.
 
-    ``bucket``, ``kernel`` and ``gradients`` are those of the rows alone.
+    ``leaf`` is the array that they are copied to, if they are.
     """
 
     number: int
     place: int
     rows: Array
-    parameter: Parameter
     whole: Bucket
-    bucket: Bucket
-    kernel: Kernel
     gradients: Gradients
+    leaf: Leaf
+    backend: Backend
+    extents: Extents
 
-    def update(self, options: Options, group: ParamGroup, scale: float) -> None:
-        """Update the copies of the rows and of their state; the parameter stays as it is."""
-        self._copy(back=False)
-        plan = Scalars(self.bucket.formula, group, self.bucket).plan(options, self.gradients)
-        self.kernel.update(self.gradients, plan.table, plan.row_numbers, scale)
+    @cached_property
+    def bucket(self) -> Bucket:
+        """The rows as a parameter of its own, with zeros for state."""
+        whole, backend = self.whole, self.backend
+        own = Bucket.of(
+            whole.formula,
+            whole.group,
+            whole.rule,
+            whole.spec,
+            [self.leaf],
+            [0],
+            {},
+            {},
+            backend.allocate,
+            backend.alignment,
+            backend.bridges_gaps,
+        )
+        own.steps[0] = whole.steps[self.place]
+        return own
 
-    def write(self) -> None:
-        """Copy the rows and their state back, and count the step."""
-        self._copy(back=True)
-        self.whole.advance([self.place], 1)
+    @cached_property
+    def kernel(self) -> Kernel:
+        """What updates this bucket, and measures its gradients."""
+        return self.backend.kernel(self.bucket, self.extents)
+
+    def update(self, kernel: Kernel, scalars: Sequence[float], scale: float) -> Callable[[], None]:
+        """Work the update out, and return what writes it and cannot fail.
+
+        ``kernel`` is that of the whole bucket, ``scalars`` are those of the step.
+        """
+        run = kernel.of_rows(self.place, self.rows, self.gradients, scalars, scale)
+        if run is None:
+            self._copy(back=False)
+            self.kernel.update(self.gradients, [scalars], None, scale)
+
+        def write() -> None:
+            if run is None:
+                self._copy(back=True)
+            else:
+                run()
+            self.whole.advance([self.place], 1)
+
+        return write
 
     def _copy(self, back: bool) -> None:
-        own, all_of_it = self.bucket.parameters[0], self.parameter
-        rows, pairs = self.rows, [(own.leaf.array, all_of_it.leaf.array)]
-        theirs = self.whole.arena.rows
+        own, parameter = self.bucket.parameters[0], self.whole.parameters[self.place]
+        pairs = [(own.leaf.array, parameter.leaf.array)]
+        of_whole = self.whole.arena.rows
         for name, row in self.bucket.arena.rows.items():
-            pairs.append((own.state_view(row), all_of_it.state_view(theirs[name])))
-        with arrays.on_device_of(rows):
+            pairs.append((own.state_view(row), parameter.state_view(of_whole[name])))
+        rows = arrays.like(self.rows, own.leaf.array)
+        with arrays.on_device_of(own.leaf.array):
             for some, every in pairs:
                 if back:
                     every[rows] = some
@@ -106,24 +141,11 @@ def _bound(
     rows, values = grad.merged(parameter.layout.shape, path)
     with arrays.on_device_of(leaf.array):
         array = arrays.namespace_of(leaf.array).empty(values.shape, parameter.dtype)
-    own = Bucket.of(
-        whole.formula,
-        whole.group,
-        whole.rule,
-        whole.spec,
-        [replace(leaf, array=array, place=f"{leaf.place}.values")],
-        [0],
-        {},
-        {},
-        backend.allocate,
-        backend.alignment,
-        backend.bridges_gaps,
-    )
-    own.steps[0] = whole.steps[index]
-    gradients = own.bind([array], [values], extents)
-    kernel = backend.kernel(own, extents)
-    rows = arrays.like(rows, array)
-    return Rows(number, index, rows, parameter, whole, own, kernel, gradients)
+    own = replace(leaf, array=array, place=f"{leaf.place}.values")
+    wanted = whole.read_as([values])
+    flat = Parameter.of(own, 0).flat_gradient(values, wanted, f"{path}.values", extents)
+    gradients = Gradients.of([flat], real_dtype(wanted), complete=True)
+    return Rows(number, index, rows, whole, gradients, own, backend, extents)
 
 
 def _check_takes_rows(state: OptimizerState, bucket: Bucket, path: str, param: str) -> None:

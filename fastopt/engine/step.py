@@ -6,11 +6,11 @@ of that is prepared, may raise, and writes nothing. Committing it cannot fail.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from math import inf
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from weakref import ref
 
 import numpy as np
@@ -70,14 +70,14 @@ class Prepared(NamedTuple):
     """A step that can be made: what is done with each bucket, if the verdict is to make it.
 
     ``memory`` is what the rule's memory of all arrays together becomes; ``estimates`` are taken
-    into the state before, multiplied by ``estimate_scale``. Of ``rows`` the update is made, in
-    copies.
+    into the state before, multiplied by ``estimate_scale``. ``rows`` write updates of some
+    rows.
     """
 
     works: Sequence[Work]
     verdict: Verdict
     memory: Mapping[str, float]
-    rows: Sequence[Rows] = ()
+    rows: Sequence[Callable[[], None]] = ()
     estimates: Sequence[Estimate] = ()
     estimate_scale: float = 1.0
 
@@ -237,7 +237,8 @@ class HostEngine:
         estimated = self._bind_estimate(extra)
         if self._estimate_first:
             check_first(self.state, bound, estimated)
-        verdict = self._judge(self._parts(bound, some), grad_scale, policy)
+        parts = self._parts(bound, some) if policy.measures else []
+        verdict = self._judge(parts, grad_scale, policy)
         if self._estimates is not None and estimated:
             verdict = self._estimates.judged(estimated, policy, verdict)
         if extra.value is not None:
@@ -254,21 +255,26 @@ class HostEngine:
         if self.derives:
             works, memory = self._derived(works, verdict.scale, given)
         works = [self._computed(w, verdict.scale) for w in works]
-        for part in some:
-            group = buckets[part.number].group
-            part.update(self._options(group, asked), self.state.groups[group], verdict.scale)
+        writes = [self._update_of(part, asked, verdict.scale) for part in some]
         if self._estimates is None or not estimated:
-            return Prepared(works, verdict, memory, some)
+            return Prepared(works, verdict, memory, writes)
         groups = {buckets[number].group for number, _ in estimated}
         options_of = {number: self._options(number, asked) for number in groups}
         estimates = self._estimates.plan(estimated, options_of)
-        return Prepared(works, verdict, memory, some, estimates, grad_scale)
+        return Prepared(works, verdict, memory, writes, estimates, grad_scale)
 
     def _bind_rows(self, given: Mapping[int, RowGrad]) -> list[Rows]:
         """Return the checked gradients of rows, if a step is handed any."""
         if not given:
             return []
         return rows.bind(self.state, given, self.trained(), self.backend, self.extents)
+
+    def _update_of(self, part: Rows, asked: dict[int, Options], scale: float) -> Callable[[], None]:
+        """Return what writes an update of rows."""
+        number, whole = part.number, part.whole
+        options = self._options(whole.group, asked)
+        row = self.scalars[number].row(options, int(whole.steps[part.place]) + 1)
+        return part.update(self.kernels[number], cast(Sequence[float], row), scale)
 
     def _bind_estimate(self, extra: Extra) -> list[tuple[int, Gradients]]:
         """Return the checked estimates of the Hessian that a step is handed, if it is."""
@@ -313,8 +319,8 @@ class HostEngine:
                 self._estimates.take(estimates, scale)
             for work in works:
                 self._update(work, verdict.scale)
-            for part in some:
-                part.write()
+            for write in some:
+                write()
             self.state.memory = dict(memory)
             counts.steps += 1
         return MADE if verdict.norm is None else Outcome(True, verdict.norm)

@@ -165,6 +165,30 @@ def test_other_parameters_groups_and_missing_gradients(backend: str) -> None:
 
 
 @each_backend
+@pytest.mark.parametrize("width", [3, 3000])
+def test_tables_side_by_side_are_as_each_alone(width: int, backend: str) -> None:
+    ends = []
+    for together in (True, False):
+        params = {name: table(np.float32, 6, width) for name in "abc"}
+        opts = (
+            [fastopt.Adam(params, backend=backend)]
+            if together
+            else [fastopt.Adam({name: param}, backend=backend) for name, param in params.items()]
+        )
+        rng = np.random.default_rng(0)
+        for _ in range(3):
+            grads = {
+                name: RowGrad(rng.integers(0, 6, 4), table(np.float32, 4, width)) for name in "abc"
+            }
+            for opt in opts:
+                names = opt.state_dict()["state"]
+                opt.step({name: grads[name] for name in names})
+        states = [opt.state_dict()["state"] for opt in opts]
+        ends.append((params, {k: v for state in states for k, v in state.items()}))
+    same(ends[0], ends[1])
+
+
+@each_backend
 def test_a_gradient_of_no_rows_moves_nothing_and_counts(backend: str) -> None:
     param = np.ones((4, 2))
     opt = fastopt.Adam(param, backend=backend, max_grad_norm=1.0)

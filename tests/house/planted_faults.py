@@ -346,6 +346,13 @@ FAULTS = (
         "        return parts",
         ("tests/engine/test_rows.py::test_a_first_step_is_that_of_the_dense_gradient",),
     ),
+    Fault(
+        "rows_take_the_state_of_the_first_table",
+        NUMBA,
+        '        by_name["OFFSET"] += self._offsets[place]\n',
+        "",
+        ("tests/engine/test_rows.py::test_tables_side_by_side_are_as_each_alone",),
+    ),
     # wrappers
     Fault(
         "the_warmup_of_an_average_has_no_end",

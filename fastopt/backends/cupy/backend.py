@@ -175,6 +175,16 @@ class CupyKernel:
         for part in self._parts:
             part.follow(number, grads, arguments, remembered, derived)
 
+    def of_rows(
+        self,
+        place: int,
+        rows: Array,
+        gradients: Gradients,
+        scalars: Sequence[float],
+        scale: float,
+    ) -> None:
+        """Return None: rows are updated as a parameter of their own."""
+
     def sums(
         self,
         number: int,

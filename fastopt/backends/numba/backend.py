@@ -160,6 +160,13 @@ class NumbaKernel:
             for given in spec.readable
         ]
         self._only = self._per_dtype[0] if len(self._per_dtype) == 1 else None
+        self._offsets = lines["OFFSET"]
+        self._with_whole_rows = {
+            place
+            for place, one in enumerate(parameters)
+            if one.layout.plain and not one.copied and not spec.members
+        }
+        """Which parameters' rows stand one after another."""
         self._norm: tuple[Array, Array] | None = None
         self._sums: dict[tuple[int, np.dtype[Any]], tuple[_Job, Array]] = {}
         self._words = words
@@ -290,6 +297,40 @@ class NumbaKernel:
         finally:  # as a fused step expects it, also if the compiler has failed
             job.set(TABLE=self._table, ROWS=self._members or 1)
             self._rows[:] = 0
+
+    def of_rows(
+        self,
+        place: int,
+        rows: Array,
+        gradients: Gradients,
+        scalars: Sequence[float],
+        scale: float,
+    ) -> Callable[[], None] | None:
+        """Return what updates some rows where they stand, as so many parameters of another job."""
+        param, grad = self._params[place], gradients.arrays[0]
+        if place not in self._with_whole_rows or grad is None or not grad.size:
+            return None
+        width = grad.size // len(rows)
+        leaves = np.zeros((len(LEAF_LINES), len(rows)), np.int64)
+        by_name = dict(zip(LEAF_LINES, leaves, strict=True))
+        np.multiply(rows, width, out=by_name["OFFSET"])
+        np.multiply(by_name["OFFSET"], param.itemsize, out=by_name["PARAM"])
+        by_name["OFFSET"] += self._offsets[place]
+        by_name["PARAM"] += arrays.address(param)
+        step = width * grad.itemsize
+        by_name["GRAD"][:] = arrays.address(grad) + np.arange(0, step * len(rows), step)
+        chunks = _chunks([width] * len(rows), CHUNK)
+        own = self._for_dtype(gradients.dtype)
+        job = _Job(own.compiled.update, self._words)
+        job.set(LEAVES=leaves, COUNT=len(rows), CHUNKS=chunks, TOTAL=chunks.shape[1])
+        job.set(TABLE=self._scaled([scalars], scale), ROWS=1)
+        job.prepare()
+        compiled, threads = own.compiled, self.threads() if grad.size >= PARALLEL_FROM // 4 else 1
+
+        def run() -> None:
+            compiled.run(compiled.pool, threads, job.address)
+
+        return run
 
     def _scaled(self, table: ScalarRows, scale: float) -> Array:
         """Return a table as compiled code reads it: where there are members, by columns."""

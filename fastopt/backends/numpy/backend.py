@@ -226,6 +226,16 @@ class NumpyKernel:
                     sums.append(_tile_sums(chunk.param.size, values, factor))
         return np.concatenate(sums)
 
+    def of_rows(
+        self,
+        place: int,
+        rows: Array,
+        gradients: Gradients,
+        scalars: Sequence[float],
+        scale: float,
+    ) -> None:
+        """Return None: rows are updated as a parameter of their own."""
+
     def sums(
         self,
         number: int,
