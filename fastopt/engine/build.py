@@ -16,7 +16,7 @@ from fastopt import backends
 from fastopt.backends.interface import Backend
 from fastopt.core import arrays, hyperparameters
 from fastopt.core.arrays import Array, check_apart
-from fastopt.core.buckets import Bucket, OptimizerState, memory_names
+from fastopt.core.buckets import Bucket, OptimizerState, memory_names, own_shapes
 from fastopt.core.denormals import smallest_eps
 from fastopt.core.dtypes import (
     BOUNDS,
@@ -464,6 +464,13 @@ def _review_change(state: OptimizerState, number: int) -> Any:
                         "construct a new optimizer"
                     )
             wanted = bucket.rule_for(options)
+            for parameter in bucket.parameters:
+                shape = parameter.layout.shape
+                if own_shapes(wanted, shape) != own_shapes(bucket.rule, shape):
+                    raise ValueError(
+                        f"{formula.__name__}: this change needs state of other shapes for "
+                        f"{parameter.leaf.path}; construct a new optimizer"
+                    )
             if wanted.state != bucket.rule.state:
                 raise ValueError(
                     f"{formula.__name__}: this change needs other state, {wanted.state} "

@@ -154,6 +154,11 @@ class Optimizer(Formula):
         name = type(self).__name__
         self._state_lock = StateLock()
         captures = Flag()(f"{name}: capturable", capturable)
+        if captures and self._decides_on_host:
+            raise ValueError(
+                f"{name} cannot be captured in a CUDA graph, since the host decides in every step "
+                "what is computed; leave out capturable=True, and make its steps outside of it"
+            )
         self._policy = Policy(
             checked_limit(f"{name}: max_grad_norm", max_grad_norm),
             checked_policy(f"{name}: on_nonfinite", on_nonfinite, captures),
