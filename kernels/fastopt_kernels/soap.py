@@ -35,7 +35,7 @@ def square_of(axis: int, longest: int) -> Callable[[Shape], Shape | None]:
     """Return what gives the shape of an axis's matrices; None where it has none."""
 
     def shape_of(shape: Shape) -> Shape | None:
-        has_one = 1 < len(shape) and axis < len(shape) and shape[axis] <= longest
+        has_one = len(shape) > 1 and axis < len(shape) and shape[axis] <= longest
         return (shape[axis], shape[axis]) if has_one else None
 
     return shape_of
@@ -56,9 +56,7 @@ def products(xp: Any, values: Any, axis: int) -> Any:
     return rows @ rows.swapaxes(-1, -2)
 
 
-def turned_on(
-    xp: Any, values: Any, gram: Any, basis: Any, axis: int
-) -> tuple[Any, Any]:
+def turned_on(xp: Any, values: Any, gram: Any, basis: Any, axis: int) -> tuple[Any, Any]:
     """Return squares in the order of the coming basis, and that basis: one power iteration."""
     product = gram @ basis
     order = xp.argsort(-xp.sum(basis * product, axis=-2), axis=-1)

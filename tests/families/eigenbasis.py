@@ -49,6 +49,7 @@ def compute(
     g: Any,
     state: Any,
     s: Any,
+    normalized: bool,
     moves_first: bool = False,
     m_in_basis: bool = False,
     sorted_v: bool = True,
@@ -95,12 +96,15 @@ def compute(
     v = state["v"] + s["one_minus_beta2"] * (seen**2 - state["v"])
     u = (m if m_in_basis or not m_out else turned(m, bases)) / (np.sqrt(v) + s["eps"])
     u = turned(u, bases, back=back)
+    if normalized:
+        axes_of_one = tuple(range(1, p.ndim))
+        u = u / (np.sqrt((u * u).mean(axis=axes_of_one, keepdims=True)) + s["eps"])
     for k in axes if s["refresh"] else ():
         old = bases[k]
         columns = grams[k] @ old
         order = np.argsort(-(old * columns).sum(axis=-2), axis=-1)
         if sorted_v:
-            there = order.reshape(-1, *[-1 if j == k else 1 for j in range(p.ndim - 1)])
+            there = order.reshape(len(order), *[-1 if j == k else 1 for j in range(p.ndim - 1)])
             v = np.take_along_axis(v, there, axis=k + 1)
         if sorted_columns:
             columns = np.take_along_axis(columns, order[:, None], axis=-1)
@@ -113,7 +117,16 @@ def compute(
 
 
 def wrong(**mistake: Any) -> Any:
-    return (soap, computing(soap, lambda *values: compute(*values, **mistake)))
+    """Return the right optimizer and one with a mistake; its rule still normalizes if asked to."""
+    of_both = [
+        computing(soap, lambda *values, kind=kind: compute(*values, normalized=kind, **mistake))
+        for kind in (False, True)
+    ]
+
+    def choose(options: Any) -> Any:
+        return of_both[options["normalize_grads"]]._rule(options)
+
+    return (soap, type("Mutant", (soap,), {"_rule": staticmethod(choose)}))
 
 
 def option(name: str, value: Any) -> Any:
