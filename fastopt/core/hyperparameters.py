@@ -556,9 +556,6 @@ class Formula(ABC):
     scalars, and leaves the parameter as it is."""
     _estimate_first: ClassVar[bool] = False
     """Whether the first step of a parameter must be handed one."""
-    _decides_on_host: ClassVar[bool] = False
-    """Whether its rule looks at scalars to find out what it has to do, such as decompositions at an
-    interval: a step then waits for the device, and none can be captured."""
 
     @staticmethod
     @abstractmethod

@@ -49,6 +49,7 @@ from fastopt.core.param_groups import GivenGroup, ParamGroup, ParamGroups, given
 from fastopt.core.tree import Leaf, Tree, refused_dtype
 from fastopt.engine.later import Later, later
 from fastopt.engine.step import HostEngine
+from fastopt.engine.whole import decides
 from fastopt.errors import BackendMismatchError
 from fastopt_kernels import ArrayRule
 
@@ -91,6 +92,13 @@ def assemble(
     for number in range(len(groups)):
         state.buckets += new_buckets(state, number, backend, made_with)
         watch(state, number)
+    for bucket in state.buckets if made_with.capturable else ():
+        if decides(bucket.rule):
+            raise ValueError(
+                f"{formula.__name__} cannot be captured in a CUDA graph, since the host decides in "
+                "each step what is computed; leave out capturable=True, and make its steps outside "
+                "of graphs"
+            )
     _remember(state)
     goes_over = later(state.buckets, made_with.asked, backend)
     return state, new_engine(state, backend, made_with.capturable, goes_over)

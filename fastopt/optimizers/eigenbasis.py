@@ -52,8 +52,9 @@ class SOAP(Optimizer):
     Everything is computed in the precision of the arithmetic. Eigenvectors have no sign of their
     own, and those of equal eigenvalues (0 in particular: a gradient that is no more than a few
     outer products) are any basis of their space: there the path depends on the last bits, and on
-    the library and device. On CuPy every step waits for the device, since the host decides what is
-    decomposed; ``capturable`` is refused.
+    the library and device. The host decides what is decomposed, on CuPy too: ``capturable`` is
+    refused there and elsewhere, ``grad_scale`` is a number, and a step with ``max_grad_norm`` or
+    on_nonfinite="skip" waits for the device.
 
     Args:
         params: an array, a tree of arrays, a list of parameter groups, or ``fastopt.groups(...)``;
@@ -104,7 +105,6 @@ class SOAP(Optimizer):
     }
     _lr_scalars = ("step_size",)
     _vanishing_scalars = ("decay",)
-    _decides_on_host = True
 
     def __init__(
         self,

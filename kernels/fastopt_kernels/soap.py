@@ -1,6 +1,6 @@
 """SOAP: Adam in the eigenbasis of Shampoo's preconditioner.
 
-For every axis of the array that is no longer than ``max_precondition_dim``, unless it is the only one:
+For every axis of an array of two or more that is no longer than ``max_precondition_dim``:
 
 G <- G + (1 - shampoo_beta) * (products of grad with itself over all other axes - G)
 Q: the eigenvectors of G by columns, those of the largest eigenvalues first
@@ -13,7 +13,8 @@ u <- m' / (sqrt(v) + eps), back in the parameter's own axes; divided by rms(u) +
 param <- param - step_size * u, and then param - decay * param
 
 Then G takes the gradient in; where ``refresh`` is not 0, Q becomes that of the QR decomposition of
-G @ Q, whose columns, and what of v belongs to them, are sorted before by the diagonal of Q.T @ G @ Q.
+G @ Q, whose columns, and what of v belongs to them, are sorted before by the diagonal of
+Q.T @ G @ Q.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ def compute(
     made = dict(state)
     for k in axes:
         made[f"gram{k}"] = state[f"gram{k}"] + share * (products(xp, grad, k) - state[f"gram{k}"])
-    if bool(scalars["begins"]):
+    if scalars["begins"]:
         for k in axes:
             made[f"basis{k}"] = xp.linalg.eigh(made[f"gram{k}"])[1][..., ::-1]
         return param, made
@@ -95,7 +96,7 @@ def compute(
         u = along(xp, u, k, state[f"basis{k}"].swapaxes(-1, -2))
     if normalized:
         u = u / (rms(xp, u) + scalars["eps"])
-    if bool(scalars["refresh"]):
+    if scalars["refresh"]:
         for k in axes:
             v, made[f"basis{k}"] = turned_on(xp, v, made[f"gram{k}"], state[f"basis{k}"], k)
     param = param - scalars["step_size"] * u
@@ -125,4 +126,5 @@ def rule(longest: int, normalized: bool) -> ArrayRule:
         settings=(("normalized", normalized),),
         shapes=(*zip(grams, squares, strict=True), *zip(bases, squares, strict=True)),
         averages_squares=True,
+        decisions=("begins", "refresh"),
     )
