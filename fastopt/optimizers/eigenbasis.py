@@ -81,8 +81,8 @@ class SOAP(Optimizer):
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, for complex
             parameters, and for arrays that cannot be updated in place.
-        numpy.linalg.LinAlgError: from a step whose eigenvectors are not found, such as a first one
-            with NaN in its gradient, unless ``on_nonfinite`` says otherwise; it has changed
+        numpy.linalg.LinAlgError: from a step whose eigenvectors NumPy does not find, as it can be
+            with NaN in the first gradient (under ``on_nonfinite="propagate"``); it has changed
             nothing.
         BackendUnavailableError, BackendMismatchError: if the backend asked for cannot run here, or
             does not update such arrays.

@@ -9,7 +9,7 @@ from unittest.mock import patch
 import numpy as np
 
 from ..oracles import Inputs, Oracle, by_class, counts_of
-from ..vector_cases import GROUPS, LATER, MISSING, Array, Case, Hyper, Result
+from ..vector_cases import GROUPS, MISSING, Array, Case, Hyper, Result
 from . import cases_of
 
 FOLDER = "sums"
@@ -173,6 +173,11 @@ CASES: dict[str, tuple[Case, ...]] = {
         ("maximize", PC, ODD | {"maximize": True}, {"inputs": "pull"}),
         ("missing", C, ODD, {"inputs": "pull", "missing": MISSING}),
         ("groups", PC, ODD, {"inputs": "pull", "groups": GROUPS}),
-        ("lr_change", PC, ODD, {"inputs": "pull", "lr_changes": LATER}),
+        (
+            "lr_change",
+            PC,
+            ODD | {"lr": 0.005},
+            {"inputs": "pull", "lr_changes": {8: 0.02, 20: 0.01}},
+        ),
     ),
 }
