@@ -88,10 +88,9 @@ class SOAP(Optimizer):
             does not update such arrays.
 
     Source: Vyas et al., "SOAP: Improving and Stabilizing Shampoo using Adam" (2024), algorithm 3,
-    as pytorch_optimizer 4.1 and the authors' code compute it, but for the QR decomposition, which
-    is in float32 there. Both count the steps of a group: a parameter whose first gradient
-    comes later than others' begins there and moves in the same step. Their options to
-    merge axes and to precondition vectors are not here.
+    as pytorch_optimizer 4.1 computes it, but for the QR decomposition, which is in float32 there.
+    It counts the steps of a group: a parameter whose first gradient comes later than others' begins
+    and moves in one step there. Its options to merge axes and to precondition vectors are not here.
     """
 
     _checks = {

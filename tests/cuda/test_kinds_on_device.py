@@ -171,12 +171,18 @@ def test_state_of_any_shape_without_waiting(
 
 
 @pytest.mark.parametrize("variant", DECIDED, ids=str)
-def test_what_the_host_decides_is_the_same_on_a_device(cupy: Any, variant: Variant) -> None:
-    try:
-        cupy.linalg.eigh(cupy.eye(2))
-    except ImportError:
-        pytest.skip("there is no cuSOLVER here")
-    training = Training(steps=6, shapes=((4, 4), (3, 4), (2, 3, 4), (5,), ()))
+@pytest.mark.parametrize("vectors", [True, False])
+def test_what_the_host_decides_is_the_same_on_a_device(
+    cupy: Any, variant: Variant, vectors: bool
+) -> None:
+    shapes: Any = ((5,), (), (5,))
+    if not vectors:
+        shapes = ((4, 4), (3, 4), (2, 3, 4), (5,), ())
+        try:
+            cupy.linalg.eigh(cupy.eye(2))
+        except ImportError:
+            pytest.skip("there is no cuSOLVER here")
+    training = Training(steps=6, shapes=shapes)
     ends = []
     for xp in (np, cupy):
         params = [xp.asarray(param) for param in training.params()]
