@@ -202,8 +202,7 @@ class Optimizer(Formula):
         ``grads`` is nested as the parameters were, mappings by key and sequences by position,
         whatever their classes (a list of such trees for a list of parameter groups). None leaves a
         parameter, its state and its step count alone, and so does ``trainable=False`` of its group,
-        whatever the gradient is. The gradient of some rows of a parameter is a ``RowGrad``.
-        Gradients are read in their own floating dtype where the
+        whatever the gradient is. Gradients are read in their own floating dtype where the
         arithmetic holds it, and converted to the parameter's otherwise; then they are multiplied by
         ``grad_scale``, before anything else. A complex parameter takes dL/dRe + i dL/dIm, as
         PyTorch has it; what ``grad`` of JAX and of autograd returns is the conjugate of that, so
