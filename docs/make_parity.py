@@ -548,6 +548,10 @@ PO = {
     "SGDP": Peer("SGDP(params, lr=0.01, momentum=0.9)"),
     "Signum": Peer("SignSGD(params, lr=0.01)"),
     "SM3": Peer("SM3(params, lr=0.01, momentum=0.9, eps=1e-8)"),
+    "SOAP": Peer(
+        "SOAP(params, lr=0.01)",
+        "Its QR decomposition is float32.",
+    ),
     "Sophia": Peer(
         "SophiaH(params, lr=0.01 / 0.01, eps=1e-12 / 0.01, p=0.01, update_period=10**9)"
     ),

@@ -16,7 +16,7 @@ from fastopt import backends
 from fastopt.backends.interface import Backend
 from fastopt.core import arrays, hyperparameters
 from fastopt.core.arrays import Array, check_apart
-from fastopt.core.buckets import Bucket, OptimizerState, memory_names
+from fastopt.core.buckets import Bucket, OptimizerState, memory_names, own_shapes
 from fastopt.core.denormals import smallest_eps
 from fastopt.core.dtypes import (
     BOUNDS,
@@ -49,6 +49,7 @@ from fastopt.core.param_groups import GivenGroup, ParamGroup, ParamGroups, given
 from fastopt.core.tree import Leaf, Tree, refused_dtype
 from fastopt.engine.later import Later, later
 from fastopt.engine.step import HostEngine
+from fastopt.engine.whole import decides
 from fastopt.errors import BackendMismatchError
 from fastopt_kernels import ArrayRule
 
@@ -91,6 +92,13 @@ def assemble(
     for number in range(len(groups)):
         state.buckets += new_buckets(state, number, backend, made_with)
         watch(state, number)
+    for bucket in state.buckets if made_with.capturable else ():
+        if decides(bucket.rule):
+            raise ValueError(
+                f"{formula.__name__} cannot be captured in a CUDA graph, since the host decides in "
+                "each step what is computed; leave out capturable=True, and make its steps outside "
+                "of graphs"
+            )
     _remember(state)
     goes_over = later(state.buckets, made_with.asked, backend)
     return state, new_engine(state, backend, made_with.capturable, goes_over)
@@ -464,6 +472,13 @@ def _review_change(state: OptimizerState, number: int) -> Any:
                         "construct a new optimizer"
                     )
             wanted = bucket.rule_for(options)
+            for parameter in bucket.parameters:
+                shape = parameter.layout.shape
+                if own_shapes(wanted, shape) != own_shapes(bucket.rule, shape):
+                    raise ValueError(
+                        f"{formula.__name__}: this change needs state of other shapes for "
+                        f"{parameter.leaf.path}; construct a new optimizer"
+                    )
             if wanted.state != bucket.rule.state:
                 raise ValueError(
                     f"{formula.__name__}: this change needs other state, {wanted.state} "

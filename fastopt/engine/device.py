@@ -25,7 +25,7 @@ from fastopt.engine.extra import NOTHING, Extra, checked_value, scale_with, scal
 from fastopt.engine.policy import Outcome, Policy, checked_scale
 from fastopt.engine.step import HostEngine
 from fastopt.engine.tables import Active, ScalarTables
-from fastopt.engine.whole import NewValues, Scaled
+from fastopt.engine.whole import NewValues, Scaled, decides
 from fastopt.errors import BackendMismatchError
 from fastopt_kernels import ArrayRule
 
@@ -222,6 +222,7 @@ class DeviceEngine(HostEngine):
         self._control = control
         self.counts = DeviceCounts(state, control)
         self._tables = ScalarTables(state, self.scalars, control, capturable)
+        self._host_decides = any(decides(bucket.rule) for bucket in state.buckets)
         self._capture = Capture()
         self._passes: Passes | None = None
         self._memory_behind = self._passes_uploaded = False
@@ -252,7 +253,7 @@ class DeviceEngine(HostEngine):
             self._refuse_on_host(for_host, on_device)
             self._continue_on_host()
             return super().step(grads, grad_scale, policy, extra)
-        scaled_there = on_device and policy.on_nonfinite != "raise"
+        scaled_there = on_device and policy.on_nonfinite != "raise" and not self._host_decides
         if not (scaled_there or self._decides(policy)):
             self._continue_on_host()
             return super().step(grads, grad_scale, policy, extra)
@@ -303,11 +304,11 @@ class DeviceEngine(HostEngine):
     def _decides(self, policy: Policy) -> bool:
         """Return whether the device decides on steps under a policy whose scale is a number."""
         needed = self.capturable or policy.measures or self.derives
-        return needed and policy.on_nonfinite != "raise"
+        return needed and policy.on_nonfinite != "raise" and not self._host_decides
 
     def checked_scale(self, scale: Any, on_nonfinite: NonfinitePolicy) -> Any:
         """Return what gradients are multiplied by, which may stand on the device."""
-        if arrays.kind(scale) != "cupy" or on_nonfinite == "raise":
+        if arrays.kind(scale) != "cupy" or on_nonfinite == "raise" or self._host_decides:
             return checked_scale(scale)
         if scale.shape != () or scale.dtype not in (np.float32, np.float64):
             raise TypeError(

@@ -14,7 +14,7 @@ import numpy as np
 
 from fastopt.core import arrays
 from fastopt.core.arrays import Array
-from fastopt.core.buckets import Bucket, OptimizerState, Parameter
+from fastopt.core.buckets import Bucket, OptimizerState, own_shapes
 from fastopt.core.param_groups import GivenGroup, ParamGroup, ParamGroups, shown, tree_of
 from fastopt.core.signals import Deferred
 from fastopt.core.tree import Leaf, Tree
@@ -153,7 +153,7 @@ def resize(
     _refuse_to_resize(state, group, name, made_with)
     if position in laid_out:
         _refuse_rows_without_a_beginning(state, bucket, name)
-        _refuse_state_without_rows(state, bucket.parameters[index])
+        _refuse_state_without_rows(state, bucket, index, tree.leaves[position].array.shape)
     build.check_parameters(state.formula, tree, made_with.members)
     engine.before_other_parameters()
     coming = dataclasses.replace(state, tree=tree)
@@ -252,8 +252,16 @@ def _refuse_rows_without_a_beginning(state: OptimizerState, bucket: Bucket, name
         )
 
 
-def _refuse_state_without_rows(state: OptimizerState, parameter: Parameter) -> None:
+def _refuse_state_without_rows(
+    state: OptimizerState, bucket: Bucket, index: int, shape: tuple[int, ...]
+) -> None:
     """Raise ValueError for state of another shape that says nothing of which rows it is."""
+    parameter = bucket.parameters[index]
+    if more := own_shapes(bucket.rule, shape).keys() - parameter.places:
+        raise ValueError(
+            f"{state.formula.__name__}: {parameter.leaf.name!r} cannot have the shape {shape}, "
+            f"since it would have other state, {sorted(more)}; construct a new optimizer"
+        )
     for slot, place in parameter.places.items():
         if place.by_row is None:
             raise ValueError(

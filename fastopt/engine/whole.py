@@ -19,7 +19,7 @@ from fastopt.core.dtypes import MASTER
 from fastopt.core.passes import derived_of
 from fastopt.core.quantization import current, narrowed
 from fastopt.engine.scalars import Plan
-from fastopt_kernels import ArrayRule
+from fastopt_kernels import AnyRule, ArrayRule
 from fastopt_kernels.around import Fragment
 
 
@@ -35,12 +35,19 @@ class Scaled(NamedTuple):
     """The parameters that take the same scalars, by number, and a row of these in one array.
 
     ``derived`` has the scalars that fragments have made of sums, a row for each parameter of the
-    bucket in one array after the other; None without such fragments.
+    bucket in one array after the other; None without such fragments. ``on_host`` is the row as the
+    host has it; None where the device decides on the step.
     """
 
     indices: Sequence[int]
     row: Array
     derived: Array | None = None
+    on_host: Array | None = None
+
+
+def decides(rule: AnyRule) -> bool:
+    """Return whether the host decides in every step what a rule computes."""
+    return isinstance(rule, ArrayRule) and bool(rule.decisions)
 
 
 def compute(
@@ -59,7 +66,7 @@ def compute(
         for number, indices in by_row.items():
             row = np.array(plan.table[number], real)
             row[0] *= real.type(scale)
-            made += computed(bucket, gradients, Scaled(indices, xp.asarray(row), there))
+            made += computed(bucket, gradients, Scaled(indices, xp.asarray(row), there, row))
     return made
 
 
@@ -78,7 +85,7 @@ def computed(bucket: Bucket, gradients: Gradients, scaled: Scaled) -> list[NewVa
 def _side_by_side(bucket: Bucket, gradients: Gradients, scaled: Scaled) -> list[NewValues]:
     """Compute parameters of equal shape, along a first axis of their own."""
     rule, spec = cast(ArrayRule, bucket.rule), bucket.spec
-    indices, row, _ = scaled
+    indices, row, _, on_host = scaled
     parameters = [bucket.parameters[index] for index in indices]
     xp = arrays.namespace_of(row)
     param = xp.stack([_current(parameter, bucket) for parameter in parameters])
@@ -90,7 +97,10 @@ def _side_by_side(bucket: Bucket, gradients: Gradients, scaled: Scaled) -> list[
     state = {slot: xp.stack(found) for slot, found in views.items() if found[0] is not None}
     numbers = [row[k] for k in range(len(COMMON_SCALARS) + len(rule.scalars))]
     grad_scale, l2, decay, tiny_signed, tiny_positive, *own = numbers
-    scalars = dict(zip(rule.scalars, own, strict=True))
+    scalars: dict[str, Any] = dict(zip(rule.scalars, own, strict=True))
+    for name in rule.decisions:
+        assert on_host is not None
+        scalars[name] = float(on_host[len(COMMON_SCALARS) + rule.scalars.index(name)])
     plain_grad = grad * grad_scale
     known = {"plain_grad": plain_grad, "grad": plain_grad}
     grad = _around(bucket, scaled, "gradient", known)

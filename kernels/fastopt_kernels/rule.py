@@ -202,6 +202,9 @@ class ArrayRule:
     ``shapes`` are functions, by slot, for state that has another shape than its parameter: of the
     parameter's shape, they return that of the slot, or None where such a parameter has no such
     slot; ``state`` is then without it. ``signed`` names the state that can be negative.
+    ``decisions`` names the scalars that say what is computed at all, such as a decomposition at an
+    interval: they are Python floats, for which nothing waits, since the host decides on such steps
+    on a device too. None of these can be captured.
     ``averages_squares`` is as in ``Rule``.
     """
 
@@ -213,6 +216,7 @@ class ArrayRule:
     signed: tuple[str, ...] = ()
     shapes: tuple[tuple[str, Callable[[Shape], Shape | None]], ...] = ()
     averages_squares: bool = False
+    decisions: tuple[str, ...] = ()
 
     takes_square = False
     sums = None
@@ -230,6 +234,8 @@ class ArrayRule:
             raise TypeError(f"{owner}: signed names no state: {sorted(unknown)}")
         if unknown := dict(self.shapes).keys() - set(self.state):
             raise TypeError(f"{owner}: shapes names no state: {sorted(unknown)}")
+        if unknown := set(self.decisions) - set(self.scalars):
+            raise TypeError(f"{owner}: decisions names no scalar: {sorted(unknown)}")
         arguments = ("xp", "param", "grad", "state", "scalars", *dict(self.settings))
         check_signature(owner, "compute", self.compute, arguments)
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import fastopt
+from fastopt.engine.whole import decides
 from fastopt.optimizers.base import Optimizer
 from helpers.cuda.device import no_waiting
 from helpers.cuda.runs import differences
@@ -135,7 +136,12 @@ def muon(params: Any, **options: Any) -> fastopt.Muon:
     return fastopt.Muon(params, lr=0.05, **options)
 
 
-WHOLE = [variant for variant in OF_MATRICES if variant.optimizer is not fastopt.Muon]
+WHOLE = [
+    variant
+    for variant in OF_MATRICES
+    if variant.optimizer is not fastopt.Muon and not decides(variant.rule)
+]
+DECIDED = [variant for variant in OF_MATRICES if decides(variant.rule)]
 ANY = Training(steps=6, shapes=((6, 4), (3, 9), (6, 4), (0, 4), (5,), (), (2, 3, 4)))
 
 
@@ -162,6 +168,40 @@ def test_state_of_any_shape_without_waiting(
     )
     ends = [train(training, variant, xp, **options) for xp in (np, cupy)]
     close(*ends, dtype)
+
+
+@pytest.mark.parametrize("variant", DECIDED, ids=str)
+@pytest.mark.parametrize("vectors", [True, False])
+def test_what_the_host_decides_is_the_same_on_a_device(
+    cupy: Any, variant: Variant, vectors: bool
+) -> None:
+    shapes: Any = ((5,), (), (5,))
+    if not vectors:
+        shapes = ((4, 4), (3, 4), (2, 3, 4), (5,), ())
+        try:
+            cupy.linalg.eigh(cupy.eye(2))
+        except ImportError:
+            pytest.skip("there is no cuSOLVER here")
+    training = Training(steps=6, shapes=shapes)
+    ends = []
+    for xp in (np, cupy):
+        params = [xp.asarray(param) for param in training.params()]
+        opt = variant(params, max_grad_norm=1.0, on_nonfinite="skip")
+        for step in range(training.steps):
+            grads = [xp.asarray(grad) for grad in training.grads(step)]
+            assert opt.step(grads)
+            assert not opt.step([xp.full_like(grad, np.nan) for grad in grads])
+        ends.append(end_of(opt, params))
+    close(*ends, np.float32)
+
+
+def test_what_the_host_decides_takes_no_scale_from_the_device(cupy: Any) -> None:
+    param = cupy.ones(3)
+    opt = fastopt.SOAP(param)
+    with pytest.raises(TypeError, match="grad_scale"):
+        opt.step(cupy.ones(3), grad_scale=cupy.asarray(2.0))
+    opt.step(cupy.ones(3), grad_scale=2.0)
+    assert opt.step_count == 1
 
 
 @pytest.mark.parametrize(

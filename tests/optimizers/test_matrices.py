@@ -511,3 +511,90 @@ def test_groups_of_adamw_alone_take_what_muon_refuses(backend: str) -> None:
     fastopt.MuonWithAdamW(param, rule="adamw", cautious=True, backend=backend).step(grad)
     fastopt.AdamW(other, cautious=True, backend=backend).step(grad)
     np.testing.assert_array_equal(param, other)
+
+
+# Decisions of the host, decompositions ------------------------------------------------------------
+
+
+def test_what_the_host_decides_cannot_be_captured(backend: str) -> None:
+    with pytest.raises(ValueError, match=r"SOAP cannot be captured.*leave out capturable"):
+        fastopt.SOAP(np.ones((2, 2)), capturable=True, backend=backend)
+
+
+def test_a_rule_with_decisions_by_no_scalar_is_refused(backend: str) -> None:
+    right = fastopt.SOAP(np.ones((2, 2)), backend=backend)._state.buckets[0].rule
+    with pytest.raises(TypeError, match="decisions names no scalar: \\['q'\\]"):
+        dataclasses.replace(right, decisions=("q",))
+
+
+@pytest.mark.parametrize(("what", "at"), [("eigh", 0), ("qr", 2)])
+def test_a_decomposition_that_fails_changes_nothing(
+    what: str, at: int, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variant = next(v for v in OF_MATRICES if v.name == "soap")  # at the steps 2, 4, ... from 0
+    params, opt = run(variant, backend, at)
+    expected, plain = run(variant, backend, at)
+    before, calls = everything(params, opt), []
+    right = getattr(np.linalg, what)
+
+    def fails(*arguments: Any) -> Any:
+        calls.append(right(*arguments))
+        if len(calls) > 2:
+            raise np.linalg.LinAlgError("Eigenvalues did not converge")
+        return calls[-1]
+
+    monkeypatch.setattr(np.linalg, what, fails)
+    with pytest.raises(np.linalg.LinAlgError):
+        opt.step(arrays(variant, 9))
+    assert len(calls) == 3
+    np.testing.assert_equal(everything(params, opt), before)
+    monkeypatch.undo()
+    opt.step(arrays(variant, 9))
+    plain.step(arrays(variant, 9))
+    np.testing.assert_equal(everything(params, opt), everything(expected, plain))
+
+
+def test_the_first_step_only_begins_and_vectors_go_as_with_adam(backend: str) -> None:
+    variant = next(v for v in OF_MATRICES if v.name == "soap")
+    start = arrays(variant, 0)
+    params, opt = run(variant, backend, 1)
+    np.testing.assert_equal(params, start)
+    vector, adam = start["vector"].copy(), start["vector"].copy()
+    options: dict[str, Any] = {"betas": (0.9, 0.99), "eps": 1e-3, "weight_decay": 0.0}
+    opt = fastopt.SOAP(vector, lr=0.1, backend=backend, **options)
+    plain = fastopt.Adam(adam, lr=0.1, eps_hat=True, backend=backend, **options)
+    for seed in range(5):
+        grad = arrays(variant, seed)["vector"]
+        opt.step(grad)
+        if seed:
+            plain.step(grad)
+    np.testing.assert_allclose(vector, adam, rtol=1e-12)
+    assert slots_of(opt).keys() == {"params.m", "params.v"}
+
+
+def test_state_by_axis_stays_that_of_its_shapes(backend: str) -> None:
+    params = {"a": np.ones((6, 2)), "b": np.ones((2, 3))}
+    opt = fastopt.SOAP(params, max_precondition_dim=5, backend=backend)
+    assert {name: value.shape for name, value in slots_of(opt).items() if name[2] in "gb"} == {
+        "a.gram1": (2, 2),
+        "a.basis1": (2, 2),
+        "b.gram0": (2, 2),
+        "b.gram1": (3, 3),
+        "b.basis0": (2, 2),
+        "b.basis1": (3, 3),
+    }
+    with pytest.raises(ValueError, match=r"SOAP: this change needs state of other shapes.*\"a\""):
+        opt.param_groups[0]["max_precondition_dim"] = 6
+    opt.param_groups[0]["max_precondition_dim"] = 4  # as it is
+    opt.param_groups[0]["precondition_frequency"] = 3
+    with pytest.raises(ValueError, match=r"'a' cannot have the shape \(5, 2\).*'gram0'"):
+        opt.resize("a", np.ones((5, 2)))
+    with pytest.raises(ValueError, match=r"'b' cannot have other rows.*'gram0'"):
+        opt.resize("b", np.ones((4, 3)))
+    opt.resize("a", np.ones((7, 2)))
+    opt.step({"a": np.ones((7, 2)), "b": np.ones((2, 3))})
+
+
+def test_arrays_of_nine_axes_are_refused(backend: str) -> None:
+    with pytest.raises(ValueError, match=r"SOAP: params must have at most 8 axes; got float64"):
+        fastopt.SOAP(np.ones((1,) * 9), backend=backend)

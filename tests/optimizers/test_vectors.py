@@ -52,7 +52,9 @@ def chosen(vector: Vector) -> Any:
 def test_float32_is_a_few_eps_per_step_away(vector: Vector) -> None:
     got = run(vector, np.float32, LAST, chosen(vector))
     # Products of matrices: each iteration multiplies small singular values, and rounding with them.
-    few = 16 if vector.path.parent.name == "matrices" else 4
+    # So do eigenvectors, of which those of eigenvalues that are close move more.
+    of_matrices = vector.path.parent.name == "matrices" or vector.info["optimizer"] == "SOAP"
+    few = 16 if of_matrices else 4
     for k in range(3):
         expected = vector[f"p{k}"]
         size = np.abs(expected).max(axis=0)
