@@ -5,8 +5,8 @@ n <- n + grad^2
 z <- z + (lr * (grad + shrinkage * param) - (sqrt(n) - sqrt(before)) * param)
 param <- (clip(z, -threshold, threshold) - z) / (sqrt(n) + beta + stretch)
 
-threshold and stretch are what l1 and l2 come to, times lr. z is the paper's times lr, so that lr can
-become 0. The 0 is written ``z - z``, so that NaN stays NaN.
+threshold and stretch are what l1 and l2 come to, times lr. z is the paper's times lr, so that lr
+can become 0. The 0 is written ``z - z``, so that NaN stays NaN.
 """
 
 from __future__ import annotations

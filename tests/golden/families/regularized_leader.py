@@ -88,14 +88,22 @@ def of_po(hyper: Hyper) -> Hyper:
     }
 
 
+def read_po(optimizer: Any, param: Any, name: str) -> Any:
+    """Look its state up; z times lr, which is that of all groups."""
+    (lr,) = {group["lr"] for group in optimizer.param_groups}
+    return optimizer.state[param][name] * (lr if name == "z" else 1.0)
+
+
 ORACLES: dict[str, dict[str, Oracle]] = {
     "FTRL": {
         "keras": by_keras,
-        "po": by_class(by_po, of_po, {"n": "n"}),
+        "po": by_class(by_po, of_po, {"z": "z", "n": "n"}, read=read_po),
         "closed": by_formula(ftrl),
     },
 }
 KC, ALL, C = ("keras", "closed"), ("keras", "po", "closed"), ("closed",)
+# Where gradients are 1e-9 beside a parameter of 300, the difference of roots has no digits left.
+MILD = {"inputs": "mild"}
 MUCH = {L1: 0.4, L2: 0.3, "beta": 0.7, "lr": 0.3}
 STRENGTHS: tuple[Hyper, ...] = (
     {"params": [0], L1: 0.1},
@@ -106,21 +114,20 @@ CASES: dict[str, tuple[Case, ...]] = {
     "FTRL": cases_of(
         "FTRL",
         DEFAULTS["FTRL"],
-        ("default", KC, {}),
-        ("odd", KC, {**MUCH, SHRINK: 0.2, BEGIN: 0.35}),
-        ("from_0", ALL, {**MUCH, BEGIN: 0.0}),
-        ("l1", KC, {L1: 2.0, "lr": 0.1}),
-        ("l2", KC, {L2: 2.0, "lr": 0.1}),
-        ("shrinkage", KC, {SHRINK: 0.5, "lr": 0.1}),
-        ("beta", KC, {"beta": 2.0}),
-        ("begin", KC, {BEGIN: 3.0}),
-        ("one_rate", KC, {**MUCH, POWER: 0.0, SHRINK: 0.2}),
-        ("weight_decay", C, {"weight_decay": 0.1, "lr": 0.1}),
-        ("maximize", KC, {**MUCH, "maximize": True}),
-        ("long", KC, {}, {"inputs": "long", "steps": 200}),
-        ("missing", KC, MUCH, {"missing": MISSING}),
-        ("groups", C, {}, {"groups": GROUPS}),
-        ("strengths", KC, {}, {"groups": STRENGTHS}),
-        ("lr_change", C, {L1: 0.1, L2: 0.1}, {"lr_changes": LATER}),
+        ("default", KC, {}, MILD),
+        ("odd", KC, {**MUCH, SHRINK: 0.2, BEGIN: 0.35}, MILD),
+        ("from_0", ALL, {**MUCH, BEGIN: 0.0}, MILD),
+        ("l1", KC, {L1: 2.0, "lr": 0.1}, MILD),
+        ("l2", KC, {L2: 2.0, "lr": 0.1}, MILD),
+        ("shrinkage", KC, {SHRINK: 0.5, "lr": 0.1}, MILD),
+        ("beta", KC, {"beta": 2.0}, MILD),
+        ("begin", KC, {BEGIN: 3.0}, MILD),
+        ("one_rate", KC, {**MUCH, POWER: 0.0, SHRINK: 0.2}, MILD),
+        ("weight_decay", C, {"weight_decay": 0.1, "lr": 0.1}, MILD),
+        ("maximize", KC, {**MUCH, "maximize": True}, MILD),
+        ("missing", KC, MUCH, MILD | {"missing": MISSING}),
+        ("groups", C, {}, MILD | {"groups": GROUPS}),
+        ("strengths", KC, {}, MILD | {"groups": STRENGTHS}),
+        ("lr_change", C, {L1: 0.1, L2: 0.1}, MILD | {"lr_changes": LATER}),
     ),
 }
