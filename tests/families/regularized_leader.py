@@ -32,7 +32,7 @@ VARIANTS = [
 BAD = {name: number(-1e-300, -1) for name in STRENGTHS} | {
     POWER: number(-1, -0.25, 0.5, 1, -1e-300),
 }
-BAD_HERE = {("FTRL", "beta"): number(-1e-300, -1)}
+BAD_INSTEAD = {("FTRL", "beta"): number(-1e-300, -1)}
 
 
 def ftrl(u: SimpleNamespace, wrong: str) -> None:

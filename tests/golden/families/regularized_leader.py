@@ -121,7 +121,7 @@ CASES: dict[str, tuple[Case, ...]] = {
         ("l2", KC, {L2: 2.0, "lr": 0.1}, MILD),
         ("shrinkage", KC, {SHRINK: 0.5, "lr": 0.1}, MILD),
         ("beta", KC, {"beta": 2.0}, MILD),
-        ("begin", KC, {BEGIN: 3.0}, MILD),
+        ("begin", KC, {BEGIN: 0.6}, MILD),
         ("one_rate", KC, {**MUCH, POWER: 0.0, SHRINK: 0.2}, MILD),
         ("weight_decay", C, {"weight_decay": 0.1, "lr": 0.1}, MILD),
         ("maximize", KC, {**MUCH, "maximize": True}, MILD),
