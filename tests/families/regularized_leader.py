@@ -17,15 +17,22 @@ SHRINK = "l2_shrinkage_regularization_strength"
 BEGIN, POWER = "initial_accumulator_value", "learning_rate_power"
 STRENGTHS = {L1: 0.01, L2: 0.1, SHRINK: 0.1}
 
+# The first step forgets most of the parameter, with lr = 0 too: led_by_lr is False.
 VARIANTS = [
     Variant(
-        "ftrl", fastopt.FTRL, {"lr": 0.05, "beta": 0.5, **STRENGTHS}, rate_inside=True, close=True
+        "ftrl",
+        fastopt.FTRL,
+        {"lr": 0.05, "beta": 0.5, **STRENGTHS},
+        rate_inside=True,
+        led_by_lr=False,
+        close=True,
     ),
     Variant(
         "ftrl_one_rate",
         fastopt.FTRL,
         {"lr": 0.05, POWER: 0.0, "weight_decay": 0.1},
         rate_inside=True,
+        led_by_lr=False,
         close=True,
     ),
 ]
