@@ -407,6 +407,7 @@ KERAS = {
     "Adam": Peer("Adam(0.01, epsilon=1e-8)", CORRECTED_EPS, "eps_hat=True"),
     "Adamax": Peer("Adamax(0.01, epsilon=1e-8)"),
     "AdamW": Peer("AdamW(0.01, weight_decay=0.01, epsilon=1e-8)", CORRECTED_EPS, "eps_hat=True"),
+    "FTRL": Peer("Ftrl(0.01)"),
     "LAMB": Peer("Lamb(0.01, epsilon=1e-6)"),
     "Lion": Peer("Lion(0.01)"),
     "Momentum": Peer("SGD(0.01 * (1 - 0.9), momentum=0.9)"),
@@ -498,6 +499,11 @@ PO = {
     "DAdaptSGD": Peer(
         "DAdaptSGD(params, momentum=0.0)",
         "The norm of the first gradients, by which it divides, is float32.",
+    ),
+    "FTRL": Peer(
+        "FTRL(params, lr=0.01)",
+        "Its sum of squares begins at 0.",
+        "initial_accumulator_value=0.0",
     ),
     "LAMB": Peer(
         "Lamb(params, lr=0.01, adam_debias=True)",

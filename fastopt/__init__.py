@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from fastopt.optimizers.polyak import MoMo, MoMoAdam
     from fastopt.optimizers.projected import SGDP, AdamP
     from fastopt.optimizers.quasi_hyperbolic import QHM, QHAdam
+    from fastopt.optimizers.regularized_leader import FTRL
     from fastopt.optimizers.rmsprop import RMSprop
     from fastopt.optimizers.rprop import Rprop
     from fastopt.optimizers.schedule_free import ScheduleFreeAdamW, ScheduleFreeSGD
@@ -92,6 +93,7 @@ _ON_FIRST_USE = {
     "OptimisticAdam": "optimizers.optimistic",
     "COCOB": "optimizers.coin_betting",
     "MADGRAD": "optimizers.dual_averaging",
+    "FTRL": "optimizers.regularized_leader",
     "AdamAtan2": "optimizers.arctangent",
     "AggMo": "optimizers.aggregated",
     **dict.fromkeys(["MoMo", "MoMoAdam"], "optimizers.polyak"),
@@ -111,6 +113,7 @@ __all__ = [
     "CAME",
     "COCOB",
     "EMA",
+    "FTRL",
     "LAMB",
     "LARS",
     "MADGRAD",

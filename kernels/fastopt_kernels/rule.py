@@ -111,7 +111,8 @@ class Rule:
     holds values of parameters, and is no average of gradients; ``begun`` what else the first step
     sets, whatever the gradient is. Both change in elements that ``mask_zero`` leaves alone.
     ``from_start`` says that the parameter is worked out anew from what it was at first: what is
-    written into it from outside is lost with the next step.
+    written into it from outside is lost with the next step. ``standing`` names signed state that it
+    is worked out of, which would put it elsewhere if it became 0 at bounds.
     ``averages_squares`` says
     whether state is made of squares of gradients, which overflow where the gradient does not;
     with ``takes_square`` it is. ``heavy`` says that the C++ holds so many numbers at once that,
@@ -141,6 +142,7 @@ class Rule:
     places: tuple[str, ...] = ()
     begun: tuple[str, ...] = ()
     from_start: bool = False
+    standing: tuple[str, ...] = ()
     heavy: bool = False
 
     def __post_init__(self) -> None:
@@ -151,6 +153,8 @@ class Rule:
             raise TypeError(f"{owner}: signed names no state: {sorted(unknown)}")
         if unknown := set(self.places) - set(self.signed):
             raise TypeError(f"{owner}: places names no signed state: {sorted(unknown)}")
+        if unknown := set(self.standing) - set(self.signed):
+            raise TypeError(f"{owner}: standing names no signed state: {sorted(unknown)}")
         if unknown := set(self.begun) - set(self.state):
             raise TypeError(f"{owner}: begun names no state: {sorted(unknown)}")
         object.__setattr__(self, "averages_squares", self.averages_squares or self.takes_square)
@@ -162,7 +166,7 @@ class Rule:
     @property
     def reset(self) -> tuple[str, ...]:
         """The state that becomes 0 at bounds with ``reset_at_bounds``."""
-        return tuple(slot for slot in self.signed if slot not in self.places)
+        return tuple(slot for slot in self.signed if slot not in (*self.places, *self.standing))
 
     @property
     def kept(self) -> tuple[str, ...]:

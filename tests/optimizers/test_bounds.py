@@ -135,7 +135,7 @@ def test_averages_of_gradients_at_active_bounds_are_forgotten_if_asked(
 
 def forgotten_slots(opt: Any) -> set[str]:
     """Return the state that can be negative, but what holds values of parameters."""
-    return set(opt._rule(opt.param_groups[0]).signed) - {"p0", "mean"}
+    return set(opt._rule(opt.param_groups[0]).signed) - {"p0", "mean", "z"}
 
 
 def test_some_rules_have_something_to_forget() -> None:
