@@ -246,11 +246,8 @@ class DeviceEngine(HostEngine):
     def step(self, grads: Any, grad_scale: Any, policy: Policy, extra: Extra = NOTHING) -> Outcome:
         """Make a step, or launch what decides on it; raises with nothing changed."""
         on_device = arrays.kind(grad_scale) == "cupy"
-        for_host = "a hessian" if extra.hessian is not None else None
-        if for_host is None and rows.split(self.state, grads)[0]:
-            for_host = "gradients of rows"
-        if for_host:
-            self._refuse_on_host(for_host, on_device)
+        if extra.hessian is not None:
+            self._refuse_on_host("a hessian", on_device)
             self._continue_on_host()
             return super().step(grads, grad_scale, policy, extra)
         scaled_there = on_device and policy.on_nonfinite != "raise" and not self._host_decides
@@ -262,16 +259,21 @@ class DeviceEngine(HostEngine):
         if value is not None:
             value = checked_value(value, self.device)
         with self._control.here():
+            self.follow_settings()
+            given = self.matched(grads)
+            if rows.split(given)[1]:
+                self._refuse_on_host("gradients of rows", on_device)
+                self._continue_on_host()
+                return super().step(grads, grad_scale, policy, extra)
             if self._control.capturing():
                 if value is not None:
                     raise RuntimeError(
                         "a step that is handed a value cannot be captured in a CUDA graph; make "
                         "these steps outside of it"
                     )
-                return self._capture_step(grads, grad_scale, policy)
+                return self._capture_step(given, grad_scale, policy)
             self.counts.poll()
-            self.follow_settings()
-            bound = self.bind(grads)
+            bound = self.bind(given)
             if self._estimate_first:
                 check_first(self.state, bound, ())
             self._follow_missing(self._active(bound))
@@ -322,7 +324,7 @@ class DeviceEngine(HostEngine):
             )
         return scale
 
-    def _capture_step(self, grads: Any, grad_scale: Any, policy: Policy) -> Outcome:
+    def _capture_step(self, given: list[Any], grad_scale: Any, policy: Policy) -> Outcome:
         """Launch a step into a graph; nothing can be written for it, so all must be there."""
         if not self.capturable:
             raise RuntimeError(
@@ -338,7 +340,7 @@ class DeviceEngine(HostEngine):
                     "not capture products of matrices (cuBLAS); make these steps outside of it"
                 )
         self.follow_settings()
-        bound = self.bind(grads, copying=False)
+        bound = self.bind(given, copying=False)
         known = self._launched.issuperset(self._kinds(bound, policy.measures))
         prepared = self.counts.uploaded and self._active(bound) == self.counts.active
         if not (prepared and known):

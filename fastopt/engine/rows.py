@@ -97,13 +97,12 @@ class Rows:
                     some[...] = every[rows]
 
 
-def split(state: OptimizerState, grads: Any) -> tuple[dict[int, RowGrad], Any]:
-    """Return the gradients of rows by the position of their leaf, and all others in a tree."""
-    given = state.tree.match(grads)
+def split(given: list[Any]) -> tuple[list[Any], dict[int, RowGrad]]:
+    """Return gradients with None in the place of those of rows, and these by their position."""
     found = {k: grad for k, grad in enumerate(given) if type(grad) is RowGrad}
     if not found:
-        return found, grads
-    return found, state.tree.nest([None if k in found else grad for k, grad in enumerate(given)])
+        return given, found
+    return [None if k in found else grad for k, grad in enumerate(given)], found
 
 
 def bind(

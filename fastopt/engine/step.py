@@ -231,8 +231,8 @@ class HostEngine:
         """
         memory: Mapping[str, float] = self.state.memory
         given = memory
-        given_rows, grads = rows.split(self.state, grads)
-        bound = self.bind(grads)
+        leaves, given_rows = rows.split(self.matched(grads))
+        bound = self.bind(leaves)
         some = self._bind_rows(given_rows)
         estimated = self._bind_estimate(extra)
         if self._estimate_first:
@@ -371,18 +371,21 @@ class HostEngine:
 
     # What a step is made of ---------------------------------------------------------------------
 
-    def bind(self, grads: Any, copying: bool = True) -> list[tuple[int, Gradients]]:
+    def matched(self, grads: Any) -> list[Any]:
+        """Return gradients in the order of the leaves; none if nothing is trained."""
+        trained = next(self.trained(), None) is not None
+        return self.state.tree.match(grads) if trained else []
+
+    def bind(self, given: list[Any], copying: bool = True) -> list[tuple[int, Gradients]]:
         """Return the checked gradients of the buckets that are trained, with their numbers.
 
-        Without ``copying`` gradients that would have to be copied are refused.
+        ``given`` is in the order of the leaves (``matched``). Without ``copying`` gradients that
+        would have to be copied are refused.
         """
         active = [*self.trained()]
         if not active:
             return []
-        tree = self.state.tree
-        # The arrays that the user's tree of parameters holds now, and the gradients in their order;
-        # ``match`` raises where the two trees differ.
-        now, given = tree.current(), tree.match(grads)
+        now = self.state.tree.current()  # the arrays that the user's tree of parameters holds
         if self._outdated:
             self._refuse_outdated(given)
         if self._buffers is not None and self._buffers.are(given):
