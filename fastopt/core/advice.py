@@ -275,6 +275,10 @@ def _there(call: str, like: Any) -> str:
 def for_gradient_dtype(grad: Any, path: str, like: Any) -> str:
     """Return what to do about an array whose dtype is that of no gradient of this parameter."""
     name = like.dtype.name
+    if path.startswith("hessian") and "c" in (like.dtype.kind, grad.dtype.kind):
+        if grad.dtype.kind == "O":
+            return _for_objects(grad, path)
+        return _for_estimate(path, like)
     if like.dtype.kind == "c" and grad.dtype.kind != "O":
         return f"{CONJUGATE}. Where all of dL/dIm is 0: {path}.astype({name!r})."
     if grad.dtype.kind == "c":
@@ -285,6 +289,21 @@ def for_gradient_dtype(grad: Any, path: str, like: Any) -> str:
     if grad.dtype.kind == "O":
         return _for_objects(grad, path)
     return f"Convert it before: {path}.astype({name!r})."
+
+
+def _for_estimate(path: str, like: Any) -> str:
+    """Return what to do about an estimate of curvatures that is complex, or is to be."""
+    name = like.dtype.name
+    if like.dtype.kind == "c":
+        return (
+            "Its real part is the curvature along the real axis, d2L/dRe2, and its imaginary part "
+            "that along the imaginary axis, d2L/dIm2. Where you have one number for both: "
+            f"({path} * (1 + 1j)).astype({name!r})."
+        )
+    return (
+        "The Hessian of a real loss by a real parameter is real: what stands in the imaginary part "
+        f"of a sound estimate is 0 or rounding. Where it is: {path}.real.astype({name!r})."
+    )
 
 
 def for_gradient_shape(grad: Any, path: str, shape: tuple[int, ...]) -> str:

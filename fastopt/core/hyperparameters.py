@@ -319,6 +319,8 @@ def _element(value: Any) -> Any:
 NONNEGATIVE = Number(low=0.0)
 POSITIVE = Number(low=0.0, low_open=True)
 POSITIVE_OR_INF = Number(low=0.0, low_open=True, infinite=True)
+GROWTH = Number(low=1.0, infinite=True)
+"""A factor that something may grow by at most: below 1 it would have to shrink."""
 FRACTION = Number(low=0.0, high=1.0, high_open=True)
 """A decay rate: 0 forgets everything, 1 would never learn and is excluded."""
 BETA = Schedulable(FRACTION)

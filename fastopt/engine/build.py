@@ -385,8 +385,8 @@ def _check_fragments(formula: type[Formula], options: Options) -> None:
         if fragment.of_decay and formula._decay(options) != "parameter":
             raise ValueError(
                 f"{owner}: {name} is for weight decay that acts on the parameter itself before the "
-                f"update; that of {owner} is a part of the update. Leave out {name}, or choose an "
-                "optimizer with decoupled weight decay, such as AdamW"
+                f"update; that of {owner} {_WHERE[formula._decay(options)]}. Leave out {name}, "
+                f"{_decoupling(options)}"
             )
         if fragment.lr_scalars and memory_names(rule, "optimizer"):
             raise ValueError(
@@ -407,19 +407,40 @@ def _check_fragments(formula: type[Formula], options: Options) -> None:
             )
 
 
+_WHERE = {
+    "gradient": "is added to the gradient",
+    "rule": "is worked out together with the update, in a way of its own",
+}
+"""What weight decay does that does not act on the parameter itself before the update."""
+
+
+def _decoupling(options: Options) -> str:
+    """Return what weight decay is to be had by that acts on the parameter itself."""
+    if options.get("decoupled_weight_decay") is False:
+        return "or set decoupled_weight_decay=True"
+    return "or choose an optimizer whose decay is a step of its own, such as AdamW"
+
+
 def _check_whole_arrays(formula: type[Formula], options: Options, leaves: Sequence[Leaf]) -> None:
     """Raise for options that a rule on whole arrays does not have."""
     if not isinstance(formula._rule(options), ArrayRule):
         return
     name = formula.__name__
-    if options["state_dtype"] in CODED or options["stochastic_rounding"]:
+    if options["state_dtype"] in CODED:
         raise ValueError(
-            f"{name} keeps its state in the precision of its arithmetic; leave out "
-            f"stochastic_rounding and state_dtype={options['state_dtype']!r}"
+            f"{name} updates whole arrays and keeps its state in the precision of its arithmetic; "
+            f"leave out state_dtype={options['state_dtype']!r}, or set state_dtype='float64'"
+        )
+    if options["stochastic_rounding"]:
+        raise ValueError(
+            f"{name} updates whole arrays, for which there is no stochastic_rounding; leave it "
+            "out: master_weights=True, the default, keeps updates that are small for the dtype"
         )
     for option, fragment in fragments_of(options).items():
         if fragment.at == "after" and (fragment.on == "all" or fragment.memory is not None):
-            raise ValueError(f"{name} updates whole arrays, for which there is no {option}")
+            raise ValueError(
+                f"{name} updates whole arrays, for which there is no {option}; leave it out"
+            )
     for leaf in leaves:
         if leaf.array.dtype.kind == "c":
             raise TypeError(f"{name} takes real arrays; {leaf.path} is {leaf.array.dtype}")
@@ -446,11 +467,15 @@ def _check_members(formula: type[Formula], options: Options) -> None:
     for option, fragment in fragments_of(options).items():
         if fragment.memory is not None:
             raise ValueError(f"{name}: {option} sums over whole arrays; it cannot have members")
-    if options["state_dtype"] in CODED or options["stochastic_rounding"]:
+    if options["state_dtype"] in CODED:
         raise ValueError(
-            f"{name}: members have no state in codes, and are not rounded by chance, since blocks "
-            "and random bits would not be each member's own; leave out stochastic_rounding and "
-            f"state_dtype={options['state_dtype']!r}"
+            f"{name}: members have no state in codes, whose blocks and random bits would not be "
+            f"each member's own; leave out state_dtype={options['state_dtype']!r}"
+        )
+    if options["stochastic_rounding"]:
+        raise ValueError(
+            f"{name}: members are not rounded by chance, since the random bits would not be each "
+            "member's own; leave out stochastic_rounding"
         )
 
 

@@ -54,10 +54,10 @@ class AdaBound(Optimizer):
         base_lr: the lr with which final_lr is meant, > 0; None for lr as it is given here, which
             must be a number then, and > 0. A group with an lr of its own gives its own base_lr.
         weight_decay: coefficient of the L2 term, >= 0, or a function of the step number.
-        common: what every optimizer takes, see ``Common``: lr_scale, maximize, trainable, bounds,
-            reset_at_bounds, max_grad_norm, clip_value, clip_each, on_nonfinite, capturable,
-            master_weights, state_dtype, stochastic_rounding, cautious, cautious_decay, l1,
-            mask_zero, complex_moment, seed, backend.
+        common: see ``Common``: lr_scale, maximize, trainable, bounds, reset_at_bounds,
+            max_grad_norm, clip_value, clip_each, on_nonfinite, capturable, master_weights,
+            state_dtype, stochastic_rounding, cautious, l1, mask_zero, complex_moment, seed,
+            backend. It has no cautious_decay.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, and for arrays

@@ -46,10 +46,10 @@ class Adagrad(Optimizer):
             whose values are > 0.
         eps_inside_sqrt: whether eps stands inside the root.
         weight_decay: coefficient of the L2 term, >= 0, or a function of the step number.
-        common: what every optimizer takes, see ``Common``: lr_scale, maximize, trainable, bounds,
-            reset_at_bounds, max_grad_norm, clip_value, clip_each, on_nonfinite, capturable,
-            master_weights, state_dtype, stochastic_rounding, cautious, cautious_decay, l1,
-            mask_zero, complex_moment, seed, backend.
+        common: see ``Common``: lr_scale, maximize, trainable, bounds, reset_at_bounds,
+            max_grad_norm, clip_value, clip_each, on_nonfinite, capturable, master_weights,
+            state_dtype, stochastic_rounding, cautious, l1, mask_zero, complex_moment, seed,
+            backend. It has no cautious_decay.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, and for arrays
@@ -142,10 +142,10 @@ class Adadelta(Optimizer):
         eps: added inside both roots, > 0; with 0 the first step, and so all, would be zero. Or a
             function of the step number.
         weight_decay: coefficient of the L2 term, >= 0, or a function of the step number.
-        common: what every optimizer takes, see ``Common``: lr_scale, maximize, trainable, bounds,
-            reset_at_bounds, max_grad_norm, clip_value, clip_each, on_nonfinite, capturable,
-            master_weights, state_dtype, stochastic_rounding, cautious, cautious_decay, l1,
-            mask_zero, complex_moment, seed, backend.
+        common: see ``Common``: lr_scale, maximize, trainable, bounds, reset_at_bounds,
+            max_grad_norm, clip_value, clip_each, on_nonfinite, capturable, master_weights,
+            state_dtype, stochastic_rounding, cautious, l1, mask_zero, seed, backend. It has no
+            cautious_decay and no complex_moment.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, and for arrays

@@ -9,8 +9,8 @@ from fastopt.core.hyperparameters import (
     BETA,
     BETAS,
     EPS,
+    GROWTH,
     POSITIVE,
-    POSITIVE_OR_INF,
     Decay,
     Flag,
     Options,
@@ -58,16 +58,16 @@ class DAdaptAdam(Optimizer):
         eps: added to the denominator, >= 0, in units of the gradient; 0 leaves only a guard that
             makes 0/0 zero. Or a function of the step number, whose values are above 0.
         d0: first estimate of the distance, > 0, in units of the parameter; small.
-        growth_rate: how much d may grow in a step, > 0; inf for any.
+        growth_rate: how much d may grow in a step, >= 1; inf for any.
         bias_correction: correct the averages as Adam does.
         weight_decay: coefficient of the L2 term, >= 0; with ``decoupled_weight_decay`` the share of
             the parameter that is taken off per step and unit of d * lr; or a function of the step
             number.
         decoupled_weight_decay: whether weight decay acts on the parameter.
-        common: what every optimizer takes, see ``Common``: lr_scale, maximize, trainable, bounds,
-            reset_at_bounds, max_grad_norm, clip_value, clip_each, on_nonfinite, capturable,
-            master_weights, state_dtype, stochastic_rounding, cautious, cautious_decay, l1,
-            mask_zero, complex_moment, seed, backend.
+        common: see ``Common``: lr_scale, maximize, trainable, bounds, reset_at_bounds,
+            max_grad_norm, clip_value, clip_each, on_nonfinite, capturable, master_weights,
+            state_dtype, stochastic_rounding, cautious, mask_zero, complex_moment, seed, backend. It
+            has no cautious_decay and no l1.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, for groups that
@@ -84,7 +84,7 @@ class DAdaptAdam(Optimizer):
         "betas": BETAS,
         "eps": Schedulable(EPS),
         "d0": POSITIVE,
-        "growth_rate": POSITIVE_OR_INF,
+        "growth_rate": GROWTH,
         "bias_correction": Flag(),
         "decoupled_weight_decay": Flag(),
     }
@@ -191,12 +191,12 @@ class DAdaptSGD(Optimizer):
         momentum: share of the way to p0 - s that is left after a step, in [0, 1), or a function of
             the step number.
         d0: first estimate of the distance, > 0, in units of the parameter; small.
-        growth_rate: how much d may grow in a step, > 0; inf for any.
+        growth_rate: how much d may grow in a step, >= 1; inf for any.
         weight_decay: coefficient of the L2 term, >= 0, or a function of the step number.
-        common: what every optimizer takes, see ``Common``: lr_scale, maximize, trainable, bounds,
-            reset_at_bounds, max_grad_norm, clip_value, clip_each, on_nonfinite, capturable,
-            master_weights, state_dtype, stochastic_rounding, cautious, cautious_decay, l1,
-            mask_zero, complex_moment, seed, backend.
+        common: see ``Common``: lr_scale, maximize, trainable, bounds, reset_at_bounds,
+            max_grad_norm, clip_value, clip_each, on_nonfinite, capturable, master_weights,
+            state_dtype, stochastic_rounding, cautious, mask_zero, complex_moment, seed, backend. It
+            has no cautious_decay and no l1.
 
     Parameters are worked out anew from p0 in every step: what is written into them from outside
     (``rebind`` to other values, Lookahead, weights that are loaded by hand) is lost with the next.
@@ -213,7 +213,7 @@ class DAdaptSGD(Optimizer):
     without weight decay, and is NaN if the first gradients are 0.
     """
 
-    _checks = {"momentum": BETA, "d0": POSITIVE, "growth_rate": POSITIVE_OR_INF}
+    _checks = {"momentum": BETA, "d0": POSITIVE, "growth_rate": GROWTH}
     _lr_scalars = ("lr",)
 
     def __init__(

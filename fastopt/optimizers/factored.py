@@ -58,11 +58,10 @@ class Adafactor(Optimizer):
         d: the largest root mean square of u, >= 1.
         weight_decay: share of the parameter that is taken off per step and unit of lr, >= 0; or a
             function of the step number.
-        common: what every optimizer takes, see ``Common``: lr_scale, maximize, trainable, bounds,
-            reset_at_bounds, max_grad_norm, clip_value, clip_each, on_nonfinite, capturable,
-            master_weights, state_dtype, stochastic_rounding, cautious, cautious_decay, l1,
-            mask_zero, complex_moment, seed, backend. Cautious, mask_zero and stochastic_rounding
-            are refused; state_dtype is "float64" or None.
+        common: see ``Common``: lr_scale, maximize, trainable, bounds, reset_at_bounds,
+            max_grad_norm, clip_value, clip_each, on_nonfinite, capturable, master_weights,
+            state_dtype, l1, seed, backend. state_dtype is "float64" or None. It has no
+            stochastic_rounding, cautious, cautious_decay, mask_zero or complex_moment.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, for complex
@@ -168,11 +167,10 @@ class CAME(Optimizer):
         clip_threshold: the largest root mean square of u, > 0.
         weight_decay: share of the parameter that is taken off per step and unit of lr, >= 0; or a
             function of the step number.
-        common: what every optimizer takes, see ``Common``: lr_scale, maximize, trainable, bounds,
-            reset_at_bounds, max_grad_norm, clip_value, clip_each, on_nonfinite, capturable,
-            master_weights, state_dtype, stochastic_rounding, cautious, cautious_decay, l1,
-            mask_zero, complex_moment, seed, backend. Cautious, mask_zero and stochastic_rounding
-            are refused; state_dtype is "float64" or None.
+        common: see ``Common``: lr_scale, maximize, trainable, bounds, reset_at_bounds,
+            max_grad_norm, clip_value, clip_each, on_nonfinite, capturable, master_weights,
+            state_dtype, cautious_decay, l1, seed, backend. state_dtype is "float64" or None. It has
+            no stochastic_rounding, cautious, mask_zero or complex_moment.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, for complex
@@ -269,11 +267,10 @@ class SM3(Optimizer):
             0/0 zero. Or a function of the step number, whose values are above 0.
         weight_decay: coefficient of the L2 term that is added to the gradient, >= 0; or a function
             of the step number.
-        common: what every optimizer takes, see ``Common``: lr_scale, maximize, trainable, bounds,
-            reset_at_bounds, max_grad_norm, clip_value, clip_each, on_nonfinite, capturable,
-            master_weights, state_dtype, stochastic_rounding, cautious, cautious_decay, l1,
-            mask_zero, complex_moment, seed, backend. Cautious, mask_zero and stochastic_rounding
-            are refused; state_dtype is "float64" or None.
+        common: see ``Common``: lr_scale, maximize, trainable, bounds, reset_at_bounds,
+            max_grad_norm, clip_value, clip_each, on_nonfinite, capturable, master_weights,
+            state_dtype, l1, seed, backend. state_dtype is "float64" or None. It has no
+            stochastic_rounding, cautious, cautious_decay, mask_zero or complex_moment.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, for complex

@@ -51,10 +51,10 @@ class LAMB(Optimizer):
         bias_correction: divide the averages by c1 and c2.
         weight_decay: share of the parameter that is added to the direction u, >= 0, before its
             length is taken; or a function of the step number.
-        common: what every optimizer takes, see ``Common``: lr_scale, maximize, trainable, bounds,
-            reset_at_bounds, max_grad_norm, clip_value, clip_each, on_nonfinite, capturable,
-            master_weights, state_dtype, stochastic_rounding, cautious, cautious_decay, l1,
-            mask_zero, complex_moment, seed, backend.
+        common: see ``Common``: lr_scale, maximize, trainable, bounds, reset_at_bounds,
+            max_grad_norm, clip_value, clip_each, on_nonfinite, capturable, master_weights,
+            state_dtype, stochastic_rounding, cautious, l1, mask_zero, complex_moment, seed,
+            backend. It has no cautious_decay.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, and for arrays
@@ -156,10 +156,10 @@ class StableAdamW(Optimizer):
             number, whose values are above 0.
         weight_decay: share of the parameter that is taken off per step and unit of the array's
             rate, >= 0, or a function of the step number.
-        common: what every optimizer takes, see ``Common``: lr_scale, maximize, trainable, bounds,
-            reset_at_bounds, max_grad_norm, clip_value, clip_each, on_nonfinite, capturable,
-            master_weights, state_dtype, stochastic_rounding, cautious, cautious_decay, l1,
-            mask_zero, complex_moment, seed, backend.
+        common: see ``Common``: lr_scale, maximize, trainable, bounds, reset_at_bounds,
+            max_grad_norm, clip_value, clip_each, on_nonfinite, capturable, master_weights,
+            state_dtype, stochastic_rounding, cautious, l1, mask_zero, complex_moment, seed,
+            backend. It has no cautious_decay.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, and for arrays
@@ -237,10 +237,10 @@ class LARS(Optimizer):
         eps: added to the denominator, >= 0, in units of the gradient's norm.
         weight_decay: coefficient of the L2 term, >= 0, which is rescaled with the gradient; or a
             function of the step number.
-        common: what every optimizer takes, see ``Common``: lr_scale, maximize, trainable, bounds,
-            reset_at_bounds, max_grad_norm, clip_value, clip_each, on_nonfinite, capturable,
-            master_weights, state_dtype, stochastic_rounding, cautious, cautious_decay, l1,
-            mask_zero, complex_moment, seed, backend.
+        common: see ``Common``: lr_scale, maximize, trainable, bounds, reset_at_bounds,
+            max_grad_norm, clip_value, clip_each, on_nonfinite, capturable, master_weights,
+            state_dtype, stochastic_rounding, cautious, l1, mask_zero, complex_moment, seed,
+            backend. It has no cautious_decay.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, and for arrays
@@ -341,10 +341,10 @@ class NovoGrad(Optimizer):
         grad_averaging: take the share 1 - beta1 of what is new, from the second step on.
         weight_decay: share of the parameter that is added to the gradient after its division, >= 0,
             or a function of the step number.
-        common: what every optimizer takes, see ``Common``: lr_scale, maximize, trainable, bounds,
-            reset_at_bounds, max_grad_norm, clip_value, clip_each, on_nonfinite, capturable,
-            master_weights, state_dtype, stochastic_rounding, cautious, cautious_decay, l1,
-            mask_zero, complex_moment, seed, backend.
+        common: see ``Common``: lr_scale, maximize, trainable, bounds, reset_at_bounds,
+            max_grad_norm, clip_value, clip_each, on_nonfinite, capturable, master_weights,
+            state_dtype, stochastic_rounding, cautious, l1, mask_zero, complex_moment, seed,
+            backend. It has no cautious_decay.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, and for arrays

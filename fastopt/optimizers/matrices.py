@@ -61,11 +61,10 @@ class Muon(Optimizer):
         adjust_lr: "original" or "match_rms_adamw", which factor it is.
         weight_decay: share of the parameter that is taken off per step and unit of lr, >= 0; or a
             function of the step number.
-        common: what every optimizer takes, see ``Common``: lr_scale, maximize, trainable, bounds,
-            reset_at_bounds, max_grad_norm, clip_value, clip_each, on_nonfinite, capturable,
-            master_weights, state_dtype, stochastic_rounding, cautious, cautious_decay, l1,
-            mask_zero, complex_moment, seed, backend. Cautious, mask_zero and stochastic_rounding
-            are refused; state_dtype is "float64" or None.
+        common: see ``Common``: lr_scale, maximize, trainable, bounds, reset_at_bounds,
+            max_grad_norm, clip_value, clip_each, on_nonfinite, capturable, master_weights,
+            state_dtype, cautious_decay, l1, complex_moment, seed, backend. state_dtype is "float64"
+            or None. It has no stochastic_rounding, cautious or mask_zero.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, for parameters
@@ -184,11 +183,10 @@ class NorMuon(Optimizer):
         update_scale: "preserve_norm", as the authors' code, or "match_rms", as the paper.
         weight_decay: share of the parameter that is taken off per step and unit of lr, >= 0; or a
             function of the step number.
-        common: what every optimizer takes, see ``Common``: lr_scale, maximize, trainable, bounds,
-            reset_at_bounds, max_grad_norm, clip_value, clip_each, on_nonfinite, capturable,
-            master_weights, state_dtype, stochastic_rounding, cautious, cautious_decay, l1,
-            mask_zero, complex_moment, seed, backend. Cautious, mask_zero and stochastic_rounding
-            are refused; state_dtype is "float64" or None.
+        common: see ``Common``: lr_scale, maximize, trainable, bounds, reset_at_bounds,
+            max_grad_norm, clip_value, clip_each, on_nonfinite, capturable, master_weights,
+            state_dtype, cautious_decay, l1, complex_moment, seed, backend. state_dtype is "float64"
+            or None. It has no stochastic_rounding, cautious or mask_zero.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, for parameters

@@ -9,8 +9,8 @@ from fastopt.core.hyperparameters import (
     BETAS,
     EPS,
     FRACTION,
+    GROWTH,
     POSITIVE,
-    POSITIVE_OR_INF,
     Decay,
     Flag,
     Maybe,
@@ -61,17 +61,17 @@ class Prodigy(Optimizer):
             makes 0/0 zero. Or a function of the step number, whose values are above 0.
         d0: first estimate of the distance, > 0, in units of the parameter; small.
         d_coef: factor of the estimate, > 0; 0.5 or 2 make steps shorter or longer.
-        growth_rate: how much d may grow in a step, > 0; inf for any.
+        growth_rate: how much d may grow in a step, >= 1; inf for any.
         bias_correction: correct the averages as Adam does.
         safeguard_warmup: leave lr out of s, so that a warm-up does not bring d up too far.
         weight_decay: share of the parameter that is taken off per step and unit of d * lr, >= 0;
             with ``decoupled_weight_decay=False`` the coefficient of an L2 term; or a function of
             the step number.
         decoupled_weight_decay: whether weight decay acts on the parameter.
-        common: what every optimizer takes, see ``Common``: lr_scale, maximize, trainable, bounds,
-            reset_at_bounds, max_grad_norm, clip_value, clip_each, on_nonfinite, capturable,
-            master_weights, state_dtype, stochastic_rounding, cautious, cautious_decay, l1,
-            mask_zero, complex_moment, seed, backend.
+        common: see ``Common``: lr_scale, maximize, trainable, bounds, reset_at_bounds,
+            max_grad_norm, clip_value, clip_each, on_nonfinite, capturable, master_weights,
+            state_dtype, stochastic_rounding, cautious, mask_zero, complex_moment, seed, backend. It
+            has no cautious_decay and no l1.
 
     With ``state_dtype`` "bfloat16" or "int8" p0 is rounded too, and the distance from it is too
     long by that: leave it out where steps are short beside the parameters.
@@ -94,7 +94,7 @@ class Prodigy(Optimizer):
         "eps": Schedulable(EPS),
         "d0": POSITIVE,
         "d_coef": POSITIVE,
-        "growth_rate": POSITIVE_OR_INF,
+        "growth_rate": GROWTH,
         "bias_correction": Flag(),
         "safeguard_warmup": Flag(),
         "decoupled_weight_decay": Flag(),
@@ -220,10 +220,10 @@ class DoG(Optimizer):
             parameters are normalized in batches.
         eps: added to the sum of squares, >= 0, in units of the gradient's square.
         weight_decay: coefficient of the L2 term, >= 0, or a function of the step number.
-        common: what every optimizer takes, see ``Common``: lr_scale, maximize, trainable, bounds,
-            reset_at_bounds, max_grad_norm, clip_value, clip_each, on_nonfinite, capturable,
-            master_weights, state_dtype, stochastic_rounding, cautious, cautious_decay, l1,
-            mask_zero, complex_moment, seed, backend.
+        common: see ``Common``: lr_scale, maximize, trainable, bounds, reset_at_bounds,
+            max_grad_norm, clip_value, clip_each, on_nonfinite, capturable, master_weights,
+            state_dtype, stochastic_rounding, cautious, mask_zero, complex_moment, seed, backend. It
+            has no cautious_decay and no l1.
 
     With ``state_dtype`` "bfloat16" or "int8" p0 is rounded too, and the distance from it is too
     long by that: leave it out where steps are short beside the parameters.
@@ -311,10 +311,10 @@ class DoWG(Optimizer):
         d0: distance to begin with, > 0, in units of the parameter; small.
         eps: added to the denominator, >= 0, in units of the parameter times the gradient.
         weight_decay: coefficient of the L2 term, >= 0, or a function of the step number.
-        common: what every optimizer takes, see ``Common``: lr_scale, maximize, trainable, bounds,
-            reset_at_bounds, max_grad_norm, clip_value, clip_each, on_nonfinite, capturable,
-            master_weights, state_dtype, stochastic_rounding, cautious, cautious_decay, l1,
-            mask_zero, complex_moment, seed, backend.
+        common: see ``Common``: lr_scale, maximize, trainable, bounds, reset_at_bounds,
+            max_grad_norm, clip_value, clip_each, on_nonfinite, capturable, master_weights,
+            state_dtype, stochastic_rounding, cautious, mask_zero, complex_moment, seed, backend. It
+            has no cautious_decay and no l1.
 
     With ``state_dtype`` "bfloat16" or "int8" p0 is rounded too, and the distance from it is too
     long by that: leave it out where steps are short beside the parameters.

@@ -188,10 +188,10 @@ class Momentum(Optimizer):
         bias_correction: divide by 1 - beta^t, with the step's own beta, so that the first steps are
             not too small.
         weight_decay: coefficient of the L2 term, >= 0, or a function of the step number.
-        common: what every optimizer takes, see ``Common``: lr_scale, maximize, trainable, bounds,
-            reset_at_bounds, max_grad_norm, clip_value, clip_each, on_nonfinite, capturable,
-            master_weights, state_dtype, stochastic_rounding, cautious, cautious_decay, l1,
-            mask_zero, complex_moment, seed, backend.
+        common: see ``Common``: lr_scale, maximize, trainable, bounds, reset_at_bounds,
+            max_grad_norm, clip_value, clip_each, on_nonfinite, capturable, master_weights,
+            state_dtype, stochastic_rounding, cautious, l1, mask_zero, complex_moment, seed,
+            backend. It has no cautious_decay.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, and for arrays

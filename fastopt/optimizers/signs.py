@@ -30,10 +30,10 @@ class Signum(Optimizer):
         momentum: share of the average that is kept, in [0, 1), or a function of the step number;
             with 0 it is sign SGD.
         weight_decay: coefficient of the L2 term, >= 0, or a function of the step number.
-        common: what every optimizer takes, see ``Common``: lr_scale, maximize, trainable, bounds,
-            reset_at_bounds, max_grad_norm, clip_value, clip_each, on_nonfinite, capturable,
-            master_weights, state_dtype, stochastic_rounding, cautious, cautious_decay, l1,
-            mask_zero, complex_moment, seed, backend.
+        common: see ``Common``: lr_scale, maximize, trainable, bounds, reset_at_bounds,
+            max_grad_norm, clip_value, clip_each, on_nonfinite, capturable, master_weights,
+            state_dtype, stochastic_rounding, cautious, l1, mask_zero, complex_moment, seed,
+            backend. It has no cautious_decay.
 
     The parts of a complex number have a sign each.
 

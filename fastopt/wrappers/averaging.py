@@ -24,6 +24,7 @@ from fastopt.engine.extra import NOTHING, Extra, extra_of
 from fastopt.engine.policy import Outcome
 from fastopt.errors import CheckpointError
 from fastopt.optimizers.base import Around, Optimizer
+from fastopt.optimizers.schedule_free import ScheduleFree
 from fastopt.wrappers.base import CompanionArrays, Wrapper, move, zeros_beside
 
 # -------------------------------------------------------------------------------------------------
@@ -138,11 +139,13 @@ class EMA(Resumable):
         ``rebind``). Without it only what is replaced inside the tree that was given is noticed. It
         may be the optimizer that has them, so that ``opt.after_step.append(ema.update)`` will do.
 
-        Raises RuntimeError inside ``swap``, and ValueError if a parameter is no longer the array
-        that was given, or has another shape.
+        Raises RuntimeError inside ``swap``, and while a schedule-free optimizer that it follows or
+        that is handed in is in eval mode; ValueError if a parameter is no longer the array that was
+        given, or has another shape.
         """
         with self._lock:
             self._refuse_if_swapped("update")
+            self._refuse_in_eval("update", params)
             if isinstance(params, Optimizer | Wrapper):
                 params = params.params
             if params is None:
@@ -316,11 +319,12 @@ class EMA(Resumable):
         """Exchange parameters and averages, in place, for the length of a ``with`` block.
 
         They are exchanged back also if the block raises. Write nothing into them inside, and step
-        no optimizer. Raises RuntimeError inside another swap, and ValueError as ``update`` does and
+        no optimizer. Raises RuntimeError and ValueError as ``update`` does, ValueError also
         for a read-only parameter.
         """
         with self._lock:
             self._refuse_if_swapped("swap")
+            self._refuse_in_eval("swap")
             self._check_parameters()
             self._arrays.check_writeable()
             self._follow_until_begun()
@@ -365,6 +369,16 @@ class EMA(Resumable):
                         was = one.astype(other.dtype)
                         one[...] = other.astype(one.dtype)
                         other[...] = was
+
+    def _refuse_in_eval(self, what: str, given: Any = None) -> None:
+        opt = given.innermost if isinstance(given, Wrapper) else given
+        for one in (self._innermost, opt):
+            if isinstance(one, ScheduleFree) and not one.training:
+                raise RuntimeError(
+                    f"EMA: {what} while {type(one).__name__} is in eval mode, where the parameters "
+                    "are its averages x and not those of training; call opt.train() before. To "
+                    "evaluate with it no EMA is needed: x is an average already"
+                )
 
     def _refuse_if_swapped(self, what: str) -> None:
         if self._swapped:

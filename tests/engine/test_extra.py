@@ -38,6 +38,28 @@ def end_of(opt: Optimizer, params: Any) -> Any:
     return params, opt.state_dict()
 
 
+@pytest.mark.parametrize("optimizer", TAKE_A_HESSIAN)
+@pytest.mark.parametrize("kind", [np.float32, np.complex64])
+def test_advice_for_an_estimate_of_the_other_kind_leads_to_a_step(
+    optimizer: Any, kind: Any
+) -> None:
+    param, given = (
+        np.ones(2, kind),
+        np.ones(2, np.float32 if kind is np.complex64 else np.complex64),
+    )
+    opt = optimizer([param])
+    hessian = [given]
+    with pytest.raises(TypeError, match=r"^hessian\[0\] must be of a .* dtype") as caught:
+        opt.step([np.ones(2, kind)], hessian=hessian)
+    text = str(caught.value)
+    assert "gradient" not in text
+    assert "conjugate" not in text
+    advised = eval(text.rpartition(": ")[2].rstrip("."), {"hessian": hessian})
+    assert advised.tolist() == ([1 + 1j] * 2 if kind is np.complex64 else [1.0] * 2)
+    opt.step([np.ones(2, kind)], hessian=[advised])
+    assert opt.step_count == 1
+
+
 # Who takes what -----------------------------------------------------------------------------------
 
 

@@ -62,7 +62,9 @@ def test_it_is_decay_where_the_update_agrees(variant: Variant, backend: str) -> 
 @each_backend
 @pytest.mark.parametrize("variant", OTHERS, ids=str)
 def test_decay_that_is_a_part_of_the_update_is_refused(variant: Variant, backend: str) -> None:
-    with pytest.raises(ValueError, match=r"cautious_decay is for weight decay .* such as AdamW"):
+    with pytest.raises(
+        ValueError, match=r"cautious_decay is for weight decay .*(AdamW|_decay=True)"
+    ):
         variant(variant.one_parameter, backend=backend, cautious_decay=True)
 
 
@@ -128,3 +130,18 @@ def test_it_differs_between_groups_and_cannot_change(backend: str) -> None:
     assert [p.item() for p in params] == [1.25, 1.125]
     with pytest.raises(ValueError, match="cautious_decay is False in this optimizer"):
         opt.param_groups[1]["cautious_decay"] = True
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "reason"),
+    [
+        (fastopt.Momentum, "is added to the gradient. .* such as AdamW"),
+        (fastopt.Adam, "is added to the gradient. .* set decoupled_weight_decay=True"),
+        (fastopt.AdamP, "is worked out together with the update.* such as AdamW"),
+        (fastopt.SGDP, "is worked out together with the update.* such as AdamW"),
+        (fastopt.Adafactor, "is worked out together with the update.* such as AdamW"),
+    ],
+)
+def test_a_refusal_says_what_decay_there_is(optimizer: Any, reason: str) -> None:
+    with pytest.raises(ValueError, match=f"that of {optimizer.__name__} {reason}"):
+        optimizer([np.ones((2, 2))], cautious_decay=True)

@@ -513,7 +513,7 @@ BAD: dict[str, Bad] = {
     "beta3": [bad for bad in number(*FRACTIONS) if bad[0] is not None],
     "d0": number(0.0, -1),
     "d_coef": number(0.0, -1),
-    "growth_rate": [bad for bad in number(0.0, -1) if bad[0] is not math.inf],
+    "growth_rate": [bad for bad in number(0.0, -1, 0.5, 1 - 2**-53) if bad[0] is not math.inf],
     "safeguard_warmup": FLAG,
     "decoupled_weight_decay": FLAG,
     "ns_coefficients": [(1.0, TypeError), ((1.0, 2.0), TypeError), (("a", 1.0, 2.0), TypeError)],

@@ -620,3 +620,23 @@ def test_no_average_is_torn_that_is_read_while_another_thread_updates() -> None:
     finally:
         stop.set()
         thread.join()
+
+
+@pytest.mark.parametrize("optimizer", [fastopt.ScheduleFreeSGD, fastopt.ScheduleFreeAdamW])
+def test_the_averages_of_eval_mode_are_not_averaged_again(optimizer: Any) -> None:
+    params = np.ones(3)
+    opt = optimizer(params, lr=0.1)
+    ema, of_arrays = fastopt.EMA(opt), fastopt.EMA(params)
+    opt.step(np.ones(3))
+    ema.update()
+    before = ema.average.copy()
+    with opt.eval():
+        for update in (ema.update, lambda: of_arrays.update(opt)):
+            with pytest.raises(RuntimeError, match=r"eval mode.* call opt\.train\(\) before"):
+                update()
+        with pytest.raises(RuntimeError, match=r"swap while .* eval mode"), ema.swap():
+            pass
+    assert (ema.updates, of_arrays.updates) == (1, 0)
+    np.testing.assert_array_equal(ema.average, before)
+    ema.update()
+    assert ema.updates == 2
