@@ -73,10 +73,8 @@ class SOAP(Optimizer):
         normalize_grads: divide each step by its root mean square.
         correct_bias: correct m and v for their beginning at 0.
         common: what every optimizer takes, see ``Common``: lr_scale, maximize, trainable, bounds,
-            reset_at_bounds, max_grad_norm, clip_value, clip_each, on_nonfinite, capturable,
-            master_weights, state_dtype, stochastic_rounding, cautious, cautious_decay, l1,
-            mask_zero, complex_moment, seed, backend. Cautious, mask_zero, stochastic_rounding and
-            capturable are refused; state_dtype is "float64" or None.
+            reset_at_bounds, max_grad_norm, clip_value, clip_each, on_nonfinite, master_weights,
+            state_dtype, l1, seed, backend. state_dtype is "float64" or None.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, for complex

@@ -10,10 +10,12 @@ from __future__ import annotations
 import importlib
 import os
 import warnings
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any
 
+import numpy as np
 import pytest
 
 from helpers.cuda.emulation import build
@@ -41,10 +43,30 @@ def cupy_or_skip(devices: int = 1) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # CuPy warns at import of what it does not find
         cupy = importlib.import_module("cupy")
+    if not REAL:
+        solve_on_host(cupy)
     found = cupy.cuda.runtime.getDeviceCount()  # raises without any: the test fails
     if found < devices:
         pytest.skip(f"needs {devices} devices; there is {found}")
     return cupy
+
+
+def solve_on_host(cupy: Any) -> None:
+    """Let NumPy decompose and sort for CuPy: the emulated CUDA has no cuSOLVER, and no Thrust."""
+
+    def by_numpy(name: str) -> Callable[[Any], tuple[Any, ...]]:
+        def decomposed(matrices: Any) -> tuple[Any, ...]:
+            found = getattr(np.linalg, name)(cupy.asnumpy(matrices))
+            return tuple(cupy.asarray(part) for part in found)
+
+        return decomposed
+
+    def sorted_by_numpy(values: Any, axis: int | None = -1, kind: Any = None) -> Any:
+        return cupy.asarray(np.argsort(cupy.asnumpy(values), axis, kind))
+
+    for name in ("eigh", "qr"):
+        setattr(cupy.linalg, name, by_numpy(name))
+    cupy.argsort = sorted_by_numpy
 
 
 def no_waiting() -> AbstractContextManager[None]:
