@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from pathlib import Path
 
 import pytest
-
-import fastopt
-from fastopt.core.options import OPTIONS
-from fastopt.optimizers.base import Optimizer
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
@@ -18,13 +13,6 @@ PATH, CHANGES = (
     TEXT.split(f"## {title}\n")[1].split("\n## ")[0]
     for title in ("The path of a gradient", "Where do I change ...")
 )
-OPTIMIZERS = [
-    value
-    for name in fastopt.__all__
-    if inspect.isclass(value := getattr(fastopt, name))
-    and issubclass(value, Optimizer)
-    and value is not Optimizer
-]
 
 
 def test_the_path_of_a_gradient_is_as_long_as_it_says() -> None:
@@ -49,9 +37,3 @@ def test_the_files_to_change_are_there() -> None:
     roots = [ROOT, ROOT / "fastopt"]
     assert files
     assert not [file for file in files if not any((root / file).exists() for root in roots)]
-
-
-@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda optimizer: optimizer.__name__)
-def test_every_optimizer_lists_all_common_options(optimizer: type[Optimizer]) -> None:
-    said = " ".join(inspect.getdoc(optimizer).split())  # type: ignore[union-attr]  # all have one
-    assert f"see ``Common``: {', '.join(OPTIONS)}." in said
