@@ -17,7 +17,7 @@ from fastopt.backends.interface import Backend, Kernel
 from fastopt.core.arrays import Array, Extents
 from fastopt.core.buckets import Bucket, Gradients, OptimizerState
 from fastopt.core.hyperparameters import Formula, Options
-from fastopt.core.norms import total_norm
+from fastopt.core.norms import SQUARES_OVERFLOW, total_norm
 from fastopt.engine.policy import Policy, Verdict
 from fastopt.engine.scalars import Plan, Scalars
 from fastopt_kernels import Rule
@@ -62,18 +62,32 @@ class Estimates:
         return bound
 
     def judged(
-        self, bound: Sequence[tuple[int, Gradients]], policy: Policy, verdict: Verdict
+        self,
+        bound: Sequence[tuple[int, Gradients]],
+        policy: Policy,
+        verdict: Verdict,
+        scale: float,
     ) -> Verdict:
-        """Return the verdict on a step with these estimates; raise under ``"raise"``."""
+        """Return the verdict on a step with these estimates, times a scale; raise under "raise"."""
         if policy.on_nonfinite == "propagate" or not verdict.made:
             return verdict
-        if total_norm(partial(self._squares, bound)).finite:
+        measured = total_norm(partial(self._squares, bound))
+        norm = measured.value * abs(scale)
+        in_single = any(self._buckets[n].averages_squares_in_single(own) for n, own in bound)
+        too_large = in_single and norm >= SQUARES_OVERFLOW
+        if measured.finite and not too_large:
             return verdict
         if policy.on_nonfinite == "raise":
+            step_count = self._state.counts.steps.item(0)
+            if not measured.finite:
+                raise FloatingPointError(
+                    f"hessian holds NaN or infinity at step {step_count}; nothing was changed. "
+                    "on_nonfinite='skip' leaves such steps out."
+                )
             raise FloatingPointError(
-                "hessian holds NaN or infinity at step "
-                f"{self._state.counts.steps.item(0)}; nothing was changed. "
-                "on_nonfinite='skip' leaves such steps out."
+                f"hessian has a norm of {norm:.3g}, after grad_scale: it is finite, but its squares"
+                f" overflow float32 at step {step_count}; nothing was changed. Construct the "
+                "optimizer with state_dtype='float64'; on_nonfinite='skip' leaves such steps out."
             )
         return verdict._replace(made=False)
 

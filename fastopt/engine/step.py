@@ -240,7 +240,7 @@ class HostEngine:
         parts = self._parts(bound, some) if policy.measures else []
         verdict = self._judge(parts, grad_scale, policy)
         if self._estimates is not None and estimated:
-            verdict = self._estimates.judged(estimated, policy, verdict)
+            verdict = self._estimates.judged(estimated, policy, verdict, grad_scale)
         if extra.value is not None:
             value = checked_value(extra.value, None)
             verdict = judged(policy, verdict, value, self.state.counts.steps.item(0))

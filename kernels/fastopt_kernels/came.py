@@ -17,8 +17,11 @@ from fastopt_kernels.rule import ArrayRule
 
 
 def root(xp: Any, r: Any, c: Any) -> Any:
-    """Return the roots of what averages by row and by column stand for."""
-    return xp.sqrt(r / mean(xp, r, -2)) * xp.sqrt(c)
+    """Return the roots of what averages by row and by column stand for.
+
+    Of each a root of its own: their quotient may be too small for float32.
+    """
+    return xp.sqrt(r) / xp.sqrt(mean(xp, r, -2)) * xp.sqrt(c)
 
 
 def compute(

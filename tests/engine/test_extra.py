@@ -265,6 +265,41 @@ def test_an_estimate_that_is_not_finite(optimizer: Any, bad: float, backend: str
     same((params, opt.state_dict()), before)
 
 
+@each_backend
+def test_an_estimate_whose_squares_overflow(backend: str) -> None:
+    """AdaHessian averages squares of estimates, in float32 no larger than 1e19."""
+    params = numbers(0, np.float32)
+    opt = fastopt.AdaHessian(params, backend=backend, on_nonfinite="skip")
+    grads, hessian = numbers(1, np.float32), numbers(2, np.float32)
+    opt.step(grads, hessian=hessian)
+    before = {k: p.copy() for k, p in params.items()}, opt.state_dict()
+    hessian["b"][3] = 3e19
+    assert not opt.step(grads, hessian=hessian)
+    same((params, opt.state_dict()), before)
+    opt.on_nonfinite = "raise"
+    with pytest.raises(
+        FloatingPointError, match=r"hessian has a norm of 3e.19.*state_dtype='float64'"
+    ):
+        opt.step(grads, hessian=hessian)
+    same(params, before[0])
+    assert opt.step(grads, hessian=hessian, grad_scale=2.0**-10), (
+        "it is scaled before it is squared"
+    )
+    wide = fastopt.AdaHessian(params, backend=backend, on_nonfinite="raise", state_dtype="float64")
+    assert wide.step(grads, hessian=hessian)
+    assert all(np.isfinite(param).all() for param in params.values())
+
+
+@each_backend
+def test_sophia_squares_no_estimates(backend: str) -> None:
+    params = numbers(0, np.float32)
+    opt = fastopt.Sophia(params, backend=backend, on_nonfinite="raise")
+    hessian = numbers(2, np.float32)
+    hessian["b"][3] = 3e19
+    assert opt.step(numbers(1, np.float32), hessian=hessian)
+    assert all(np.isfinite(param).all() for param in params.values())
+
+
 # The same bits ------------------------------------------------------------------------------------
 
 

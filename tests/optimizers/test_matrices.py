@@ -604,3 +604,18 @@ def test_state_by_axis_stays_that_of_its_shapes(backend: str) -> None:
 def test_arrays_of_nine_axes_are_refused(backend: str) -> None:
     with pytest.raises(ValueError, match=r"SOAP: params must have at most 8 axes; got float64"):
         fastopt.SOAP(np.ones((1,) * 9), backend=backend)
+
+
+@pytest.mark.parametrize("optimizer", [fastopt.CAME, fastopt.Adafactor])
+def test_a_row_without_gradients_beside_large_ones(optimizer: Any, backend: str) -> None:
+    """In float32 the quotient of their averages is less than there is."""
+    grad = np.zeros((2, 4), np.float32)
+    grad[1] = 1e8
+    param, wide = np.ones((2, 4), np.float32), np.ones((2, 4))
+    for own, dtype in ((param, np.float32), (wide, np.float64)):
+        opt = optimizer(own, lr=0.1, backend=backend)
+        for _ in range(3):
+            opt.step(grad.astype(dtype))
+    np.testing.assert_allclose(param, wide, rtol=1e-5)
+    assert (param[0] == 1).all()
+    assert (param[1] < 1).all()
