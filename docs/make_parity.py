@@ -550,6 +550,7 @@ PO = {
     "RAdam": Peer("RAdam(params, lr=0.01, degenerated_to_sgd=True)"),
     "ScheduleFreeAdamW": Peer("ScheduleFreeAdamW(params, lr=0.01)"),
     "ScheduleFreeSGD": Peer("ScheduleFreeSGD(params, lr=0.01)"),
+    "Scion": Peer("SCION(params, lr=0.01, momentum=0.1)", BFLOAT16),
     "SGD": Peer("SGDW(params, lr=0.01)"),
     "SGDP": Peer("SGDP(params, lr=0.01, momentum=0.9)"),
     "Signum": Peer("SignSGD(params, lr=0.01)"),

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from fastopt.optimizers.factored import CAME, SM3, Adafactor
     from fastopt.optimizers.layerwise import LAMB, LARS, NovoGrad, StableAdamW
     from fastopt.optimizers.matrices import Muon, MuonWithAdamW, NorMuon
+    from fastopt.optimizers.norm_constrained import Scion
     from fastopt.optimizers.optimistic import OptimisticAdam
     from fastopt.optimizers.parameter_free import DoG, DoWG, Prodigy
     from fastopt.optimizers.polyak import MoMo, MoMoAdam
@@ -89,6 +90,7 @@ _ON_FIRST_USE = {
     "ASGD": "optimizers.averaged",
     **dict.fromkeys(["Muon", "MuonWithAdamW", "NorMuon"], "optimizers.matrices"),
     "SOAP": "optimizers.eigenbasis",
+    "Scion": "optimizers.norm_constrained",
     **dict.fromkeys(["QHAdam", "QHM"], "optimizers.quasi_hyperbolic"),
     "OptimisticAdam": "optimizers.optimistic",
     "COCOB": "optimizers.coin_betting",
@@ -171,6 +173,7 @@ __all__ = [
     "Rprop",
     "ScheduleFreeAdamW",
     "ScheduleFreeSGD",
+    "Scion",
     "Signum",
     "Sophia",
     "StableAdamW",
