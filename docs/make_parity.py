@@ -553,6 +553,7 @@ PO = {
     "Scion": Peer("SCION(params, lr=0.01, momentum=0.1)", BFLOAT16),
     "SGD": Peer("SGDW(params, lr=0.01)"),
     "SGDP": Peer("SGDP(params, lr=0.01, momentum=0.9)"),
+    "Shampoo": Peer("Shampoo(params, lr=0.01)"),
     "Signum": Peer("SignSGD(params, lr=0.01)"),
     "SM3": Peer("SM3(params, lr=0.01, momentum=0.9, eps=1e-8)"),
     "SOAP": Peer(

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from fastopt.optimizers.curvature import AdaHessian, Sophia
     from fastopt.optimizers.d_adaptation import DAdaptAdam, DAdaptSGD
     from fastopt.optimizers.dual_averaging import MADGRAD
-    from fastopt.optimizers.eigenbasis import SOAP
+    from fastopt.optimizers.eigenbasis import SOAP, Shampoo
     from fastopt.optimizers.factored import CAME, SM3, Adafactor
     from fastopt.optimizers.layerwise import LAMB, LARS, NovoGrad, StableAdamW
     from fastopt.optimizers.matrices import Muon, MuonWithAdamW, NorMuon
@@ -89,7 +89,7 @@ _ON_FIRST_USE = {
     "Rprop": "optimizers.rprop",
     "ASGD": "optimizers.averaged",
     **dict.fromkeys(["Muon", "MuonWithAdamW", "NorMuon"], "optimizers.matrices"),
-    "SOAP": "optimizers.eigenbasis",
+    **dict.fromkeys(["SOAP", "Shampoo"], "optimizers.eigenbasis"),
     "Scion": "optimizers.norm_constrained",
     **dict.fromkeys(["QHAdam", "QHM"], "optimizers.quasi_hyperbolic"),
     "OptimisticAdam": "optimizers.optimistic",
@@ -174,6 +174,7 @@ __all__ = [
     "ScheduleFreeAdamW",
     "ScheduleFreeSGD",
     "Scion",
+    "Shampoo",
     "Signum",
     "Sophia",
     "StableAdamW",

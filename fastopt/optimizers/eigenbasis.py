@@ -1,16 +1,19 @@
-"""SOAP: Adam in the eigenbasis of Shampoo's preconditioner."""
+"""Shampoo, and SOAP: Adam in the eigenbasis of Shampoo's preconditioner."""
 
 from __future__ import annotations
 
 from typing import Any, Unpack
 
 from fastopt.core.hyperparameters import (
+    BETA,
     BETAS,
     EPS,
     FRACTION,
+    POSITIVE,
     Decay,
     Flag,
     Maybe,
+    OneOf,
     Options,
     Schedulable,
     Scheduled,
@@ -20,7 +23,121 @@ from fastopt.core.hyperparameters import (
 from fastopt.core.options import Common
 from fastopt.optimizers.base import Optimizer
 from fastopt.optimizers.common import eps_alone, one_minus_power, or_guard, sqrt
-from fastopt_kernels import ArrayRule, soap
+from fastopt_kernels import ArrayRule, shampoo, soap
+
+
+class Shampoo(Optimizer):
+    """Shampoo: gradients multiplied along every axis by a root of what was seen along it.
+
+    ::
+
+        g  <- grad + weight_decay * p
+        Gk <- Gk + g_k @ g_k.T                          Gk = 0 at first
+        Rk <- (Gk + eps * 1)^-power                     at an interval, and in the first step
+        u  <- g multiplied by Rk along each axis        R0 @ g @ R1 for a matrix
+        u  <- u * |g| / |u|                             with grafting="sgd"
+        m  <- momentum * m + u                          m = 0 at first
+        p  <- p - lr * m
+
+    There is a Gk for every axis: g_k is the gradient with that axis in rows and all others in
+    columns. power is 1 / (2 * axes): 1/4 for a matrix, and 1/2 for a vector, for which this is
+    Adagrad with a whole matrix. Axes longer than ``max_precondition_dim`` have neither Gk nor Rk,
+    which take 2 * n * n numbers of state for n places; where no axis has them, and for arrays
+    without axes, steps are those of the gradient. |g| is the root of the sum of squares.
+
+    Everything is computed in the precision of the arithmetic, Rk by the eigenvalues of Gk: in
+    float32 an eps below 1e-7 of the largest eigenvalue is lost. The host decides what is
+    decomposed, on CuPy too: ``capturable`` is refused there and elsewhere, ``grad_scale`` is a
+    number, and a step with ``max_grad_norm`` or on_nonfinite="skip" waits for the device.
+
+    Args:
+        params: an array, a tree of arrays, a list of parameter groups, or ``fastopt.groups(...)``;
+            updated in place. They are real, and have at most 8 axes.
+        lr: learning rate, >= 0, in units of the parameter, or as SGD's with grafting; a number, or
+            a function of the step number (0 for the first step).
+        momentum: share of m that is kept, in [0, 1), or a function of the step number.
+        eps: added to every eigenvalue, > 0, in units of the squared gradient; or a function of the
+            step number.
+        weight_decay: coefficient of the L2 term, >= 0, or a function of the step number.
+        power: what the matrices are raised to, times -1, > 0; None: 1 / (2 * axes).
+        precondition_frequency: number of steps between roots, from 1 on.
+        max_precondition_dim: the longest axis that has matrices, from 1 on; it stays as it is.
+        grafting: "none", or "sgd": each array's step is as long as its gradient.
+        common: what every optimizer takes, see ``Common``: lr_scale, maximize, trainable, bounds,
+            reset_at_bounds, max_grad_norm, clip_value, clip_each, on_nonfinite, master_weights,
+            state_dtype, l1, seed, backend. state_dtype is "float64" or None.
+
+    Raises:
+        ValueError, TypeError: for hyperparameters out of range or of another type, for complex
+            parameters, and for arrays that cannot be updated in place.
+        numpy.linalg.LinAlgError: from a step whose eigenvalues NumPy does not find; it has changed
+            nothing.
+        BackendUnavailableError, BackendMismatchError: if the backend asked for cannot run here, or
+            does not update such arrays.
+
+    Source: Gupta et al., "Shampoo: Preconditioned Stochastic Tensor Optimization" (ICML 2018),
+    algorithm 2; the numbers are those of pytorch_optimizer 4.1 without momentum and with roots in
+    every step. At an interval it moves nothing before the first root; its momentum mixes the last
+    step into the gradient before that is preconditioned.
+    """
+
+    _checks = {
+        "momentum": BETA,
+        "eps": Schedulable(POSITIVE),
+        "power": Maybe(POSITIVE),
+        "precondition_frequency": Whole(1),
+        "max_precondition_dim": Whole(1),
+        "grafting": OneOf(("none", "sgd")),
+    }
+    _lr_scalars = ("lr",)
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Scheduled = 1e-3,
+        *,
+        momentum: Scheduled = 0.0,
+        eps: Scheduled = 1e-6,
+        weight_decay: Scheduled = 0.0,
+        power: float | None = None,
+        precondition_frequency: int = 1,
+        max_precondition_dim: int = 10000,
+        grafting: shampoo.Grafting = "none",
+        **common: Unpack[Common],
+    ) -> None:
+        super().__init__(
+            params,
+            lr=lr,
+            momentum=momentum,
+            eps=eps,
+            weight_decay=weight_decay,
+            power=power,
+            precondition_frequency=precondition_frequency,
+            max_precondition_dim=max_precondition_dim,
+            grafting=grafting,
+            **common,
+        )
+
+    @staticmethod
+    def _rule(options: Options) -> ArrayRule:
+        return shampoo.rule(options["max_precondition_dim"], options["power"], options["grafting"])
+
+    @staticmethod
+    def _scalars(options: Options, lr: Value, t: int, guard: float) -> dict[str, Value]:
+        return {
+            "momentum": options["momentum"],
+            "eps": options["eps"],
+            "lr": lr,
+            "refresh": float((t - 1) % options["precondition_frequency"] == 0),
+        }
+
+    @staticmethod
+    def _smallest_denominator(options: Options) -> Value:
+        return sqrt(options["eps"])
+
+    @staticmethod
+    def _check_array(path: str, shape: tuple[int, ...], dtype: str) -> None:
+        SOAP._check_array(path, shape, dtype)
 
 
 class SOAP(Optimizer):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,7 @@ def every(step: int, array: Array) -> Array:
 
 
 LAYOUTS: dict[str, Callable[[Array], Array]] = {
-    "fortran": np.asfortranarray,
+    "fortran": partial(np.array, order="F"),  # asfortranarray makes numbers vectors
     "every_second": lambda a: every(2, np.kron(a, np.ones((2,) * a.ndim, a.dtype))),
     "reversed": lambda a: every(-1, every(-1, a).copy()),
     "transposed": lambda a: a.T.copy().T,

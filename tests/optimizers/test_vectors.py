@@ -21,12 +21,13 @@ from helpers.vectors import (
 
 NOT_IN_FLOAT32 = {
     "prodigy.tiny",
+    "shampoo.default",
     *(f"cautious.cautious{case}" for case in ("", "_odd")),
     *(f"cautious_decay.cautious_decay{case}" for case in ("_dense", "_long", "_odd")),
 }
-"""Squares that float32 does not hold; steps that vanish beside the parameter, so that they agree
-with no gradient and count among those that do not, or are no step against the parameter's decay. In
-float64 all are as recorded."""
+"""Squares that float32 does not hold, and eigenvalues that it does not see beside others; steps
+that vanish beside the parameter, so that they agree with no gradient and count among those that do
+not, or are no step against the parameter's decay. In float64 all are as recorded."""
 
 
 LAST = CPU_BACKENDS[-1]
