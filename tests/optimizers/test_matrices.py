@@ -534,11 +534,13 @@ def test_a_rule_with_decisions_by_no_scalar_is_refused(backend: str) -> None:
         dataclasses.replace(right, decisions=("q",))
 
 
-@pytest.mark.parametrize(("what", "at"), [("eigh", 0), ("qr", 2)])
+@pytest.mark.parametrize(  # both at the steps 2, 4, ... from 0
+    ("name", "what", "at"), [("soap", "eigh", 0), ("soap", "qr", 2), ("shampoo", "eigh", 2)]
+)
 def test_a_decomposition_that_fails_changes_nothing(
-    what: str, at: int, backend: str, monkeypatch: pytest.MonkeyPatch
+    name: str, what: str, at: int, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    variant = next(v for v in OF_MATRICES if v.name == "soap")  # at the steps 2, 4, ... from 0
+    variant = next(v for v in OF_MATRICES if v.name == name)
     params, opt = run(variant, backend, at)
     expected, plain = run(variant, backend, at)
     before, calls = everything(params, opt), []
