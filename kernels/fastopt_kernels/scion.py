@@ -20,6 +20,7 @@ from functools import cache
 from math import prod, sqrt
 from typing import Any, Literal
 
+from fastopt_kernels.adafactor import rms
 from fastopt_kernels.muon import orthogonalized
 from fastopt_kernels.rule import ArrayRule
 
@@ -39,9 +40,7 @@ def direction(xp: Any, m: Any, norm: Norm, scalars: Mapping[str, Any], iteration
     norm = norm_of(norm, len(shape))
     real, eps = m.dtype.type, scalars["eps"]
     if norm == "rms":
-        size = m.reshape(len(m), prod(shape))
-        mean = xp.sum(size * size, axis=-1) / real(max(prod(shape), 1))
-        return m / (xp.sqrt(mean).reshape(-1, *[1] * len(shape)) + eps)
+        return m / (rms(xp, m) + eps)
     rows, columns, second = prod(shape[:1]), prod(shape[1:]), prod(shape[1:2])
     if norm == "sign":
         return xp.sign(m) / real(max(columns, 1))

@@ -16,21 +16,10 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any, Literal
 
-from fastopt_kernels.rule import ArrayRule, Shape
-from fastopt_kernels.soap import AXES, along, products
+from fastopt_kernels.rule import ArrayRule
+from fastopt_kernels.soap import AXES, along, products, square_of
 
 Grafting = Literal["none", "sgd"]
-
-
-@cache
-def square_of(axis: int, longest: int) -> Any:
-    """Return what gives the shape of an axis's matrices; None where it has none."""
-
-    def shape_of(shape: Shape) -> Shape | None:
-        has_one = axis < len(shape) and shape[axis] <= longest
-        return (shape[axis], shape[axis]) if has_one else None
-
-    return shape_of
 
 
 def root_of(xp: Any, gram: Any, eps: Any, power: float) -> Any:
@@ -42,8 +31,7 @@ def root_of(xp: Any, gram: Any, eps: Any, power: float) -> Any:
 
 def length(xp: Any, values: Any) -> Any:
     """Return the root of the sum of squares of every array; the first axis counts."""
-    axes = tuple(range(1, values.ndim))
-    return xp.sqrt(xp.sum(values * values, axis=axes, keepdims=True)) if axes else xp.abs(values)
+    return xp.sqrt(xp.sum(values * values, axis=tuple(range(1, values.ndim)), keepdims=True))
 
 
 def compute(
@@ -76,7 +64,7 @@ def compute(
 def rule(longest: int, power: float | None, grafting: Grafting) -> ArrayRule:
     """Return the rule that leaves longer axes alone, with this power and grafting."""
     grams, roots = ([f"{name}{k}" for k in range(AXES)] for name in ("gram", "root"))
-    squares = [square_of(k, longest) for k in range(AXES)]
+    squares = [square_of(k, longest, 1) for k in range(AXES)]
     return ArrayRule(
         name="shampoo",
         state=("m", *grams, *roots),

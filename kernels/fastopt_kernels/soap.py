@@ -32,11 +32,14 @@ AXES = 8
 
 
 @cache
-def square_of(axis: int, longest: int) -> Callable[[Shape], Shape | None]:
-    """Return what gives the shape of an axis's matrices; None where it has none."""
+def square_of(axis: int, longest: int, fewest: int) -> Callable[[Shape], Shape | None]:
+    """Return what gives the shape of an axis's matrices; None where it has none.
+
+    That is where it is longer than ``longest``, or there are not so many axes as ``fewest``.
+    """
 
     def shape_of(shape: Shape) -> Shape | None:
-        has_one = len(shape) > 1 and axis < len(shape) and shape[axis] <= longest
+        has_one = len(shape) >= fewest and axis < len(shape) and shape[axis] <= longest
         return (shape[axis], shape[axis]) if has_one else None
 
     return shape_of
@@ -107,7 +110,7 @@ def compute(
 def rule(longest: int, normalized: bool) -> ArrayRule:
     """Return the rule that leaves longer axes alone, and normalizes its steps or not."""
     grams, bases = ([f"{name}{k}" for k in range(AXES)] for name in ("gram", "basis"))
-    squares = [square_of(k, longest) for k in range(AXES)]
+    squares = [square_of(k, longest, 2) for k in range(AXES)]
     return ArrayRule(
         name="soap",
         state=("m", "v", *grams, *bases),
