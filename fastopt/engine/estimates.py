@@ -17,8 +17,8 @@ from fastopt.backends.interface import Backend, Kernel
 from fastopt.core.arrays import Array, Extents
 from fastopt.core.buckets import Bucket, Gradients, OptimizerState
 from fastopt.core.hyperparameters import Formula, Options
-from fastopt.core.norms import SQUARES_OVERFLOW, total_norm
-from fastopt.engine.policy import Policy, Verdict
+from fastopt.core.norms import total_norm
+from fastopt.engine.policy import Policy, Verdict, judge
 from fastopt.engine.scalars import Plan, Scalars
 from fastopt_kernels import Rule
 
@@ -71,23 +71,22 @@ class Estimates:
         """Return the verdict on a step with these estimates, times a scale; raise under "raise"."""
         if policy.on_nonfinite == "propagate" or not verdict.made:
             return verdict
-        measured = total_norm(partial(self._squares, bound))
-        norm = measured.value * abs(scale)
         in_single = any(self._buckets[n].averages_squares_in_single(own) for n, own in bound)
-        too_large = in_single and norm >= SQUARES_OVERFLOW
-        if measured.finite and not too_large:
+        unclipped = policy._replace(max_grad_norm=None)
+        found = judge(unclipped, total_norm(partial(self._squares, bound)), scale, in_single)
+        if found.made:
             return verdict
         if policy.on_nonfinite == "raise":
             step_count = self._state.counts.steps.item(0)
-            if not measured.finite:
+            if not found.finite:
                 raise FloatingPointError(
                     f"hessian holds NaN or infinity at step {step_count}; nothing was changed. "
                     "on_nonfinite='skip' leaves such steps out."
                 )
             raise FloatingPointError(
-                f"hessian has a norm of {norm:.3g}, after grad_scale: it is finite, but its squares"
-                f" overflow float32 at step {step_count}; nothing was changed. Construct the "
-                "optimizer with state_dtype='float64'; on_nonfinite='skip' leaves such steps out."
+                f"hessian has a norm of {found.norm:.3g}, after grad_scale: it is finite, but its "
+                f"squares overflow float32 at step {step_count}; nothing was changed. Construct "
+                "the optimizer with state_dtype='float64'; on_nonfinite='skip' leaves such steps out."
             )
         return verdict._replace(made=False)
 

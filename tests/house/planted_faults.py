@@ -349,7 +349,7 @@ FAULTS = (
     Fault(
         "rows_take_the_state_of_the_first_table",
         NUMBA,
-        '        by_name["OFFSET"] += self._offsets[place]\n',
+        '        by_name["OFFSET"] += parameter.offset\n',
         "",
         ("tests/engine/test_rows.py::test_tables_side_by_side_are_as_each_alone",),
     ),

@@ -116,6 +116,7 @@ class NumbaKernel:
         compare = _header_comparison()
         parameters, spec, arena = bucket.parameters, bucket.spec, bucket.arena
         self._real = spec.real
+        self._parameters = parameters
         self._params = [parameter.flat for parameter in parameters]  # keeps their addresses good
         self._sizes = [param.size for param in self._params]
         lines = {
@@ -160,13 +161,6 @@ class NumbaKernel:
             for given in spec.readable
         ]
         self._only = self._per_dtype[0] if len(self._per_dtype) == 1 else None
-        self._offsets = lines["OFFSET"]
-        self._with_whole_rows = {
-            place
-            for place, one in enumerate(parameters)
-            if one.layout.plain and not one.copied and not spec.members
-        }
-        """Which parameters' rows stand one after another."""
         self._norm: tuple[Array, Array] | None = None
         self._sums: dict[tuple[int, np.dtype[Any]], tuple[_Job, Array]] = {}
         self._words = words
@@ -307,16 +301,17 @@ class NumbaKernel:
         scale: float,
     ) -> Callable[[], None] | None:
         """Return what updates some rows where they stand, as so many parameters of another job."""
-        param, grad = self._params[place], gradients.arrays[0]
-        if place not in self._with_whole_rows or grad is None or not grad.size:
+        parameter, grad = self._parameters[place], gradients.arrays[0]
+        in_rows = parameter.layout.plain and self._members is None
+        if not in_rows or parameter.copied or grad is None or not grad.size:
             return None
         width = grad.size // len(rows)
         leaves = np.zeros((len(LEAF_LINES), len(rows)), np.int64)
         by_name = dict(zip(LEAF_LINES, leaves, strict=True))
         np.multiply(rows, width, out=by_name["OFFSET"])
-        np.multiply(by_name["OFFSET"], param.itemsize, out=by_name["PARAM"])
-        by_name["OFFSET"] += self._offsets[place]
-        by_name["PARAM"] += arrays.address(param)
+        np.multiply(by_name["OFFSET"], parameter.flat.itemsize, out=by_name["PARAM"])
+        by_name["OFFSET"] += parameter.offset
+        by_name["PARAM"] += arrays.address(parameter.flat)
         step = width * grad.itemsize
         by_name["GRAD"][:] = arrays.address(grad) + np.arange(0, step * len(rows), step)
         chunks = _chunks([width] * len(rows), CHUNK)
