@@ -85,8 +85,9 @@ class Estimates:
                 )
             raise FloatingPointError(
                 f"hessian has a norm of {found.norm:.3g}, after grad_scale: it is finite, but its "
-                f"squares overflow float32 at step {step_count}; nothing was changed. Construct "
-                "the optimizer with state_dtype='float64'; on_nonfinite='skip' leaves such steps out."
+                f"squares overflow float32 at step {step_count}; nothing was changed. "
+                "Construct the optimizer with state_dtype='float64'; on_nonfinite='skip' leaves "
+                "such steps out."
             )
         return verdict._replace(made=False)
 
