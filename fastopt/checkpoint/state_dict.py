@@ -552,9 +552,66 @@ def collect_state(name: str, state: OptimizerState, policy: Mapping[str, Any]) -
         "groups": collected(state),
         "state": entries,
         **memory,
+        **_missed(state),
         "policy": dict(policy),
         **({"described": described} if any(described) else {}),
     }
+
+
+def _missed(state: OptimizerState) -> dict[str, Any]:
+    """Return how many steps each member has missed that others made, if any has."""
+    members = state.counts.members
+    if members is None or not members.apart:
+        return {}
+    by_name = {
+        parameter.leaf.name: row.copy()
+        for bucket in state.buckets
+        if bucket.missed is not None
+        for parameter, row in zip(bucket.parameters, bucket.missed, strict=True)
+    }
+    return {"missed": {"steps": members.missed.copy(), "state": by_name}}
+
+
+def _missed_restorer(state: OptimizerState, saved: Mapping[str, Any]) -> Callable[[], None]:
+    """Look at what a state_dict says of missed steps; return what takes it over."""
+    members, missed = state.counts.members, saved.get("missed")
+    if missed is not None and members is None:
+        raise CheckpointError(
+            "the state is of members that have made different steps; construct the optimizer with "
+            "members="
+        )
+    found = {} if missed is None else missed
+    if not isinstance(found, Mapping) or not isinstance(found.get("state", {}), Mapping):
+        raise CheckpointError(f"missed must be a dict of steps and state; got {missed!r:.200}")
+    known = [p.leaf.name for bucket in state.buckets for p in bucket.parameters]
+    by_name = {name: found.get("state", {}).get(name) for name in known}
+    every = {"steps": found.get("steps"), **by_name}
+    count = 0 if members is None else len(members.missed)
+    for name, steps in every.items():
+        if steps is not None and not _are_counts(steps, count):
+            raise CheckpointError(
+                f"missed: {name} must be {count} whole numbers from 0 on, one for each member; got "
+                f"{steps!r:.200}"
+            )
+
+    def commit() -> None:
+        if members is None:
+            return
+        members.missed[:] = 0 if every["steps"] is None else every["steps"]
+        for bucket in state.buckets:
+            bucket.missed = None
+            if members.apart:
+                bucket.allow_misses()
+            for index, parameter in enumerate(bucket.parameters):
+                if members.apart and (steps := by_name[parameter.leaf.name]) is not None:
+                    bucket.miss(index, np.asarray(steps))
+
+    return commit
+
+
+def _are_counts(steps: Any, count: int) -> bool:
+    given = np.asarray(steps)
+    return given.shape == (count,) and given.dtype.kind in "iu" and bool((given >= 0).all())
 
 
 def state_restorer(
@@ -597,10 +654,12 @@ def state_restorer(
             f"{mismatches[0]}. State is never reshaped, and cast only with convert=True."
         )
     differences += Differences(mismatched=tuple(mismatches))
+    missed = _missed_restorer(state, saved)
 
     def commit() -> None:
         with Deferred():
             put(writes)
+            missed()
             for bucket, index, count in counts:
                 bucket.set_step(index, count)
             settings()

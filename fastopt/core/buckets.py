@@ -550,7 +550,9 @@ class Bucket:
     steps: Array
     memory: Array
     steps_equal: bool = True
-    """Whether all parameters have made the same number of steps."""
+    """Whether all parameters have made the same number of steps, and all members of them too."""
+    missed: Array | None = None
+    """Of each parameter how many of its steps each member has missed; None: none has any."""
 
     @classmethod
     def of(
@@ -631,6 +633,8 @@ class Bucket:
         rule = self.rule
         self.arena.take(parameter, source.arena, before, rule.signed, keep, rule.places)
         self.memory[index] = source.memory[its]
+        if source.missed is not None:
+            self.miss(index, source.missed[its])
         self.set_step(index, int(source.steps[its]))
 
     @property
@@ -690,12 +694,27 @@ class Bucket:
         """Add to the step counts of some parameters (None: all)."""
         self.steps[slice(None) if active is None else active] += steps
         if active is not None or not self.steps_equal:
-            self.steps_equal = bool((self.steps == self.steps[0]).all())
+            self._compare_steps()
+
+    def _compare_steps(self) -> None:
+        self.steps_equal = self.missed is None and bool((self.steps == self.steps[0]).all())
 
     def set_step(self, index: int, step: int) -> None:
         """Set one parameter's step count."""
         self.steps[index] = step
-        self.steps_equal = bool((self.steps == self.steps[0]).all())
+        self._compare_steps()
+
+    def miss(self, index: int, steps: Array) -> None:
+        """Add to how many of one parameter's steps each member has missed."""
+        self.allow_misses()
+        assert self.missed is not None
+        self.missed[index] += steps
+
+    def allow_misses(self) -> None:
+        """Count from now on for each member apart which steps it has missed."""
+        if self.missed is None:
+            self.missed = np.zeros((len(self.parameters), self.members or 1), np.int64)
+            self.steps_equal = False
 
     def averages_squares_in_single(self, gradients: Gradients) -> bool:
         """Return whether float32 averages squares of these gradients, where large ones overflow."""
@@ -746,14 +765,46 @@ NOT_MEASURED = -1.0
 
 
 @dataclass(eq=False)
+class MemberCounts:
+    """What is counted of each member: steps that it missed and others made; all it skipped.
+
+    ``norms`` are those of the last step's gradients; None if they were not measured.
+    """
+
+    missed: Array
+    skipped: Array
+    norms: Array | None = None
+
+    @classmethod
+    def of(cls, members: int) -> MemberCounts:
+        """Return counts that are all 0."""
+        return cls(np.zeros(members, np.int64), np.zeros(members, np.int64))
+
+    @property
+    def apart(self) -> bool:
+        """Whether members have made different steps."""
+        return bool(self.missed.any())
+
+
+@dataclass(eq=False)
 class Counts:
-    """What is counted over all parameters: the steps made, those skipped; the last norm."""
+    """What is counted over all parameters: the steps made, those skipped; the last norm.
+
+    ``members`` is what is counted of each of them, if there are any.
+    """
 
     steps: Array = field(default_factory=lambda: np.zeros(1, np.int64))
     """Steps made: an array of one number, where compiled code can reach it."""
     skipped: int = 0
     norm: Array = field(default_factory=lambda: np.full(1, NOT_MEASURED))
     """The norm of the last step's gradients, likewise an array; NOT_MEASURED if there is none."""
+    members: MemberCounts | None = None
+
+    @property
+    def made(self) -> Any:
+        """The steps made; with members, an array of those of each."""
+        steps = int(self.steps[0])
+        return steps if self.members is None else steps - self.members.missed
 
     @property
     def grad_norm(self) -> float | None:
@@ -764,6 +815,12 @@ class Counts:
     @grad_norm.setter
     def grad_norm(self, norm: float | None) -> None:
         self.norm[0] = NOT_MEASURED if norm is None else norm
+
+    def forget_norm(self) -> None:
+        """No norm has been measured."""
+        self.grad_norm = None
+        if self.members is not None:
+            self.members.norms = None
 
 
 @dataclass(eq=False)

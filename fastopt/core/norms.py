@@ -70,6 +70,73 @@ def total_norm(squares: Squares) -> Norm:
     return Norm(math.sqrt(total) * unit, math.isfinite(total))
 
 
+def norms_by_member(given: Sequence[Array | None], sizes: Sequence[int]) -> tuple[Array, Array]:
+    """Return the norm of each member's gradients, and whether all of their elements are finite.
+
+    ``given`` are arrays of shape (members, n) of real numbers, None for a missing one of n numbers
+    (``sizes``). Each norm has the bits that the gradients of this member alone have as a step's.
+    """
+    there = next(grad for grad in given if grad is not None)
+
+    def total(factor: float) -> Array:
+        columns = [
+            _tiles_by_member(grad, size, factor) for grad, size in zip(given, sizes, strict=True)
+        ]
+        return _totals_by_member([one for one in columns if one is not None], len(there))
+
+    with arrays.on_device_of(there), np.errstate(all="ignore"):
+        totals, units = arrays.on_host(total(1.0)), np.ones(len(there))
+        for factor, beyond in ((SMALLER, totals == np.inf), (1.0 / SMALLER, totals < TOO_SMALL)):
+            if beyond.any():
+                totals = np.where(beyond, arrays.on_host(total(factor)), totals)
+                units[beyond] = 1.0 / factor
+        return np.sqrt(totals) * units, np.isfinite(totals)
+
+
+def _tiles_by_member(grad: Array | None, size: int, factor: float) -> Array | int | None:
+    """Return the sums of squares of (factor * gradient) by tiles, a row for each member.
+
+    Of a missing gradient the number of its tiles, whose sums are 0; None if there are none.
+    """
+    tiles = -(-size // TILE)
+    if grad is None or not tiles:
+        return tiles or None
+    xp = arrays.namespace_of(grad)
+    # Lanes that hold nothing add zeros, which changes no sum: shorter tiles leave them out.
+    longest = min(TILE, size)
+    lanes = min(LANES, 1 << (longest - 1).bit_length())
+    rows = -(-longest // lanes)
+    batch = HOST_BATCH if arrays.kind(grad) == "numpy" else DEVICE_BATCH
+    most = max(batch // (tiles * rows * lanes), 1)
+    found = []
+    for first in range(0, len(grad), most):
+        part = grad[first : first + most]
+        values: Array = xp.zeros((len(part), tiles * rows * lanes))
+        values[:, :size] = part
+        values *= factor
+        values *= values
+        sums = lane_sums(values.reshape(len(part) * tiles, rows, lanes))
+        found.append(sums.reshape(len(part), tiles))
+    return found[0] if len(found) == 1 else xp.concatenate(found)
+
+
+def _totals_by_member(tiles: Sequence[Array | int], members: int) -> Array:
+    """Return the sum of all tiles of each member, in the order of ``total_of``."""
+    count = sum(one if isinstance(one, int) else one.shape[1] for one in tiles)
+    xp = next((arrays.namespace_of(one) for one in tiles if not isinstance(one, int)), np)
+    padded: Array = xp.zeros((members, -(-count // LANES) * LANES))
+    at = 0
+    for one in tiles:
+        if isinstance(one, int):
+            at += one
+        else:
+            padded[:, at : at + one.shape[1]] = one
+            at += one.shape[1]
+    if not count:
+        return padded.sum(axis=1)  # type: ignore[no-any-return]
+    return lane_sums(padded.reshape(members, -1, LANES))
+
+
 def array_norms(
     sizes: Sequence[int], squares: Callable[[float], Array], real: np.dtype[Any]
 ) -> list[float]:
@@ -102,7 +169,10 @@ def total_of(parts: Iterable[Array]) -> float:
 
 
 def lane_sums(rows: Array) -> Array:
-    """Return the sum of each tile; ``rows`` has the shape (tiles, rows, LANES)."""
+    """Return the sum of each tile; ``rows`` has the shape (tiles, rows, lanes).
+
+    There are LANES lanes, or a smaller power of two where all others hold zeros.
+    """
     if arrays.kind(rows) == "numpy":
         # One row after another, as the last axis stands closest in memory.
         lanes = rows.sum(axis=1)
@@ -110,7 +180,7 @@ def lane_sums(rows: Array) -> Array:
         lanes = rows[:, 0]  # CuPy's sum has an order of its own
         for number in range(1, rows.shape[1]):
             lanes = lanes + rows[:, number]
-    width = LANES // 2
+    width = rows.shape[2] // 2
     while width:
         lanes = lanes[:, :width] + lanes[:, width : 2 * width]
         width //= 2

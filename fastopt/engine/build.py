@@ -16,7 +16,14 @@ from fastopt import backends
 from fastopt.backends.interface import Backend
 from fastopt.core import arrays, hyperparameters
 from fastopt.core.arrays import Array, check_apart
-from fastopt.core.buckets import Bucket, OptimizerState, memory_names, own_shapes
+from fastopt.core.buckets import (
+    Bucket,
+    Counts,
+    MemberCounts,
+    OptimizerState,
+    memory_names,
+    own_shapes,
+)
 from fastopt.core.denormals import smallest_eps
 from fastopt.core.dtypes import (
     BOUNDS,
@@ -88,7 +95,8 @@ def assemble(
     refuse_empty(tree, formula.__name__)
     backend = backends.for_leaves(tree.leaves, made_with.asked)
     check_parameters(formula, tree, made_with.members)
-    state = OptimizerState(formula, tree, groups, [])
+    members = None if made_with.members is None else MemberCounts.of(made_with.members)
+    state = OptimizerState(formula, tree, groups, [], Counts(members=members))
     for number in range(len(groups)):
         state.buckets += new_buckets(state, number, backend, made_with)
         watch(state, number)

@@ -176,13 +176,14 @@ class DeviceOutcome(Outcome):
     def made(self) -> bool:
         """Whether the step was made."""
         self._fetch()
-        return self._made
+        return bool(self._made)
 
     @property
     def grad_norm(self) -> float | None:
         """The norm of all gradients before clipping; None where nothing asked for it."""
         self._fetch()
-        return self._grad_norm
+        norm: float | None = self._grad_norm
+        return norm
 
     @property
     def control(self) -> Control:
@@ -248,6 +249,11 @@ class DeviceEngine(HostEngine):
         on_device = arrays.kind(grad_scale) == "cupy"
         if extra.hessian is not None:
             self._refuse_on_host("a hessian", on_device)
+            self._continue_on_host()
+            return super().step(grads, grad_scale, policy, extra)
+        members = self.state.counts.members
+        if members is not None and (policy.measures or members.apart):
+            self._refuse_on_host("members that are judged by themselves", on_device)
             self._continue_on_host()
             return super().step(grads, grad_scale, policy, extra)
         scaled_there = on_device and policy.on_nonfinite != "raise" and not self._host_decides

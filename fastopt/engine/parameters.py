@@ -6,7 +6,7 @@ Everything is checked before anything changes.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from operator import is_
 from typing import Any, NamedTuple
 
@@ -14,7 +14,8 @@ import numpy as np
 
 from fastopt.core import arrays
 from fastopt.core.arrays import Array
-from fastopt.core.buckets import Bucket, OptimizerState, own_shapes
+from fastopt.core.buckets import Bucket, MemberCounts, OptimizerState, own_shapes
+from fastopt.core.hyperparameters import ElementScales
 from fastopt.core.param_groups import GivenGroup, ParamGroup, ParamGroups, shown, tree_of
 from fastopt.core.signals import Deferred
 from fastopt.core.tree import Leaf, Tree
@@ -278,6 +279,89 @@ def _by_position(buckets: list[Bucket]) -> dict[int, tuple[Bucket, int]]:
         for bucket in buckets
         for index, position in enumerate(bucket.positions)
     }
+
+
+# -------------------------------------------------------------------------------------------------
+# Some of the members.
+
+
+def kept_members(members: int | None, indices: Any, owner: str) -> Array:
+    """Return the numbers of the members that are kept, in host memory; ValueError for others."""
+    if members is None:
+        raise ValueError(
+            f"{owner}.select keeps some of the members, and this optimizer has none; construct it "
+            "with members="
+        )
+    rows = np.asarray(arrays.on_host(indices) if arrays.kind(indices) == "cupy" else indices)
+    if rows.dtype == bool and rows.shape == (members,):
+        rows = np.flatnonzero(rows)
+    good = rows.ndim == 1 and rows.size > 0 and rows.dtype.kind in "iu"
+    if not good or rows.min() < -members or rows.max() >= members:
+        raise ValueError(
+            f"select takes the numbers of the members to keep, at least one, each from {-members} "
+            f"to {members - 1}, or a mask of {members} truth values; got {indices!r:.200}"
+        )
+    return np.where(rows < 0, rows + members, rows)
+
+
+def of_members(copied: dict[str, Any], rows: Array) -> dict[str, Any]:
+    """Return what a copy of an optimizer is made of, with some of its members alone."""
+    made_with = Construction(*copied["made_with"])
+    skipped, norm, counts = copied["counts"]
+    assert made_with.members is not None
+    count = made_with.members
+
+    def some(value: Any) -> Any:
+        return _some(value, count, rows)
+
+    kept = MemberCounts(*map(some, (counts.missed, counts.skipped, counts.norms)))
+    tree = Tree(copied["params"], copied["grouped"])
+    params = tree.nest(leaf.array if leaf.is_counter else some(leaf.array) for leaf in tree.leaves)
+    saved = copied["saved"]
+    return {
+        **copied,
+        "params": params,
+        "groups": [(*where, some(plain), owner) for *where, plain, owner in copied["groups"]],
+        "made_with": tuple(
+            made_with._replace(defaults=some(made_with.defaults), members=len(rows))
+        ),
+        "counts": (skipped, norm, kept),
+        "saved": {
+            **saved,
+            "groups": some(saved["groups"]),
+            "state": some(saved["state"]),
+            **({"missed": some(saved["missed"])} if "missed" in saved else {}),
+        },
+    }
+
+
+def _some(value: Any, count: int, rows: Array) -> Any:
+    """Return a value with what stands there of each of so many members for some of them."""
+    if arrays.kind(value) is not None:
+        if value.shape[:1] != (count,):
+            return value
+        with arrays.on_device_of(value):
+            return value[arrays.like(rows, value)]
+    if isinstance(value, ElementScales):
+        return ElementScales(_some(value.given, count, rows))
+    if isinstance(value, Mapping):
+        return {name: _some(one, count, rows) for name, one in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_some(one, count, rows) for one in value)
+    if callable(value):
+        return OfSome(value, count, rows)
+    return value
+
+
+class OfSome:
+    """A schedule of which some members are left."""
+
+    def __init__(self, schedule: Callable[[int], Any], count: int, rows: Array) -> None:
+        self.schedule, self.count, self.rows = schedule, count, rows
+
+    def __call__(self, step: int) -> Any:
+        """Return the values of these members, or what all have together."""
+        return _some(self.schedule(step), self.count, self.rows)
 
 
 # -------------------------------------------------------------------------------------------------

@@ -9,9 +9,12 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple, cast, get_args
 
+import numpy as np
+
 from fastopt.core import arrays
+from fastopt.core.arrays import Array
 from fastopt.core.hyperparameters import FINITE, POSITIVE_OR_INF, OneOf
-from fastopt.core.norms import SQUARES_OVERFLOW, Norm, clip_factor
+from fastopt.core.norms import CLIP_EPS, SQUARES_OVERFLOW, Norm, clip_factor
 from fastopt.core.options import NonfinitePolicy
 
 _POLICIES = OneOf(get_args(NonfinitePolicy))
@@ -61,14 +64,28 @@ def checked_policy(name: str, value: Any, capturable: bool) -> NonfinitePolicy:
     return checked
 
 
+class EachMember(NamedTuple):
+    """Of each member whether its step is made, what multiplies its gradients, and their norm."""
+
+    made: Array
+    scale: Array
+    norm: Array
+    finite: Array
+
+
 class Verdict(NamedTuple):
-    """Whether a step is made, what multiplies its gradients, and their norm (None: unknown)."""
+    """Whether a step is made, what multiplies its gradients, and their norm (None: unknown).
+
+    Where there are members that are judged by themselves, ``each`` says it of each of them, the
+    step is made if that of any is, and gradients have been multiplied by what ``each`` says.
+    """
 
     made: bool
     scale: float
     norm: float | None
     finite: bool = True
     """Whether all elements of all gradients are."""
+    each: EachMember | None = None
 
 
 def judge(policy: Policy, measured: Norm, grad_scale: float, in_single: bool) -> Verdict:
@@ -89,8 +106,28 @@ def judge(policy: Policy, measured: Norm, grad_scale: float, in_single: bool) ->
     return Verdict(not too_large, grad_scale * factor, norm)
 
 
+def judge_members(
+    policy: Policy, norms: Array, finite: Array, grad_scale: float, in_single: bool
+) -> Verdict:
+    """Judge the gradients of each member by their norms, as ``judge`` does those of a step."""
+    looks, limit = policy.on_nonfinite != "propagate", policy.max_grad_norm
+    with np.errstate(all="ignore"):
+        norms = norms * abs(grad_scale)
+        factors = np.ones(len(norms))
+        if limit is not None and limit != math.inf:
+            factors = limit / (norms + CLIP_EPS)
+            factors[factors > 1.0] = 1.0
+        made = np.ones(len(norms), bool)
+        if looks:
+            made = finite.copy()
+            if in_single:
+                made &= ~(norms * factors >= SQUARES_OVERFLOW)
+    each = EachMember(made, grad_scale * factors, norms, finite)
+    return Verdict(bool(made.any()), 1.0, None, bool(finite.all()), each)
+
+
 class Outcome:
-    """What became of a step: its truth value is ``made``.
+    """What became of a step: its truth value is ``made``, with members that all of them made it.
 
     Attributes are fetched when they are read where a device decided on the step.
     """
@@ -99,31 +136,41 @@ class Outcome:
 
     __hash__ = None  # type: ignore[assignment]  # it is equal to a bool, which a device may know
 
-    def __init__(self, made: bool, grad_norm: float | None = None) -> None:
+    def __init__(self, made: Any, grad_norm: Any = None) -> None:
         self._made = made
         self._grad_norm = grad_norm
 
     @property
     def made(self) -> bool:
-        """Whether the step was made; False if it was skipped (``on_nonfinite="skip"``)."""
-        return self._made
+        """Whether the step was made; False if it was skipped (``on_nonfinite="skip"``).
+
+        With members, an array of one truth value for each of them.
+        """
+        return self._made  # type: ignore[no-any-return]
 
     @property
     def grad_norm(self) -> float | None:
-        """The norm of all gradients before clipping; None where nothing asked for it."""
-        return self._grad_norm
+        """The norm of all gradients before clipping; None where nothing asked for it.
+
+        With members, an array of the norm of each of them.
+        """
+        return self._grad_norm  # type: ignore[no-any-return]
 
     def __bool__(self) -> bool:
-        return self.made
+        made: Any = self.made
+        return bool(made.all()) if isinstance(made, np.ndarray) else bool(made)
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, bool | Outcome):
-            return self.made == bool(other)
+            return bool(self) == bool(other)
         return NotImplemented
 
     def __repr__(self) -> str:
+        made: Any = self.made
+        if isinstance(made, np.ndarray):
+            return f"<Outcome: made for {np.count_nonzero(made)} of {len(made)} members>"
         norm = "" if self.grad_norm is None else f", grad_norm={self.grad_norm:.6g}"
-        return f"<Outcome: {'made' if self.made else 'skipped'}{norm}>"
+        return f"<Outcome: {'made' if made else 'skipped'}{norm}>"
 
 
 MADE = Outcome(True)

@@ -70,19 +70,20 @@ class Rows:
         """
         run = kernel.of_rows(self.place, self.rows, self.gradients, scalars, scale)
         if run is None:
-            self._copy(back=False)
+            self.copy(back=False)
             self.kernel.update(self.gradients, [scalars], None, scale)
 
         def write() -> None:
             if run is None:
-                self._copy(back=True)
+                self.copy(back=True)
             else:
                 run()
             self.whole.advance([self.place], 1)
 
         return write
 
-    def _copy(self, back: bool) -> None:
+    def copy(self, back: bool) -> None:
+        """Copy parameter and state to the bucket of the rows, or back."""
         own, parameter = self.bucket.parameters[0], self.whole.parameters[self.place]
         pairs = [(own.leaf.array, parameter.leaf.array)]
         of_whole = self.whole.arena.rows

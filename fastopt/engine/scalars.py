@@ -53,6 +53,12 @@ class Plan(NamedTuple):
     row_numbers: Sequence[int] | None
     for_memory: Sequence[Row] = ()
 
+    def scaled(self, factors: Array) -> Plan:
+        """Return the plan for gradients that are multiplied by a factor of each member."""
+        table = np.array(self.table)
+        table[:, 0] *= np.tile(factors, len(table) // len(factors))  # what stands there is 1 or -1
+        return self._replace(table=table)
+
     def row_of(self, index: int) -> int:
         """Return the number of a parameter's row."""
         return 0 if self.row_numbers is None else self.row_numbers[index]
@@ -88,9 +94,16 @@ class Scalars:
         self._constant: Row
         self._seed: int | None
 
-    def plan(self, options: Options, gradients: Gradients) -> Plan:
-        """Return the plan of a step; the options have numbers in the place of schedules."""
+    def plan(
+        self, options: Options, gradients: Gradients, step_counts: Array | None = None
+    ) -> Plan:
+        """Return the plan of a step; the options have numbers in the place of schedules.
+
+        ``step_counts`` are the steps that each member has made, where they are not all the same.
+        """
         bucket, active = self._bucket, gradients.active
+        if step_counts is not None:
+            return self._plan_apart(step_counts, active)
         if active is None and bucket.steps_equal:
             t = int(bucket.steps[0]) + 1
             row = self.row(options, t)
@@ -108,6 +121,35 @@ class Scalars:
             first = [self._members * row for row in rows]
             return Plan(np.concatenate([np.zeros((0, width)), *found]), first)
         return Plan(found, rows, self._for_memory(options, steps))
+
+    def _plan_apart(self, step_counts: Array, active: Sequence[int] | None) -> Plan:
+        """Return the plan of a step of members that have made different steps."""
+        bucket = self._bucket
+        assert bucket.missed is not None
+        first_of: dict[bytes, int] = {}
+        tables: list[Array] = []
+        rows = [0] * len(bucket.steps)
+        for i in range(len(bucket.steps)) if active is None else active:
+            steps = bucket.steps[i] - bucket.missed[i]
+            known = steps.tobytes()
+            if known not in first_of:
+                first_of[known] = len(tables) * len(steps)
+                tables.append(self._rows_apart(step_counts, steps))
+            rows[i] = first_of[known]
+        width = len(COMMON_SCALARS) + len(bucket.rule.scalars) + len(bucket.spec.scalars)
+        return Plan(np.concatenate([np.zeros((0, width)), *tables]), rows)
+
+    def _rows_apart(self, step_counts: Array, steps: Array) -> Array:
+        """Return the rows of members with these step counts: the optimizer's, the parameter's."""
+        pairs, member_of = np.unique(np.stack([step_counts, steps]), axis=1, return_inverse=True)
+        found: Array | None = None
+        for k, (step_count, step) in enumerate(pairs.T.tolist()):
+            rows = cast(Array, self.row(self._group.at(step_count), step + 1))
+            found = np.empty_like(rows) if found is None else found
+            chosen = member_of.reshape(-1) == k
+            found[chosen] = rows[chosen]
+        assert found is not None
+        return found
 
     def row_at(self, step_count: int, lag: int) -> Row | Array:
         """Return the row of the step that is made at a step count of the optimizer.

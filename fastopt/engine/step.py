@@ -25,7 +25,7 @@ from fastopt.core.param_groups import ParamGroup
 from fastopt.core.passes import derived_of
 from fastopt.core.rows import RowGrad
 from fastopt.core.signals import Deferred
-from fastopt.engine import passes, rows, whole
+from fastopt.engine import members, passes, rows, whole
 from fastopt.engine.buffers import GradientBuffers
 from fastopt.engine.estimates import Estimate, Estimates, check_first
 from fastopt.engine.extra import NOTHING, Extra, checked_value, judged
@@ -113,6 +113,12 @@ def _worst(parts: Sequence[Measured], finite: bool) -> tuple[str, float]:
     return name, largest
 
 
+def _outcome(verdict: Verdict) -> Outcome:
+    if verdict.each is not None:
+        return Outcome(verdict.each.made, verdict.each.norm)
+    return MADE if verdict.made and verdict.norm is None else Outcome(verdict.made, verdict.norm)
+
+
 class HostEngine:
     """Steps that are decided on the host.
 
@@ -131,6 +137,7 @@ class HostEngine:
         self.extents = Extents(state.tree.leaves)
         self._changes = state.groups.changes
         self._estimate_first = state.formula._estimate_first
+        self._by_member = state.counts.members is not None  # each is judged by itself
         self._buffers: GradientBuffers | None = None
         self._outdated: list[ref[Any]] = []  # gradient buffers of parameters that were replaced
         self.invalidate()
@@ -237,8 +244,7 @@ class HostEngine:
         estimated = self._bind_estimate(extra)
         if self._estimate_first:
             check_first(self.state, bound, estimated)
-        parts = self._parts(bound, some) if policy.measures else []
-        verdict = self._judge(parts, grad_scale, policy)
+        verdict = self._judge(bound, some, leaves, grad_scale, policy)
         if self._estimates is not None and estimated:
             verdict = self._estimates.judged(estimated, policy, verdict, grad_scale)
         if extra.value is not None:
@@ -247,21 +253,49 @@ class HostEngine:
             given = {**memory, "value": value * (self._sign * grad_scale)}
         if not verdict.made:
             return Prepared([], verdict, memory)
-        buckets = self.state.buckets
-        works = []
-        for number, gradients in bound:
-            options = self._options(buckets[number].group, asked)
-            works.append(Work(number, gradients, self.scalars[number].plan(options, gradients)))
+        works, of_some = self._planned(bound, leaves, verdict, asked)
         if self.derives:
             works, memory = self._derived(works, verdict.scale, given)
         works = [self._computed(w, verdict.scale) for w in works]
-        writes = [self._update_of(part, asked, verdict.scale) for part in some]
+        writes = [*of_some, *(self._update_of(part, asked, verdict.scale) for part in some)]
         if self._estimates is None or not estimated:
             return Prepared(works, verdict, memory, writes)
-        groups = {buckets[number].group for number, _ in estimated}
+        groups = {self.state.buckets[number].group for number, _ in estimated}
         options_of = {number: self._options(number, asked) for number in groups}
         estimates = self._estimates.plan(estimated, options_of)
         return Prepared(works, verdict, memory, writes, estimates, grad_scale)
+
+    def _planned(
+        self,
+        bound: Sequence[tuple[int, Gradients]],
+        given: Sequence[Any],
+        verdict: Verdict,
+        asked: dict[int, Options],
+    ) -> tuple[list[Work], list[Callable[[], None]]]:
+        """Return what is done with each bucket; where some members alone step, what writes that."""
+        state, each = self.state, verdict.each
+        counts = members.step_counts(state)
+        works, of_some = [], []
+        for number, gradients in bound:
+            bucket = state.buckets[number]
+            options = self._options(bucket.group, asked)
+            plan = self.scalars[number].plan(options, gradients, counts)
+            if each is not None:
+                plan = plan.scaled(each.scale)
+                if not each.made.all():
+                    of_some += members.updates_of_some(
+                        bucket,
+                        number,
+                        gradients,
+                        plan,
+                        each.made,
+                        given,
+                        self.backend,
+                        self.extents,
+                    )
+                    continue
+            works.append(Work(number, gradients, plan))
+        return works, of_some
 
     def _bind_rows(self, given: Mapping[int, RowGrad]) -> list[Rows]:
         """Return the checked gradients of rows, if a step is handed any."""
@@ -312,9 +346,11 @@ class HostEngine:
         counts = self.state.counts
         with Deferred():  # an interrupt comes when all of it is written
             counts.grad_norm = verdict.norm
+            if verdict.each is not None:
+                members.count(self.state, verdict)
             if not verdict.made:
                 counts.skipped += 1
-                return Outcome(False, verdict.norm)
+                return _outcome(verdict)
             if estimates and self._estimates is not None:
                 self._estimates.take(estimates, scale)
             for work in works:
@@ -323,7 +359,7 @@ class HostEngine:
                 write()
             self.state.memory = dict(memory)
             counts.steps += 1
-        return MADE if verdict.norm is None else Outcome(True, verdict.norm)
+        return _outcome(verdict)
 
     def _update(self, work: Work, scale: float) -> None:
         number, gradients, plan, derived, memory, new_values = work
@@ -352,6 +388,8 @@ class HostEngine:
         asked: dict[int, Options],
     ) -> bool:
         """Make the whole step in one call; False, with nothing done, if it cannot be made so."""
+        if limit is not None and self._by_member:
+            return False
         rows, step_count = [], self.state.counts.steps.item(0)
         for bucket, scalars, group in self._fused_parts:
             if not bucket.steps_equal:
@@ -475,9 +513,19 @@ class HostEngine:
         parts = [Measured(buckets[n], self.kernels[n], gradients) for n, gradients in bound]
         return parts + [Measured(one.bucket, one.kernel, one.gradients) for one in some]
 
-    def _judge(self, parts: Sequence[Measured], grad_scale: float, policy: Policy) -> Verdict:
+    def _judge(
+        self,
+        bound: Sequence[tuple[int, Gradients]],
+        some: Sequence[Rows],
+        given: Sequence[Any],
+        grad_scale: float,
+        policy: Policy,
+    ) -> Verdict:
         if not policy.measures:
             return Verdict(True, grad_scale, None)
+        if self.state.counts.members is not None:
+            return members.judge(self.state, bound, given, policy, grad_scale)
+        parts = self._parts(bound, some)
         measured = total_norm(partial(_squares, parts))
         in_single = any(one.bucket.averages_squares_in_single(one.gradients) for one in parts)
         verdict = judge(policy, measured, grad_scale, in_single)

@@ -148,7 +148,7 @@ class Optimizer(Formula):
         capturable: bool = False,
         master_weights: bool = True,
         backend: str | None = None,
-        _members: int | None = None,
+        members: int | None = None,
         **hyperparameters: Any,
     ) -> None:
         name = type(self).__name__
@@ -159,9 +159,9 @@ class Optimizer(Formula):
             checked_policy(f"{name}: on_nonfinite", on_nonfinite, captures),
         )
         self._other_policy = self._policy, self._policy  # the own one, and that of a wrapper
-        self._members = None if _members is None else whole(f"{name}: _members", _members, 1)
-        self._refuse_policy(self._policy)
+        self._members = None if members is None else whole(f"{name}: members", members, 1)
         self._capturable = captures
+        self._refuse_policy(self._policy)
         self._before_step: list[Hook] = []
         self._after_step: list[Hook] = []
         self._made_with = build.Construction(
@@ -370,11 +370,19 @@ class Optimizer(Formula):
         return other
 
     def _refuse_policy(self, policy: Policy) -> None:
-        """Raise ValueError for a policy by which one member would decide on the others' steps."""
-        if self._members is not None and policy.measures:
+        """Raise ValueError for a policy that members cannot have each by itself."""
+        if self._members is None or not policy.measures:
+            return
+        why = None
+        if self._estimate is not None:
+            why = "an estimate of the Hessian is one of all"
+        elif self._capturable:
+            why = "the host judges members, so that no step is captured"
+        if why is not None:
             raise ValueError(
-                f"{type(self).__name__}: members are not clipped and not skipped; leave out "
-                f"max_grad_norm={policy.max_grad_norm} and on_nonfinite={policy.on_nonfinite!r}"
+                f"{type(self).__name__}: members are not clipped and not skipped here, since "
+                f"{why}; leave out max_grad_norm={policy.max_grad_norm} and "
+                f"on_nonfinite={policy.on_nonfinite!r}"
             )
 
     def _alone(self, work: Callable[[], Result]) -> Result:
@@ -498,6 +506,36 @@ class Optimizer(Formula):
         self._alone(work)
         return self
 
+    def select(self, indices: Any) -> Self:
+        """Keep some of the members alone (``members=``); their state and step counts go on.
+
+        ::
+
+            busy = np.flatnonzero(opt.grad_norm > 1e-6)
+            opt.select(busy)
+            x = opt.params  # new arrays, with a row for each member that is left
+
+        The parameters, and whatever else there is of each member, become copies of these rows; the
+        arrays of before stay as they are. Returns the optimizer.
+
+        Args:
+            indices: the numbers of the members to keep, in the order in which they are to stand, at
+                least one; negative ones count from the end. Or a mask of a truth value for each.
+
+        Raises ValueError for numbers of members that are not there, and where there are none;
+        RuntimeError once a step has been captured in a CUDA graph. Nothing has changed then.
+        """
+        from fastopt.engine import parameters
+
+        rows = parameters.kept_members(self._members, indices, type(self).__name__)
+        self._alone(self._engine.before_other_parameters)
+        copied = parameters.of_members(self._copied(), rows)
+        hooks, lock = (self._before_step, self._after_step), self._state_lock
+        self._become(copied)
+        self._before_step, self._after_step = hooks
+        self._state_lock = lock
+        return self
+
     def refresh(self) -> Self:
         """Let steps that were captured in a CUDA graph go on by what has been set since.
 
@@ -551,7 +589,16 @@ class Optimizer(Formula):
 
     @property
     def step_count(self) -> int:
-        """How many steps have been made; where a device decides on it, this waits for it."""
+        """How many steps have been made; where a device decides on it, this waits for it.
+
+        With members, an array of how many each has made.
+        """
+        self._synchronize()
+        return self._state.counts.made  # type: ignore[no-any-return]
+
+    @property
+    def _steps(self) -> int:
+        """How many steps have been made; of members, those of whoever made most."""
         self._synchronize()
         return int(self._state.counts.steps[0])
 
@@ -559,10 +606,14 @@ class Optimizer(Formula):
     def skipped_steps(self) -> int:
         """How many steps were left out for gradients that were not finite, or too large to square.
 
-        On a device it is fetched when it is read here, which waits for the steps so far.
+        On a device it is fetched when it is read here, which waits for the steps so far. With
+        members, an array of how many each has left out.
         """
         self._synchronize()
-        return self._state.counts.skipped
+        counts = self._state.counts
+        if counts.members is not None:
+            return counts.members.skipped.copy()  # type: ignore[return-value]
+        return counts.skipped
 
     @property
     def grad_norm(self) -> float | None:
@@ -570,10 +621,11 @@ class Optimizer(Formula):
 
         None before the first step, and where nothing asks for it: it is measured with
         max_grad_norm, and under on_nonfinite="skip" and "raise". On a device it is fetched when it
-        is read here, which waits for the step.
+        is read here, which waits for the step. With members, an array of the norm of each.
         """
         self._synchronize(norm=True)
-        return self._state.counts.grad_norm
+        counts = self._state.counts
+        return counts.grad_norm if counts.members is None else counts.members.norms  # type: ignore[return-value]
 
     def _synchronize(self, norm: bool = False) -> None:
         if self._engine.device is not None:  # the host's counts can be read at any moment
@@ -595,7 +647,7 @@ class Optimizer(Formula):
         self._refuse_policy(policy)
         with self._state_lock.lock:
             self._engine.forget_norm()
-            self._state.counts.grad_norm = None
+            self._state.counts.forget_norm()
             self._policy = policy
 
     @property
@@ -632,7 +684,7 @@ class Optimizer(Formula):
         Where groups differ in "lr" it is the first one's, and setting it raises ValueError.
         """
         group = self._state.groups[0]
-        lr: float = group.value("lr", self.step_count if group.scheduled else 0)
+        lr: float = group.value("lr", self._steps if group.scheduled else 0)
         return lr
 
     @lr.setter
@@ -854,7 +906,7 @@ class Optimizer(Formula):
         several = f"{len(groups)} groups, " if len(groups) > 1 else ""
         return (
             f"<{type(self).__name__}({options}): {several}{len(sizes)} arrays, "
-            f"{sum(sizes)} parameters, step {self.step_count}, on {self.backend}>"
+            f"{sum(sizes)} parameters, step {self._steps}, on {self.backend}>"
         )
 
     # Copies ----------------------------------------------------------------------------------
@@ -883,7 +935,7 @@ class Optimizer(Formula):
                 ],
                 "made_with": tuple(self._made_with),
                 "policy": tuple(self._policy),
-                "counts": (counts.skipped, counts.grad_norm),
+                "counts": (counts.skipped, counts.grad_norm, counts.members),
                 "saved": self._collect_state(),
             }
 
@@ -912,7 +964,11 @@ class Optimizer(Formula):
         policy = self._policy._asdict()
         commit, _ = state_dict.state_restorer(name, self._state, policy, saved, strict=True)
         commit()
-        self._state.counts.skipped, self._state.counts.grad_norm = copied["counts"]
+        counts = self._state.counts
+        counts.skipped, counts.grad_norm, of_members = copied["counts"]
+        if counts.members is not None:
+            counts.members.skipped[:] = of_members.skipped
+            counts.members.norms = of_members.norms
 
 
 def _copy_of(kind: type[Optimizer], copied: dict[str, Any]) -> Optimizer:

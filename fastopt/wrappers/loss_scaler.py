@@ -303,7 +303,13 @@ class LossScaler(Resumable):
 def _innermost(opt: Any, method: str) -> Optimizer:
     if not isinstance(opt, Optimizer | Wrapper):
         raise TypeError(f"LossScaler.{method} takes an optimizer; got {type(opt).__name__}")
-    return opt.innermost if isinstance(opt, Wrapper) else opt
+    inner = opt.innermost if isinstance(opt, Wrapper) else opt
+    if inner._members is not None:
+        raise ValueError(
+            f"LossScaler.{method}: members are skipped each by itself, and have no loss with a "
+            "scale of their own; leave out members=, or the scaler"
+        )
+    return inner
 
 
 class ScaleOnDevice:

@@ -74,7 +74,7 @@ class SAM(Wrapper):
         super().__init__(opt)
         if self._innermost._members is not None:
             raise ValueError(
-                f"{type(self).__name__}: members have no norm together; leave out _members="
+                f"{type(self).__name__}: members have no norm together; leave out members="
                 f"{self._innermost._members}"
             )
         self.rho = rho

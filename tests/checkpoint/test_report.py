@@ -392,7 +392,7 @@ def test_older_states_say_what_they_can() -> None:
 
 def test_one_number_for_each_member_is_compared_too(load: Load) -> None:
     def members(*lr: float) -> Optimizer:
-        return fastopt.Adam(np.ones((2, 3)), np.array(lr), _members=2, backend="numpy")
+        return fastopt.Adam(np.ones((2, 3)), np.array(lr), members=2, backend="numpy")
 
     assert load(members(0.1, 0.2), members(0.1, 0.2)).settings == ()
     (other,) = load(members(0.1, 0.2), members(0.1, 0.3)).settings

@@ -237,7 +237,7 @@ def test_members_and_bounds_are_no_matter_to_them(backend: str) -> None:
     opt = fastopt.SGD(fastopt.groups(params, frozen), lr=1.0, bounds=bounds, backend=backend)
     opt.step({"W": -np.ones((3, 2)), "n": None, "key": None})
     assert params["W"].max() == 0.5
-    many = fastopt.SGD(fastopt.groups(params, frozen), lr=1.0, backend=backend, _members=3)
+    many = fastopt.SGD(fastopt.groups(params, frozen), lr=1.0, backend=backend, members=3)
     many.step({"W": -np.ones((3, 2)), "n": None, "key": None})
     assert params["W"].max() == 1.5
 

@@ -440,7 +440,7 @@ def test_members_have_betas_of_their_own_by_functions(backend: str) -> None:
     shares = np.array([0.0, 0.5, 0.9])
     together = np.ones((3, 4))
     opt = fastopt.Adam(
-        together, betas=(lambda step: shares / (1 + step), 0.9), _members=3, backend=backend
+        together, betas=(lambda step: shares / (1 + step), 0.9), members=3, backend=backend
     )
     apart = np.ones((3, 4))
     opts = [

@@ -162,7 +162,7 @@ def member_run(
     """
     params = [layout.lay(xp, array) for array in values(dtype, 0)]
     own = {name: of_all(name, value) for name, value in settings.items()}
-    opt = variant(params, **own, _members=MEMBERS, **options)
+    opt = variant(params, **own, members=MEMBERS, **options)
     for step in range(1, STEPS + 1):
         grads = [
             None if missing and is_missing(step, k) else layout.lay(xp, grad)

@@ -175,7 +175,7 @@ def test_gradient_buffers_are_clipped_and_stay_as_they_are(backend: str) -> None
 
 def test_members_have_no_norms() -> None:
     with pytest.raises(ValueError, match="clip_each sums over whole arrays; it cannot have"):
-        fastopt.SGD(np.ones((2, 3)), clip_each=1.0, _members=2)
+        fastopt.SGD(np.ones((2, 3)), clip_each=1.0, members=2)
 
 
 @each_backend

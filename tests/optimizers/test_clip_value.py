@@ -149,7 +149,7 @@ def test_a_limit_that_float32_does_not_hold_is_refused(dtype: Any, limit: float)
         opt.param_groups[0]["clip_value"] = limit
     assert opt.param_groups[0]["clip_value"] == 1.0
     with pytest.raises(ValueError, match=said):
-        fastopt.SGD(np.ones((2, 2), dtype), clip_value=np.array([1.0, limit]), _members=2)
+        fastopt.SGD(np.ones((2, 2), dtype), clip_value=np.array([1.0, limit]), members=2)
     fastopt.Adam({"w": np.ones(3, dtype)}, clip_value=limit, state_dtype="float64")
     fastopt.Adam({"w": np.ones(3)}, clip_value=limit)
     fastopt.Adam({"w": np.ones(3, dtype)}, clip_each=limit)  # which is compared in float64
@@ -159,7 +159,7 @@ def test_a_limit_that_float32_does_not_hold_is_refused(dtype: Any, limit: float)
 def test_each_member_has_its_own(backend: str) -> None:
     param = np.zeros((3, 2))
     limits = np.array([1.0, math.inf, 0.5])
-    opt = fastopt.SGD(param, lr=1.0, clip_value=limits, _members=3, backend=backend)
+    opt = fastopt.SGD(param, lr=1.0, clip_value=limits, members=3, backend=backend)
     opt.step(np.full((3, 2), 2.0))
     np.testing.assert_array_equal(param[:, 0], [-1.0, -2.0, -0.5])
     with pytest.raises(

@@ -183,7 +183,7 @@ def test_a_schedule_with_a_memory_goes_along(way: Callable[[Any], Any]) -> None:
 
 @ways
 def test_members_are_copied(way: Callable[[Any], Any]) -> None:
-    opt = fastopt.Adam(np.ones((3, 2)), np.array([0.1, 0.2, 0.3]), _members=3)
+    opt = fastopt.Adam(np.ones((3, 2)), np.array([0.1, 0.2, 0.3]), members=3)
     opt.step(np.ones((3, 2)))
     other = way(opt)
     for each in (opt, other):

@@ -268,7 +268,7 @@ def test_a_rate_that_vanishes_is_zero(backend: str) -> None:
 def test_members_have_scales_of_their_own(kind: Any, backend: str) -> None:
     scales = np.array([1.0, 0.3, 0.0])
     together = np.arange(6, dtype=np.float32).reshape(3, 2)
-    opt = kind(together, lr=0.5, lr_scale=scales, _members=3, backend=backend)
+    opt = kind(together, lr=0.5, lr_scale=scales, members=3, backend=backend)
     assert "lr_scale=array" in repr(opt)
     alone = [together[k].copy() for k in range(3)]
     each = [
@@ -517,7 +517,7 @@ def test_rates_of_elements_are_refused_where_there_are_none() -> None:
         with pytest.raises(ValueError, match=f"{kind.__name__} .*lr_scale must be a number"):
             kind(matrix, lr_scale=halves)
     with pytest.raises(ValueError, match="one for each member"):
-        fastopt.SGD(matrix, lr_scale=halves, _members=2)
+        fastopt.SGD(matrix, lr_scale=halves, members=2)
     opt = fastopt.Adam(matrix, lr_scale=halves)
     for scale in (1.0, np.ones((2, 2))):
         with pytest.raises(ValueError, match="construct a new optimizer"):

@@ -377,7 +377,7 @@ def test_what_it_is_made_of() -> None:
     with pytest.raises(AttributeError, match="rho"):
         fastopt.SAM(opt).rh0 = 0.1  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match="members"):
-        fastopt.SAM(fastopt.SGD(np.ones((2, 3)), _members=2))
+        fastopt.SAM(fastopt.SGD(np.ones((2, 3)), members=2))
     assert (fastopt.SAM(opt).rho, fastopt.ASAM(opt).rho, fastopt.ASAM(opt).eta) == (0.05, 0.5, 0.01)
     assert repr(fastopt.ASAM(opt)).startswith("<ASAM(rho=0.5, eta=0.01) of <SGD(")
 

@@ -416,7 +416,9 @@ class NumpyKernel:
         """
         grad_scale, l2, decay, tiny_signed, tiny_positive, *scalars = row
         around, rule = self._around, self._elementwise
-        plain_grad = grad = grad * grad_scale if grad_scale != 1.0 else grad
+        if isinstance(grad_scale, np.ndarray) or grad_scale != 1.0:
+            grad = grad * grad_scale
+        plain_grad = grad
         for fragment in around.at_gradient:
             values = {"plain_grad": plain_grad, "grad": grad}
             grad = around.kept(fragment, values, scalars, derived)
