@@ -31,14 +31,13 @@ def tiny_names(rule: AnyRule) -> dict[str, str]:
 ScalarRows = Sequence[Sequence[float]] | Array
 """Rows of scalars; where parameters have members an array of runs of rows, one for each member."""
 
-Fused = Callable[
-    [list[Any], list[Any], Sequence[Sequence[float] | Array], float, float | None], bool
-]
+Fused = Callable[[list[Any], list[Any], Sequence[Sequence[Any]], float, float | None], bool]
 """A whole step of some buckets in one call that nothing interrupts.
 
 ``fused(params, grads, rows, scale, limit)`` is given the leaves of the whole tree, a row of scalars
-for each bucket (with members an array of one for each of them, and never a limit), the gradients'
-scale, and the norm that they are scaled down to (infinite: it is only measured; None: it is not).
+for each bucket (with members its scalars may be arrays of one for each, and there is no limit), the
+gradients' scale, and the norm that they are scaled down to (infinite: it is only measured; None: it
+is not).
 It looks at the arrays, measures, updates, and adds 1 to all counts. It returns False, with nothing
 changed, if any array is not as usual, a gradient is None, or the norm asks for a closer look: it is
 not finite, so small that squares may have been lost, or so large that they overflow.

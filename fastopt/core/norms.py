@@ -102,9 +102,8 @@ def _tiles_by_member(grad: Array | None, size: int, factor: float) -> Array | in
     if grad is None or not tiles:
         return tiles or None
     xp = arrays.namespace_of(grad)
-    # Lanes that hold nothing add zeros, which changes no sum: shorter tiles leave them out.
     longest = min(TILE, size)
-    lanes = min(LANES, 1 << (longest - 1).bit_length())
+    lanes = _lanes_with_something(longest)
     rows = -(-longest // lanes)
     batch = HOST_BATCH if arrays.kind(grad) == "numpy" else DEVICE_BATCH
     most = max(batch // (tiles * rows * lanes), 1)
@@ -124,7 +123,8 @@ def _totals_by_member(tiles: Sequence[Array | int], members: int) -> Array:
     """Return the sum of all tiles of each member, in the order of ``total_of``."""
     count = sum(one if isinstance(one, int) else one.shape[1] for one in tiles)
     xp = next((arrays.namespace_of(one) for one in tiles if not isinstance(one, int)), np)
-    padded: Array = xp.zeros((members, -(-count // LANES) * LANES))
+    lanes = _lanes_with_something(count)
+    padded: Array = xp.zeros((members, -(-count // lanes) * lanes))
     at = 0
     for one in tiles:
         if isinstance(one, int):
@@ -134,7 +134,12 @@ def _totals_by_member(tiles: Sequence[Array | int], members: int) -> Array:
             at += one.shape[1]
     if not count:
         return padded.sum(axis=1)  # type: ignore[no-any-return]
-    return lane_sums(padded.reshape(members, -1, LANES))
+    return lane_sums(padded.reshape(members, -1, lanes))
+
+
+def _lanes_with_something(count: int) -> int:
+    """Return how many lanes are enough: those of nothing add zeros, which changes no sum."""
+    return min(LANES, 1 << max(count - 1, 0).bit_length())
 
 
 def array_norms(

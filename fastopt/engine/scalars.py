@@ -35,6 +35,9 @@ Row = tuple[float, ...]
 """
 
 
+Columns = tuple[Value, ...]
+"""The same where there are members: what differs between them is an array of one for each."""
+
 AHEAD = 32
 """Steps whose rows are worked out at once."""
 
@@ -52,12 +55,6 @@ class Plan(NamedTuple):
     table: Sequence[Row] | Array
     row_numbers: Sequence[int] | None
     for_memory: Sequence[Row] = ()
-
-    def scaled(self, factors: Array) -> Plan:
-        """Return the plan for gradients that are multiplied by a factor of each member."""
-        table = np.array(self.table)
-        table[:, 0] *= np.tile(factors, len(table) // len(factors))  # what stands there is 1 or -1
-        return self._replace(table=table)
 
     def row_of(self, index: int) -> int:
         """Return the number of a parameter's row."""
@@ -95,20 +92,25 @@ class Scalars:
         self._seed: int | None
 
     def plan(
-        self, options: Options, gradients: Gradients, step_counts: Array | None = None
+        self,
+        options: Options,
+        gradients: Gradients,
+        scale: Array | None = None,
+        step_counts: Array | None = None,
     ) -> Plan:
         """Return the plan of a step; the options have numbers in the place of schedules.
 
-        ``step_counts`` are the steps that each member has made, where they are not all the same.
+        ``scale`` multiplies the gradients of each member, where they are judged by themselves;
+        ``step_counts`` are the steps that each has made, where they are not all the same.
         """
         bucket, active = self._bucket, gradients.active
         if step_counts is not None:
-            return self._plan_apart(step_counts, active)
+            return self._plan_apart(step_counts, scale, active)
         if active is None and bucket.steps_equal:
             t = int(bucket.steps[0]) + 1
             row = self.row(options, t)
             if self._members is not None:
-                return Plan(cast(Array, row), None)
+                return Plan(self._table(row, scale), None)
             return Plan([cast(Row, row)], None, self._for_memory(options, [t]))
         number_of: dict[int, int] = {}
         rows = [0] * len(bucket.steps)
@@ -117,12 +119,14 @@ class Scalars:
         steps = [step + 1 for step in number_of]
         found: list[Any] = [self.row(options, t) for t in steps]
         if self._members is not None:
-            width = len(COMMON_SCALARS) + len(bucket.rule.scalars) + len(bucket.spec.scalars)
+            found = [self._table(row, scale) for row in found]
             first = [self._members * row for row in rows]
-            return Plan(np.concatenate([np.zeros((0, width)), *found]), first)
+            return Plan(np.concatenate([np.zeros((0, self._width)), *found]), first)
         return Plan(found, rows, self._for_memory(options, steps))
 
-    def _plan_apart(self, step_counts: Array, active: Sequence[int] | None) -> Plan:
+    def _plan_apart(
+        self, step_counts: Array, scale: Array | None, active: Sequence[int] | None
+    ) -> Plan:
         """Return the plan of a step of members that have made different steps."""
         bucket = self._bucket
         assert bucket.missed is not None
@@ -134,22 +138,24 @@ class Scalars:
             known = steps.tobytes()
             if known not in first_of:
                 first_of[known] = len(tables) * len(steps)
-                tables.append(self._rows_apart(step_counts, steps))
+                tables.append(self._table_apart(step_counts, steps, scale))
             rows[i] = first_of[known]
-        width = len(COMMON_SCALARS) + len(bucket.rule.scalars) + len(bucket.spec.scalars)
-        return Plan(np.concatenate([np.zeros((0, width)), *tables]), rows)
+        return Plan(np.concatenate([np.zeros((0, self._width)), *tables]), rows)
 
-    def _rows_apart(self, step_counts: Array, steps: Array) -> Array:
+    def _table_apart(self, step_counts: Array, steps: Array, scale: Array | None) -> Array:
         """Return the rows of members with these step counts: the optimizer's, the parameter's."""
-        pairs, member_of = np.unique(np.stack([step_counts, steps]), axis=1, return_inverse=True)
-        found: Array | None = None
-        for k, (step_count, step) in enumerate(pairs.T.tolist()):
-            rows = cast(Array, self.row(self._group.at(step_count), step + 1))
-            found = np.empty_like(rows) if found is None else found
-            chosen = member_of.reshape(-1) == k
-            found[chosen] = rows[chosen]
-        assert found is not None
-        return found
+        behind, steps_behind = step_counts.max() - step_counts, steps.max() - steps
+        codes = behind * (steps_behind.max() + 1) + steps_behind
+        columns = np.empty((self._width, len(codes)))
+        for code in np.unique(codes).tolist():
+            chosen = np.flatnonzero(codes == code)
+            first = chosen[0]
+            row = self.row(self._group.at(int(step_counts[first])), int(steps[first]) + 1)
+            for column, value in zip(columns, row, strict=True):
+                column[chosen] = value[chosen] if isinstance(value, np.ndarray) else value
+        if scale is not None:
+            columns[0] *= scale
+        return columns.T
 
     def row_at(self, step_count: int, lag: int) -> Row | Array:
         """Return the row of the step that is made at a step count of the optimizer.
@@ -160,10 +166,10 @@ class Scalars:
         options, t = self._group.at(step_count), step_count - lag + 1
         row = self.row(options, t)
         if self._members is not None:
-            return row
+            return self._table(row)
         return cast(Row, row) + sum(self._for_memory(options, [t]), ())
 
-    def next_row(self, t: int, step_count: int) -> Row | Array:
+    def next_row(self, t: int, step_count: int) -> Row | Columns:
         """Return the row of a parameter's t-th step, at a step count of the optimizer.
 
         Most often it follows the last one, and in a training loop little of what a row is worked
@@ -196,28 +202,38 @@ class Scalars:
                 return
             yield cast(Row, self.row(options, t + k))
 
-    def row(self, options: Options, t: int) -> Row | Array:
-        """Return the row of a parameter's t-th step (1 for the first).
-
-        With members that is an array with a row for each of them.
-        """
+    def row(self, options: Options, t: int) -> Row | Columns:
+        """Return the row of a parameter's t-th step (1 for the first)."""
         if self._view is not None:
             options = self._view(options)
         lr = options["lr"]
-        if self._prepared_for != self._group.revision or self._made_at not in (None, lr):
+        if self._prepared_for != self._settings or self._made_at not in (None, lr):
             self.work_out_constants(options)
         common = self._common if t % FLUSH_EVERY else self._flushing
         made = self._pick(self._formula._scalars(options, lr * self._lr_scale, t, self._guard))
-        if self._members is not None:
-            return self._table((*common, *made, *self._constant))
         row = common + made + self._constant
         return row if self._seed is None else row + quantization.key_scalars(self._seed, t)
 
-    def _table(self, values: Sequence[Any]) -> Array:
+    @property
+    def _settings(self) -> int:
+        """What changes with the settings that constants are worked out from."""
+        if self._members is None:
+            return self._group.revision  # a rate that is another number leaves them as they are
+        return self._group.changes.count
+
+    @property
+    def _width(self) -> int:
+        """How many scalars there are in a row."""
+        rule, spec = self._bucket.rule, self._bucket.spec
+        return len(COMMON_SCALARS) + len(rule.scalars) + len(spec.scalars)
+
+    def _table(self, values: Sequence[Any], scale: Array | None = None) -> Array:
         """Return the rows of the members: an array of columns, turned."""
         columns = np.empty((len(values), self._members or 0))
         for column, value in zip(columns, values, strict=True):
             column[...] = value
+        if scale is not None:
+            columns[0] *= scale  # what stands there is 1 or -1
         return columns.T
 
     def _for_memory(self, options: Options, steps: Sequence[int]) -> Sequence[Row]:
@@ -263,8 +279,9 @@ class Scalars:
         by_rate = decays or any(fragment.lr_scalars for fragment in spec.fragments)
         self._made_at = options["lr"] if by_rate and self._members is None else None
         # A schedule may say something else in every step, and if it has a memory in the same one.
-        always = self._members is not None or self._group.scheduled_besides_lr
-        self._prepared_for = None if always else self._group.revision
+        group = self._group
+        always = group.scheduled_besides_lr if self._members is None else group.scheduled
+        self._prepared_for = None if always else self._settings
 
     def _work_out_common(self, sign: float, l2: Value, decay: Value, floor: Value) -> None:
         """Work out the common scalars, with a flush and without, and the guard."""

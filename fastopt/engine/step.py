@@ -278,23 +278,15 @@ class HostEngine:
         works, of_some = [], []
         for number, gradients in bound:
             bucket = state.buckets[number]
-            options = self._options(bucket.group, asked)
-            plan = self.scalars[number].plan(options, gradients, counts)
-            if each is not None:
-                plan = plan.scaled(each.scale)
-                if not each.made.all():
-                    of_some += members.updates_of_some(
-                        bucket,
-                        number,
-                        gradients,
-                        plan,
-                        each.made,
-                        given,
-                        self.backend,
-                        self.extents,
-                    )
-                    continue
-            works.append(Work(number, gradients, plan))
+            options = {} if counts is not None else self._options(bucket.group, asked)
+            scale = None if each is None else each.scale
+            plan = self.scalars[number].plan(options, gradients, scale, counts)
+            if each is None or each.made.all():
+                works.append(Work(number, gradients, plan))
+                continue
+            about = bucket, number, gradients, plan
+            engine = self.backend, self.extents
+            of_some += members.updates_of_some(*about, each.made, given, *engine)
         return works, of_some
 
     def _bind_rows(self, given: Mapping[int, RowGrad]) -> list[Rows]:
@@ -390,7 +382,8 @@ class HostEngine:
         """Make the whole step in one call; False, with nothing done, if it cannot be made so."""
         if limit is not None and self._by_member:
             return False
-        rows, step_count = [], self.state.counts.steps.item(0)
+        rows: list[Any] = []
+        step_count = self.state.counts.steps.item(0)
         for bucket, scalars, group in self._fused_parts:
             if not bucket.steps_equal:
                 return False

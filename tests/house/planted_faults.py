@@ -594,7 +594,7 @@ FAULTS = (
     Fault(
         "the_table_of_an_earlier_step_is_left_over",
         NUMBA,
-        "            job.set(TABLE=self._table, ROWS=self._members or 1)\n",
+        "            job.set(TABLE=self._table, ROWS=self._members or 1, VARIES=self._varies)\n",
         "",
         ("tests/backends/test_random_histories.py::test_nothing_is_left_over",),
     ),

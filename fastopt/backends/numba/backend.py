@@ -49,6 +49,9 @@ from fastopt_kernels import ArrayRule, Rule
 # -------------------------------------------------------------------------------------------------
 # Kernels and fused steps: they hand the addresses of arrays to one compiled call.
 
+EVERY_COLUMN = -1
+"""Of which columns of a table of members the numbers differ between these, a bit for each: all."""
+
 PARALLEL_FROM = 65_536
 """Elements of a bucket from which threads pay: waking them costs as much as this many updates."""
 
@@ -134,7 +137,7 @@ class NumbaKernel:
         self._grads, self._rows = (leaves[LEAF_LINES.index(name)] for name in ("GRAD", "ROW"))
         chunks = _chunks(self._sizes, CHUNK)
         width = len([*COMMON_SCALARS, *bucket.rule.scalars, *spec.scalars])
-        self._members = bucket.members
+        self._members, self._varies = bucket.members, EVERY_COLUMN
         self._table = np.zeros((1, width))
         if self._members is not None:
             self._table = np.zeros((width, self._members), spec.real)
@@ -144,7 +147,7 @@ class NumbaKernel:
             **{"LEAVES": leaves, "COUNT": len(self._params), "TABLE": self._table},
             **{"CHUNKS": chunks, "TOTAL": chunks.shape[1]},
             **{"ARENA": arena.numbers, "PITCH": arena.numbers.shape[1]},
-            "ROWS": self._members or 1,
+            **{"ROWS": self._members or 1, "VARIES": EVERY_COLUMN},
         }
         if arena.codes is not None:
             words["CODES"] = arena.codes
@@ -283,13 +286,13 @@ class NumbaKernel:
         self._grads[:] = gradients.located()
         if rows is not None:
             self._rows[:] = rows
-        job.set(TABLE=self._scaled(table, scale), ROWS=len(table))
+        job.set(TABLE=self._scaled(table, scale), ROWS=len(table), VARIES=EVERY_COLUMN)
         if derived is not None:
             job.set(DERIVED=derived)
         try:
             self._run(own, job)
         finally:  # as a fused step expects it, also if the compiler has failed
-            job.set(TABLE=self._table, ROWS=self._members or 1)
+            job.set(TABLE=self._table, ROWS=self._members or 1, VARIES=self._varies)
             self._rows[:] = 0
 
     def of_rows(
@@ -377,6 +380,13 @@ class NumbaKernel:
                 job.prepare()
         return own.update.address, own.norm.address
 
+    def columns_vary(self, varies: int) -> None:
+        """Say which columns of the table of members differ between them: a bit for each."""
+        if varies != self._varies:
+            self._varies = varies
+            for own in self._per_dtype:
+                own.update.set(VARIES=varies)
+
     @property
     def table(self) -> Array:
         """What a fused step takes its scalars from: one row; with members their rows as columns."""
@@ -399,7 +409,8 @@ class _FusedStep:
             (struct.Struct(f"={table.size}d").pack_into, table.data.cast("B"))
             for table in self._tables
         ]
-        self._by_member = buckets[0].members is not None
+        by_member = buckets[0].members is not None
+        self._columns = [*map(_MemberColumns, kernels)] if by_member else []
         self._positions = [bucket.positions for bucket in buckets]
         in_single = any(b.rule.averages_squares and b.spec.real.itemsize == 4 for b in buckets)
         self._lanes = np.zeros(LANES)
@@ -428,7 +439,7 @@ class _FusedStep:
         self,
         params: list[Any],
         grads: list[Any],
-        rows: Sequence[Sequence[float] | Array],
+        rows: Sequence[Sequence[Any]],
         scale: float,
         limit: float | None,
     ) -> bool:
@@ -437,9 +448,9 @@ class _FusedStep:
             self._set_threads()
         if self._by_dtype or not self._prepared[limit is not None]:
             self._set_jobs(grads, limit is not None)
-        if self._by_member:
-            for table, row in zip(self._tables, rows, strict=True):
-                _round_into(table, cast(Array, row), scale)
+        if self._columns:
+            for columns, row in zip(self._columns, rows, strict=True):
+                columns.write(row, scale)
             scale = 1.0
         else:
             for (pack, row_bytes), row in zip(self._packed, rows, strict=True):
@@ -462,6 +473,29 @@ class _FusedStep:
             own = [grads[position] for position in self._positions[number]]
             self._lines[number, :_THREADS] = self._kernels[number].ready(own, measures)
         self._prepared[measures] = True
+
+
+class _MemberColumns:
+    """The table of a kernel with members, of which only what has changed is written anew."""
+
+    def __init__(self, kernel: NumbaKernel) -> None:
+        self._kernel = kernel
+        self._written: list[Any] = [None] * len(kernel.table)
+
+    def write(self, row: Sequence[Any], scale: float) -> None:
+        """Write the scalars of a step, numbers or arrays of one for each member."""
+        table, written, varies = self._kernel.table, self._written, 0
+        values = [row[0] * float(table.dtype.type(scale)), *row[1:]]  # what stands there is 1 or -1
+        with np.errstate(all="ignore"):
+            for k, value in enumerate(values):
+                if isinstance(value, np.ndarray):
+                    varies |= 1 << k
+                    if value is written[k]:
+                        continue
+                elif value == written[k] and type(written[k]) is float:
+                    continue
+                table[k] = written[k] = value
+        self._kernel.columns_vary(varies)
 
 
 def _round_into(columns: Array, table: Array, scale: float) -> None:

@@ -35,7 +35,7 @@ JOB = (
         "STEPS",
         "REAL",
     ),  # of a fused step
-    "ROWS",  # of the table, where parameters have members
+    *("ROWS", "VARIES"),  # of the table, where parameters have members, and a bit for each column
 )
 """The words of a job: what does its chunks and how many they are; addresses and sizes of arrays.
 Compiled code finds all its arrays there: handing one over as an argument costs as much as updating
@@ -385,8 +385,9 @@ divisor, modulus = leaves[{DIVISOR}, leaf], leaves[{MODULUS}, leaf]
 member, left = start // divisor % modulus, divisor - start % divisor
 if left >= count:
     for k in range({WIDTH}):
-        looked_up[{CHUNK} * k : {CHUNK} * k + count] = table[k, row_at + member]
-else:
+        if varies >> k & 1:
+            looked_up[{CHUNK} * k : {CHUNK} * k + count] = table[k, row_at + member]
+elif varies:
     for i in range(count):
         member_of[i] = row_at + member
         left -= 1
@@ -394,16 +395,27 @@ else:
             left = divisor
             member = member + 1 if member + 1 < modulus else 0
     for k in range({WIDTH}):
-        column, found = table[k], looked_up[{CHUNK} * k : {CHUNK} * k + count]
-        for i in range(count):
-            found[i] = column[member_of[i]]
+        if varies >> k & 1:
+            column, found = table[k], looked_up[{CHUNK} * k : {CHUNK} * k + count]
+            for i in range(count):
+                found[i] = column[member_of[i]]
 """
+
+
+_SAME_FOR_ALL = """longest = 0
+for chunk in range(first_chunk, last_chunk):
+    longest = max(longest, chunks[2, chunk])
+varies = int64_at(job + {VARIES})
+for k in range({WIDTH}):
+    if varies >> k & 1 == 0:
+        looked_up[{CHUNK} * k : {CHUNK} * k + longest] = table[k, 0]"""
 
 
 def _find_members(scalars: Sequence[str]) -> tuple[list[str], list[str]]:
     """Return what makes room for the scalars of a chunk's elements, and what looks them up."""
     room = [f"member_of = empty({CHUNK}, uint32)"]
     room.append(f"looked_up = empty({len(scalars) * CHUNK}, real)")
+    room += _SAME_FOR_ALL.format(VARIES=at("VARIES"), WIDTH=len(scalars), CHUNK=CHUNK).splitlines()
     for k, name in enumerate(scalars):
         room.append(f"{name}_of = looked_up[{k * CHUNK} : {(k + 1) * CHUNK}]")
     places = {name: MEMBER_LINES.index(name) for name in ("DIVISOR", "MODULUS")}

@@ -246,7 +246,7 @@ class FusedStep:
         self,
         params: list[Any],
         grads: list[Any],
-        rows: Sequence[Sequence[float] | Array],
+        rows: Sequence[Sequence[Any]],
         scale: float,
         limit: float | None,
     ) -> bool:
