@@ -23,8 +23,12 @@ from fastopt_kernels import AnyRule, Rule
 Options = dict[str, Any]
 """Hyperparameters by name."""
 
-Scheduled = float | Callable[[int], float]
-"""A number, or a function of the step number (0 for the first step) that returns one."""
+Scheduled = float | Array | Callable[[int], Any]
+"""A number, or a function of the step number (0 for the first step) that returns one; where an
+optimizer has members it may be an array of one for each of them."""
+
+ScheduledNumber = float | Callable[[int], float]
+"""The same of what has no members."""
 
 Value = float | Array
 """A number, or one float64 for each member of an optimizer that has members."""

@@ -15,7 +15,7 @@ from fastopt.core.hyperparameters import (
     POSITIVE,
     Check,
     Flag,
-    Scheduled,
+    ScheduledNumber,
     Whole,
     whole,
 )
@@ -45,7 +45,7 @@ class Schedule(ABC):
         return all(getattr(part, "foreseeable", False) is True for part in functions)
 
     @property
-    def _parts(self) -> tuple[Scheduled, ...]:
+    def _parts(self) -> tuple[ScheduledNumber, ...]:
         """The schedules that this one is made of."""
         return ()
 

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fastopt.core.hyperparameters import NONNEGATIVE, OneOf, Schedulable, Scheduled, Whole
+from fastopt.core.hyperparameters import NONNEGATIVE, OneOf, Schedulable, ScheduledNumber, Whole
 from fastopt.schedules.cycles import SHAPES
 from fastopt.schedules.functions import COUNT, Ascending, Schedule, listed, on_line
 
 PART = Schedulable(NONNEGATIVE)
 
 
-def value_of(name: str, part: Scheduled, step: int) -> float:
+def value_of(name: str, part: ScheduledNumber, step: int) -> float:
     """Return the value of a part at its own step, checked."""
     return NONNEGATIVE(f"{name} at its step {step}", part(step)) if callable(part) else part
 
@@ -107,12 +107,12 @@ class warmup(Schedule):
     """
 
     _checks = {"schedule": PART, "warmup_steps": COUNT, "start_factor": NONNEGATIVE}
-    schedule: Scheduled
+    schedule: ScheduledNumber
     warmup_steps: int
     start_factor: float = 0.0
 
     @property
-    def _parts(self) -> tuple[Scheduled, ...]:
+    def _parts(self) -> tuple[ScheduledNumber, ...]:
         return (self.schedule,)
 
     def _at(self, step: int) -> float:
@@ -123,7 +123,7 @@ class warmup(Schedule):
         return value * on_line(self.start_factor, 1.0, step, self.warmup_steps)
 
 
-def _schedules(name: str, value: Any) -> tuple[Scheduled, ...]:
+def _schedules(name: str, value: Any) -> tuple[ScheduledNumber, ...]:
     return tuple(PART(f"{name}[{i}]", part) for i, part in enumerate(listed(name, value)))
 
 
@@ -143,7 +143,7 @@ class join(Schedule):
     """
 
     _checks = {"schedules": _schedules, "boundaries": Ascending(low=1)}
-    schedules: Sequence[Scheduled]
+    schedules: Sequence[ScheduledNumber]
     boundaries: Sequence[int]
 
     def __post_init__(self) -> None:
@@ -155,7 +155,7 @@ class join(Schedule):
             )
 
     @property
-    def _parts(self) -> tuple[Scheduled, ...]:
+    def _parts(self) -> tuple[ScheduledNumber, ...]:
         return tuple(self.schedules)
 
     def _at(self, step: int) -> float:
@@ -182,9 +182,9 @@ class product(Schedule):
     """
 
     _checks = {"factors": _schedules}
-    factors: Sequence[Scheduled]
+    factors: Sequence[ScheduledNumber]
 
-    def __init__(self, *factors: Scheduled) -> None:
+    def __init__(self, *factors: ScheduledNumber) -> None:
         object.__setattr__(self, "factors", factors)
         self.__post_init__()
         if len(factors) < 2:
@@ -196,7 +196,7 @@ class product(Schedule):
         return f"product({', '.join(map(repr, self.factors))})"
 
     @property
-    def _parts(self) -> tuple[Scheduled, ...]:
+    def _parts(self) -> tuple[ScheduledNumber, ...]:
         return tuple(self.factors)
 
     def _at(self, step: int) -> float:

@@ -50,13 +50,13 @@ def gradients(dtype: Any) -> list[list[Array | None]]:
         given: list[Array | None] = [random(shape, dtype, rng) * large for shape in SHAPES]
         given = [None if g is None else g.astype(dtype) for g in given]
         if step % 3 == 1:
-            given[0][step % MEMBERS, 1] = np.nan  # type: ignore[index]
+            given[0][step % MEMBERS, 1] = np.nan
         if step % 7 == 3:
-            given[1][:] = np.inf  # type: ignore[index]
+            given[1][:] = np.inf
         if step % 5 == 2:
             given[2] = None
         if step % 6 == 4:
-            given[4][2] *= 1e18  # type: ignore[index]
+            given[4][2] *= 1e18
         found.append(given)
     return found
 
@@ -108,15 +108,15 @@ def test_each_is_judged_by_itself(
         for outcome, given in zip(outcomes, steps, strict=True):
             with np.errstate(all="ignore"):
                 made = separate.step(of(member, given))
-            assert made.made == outcome.made[member]  # type: ignore[index]
-            assert same_number(made.grad_norm, outcome.grad_norm[member])  # type: ignore[index]
+            assert made.made == outcome.made[member]
+            assert same_number(made.grad_norm, outcome.grad_norm[member])
         for one, together in zip(alone, params, strict=True):
             assert same_bits(one, together[member])
         for name, values in state_of(separate).items():
             assert same_bits(values, state[name][member]), name
-        assert separate.step_count == opt.step_count[member]  # type: ignore[index]
-        assert separate.skipped_steps == opt.skipped_steps[member]  # type: ignore[index]
-        assert same_number(separate.grad_norm, norm[member])  # type: ignore[index]
+        assert separate.step_count == opt.step_count[member]
+        assert separate.skipped_steps == opt.skipped_steps[member]
+        assert same_number(separate.grad_norm, norm[member])
 
 
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
@@ -127,7 +127,7 @@ def test_schedules_follow_the_steps_of_each(backend: str) -> None:
     )
     for given in gradients(np.float32):
         opt.step(given)
-    assert len(set(opt.step_count)) > 2  # type: ignore[call-overload]
+    assert len(set(opt.step_count)) > 2
     for member in range(MEMBERS):
         alone = [np.array(param[member]) for param in begun(np.float32)]
         separate = fastopt.Adam(alone, cosine(0.1, 20), on_nonfinite="skip", backend=backend)
@@ -171,7 +171,7 @@ def test_raise_names_the_member() -> None:
     with pytest.raises(FloatingPointError, match=r"gradient of member 2 has a norm of 1\.4"):
         opt.step(grads)
     assert (params == 1).all()
-    assert opt.step_count.tolist() == [0, 0, 0]  # type: ignore[attr-defined]
+    assert opt.step_count.tolist() == [0, 0, 0]
 
 
 def test_an_outcome_says_who_stepped() -> None:
@@ -183,11 +183,11 @@ def test_an_outcome_says_who_stepped() -> None:
     outcome = opt.step(grads)
     assert not outcome
     assert outcome != True  # noqa: E712 - an outcome is equal to a truth value
-    assert outcome.made.tolist() == [False, True, True]  # type: ignore[attr-defined]
-    assert outcome.grad_norm.tolist() == [np.inf, 2**0.5, 2**0.5]  # type: ignore[union-attr]
-    assert opt.step(np.full((3, 2), np.nan)).made.tolist() == [False] * 3  # type: ignore[attr-defined]
-    assert opt.skipped_steps.tolist() == [2, 1, 1]  # type: ignore[attr-defined]
-    assert opt.step_count.tolist() == [2, 3, 3]  # type: ignore[attr-defined]
+    assert outcome.made.tolist() == [False, True, True]
+    assert outcome.grad_norm.tolist() == [np.inf, 2**0.5, 2**0.5]
+    assert opt.step(np.full((3, 2), np.nan)).made.tolist() == [False] * 3
+    assert opt.skipped_steps.tolist() == [2, 1, 1]
+    assert opt.step_count.tolist() == [2, 3, 3]
 
 
 # Saved, copied, selected -------------------------------------------------------------------------
@@ -200,7 +200,7 @@ def run(opt: Optimizer, steps: Sequence[Sequence[Array | None]]) -> None:
 
 def made(params: list[Array]) -> Optimizer:
     rates = np.linspace(0.01, 0.1, len(params[0]))
-    return fastopt.AdamW(params, rates, members=len(params[0]), on_nonfinite="skip")  # type: ignore[arg-type]
+    return fastopt.AdamW(params, rates, members=len(params[0]), on_nonfinite="skip")
 
 
 def as_file(opt: Optimizer, folder: Path) -> list[Array]:
@@ -223,7 +223,7 @@ def as_dict(opt: Optimizer, folder: Path) -> list[Array]:
 
 def as_copy(opt: Optimizer, folder: Path) -> list[Array]:
     copied = pickle.loads(pickle.dumps(copy.deepcopy(opt)))
-    assert copied.skipped_steps.tolist() == opt.skipped_steps.tolist()  # type: ignore[attr-defined]
+    assert copied.skipped_steps.tolist() == opt.skipped_steps.tolist()
     run(copied, gradients(np.float32)[STEPS // 2 :])
     return [*copied.params]
 
@@ -234,7 +234,7 @@ def test_runs_go_on(way: Any, tmp_path: Path) -> None:
     run(made(whole), gradients(np.float32))
     opt = made(half)
     run(opt, gradients(np.float32)[: STEPS // 2])
-    assert len(set(opt.step_count)) > 1  # type: ignore[call-overload]
+    assert len(set(opt.step_count)) > 1
     for one, two in zip(way(opt, tmp_path), whole, strict=True):
         assert one.tobytes() == two.tobytes()
 
@@ -264,8 +264,8 @@ def test_selected_members_go_on_as_they_were(keep: Any, backend: str) -> None:
     def optimizer(params: list[Array]) -> Optimizer:
         return fastopt.AdamW(
             params,
-            lambda step: rates / (1 + step),  # type: ignore[arg-type,return-value]
-            betas=(np.linspace(0.5, 0.9, MEMBERS), 0.99),  # type: ignore[arg-type]
+            lambda step: rates / (1 + step),
+            betas=(np.linspace(0.5, 0.9, MEMBERS), 0.99),
             bounds=(lower, None),
             members=MEMBERS,
             on_nonfinite="skip",
@@ -281,13 +281,13 @@ def test_selected_members_go_on_as_they_were(keep: Any, backend: str) -> None:
     run(opt, steps[:10])
     before = [param.copy() for param in some]
     assert opt.select(keep) is opt
-    assert opt.step_count.shape == rows.shape  # type: ignore[attr-defined]
+    assert opt.step_count.shape == rows.shape
     run(opt, [[None if g is None else g[rows] for g in given] for given in steps[10:]])
     assert len(called) == STEPS
     for one, two, old, shown in zip(opt.params, whole, before, some, strict=True):
         assert one.tobytes() == two[rows].tobytes()
         assert shown.tobytes() == old.tobytes()
-    assert opt.skipped_steps.tolist() == all_of_them.skipped_steps[rows].tolist()  # type: ignore[attr-defined,index]
+    assert opt.skipped_steps.tolist() == all_of_them.skipped_steps[rows].tolist()
 
 
 def test_select_refuses_what_it_cannot_keep() -> None:

@@ -238,9 +238,9 @@ def test_arrays_without_members_are_refused_as_before() -> None:
 def test_settings_between_steps_are_checked() -> None:
     opt = made()
     with pytest.raises(ValueError, match="shape"):
-        opt.lr = np.ones(4)  # type: ignore[assignment]
+        opt.lr = np.ones(4)
     rates = np.array([1, 2, 3])
-    opt.lr = rates  # type: ignore[assignment]
+    opt.lr = rates
     rates[:] = 0
     assert opt.param_groups[0]["lr"].tolist() == [1.0, 2.0, 3.0]
     assert not opt.param_groups[0]["lr"].flags.writeable
@@ -259,7 +259,7 @@ def test_schedules_of_members_are_checked() -> None:
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
 def test_a_pickled_bucket_keeps_its_members(backend: str) -> None:
     params = [np.ones((3, 4)), np.asfortranarray(np.ones((3, 5)))]
-    opt = fastopt.Adam(params, lr=np.array([0.1, 0.2, 0.3]), backend=backend, members=3)  # type: ignore[arg-type]
+    opt = fastopt.Adam(params, lr=np.array([0.1, 0.2, 0.3]), backend=backend, members=3)
     (bucket,) = opt._state.buckets
     copy = pickle.loads(pickle.dumps(bucket))
     assert copy.members == bucket.members == 3

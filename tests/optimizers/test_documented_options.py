@@ -21,6 +21,7 @@ TRIED: dict[str, tuple[Any, ...]] = {
     "clip_value": (1.0,),
     "clip_each": (1.0,),
     "on_nonfinite": ("skip", "raise"),
+    "members": (4,),
     "capturable": (True,),
     "master_weights": (False,),
     "state_dtype": ("float64",),
