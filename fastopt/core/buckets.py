@@ -689,7 +689,7 @@ class Bucket:
     def advance(self, active: Sequence[int] | None, steps: int) -> None:
         """Add to the step counts of some parameters (None: all)."""
         self.steps[slice(None) if active is None else active] += steps
-        if active is not None or not self.steps_equal:
+        if len(self.steps) > 1 and (active is not None or not self.steps_equal):
             self.steps_equal = bool((self.steps == self.steps[0]).all())
 
     def set_step(self, index: int, step: int) -> None:

@@ -132,6 +132,62 @@ def test_gradients_of_one_row_are_added_in_their_order(backend: str) -> None:
     same(-param, again)
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.complex64])
+@pytest.mark.parametrize(
+    ("rows", "width", "given"),
+    [(3, 2, 40), (5_000, 3, 700), (5_000, 1, 6_000), (3_000_000, 1, 300), (4, 5_000, 9)],
+)
+def test_numba_lays_rows_out_as_numpy_does(dtype: Any, rows: int, width: int, given: int) -> None:
+    rng = np.random.default_rng(rows + given)
+    indices = rng.integers(-rows, rows, given)
+    indices[given // 2 :] = indices[: given - given // 2] % rows  # each comes again
+    values = table(dtype, given, width)
+    ends = []
+    for backend in ("numpy", "numba"):
+        param = np.zeros((rows, width), dtype)
+        opt = fastopt.SGD(param, 1.0, momentum=0.5, backend=backend)
+        for order in (indices, np.sort(indices), indices.astype(np.int32)[::-1]):
+            opt.step(RowGrad(order, values))
+        ends.append(end_of(opt, param))
+    same(ends[0], ends[1])
+
+
+@each_backend
+def test_gradients_of_any_layout_and_indices_of_any_integers(backend: str) -> None:
+    values, right = table(np.float32, 3), None
+    wide = np.zeros((3, 10), np.float32)
+    wide[:, ::2] = values
+    for given in (values, np.asfortranarray(values), wide[:, ::2], values.astype(np.float64)):
+        for kind in (np.int64, np.uint8, np.uint64, np.int32):
+            param = table(np.float32)
+            fastopt.Adam(param, backend=backend).step(RowGrad(np.array([4, 0, 4], kind), given))
+            right = param if right is None else right
+            same(param, right)
+    param = table(np.float32)
+    opt = fastopt.SGD(param, 1.0, backend=backend)
+    opt.step(RowGrad([1, 0, 0], param[:3]))  # memory of the parameter's own
+    before = table(np.float32)
+    same(param[:2], np.array([before[0] - (before[1] + before[2]), before[1] - before[0]]))
+    with pytest.raises(IndexError, match="names row 18446744073709551615"):
+        opt.step(RowGrad(np.array([2**64 - 1], np.uint64), np.ones((1, 5), np.float32)))
+
+
+@each_backend
+def test_dense_steps_and_steps_of_rows_in_turns(backend: str) -> None:
+    params, right = {"E": table(), "w": np.ones(3)}, {"E": table(), "w": np.ones(3)}
+    opt = fastopt.SGD(params, lambda t: 0.1 * (t + 1), momentum=0.5, backend=backend)
+    other = fastopt.SGD(right, lambda t: 0.1 * (t + 1), momentum=0.5, backend="numpy")
+    every = np.arange(6)
+    for k in range(8):
+        values = table(rows=6) * (k + 1)
+        grad = RowGrad(every, values) if k in (1, 2, 5) else values
+        opt.step({"E": grad, "w": None if k == 2 else np.ones(3)})
+        other.step({"E": values, "w": None if k == 2 else np.ones(3)})
+    same(end_of(opt, params["E"]), end_of(other, right["E"]))
+    same(params["w"], right["w"])
+    assert opt.step_count == 8
+
+
 @each_backend
 def test_constants_of_rows_go_with_them(backend: str) -> None:
     param, lower = np.zeros((4, 2)), np.array([[-9.0], [-0.5], [-9.0], [-9.0]]) * np.ones((4, 2))
