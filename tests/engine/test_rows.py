@@ -287,26 +287,31 @@ def test_a_run_goes_on_from_a_checkpoint(backend: str, tmp_path: Path) -> None:
     same(end_of(opt, param), end_of(again, other))
 
 
-def test_embeddings_learn_which_words_stand_side_by_side(place: tuple[Any, str]) -> None:
-    """On the text of Python's own manual: a log-bilinear model of the next word."""
-    xp, backend = place
+def words_of_pythons_manual() -> tuple[Array, int]:
+    """Return the words of some of its pages, by number, and how many different ones there are."""
     text = " ".join(pydoc_data.topics.topics[name] for name in ("assignment", "if", "while"))
     words = re.findall(r"[a-z]+", text.lower())
     known = sorted(set(words))
-    tokens = np.array([known.index(word) for word in words])
+    return np.array([known.index(word) for word in words]), len(known)
+
+
+def embeddings(known: int, xp: Any) -> dict[str, Array]:
     rng = np.random.default_rng(0)
-    params = {
-        "inputs": rng.standard_normal((len(known), 12)) * 0.1,
-        "outputs": rng.standard_normal((len(known), 12)) * 0.1,
+    return {
+        name: xp.asarray(rng.standard_normal((known, 12)) * 0.1) for name in ("inputs", "outputs")
     }
-    params = {name: xp.asarray(values) for name, values in params.items()}
-    opt = fastopt.Adam(params, lr=0.05, backend=backend)
+
+
+def learn_the_next_word(opt: Optimizer, params: Any, xp: Any, rounds: int, dense: bool) -> Any:
+    """Train a log-bilinear model of the next word; return the mean loss of each round."""
+    tokens, known = words_of_pythons_manual()
+    rng = np.random.default_rng(0)
     losses = []
-    for _ in range(9 if xp is np else 1):
+    for _ in range(rounds):
         total, start = 0.0, 0
         while start + 65 <= len(tokens):
             now, then = tokens[start : start + 64], tokens[start + 1 : start + 65]
-            drawn = rng.integers(0, len(known), 64)  # words that stand elsewhere
+            drawn = rng.integers(0, known, 64)  # words that stand elsewhere
             e, o, n = (
                 on_host(params[name])[rows]
                 for name, rows in (("inputs", now), ("outputs", then), ("outputs", drawn))
@@ -316,17 +321,46 @@ def test_embeddings_learn_which_words_stand_side_by_side(place: tuple[Any, str])
             at_right, at_wrong = -1 / (1 + np.exp(right)), 1 / (1 + np.exp(-wrong))
             of_e = at_right[:, None] * o + at_wrong[:, None] * n
             of_o = np.concatenate([at_right[:, None] * e, at_wrong[:, None] * e])
-            opt.step(
-                {
-                    "inputs": RowGrad(now, xp.asarray(of_e)),
-                    "outputs": RowGrad(np.concatenate([then, drawn]), xp.asarray(of_o)),
-                }
-            )
+            grads: dict[str, Any] = {
+                "inputs": RowGrad(now, xp.asarray(of_e)),
+                "outputs": RowGrad(np.concatenate([then, drawn]), xp.asarray(of_o)),
+            }
+            if dense:
+                grads = {name: grad.dense(params[name]) for name, grad in grads.items()}
+            opt.step(grads)
             start += 64
         losses.append(total / start)
+    return losses
+
+
+def test_embeddings_learn_which_words_stand_side_by_side(place: tuple[Any, str]) -> None:
+    xp, backend = place
+    params = embeddings(words_of_pythons_manual()[1], xp)
+    opt = fastopt.Adam(params, lr=0.05, backend=backend)
+    losses = learn_the_next_word(opt, params, xp, 9 if xp is np else 1, dense=False)
     if xp is np:
         assert losses[0] > 1.3  # 2 * log(2) before anything is learned
         assert losses[-1] < 0.6
+
+
+@each_backend
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p, b: fastopt.SGD(p, lambda t: 0.1 / (1 + 0.01 * t), backend=b),
+        lambda p, b: fastopt.Adagrad(p, 0.1, lr_decay=0.01, backend=b),
+    ],
+)
+def test_embeddings_end_as_those_of_dense_steps(make: Any, backend: str) -> None:
+    """By rules that leave alone what has a gradient of 0: the others' averages fade there."""
+    ends = []
+    for dense in (False, True):
+        params = embeddings(words_of_pythons_manual()[1], np)
+        opt = make(params, backend)
+        losses = learn_the_next_word(opt, params, np, 3, dense)
+        ends.append((params, losses, opt.state_dict()["state"]))
+    same(ends[0], ends[1])
+    assert ends[0][1][-1] < ends[0][1][0]
 
 
 # What is refused ----------------------------------------------------------------------------------
