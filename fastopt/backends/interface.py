@@ -94,16 +94,18 @@ class Kernel(Protocol):
     def of_rows(
         self,
         place: int,
-        rows: Array,
-        gradients: Gradients,
+        indices: Array,
+        values: Array,
         scalars: Sequence[float],
         scale: float,
     ) -> Callable[[], None] | None:
         """Return what updates some rows of one parameter where they stand, and cannot fail.
 
-        ``place`` is the parameter's among those of the bucket, ``rows`` are numbers of its first
-        axis in host memory, each once, and ``gradients`` theirs, as one array. None: this kernel
-        does not do that, and they are updated as a parameter of their own.
+        ``place`` is the parameter's among those of the bucket. ``indices`` and ``values`` are those
+        of a ``RowGrad``, the latter of the shape of the parameter's rows, and nothing else is
+        checked: any order, some perhaps several times. They must stay as they are until then.
+        None: this kernel does not do that, or something asks for a closer look; ``RowGrad`` then
+        says what is wrong, or the rows are updated as a parameter of their own.
         """
 
 

@@ -693,7 +693,7 @@ class Bucket:
     def advance(self, active: Sequence[int] | None, steps: int) -> None:
         """Add to the step counts of some parameters (None: all)."""
         self.steps[slice(None) if active is None else active] += steps
-        if active is not None or not self.steps_equal:
+        if len(self.steps) > 1 and (active is not None or not self.steps_equal):
             self._compare_steps()
 
     def _compare_steps(self) -> None:

@@ -76,6 +76,10 @@ class RowGrad:
             found[arrays.like(rows, values)] = values
         return found
 
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        """Return whether the values are rows of a parameter of this shape."""
+        return bool(shape) and self.values.shape[1:] == shape[1:]
+
     def merged(self, shape: tuple[int, ...], path: str) -> tuple[Array, Array]:
         """Return the numbers of the rows, ascending and each once, in host memory; their gradients.
 
@@ -83,7 +87,7 @@ class RowGrad:
         the next is added at once for all rows: first the second gradients of all, then the third.
         """
         indices, values = self.indices, self.values
-        if values.shape[1:] != shape[1:] or not shape:
+        if not self.fits(shape):
             wanted = f"(n, {', '.join(map(str, shape[1:]))})" if shape else "of rows"
             raise ValueError(
                 f"the values of {path} must have the shape {wanted}, as rows of a parameter of "

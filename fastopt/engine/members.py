@@ -7,7 +7,6 @@ scalars, the kernels do for all at once; here is what is judged for each, and th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from fastopt.core.arrays import Array, Extents
 from fastopt.core.buckets import Bucket, Gradients, OptimizerState, Parameter
 from fastopt.core.dtypes import real_dtype
 from fastopt.core.norms import norms_by_member
+from fastopt.core.rows import RowGrad
 from fastopt.engine.policy import Policy, Verdict, judge_members, refusal
 from fastopt.engine.rows import Rows
 from fastopt.engine.scalars import Plan
@@ -106,18 +106,13 @@ def _update_of_some(
     extents: Extents,
 ) -> Callable[[], None]:
     parameter, grad = bucket.parameters[index], given[bucket.positions[index]]
-    leaf = parameter.leaf
-    with arrays.on_device_of(leaf.array):
-        values = grad[arrays.like(rows, grad)]
-        array = arrays.namespace_of(leaf.array).empty(values.shape, parameter.dtype)
-    own = replace(leaf, array=array)
-    wanted = bucket.read_as([values])
-    flat = Parameter.of(own, 0).flat_gradient(values, wanted, f"grads{leaf.place}", extents)
-    some = Gradients.of([flat], real_dtype(wanted), complete=True)
-    part = Rows(number, index, rows, bucket, some, own, backend, extents)
+    with arrays.on_device_of(grad):
+        some = RowGrad(rows, grad[arrays.like(rows, grad)])
+    path = f"grads{parameter.leaf.place}"
+    part = Rows(number, index, some, bucket, path, backend, extents)
     first = plan.row_of(index)
     part.copy(back=False)
-    part.kernel.update(some, np.asarray(plan.table)[first + rows], None, 1.0)
+    part.kernel.update(part.gradients, np.asarray(plan.table)[first + rows], None, 1.0)
     missed = np.ones(parameter.layout.shape[0], np.int64)
     missed[rows] = 0
 

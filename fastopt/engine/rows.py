@@ -24,19 +24,41 @@ from fastopt_kernels import ArrayRule
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Some rows of the parameter at this ``place`` in the bucket of this ``number``.
+    """The gradient of some rows of a parameter: this ``place`` in the bucket of this ``number``.
 
-    ``leaf`` is the array that they are copied to, if they are.
+    ``path`` is what errors call it. What a kernel that updates rows where they stand does not need
+    is worked out when it is asked for.
     """
 
     number: int
     place: int
-    rows: Array
+    given: RowGrad
     whole: Bucket
-    gradients: Gradients
-    leaf: Leaf
+    path: str
     backend: Backend
     extents: Extents
+
+    @cached_property
+    def merged(self) -> tuple[Array, Array]:
+        """The numbers of the rows, ascending and each once, and their gradients."""
+        return self.given.merged(self.whole.parameters[self.place].layout.shape, self.path)
+
+    @cached_property
+    def leaf(self) -> Leaf:
+        """The array that rows are copied to, if they are."""
+        parameter, (_, values) = self.whole.parameters[self.place], self.merged
+        leaf = parameter.leaf
+        with arrays.on_device_of(leaf.array):
+            array = arrays.namespace_of(leaf.array).empty(values.shape, parameter.dtype)
+        return replace(leaf, array=array, place=f"{leaf.place}.values")
+
+    @cached_property
+    def gradients(self) -> Gradients:
+        """The gradients of the rows, as those of an array."""
+        values = self.merged[1]
+        wanted, path = self.whole.read_as([values]), f"{self.path}.values"
+        flat = Parameter.of(self.leaf, 0).flat_gradient(values, wanted, path, self.extents)
+        return Gradients.of([flat], real_dtype(wanted), complete=True)
 
     @cached_property
     def bucket(self) -> Bucket:
@@ -64,11 +86,14 @@ class Rows:
         return self.backend.kernel(self.bucket, self.extents)
 
     def update(self, kernel: Kernel, scalars: Sequence[float], scale: float) -> Callable[[], None]:
-        """Work the update out, and return what writes it and cannot fail.
+        """Work the update out, and return what writes it and cannot fail; raises what is wrong.
 
         ``kernel`` is that of the whole bucket, ``scalars`` are those of the step.
         """
-        run = kernel.of_rows(self.place, self.rows, self.gradients, scalars, scale)
+        run = None
+        if self.given.fits(self.whole.parameters[self.place].layout.shape):
+            indices, values = vars(self).get("merged", (self.given.indices, self.given.values))
+            run = kernel.of_rows(self.place, indices, values, scalars, scale)
         if run is None:
             self.copy(back=False)
             self.kernel.update(self.gradients, [scalars], None, scale)
@@ -89,7 +114,7 @@ class Rows:
         of_whole = self.whole.arena.rows
         for name, row in self.bucket.arena.rows.items():
             pairs.append((own.state_view(row), parameter.state_view(of_whole[name])))
-        rows = arrays.like(self.rows, own.leaf.array)
+        rows = arrays.like(self.merged[0], own.leaf.array)
         with arrays.on_device_of(own.leaf.array):
             for some, every in pairs:
                 if back:
@@ -135,17 +160,10 @@ def _bound(
     extents: Extents,
 ) -> Rows:
     whole = state.buckets[number]
-    parameter = whole.parameters[index]
-    leaf, path = parameter.leaf, f"grads{parameter.leaf.place}"
+    leaf = whole.parameters[index].leaf
+    path = f"grads{leaf.place}"
     _check_takes_rows(state, whole, path, leaf.path)
-    rows, values = grad.merged(parameter.layout.shape, path)
-    with arrays.on_device_of(leaf.array):
-        array = arrays.namespace_of(leaf.array).empty(values.shape, parameter.dtype)
-    own = replace(leaf, array=array, place=f"{leaf.place}.values")
-    wanted = whole.read_as([values])
-    flat = Parameter.of(own, 0).flat_gradient(values, wanted, f"{path}.values", extents)
-    gradients = Gradients.of([flat], real_dtype(wanted), complete=True)
-    return Rows(number, index, rows, whole, gradients, own, backend, extents)
+    return Rows(number, index, grad, whole, path, backend, extents)
 
 
 def _check_takes_rows(state: OptimizerState, bucket: Bucket, path: str, param: str) -> None:

@@ -6,7 +6,7 @@ of that is prepared, may raise, and writes nothing. Committing it cannot fail.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from math import inf
 from time import perf_counter
@@ -159,6 +159,7 @@ class HostEngine:
         self._fused_parts: list[tuple[Bucket, Scalars, ParamGroup]] = []
         self._buffered: dict[int, Gradients] = {}  # of each bucket those in the buffers
         self._estimates = self._new_estimates()
+        self._given_rows = False  # whether the last step was, so that the next one may be too
         self._limit_of: Policy | None = None
         self._limit: float | None = None  # that of this policy
 
@@ -181,7 +182,8 @@ class HostEngine:
         if self._settings_seen != self._changes.besides_lr:
             self.follow_settings()
         asked: dict[int, Options] = {}
-        if self._fused is not None and extra is NOTHING and not self._estimate_first:
+        is_fused = self._fused is not None and extra is NOTHING and not self._estimate_first
+        if self._fused is not None and is_fused and not self._given_rows:
             if policy is not self._limit_of:  # a fortieth of a small step
                 self._limit_of, self._limit = policy, policy.limit
             limit = self._limit
@@ -239,7 +241,8 @@ class HostEngine:
         memory: Mapping[str, float] = self.state.memory
         given = memory
         leaves, given_rows = rows.split(self.matched(grads))
-        bound = self.bind(leaves)
+        self._given_rows = bool(given_rows)
+        bound = self.bind(leaves, besides=given_rows)
         some = self._bind_rows(given_rows)
         estimated = self._bind_estimate(extra)
         if self._estimate_first:
@@ -298,8 +301,11 @@ class HostEngine:
     def _update_of(self, part: Rows, asked: dict[int, Options], scale: float) -> Callable[[], None]:
         """Return what writes an update of rows."""
         number, whole = part.number, part.whole
-        options = self._options(whole.group, asked)
-        row = self.scalars[number].row(options, int(whole.steps[part.place]) + 1)
+        t = whole.steps.item(part.place) + 1
+        if self.state.groups[whole.group].foreseeable:
+            row = self.scalars[number].next_row(t, self.state.counts.steps.item(0))
+        else:
+            row = self.scalars[number].row(self._options(whole.group, asked), t)
         return part.update(self.kernels[number], cast(Sequence[float], row), scale)
 
     def _bind_estimate(self, extra: Extra) -> list[tuple[int, Gradients]]:
@@ -407,13 +413,19 @@ class HostEngine:
         trained = next(self.trained(), None) is not None
         return self.state.tree.match(grads) if trained else []
 
-    def bind(self, given: list[Any], copying: bool = True) -> list[tuple[int, Gradients]]:
+    def bind(
+        self, given: list[Any], copying: bool = True, besides: Collection[int] = ()
+    ) -> list[tuple[int, Gradients]]:
         """Return the checked gradients of the buckets that are trained, with their numbers.
 
         ``given`` is in the order of the leaves (``matched``). Without ``copying`` gradients that
-        would have to be copied are refused.
+        would have to be copied are refused. Buckets are left out of which all leaves are among
+        those that are seen to ``besides``.
         """
         active = [*self.trained()]
+        if besides:
+            buckets = self.state.buckets
+            active = [n for n in active if not all(p in besides for p in buckets[n].positions)]
         if not active:
             return []
         now = self.state.tree.current()  # the arrays that the user's tree of parameters holds

@@ -51,8 +51,8 @@ class Sophia(Optimizer):
         common: what every optimizer takes, see ``Common``: lr_scale, maximize, trainable, bounds,
             reset_at_bounds, max_grad_norm, clip_value, clip_each, on_nonfinite, members,
             capturable, master_weights, state_dtype, stochastic_rounding, cautious, cautious_decay,
-            l1, mask_zero, complex_moment, seed, backend. ``maximize`` turns the sign of estimates too;
-            what clips gradients leaves them as they are.
+            l1, mask_zero, complex_moment, seed, backend. ``maximize`` turns the sign of
+            estimates too; what clips gradients leaves them as they are.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, and for arrays
@@ -138,8 +138,8 @@ class AdaHessian(Optimizer):
         common: what every optimizer takes, see ``Common``: lr_scale, maximize, trainable, bounds,
             reset_at_bounds, max_grad_norm, clip_value, clip_each, on_nonfinite, members,
             capturable, master_weights, state_dtype, stochastic_rounding, cautious, cautious_decay,
-            l1, mask_zero, complex_moment, seed, backend. What clips gradients leaves estimates as they
-            are.
+            l1, mask_zero, complex_moment, seed, backend. What clips gradients leaves
+            estimates as they are.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, and for arrays

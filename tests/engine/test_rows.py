@@ -132,6 +132,62 @@ def test_gradients_of_one_row_are_added_in_their_order(backend: str) -> None:
     same(-param, again)
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.complex64])
+@pytest.mark.parametrize(
+    ("rows", "width", "given"),
+    [(3, 2, 40), (5_000, 3, 700), (5_000, 1, 6_000), (3_000_000, 1, 300), (4, 5_000, 9)],
+)
+def test_numba_lays_rows_out_as_numpy_does(dtype: Any, rows: int, width: int, given: int) -> None:
+    rng = np.random.default_rng(rows + given)
+    indices = rng.integers(-rows, rows, given)
+    indices[given // 2 :] = indices[: given - given // 2] % rows  # each comes again
+    values = table(dtype, given, width)
+    ends = []
+    for backend in ("numpy", "numba"):
+        param = np.zeros((rows, width), dtype)
+        opt = fastopt.SGD(param, 1.0, momentum=0.5, backend=backend)
+        for order in (indices, np.sort(indices), indices.astype(np.int32)[::-1]):
+            opt.step(RowGrad(order, values))
+        ends.append(end_of(opt, param))
+    same(ends[0], ends[1])
+
+
+@each_backend
+def test_gradients_of_any_layout_and_indices_of_any_integers(backend: str) -> None:
+    values, right = table(np.float32, 3), None
+    wide = np.zeros((3, 10), np.float32)
+    wide[:, ::2] = values
+    for given in (values, np.asfortranarray(values), wide[:, ::2], values.astype(np.float64)):
+        for kind in (np.int64, np.uint8, np.uint64, np.int32):
+            param = table(np.float32)
+            fastopt.Adam(param, backend=backend).step(RowGrad(np.array([4, 0, 4], kind), given))
+            right = param if right is None else right
+            same(param, right)
+    param = table(np.float32)
+    opt = fastopt.SGD(param, 1.0, backend=backend)
+    opt.step(RowGrad([1, 0, 0], param[:3]))  # memory of the parameter's own
+    before = table(np.float32)
+    same(param[:2], np.array([before[0] - (before[1] + before[2]), before[1] - before[0]]))
+    with pytest.raises(IndexError, match="names row 18446744073709551615"):
+        opt.step(RowGrad(np.array([2**64 - 1], np.uint64), np.ones((1, 5), np.float32)))
+
+
+@each_backend
+def test_dense_steps_and_steps_of_rows_in_turns(backend: str) -> None:
+    params, right = {"E": table(), "w": np.ones(3)}, {"E": table(), "w": np.ones(3)}
+    opt = fastopt.SGD(params, lambda t: 0.1 * (t + 1), momentum=0.5, backend=backend)
+    other = fastopt.SGD(right, lambda t: 0.1 * (t + 1), momentum=0.5, backend="numpy")
+    every = np.arange(6)
+    for k in range(8):
+        values = table(rows=6) * (k + 1)
+        grad = RowGrad(every, values) if k in (1, 2, 5) else values
+        opt.step({"E": grad, "w": None if k == 2 else np.ones(3)})
+        other.step({"E": values, "w": None if k == 2 else np.ones(3)})
+    same(end_of(opt, params["E"]), end_of(other, right["E"]))
+    same(params["w"], right["w"])
+    assert opt.step_count == 8
+
+
 @each_backend
 def test_constants_of_rows_go_with_them(backend: str) -> None:
     param, lower = np.zeros((4, 2)), np.array([[-9.0], [-0.5], [-9.0], [-9.0]]) * np.ones((4, 2))
@@ -231,26 +287,31 @@ def test_a_run_goes_on_from_a_checkpoint(backend: str, tmp_path: Path) -> None:
     same(end_of(opt, param), end_of(again, other))
 
 
-def test_embeddings_learn_which_words_stand_side_by_side(place: tuple[Any, str]) -> None:
-    """On the text of Python's own manual: a log-bilinear model of the next word."""
-    xp, backend = place
+def words_of_pythons_manual() -> tuple[Array, int]:
+    """Return the words of some of its pages, by number, and how many different ones there are."""
     text = " ".join(pydoc_data.topics.topics[name] for name in ("assignment", "if", "while"))
     words = re.findall(r"[a-z]+", text.lower())
     known = sorted(set(words))
-    tokens = np.array([known.index(word) for word in words])
+    return np.array([known.index(word) for word in words]), len(known)
+
+
+def embeddings(known: int, xp: Any) -> dict[str, Array]:
     rng = np.random.default_rng(0)
-    params = {
-        "inputs": rng.standard_normal((len(known), 12)) * 0.1,
-        "outputs": rng.standard_normal((len(known), 12)) * 0.1,
+    return {
+        name: xp.asarray(rng.standard_normal((known, 12)) * 0.1) for name in ("inputs", "outputs")
     }
-    params = {name: xp.asarray(values) for name, values in params.items()}
-    opt = fastopt.Adam(params, lr=0.05, backend=backend)
+
+
+def learn_the_next_word(opt: Optimizer, params: Any, xp: Any, rounds: int, dense: bool) -> Any:
+    """Train a log-bilinear model of the next word; return the mean loss of each round."""
+    tokens, known = words_of_pythons_manual()
+    rng = np.random.default_rng(0)
     losses = []
-    for _ in range(9 if xp is np else 1):
+    for _ in range(rounds):
         total, start = 0.0, 0
         while start + 65 <= len(tokens):
             now, then = tokens[start : start + 64], tokens[start + 1 : start + 65]
-            drawn = rng.integers(0, len(known), 64)  # words that stand elsewhere
+            drawn = rng.integers(0, known, 64)  # words that stand elsewhere
             e, o, n = (
                 on_host(params[name])[rows]
                 for name, rows in (("inputs", now), ("outputs", then), ("outputs", drawn))
@@ -260,17 +321,46 @@ def test_embeddings_learn_which_words_stand_side_by_side(place: tuple[Any, str])
             at_right, at_wrong = -1 / (1 + np.exp(right)), 1 / (1 + np.exp(-wrong))
             of_e = at_right[:, None] * o + at_wrong[:, None] * n
             of_o = np.concatenate([at_right[:, None] * e, at_wrong[:, None] * e])
-            opt.step(
-                {
-                    "inputs": RowGrad(now, xp.asarray(of_e)),
-                    "outputs": RowGrad(np.concatenate([then, drawn]), xp.asarray(of_o)),
-                }
-            )
+            grads: dict[str, Any] = {
+                "inputs": RowGrad(now, xp.asarray(of_e)),
+                "outputs": RowGrad(np.concatenate([then, drawn]), xp.asarray(of_o)),
+            }
+            if dense:
+                grads = {name: grad.dense(params[name]) for name, grad in grads.items()}
+            opt.step(grads)
             start += 64
         losses.append(total / start)
+    return losses
+
+
+def test_embeddings_learn_which_words_stand_side_by_side(place: tuple[Any, str]) -> None:
+    xp, backend = place
+    params = embeddings(words_of_pythons_manual()[1], xp)
+    opt = fastopt.Adam(params, lr=0.05, backend=backend)
+    losses = learn_the_next_word(opt, params, xp, 9 if xp is np else 1, dense=False)
     if xp is np:
         assert losses[0] > 1.3  # 2 * log(2) before anything is learned
         assert losses[-1] < 0.6
+
+
+@each_backend
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p, b: fastopt.SGD(p, lambda t: 0.1 / (1 + 0.01 * t), backend=b),
+        lambda p, b: fastopt.Adagrad(p, 0.1, lr_decay=0.01, backend=b),
+    ],
+)
+def test_embeddings_end_as_those_of_dense_steps(make: Any, backend: str) -> None:
+    """By rules that leave alone what has a gradient of 0: the others' averages fade there."""
+    ends = []
+    for dense in (False, True):
+        params = embeddings(words_of_pythons_manual()[1], np)
+        opt = make(params, backend)
+        losses = learn_the_next_word(opt, params, np, 3, dense)
+        ends.append((params, losses, opt.state_dict()["state"]))
+    same(ends[0], ends[1])
+    assert ends[0][1][-1] < ends[0][1][0]
 
 
 # What is refused ----------------------------------------------------------------------------------

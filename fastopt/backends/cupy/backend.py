@@ -178,8 +178,8 @@ class CupyKernel:
     def of_rows(
         self,
         place: int,
-        rows: Array,
-        gradients: Gradients,
+        indices: Array,
+        values: Array,
         scalars: Sequence[float],
         scale: float,
     ) -> None:

@@ -29,6 +29,7 @@ from fastopt.backends.numba.codegen import (
     MEMBER_LINES,
     PROGRAM,
     PROGRAM_LINES,
+    at,
     loop_source,
     pass_source,
     storage_of,
@@ -38,7 +39,7 @@ from fastopt.backends.numba.headers import HeaderCheck
 from fastopt.backends.numba.runtime import Pool
 from fastopt.core import arrays
 from fastopt.core.arrays import Array, Extents
-from fastopt.core.buckets import Bucket, Counts, Gradients
+from fastopt.core.buckets import Bucket, Counts, Gradients, Parameter
 from fastopt.core.dtypes import UpdateSpec, dtype_of, wide
 from fastopt.core.norms import LANES, TILE
 from fastopt.core.passes import derived_of
@@ -54,6 +55,9 @@ EVERY_COLUMN = -1
 
 PARALLEL_FROM = 65_536
 """Elements of a bucket from which threads pay: waking them costs as much as this many updates."""
+
+
+_THREE_WORDS, _INDICES = struct.Struct("=3q"), at("INDICES")
 
 
 class _Job:
@@ -74,6 +78,14 @@ class _Job:
                 self._referred[name] = value
                 value = arrays.address(value)
             self._words[JOB.index(name)] = value
+
+    def set_given(self, indices: int, given: int, values: int) -> None:
+        """Set the words INDICES, GIVEN and VALUES."""
+        _THREE_WORDS.pack_into(self._words.data, _INDICES, indices, given, values)
+
+    def get(self, name: str) -> int:
+        """Return a word by name."""
+        return int(self._words[JOB.index(name)])
 
     def prepare(self) -> None:
         """Compile what does the chunks, or find it on disk."""
@@ -106,6 +118,63 @@ class _PerDtype:
             self.update.set(KNOWN=known, AXES=axes, AXES_COUNT=len(axes))
             self.update.set(EXTENTS=limits, EXTENTS_COUNT=limits.shape[1])
         self.update.set(STEPS=bucket.steps, REAL=bucket.spec.real.itemsize)
+
+
+class _RowTables:
+    """The tables by which compiled code finds some rows of one parameter, and their gradients.
+
+    They grow with the rows, and stay. ``update`` is the job of the rows that were laid out last, by
+    the ``scalars`` of a table of one row.
+    """
+
+    def __init__(
+        self,
+        compiled: _CompiledRule,
+        parameter: Parameter,
+        words: Mapping[str, int | Array],
+        width: int,
+    ) -> None:
+        height = parameter.layout.shape[0]
+        self.width = parameter.size // height
+        self.scalars = np.zeros((1, width))
+        self.update = _Job(compiled.update, words)
+        self.update.set(TABLE=self.scalars, ROWS=1)
+        self._layout = _Job(partial(_rows, compiled.gradient, parameter.flat.dtype.itemsize), {})
+        self._layout.set(TOTAL=1, HEIGHT=height, WIDTH=self.width)
+        self._layout.set(PARAM=parameter.flat, OFFSET=parameter.offset)
+        self._pieces = -(-self.width // CHUNK)
+        self._compiled = compiled
+        self._most = 0
+
+    def lay_out(self, indices: Array, values: Array) -> int:
+        """Write the tables; return how many rows there are, or -1 if an index names none.
+
+        The values have to stay where they are until the update.
+        """
+        given = len(indices)
+        if given > self._most:
+            self._make_room(given)
+        layout, update = self._layout, self.update
+        indices = np.ascontiguousarray(indices, np.int64)
+        self._layout.set_given(arrays.address(indices), given, arrays.address(values))
+        if not (layout.ready and update.ready):
+            layout.prepare()
+            update.prepare()
+        self._compiled.run(self._compiled.pool, 1, layout.address)
+        found = layout.get("FOUND")
+        if found > 0:
+            update.set(COUNT=found, TOTAL=found * self._pieces)
+        return found
+
+    def _make_room(self, given: int) -> None:
+        """Make tables for so many rows."""
+        leaves = np.empty(len(LEAF_LINES) * given, np.int64)
+        chunks = np.empty(3 * given * self._pieces, np.int64)
+        self._layout.set(ROOM=np.empty(numba_compiled.row_words(given), np.int64))
+        self._layout.set(SUMS=np.empty((given // 2, self.width), self._compiled.gradient))
+        for job in (self._layout, self.update):
+            job.set(LEAVES=leaves, CHUNKS=chunks)
+        self._most = given
 
 
 class NumbaKernel:
@@ -166,6 +235,8 @@ class NumbaKernel:
         self._only = self._per_dtype[0] if len(self._per_dtype) == 1 else None
         self._norm: tuple[Array, Array] | None = None
         self._sums: dict[tuple[int, np.dtype[Any]], tuple[_Job, Array]] = {}
+        self._row_tables: dict[tuple[int, np.dtype[Any]], _RowTables] = {}
+        self._extents = extents
         self._words = words
         self.large = sum(self._sizes) >= PARALLEL_FROM
         """Whether more than one thread may pay."""
@@ -298,37 +369,44 @@ class NumbaKernel:
     def of_rows(
         self,
         place: int,
-        rows: Array,
-        gradients: Gradients,
+        indices: Array,
+        values: Array,
         scalars: Sequence[float],
         scale: float,
     ) -> Callable[[], None] | None:
         """Return what updates some rows where they stand, as so many parameters of another job."""
-        parameter, grad = self._parameters[place], gradients.arrays[0]
-        in_rows = parameter.layout.plain and self._members is None
-        if not in_rows or parameter.copied or grad is None or not grad.size:
+        own = next((own for own in self._per_dtype if own.dtypes[1] == values.dtype), None)
+        parameter = self._parameters[place]
+        in_rows = parameter.layout.plain and self._members is None and not parameter.copied
+        if own is None or not in_rows or not self._reads_rows(indices, values):
             return None
-        width = grad.size // len(rows)
-        leaves = np.zeros((len(LEAF_LINES), len(rows)), np.int64)
-        by_name = dict(zip(LEAF_LINES, leaves, strict=True))
-        np.multiply(rows, width, out=by_name["OFFSET"])
-        np.multiply(by_name["OFFSET"], parameter.flat.itemsize, out=by_name["PARAM"])
-        by_name["OFFSET"] += parameter.offset
-        by_name["PARAM"] += arrays.address(parameter.flat)
-        step = width * grad.itemsize
-        by_name["GRAD"][:] = arrays.address(grad) + np.arange(0, step * len(rows), step)
-        chunks = _chunks([width] * len(rows), CHUNK)
-        own = self._for_dtype(gradients.dtype)
-        job = _Job(own.compiled.update, self._words)
-        job.set(LEAVES=leaves, COUNT=len(rows), CHUNKS=chunks, TOTAL=chunks.shape[1])
-        job.set(TABLE=self._scaled([scalars], scale), ROWS=1)
-        job.prepare()
-        compiled, threads = own.compiled, self.threads() if grad.size >= PARALLEL_FROM // 4 else 1
+        key = (place, own.compiled.gradient)
+        if key not in self._row_tables:
+            self._row_tables[key] = _RowTables(
+                own.compiled, parameter, self._words, self._table.shape[1]
+            )
+        tables = self._row_tables[key]
+        found = tables.lay_out(indices, values)
+        if found < 0:
+            return None
+        tables.scalars[0] = scalars
+        if scale != 1.0:
+            tables.scalars[:] = self._scaled([scalars], scale)
+        compiled, job = own.compiled, tables.update.address
+        threads = self.threads() if found * tables.width >= PARALLEL_FROM // 4 else 1
+        return partial(compiled.run, compiled.pool, threads, job)
 
-        def run() -> None:
-            compiled.run(compiled.pool, threads, job.address)
-
-        return run
+    def _reads_rows(self, indices: Array, values: Array) -> bool:
+        """Return whether compiled code reads gradients of rows as they stand."""
+        flags = values.flags
+        return (
+            type(values) is np.ndarray
+            and indices.dtype != np.uint64  # what int64 does not hold is no row
+            and flags.c_contiguous
+            and flags.aligned
+            and values.size > 0
+            and self._extents.apart([values])
+        )
 
     def _scaled(self, table: ScalarRows, scale: float) -> Array:
         """Return a table as compiled code reads it: where there are members, by columns."""
@@ -622,6 +700,18 @@ def _squares(dtype: np.dtype[Any]) -> int:
     return _compiled_address(
         function, f"squares-{dtype.name}", fingerprint(function) + fingerprint(widen)
     )
+
+
+@cache
+def _rows(dtype: np.dtype[Any], size: int) -> int:
+    """Return the address of what lays out gradients of rows, of one dtype.
+
+    ``size`` are the bytes of a real number of the parameter.
+    """
+    widen, narrow = conversion(dtype, wide(dtype))
+    function = numba_compiled.row_layout(_type_of(dtype), widen, narrow, dtype.itemsize, size)
+    identity = f"{size}" + "".join(map(fingerprint, (function, widen, narrow)))
+    return _compiled_address(function, f"rows-{dtype.name}", identity)
 
 
 @cache

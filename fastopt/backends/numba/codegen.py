@@ -36,6 +36,8 @@ JOB = (
         "REAL",
     ),  # of a fused step
     *("ROWS", "VARIES"),  # of the table, where parameters have members, and a bit for each column
+    *("INDICES", "GIVEN", "VALUES", "HEIGHT", "WIDTH"),  # of gradients of rows,
+    *("PARAM", "OFFSET", "ROOM", "FOUND"),  # which are laid out as so many parameters
 )
 """The words of a job: what does its chunks and how many they are; addresses and sizes of arrays.
 Compiled code finds all its arrays there: handing one over as an argument costs as much as updating

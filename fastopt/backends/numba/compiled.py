@@ -12,6 +12,7 @@ from numba.extending import register_jitable
 
 from fastopt.backends.numba import headers
 from fastopt.backends.numba.codegen import (
+    CHUNK,
     LANES_APART,
     LEAF_LINES,
     PROGRAM,
@@ -328,7 +329,8 @@ _compare = register_jitable(compare)
 _AHEAD = 8_192
 """Bytes that are asked for before they are needed."""
 
-_LINES, _GRAD = len(LEAF_LINES), LEAF_LINES.index("GRAD")
+_LINES = len(LEAF_LINES)
+_PARAM_LINE, _GRAD, _OFFSET_LINE, _ROW_LINE, _STREAM_LINE = range(_LINES)
 _FUNCTION, _TOTAL, _LEAVES, _COUNT, _CHUNKS = (
     at(name) for name in ("FUNCTION", "TOTAL", "LEAVES", "COUNT", "CHUNKS")
 )
@@ -485,5 +487,125 @@ def squares(given: Any, widen: Callable[[Any], Any], itemsize: int) -> Callable[
                     lane[j] += lane[j + width]
                 width //= 2
             sums[tile] = lane[0]
+
+    return work
+
+
+# Gradients of rows --------------------------------------------------------------------------------
+
+_DIGIT = 11
+"""Bits that rows are sorted by in one go: the counts of all such numbers fit the first cache."""
+
+_INDICES, _GIVEN, _VALUES, _HEIGHT, _WIDTH, _PARAM, _OFFSET, _ROOM, _FOUND = (
+    at(name)
+    for name in (
+        *("INDICES", "GIVEN", "VALUES", "HEIGHT", "WIDTH", "PARAM", "OFFSET", "ROOM", "FOUND"),
+    )
+)
+
+
+def row_words(given: int) -> int:
+    """Return how many words the layout of so many rows needs to work in."""
+    return 5 * given
+
+
+@register_jitable  # type: ignore[untyped-decorator]
+def _sorted_rows(given: Any, height: int, room: int) -> Any:
+    """Return the rows that indices name, ascending, and where each stood; equal ones in order.
+
+    If an index names no row, the last one returned is -1.
+    """
+    count = len(given)
+    bytes_each = 8 * count
+    rows = carray(pointer_to(room, int64), count)
+    order = carray(pointer_to(room + bytes_each, int64), count)
+    other_rows = carray(pointer_to(room + 2 * bytes_each, int64), count)
+    other_order = carray(pointer_to(room + 3 * bytes_each, int64), count)
+    last, ascending = 0, True
+    for i in range(count):
+        row = given[i] + height if given[i] < 0 else given[i]
+        if row < 0 or row >= height:
+            rows[count - 1] = -1
+            return rows, order
+        ascending = ascending and row >= last
+        rows[i], order[i], last = row, i, row
+    counts = np.empty(1 << _DIGIT, np.int64)
+    shift = 0
+    while not ascending and (height - 1) >> shift > 0:  # digit by digit, the lowest first
+        counts[:] = 0
+        for i in range(count):
+            counts[(rows[i] >> shift) & ((1 << _DIGIT) - 1)] += 1
+        before = 0
+        for digit in range(1 << _DIGIT):
+            before, counts[digit] = before + counts[digit], before
+        for i in range(count):
+            digit = (rows[i] >> shift) & ((1 << _DIGIT) - 1)
+            place = counts[digit]
+            counts[digit] = place + 1
+            other_rows[place], other_order[place] = rows[i], order[i]
+        rows, other_rows = other_rows, rows
+        order, other_order = other_order, order
+        shift += _DIGIT
+    return rows, order
+
+
+def row_layout(
+    given: Any, widen: Callable[[Any], Any], narrow: Callable[[Any], Any], itemsize: int, size: int
+) -> Callable[..., None]:
+    """Return what lays out gradients of rows as those of so many parameters, to be compiled.
+
+    ``given`` is the type of gradients, which ``widen`` and ``narrow`` convert for a sum, and
+    ``itemsize`` their bytes; ``size`` are those of a parameter's real number. FOUND becomes the
+    number of rows, ascending and each once, or -1 if an index names none. Gradients of a row that
+    is named several times are added, in the order in which they stand, each sum rounded to their
+    dtype; all others are left where they are.
+    """
+
+    def work(job: int, thread: int, begin: int, end: int) -> None:
+        count, width = int64_at(job + _GIVEN), int64_at(job + _WIDTH)
+        found_at = carray(pointer_to(job + _FOUND, int64), 1)
+        room = int64_at(job + _ROOM)
+        indices = carray(pointer_to(int64_at(job + _INDICES), int64), count)
+        rows, order = _sorted_rows(indices, int64_at(job + _HEIGHT), room)
+        if rows[count - 1] < 0:
+            found_at[0] = -1
+            return
+        first = carray(pointer_to(room + 32 * count, int64), count)
+        found = 0
+        for i in range(count):
+            if i == 0 or rows[i] != rows[i - 1]:
+                first[found] = i
+                found += 1
+        found_at[0] = found
+        pieces = (width + CHUNK - 1) // CHUNK
+        leaves = carray(pointer_to(int64_at(job + _LEAVES), int64), (_LINES, found))
+        chunks = carray(pointer_to(int64_at(job + _CHUNKS), int64), (3, found * pieces))
+        param, offset = int64_at(job + _PARAM), int64_at(job + _OFFSET)
+        values, sums = int64_at(job + _VALUES), int64_at(job + _SUMS)
+        for k in range(found):
+            i = first[k]
+            start = rows[i] * width
+            leaves[_PARAM_LINE, k] = param + start * size
+            leaves[_OFFSET_LINE, k] = offset + start
+            leaves[_ROW_LINE, k] = 0
+            leaves[_STREAM_LINE, k] = 0
+            after = first[k + 1] if k + 1 < found else count
+            leaves[_GRAD, k] = values + order[i] * width * itemsize
+            if after - i > 1:
+                total = carray(pointer_to(sums, given), width)
+                one = carray(pointer_to(leaves[_GRAD, k], given), width)
+                for j in range(width):
+                    total[j] = one[j]
+                for place in range(i + 1, after):
+                    at_more = values + order[place] * width * itemsize
+                    more = carray(pointer_to(at_more, given), width)
+                    for j in range(width):
+                        total[j] = narrow(widen(total[j]) + widen(more[j]))
+                leaves[_GRAD, k] = sums
+                sums += width * itemsize
+            for piece in range(pieces):
+                chunk = k * pieces + piece
+                chunks[0, chunk], chunks[1, chunk] = k, piece * CHUNK
+                chunks[2, chunk] = min(CHUNK, width - piece * CHUNK)
 
     return work

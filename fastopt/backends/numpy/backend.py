@@ -229,8 +229,8 @@ class NumpyKernel:
     def of_rows(
         self,
         place: int,
-        rows: Array,
-        gradients: Gradients,
+        indices: Array,
+        values: Array,
         scalars: Sequence[float],
         scale: float,
     ) -> None:
