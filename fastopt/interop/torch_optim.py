@@ -7,6 +7,7 @@ of every kind, the state as PyTorch's ``state_dict`` has it.
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import threading
 from collections import defaultdict
@@ -15,18 +16,16 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import chain
 from operator import itemgetter
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from fastopt import backends, optimizers
 from fastopt.core.arrays import Array
-from fastopt.core.dtypes import dtype_of
 from fastopt.core.options import OPTIONS
 from fastopt.core.rows import RowGrad
 from fastopt.interop.common import count_of, plain
 from fastopt.interop.torch import TWINS
-from fastopt.optimizers.adam_relatives import RAdam
 from fastopt.optimizers.base import Optimizer
 from fastopt.optimizers.factored import Adafactor
 from fastopt.optimizers.matrices import Muon
@@ -43,9 +42,10 @@ except ImportError as error:
 from torch.optim.optimizer import _global_optimizer_post_hooks as _post_hooks
 from torch.optim.optimizer import _global_optimizer_pre_hooks as _pre_hooks
 
+if TYPE_CHECKING:
+    from fastopt.backends.numba.tensors import TensorWindows
+
 Tensor = Any
-Entry = dict[str, Any]
-"""What is remembered of one parameter, as PyTorch's ``state`` has it: numbers and tensors."""
 
 # -------------------------------------------------------------------------------------------------
 # Options: those of PyTorch's class of the same name, if there is one, by PyTorch's names.
@@ -99,13 +99,12 @@ class Options:
             ours[theirs] = name
             for one in [name] if isinstance(name, str) else name:
                 ours.pop(one, None)
-        theirs = inspect.signature(twin.__init__)
-        how = tuple(name for name in theirs.parameters if name not in ("self", "params", *ours))
+        its = inspect.signature(twin.__init__)
+        how = tuple(name for name in its.parameters if name not in ("self", "params", *ours))
         common = signature.parameters["common"]
-        parameters = [*theirs.parameters.values()]
-        named = [p.replace(kind=p.KEYWORD_ONLY) for n, p in signature.parameters.items() if n in own]
-        more = [p for p in named if p.name in ours and p.name not in theirs.parameters]
-        whole = theirs.replace(parameters=[*parameters, *more, common])
+        more = [p for name, p in signature.parameters.items() if name in ours]
+        more = [p for p in more if p.name in own and p.name not in its.parameters]
+        whole = its.replace(parameters=[*its.parameters.values(), *more, common])
         slots = TWINS[formula].slots if formula in TWINS else {}
         return cls(_public(whole), ours, how, slots)
 
@@ -117,7 +116,7 @@ class Options:
         found: dict[str, Any] = {}
         for name in filter(group.__contains__, self.ours):
             value, ours = _plain(name, group[name]), self.ours[name]
-            if value is None and ours != name:  # PyTorch's word for its own default
+            if value is None:  # it stands for the default
                 continue
             if isinstance(ours, str):
                 found[ours] = value
@@ -151,7 +150,7 @@ def _live(value: Any) -> bool:
 
 
 def array_of(tensor: Tensor) -> Array:
-    """Return the memory of a tensor as an array of NumPy, or on a GPU of CuPy; nothing is copied."""
+    """Return the memory of a tensor as an array of NumPy, or on a GPU of CuPy, without a copy."""
     tensor = tensor.detach()
     if tensor.is_conj() or tensor.is_neg():  # signs that were noted and not carried out
         tensor = tensor.resolve_conj().resolve_neg()
@@ -159,7 +158,7 @@ def array_of(tensor: Tensor) -> Array:
     if half:
         tensor = tensor.view(torch.int16)
     if tensor.device.type == "cpu":
-        array = tensor.numpy()
+        array: Array = tensor.numpy()
     elif tensor.device.type == "cuda":
         with backends.use_backend("cupy"):
             array = backends.array_namespace().from_dlpack(tensor)
@@ -168,13 +167,14 @@ def array_of(tensor: Tensor) -> Array:
             f"fastopt.torch updates tensors on the CPU and on CUDA devices; got one on "
             f"{tensor.device}. Use torch.optim there"
         )
-    return array.view(dtype_of(np.dtype(np.float32), _bfloat16())) if half else array
+    return array.view(_bfloat16()) if half else array
 
 
 def _bfloat16() -> np.dtype[Any]:
     import ml_dtypes
 
-    return np.dtype(ml_dtypes.bfloat16)
+    dtype: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    return dtype
 
 
 def gradient_of(grad: Tensor | None) -> Any:
@@ -190,23 +190,16 @@ def gradient_of(grad: Tensor | None) -> Any:
     return RowGrad(grad._indices()[0].cpu().numpy(), array_of(grad._values()))
 
 
-def tensor_of(array: Array, like: Tensor) -> Tensor:
-    """Return an array of a state_dict as a tensor; pairs of numbers as complex, for such tensors."""
-    bits = array.dtype == _bfloat16()
-    made = torch.from_numpy(np.ascontiguousarray(array).view(np.int16) if bits else array)
-    if bits:
-        made = made.view(torch.bfloat16)
-    if like.is_complex() and made.is_floating_point() and made.shape == (*like.shape, 2):
-        made = torch.view_as_complex(made.contiguous())
-    return made
+def tensor_of(array: Array) -> Tensor:
+    """Return an array of a state_dict as a tensor."""
+    if array.dtype == _bfloat16():
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
 
 
 def saved_array(value: Any) -> Any:
-    """Return what was stored for a slot as a state_dict of ours has it: in host memory, pairs."""
-    if not isinstance(value, torch.Tensor):
-        return value
-    value = value.detach().cpu()
-    return array_of(torch.view_as_real(value) if value.is_complex() else value).copy()
+    """Return what was stored for a slot as a state_dict of ours has it, in host memory."""
+    return array_of(value.cpu()).copy() if isinstance(value, torch.Tensor) else value
 
 
 # -------------------------------------------------------------------------------------------------
@@ -242,11 +235,23 @@ class TorchOptimizer(torch.optim.Optimizer):  # type: ignore[misc]  # torch is n
         given = dict(bound.arguments)
         given |= given.pop("common", {})
         del given["params"]
+        self._refuse_unknown(given)
         self._unbind()
-        self._of_all = {name: given.pop(name) for name in _OF_ALL if name in given}
-        if "capturable" in options:  # PyTorch's, and refused
-            given["capturable"] = self._of_all.pop("capturable", False)
+        of_all = [name for name in _OF_ALL if name in given and name not in self._options.how]
+        self._of_all = {name: given.pop(name) for name in of_all}
         super().__init__(params, given)
+
+    def _refuse_unknown(self, given: Mapping[str, Any]) -> None:
+        """Raise TypeError for an option that there is not."""
+        known = (*self._options.ours, *self._options.how, *_OF_ALL)
+        for name in given:
+            if name not in known:
+                close = difflib.get_close_matches(name, known, n=1)
+                meant = f"; did you mean {close[0]!r}?" if close else "."
+                raise TypeError(
+                    f"fastopt.torch.{type(self).__name__} has no option {name!r}{meant} It has "
+                    f"{', '.join(dict.fromkeys(known))}"
+                )
 
     # Parameters and groups -----------------------------------------------------------------------
 
@@ -261,6 +266,14 @@ class TorchOptimizer(torch.optim.Optimizer):  # type: ignore[misc]  # torch is n
         self._settings: list[_Settings] = []
         self._seen: list[Any] = []
         self._pending: dict[Any, Any] = {}
+        self._look_anew()
+
+    def _look_anew(self) -> None:
+        """Forget what gradients were looked at through: the parameters are other arrays."""
+        self._windows: TensorWindows | None = None
+        self._in_windows: list[list[Array]] = []
+        self._may_look = True
+        self._on_device = next((t for t in self._tensors if t.is_cuda), None)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, as ``torch.optim.Optimizer`` does it; its options are checked."""
@@ -289,13 +302,18 @@ class TorchOptimizer(torch.optim.Optimizer):  # type: ignore[misc]  # torch is n
             like.append(array_of(torch.zeros(shape, dtype=tensor.dtype)))
         of_all = {k: v for k, v in self._of_all.items() if k != "backend"}
         if like:
-            self._formula([{"params": like, **options}], backend="numpy", **of_all)
+            self._made_of([{"params": like, **options}], backend="numpy", **of_all)
+
+    def _made_of(self, groups: list[dict[str, Any]], **of_all: Any) -> Optimizer:
+        """Return an optimizer of ours; what depends on other options does so as in its class."""
+        return self._formula(groups, **self._options.read(self.defaults), **of_all)
 
     def _bind(self, tensors: Iterable[Tensor], entries: Mapping[Any, Any]) -> None:
         """Make an optimizer of these parameters, with the state that there is of them."""
         wanted = set(tensors)
         own: list[Tensor] = []
-        groups, ranges, settings = [], [], []
+        groups: list[dict[str, Any]] = []
+        ranges, settings = [], []
         for group in self.param_groups:
             chosen = [tensor for tensor in group["params"] if tensor in wanted]
             if not chosen:
@@ -307,7 +325,7 @@ class TorchOptimizer(torch.optim.Optimizer):  # type: ignore[misc]  # torch is n
             settings.append(_Settings(group, itemgetter(*names), len(groups), _live(values)))
             options = self._options.read(group)
             groups.append({"params": [array_of(tensor) for tensor in chosen], **options})
-        inner = self._formula(groups, **self._of_all)
+        inner = self._made_of(groups, **self._of_all)
         if entries:
             inner.load_state_dict(self._saved(inner, own, ranges, entries), convert=True)
         self._inner, self._pending = inner, {}
@@ -316,6 +334,7 @@ class TorchOptimizer(torch.optim.Optimizer):  # type: ignore[misc]  # torch is n
         self._waiting = [tensor for tensor in every if tensor not in wanted]
         self._addresses = [tensor.data_ptr() for tensor in own]
         self._seen = [one.read(one.group) for one in settings]
+        self._look_anew()
 
     def _bind_more(self) -> None:
         """Take in parameters that have a gradient for the first time."""
@@ -327,8 +346,11 @@ class TorchOptimizer(torch.optim.Optimizer):  # type: ignore[misc]  # torch is n
             fresh = [t for t in self._waiting if t.grad is not None or t.requires_grad]
         self._bind([*known, *fresh], self.state)
 
-    def _follow_memory(self) -> None:
-        """Go over to parameters whose memory is elsewhere, as after ``p.data = ...``."""
+    def _follow_memory(self) -> Optimizer:
+        """Go over to parameters whose memory is elsewhere, as after ``p.data = ...``.
+
+        Returns the optimizer that makes the steps from now on.
+        """
         assert self._inner is not None
         now = [array_of(tensor) for tensor in self._tensors]
         before = [*chain.from_iterable(self._inner.params)]
@@ -339,8 +361,10 @@ class TorchOptimizer(torch.optim.Optimizer):  # type: ignore[misc]  # torch is n
         if alike:
             self._inner.rebind([now[begin:end] for begin, end in self._ranges])
             self._addresses = [tensor.data_ptr() for tensor in self._tensors]
+            self._look_anew()
         else:  # another dtype or device
             self._bind(self._tensors, self.state)
+        return self._inner
 
     def _follow_settings(self, place: int, now: Any) -> None:
         """Go over to options of a group that were set since the last step."""
@@ -400,31 +424,47 @@ class TorchOptimizer(torch.optim.Optimizer):  # type: ignore[misc]  # torch is n
                 return loss
             tensors = self._tensors
             if [tensor.data_ptr() for tensor in tensors] != self._addresses:
-                self._follow_memory()
-                inner = self._inner
+                inner = self._follow_memory()
             for place, (group, read, _, live) in enumerate(self._settings):
                 if live or read(group) != self._seen[place]:
                     self._follow_settings(place, read(group))
             given = [tensor.grad for tensor in tensors]
-            try:
-                grads = [grad.numpy() for grad in given]
-            except (AttributeError, TypeError, RuntimeError):  # None, bfloat16, sparse, on a GPU
-                grads = [*map(gradient_of, given)]
-                tensors = [t for t, grad in zip(tensors, given, strict=True) if grad is not None]
-                if not tensors:
-                    return loss
-            nested = [grads[begin:end] for begin, end in self._ranges]
-            if value is None and hessian is None:
-                if given[0] is not None and not given[0].is_cuda:
-                    inner.step(nested)
-                else:
-                    with _stream_of(self._tensors[0]):
-                        inner.step(nested)
+            if self._windows is not None and self._windows.look(given):
+                grads = self._in_windows
             else:
-                with _stream_of(self._tensors[0]):
-                    inner.step(nested, **self._extra(value, hessian))
+                found = self._arrays_of(given)
+                grads = [found[begin:end] for begin, end in self._ranges]
+                if None in given:
+                    tensors = [t for t, g in zip(tensors, given, strict=True) if g is not None]
+                    if not tensors:
+                        return loss
+            extra = {} if value is None and hessian is None else self._extra(value, hessian)
+            if self._on_device is None:
+                inner.step(grads, **extra)
+            else:
+                with _stream_of(self._on_device):
+                    inner.step(grads, **extra)
             torch._C._increment_version(tensors)  # autograd cannot see what arrays write
         return loss
+
+    def _arrays_of(self, given: list[Tensor | None]) -> list[Any]:
+        """Return gradients as steps take them; look from now on without making arrays if possible.
+
+        That pays on Numba alone, which an optimizer may go over to in any step.
+        """
+        if self._may_look and self._inner is not None and self._inner.backend == "numba":
+            from fastopt.backends.numba.backend import tensor_windows
+
+            self._may_look = False
+            params = [*chain.from_iterable(self._inner.params)]
+            self._windows = tensor_windows(torch.Tensor, params)
+            if self._windows is not None:
+                windows = self._windows.windows
+                self._in_windows = [windows[begin:end] for begin, end in self._ranges]
+        try:
+            return [grad.numpy() for grad in given]  # type: ignore[union-attr]  # of None see below
+        except (AttributeError, TypeError, RuntimeError):  # None, bfloat16, sparse, on a GPU
+            return [*map(gradient_of, given)]
 
     def _extra(self, value: Any, hessian: Any) -> dict[str, Any]:
         """Return what else a step is handed, as arrays."""
@@ -483,7 +523,7 @@ class TorchOptimizer(torch.optim.Optimizer):  # type: ignore[misc]  # torch is n
                 continue
             steps.append(entry["step"])
             found[tensor] = {
-                self._options.slots.get(slot, slot): tensor_of(value, tensor)
+                self._options.slots.get(slot, slot): tensor_of(value)
                 if isinstance(value, np.ndarray)
                 else value
                 for slot, value in entry.items()
@@ -538,8 +578,8 @@ class TorchOptimizer(torch.optim.Optimizer):  # type: ignore[misc]  # torch is n
             if known := [tensor for tensor in self._waiting if tensor in self._pending]:
                 self._bind(known, self._pending)
         except BaseException:
-            vars(self).clear()
-            vars(self).update(before)
+            self.__dict__.clear()
+            self.__dict__.update(before)
             raise
         finally:
             handle.remove()
@@ -591,8 +631,6 @@ def _same(one: Any, other: Any) -> bool:
 
 def _stream_of(tensor: Tensor) -> Any:
     """Return a context in which CuPy works on PyTorch's stream of a tensor's device."""
-    if not tensor.is_cuda:
-        return nullcontext()
     with backends.use_backend("cupy"):
         cupy: Any = backends.array_namespace()
     stream = torch.cuda.current_stream(tensor.device)
