@@ -50,7 +50,7 @@ Tensor = Any
 # -------------------------------------------------------------------------------------------------
 # Options: those of PyTorch's class of the same name, if there is one, by PyTorch's names.
 
-_HOW = ("foreach", "fused", "differentiable", "capturable")
+_HARMLESS = ("foreach", "fused")
 """Options of PyTorch that say how a step is made, not what it computes."""
 
 _REFUSED = {
@@ -75,8 +75,9 @@ class Options:
     """How the options of one class are called.
 
     ``signature`` is the constructor's. ``ours`` gives our name of each option that can be in a
-    group (several for the parts of a tuple), ``how`` are those that are accepted and change nothing
-    that is computed. ``slots`` gives PyTorch's name of our state, where there is one.
+    group (several for the parts of a tuple); ``how`` are those of PyTorch that there are not here,
+    which are harmless, or must have their default. ``slots`` gives PyTorch's name of our state,
+    where there is one.
     """
 
     signature: inspect.Signature
@@ -110,9 +111,10 @@ class Options:
 
     def read(self, group: Mapping[str, Any]) -> dict[str, Any]:
         """Return the options of a group by our names, as Python's numbers."""
-        for name, why in _REFUSED.items():
-            if name in self.how and group.get(name):
-                raise ValueError(f"{name}=True is not to be had: {why}. Leave it out")
+        for name in filter(group.get, self.how):
+            if name not in _HARMLESS and group[name] != self.signature.parameters[name].default:
+                why = _REFUSED.get(name, "PyTorch has it and fastopt does not")
+                raise ValueError(f"{name}={group[name]} is not to be had: {why}. Leave it out")
         found: dict[str, Any] = {}
         for name in filter(group.__contains__, self.ours):
             value, ours = _plain(name, group[name]), self.ours[name]
