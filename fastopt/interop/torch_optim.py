@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 
 from fastopt import backends, optimizers
+from fastopt.core import arrays
 from fastopt.core.arrays import Array
 from fastopt.core.options import OPTIONS
 from fastopt.core.rows import RowGrad
@@ -357,7 +358,8 @@ class TorchOptimizer(torch.optim.Optimizer):  # type: ignore[misc]  # torch is n
         now = [array_of(tensor) for tensor in self._tensors]
         before = [*chain.from_iterable(self._inner.params)]
         alike = all(
-            type(new) is type(old) and new.dtype == old.dtype and new.shape == old.shape
+            arrays.location(new) == arrays.location(old)
+            and (new.dtype, new.shape) == (old.dtype, old.shape)
             for new, old in zip(now, before, strict=True)
         )
         if alike:
@@ -446,7 +448,7 @@ class TorchOptimizer(torch.optim.Optimizer):  # type: ignore[misc]  # torch is n
             else:
                 with _stream_of(self._on_device):
                     inner.step(grads, **extra)
-            torch._C._increment_version(tensors)  # autograd cannot see what arrays write
+            torch.autograd.graph.increment_version(tensors)  # autograd cannot see what arrays write
         return loss
 
     def _arrays_of(self, given: list[Tensor | None]) -> list[Any]:
