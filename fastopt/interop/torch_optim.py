@@ -242,6 +242,7 @@ class TorchOptimizer(torch.optim.Optimizer):  # type: ignore[misc]  # torch is n
         self._unbind()
         of_all = [name for name in _OF_ALL if name in given and name not in self._options.how]
         self._of_all = {name: given.pop(name) for name in of_all}
+        backends.requested(self._of_all.get("backend"))  # raises for a name that there is not
         super().__init__(params, given)
 
     def _refuse_unknown(self, given: Mapping[str, Any]) -> None:
@@ -260,7 +261,7 @@ class TorchOptimizer(torch.optim.Optimizer):  # type: ignore[misc]  # torch is n
 
     def _unbind(self) -> None:
         """Have no optimizer yet: the next gradients make one."""
-        self._lock = threading.RLock()
+        self.__dict__.setdefault("_lock", threading.RLock())
         self._inner: Optimizer | None = None
         self._tensors: list[Tensor] = []
         self._waiting: list[Tensor] = []
@@ -313,6 +314,7 @@ class TorchOptimizer(torch.optim.Optimizer):  # type: ignore[misc]  # torch is n
 
     def _bind(self, tensors: Iterable[Tensor], entries: Mapping[Any, Any]) -> None:
         """Make an optimizer of these parameters, with the state that there is of them."""
+        self._refuse_averages()
         wanted = set(tensors)
         own: list[Tensor] = []
         groups: list[dict[str, Any]] = []
@@ -338,6 +340,14 @@ class TorchOptimizer(torch.optim.Optimizer):  # type: ignore[misc]  # torch is n
         self._addresses = [tensor.data_ptr() for tensor in own]
         self._seen = [one.read(one.group) for one in settings]
         self._look_anew()
+
+    def _refuse_averages(self) -> None:
+        """Raise RuntimeError while parameters are averages, from which no training goes on."""
+        if not getattr(self._inner, "training", True):
+            raise RuntimeError(
+                "the parameters are averages, to evaluate with; call opt.train() before steps, "
+                "loading and copying"
+            )
 
     def _bind_more(self) -> None:
         """Take in parameters that have a gradient for the first time."""
@@ -426,19 +436,20 @@ class TorchOptimizer(torch.optim.Optimizer):  # type: ignore[misc]  # torch is n
             inner = self._inner
             if inner is None:  # there has been no gradient
                 return loss
-            tensors = self._tensors
-            if [tensor.data_ptr() for tensor in tensors] != self._addresses:
-                inner = self._follow_memory()
             for place, (group, read, _, live) in enumerate(self._settings):
                 if live or read(group) != self._seen[place]:
                     self._follow_settings(place, read(group))
+            tensors = self._tensors
             given = [tensor.grad for tensor in tensors]
-            if self._windows is not None and self._windows.look(given):
+            if self._windows is not None and self._windows.look(tensors, given):
                 grads = self._in_windows
             else:
+                if [tensor.data_ptr() for tensor in tensors] != self._addresses:
+                    inner = self._follow_memory()
+                    tensors = self._tensors
                 found = self._arrays_of(given)
                 grads = [found[begin:end] for begin, end in self._ranges]
-                if None in given:
+                if any(grad is None for grad in given):
                     tensors = [t for t, g in zip(tensors, given, strict=True) if g is not None]
                     if not tensors:
                         return loss
@@ -575,20 +586,23 @@ class TorchOptimizer(torch.optim.Optimizer):  # type: ignore[misc]  # torch is n
         Raises ValueError for other groups; CheckpointError, which is one, for state that does not
         fit.
         """
+        self._refuse_averages()
         before = dict(vars(self))
         handle = self.register_load_state_dict_pre_hook(_keep_dtypes)
-        try:
-            super().load_state_dict(state_dict)
-            if known := [tensor for tensor in self._waiting if tensor in self._pending]:
-                self._bind(known, self._pending)
-        except BaseException:
-            self.__dict__.clear()
-            self.__dict__.update(before)
-            raise
-        finally:
-            handle.remove()
+        with self._lock:
+            try:
+                super().load_state_dict(state_dict)
+                if known := [tensor for tensor in self._waiting if tensor in self._pending]:
+                    self._bind(known, self._pending)
+            except BaseException:
+                self.__dict__.clear()
+                self.__dict__.update(before)
+                raise
+            finally:
+                handle.remove()
 
     def __getstate__(self) -> dict[str, Any]:
+        self._refuse_averages()
         return {**super().__getstate__(), "_of_all": self._of_all}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -279,6 +279,46 @@ def test_other_dtypes_train_and_keep_their_state(dtype: Any) -> None:
         assert go(param, opt) == go(clone, resumed)
 
 
+@each_class
+def test_states_of_all_inputs_are_loaded_as_pytorch_loads_them(name: str) -> None:
+    """With names and without, of versions that lacked some options, with steps as numbers."""
+    for options in inputs_of(name):
+        params = [torch.randn(3, 2, requires_grad=True) for _ in range(2)]
+        copies = [p.detach().clone().requires_grad_() for p in params]
+        one = getattr(ours, name)([("a", params[0]), ("b", params[1])], **options)
+        other = getattr(ours, name)(copies, **options)
+
+        def go(params: list[Any], opt: Any) -> None:
+            opt.zero_grad()
+            sum((p**2).sum() for p in params).backward()
+            opt.step()
+
+        for _ in range(3):
+            go(params, one)
+        with torch.no_grad():
+            for p, q in zip(params, copies, strict=True):
+                q.copy_(p)
+        saved = copy.deepcopy(one.state_dict())
+        for flag in {*INFO[name].not_og_supported_flags} & saved["param_groups"][0].keys():
+            if saved["param_groups"][0][flag] == other.defaults[flag]:
+                del saved["param_groups"][0][flag]
+        for entry in saved["state"].values():
+            entry["step"] = entry["step"].item()
+        kept = copy.deepcopy(saved)
+        other.load_state_dict(saved)
+        assert saved["param_groups"] == kept["param_groups"]
+        torch.testing.assert_close(saved["state"], kept["state"], rtol=0, atol=0)
+        for _ in range(3):
+            go(params, one)
+            go(copies, other)
+        assert all(map(torch.equal, params, copies))
+        mine, its = one.state_dict(), other.state_dict()
+        assert its["param_groups"][0]["param_names"] == ["a", "b"]
+        torch.testing.assert_close(mine["state"], its["state"], rtol=0, atol=0)
+        public = {attribute for attribute in vars(one) if not attribute.startswith("_")}
+        assert public == {a for a in vars(copy.deepcopy(one)) if not a.startswith("_")}
+
+
 def test_a_state_that_does_not_fit_changes_nothing() -> None:
     net = model()
     opt = ours.Adam(net.parameters())
@@ -540,6 +580,9 @@ def test_averaged_parameters_are_put_in_and_taken_out() -> None:
     before = copy.deepcopy(net)
     opt.eval()
     assert not torch.equal(net[0].weight, before[0].weight)
+    for work in (lambda: copy.deepcopy(opt), lambda: opt.load_state_dict(opt.state_dict())):
+        with pytest.raises(RuntimeError, match=r"call opt\.train\(\)"):
+            work()
     opt.train()
     assert_same(net, before)
 
@@ -589,6 +632,7 @@ def test_threads_take_turns() -> None:
         ({"differentiable": True}, "differentiable=True.*torch.optim has such"),
         ({"capturable": True}, "capturable=True.*CuPy arrays"),
         ({"lr": -1.0}, "lr must be"),
+        ({"backend": "fortran"}, "fortran"),
     ],
 )
 def test_what_is_not_to_be_had_is_said(options: dict[str, Any], message: str) -> None:

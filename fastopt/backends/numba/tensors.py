@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from numba.extending import register_jitable
 
 from fastopt.backends.numba.headers import _DATA, _ITEMS, _TYPE
 from fastopt.backends.numba.runtime import ask, int64_at, store
@@ -28,38 +29,49 @@ _FROM_OBJECT = 5  # the word of DLPackExchangeAPI with dltensor_from_py_object_n
 _EXCHANGE = b"dlpack_exchange_api"
 
 
-def locate(job: int, grads: int) -> bool:
-    """Set every window to its gradient's elements; False if one needs a closer look.
+@register_jitable  # type: ignore[untyped-decorator]  # numba has no types
+def _found(job: int, line: int, tensor: int) -> int:
+    """Return where a tensor's elements are; 0 if it is not as the line says, or cannot be asked."""
+    function, clear, view = int64_at(job), int64_at(job + 8), int64_at(job + 16)
+    if ask(function, tensor, view) != 0:
+        ask(clear, 0, 0)
+        return 0
+    if int64_at(view + 8) != _HOST or int64_at(view + 16) != int64_at(line + 16):
+        return 0
+    shape, strides = int64_at(view + 24), int64_at(view + 32)
+    for axis in range(int64_at(line + 24)):
+        usual = line + 32 + 16 * axis
+        if int64_at(shape + 8 * axis) != int64_at(usual):
+            return 0
+        if int64_at(strides + 8 * axis) != int64_at(usual + 8):
+            return 0
+    return int64_at(view) + int64_at(view + 40)  # type: ignore[no-any-return]  # it is one
 
-    ``grads`` is the address of their list, ``job`` that of these words: the address of what tells
-    of a tensor (it takes the tensor and where to, and returns 0 unless it has set an error), of
-    what clears that error, of the tensors' class, of room for a DLTensor, and how many tensors
-    there are. Then for each tensor: the address of its window's field, axes and dtype as one word,
-    how many axes there are, and the length and the stride of each, in elements.
+
+def locate(job: int, params: int, grads: int) -> bool:
+    """Set every window to its gradient's elements; False if anything needs a closer look.
+
+    ``params`` and ``grads`` are the addresses of lists, ``job`` that of these words: the address of
+    what tells of a tensor (it takes the tensor and where to, and returns 0 unless it has set an
+    error), of what clears that error, of room for a DLTensor, and of the gradients' class; and how
+    many parameters there are. Then for each of them: the address of its elements, that of its
+    window's field, axes and dtype as one word, how many axes there are, and the length and the
+    stride of each, in elements.
     """
-    function, clear, kind = int64_at(job), int64_at(job + 8), int64_at(job + 16)
-    view, count = int64_at(job + 24), int64_at(job + 32)
-    items = int64_at(grads + _ITEMS)
+    kind, count = int64_at(job + 24), int64_at(job + 32)
+    param_items, grad_items = int64_at(params + _ITEMS), int64_at(grads + _ITEMS)
     line = job + 8 * _HEAD
     for k in range(count):
-        tensor = int64_at(items + 8 * k)
-        if int64_at(tensor + _TYPE) != kind:
+        if _found(job, line, int64_at(param_items + 8 * k)) != int64_at(line):
             return False
-        if ask(function, tensor, view) != 0:
-            ask(clear, 0, 0)
+        grad = int64_at(grad_items + 8 * k)
+        if int64_at(grad + _TYPE) != kind:
             return False
-        if int64_at(view + 8) != _HOST or int64_at(view + 16) != int64_at(line + 8):
+        place = _found(job, line, grad)
+        if place == 0:
             return False
-        shape, strides = int64_at(view + 24), int64_at(view + 32)
-        axes = int64_at(line + 16)
-        for axis in range(axes):
-            usual = line + 24 + 16 * axis
-            if int64_at(shape + 8 * axis) != int64_at(usual):
-                return False
-            if int64_at(strides + 8 * axis) != int64_at(usual + 8):
-                return False
-        store(int64_at(line), int64_at(view) + int64_at(view + 40))
-        line += 24 + 16 * axes
+        store(int64_at(line + 8), place)
+        line += 32 + 16 * int64_at(line + 24)
     return True
 
 
@@ -89,8 +101,7 @@ def layout_is_known() -> bool:
 class TensorWindows:
     """Arrays that gradients, which are tensors of one class in host memory, are seen through.
 
-    ``look(grads)`` sets them to the gradients of a step, a list in the order of the parameters, and
-    returns whether it could. What they show is there as long as these tensors are.
+    What they show is there as long as these tensors are.
     """
 
     def __init__(
@@ -101,16 +112,24 @@ class TensorWindows:
         self._kind = kind  # keeps its address good
         clear = ctypes.cast(ctypes.pythonapi.PyErr_Clear, ctypes.c_void_p).value
         assert clear is not None
-        words = [function, clear, id(kind), arrays.address(self._view), len(params)]
+        words = [function, clear, arrays.address(self._view), id(kind), len(params)]
         for param, window in zip(params, self.windows, strict=True):
             number = _FLOAT | 8 * param.itemsize << 8 | 1 << 16  # DLDataType
-            words += [id(window) + _DATA, param.ndim | number << 32, param.ndim]
+            words += [
+                arrays.address(param),
+                id(window) + _DATA,
+                param.ndim | number << 32,
+                param.ndim,
+            ]
             for length, stride in zip(param.shape, param.strides, strict=True):
                 words += [length, stride // param.itemsize]
         self._job = np.array(words, np.int64)
         self._address = arrays.address(self._job)
         self._locate = locate
 
-    def look(self, grads: list[Any]) -> bool:
-        """Set the windows to these gradients; False if one is not like its parameter."""
-        return self._locate(self._address, id(grads))
+    def look(self, params: list[Any], grads: list[Any]) -> bool:
+        """Set the windows to these gradients, in the order of the parameters.
+
+        False if a parameter is not where it was, or a gradient is not like its parameter.
+        """
+        return self._locate(self._address, id(params), id(grads))
