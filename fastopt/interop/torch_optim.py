@@ -391,6 +391,7 @@ class TorchOptimizer(torch.optim.Optimizer):  # type: ignore[misc]  # torch is n
         elif changed:
             group.update(changed)
         self._seen[place] = now
+        self._settings[place] = self._settings[place]._replace(live=_live(now))
 
     # Steps ---------------------------------------------------------------------------------------
 

@@ -208,6 +208,14 @@ def test_a_learning_rate_that_is_a_tensor_is_read_in_every_step() -> None:
     rate.fill_(0.0)
     train(net, opt)
     assert_same(before, net)
+    opt.param_groups[0]["lr"] = 0.1
+    train(net, opt)
+    opt.param_groups[0]["lr"] = rate.fill_(0.2)  # one that was a number before
+    train(net, opt)
+    before = copy.deepcopy(net)
+    rate.fill_(0.0)
+    train(net, opt)
+    assert_same(before, net)
 
 
 # State ------------------------------------------------------------------------------------------
