@@ -37,6 +37,7 @@ from fastopt.backends.numba.codegen import (
 from fastopt.backends.numba.compiled import NO_LIMIT, conversion
 from fastopt.backends.numba.headers import HeaderCheck
 from fastopt.backends.numba.runtime import Pool
+from fastopt.backends.numba.tensors import TensorWindows, function_of, layout_is_known, locate
 from fastopt.core import arrays
 from fastopt.core.arrays import Array, Extents
 from fastopt.core.buckets import Bucket, Counts, Gradients, Parameter
@@ -601,10 +602,10 @@ def _type_of(dtype: np.dtype[Any]) -> Any:
     return numba.uint16 if dtype.itemsize == 2 else numba.from_dtype(dtype)
 
 
-def _jit(function: Callable[..., Any], name: str, identity: str) -> Any:
+def _jit(function: Callable[..., Any], name: str, identity: str, nogil: bool = True) -> Any:
     """Return a function that is compiled at its first call, or found on disk."""
     # error_model: divisions by zero give inf as in NumPy. No fastmath: the same bits everywhere.
-    compiled = numba.njit(function, nogil=True, error_model="numpy", fastmath=False)
+    compiled = numba.njit(function, nogil=nogil, error_model="numpy", fastmath=False)
     config = numba.core.config
     compiled._cache = CodeCache(
         name,
@@ -626,9 +627,21 @@ def _unpack(context: Any, packed: bytes) -> Any:
 
 
 @cache
-def _cached_function(function: Callable[..., Any], name: str) -> Any:
+def _cached_function(function: Callable[..., Any], name: str, nogil: bool = True) -> Any:
     """Return a function of ours, to be compiled at its first call."""
-    return _jit(function, name, fingerprint(function))
+    return _jit(function, name, fingerprint(function), nogil)
+
+
+def tensor_windows(kind: type, params: Sequence[Array]) -> TensorWindows | None:
+    """Return what sees gradients that are tensors of a class; None where that cannot be.
+
+    It is for real parameters: of a complex tensor a sign may be noted, and not carried out.
+    """
+    function = function_of(getattr(kind, "__dlpack_c_exchange_api__", None))
+    if function is None or not layout_is_known() or any(p.dtype.kind != "f" for p in params):
+        return None
+    look = _cached_function(locate, "tensors", nogil=False)  # it calls what needs the GIL
+    return TensorWindows(look, function, kind, params)
 
 
 def _compiled_address(function: Callable[..., Any], name: str, identity: str) -> int:

@@ -192,6 +192,17 @@ def call(context: Any, function: Any, job: Any, thread: Any, first: Any, last: A
     return signature, generate
 
 
+@intrinsic  # type: ignore[untyped-decorator]
+def ask(context: Any, function: Any, about: Any, answer: Any) -> Any:
+    """Call the C function at an address with two addresses; return its int."""
+
+    def generate(target: Any, builder: Any, signature: Any, values: Any) -> Any:
+        kind = ir.FunctionType(ir.IntType(32), [_WORD] * 2)
+        return builder.call(builder.inttoptr(values[0], kind.as_pointer()), values[1:])
+
+    return numba.int32(numba.int64, numba.int64, numba.int64), generate
+
+
 def system_call(name: str, arguments: int) -> Callable[..., int]:
     """Return a function of the C library that takes addresses and returns an int, for our loops."""
 
