@@ -273,7 +273,7 @@ class DeviceEngine(HostEngine):
                     )
                 return self._capture_step(given, grad_scale, policy)
             self.counts.poll()
-            bound = self.bind(given)
+            bound = self.bind(self.transformed(given, grad_scale))
             if self._estimate_first:
                 check_first(self.state, bound, ())
             self._follow_missing(self._active(bound))
@@ -340,6 +340,9 @@ class DeviceEngine(HostEngine):
                     "not capture products of matrices (cuBLAS); make these steps outside of it"
                 )
         self.follow_settings()
+        if self.transforms is not None:
+            with self._control.memory_of_graphs():
+                given = self.transformed(given, grad_scale)
         bound = self.bind(given, copying=False)
         known = self._launched.issuperset(self._kinds(bound, policy.measures))
         prepared = self.counts.uploaded and self._active(bound) == self.counts.active
@@ -482,6 +485,8 @@ class DeviceEngine(HostEngine):
             if self.counts.active is None:
                 self._follow_missing((None,) * len(self.state.buckets))
             self._upload_all(policy)
+            if self.transforms is not None:
+                self.transforms.warm_up()
             # Gradients can come in any dtype that is read as it is; a capture compiles nothing.
             readable = [bucket.spec.readable for bucket in self.state.buckets]
             for turn in range(max(map(len, readable))):

@@ -1,0 +1,157 @@
+"""What is done to whole gradients before a step sees them: adaptive clipping, centralization.
+
+It makes new arrays, once, at the entrance of a step; binding, norms, kernels and all else go by
+these. The arithmetic is written once for NumPy and CuPy, with sums in float64, and waits for
+nothing. What cannot be the gradient of its parameter is let through: binding refuses it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fastopt.core import arrays
+from fastopt.core.arrays import Array, Extents
+from fastopt.core.buckets import OptimizerState, Parameter
+from fastopt.core.dtypes import dtype_of
+from fastopt.core.rows import RowGrad
+
+EPS = 1e-3
+"""The least norm that the parameters of a unit are taken to have."""
+
+
+@dataclass(frozen=True)
+class Transform:
+    """What is done to the gradient of one parameter.
+
+    ``clip`` is the limit of |g| / |p|, for members an array of one for each, shaped to go with the
+    norms; None for none. The first ``members`` axes, one or none, count fits that are made side by
+    side. Gradients of these ``dtypes`` are read as they are.
+    """
+
+    parameter: Parameter
+    clip: Any
+    centralize: bool
+    members: int
+    dtypes: Sequence[np.dtype[Any]]
+
+    def __call__(self, grad: Any, grad_scale: Any, extents: Extents) -> Any:
+        """Return the gradient of a step as a new array; as it is if it is none."""
+        path = f"grads{self.parameter.leaf.place}"
+        if type(grad) is RowGrad:
+            return self._of_rows(grad, grad_scale, extents, path)
+        param = self.parameter.leaf.array
+        if isinstance(grad, np.inexact) and param.shape == ():
+            grad = np.asarray(grad)  # NumPy's reductions return scalars for 0-d results
+        if not self._fits(grad, param) or not grad.size:
+            return grad
+        extents.check_apart(grad, path)
+        # In the parameter's order in memory, so that it is read as it stands.
+        return self._made(grad, param, param, grad_scale)
+
+    def _of_rows(self, grad: RowGrad, grad_scale: Any, extents: Extents, path: str) -> RowGrad:
+        """Return the gradient of some rows: what the gradient of all rows would have there."""
+        param = self.parameter.leaf.array
+        rows, values = grad.merged(param.shape, path)
+        if self.members or not self._fits(values, param[:0].reshape(0)) or not values.size:
+            return grad
+        extents.check_apart(grad.values, f"{path}.values")
+        with arrays.on_device_of(param):
+            own = param if param.ndim == 1 else param[arrays.like(rows, param)]
+        return RowGrad(rows, self._made(values, own, values, grad_scale))
+
+    def _fits(self, grad: Any, like: Array) -> bool:
+        """Return whether it is an array of numbers like the parameter's, where that is."""
+        param = self.parameter.leaf.array
+        return (
+            arrays.kind(grad) == arrays.kind(param)
+            and arrays.device(grad) == arrays.device(param)
+            and (grad.shape == like.shape)
+            and _kind(grad.dtype) == _kind(param.dtype)
+        )
+
+    def _made(self, grad: Array, param: Array, like: Array, grad_scale: Any) -> Array:
+        """Return the gradient, laid out as ``like``; ``param`` are the parameters of its units."""
+        xp, first = arrays.namespace_of(grad), self.members
+        by_row = grad.ndim - first >= 2
+        units = tuple(range(first + by_row, grad.ndim))
+        with arrays.on_device_of(grad), np.errstate(all="ignore"):
+            if grad.dtype.itemsize == 2:
+                grad = grad.astype(np.float32)  # in which it is read
+            made: Array = xp.empty_like(like, dtype=grad.dtype)
+            if self.clip is None:
+                made[...] = grad
+            else:
+                limit = self.clip * xp.maximum(_norms(param, units), EPS)
+                factor = xp.minimum(limit / (abs(grad_scale) * _norms(grad, units)), 1.0)
+                xp.multiply(grad, factor, out=made, casting="same_kind")
+            if self.centralize and by_row:
+                wide = np.result_type(grad.dtype, np.float64) if grad.dtype.kind == "c" else float
+                total = xp.sum(made, axis=units, dtype=wide, keepdims=True)
+                count = math.prod(grad.shape[axis] for axis in units)
+                xp.subtract(made, total / count, out=made, casting="same_kind")
+        return made
+
+
+def _norms(values: Array, axes: tuple[int, ...]) -> Array:
+    """Return the 2-norms over some axes, which stay with length 1, in float64."""
+    xp = arrays.namespace_of(values)
+    parts = [values.real, values.imag] if values.dtype.kind == "c" else [values]
+    squares = [xp.square(part.astype(np.float64)) for part in parts]
+    total: Array = xp.sum(sum(squares[1:], squares[0]), axis=axes, keepdims=True)
+    return xp.sqrt(total)  # type: ignore[no-any-return]  # an array
+
+
+def _kind(dtype: np.dtype[Any]) -> str:
+    return "f" if dtype.name == "bfloat16" else dtype.kind
+
+
+class Transforms:
+    """What is done to the gradients of an optimizer's parameters, by their places in the tree."""
+
+    def __init__(self, found: dict[int, Transform], extents: Extents) -> None:
+        self._found = found
+        self._extents = extents
+
+    def __call__(self, given: Sequence[Any], grad_scale: Any) -> list[Any]:
+        """Return the gradients that a step goes by, for those it was handed and their scale."""
+        made = list(given)
+        for position, transform in self._found.items():
+            if made[position] is not None:
+                made[position] = transform(made[position], grad_scale, self._extents)
+        return made
+
+    def warm_up(self) -> None:
+        """Compile what gradients take that are read as they are, if anything is compiled."""
+        for transform in self._found.values():
+            param = transform.parameter.leaf.array
+            for dtype in transform.dtypes:
+                with arrays.on_device_of(param):
+                    nothing = arrays.namespace_of(param).zeros(param.shape, dtype)
+                transform(nothing, 1.0, self._extents)
+
+
+def transforms_of(state: OptimizerState, extents: Extents) -> Transforms | None:
+    """Return what is done to gradients under the settings of now; None if nothing is."""
+    found: dict[int, Transform] = {}
+    for bucket in state.buckets:
+        group = state.groups[bucket.group]
+        clip, centralize = group["adaptive_clip"], group["centralize"]
+        if clip is None or (isinstance(clip, float) and clip == math.inf):
+            clip = None
+        if not group["trainable"] or (clip is None and not centralize):
+            continue
+        for position, parameter in zip(bucket.positions, bucket.parameters, strict=True):
+            array, members = parameter.leaf.array, int(bucket.spec.members)
+            if clip is None and array.ndim - members < 2 and array.dtype.itemsize > 2:
+                continue  # nothing is done to it; half precision is widened, as its others are
+            own = clip
+            if isinstance(clip, np.ndarray):
+                own = arrays.like(clip.reshape(-1, *[1] * (array.ndim - 1)), array)
+            dtypes = [dtype_of(real, parameter.dtype) for real in bucket.spec.readable]
+            found[position] = Transform(parameter, own, centralize, members, dtypes)
+    return Transforms(found, extents) if found else None
