@@ -340,10 +340,7 @@ class DeviceEngine(HostEngine):
                     "not capture products of matrices (cuBLAS); make these steps outside of it"
                 )
         self.follow_settings()
-        if self.transforms is not None:
-            with self._control.memory_of_graphs():
-                given = self.transformed(given, grad_scale)
-        bound = self.bind(given, copying=False)
+        bound = self.bind(self.transformed(given, grad_scale), copying=False)
         known = self._launched.issuperset(self._kinds(bound, policy.measures))
         prepared = self.counts.uploaded and self._active(bound) == self.counts.active
         if not (prepared and known):
@@ -365,6 +362,13 @@ class DeviceEngine(HostEngine):
             self._capture.add((bound, grad_scale), policy.measures)
             self.counts.captured()
         return DeviceOutcome(self._control, place, self._capture)
+
+    def transformed(self, given: list[Any], grad_scale: Any) -> list[Any]:
+        """Return what whole gradients (``matched``) become before a step goes by them."""
+        if self.transforms is None or not self._control.capturing():
+            return super().transformed(given, grad_scale)
+        with self._control.memory_of_graphs():
+            return super().transformed(given, grad_scale)
 
     def _active(self, bound: Sequence[tuple[int, Gradients]]) -> Active:
         """Return which parameters of each bucket have a gradient: none of those that are frozen."""
