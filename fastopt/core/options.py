@@ -94,10 +94,10 @@ class Common(TypedDict, total=False):
             "has to be a number then: another lr does not change the decay of the first step, and "
             "one that is set later does as much as a schedule. None (the default) or False: decay "
             "is in proportion to lr. For optimizers with decoupled weight decay. As torch-optimi's "
-            "decouple_lr and max_lr, whose True takes the first lr too; after Loshchilov and "
-            "Hutter, 'Decoupled Weight Decay Regularization' (2019), whose eta is the schedule "
-            "alone. A hyperparameter: it can differ between groups, and be set to another number "
-            "or None between steps.",
+            "decouple_lr and max_lr, where True stands for the optimizer's lr in all groups; after "
+            "Loshchilov and Hutter, 'Decoupled Weight Decay Regularization' (2019), whose eta is "
+            "the schedule alone. A hyperparameter: it can differ between groups, and be set to "
+            "another number or None between steps.",
             Maybe(POSITIVE),
         ),
     ]
@@ -157,8 +157,8 @@ class Common(TypedDict, total=False):
             "None (the default) for none. A unit is a row of an array of two or more axes, all "
             "that stands at one place of the first axis: the weights of one output where these "
             "come first, as in PyTorch and timm; an array of one axis or none is one unit. Where "
-            "outputs come last (x @ W, keras; optax takes them so) hand in views with the first "
-            "axis last, and such gradients: np.moveaxis(W, -1, 0). It comes first of all that is "
+            "outputs come last (x @ W, keras; optax takes them so) hand in views that begin with "
+            "this axis, and such gradients: np.moveaxis(W, -1, 0). It comes first of all that is "
             "done with gradients: max_grad_norm, opt.grad_norm, on_nonfinite and clip_value see "
             "what it has made. An element that is not finite makes a NaN, or its row NaN or 0, and "
             "is seen by on_nonfinite; in float64 a norm above 1.3e154 is infinite, which makes its "

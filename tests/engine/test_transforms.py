@@ -148,6 +148,18 @@ def test_the_limit_is_that_of_scaled_gradients(scale: float, backend: str) -> No
         np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-15)
 
 
+@each_backend
+def test_parameters_count_as_no_smaller_than_a_thousandth(backend: str) -> None:
+    params = [np.zeros((2, 2)), np.array([3e-5, 4e-5]), np.zeros(())]
+    params[0][1] = 3.0, 4.0
+    opt = fastopt.SGD(params, lr=1.0, adaptive_clip=0.5, backend=backend)
+    before = [p.copy() for p in params]
+    opt.step([np.array([[6.0, 8.0], [0.6, 0.8]]), np.array([0.0, 1.0]), np.array(-2.0)])
+    made: list[Any] = [[[3e-4, 4e-4], [0.6, 0.8]], [0.0, 5e-4], -5e-4]
+    for param, old, grad in zip(params, before, made, strict=True):
+        np.testing.assert_allclose(param, old - grad, rtol=1e-12)
+
+
 # What is handed in stays as it is, and is refused as always --------------------------------------
 
 
@@ -193,6 +205,9 @@ def test_a_group_without_them_beside_one_with_them_takes_buffers(backend: str) -
         plain[0] -= grads[0] - grads[0].mean(axis=1, keepdims=True)
         plain[1] -= grads[1]
         plain[2] -= grads[2]
+    opt.step([buffers[0], [None, buffers[1][1]]])  # not in one call
+    plain[0] -= grads[0] - grads[0].mean(axis=1, keepdims=True)
+    plain[2] -= grads[2]
     for one, two in zip(params, plain, strict=True):
         np.testing.assert_allclose(one, two, rtol=1e-14)
 
@@ -293,7 +308,8 @@ def test_they_differ_between_groups_are_set_between_steps_and_saved(backend: str
         group["adaptive_clip"], group["centralize"] = None, False
     before = [one.copy() for one in ones]
     opt.step([*grads, None])
-    assert opt._engine.transforms is None  # no work is left
+    assert opt._engine.transforms is None  # no work is left,
+    assert opt._engine._fused is not None  # and it is one call again
     for one, old, grad in zip(ones[:3], before, grads, strict=False):
         np.testing.assert_array_equal(one, old - grad[0])
     opt.load_state_dict(opt.state_dict() | {"groups": saved})
