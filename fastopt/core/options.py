@@ -160,12 +160,12 @@ class Common(TypedDict, total=False):
             "outputs come last (x @ W, keras; optax takes them so) hand in views that begin with "
             "this axis, and such gradients: np.moveaxis(W, -1, 0). It comes first of all that is "
             "done with gradients: max_grad_norm, opt.grad_norm, on_nonfinite and clip_value see "
-            "what it has made. An element that is not finite makes a NaN, or its row NaN or 0, and "
-            "is seen by on_nonfinite; in float64 a norm above 1.3e154 is infinite, which makes its "
-            "unit 0. After Brock, De, Smith and Simonyan, 'High-Performance Large-Scale Image "
-            "Recognition Without Normalization' (2021); as timm's adaptive_clip_grad, which holds "
-            "|g| to at least 1e-6 besides. A hyperparameter: it can differ between groups, and be "
-            "set between steps.",
+            "what it has made. A NaN makes its unit NaN, an infinity itself NaN and the rest of "
+            "its unit 0, and on_nonfinite sees either; in float64 a norm above 1.3e154 is "
+            "infinite, which makes its unit 0. After Brock, De, Smith and Simonyan, "
+            "'High-Performance Large-Scale Image Recognition Without Normalization' (2021); as "
+            "timm's adaptive_clip_grad, which holds |g| to at least 1e-6 besides. A "
+            "hyperparameter: it can differ between groups, and be set between steps.",
             Maybe(POSITIVE_OR_INF),
             graphed=True,
         ),

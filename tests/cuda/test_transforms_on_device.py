@@ -132,6 +132,22 @@ def test_replays_go_by_the_gradients_and_parameters_of_then(cupy: Any, dtype: An
     close(here, end_of(opt, params), eps=1e-2 if dtype is np.float16 else 1e-5)
 
 
+def test_replays_read_a_scale_that_is_on_the_device(cupy: Any) -> None:
+    param, scale = cupy.zeros((2, 2)), cupy.ones(())
+    opt = fastopt.SGD(param, lr=1.0, adaptive_clip=1000.0, capturable=True).warmup()
+    grads = cupy.asarray(np.array([[0.6, 0.8], [6.0, 8.0]]))
+    graph = capture(cupy, lambda: opt.step(grads, grad_scale=scale))
+    expected = np.zeros((2, 2))
+    for value in (1.0, 0.25, 2.0):
+        scale[...] = value
+        graph.launch()
+        norms = np.maximum(np.linalg.norm(expected, axis=1, keepdims=True), 1e-3)
+        rows = value * grads.get()
+        lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+        expected = expected - rows * np.minimum(1.0, 1000.0 * norms / lengths)
+        np.testing.assert_allclose(param.get(), expected, rtol=1e-14)
+
+
 def test_a_captured_step_keeps_what_it_does_to_gradients(cupy: Any) -> None:
     param = cupy.ones((2, 3))
     opt = fastopt.SGD(param, lr=1.0, adaptive_clip=0.1, capturable=True).warmup()

@@ -424,3 +424,20 @@ def test_a_loss_scaler_scales_before() -> None:
     fastopt.SGD(plain, lr=0.5, **BOTH).step(drawn(1))
     for one, two in zip(params, plain, strict=True):
         np.testing.assert_allclose(one, two, rtol=1e-13)
+
+
+def test_what_stands_around_an_optimizer_steps_as_always() -> None:
+    """The second gradients of SAM are those of a step from where the parameters were."""
+    params, plain = drawn(0), drawn(0)
+    opt, other = fastopt.SGD(params, lr=0.5, **BOTH), fastopt.SGD(plain, lr=0.5, **BOTH)
+    sam = fastopt.SAM(fastopt.Lookahead(opt, 2, 0.5))
+    ema = fastopt.EMA(sam, 0.5)
+    slow = drawn(0)
+    for step in (1, 2):
+        with sam.ascent(drawn(10 + step)):
+            second = drawn(step)
+        sam.step(second)
+        ema.update()
+        other.step(drawn(step))
+    for param, ended, began in zip(params, plain, slow, strict=True):
+        np.testing.assert_allclose(param, (ended + began) / 2, rtol=1e-12)
