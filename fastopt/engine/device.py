@@ -273,7 +273,9 @@ class DeviceEngine(HostEngine):
                     )
                 return self._capture_step(given, grad_scale, policy)
             self.counts.poll()
-            bound = self.bind(self.transformed(given, grad_scale))
+            if self.transforms is not None:
+                given = self.transformed(given, grad_scale)
+            bound = self.bind(given)
             if self._estimate_first:
                 check_first(self.state, bound, ())
             self._follow_missing(self._active(bound))
@@ -365,7 +367,7 @@ class DeviceEngine(HostEngine):
 
     def transformed(self, given: list[Any], grad_scale: Any) -> list[Any]:
         """Return what whole gradients (``matched``) become before a step goes by them."""
-        if self.transforms is None or not self._control.capturing():
+        if not self._control.capturing():
             return super().transformed(given, grad_scale)
         with self._control.memory_of_graphs():
             return super().transformed(given, grad_scale)
