@@ -361,7 +361,7 @@ class DeviceEngine(HostEngine):
             if not self._capture:
                 for group in self.state.groups:
                     group.freeze(self.state.formula)
-            self._capture.add((bound, grad_scale), policy.measures)
+            self._capture.add((bound, grad_scale, self.transforms), policy.measures)
             self.counts.captured()
         return DeviceOutcome(self._control, place, self._capture)
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from fastopt.core import arrays
-from fastopt.core.arrays import Array, Extents
+from fastopt.core.arrays import BLOCK, Array, Extents
 from fastopt.core.buckets import OptimizerState, Parameter
 from fastopt.core.dtypes import dtype_of
 from fastopt.core.rows import RowGrad
@@ -74,34 +74,60 @@ class Transform:
 
     def _made(self, grad: Array, param: Array, like: Array, grad_scale: Any) -> Array:
         """Return the gradient, laid out as ``like``; ``param`` are the parameters of its units."""
-        xp, first = arrays.namespace_of(grad), self.members
-        by_row = grad.ndim - first >= 2
-        units = tuple(range(first + by_row, grad.ndim))
+        by_row = grad.ndim - self.members >= 2
+        units = tuple(range(self.members + by_row, grad.ndim))
         with arrays.on_device_of(grad), np.errstate(all="ignore"):
             if grad.dtype.itemsize == 2:
                 grad = grad.astype(np.float32)  # in which it is read
-            made: Array = xp.empty_like(like, dtype=grad.dtype)
-            if self.clip is None:
-                made[...] = grad
-            else:
-                limit = self.clip * xp.maximum(_norms(param, units), EPS)
-                factor = xp.minimum(limit / (abs(grad_scale) * _norms(grad, units)), 1.0)
-                xp.multiply(grad, factor, out=made, casting="same_kind")
-            if self.centralize and by_row:
-                wide = np.result_type(grad.dtype, np.float64) if grad.dtype.kind == "c" else float
-                total = xp.sum(made, axis=units, dtype=wide, keepdims=True)
-                count = max(math.prod(grad.shape[axis] for axis in units), 1)
-                xp.subtract(made, total / count, out=made, casting="same_kind")
+            made: Array = arrays.namespace_of(grad).empty_like(like, dtype=grad.dtype)
+            for some in self._pieces(grad) if by_row else [...]:
+                self._write(made[some], grad[some], param[some], units, grad_scale)
+                if self.centralize and by_row:
+                    _take_mean_off(made[some], units)
         return made
+
+    def _pieces(self, grad: Array) -> list[Any]:
+        """Return slices of so many rows that what is worked out of them stays in the cache."""
+        if self.members or arrays.kind(grad) != "numpy":
+            return [...]
+        rows = max(BLOCK * len(grad) // max(grad.size, 1), 1)
+        return [slice(start, start + rows) for start in range(0, len(grad), rows)]
+
+    def _write(
+        self, made: Array, grad: Array, param: Array, units: tuple[int, ...], grad_scale: Any
+    ) -> None:
+        """Write the gradient with its units clipped; each is along these axes."""
+        if self.clip is None:
+            made[...] = grad
+            return
+        xp = arrays.namespace_of(grad)
+        limit = self.clip * xp.maximum(_norms(param, units), EPS)
+        factor = xp.minimum(limit / (abs(grad_scale) * _norms(grad, units)), 1.0)
+        xp.multiply(grad, factor, out=made, casting="same_kind")
 
 
 def _norms(values: Array, axes: tuple[int, ...]) -> Array:
     """Return the 2-norms over some axes, which stay with length 1, in float64."""
     xp = arrays.namespace_of(values)
-    parts = [values.real, values.imag] if values.dtype.kind == "c" else [values]
-    squares = [xp.square(part.astype(np.float64)) for part in parts]
+    squares = [part.astype(np.float64) for part in _parts(values)]
+    for own in squares:
+        own *= own
     total: Array = xp.sum(sum(squares[1:], squares[0]), axis=axes, keepdims=True)
     return xp.sqrt(total)  # type: ignore[no-any-return]  # an array
+
+
+def _take_mean_off(values: Array, axes: tuple[int, ...]) -> None:
+    """Subtract the mean over some axes, which is worked out in float64."""
+    xp = arrays.namespace_of(values)
+    count = max(math.prod(values.shape[axis] for axis in axes), 1)
+    for part in _parts(values):
+        total = xp.sum(part, axis=axes, dtype=np.float64, keepdims=True)
+        xp.subtract(part, total / count, out=part, casting="same_kind")
+
+
+def _parts(values: Array) -> list[Array]:
+    """Return the real numbers of an array, as views: two of each complex one."""
+    return [values.real, values.imag] if values.dtype.kind == "c" else [values]
 
 
 def _kind(dtype: np.dtype[Any]) -> str:

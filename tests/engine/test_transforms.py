@@ -123,6 +123,16 @@ def test_numpy_and_numba_have_the_same_bits(policy: dict[str, Any], dtype: Any) 
 
 
 @each_backend
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_many_rows_are_those_of_few(order: Any, backend: str) -> None:
+    (param,), (grad,) = (drawn(seed, shapes=[(300, 7, 61)]) for seed in (0, 1))
+    old, made = param.copy(), expected(grad, param, 0.5)
+    param, grad = (np.asarray(a, order=order) for a in (param, grad))
+    fastopt.SGD(param, lr=1.0, backend=backend, **BOTH).step(grad)
+    np.testing.assert_allclose(param, old - made, rtol=1e-11, atol=1e-13)
+
+
+@each_backend
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
 def test_half_precision_is_not_rounded_on_the_way(dtype: Any, backend: str) -> None:
     shapes = ((3, 4), (5,))

@@ -541,8 +541,15 @@ FAULTS = (
     Fault(
         "all_rows_of_a_member_are_one_unit",
         TRANSFORMS,
-        "by_row = grad.ndim - first >= 2",
-        "by_row = grad.ndim >= 2 > first",
+        "by_row = grad.ndim - self.members >= 2",
+        "by_row = grad.ndim >= 2 and not self.members",
+        (TRANSFORMS_TESTS,),
+    ),
+    Fault(
+        "the_last_rows_of_many_are_left_as_they_are",
+        TRANSFORMS,
+        "for start in range(0, len(grad), rows)]",
+        "for start in range(0, len(grad) - rows + 1, rows)]",
         (TRANSFORMS_TESTS,),
     ),
     Fault(
