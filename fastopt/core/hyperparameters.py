@@ -526,7 +526,8 @@ def _scale_of_leaf(root: str, given: Any, leaf: Leaf) -> Array:
 
 Decay = Literal["gradient", "parameter", "rule"]
 """Weight decay as an L2 term on the gradient, on the parameter itself before the update
-(decoupled), or within the rule, by scalars of its own."""
+(decoupled), or within the rule, by scalars of its own: ``decay`` if that is a share of the
+parameter, proportional to the learning rate, and others if it is no step of its own."""
 
 
 class Formula(ABC):
@@ -651,7 +652,7 @@ def check_coefficients(
     A learning rate that is infinite in float64 is refused too. ``around`` names the options that
     are scalars of what acts around the rule, and says whether the learning rate multiplies them.
     """
-    numbers = _numbers(options)
+    numbers = with_decay(_numbers(options))
     with np.errstate(over="ignore"):
         rate = learning_rate(numbers)
     if not np.isfinite(rate).all():
@@ -740,12 +741,33 @@ def scale_of_all(options: Options) -> Value:
     return 1.0 if isinstance(scale, ElementScales) else scale
 
 
+def with_decay(options: Options) -> Options:
+    """Return options whose ``weight_decay`` is what the learning rate multiplies, of numbers.
+
+    That is the share per unit of the rate. With ``decoupled_lr`` a share per step was given, and
+    the rate that this is meant at, so it is divided by that.
+    """
+    base: Value | None = options["decoupled_lr"]
+    return options if base is None else {**options, "weight_decay": options["weight_decay"] / base}
+
+
+def decay_is_decoupled(formula: type[Formula], options: Options) -> bool:
+    """Return whether a share of the parameter decays that is proportional to the learning rate.
+
+    A rule that does this itself has the share as its scalar ``decay``.
+    """
+    acts_on = formula._decay(options)
+    return acts_on == "parameter" or (
+        acts_on == "rule" and "decay" in formula._rule(options).scalars
+    )
+
+
 def memory_inputs(formula: type[Formula], options: Options) -> dict[str, float]:
     """Return the inputs of the rule's memory in its first step; nothing without one."""
     memory = formula._rule(options).memory
     if memory is None:
         return {}
-    numbers = _numbers(options)
+    numbers = with_decay(_numbers(options))
     made = formula._scalars(numbers, learning_rate(numbers), 1, 1.0)
     return {name: float(made[name]) for name in memory.inputs}
 

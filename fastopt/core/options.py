@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, TypedDict, get_type_hints
 from fastopt.core.dtypes import STATE_DTYPES
 from fastopt.core.hyperparameters import (
     NONNEGATIVE,
+    POSITIVE,
     POSITIVE_OR_INF,
     BoundsCheck,
     Check,
@@ -50,6 +51,7 @@ class Option:
     with another value of what is ``of_state`` is stored otherwise, or means something else. Where
     the option is on, neither False nor None, its ``fragment``, if it has one, acts around the rule;
     a number can be set to another, and stays one. ``neutral`` is the number that changes nothing.
+    What is ``graphed`` a step that is captured in a CUDA graph keeps.
     """
 
     default: Any
@@ -60,6 +62,7 @@ class Option:
     of_state: bool = False
     fragment: Fragment | None = None
     neutral: float = math.inf
+    graphed: bool = False
 
 
 class Common(TypedDict, total=False):
@@ -77,6 +80,25 @@ class Common(TypedDict, total=False):
             "for a rate of each element. A hyperparameter: it can differ between groups; numbers "
             "can be set to others between steps.",
             ScaleCheck(NONNEGATIVE),
+        ),
+    ]
+    decoupled_lr: Annotated[
+        bool | float | None,
+        Option(
+            None,
+            "let weight_decay be the share of the parameter that is taken off in a step, and not "
+            "per unit of lr: p <- p - weight_decay * lr * lr_scale / decoupled_lr * p wherever p - "
+            "lr * lr_scale * weight_decay * p stands in a formula; > 0, in units of lr: the "
+            "learning rate at which weight_decay is meant, usually the largest one of a schedule. "
+            "True stands for the lr that the optimizer, or its group, is constructed with, which "
+            "has to be a number then: another lr does not change the decay of the first step, and "
+            "one that is set later does as much as a schedule. None (the default) or False: decay "
+            "is in proportion to lr. For optimizers with decoupled weight decay. As torch-optimi's "
+            "decouple_lr and max_lr, where True stands for the optimizer's lr in all groups; after "
+            "Loshchilov and Hutter, 'Decoupled Weight Decay Regularization' (2019), whose eta is "
+            "the schedule alone. A hyperparameter: it can differ between groups, and be set to "
+            "another number or None between steps.",
+            Maybe(POSITIVE),
         ),
     ]
     maximize: Annotated[
@@ -122,6 +144,45 @@ class Common(TypedDict, total=False):
             "inwards. Averages of squares stay: they are the gradient's scale.",
             Flag(),
             of_state=True,
+        ),
+    ]
+    adaptive_clip: Annotated[
+        float | None,
+        Option(
+            None,
+            "scale the gradient g of each unit of an array by min(1, adaptive_clip * max(|p|, "
+            "1e-3) / |g|), where |p| and |g| are the 2-norms of the unit's parameters, as they are "
+            "before the step, and of its gradient times grad_scale, in float64, of complex numbers "
+            "over both parts; > 0, without a unit, usually 0.01 to 0.16, math.inf scales nothing; "
+            "None (the default) for none. A unit is a row of an array of two or more axes, all "
+            "that stands at one place of the first axis: the weights of one output where these "
+            "come first, as in PyTorch and timm; an array of one axis or none is one unit. Where "
+            "outputs come last (x @ W, keras; optax takes them so) hand in views that begin with "
+            "this axis, and such gradients: np.moveaxis(W, -1, 0). It comes first of all that is "
+            "done with gradients: max_grad_norm, opt.grad_norm, on_nonfinite and clip_value see "
+            "what it has made. A NaN makes its unit NaN, an infinity itself NaN and the rest of "
+            "its unit 0, and on_nonfinite sees either; in float64 a norm above 1.3e154 is "
+            "infinite, which makes its unit 0. After Brock, De, Smith and Simonyan, "
+            "'High-Performance Large-Scale Image Recognition Without Normalization' (2021); as "
+            "timm's adaptive_clip_grad, which holds |g| to at least 1e-6 besides. A "
+            "hyperparameter: it can differ between groups, and be set between steps.",
+            Maybe(POSITIVE_OR_INF),
+            graphed=True,
+        ),
+    ]
+    centralize: Annotated[
+        bool,
+        Option(
+            False,
+            "take the mean of each row off the gradient of arrays of two or more axes, g <- g - "
+            "mean(g) over all axes but the first, in float64 (False); others stay as they are. It "
+            "comes after adaptive_clip, and before all else, as that. A row is what stands at one "
+            "place of the first axis, as for PyTorch's layers; keras' have their outputs last, see "
+            "adaptive_clip. After Yong, Huang, Hua and Zhang, 'Gradient Centralization: A New "
+            "Optimization Technique for Deep Neural Networks' (2020); as optax.centralize. A "
+            "hyperparameter: it can differ between groups, and be set between steps.",
+            Flag(),
+            graphed=True,
         ),
     ]
     max_grad_norm: Annotated[
@@ -391,6 +452,10 @@ OF_STATE = tuple(_chosen(lambda option: option.of_state))
 
 SWITCHED = tuple(_chosen(lambda option: option.fragment is not None and not option.fixed))
 """Those that are numbers or None, of which an optimizer keeps whether they are None."""
+
+
+GRAPHED = tuple(_chosen(lambda option: option.graphed))
+"""Those that a step keeps once it has been captured in a CUDA graph."""
 
 
 def documentation() -> str:

@@ -20,7 +20,7 @@ from fastopt.core.hyperparameters import (
     Several,
     functions_in,
 )
-from fastopt.core.options import OPTIONS
+from fastopt.core.options import GRAPHED, OPTIONS
 from fastopt.core.tree import Tree, leaves_of
 
 
@@ -147,11 +147,16 @@ class ParamGroup(dict[str, Any]):
         super().__setitem__("params", params)
 
     def freeze(self, formula: type[Formula]) -> None:
-        """Refuse from now on changes that need another rule: a captured step keeps its own."""
+        """Refuse from now on changes that need another rule: a captured step keeps its own.
+
+        So it does with what is done to whole gradients before.
+        """
         kept = formula._rule(self)
+        before = [repr(self[name]) for name in GRAPHED]  # members' numbers are arrays
 
         def review(options: Options) -> None:
-            if formula._rule(options) != kept:
+            changed = [repr(options[name]) for name in GRAPHED] != before
+            if changed or formula._rule(options) != kept:
                 raise ValueError(
                     f"{formula.__name__}: a step has been captured in a CUDA graph, with the "
                     "update as it was then; this change needs another one, so construct a new "

@@ -266,9 +266,31 @@ def new_group(
     ]
     if count is not None:
         group.reviews.append(lambda options: _check_members(formula, options))
-    group.update({**GROUP_DEFAULTS, **made_with.defaults, **given.options})
+    options = {**GROUP_DEFAULTS, **made_with.defaults, **given.options}
+    if isinstance(options["decoupled_lr"], bool | np.bool_):
+        lr = checks["lr"](f"{group.owner}: lr", options["lr"])
+        options["decoupled_lr"] = _base_rate(group.owner, bool(options["decoupled_lr"]), lr)
+    group.update(options)
     group.step_reviews.append(_review_step(formula, group, given.label, leaves))
     return group
+
+
+def _base_rate(owner: str, decouples: bool, lr: Any) -> Any:
+    """Return the learning rate that decoupled_lr=True stands for, None for False."""
+    if not decouples:
+        return None
+    if callable(lr):
+        raise ValueError(
+            f"{owner}: decoupled_lr=True stands for a learning rate that is a number, and lr is "
+            f"{lr!r:.200}, whose largest value is not known beforehand; hand that in as "
+            "decoupled_lr=..."
+        )
+    if np.any(np.asarray(lr) == 0.0):
+        raise ValueError(
+            f"{owner}: decoupled_lr=True stands for the learning rate at which weight_decay is the "
+            f"share of a step, and lr is {lr!r}; hand in the largest one as decoupled_lr=..."
+        )
+    return lr
 
 
 def _check_parts(formula: type[Formula], options: Options, leaves: Sequence[Leaf]) -> None:
@@ -284,6 +306,7 @@ def _check_parts(formula: type[Formula], options: Options, leaves: Sequence[Leaf
         _check_fragments(part, view)
         _check_whole_arrays(part, view, theirs)
         _check_scales(part, view)
+        _check_decoupled(part, view)
 
 
 def _check_arithmetic(formula: type[Formula], options: Options, leaves: Sequence[Leaf]) -> None:
@@ -413,6 +436,29 @@ def _check_fragments(formula: type[Formula], options: Options) -> None:
                 f"state_dtype={options['state_dtype']!r}, for it cannot act on state that is "
                 f"stored so; choose {', '.join(allowed)}, or leave out {name}"
             )
+
+
+def _check_decoupled(formula: type[Formula], options: Options) -> None:
+    """Raise ValueError for decoupled_lr where no decay is proportional to that learning rate."""
+    if options["decoupled_lr"] is None:
+        return
+    owner = formula.__name__
+    if not hyperparameters.decay_is_decoupled(formula, options):
+        raise ValueError(
+            f"{owner}: decoupled_lr is for weight decay that acts on the parameter itself; that of "
+            f"{owner} {_WHERE[formula._decay(options)]}. Leave out decoupled_lr, "
+            f"{_decoupling(options)}"
+        )
+    if memory_names(formula._rule(options), "optimizer"):
+        raise ValueError(
+            f"{owner}: decoupled_lr is a learning rate that is given beforehand, which {owner} "
+            "estimates as it goes; leave out decoupled_lr"
+        )
+    if formula._view is not Formula._view:
+        raise ValueError(
+            f"{owner}: decoupled_lr is in units of lr, and AdamW goes by adamw_lr here. Make an "
+            "optimizer for each, fastopt.Muon and fastopt.AdamW, or leave out decoupled_lr"
+        )
 
 
 _WHERE = {

@@ -279,6 +279,8 @@ class DeviceEngine(HostEngine):
                     )
                 return self._capture_step(given, grad_scale, policy)
             self.counts.poll()
+            if self.transforms is not None:
+                given = self.transformed(given, grad_scale)
             bound = self.bind(given)
             if self._estimate_first:
                 check_first(self.state, bound, ())
@@ -346,7 +348,7 @@ class DeviceEngine(HostEngine):
                     "not capture products of matrices (cuBLAS); make these steps outside of it"
                 )
         self.follow_settings()
-        bound = self.bind(given, copying=False)
+        bound = self.bind(self.transformed(given, grad_scale), copying=False)
         known = self._launched.issuperset(self._kinds(bound, policy.measures))
         prepared = self.counts.uploaded and self._active(bound) == self.counts.active
         if not (prepared and known):
@@ -365,9 +367,16 @@ class DeviceEngine(HostEngine):
             if not self._capture:
                 for group in self.state.groups:
                     group.freeze(self.state.formula)
-            self._capture.add((bound, grad_scale), policy.measures)
+            self._capture.add((bound, grad_scale, self.transforms), policy.measures)
             self.counts.captured()
         return DeviceOutcome(self._control, place, self._capture)
+
+    def transformed(self, given: list[Any], grad_scale: Any) -> list[Any]:
+        """Return what whole gradients (``matched``) become before a step goes by them."""
+        if not self._control.capturing():
+            return super().transformed(given, grad_scale)
+        with self._control.memory_of_graphs():
+            return super().transformed(given, grad_scale)
 
     def _active(self, bound: Sequence[tuple[int, Gradients]]) -> Active:
         """Return which parameters of each bucket have a gradient: none of those that are frozen."""
@@ -488,6 +497,8 @@ class DeviceEngine(HostEngine):
             if self.counts.active is None:
                 self._follow_missing((None,) * len(self.state.buckets))
             self._upload_all(policy)
+            if self.transforms is not None:
+                self.transforms.warm_up()
             # Gradients can come in any dtype that is read as it is; a capture compiles nothing.
             readable = [bucket.spec.readable for bucket in self.state.buckets]
             for turn in range(max(map(len, readable))):

@@ -27,9 +27,10 @@ Row = tuple[float, ...]
   sets state to 0 whose magnitude is below ``tiny_signed`` or ``tiny_positive``.
   ``grad_scale`` is 1, or -1 for ``maximize``; the backend multiplies it by what the verdict says
   (the user's ``grad_scale`` and clipping). ``l2`` is ``weight_decay`` where that acts on the
-  gradient, ``decay`` is ``lr * lr_scale * weight_decay`` where it acts on the parameter
-  (``Formula._decay`` says which; the other one is 0). The two thresholds of the flush are those of
-  ``core.denormals`` in every eighth step and 0 otherwise, which flushes nothing;
+  gradient, ``decay`` is ``lr * lr_scale * weight_decay``, over ``decoupled_lr`` if
+  that is a number, where it acts on the parameter (``Formula._decay`` says which; the other one is
+  0). The two thresholds of the flush are those of ``core.denormals`` in every eighth step and 0
+  otherwise, which flushes nothing;
 * the rule's own: what ``Formula._scalars`` returns, as far as the rule names it;
 * those of fragments, bounds that are numbers, the halves of a random key: only where they are used.
 """
@@ -206,6 +207,8 @@ class Scalars:
         """Return the row of a parameter's t-th step (1 for the first)."""
         if self._view is not None:
             options = self._view(options)
+        if options["decoupled_lr"] is not None:
+            options = hyperparameters.with_decay(options)
         lr = options["lr"]
         if self._prepared_for != self._settings or self._made_at not in (None, lr):
             self.work_out_constants(options)
@@ -241,7 +244,7 @@ class Scalars:
         derived = derived_of(self._bucket.rule, self._bucket.spec)
         if not derived.inputs:
             return ()
-        options = self._formula._view(options)
+        options = hyperparameters.with_decay(self._formula._view(options))
         rate = hyperparameters.learning_rate(options)
         found: list[Row] = []
         for t in steps:

@@ -42,6 +42,7 @@ from fastopt.engine.policy import (
 )
 from fastopt.engine.rows import Rows
 from fastopt.engine.scalars import Plan, Scalars
+from fastopt.engine.transforms import Transforms, transforms_of
 from fastopt.engine.whole import NewValues
 from fastopt_kernels import ArrayRule
 
@@ -156,6 +157,9 @@ class HostEngine:
         self._settings_seen: int | None = None  # the number of changes that this follows
         self._is_fused = False  # whether what follows is up to date: follow_settings sees to it
         self._fused: Fused | None = None
+        self._fused_of_new: Fused | None = None  # the same for gradients that are transformed first
+        self.transforms: Transforms | None = None
+        """What is done to whole gradients before anything else."""
         self._fused_parts: list[tuple[Bucket, Scalars, ParamGroup]] = []
         self._buffered: dict[int, Gradients] = {}  # of each bucket those in the buffers
         self._estimates = self._new_estimates()
@@ -189,7 +193,15 @@ class HostEngine:
             limit = self._limit
             if self._step_fused(self._fused, grads, grad_scale, limit, asked):
                 return MADE if limit is None else Outcome(True, self.state.counts.norm.item(0))
-        return self.commit(self.prepare(grads, grad_scale, policy, asked, extra))
+        given = self.matched(grads)
+        if self.transforms is not None:
+            given, fused = self.transformed(given, grad_scale), self._fused_of_new
+            can_fuse = extra is NOTHING and not (self._estimate_first or self._given_rows)
+            if can_fuse and fused is not None:
+                limit = policy.limit
+                if self._step_fused(fused, given, grad_scale, limit, asked, is_matched=True):
+                    return MADE if limit is None else Outcome(True, self.state.counts.norm.item(0))
+        return self.commit(self.prepare(given, grad_scale, policy, asked, extra))
 
     def step_and_go_over(
         self, later: Later, grads: Any, grad_scale: Any, policy: Policy, extra: Extra
@@ -228,7 +240,7 @@ class HostEngine:
 
     def prepare(
         self,
-        grads: Any,
+        matched: list[Any],
         grad_scale: float,
         policy: Policy,
         asked: dict[int, Options],
@@ -236,11 +248,12 @@ class HostEngine:
     ) -> Prepared:
         """Check everything and work out what the step does; raises, and writes nothing.
 
+        ``matched`` are the gradients in the order of the leaves, transformed if they are to be.
         ``asked`` are the hyperparameters of groups whose schedules have been asked in this step.
         """
         memory: Mapping[str, float] = self.state.memory
         given = memory
-        leaves, given_rows = rows.split(self.matched(grads))
+        leaves, given_rows = rows.split(matched)
         self._given_rows = bool(given_rows)
         bound = self.bind(leaves, besides=given_rows)
         some = self._bind_rows(given_rows)
@@ -384,8 +397,12 @@ class HostEngine:
         grad_scale: float,
         limit: float | None,
         asked: dict[int, Options],
+        is_matched: bool = False,
     ) -> bool:
-        """Make the whole step in one call; False, with nothing done, if it cannot be made so."""
+        """Make the whole step in one call; False, with nothing done, if it cannot be made so.
+
+        ``is_matched``: the gradients are in the order of the leaves, and have been transformed.
+        """
         if limit is not None and self._by_member:
             return False
         rows: list[Any] = []
@@ -399,6 +416,8 @@ class HostEngine:
             else:
                 rows.append(scalars.row(self._options(bucket.group, asked), t))
         tree = self.state.tree
+        if is_matched:
+            return fused(tree.current(), grads, rows, grad_scale, limit)
         given = tree.match(grads)
         if self._outdated:
             self._refuse_outdated(given)
@@ -413,14 +432,24 @@ class HostEngine:
         trained = next(self.trained(), None) is not None
         return self.state.tree.match(grads) if trained else []
 
+    def transformed(self, given: list[Any], grad_scale: Any) -> list[Any]:
+        """Return what whole gradients (``matched``) become before a step goes by them."""
+        if self.transforms is None or not given:
+            return given
+        if self._outdated:
+            self._refuse_outdated(given)
+        if self._buffers is not None:
+            self._buffers.are(given)  # raises if only some are
+        return self.transforms(given, grad_scale)
+
     def bind(
         self, given: list[Any], copying: bool = True, besides: Collection[int] = ()
     ) -> list[tuple[int, Gradients]]:
         """Return the checked gradients of the buckets that are trained, with their numbers.
 
-        ``given`` is in the order of the leaves (``matched``). Without ``copying`` gradients that
-        would have to be copied are refused. Buckets are left out of which all leaves are among
-        those that are seen to ``besides``.
+        ``given`` is in the order of the leaves (``matched``), and ``transformed``. Without
+        ``copying`` gradients that would have to be copied are refused. Buckets are left out of
+        which all leaves are among those that are seen to ``besides``.
         """
         active = [*self.trained()]
         if besides:
@@ -431,7 +460,8 @@ class HostEngine:
         now = self.state.tree.current()  # the arrays that the user's tree of parameters holds
         if self._outdated:
             self._refuse_outdated(given)
-        if self._buffers is not None and self._buffers.are(given):
+        buffers = self._buffers if self.transforms is None else None  # or they are others by now
+        if buffers is not None and buffers.are(given):
             return [(number, self._bind_buffers(number, now, given)) for number in active]
         return [(number, self._bind_bucket(number, now, given, copying)) for number in active]
 
@@ -574,6 +604,10 @@ class HostEngine:
             self._frozen = None  # until the tree is ready: an interrupt can come in between
             state.tree.ignore(p for n in frozen for p in state.groups[n].positions)
             self._frozen = frozen
+        transforms = transforms_of(state, self.extents)
+        if (transforms is None) != (self.transforms is None):
+            self._is_fused = False
+        self.transforms = transforms
         if not self._is_fused:
             self._set_up_fused()
             self._is_fused = True
@@ -582,7 +616,9 @@ class HostEngine:
     def _set_up_fused(self) -> None:
         """Prepare steps in one call of the buckets that are trained."""
         state, numbers = self.state, [*self.trained()]
-        self._fused = self._fuse(numbers)
+        fused = self._fuse(numbers)
+        self._fused = fused if self.transforms is None else None
+        self._fused_of_new = None if self.transforms is None else fused
         buckets = [state.buckets[number] for number in numbers]
         self._fused_parts = [
             (bucket, self.scalars[number], state.groups[bucket.group])

@@ -11,7 +11,7 @@ import numpy as np
 
 from fastopt.core.arrays import Array
 from fastopt.core.hyperparameters import ElementScales, learning_rate
-from fastopt.core.options import FRAGMENTS, GROUP_DEFAULTS
+from fastopt.core.options import FRAGMENTS, GRAPHED, GROUP_DEFAULTS
 from fastopt.core.param_groups import ParamGroup
 from fastopt.errors import CheckpointError
 from fastopt.interop.common import (
@@ -374,7 +374,8 @@ def _order(groups: list[list[Parameter]], names: Names | None) -> dict[str, int]
 
 
 def _their_settings(twin: Twin, options: ParamGroup, step_count: int) -> dict[str, Any]:
-    absent = {**twin.ours, "bounds": None, **{name: GROUP_DEFAULTS[name] for name in FRAGMENTS}}
+    others = ("bounds", "decoupled_lr", *GRAPHED, *FRAGMENTS)
+    absent = {**twin.ours, **{name: GROUP_DEFAULTS[name] for name in others}}
     for name, wanted in absent.items():
         if options[name] != wanted:
             raise ValueError(

@@ -48,10 +48,10 @@ class AdaBelief(Optimizer):
             the step number, whose values are > 0.
         weight_decay: share of the parameter that is taken off per step and unit of lr, >= 0, or a
             function of the step number.
-        common: see ``Common``: lr_scale, maximize, trainable, bounds, reset_at_bounds,
-            max_grad_norm, clip_value, clip_each, on_nonfinite, members, capturable, master_weights,
-            state_dtype, stochastic_rounding, cautious, cautious_decay, l1, mask_zero, seed,
-            backend. It has no complex_moment.
+        common: see ``Common``: lr_scale, decoupled_lr, maximize, trainable, bounds,
+            reset_at_bounds, adaptive_clip, centralize, max_grad_norm, clip_value, clip_each,
+            on_nonfinite, members, capturable, master_weights, state_dtype, stochastic_rounding,
+            cautious, cautious_decay, l1, mask_zero, seed, backend. It has no complex_moment.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, and for arrays
@@ -143,9 +143,9 @@ class Yogi(Optimizer):
             lr / 3.3 there.
         weight_decay: coefficient of the L2 term, >= 0, or a function of the step number.
         common: see ``Common``: lr_scale, maximize, trainable, bounds, reset_at_bounds,
-            max_grad_norm, clip_value, clip_each, on_nonfinite, members, capturable, master_weights,
-            state_dtype, stochastic_rounding, cautious, l1, mask_zero, complex_moment, seed,
-            backend. It has no cautious_decay.
+            adaptive_clip, centralize, max_grad_norm, clip_value, clip_each, on_nonfinite, members,
+            capturable, master_weights, state_dtype, stochastic_rounding, cautious, l1, mask_zero,
+            complex_moment, seed, backend. It has no decoupled_lr and no cautious_decay.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, and for arrays

@@ -59,10 +59,11 @@ class Adam(Optimizer):
             decoupled, the share of the parameter that is taken off per step and unit of lr.
         decoupled_weight_decay: whether weight decay acts on the parameter, before the update, and
             not on the gradient; then it is AdamW.
-        common: what every optimizer takes, see ``Common``: lr_scale, maximize, trainable, bounds,
-            reset_at_bounds, max_grad_norm, clip_value, clip_each, on_nonfinite, members,
-            capturable, master_weights, state_dtype, stochastic_rounding, cautious, cautious_decay,
-            l1, mask_zero, complex_moment, seed, backend.
+        common: what every optimizer takes, see ``Common``: lr_scale, decoupled_lr, maximize,
+            trainable, bounds, reset_at_bounds, adaptive_clip, centralize, max_grad_norm,
+            clip_value, clip_each, on_nonfinite, members, capturable, master_weights, state_dtype,
+            stochastic_rounding, cautious, cautious_decay, l1, mask_zero, complex_moment, seed,
+            backend.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, and for arrays
@@ -187,10 +188,11 @@ class AdamW(Adam):
             (1 - beta1) / sqrt(1 - beta2) times as long, 3.2 times by default.
         weight_decay: share of the parameter that is taken off per step and unit of lr, >= 0, or a
             function of the step number.
-        common: what every optimizer takes, see ``Common``: lr_scale, maximize, trainable, bounds,
-            reset_at_bounds, max_grad_norm, clip_value, clip_each, on_nonfinite, members,
-            capturable, master_weights, state_dtype, stochastic_rounding, cautious, cautious_decay,
-            l1, mask_zero, complex_moment, seed, backend.
+        common: what every optimizer takes, see ``Common``: lr_scale, decoupled_lr, maximize,
+            trainable, bounds, reset_at_bounds, adaptive_clip, centralize, max_grad_norm,
+            clip_value, clip_each, on_nonfinite, members, capturable, master_weights, state_dtype,
+            stochastic_rounding, cautious, cautious_decay, l1, mask_zero, complex_moment, seed,
+            backend.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, and for arrays

@@ -48,10 +48,10 @@ class LaProp(Optimizer):
             makes 0/0 zero. Or a function of the step number, whose values are > 0.
         weight_decay: share of the parameter that is taken off after each step, per unit of lr,
             >= 0, or a function of the step number.
-        common: see ``Common``: lr_scale, maximize, trainable, bounds, reset_at_bounds,
-            max_grad_norm, clip_value, clip_each, on_nonfinite, members, capturable, master_weights,
-            state_dtype, stochastic_rounding, cautious, l1, mask_zero, complex_moment, seed,
-            backend. It has no cautious_decay.
+        common: see ``Common``: lr_scale, decoupled_lr, maximize, trainable, bounds,
+            reset_at_bounds, adaptive_clip, centralize, max_grad_norm, clip_value, clip_each,
+            on_nonfinite, members, capturable, master_weights, state_dtype, stochastic_rounding,
+            cautious, l1, mask_zero, complex_moment, seed, backend. It has no cautious_decay.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, and for arrays
@@ -139,10 +139,11 @@ class ADOPT(Optimizer):
             it at 1.
         weight_decay: share of the parameter that is taken off per step and unit of lr, >= 0, or a
             function of the step number.
-        common: what every optimizer takes, see ``Common``: lr_scale, maximize, trainable, bounds,
-            reset_at_bounds, max_grad_norm, clip_value, clip_each, on_nonfinite, members,
-            capturable, master_weights, state_dtype, stochastic_rounding, cautious, cautious_decay,
-            l1, mask_zero, complex_moment, seed, backend.
+        common: what every optimizer takes, see ``Common``: lr_scale, decoupled_lr, maximize,
+            trainable, bounds, reset_at_bounds, adaptive_clip, centralize, max_grad_norm,
+            clip_value, clip_each, on_nonfinite, members, capturable, master_weights, state_dtype,
+            stochastic_rounding, cautious, cautious_decay, l1, mask_zero, complex_moment, seed,
+            backend.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, and for arrays

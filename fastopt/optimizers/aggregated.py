@@ -28,9 +28,9 @@ class AggMo(Optimizer):
             authors recommend 0, 0.9, 0.99 and so on. A single one is SGD with that momentum.
         weight_decay: coefficient of the L2 term, >= 0, or a function of the step number.
         common: see ``Common``: lr_scale, maximize, trainable, bounds, reset_at_bounds,
-            max_grad_norm, clip_value, clip_each, on_nonfinite, members, capturable, master_weights,
-            state_dtype, stochastic_rounding, cautious, l1, mask_zero, complex_moment, seed,
-            backend. It has no cautious_decay.
+            adaptive_clip, centralize, max_grad_norm, clip_value, clip_each, on_nonfinite, members,
+            capturable, master_weights, state_dtype, stochastic_rounding, cautious, l1, mask_zero,
+            complex_moment, seed, backend. It has no decoupled_lr and no cautious_decay.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, and for arrays

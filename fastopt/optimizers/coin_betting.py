@@ -45,9 +45,9 @@ class COCOB(Optimizer):
             makes 0/0 zero. Or a function of the step number, whose values are > 0.
         weight_decay: coefficient of the L2 term, >= 0, or a function of the step number.
         common: see ``Common``: lr_scale, maximize, trainable, bounds, reset_at_bounds,
-            max_grad_norm, clip_value, clip_each, on_nonfinite, members, capturable, master_weights,
-            state_dtype, stochastic_rounding, cautious, mask_zero, complex_moment, seed, backend. It
-            has no cautious_decay and no l1.
+            adaptive_clip, centralize, max_grad_norm, clip_value, clip_each, on_nonfinite, members,
+            capturable, master_weights, state_dtype, stochastic_rounding, cautious, mask_zero,
+            complex_moment, seed, backend. It has no decoupled_lr, no cautious_decay and no l1.
 
     Parameters are worked out anew from p0 in every step: what is written into them from outside
     (``rebind`` to other values, Lookahead, weights that are loaded by hand) is lost with the next.

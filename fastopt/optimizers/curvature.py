@@ -48,11 +48,12 @@ class Sophia(Optimizer):
             0/0 zero. Or a function of the step number, whose values are above 0.
         weight_decay: share of the parameter that is taken off per step and unit of lr, >= 0, or a
             function of the step number.
-        common: what every optimizer takes, see ``Common``: lr_scale, maximize, trainable, bounds,
-            reset_at_bounds, max_grad_norm, clip_value, clip_each, on_nonfinite, members,
-            capturable, master_weights, state_dtype, stochastic_rounding, cautious, cautious_decay,
-            l1, mask_zero, complex_moment, seed, backend. ``maximize`` turns the sign of
-            estimates too; what clips gradients leaves them as they are.
+        common: what every optimizer takes, see ``Common``: lr_scale, decoupled_lr, maximize,
+            trainable, bounds, reset_at_bounds, adaptive_clip, centralize, max_grad_norm,
+            clip_value, clip_each, on_nonfinite, members, capturable, master_weights, state_dtype,
+            stochastic_rounding, cautious, cautious_decay, l1, mask_zero, complex_moment, seed,
+            backend. ``maximize`` turns the sign of estimates too; what clips gradients leaves them
+            as they are.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, and for arrays
@@ -135,11 +136,11 @@ class AdaHessian(Optimizer):
             makes 0/0 zero. Or a function of the step number, whose values are above 0.
         weight_decay: share of the parameter that is taken off per step and unit of lr, >= 0, or a
             function of the step number.
-        common: what every optimizer takes, see ``Common``: lr_scale, maximize, trainable, bounds,
-            reset_at_bounds, max_grad_norm, clip_value, clip_each, on_nonfinite, members,
-            capturable, master_weights, state_dtype, stochastic_rounding, cautious, cautious_decay,
-            l1, mask_zero, complex_moment, seed, backend. What clips gradients leaves
-            estimates as they are.
+        common: what every optimizer takes, see ``Common``: lr_scale, decoupled_lr, maximize,
+            trainable, bounds, reset_at_bounds, adaptive_clip, centralize, max_grad_norm,
+            clip_value, clip_each, on_nonfinite, members, capturable, master_weights, state_dtype,
+            stochastic_rounding, cautious, cautious_decay, l1, mask_zero, complex_moment, seed,
+            backend. What clips gradients leaves estimates as they are.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, and for arrays

@@ -65,9 +65,9 @@ class DAdaptAdam(Optimizer):
             number.
         decoupled_weight_decay: whether weight decay acts on the parameter.
         common: see ``Common``: lr_scale, maximize, trainable, bounds, reset_at_bounds,
-            max_grad_norm, clip_value, clip_each, on_nonfinite, capturable, master_weights,
-            state_dtype, stochastic_rounding, cautious, mask_zero, complex_moment, seed, backend. It
-            has no cautious_decay and no l1.
+            adaptive_clip, centralize, max_grad_norm, clip_value, clip_each, on_nonfinite,
+            capturable, master_weights, state_dtype, stochastic_rounding, cautious, mask_zero,
+            complex_moment, seed, backend. It has no decoupled_lr, no cautious_decay and no l1.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, for groups that
@@ -194,9 +194,9 @@ class DAdaptSGD(Optimizer):
         growth_rate: how much d may grow in a step, >= 1; inf for any.
         weight_decay: coefficient of the L2 term, >= 0, or a function of the step number.
         common: see ``Common``: lr_scale, maximize, trainable, bounds, reset_at_bounds,
-            max_grad_norm, clip_value, clip_each, on_nonfinite, capturable, master_weights,
-            state_dtype, stochastic_rounding, cautious, mask_zero, complex_moment, seed, backend. It
-            has no cautious_decay and no l1.
+            adaptive_clip, centralize, max_grad_norm, clip_value, clip_each, on_nonfinite,
+            capturable, master_weights, state_dtype, stochastic_rounding, cautious, mask_zero,
+            complex_moment, seed, backend. It has no decoupled_lr, no cautious_decay and no l1.
 
     Parameters are worked out anew from p0 in every step: what is written into them from outside
     (``rebind`` to other values, Lookahead, weights that are loaded by hand) is lost with the next.

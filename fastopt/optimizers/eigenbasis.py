@@ -64,8 +64,9 @@ class Shampoo(Optimizer):
         max_precondition_dim: the longest axis that has matrices, from 1 on; it stays as it is.
         grafting: "none", or "sgd": each array's step is as long as its gradient.
         common: what every optimizer takes, see ``Common``: lr_scale, maximize, trainable, bounds,
-            reset_at_bounds, max_grad_norm, clip_value, clip_each, on_nonfinite, master_weights,
-            state_dtype, l1, seed, backend. state_dtype is "float64" or None.
+            reset_at_bounds, adaptive_clip, centralize, max_grad_norm, clip_value, clip_each,
+            on_nonfinite, master_weights, state_dtype, l1, seed, backend. state_dtype is "float64"
+            or None.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, for complex
@@ -189,9 +190,10 @@ class SOAP(Optimizer):
         max_precondition_dim: the longest axis that has eigenvectors, from 1 on; it stays as it is.
         normalize_grads: divide each step by its root mean square.
         correct_bias: correct m and v for their beginning at 0.
-        common: what every optimizer takes, see ``Common``: lr_scale, maximize, trainable, bounds,
-            reset_at_bounds, max_grad_norm, clip_value, clip_each, on_nonfinite, master_weights,
-            state_dtype, l1, seed, backend. state_dtype is "float64" or None.
+        common: what every optimizer takes, see ``Common``: lr_scale, decoupled_lr, maximize,
+            trainable, bounds, reset_at_bounds, adaptive_clip, centralize, max_grad_norm,
+            clip_value, clip_each, on_nonfinite, master_weights, state_dtype, l1, seed, backend.
+            state_dtype is "float64" or None.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, for complex

@@ -58,10 +58,11 @@ class Adafactor(Optimizer):
         d: the largest root mean square of u, >= 1.
         weight_decay: share of the parameter that is taken off per step and unit of lr, >= 0; or a
             function of the step number.
-        common: see ``Common``: lr_scale, maximize, trainable, bounds, reset_at_bounds,
-            max_grad_norm, clip_value, clip_each, on_nonfinite, capturable, master_weights,
-            state_dtype, l1, seed, backend. state_dtype is "float64" or None. It has no
-            stochastic_rounding, cautious, cautious_decay, mask_zero or complex_moment.
+        common: see ``Common``: lr_scale, decoupled_lr, maximize, trainable, bounds,
+            reset_at_bounds, adaptive_clip, centralize, max_grad_norm, clip_value, clip_each,
+            on_nonfinite, capturable, master_weights, state_dtype, l1, seed, backend. state_dtype is
+            "float64" or None. It has no stochastic_rounding, cautious, cautious_decay, mask_zero or
+            complex_moment.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, for complex
@@ -167,10 +168,11 @@ class CAME(Optimizer):
         clip_threshold: the largest root mean square of u, > 0.
         weight_decay: share of the parameter that is taken off per step and unit of lr, >= 0; or a
             function of the step number.
-        common: see ``Common``: lr_scale, maximize, trainable, bounds, reset_at_bounds,
-            max_grad_norm, clip_value, clip_each, on_nonfinite, capturable, master_weights,
-            state_dtype, cautious_decay, l1, seed, backend. state_dtype is "float64" or None. It has
-            no stochastic_rounding, cautious, mask_zero or complex_moment.
+        common: see ``Common``: lr_scale, decoupled_lr, maximize, trainable, bounds,
+            reset_at_bounds, adaptive_clip, centralize, max_grad_norm, clip_value, clip_each,
+            on_nonfinite, capturable, master_weights, state_dtype, cautious_decay, l1, seed,
+            backend. state_dtype is "float64" or None. It has no stochastic_rounding, cautious,
+            mask_zero or complex_moment.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, for complex
@@ -268,9 +270,10 @@ class SM3(Optimizer):
         weight_decay: coefficient of the L2 term that is added to the gradient, >= 0; or a function
             of the step number.
         common: see ``Common``: lr_scale, maximize, trainable, bounds, reset_at_bounds,
-            max_grad_norm, clip_value, clip_each, on_nonfinite, capturable, master_weights,
-            state_dtype, l1, seed, backend. state_dtype is "float64" or None. It has no
-            stochastic_rounding, cautious, cautious_decay, mask_zero or complex_moment.
+            adaptive_clip, centralize, max_grad_norm, clip_value, clip_each, on_nonfinite,
+            capturable, master_weights, state_dtype, l1, seed, backend. state_dtype is "float64" or
+            None. It has no decoupled_lr, stochastic_rounding, cautious, cautious_decay, mask_zero
+            or complex_moment.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, for complex

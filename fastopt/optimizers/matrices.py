@@ -61,10 +61,11 @@ class Muon(Optimizer):
         adjust_lr: "original" or "match_rms_adamw", which factor it is.
         weight_decay: share of the parameter that is taken off per step and unit of lr, >= 0; or a
             function of the step number.
-        common: see ``Common``: lr_scale, maximize, trainable, bounds, reset_at_bounds,
-            max_grad_norm, clip_value, clip_each, on_nonfinite, capturable, master_weights,
-            state_dtype, cautious_decay, l1, complex_moment, seed, backend. state_dtype is "float64"
-            or None. It has no stochastic_rounding, cautious or mask_zero.
+        common: see ``Common``: lr_scale, decoupled_lr, maximize, trainable, bounds,
+            reset_at_bounds, adaptive_clip, centralize, max_grad_norm, clip_value, clip_each,
+            on_nonfinite, capturable, master_weights, state_dtype, cautious_decay, l1,
+            complex_moment, seed, backend. state_dtype is "float64" or None. It has no
+            stochastic_rounding, cautious or mask_zero.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, for parameters
@@ -183,10 +184,11 @@ class NorMuon(Optimizer):
         update_scale: "preserve_norm", as the authors' code, or "match_rms", as the paper.
         weight_decay: share of the parameter that is taken off per step and unit of lr, >= 0; or a
             function of the step number.
-        common: see ``Common``: lr_scale, maximize, trainable, bounds, reset_at_bounds,
-            max_grad_norm, clip_value, clip_each, on_nonfinite, capturable, master_weights,
-            state_dtype, cautious_decay, l1, complex_moment, seed, backend. state_dtype is "float64"
-            or None. It has no stochastic_rounding, cautious or mask_zero.
+        common: see ``Common``: lr_scale, decoupled_lr, maximize, trainable, bounds,
+            reset_at_bounds, adaptive_clip, centralize, max_grad_norm, clip_value, clip_each,
+            on_nonfinite, capturable, master_weights, state_dtype, cautious_decay, l1,
+            complex_moment, seed, backend. state_dtype is "float64" or None. It has no
+            stochastic_rounding, cautious or mask_zero.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, for parameters
@@ -302,11 +304,12 @@ class MuonWithAdamW(Muon):
         adamw_betas, adamw_eps, adamw_weight_decay: AdamW's betas, eps and weight_decay.
         rule: "auto": Muon for matrices, AdamW for the rest; "muon" or "adamw": that one for all
             parameters of the group. It stays as it was at construction.
-        common: what every optimizer takes, see ``Common``: lr_scale, maximize, trainable, bounds,
-            reset_at_bounds, max_grad_norm, clip_value, clip_each, on_nonfinite, capturable,
-            master_weights, state_dtype, stochastic_rounding, cautious, cautious_decay, l1,
-            mask_zero, complex_moment, seed, backend. lr_scale multiplies both learning rates.
-            Groups with matrices that go to Muon refuse what Muon does.
+        common: what every optimizer takes, see ``Common``: lr_scale, decoupled_lr, maximize,
+            trainable, bounds, reset_at_bounds, adaptive_clip, centralize, max_grad_norm,
+            clip_value, clip_each, on_nonfinite, capturable, master_weights, state_dtype,
+            stochastic_rounding, cautious, cautious_decay, l1, mask_zero, complex_moment, seed,
+            backend. lr_scale multiplies both learning rates. Groups with arrays that go to AdamW
+            have no decoupled_lr. Groups with matrices that go to Muon refuse what Muon does.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, for parameters

@@ -74,10 +74,11 @@ class Scion(Optimizer):
             iteration begins with a norm of at least 1e-7.
         weight_decay: share of the parameter that is taken off per step and unit of lr, >= 0, before
             the step; or a function of the step number.
-        common: see ``Common``: lr_scale, maximize, trainable, bounds, reset_at_bounds,
-            max_grad_norm, clip_value, clip_each, on_nonfinite, capturable, master_weights,
-            state_dtype, cautious_decay, l1, complex_moment, seed, backend. state_dtype is "float64"
-            or None. It has no stochastic_rounding, cautious or mask_zero.
+        common: see ``Common``: lr_scale, decoupled_lr, maximize, trainable, bounds,
+            reset_at_bounds, adaptive_clip, centralize, max_grad_norm, clip_value, clip_each,
+            on_nonfinite, capturable, master_weights, state_dtype, cautious_decay, l1,
+            complex_moment, seed, backend. state_dtype is "float64" or None. It has no
+            stochastic_rounding, cautious or mask_zero.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, for complex

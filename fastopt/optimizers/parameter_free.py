@@ -69,9 +69,9 @@ class Prodigy(Optimizer):
             the step number.
         decoupled_weight_decay: whether weight decay acts on the parameter.
         common: see ``Common``: lr_scale, maximize, trainable, bounds, reset_at_bounds,
-            max_grad_norm, clip_value, clip_each, on_nonfinite, capturable, master_weights,
-            state_dtype, stochastic_rounding, cautious, mask_zero, complex_moment, seed, backend. It
-            has no cautious_decay and no l1.
+            adaptive_clip, centralize, max_grad_norm, clip_value, clip_each, on_nonfinite,
+            capturable, master_weights, state_dtype, stochastic_rounding, cautious, mask_zero,
+            complex_moment, seed, backend. It has no decoupled_lr, no cautious_decay and no l1.
 
     With ``state_dtype`` "bfloat16" or "int8" p0 is rounded too, and the distance from it is too
     long by that: leave it out where steps are short beside the parameters.
@@ -221,9 +221,9 @@ class DoG(Optimizer):
         eps: added to the sum of squares, >= 0, in units of the gradient's square.
         weight_decay: coefficient of the L2 term, >= 0, or a function of the step number.
         common: see ``Common``: lr_scale, maximize, trainable, bounds, reset_at_bounds,
-            max_grad_norm, clip_value, clip_each, on_nonfinite, capturable, master_weights,
-            state_dtype, stochastic_rounding, cautious, mask_zero, complex_moment, seed, backend. It
-            has no cautious_decay and no l1.
+            adaptive_clip, centralize, max_grad_norm, clip_value, clip_each, on_nonfinite,
+            capturable, master_weights, state_dtype, stochastic_rounding, cautious, mask_zero,
+            complex_moment, seed, backend. It has no decoupled_lr, no cautious_decay and no l1.
 
     With ``state_dtype`` "bfloat16" or "int8" p0 is rounded too, and the distance from it is too
     long by that: leave it out where steps are short beside the parameters.
@@ -312,9 +312,9 @@ class DoWG(Optimizer):
         eps: added to the denominator, >= 0, in units of the parameter times the gradient.
         weight_decay: coefficient of the L2 term, >= 0, or a function of the step number.
         common: see ``Common``: lr_scale, maximize, trainable, bounds, reset_at_bounds,
-            max_grad_norm, clip_value, clip_each, on_nonfinite, capturable, master_weights,
-            state_dtype, stochastic_rounding, cautious, mask_zero, complex_moment, seed, backend. It
-            has no cautious_decay and no l1.
+            adaptive_clip, centralize, max_grad_norm, clip_value, clip_each, on_nonfinite,
+            capturable, master_weights, state_dtype, stochastic_rounding, cautious, mask_zero,
+            complex_moment, seed, backend. It has no decoupled_lr, no cautious_decay and no l1.
 
     With ``state_dtype`` "bfloat16" or "int8" p0 is rounded too, and the distance from it is too
     long by that: leave it out where steps are short beside the parameters.

@@ -67,12 +67,13 @@ class MoMo(Optimizer):
         weight_decay: share of the parameter that is taken off per step and unit of lr, >= 0; or a
             function of the step number. It is part of the model.
         common: see ``Common``: lr_scale, maximize, trainable, bounds, reset_at_bounds,
-            max_grad_norm, clip_value, clip_each, on_nonfinite, capturable, master_weights,
-            state_dtype, stochastic_rounding, cautious, mask_zero, complex_moment, seed, backend.
-            With ``maximize`` lower_bound is that of -value; where groups differ in it, as players
-            of a game do, value is the loss of the first. What clips gradients leaves the loss as it
-            is, so the model is that of a loss with these gradients. A step that is handed a value
-            cannot be captured in a CUDA graph. It has no cautious_decay and no l1.
+            adaptive_clip, centralize, max_grad_norm, clip_value, clip_each, on_nonfinite,
+            capturable, master_weights, state_dtype, stochastic_rounding, cautious, mask_zero,
+            complex_moment, seed, backend. With ``maximize`` lower_bound is that of -value; where
+            groups differ in it, as players of a game do, value is the loss of the first. What clips
+            gradients leaves the loss as it is, so the model is that of a loss with these gradients.
+            A step that is handed a value cannot be captured in a CUDA graph. It has no
+            decoupled_lr, no cautious_decay and no l1.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, for groups that
@@ -172,12 +173,13 @@ class MoMoAdam(Optimizer):
         weight_decay: share of the parameter that is taken off per step and unit of lr, >= 0; or a
             function of the step number. It is part of the model.
         common: see ``Common``: lr_scale, maximize, trainable, bounds, reset_at_bounds,
-            max_grad_norm, clip_value, clip_each, on_nonfinite, capturable, master_weights,
-            state_dtype, stochastic_rounding, cautious, mask_zero, complex_moment, seed, backend.
-            With ``maximize`` lower_bound is that of -value; where groups differ in it, as players
-            of a game do, value is the loss of the first. What clips gradients leaves the loss as it
-            is, so the model is that of a loss with these gradients. A step that is handed a value
-            cannot be captured in a CUDA graph. It has no cautious_decay and no l1.
+            adaptive_clip, centralize, max_grad_norm, clip_value, clip_each, on_nonfinite,
+            capturable, master_weights, state_dtype, stochastic_rounding, cautious, mask_zero,
+            complex_moment, seed, backend. With ``maximize`` lower_bound is that of -value; where
+            groups differ in it, as players of a game do, value is the loss of the first. What clips
+            gradients leaves the loss as it is, so the model is that of a loss with these gradients.
+            A step that is handed a value cannot be captured in a CUDA graph. It has no
+            decoupled_lr, no cautious_decay and no l1.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, for groups that

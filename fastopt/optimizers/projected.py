@@ -58,10 +58,11 @@ class SGDP(Optimizer):
         decay_share: share of the weight decay, >= 0, that acts where the radial part is left out.
         weight_decay: share of the parameter that is taken off per step and unit of
             lr / (1 - momentum), >= 0, or a function of the step number.
-        common: see ``Common``: lr_scale, maximize, trainable, bounds, reset_at_bounds,
-            max_grad_norm, clip_value, clip_each, on_nonfinite, capturable, master_weights,
-            state_dtype, l1, complex_moment, seed, backend. state_dtype is "float64" or None. It has
-            no stochastic_rounding, cautious, cautious_decay or mask_zero.
+        common: see ``Common``: lr_scale, decoupled_lr, maximize, trainable, bounds,
+            reset_at_bounds, adaptive_clip, centralize, max_grad_norm, clip_value, clip_each,
+            on_nonfinite, capturable, master_weights, state_dtype, l1, complex_moment, seed,
+            backend. state_dtype is "float64" or None. It has no stochastic_rounding, cautious,
+            cautious_decay or mask_zero.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, for complex
@@ -175,10 +176,11 @@ class AdamP(Optimizer):
         decay_share: share of the weight decay, >= 0, that acts where the radial part is left out.
         weight_decay: share of the parameter that is taken off per step and unit of lr, >= 0, or a
             function of the step number.
-        common: see ``Common``: lr_scale, maximize, trainable, bounds, reset_at_bounds,
-            max_grad_norm, clip_value, clip_each, on_nonfinite, capturable, master_weights,
-            state_dtype, l1, seed, backend. state_dtype is "float64" or None. It has no
-            stochastic_rounding, cautious, cautious_decay, mask_zero or complex_moment.
+        common: see ``Common``: lr_scale, decoupled_lr, maximize, trainable, bounds,
+            reset_at_bounds, adaptive_clip, centralize, max_grad_norm, clip_value, clip_each,
+            on_nonfinite, capturable, master_weights, state_dtype, l1, seed, backend. state_dtype is
+            "float64" or None. It has no stochastic_rounding, cautious, cautious_decay, mask_zero or
+            complex_moment.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, for complex

@@ -78,9 +78,9 @@ class FTRL(Optimizer):
         beta: added to the root, >= 0, in units of the gradient.
         weight_decay: coefficient of the L2 term, >= 0, or a function of the step number.
         common: what every optimizer takes, see ``Common``: lr_scale, maximize, trainable, bounds,
-            reset_at_bounds, max_grad_norm, clip_value, clip_each, on_nonfinite, members,
-            capturable, master_weights, state_dtype, stochastic_rounding, cautious, mask_zero,
-            complex_moment, seed, backend.
+            reset_at_bounds, adaptive_clip, centralize, max_grad_norm, clip_value, clip_each,
+            on_nonfinite, members, capturable, master_weights, state_dtype, stochastic_rounding,
+            cautious, mask_zero, complex_moment, seed, backend.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, and for arrays

@@ -51,9 +51,9 @@ class Rprop(Optimizer):
         weight_decay: coefficient of the L2 term, >= 0, or a function of the step number; signs
             turn with it. PyTorch has none.
         common: see ``Common``: lr_scale, maximize, trainable, bounds, reset_at_bounds,
-            max_grad_norm, clip_value, clip_each, on_nonfinite, members, capturable, master_weights,
-            state_dtype, stochastic_rounding, cautious, l1, mask_zero, complex_moment, seed,
-            backend. It has no cautious_decay.
+            adaptive_clip, centralize, max_grad_norm, clip_value, clip_each, on_nonfinite, members,
+            capturable, master_weights, state_dtype, stochastic_rounding, cautious, l1, mask_zero,
+            complex_moment, seed, backend. It has no decoupled_lr and no cautious_decay.
 
     The parts of a complex number have a sign and a length each.
 

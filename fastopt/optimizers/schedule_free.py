@@ -296,9 +296,9 @@ class ScheduleFreeSGD(ScheduleFree):
         r: power of the step count by which it counts, >= 0; 0 counts all alike.
         weight_decay: coefficient of the L2 term, of y, >= 0, or a function of the step number.
         common: see ``Common``: lr_scale, maximize, trainable, bounds, reset_at_bounds,
-            max_grad_norm, clip_value, clip_each, on_nonfinite, capturable, master_weights,
-            state_dtype, stochastic_rounding, cautious, l1, mask_zero, complex_moment, seed,
-            backend. It has no cautious_decay.
+            adaptive_clip, centralize, max_grad_norm, clip_value, clip_each, on_nonfinite,
+            capturable, master_weights, state_dtype, stochastic_rounding, cautious, l1, mask_zero,
+            complex_moment, seed, backend. It has no decoupled_lr and no cautious_decay.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, and for arrays
@@ -394,10 +394,10 @@ class ScheduleFreeAdamW(ScheduleFree):
         r: power of the step count by which it counts, >= 0; 0 counts all alike.
         weight_decay: share of y that is taken off per step and unit of lr, >= 0, or a function of
             the step number.
-        common: see ``Common``: lr_scale, maximize, trainable, bounds, reset_at_bounds,
-            max_grad_norm, clip_value, clip_each, on_nonfinite, capturable, master_weights,
-            state_dtype, stochastic_rounding, cautious, l1, mask_zero, complex_moment, seed,
-            backend. It has no cautious_decay.
+        common: see ``Common``: lr_scale, decoupled_lr, maximize, trainable, bounds,
+            reset_at_bounds, adaptive_clip, centralize, max_grad_norm, clip_value, clip_each,
+            on_nonfinite, capturable, master_weights, state_dtype, stochastic_rounding, cautious,
+            l1, mask_zero, complex_moment, seed, backend. It has no cautious_decay.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, and for arrays

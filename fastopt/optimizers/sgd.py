@@ -73,10 +73,11 @@ class SGD(Optimizer):
             decoupled, the share of the parameter that is taken off per step and unit of lr.
         decoupled_weight_decay: whether weight decay acts on the parameter, before the update, and
             not on the gradient; without momentum both are one.
-        common: what every optimizer takes, see ``Common``: lr_scale, maximize, trainable, bounds,
-            reset_at_bounds, max_grad_norm, clip_value, clip_each, on_nonfinite, members,
-            capturable, master_weights, state_dtype, stochastic_rounding, cautious, cautious_decay,
-            l1, mask_zero, complex_moment, seed, backend.
+        common: what every optimizer takes, see ``Common``: lr_scale, decoupled_lr, maximize,
+            trainable, bounds, reset_at_bounds, adaptive_clip, centralize, max_grad_norm,
+            clip_value, clip_each, on_nonfinite, members, capturable, master_weights, state_dtype,
+            stochastic_rounding, cautious, cautious_decay, l1, mask_zero, complex_moment, seed,
+            backend.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, and for arrays
@@ -189,9 +190,9 @@ class Momentum(Optimizer):
             not too small.
         weight_decay: coefficient of the L2 term, >= 0, or a function of the step number.
         common: see ``Common``: lr_scale, maximize, trainable, bounds, reset_at_bounds,
-            max_grad_norm, clip_value, clip_each, on_nonfinite, members, capturable, master_weights,
-            state_dtype, stochastic_rounding, cautious, l1, mask_zero, complex_moment, seed,
-            backend. It has no cautious_decay.
+            adaptive_clip, centralize, max_grad_norm, clip_value, clip_each, on_nonfinite, members,
+            capturable, master_weights, state_dtype, stochastic_rounding, cautious, l1, mask_zero,
+            complex_moment, seed, backend. It has no decoupled_lr and no cautious_decay.
 
     Raises:
         ValueError, TypeError: for hyperparameters out of range or of another type, and for arrays

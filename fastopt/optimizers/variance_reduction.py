@@ -51,10 +51,10 @@ class Mars(Optimizer):
             gradient; inf for any. gamma=0 with max_norm=inf is AdamW, in a group of vectors, say.
         weight_decay: share of the parameter that is taken off per step and unit of lr, >= 0, or a
             function of the step number.
-        common: see ``Common``: lr_scale, maximize, trainable, bounds, reset_at_bounds,
-            max_grad_norm, clip_value, clip_each, on_nonfinite, capturable, master_weights,
-            state_dtype, stochastic_rounding, cautious, cautious_decay, l1, mask_zero, seed,
-            backend. It has no complex_moment.
+        common: see ``Common``: lr_scale, decoupled_lr, maximize, trainable, bounds,
+            reset_at_bounds, adaptive_clip, centralize, max_grad_norm, clip_value, clip_each,
+            on_nonfinite, capturable, master_weights, state_dtype, stochastic_rounding, cautious,
+            cautious_decay, l1, mask_zero, seed, backend. It has no complex_moment.
 
     The squares are those of each part of a complex number.
 

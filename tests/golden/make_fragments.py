@@ -1,21 +1,35 @@
 """Makes the vectors of options that act around any rule: python -m tests.golden.make_fragments
 
 Writes fragments/<option>.npz for each, in the format that README.md gives; the inputs are those of
-inputs.npz. It needs torch, optax and jax, and never imports fastopt.
+inputs.npz. It needs torch, optax, jax, timm, pytorch_optimizer and torch-optimi, and never imports
+fastopt.
 """
+
+from importlib.metadata import version
+from typing import Any
 
 import jax
 import numpy as np
 import optax
 import torch
 
-from . import oracle_clips, oracle_decays, oracle_fragments
-from .kind_files import make_file
+from . import (
+    oracle_clips,
+    oracle_decays,
+    oracle_decoupled_lr,
+    oracle_fragments,
+    oracle_gradients,
+)
+from .families import decoupled, layerwise, signs
+from .kind_files import make_file, make_file_of
 from .vector_cases import MISSING, Case
 from .vector_inputs import make_inputs
 
 OC = ("optax", "closed")
 TC = ("torch", "closed")
+TOC = ("torch", "optax", "closed")
+IC = ("optimi", "closed")
+OPTIMI = ("optimi",)
 
 
 def cases(option: str) -> tuple[Case, ...]:
@@ -84,6 +98,64 @@ def l1s() -> tuple[Case, ...]:
     )
 
 
+def of_gradients() -> dict[str, tuple[Case, ...]]:
+    """Return optimizers whose whole gradients are clipped by units, centralized, or both."""
+    clip, both = {"adaptive_clip": 0.05}, {"adaptive_clip": 0.2, "centralize": True}
+    momentum = {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.1}
+    groups = (
+        {"params": [0]},
+        {"params": [1], "adaptive_clip": 3.0},
+        {"params": [2], "adaptive_clip": 0.3},
+    )
+    return {
+        "adaptive_clip": (
+            Case("Adam", "adaptive_clip", TOC, clip),
+            Case("Adam", "adaptive_clip_l2", TOC, clip | {"lr": 0.01, "weight_decay": 0.3}),
+            Case("Adam", "adaptive_clip_rarely", TOC, {"adaptive_clip": 4.0, "lr": 0.01}),
+            Case("AdamW", "adaptive_clip_decay", TOC, clip | {"lr": 0.02, "weight_decay": 0.1}),
+            Case("AdamW", "adaptive_clip_centralize", TOC, both | {"lr": 0.02}),
+            Case("SGD", "adaptive_clip_alone", TOC, clip | {"lr": 0.5}),
+            Case("SGD", "adaptive_clip_momentum", TOC, clip | momentum),
+            Case("SGD", "adaptive_clip_maximize", TC, clip | momentum | {"maximize": True}),
+            Case("SGD", "adaptive_clip_both", TOC, both | momentum, inputs="dense"),
+            Case("SGD", "adaptive_clip_groups", TC, clip, missing=MISSING, groups=groups),
+        ),
+        "centralize": (
+            Case("Adam", "centralize", TOC, {"centralize": True}),
+            Case("Adam", "centralize_l2", TOC, {"centralize": True, "weight_decay": 0.3}),
+            Case("AdamW", "centralize_decay", TOC, {"centralize": True, "lr": 0.02}),
+            Case("SGD", "centralize_alone", TOC, {"centralize": True}),
+            Case(
+                "SGD", "centralize_momentum", TC, {"centralize": True} | momentum, missing=MISSING
+            ),
+        ),
+    }
+
+
+def decoupled_lrs() -> tuple[Case, ...]:
+    """Return optimizers whose decay follows the schedule alone: lr that is set on the way."""
+    on: dict[str, Any] = {"decoupled_lr": True, "lr": 0.02, "weight_decay": 0.01}
+    later = {5: 0.01, 20: 0.05}
+    groups = ({"params": [0]}, {"params": [1], "lr": 0.1}, {"params": [2], "decoupled_lr": 0.5})
+    moves = on | {"decoupled_weight_decay": True, "momentum": 0.9}
+    of_sgd = {"defaults": decoupled.DEFAULTS["SGD"]}
+    of_lion = {"defaults": signs.DEFAULTS["Lion"]}
+    of_stable = {"defaults": layerwise.DEFAULTS["StableAdamW"]}
+    return (
+        Case("AdamW", "decoupled_lr", IC, on),
+        Case("AdamW", "decoupled_lr_later", IC, on, lr_changes=later),
+        Case("AdamW", "decoupled_lr_number", IC, on | {"decoupled_lr": 0.1}, lr_changes=later),
+        Case("AdamW", "decoupled_lr_groups", IC, on, groups=groups),
+        Case("SGD", "decoupled_lr_sgd", IC, moves, lr_changes=later, **of_sgd),
+        Case("Lion", "decoupled_lr_lion", OPTIMI, on, lr_changes=later, **of_lion),
+        Case("StableAdamW", "decoupled_lr_stable", OPTIMI, on, lr_changes=later, **of_stable),
+    )
+
+
+def versions(*packages: str) -> dict[str, str]:
+    return {name: version(name) for name in packages}
+
+
 def main() -> None:
     """Make the files."""
     inputs = make_inputs()
@@ -101,6 +173,17 @@ def main() -> None:
     oracles = {"torch": oracle_decays.by_torch, "closed": oracle_decays.closed}
     for option, of_option in {"cautious_decay": cautious_decays(), "l1": l1s()}.items():
         make_file(f"fragments/{option}", of_option, inputs, oracles, (torch, np))
+    whole = {
+        "torch": oracle_gradients.by_torch,
+        "optax": oracle_gradients.of_case,
+        "closed": oracle_gradients.closed,
+    }
+    for option, of_option in of_gradients().items():
+        by = versions("torch", "timm", "pytorch_optimizer", "optax", "jax", "numpy")
+        make_file_of(f"fragments/{option}", of_option, inputs, whole, by)
+    oracles = {"optimi": oracle_decoupled_lr.by_optimi, "closed": oracle_decoupled_lr.closed}
+    by = versions("torch", "torch-optimi", "numpy")
+    make_file_of("fragments/decoupled_lr", decoupled_lrs(), inputs, oracles, by)
 
 
 if __name__ == "__main__":

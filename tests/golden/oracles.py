@@ -177,20 +177,23 @@ def in_shape(numbers: Numbers, shape: tuple[int, ...]) -> Array:
     return to_float64(numbers.ravel(), shape if flat else numbers.shape)
 
 
-def of_timm(module: str, name: str) -> Any:
-    """Return a class of timm.optim; the rest of timm, which needs torchvision, is left alone."""
+def of_timm(module: str, name: str, package: str = "optim") -> Any:
+    """Return what is in timm.optim, or another package of timm; the rest, which needs torchvision,
+    is left alone."""
     import sys
     from importlib import import_module, util
     from pathlib import Path
     from types import ModuleType
 
-    if "timm" not in sys.modules:
-        spec = util.find_spec("timm")
+    wanted = f"timm.{package}"
+    if wanted not in sys.modules:
+        spec = util.find_spec("timm") if "timm" not in sys.modules else sys.modules["timm"].__spec__
         assert spec is not None
         assert spec.origin is not None
         root = Path(spec.origin).parent
-        for package, folder in (("timm", root), ("timm.optim", root / "optim")):
-            hollow = ModuleType(package)
+        for hollowed, folder in (("timm", root), (wanted, root / package)):
+            hollow = ModuleType(hollowed)
             hollow.__path__ = [str(folder)]
-            sys.modules.setdefault(package, hollow)
-    return getattr(import_module(f"timm.optim.{module}"), name)
+            hollow.__spec__ = spec
+            sys.modules.setdefault(hollowed, hollow)
+    return getattr(import_module(f"{wanted}.{module}"), name)

@@ -20,6 +20,8 @@ CODES, BUCKETS = "fastopt/core/quantization.py", "fastopt/core/buckets.py"
 GROUPS, HYPER = "fastopt/core/param_groups.py", "fastopt/core/hyperparameters.py"
 STEP, TABLES = "fastopt/engine/step.py", "fastopt/engine/tables.py"
 SCALARS = "fastopt/engine/scalars.py"
+TRANSFORMS, TRANSFORMS_TESTS = "fastopt/engine/transforms.py", "tests/engine/test_transforms.py"
+DECOUPLED_TESTS = "tests/optimizers/test_decoupled_lr.py"
 DEVICE, POLICY = "fastopt/engine/device.py", "fastopt/engine/policy.py"
 STATE, FILE = "fastopt/checkpoint/state_dict.py", "fastopt/checkpoint/file.py"
 AVERAGING = "fastopt/wrappers/averaging.py"
@@ -527,6 +529,70 @@ FAULTS = (
         "        if (group[name] is None) != (options[name] is None):",
         "        if group[name] is not None and options[name] is None:",
         (f"{VALUE_TESTS}::test_it_is_not_turned_on_or_off_in_use_and_the_advice_helps",),
+    ),
+    # whole gradients
+    Fault(
+        "small_parameters_have_the_norm_that_they_have",
+        TRANSFORMS,
+        "xp.maximum(_norms(param, units), EPS)",
+        "_norms(param, units)",
+        (TRANSFORMS_TESTS,),
+    ),
+    Fault(
+        "gradients_are_clipped_as_if_they_were_not_scaled",
+        TRANSFORMS,
+        "(abs(grad_scale) * _norms(grad, units))",
+        "_norms(grad, units)",
+        (TRANSFORMS_TESTS,),
+    ),
+    Fault(
+        "all_rows_of_a_member_are_one_unit",
+        TRANSFORMS,
+        "by_row = grad.ndim - self.members >= 2",
+        "by_row = grad.ndim >= 2 and not self.members",
+        (TRANSFORMS_TESTS,),
+    ),
+    Fault(
+        "the_last_rows_of_many_are_left_as_they_are",
+        TRANSFORMS,
+        "for start in range(0, len(grad), rows)]",
+        "for start in range(0, len(grad) - rows + 1, rows)]",
+        (TRANSFORMS_TESTS,),
+    ),
+    Fault(
+        "half_precision_is_rounded_on_the_way",
+        TRANSFORMS,
+        "                grad = grad.astype(np.float32)  # in which it is read",
+        "                pass",
+        (TRANSFORMS_TESTS,),
+    ),
+    Fault(
+        "gradients_that_are_parameters_are_taken",
+        TRANSFORMS,
+        "        extents.check_apart(grad, path)\n",
+        "",
+        (TRANSFORMS_TESTS,),
+    ),
+    Fault(
+        "some_gradients_that_are_others_now_are_taken_for_replaced_buffers",
+        STEP,
+        "buffers = self._buffers if self.transforms is None else None",
+        "buffers = self._buffers",
+        (TRANSFORMS_TESTS,),
+    ),
+    Fault(
+        "gradients_are_made_anew_after_the_options_were_taken_back",
+        STEP,
+        "        if (transforms is None) != (self.transforms is None):\n",
+        "        if transforms is not None and self.transforms is None:\n",
+        (TRANSFORMS_TESTS,),
+    ),
+    Fault(
+        "decay_that_is_the_share_of_a_step_is_checked_as_a_share_per_rate",
+        HYPER,
+        "    numbers = with_decay(_numbers(options))\n    with np.errstate",
+        "    numbers = _numbers(options)\n    with np.errstate",
+        (DECOUPLED_TESTS,),
     ),
     # backends
     Fault(

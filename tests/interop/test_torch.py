@@ -360,6 +360,9 @@ HERE_ALONE: dict[str, Callable[[], Any]] = {
     "bias_correction": lambda: fastopt.AdamW(np.ones(2), bias_correction=False),
     "RMSprop has no bias_correction": lambda: fastopt.RMSprop(np.ones(2), bias_correction=True),
     "bounds": lambda: fastopt.SGD(np.ones(2), bounds=(0.0, 3.0)),
+    "adaptive_clip": lambda: fastopt.SGD(np.ones(2), adaptive_clip=0.1),
+    "centralize": lambda: fastopt.SGD(np.ones(2), centralize=True),
+    "decoupled_lr": lambda: fastopt.AdamW(np.ones(2), decoupled_lr=True),
     "float16": lambda: fastopt.Adam(np.ones(2, np.float16)),
 }
 

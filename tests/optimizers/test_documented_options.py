@@ -13,10 +13,13 @@ from helpers.variants import public_optimizers
 
 TRIED: dict[str, tuple[Any, ...]] = {
     "lr_scale": (0.5,),
+    "decoupled_lr": (True,),
     "maximize": (True,),
     "trainable": (False,),
     "bounds": ((-1, 1),),
     "reset_at_bounds": (True,),
+    "adaptive_clip": (0.01,),
+    "centralize": (True,),
     "max_grad_norm": (1.0,),
     "clip_value": (1.0,),
     "clip_each": (1.0,),

@@ -12,7 +12,7 @@ import test_hyperparameters
 import test_mutants
 
 import fastopt
-from fastopt.core.options import FIXED, SWITCHED
+from fastopt.core.options import FIXED, GRAPHED, SWITCHED
 from helpers.variants import OF_MATRICES, VARIANTS, one_parameter, public_optimizers
 from helpers.vectors import VECTORS, options_of
 
@@ -97,9 +97,10 @@ def test_every_flag_and_every_hyperparameter_is_recorded_at_another_value(optimi
     # a bounded step is one that is cut off in test_bounds, that vectors are met by state in fewer
     # bits as far as it goes in test_low_precision, that lr_scale multiplies lr in test_lr_scale,
     # and that clipping is that of the gradients before any rule in test_clip_value and
-    # test_clip_each.
-    elsewhere = {"lr_scale", "trainable", "bounds", "reset_at_bounds"}
-    assert missing <= {"lr", *elsewhere, *FIXED, *SWITCHED, "seed"}
+    # test_clip_each. What is done to whole gradients is held to steps without in test_transforms,
+    # and decoupled_lr to a decay that was divided in test_decoupled_lr.
+    elsewhere = {"lr_scale", "decoupled_lr", "trainable", "bounds", "reset_at_bounds"}
+    assert missing <= {"lr", *elsewhere, *FIXED, *SWITCHED, *GRAPHED, "seed"}
 
 
 @each_optimizer

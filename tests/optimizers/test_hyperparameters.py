@@ -504,6 +504,11 @@ BAD: dict[str, Bad] = {
     "state_dtype": [(8, TypeError), (np.int8, TypeError), (True, TypeError), ("i8", ValueError)],
     "stochastic_rounding": FLAG,
     "complex_moment": [(None, TypeError), (True, TypeError), ("both", ValueError)],
+    "adaptive_clip": [bad for bad in number(0.0, -1) if not (bad[0] is None or bad[0] is math.inf)],
+    "centralize": FLAG,
+    "decoupled_lr": [
+        bad for bad in number(0.0, -1) if not isinstance(bad[0], bool | np.bool_ | None)
+    ],
     "clip_value": [bad for bad in number(0.0, -1) if not (bad[0] is None or bad[0] is math.inf)],
     "clip_each": [bad for bad in number(0.0, -1) if not (bad[0] is None or bad[0] is math.inf)],
     "cautious": FLAG,

@@ -268,6 +268,17 @@ class Control:
         """Return a context for work on the device."""
         return arrays.on_device_of(self._like)
 
+    def memory_of_graphs(self) -> AbstractContextManager[Any]:
+        """Return a context in which memory is allocated that replays write to, and nobody else.
+
+        What is worked out there for a while is freed, and stays in a pool of its own.
+        """
+        return self._cupy.cuda.using_allocator(self._pool.malloc)  # type: ignore[no-any-return]  # cupy's
+
+    @cached_property
+    def _pool(self) -> Any:
+        return self._cupy.cuda.MemoryPool()
+
     # What the host says ------------------------------------------------------------------------
 
     def capturing(self) -> bool:
