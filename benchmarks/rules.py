@@ -1,13 +1,29 @@
-"""Every elementwise optimizer against the time that its own bytes take at Adam's bandwidth."""
+"""Every optimizer but those on whole arrays, against Adam and PyTorch, in turns; and Muon.
+
+    python benchmarks/rules.py [--json PATH] [--parts bytes small torch muon] [--only NAME ...]
+
+``bytes``: one array of 20 M, against the time that its own bytes take at Adam's bandwidth (a rule
+with sums reads what it sums in a pass of its own first). ``small``: ten arrays of 1 000, against
+Adam. ``torch``: against the fastest of PyTorch's forms of the same class, at four sizes. ``muon``:
+24 matrices of 512 x 512 against PyTorch's iteration in float32, and against its class, which
+iterates in bfloat16. Parts and optimizers that are not asked for stay as they are in the file,
+which is ``results/rules.json`` unless PATH is given.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dis
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import command_line
 import numpy as np
 
 import fastopt
+from fastopt.cli.bench import aligned
+from fastopt.cli.main import machine
 from fastopt.cli.timing import Effort, Turn, take_turns
 from fastopt.optimizers.base import Optimizer
 from fastopt_kernels import Rule
@@ -22,40 +38,178 @@ VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
 """What brings other state than the defaults do."""
 
 
-def measure(
-    parameters: int, effort: Effort, backend: str, tell: Callable[[str], None]
-) -> list[dict[str, Any]]:
-    """Return of every optimizer its bytes per parameter, its time, Adam's, and the ratio.
+LARGE = 20_000_000
+SMALL = (10, 1_000)
+TORCH_SIZES = ((10, 10), (10, 1_000), (1, 100_000), (1, LARGE))
+TORCH: dict[str, dict[str, Any]] = {
+    **{name: {} for name in ("Adagrad", "Adadelta", "Adam", "AdamW", "Adamax", "NAdam", "RAdam")},
+    **{name: {} for name in ("RMSprop", "Rprop", "ASGD", "Adafactor")},
+    "SGD": {"momentum": 0.9},
+}
+"""What PyTorch has a class of the same name for, and the options of both."""
+FORMS: tuple[dict[str, bool], ...] = ({"fused": True}, {"foreach": True}, {"foreach": False})
+RESULTS = Path(__file__).parent / "results" / "rules.json"
 
-    Each takes turns with Adam, so that both see the same bandwidth.
+Tell = Callable[[str], None]
+Candidate = tuple[str, dict[str, Any]]
+
+
+def measure(parameters: int, effort: Effort, backend: str, tell: Tell) -> list[dict[str, Any]]:
+    """Return of every optimizer its bytes per parameter, its time on one array, and the ratio.
+
+    Each takes turns with Adam, so that both see the same bandwidth. ``ratio`` is the time over what
+    its bytes take at Adam's bandwidth.
     """
-    grad = np.random.default_rng(0).standard_normal(parameters, np.float32)
-    adam = _turn(fastopt.Adam, {}, grad, backend)
-    adam_bytes = _bytes_per_parameter(fastopt.Adam, {})
+    return against_adam(_candidates(), (1, parameters), effort, backend, tell)
+
+
+def against_adam(
+    candidates: Sequence[Candidate],
+    size: tuple[int, int],
+    effort: Effort,
+    backend: str,
+    tell: Tell,
+) -> list[dict[str, Any]]:
+    """Return of each optimizer the time of a step at a size, and of Adam's in the same turns."""
+    arrays, elements = size
+    rng = np.random.default_rng(0)
+    grads = [rng.standard_normal(elements, np.float32) for _ in range(arrays)]
+    adam = _turn("Adam", {}, grads, backend)
+    adam_bytes = bytes_per_parameter("Adam", {})
     rows = []
-    for name, options in _candidates():
-        optimizer = getattr(fastopt, name)
-        label = ", ".join([name, *(f"{k}={v}" for k, v in options.items())])
-        tell(f"{label} against its traffic")
-        bytes_per_parameter = _bytes_per_parameter(optimizer, options)
-        turns = {"Adam": adam, label: _turn(optimizer, options, grad, backend)}
-        times = take_turns(turns, effort)
+    for name, options in candidates:
+        label = _label(name, options)
+        tell(f"{label} against Adam, {arrays} x {elements}")
+        traffic = bytes_per_parameter(name, options)
+        times = take_turns({"Adam": adam, label: _turn(name, options, grads, backend)}, effort)
         rule, adams = times[label], times["Adam"]
         rows.append(
             {
                 "name": label,
-                "parameters": parameters,
-                "bytes_per_parameter": bytes_per_parameter,
+                "arrays": arrays,
+                "parameters": arrays * elements,
+                "sums": _sums(name, options),
+                "bytes_per_parameter": traffic,
+                "state_bytes_per_parameter": _state_bytes(name, options),
                 "seconds": rule.median,
                 "adam_seconds": adams.median,
-                "ratio": rule.median / (adams.median * bytes_per_parameter / adam_bytes),
+                "times_adam": rule.median / adams.median,
+                "ratio": rule.median / (adams.median * traffic / adam_bytes),
                 "spread": max(rule.high / rule.low, adams.high / adams.low),
             }
         )
     return rows
 
 
-def _candidates() -> list[tuple[str, dict[str, Any]]]:
+def against_torch(
+    names: Sequence[str], size: tuple[int, int], effort: Effort, backend: str, tell: Tell
+) -> list[dict[str, Any]]:
+    """Return the times of optimizers and of all that PyTorch's class of the same name can be."""
+    import torch
+
+    torch.set_num_threads(2)
+    arrays, elements = size
+    rows = []
+    for name in names:
+        options, shape = TORCH[name], (elements,)
+        tell(f"{name} against PyTorch's, {arrays} x {elements}")
+        rng = np.random.default_rng(0)
+        grads = [rng.standard_normal(shape, np.float32) for _ in range(arrays)]
+        turns = {"fastopt": _turn(name, options, grads, backend)}
+        kind = getattr(torch.optim, name)
+        for form in FORMS:
+            params = [torch.ones(shape).requires_grad_() for _ in grads]
+            for param, grad in zip(params, grads, strict=True):
+                param.grad = torch.from_numpy(grad)
+            try:
+                turns[_label("torch", form)] = Turn(kind(params, **options, **form).step)
+            except (RuntimeError, TypeError):  # a form that this class does not have
+                continue
+        if len(turns) == 1:  # a class with one form
+            params = [torch.ones(shape).requires_grad_() for _ in grads]
+            for param, grad in zip(params, grads, strict=True):
+                param.grad = torch.from_numpy(grad)
+            turns["torch"] = Turn(kind(params, **options).step)
+        times = take_turns(turns, effort)
+        ours = times.pop("fastopt")
+        fastest = min(times, key=lambda form: times[form].median)
+        theirs = times[fastest]
+        rows.append(
+            {
+                "name": name,
+                "arrays": arrays,
+                "elements": elements,
+                "seconds": ours.median,
+                "torch_form": fastest,
+                "torch_seconds": theirs.median,
+                "ratio": theirs.median / ours.median,
+                "spread": max(ours.high / ours.low, theirs.high / theirs.low),
+            }
+        )
+    return rows
+
+
+def against_muon(size: tuple[int, int], effort: Effort, tell: Tell) -> list[dict[str, Any]]:
+    """Return the times of Muon on so many square matrices, and of three ways PyTorch has of it."""
+    import torch
+
+    torch.set_num_threads(2)
+    matrices, side = size
+    tell(f"Muon on {matrices} x {side} x {side}")
+    rng = np.random.default_rng(0)
+    grads = [rng.standard_normal((side, side), np.float32) for _ in range(matrices)]
+    given = [torch.from_numpy(grad) for grad in grads]
+    params = [torch.ones(side, side).requires_grad_() for _ in grads]
+    for param, grad in zip(params, given, strict=True):
+        param.grad = grad
+    moments, moved = ([torch.zeros(side, side) for _ in grads] for _ in range(2))
+
+    def orthogonalized(u: Any, products: Callable[..., Any]) -> Any:
+        a, b, c = 3.4445, -4.775, 2.0315
+        x = u / u.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
+        for _ in range(5):
+            gram = x @ x.mT
+            inner = products(gram, gram, gram, beta=b, alpha=c)
+            x = products(x, inner, x, beta=a)
+        return x
+
+    def updated(batched: bool) -> None:
+        torch._foreach_lerp_(moments, given, 0.05)
+        ahead = torch._foreach_lerp(given, moments, 0.95)
+        if batched:
+            found = list(orthogonalized(torch.stack(ahead), torch.baddbmm))
+        else:
+            found = [orthogonalized(u, torch.addmm) for u in ahead]
+        torch._foreach_mul_(moved, 1 - 1e-4)
+        torch._foreach_add_(moved, found, alpha=-1e-3)
+
+    turns = {
+        "fastopt": _turn("Muon", {}, grads, "numpy"),
+        "torch float32, batched": Turn(lambda: updated(True)),
+        "torch float32, one by one": Turn(lambda: updated(False)),
+        "torch.optim.Muon, bfloat16": Turn(torch.optim.Muon(params).step),
+    }
+    times = take_turns(turns, effort)
+    ours = times["fastopt"]
+    return [
+        {
+            "name": name,
+            "arrays": matrices,
+            "elements": side * side,
+            "seconds": found.median,
+            "ratio": found.median / ours.median,
+            "spread": max(found.high / found.low, ours.high / ours.low),
+        }
+        for name, found in times.items()
+    ]
+
+
+def _label(name: str, options: Mapping[str, Any]) -> str:
+    return ", ".join([name, *(f"{k}={v}" for k, v in options.items())])
+
+
+def _candidates() -> list[Candidate]:
+    """Return every optimizer whose updates need gradients alone, elementwise or with sums."""
     exported = {name: getattr(fastopt, name) for name in fastopt.__all__}
     defaults = [
         (name, {})
@@ -65,27 +219,130 @@ def _candidates() -> list[tuple[str, dict[str, Any]]]:
     return [
         (name, options)
         for name, options in [*sorted(defaults, key=lambda pair: pair[0]), *VARIANTS]
-        if _is_elementwise(exported[name]) and (name, options) != ("Adam", {})
+        if _needs_gradients_alone(name) and (name, options) != ("Adam", {})
     ]
 
 
-def _is_elementwise(optimizer: Any) -> bool:
-    """Return whether an optimizer reads each array once, and needs nothing but gradients."""
-    rule = optimizer._rule(optimizer([np.ones((1, 1))]).param_groups[0])
-    return isinstance(rule, Rule) and rule.sums is None and optimizer._estimate is None
+def _rule(name: str, options: Mapping[str, Any]) -> Any:
+    optimizer = getattr(fastopt, name)
+    return optimizer._rule(optimizer([np.ones((1, 1))], **options).param_groups[0])
 
 
-def _turn(
-    optimizer: Callable[..., Optimizer], options: dict[str, Any], grad: Any, backend: str
-) -> Turn:
-    opt = optimizer([np.ones_like(grad)], backend=backend, **options)
-    grads = [grad]
+def _needs_gradients_alone(name: str) -> bool:
+    rule = _rule(name, {})
+    takes_value = isinstance(rule, Rule) and rule.memory is not None and rule.memory.takes_value
+    return isinstance(rule, Rule) and getattr(fastopt, name)._estimate is None and not takes_value
+
+
+def _sums(name: str, options: Mapping[str, Any]) -> bool:
+    """Return whether a step sums something first, and so passes over its arrays twice."""
+    return _rule(name, options).sums is not None
+
+
+def _turn(name: str, options: Mapping[str, Any], grads: Sequence[Any], backend: str) -> Turn:
+    params = [np.ones_like(grad) for grad in grads]
+    opt = getattr(fastopt, name)(params, backend=backend, **options)
     return Turn(lambda: opt.step(grads))
 
 
-def _bytes_per_parameter(optimizer: Callable[..., Optimizer], options: dict[str, Any]) -> float:
-    """Return what a step moves: gradient read, parameter and state read and written."""
-    one = optimizer([np.ones(1, np.float32)], **options)
-    (entry,) = one.state_dict()["state"].values()
-    state = sum(slot.nbytes for slot in entry.values() if isinstance(slot, np.ndarray))
-    return 3 * 4 + 2 * state
+def _state_bytes(name: str, options: Mapping[str, Any]) -> float:
+    """Return the bytes of state for each of the parameters of one array of a thousand."""
+    opt = getattr(fastopt, name)([np.ones((25, 40), np.float32)], **options)
+    entries = opt.state_dict()["state"].values()
+    slots = [slot for entry in entries for slot in entry.values() if isinstance(slot, np.ndarray)]
+    return float(round(sum(slot.nbytes for slot in slots if slot.size >= 25) / 1000, 2))
+
+
+def bytes_per_parameter(name: str, options: Mapping[str, Any]) -> float:
+    """Return what a step moves: gradient read, parameter and state read and written.
+
+    A pass that sums reads the gradient, and of parameter and state what its terms are made of.
+    """
+    rule = _rule(name, options)
+    traffic = 3 * 4 + 2 * 4 * len(rule.state)
+    if rule.sums is None:
+        return float(traffic)
+    return float(traffic + 4 * len(read_by_sums(rule)))
+
+
+def read_by_sums(rule: Rule) -> set[str]:
+    """Return the arrays that the terms of a rule's sums depend on, by their form of one element."""
+    assert rule.sums is not None
+    names = {"param", "grad", "square", *rule.state}
+    loaded: set[str] = set()
+    for instruction in dis.get_instructions(rule.sums.numba):
+        if instruction.opname.startswith("LOAD_FAST"):
+            value = instruction.argval
+            loaded.update(value if isinstance(value, tuple) else (value,))
+    return {"grad" if name == "square" else name for name in loaded & names}
+
+
+EFFORTS = {
+    "bytes": Effort(0.4, rounds=3),
+    "small": Effort(0.1, rounds=5),
+    "torch": Effort(0.2, 4),
+    "muon": Effort(1.0, 2),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure what is asked for, print all that is known, and write it."""
+    parser = command_line.parser(__doc__, picture=False)
+    parser.set_defaults(json=RESULTS)
+    parser.add_argument("--parts", nargs="+", choices=[*EFFORTS], default=[*EFFORTS])
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="these optimizers and no others")
+    command_line.add_threads(parser)
+    given = command_line.parse(parser, argv)
+    command_line.use_threads(given.threads)
+    backend = "numba" if "numba" in fastopt.available_backends() else "numpy"
+    known = json.loads(given.json.read_text()) if given.json.exists() else {}
+    results = {**known, "machine": machine(), "threads": given.threads, "backend": backend}
+    candidates = [one for one in _candidates() if not given.only or one[0] in given.only]
+    for part in given.parts:
+        effort, rows = EFFORTS[part], []
+        if part == "muon":
+            rows = against_muon((24, 512), effort, command_line.tell)
+        elif part == "torch":
+            names = [name for name in sorted(TORCH) if not given.only or name in given.only]
+            for size in TORCH_SIZES:
+                rows += against_torch(names, size, effort, backend, command_line.tell)
+        else:
+            size = (1, LARGE) if part == "bytes" else SMALL
+            rows = against_adam(candidates, size, effort, backend, command_line.tell)
+        results[part] = _merged(results.get(part, []), rows)
+        command_line.write_json(given.json, results)
+    show(results)
+
+
+def _merged(before: list[dict[str, Any]], now: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows of now, and of before those of other optimizers and sizes."""
+
+    def key(row: dict[str, Any]) -> tuple[Any, ...]:
+        return row["name"], row["arrays"], row.get("elements", row.get("parameters"))
+
+    merged = {key(row): row for row in [*before, *now]}
+    return [merged[one] for one in sorted(merged, key=lambda one: (one[1] * one[2], one[0]))]
+
+
+def show(results: Mapping[str, Any]) -> None:
+    """Print the tables of all parts that were measured."""
+    columns = {
+        "bytes": ("bytes_per_parameter", "state_bytes_per_parameter", "times_adam", "ratio"),
+        "small": ("times_adam",),
+        "torch": ("arrays", "elements", "torch_form", "ratio"),
+        "muon": ("seconds", "ratio"),
+    }
+    for part, names in columns.items():
+        if rows := results.get(part):
+            shown = [
+                [row["name"], *(_cell(row[name]) for name in (*names, "spread"))] for row in rows
+            ]
+            print(f"\n{part}", *aligned([part, *names, "spread"], shown), sep="\n")
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    main()

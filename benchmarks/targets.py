@@ -18,6 +18,8 @@ LARGE = (1, 20_000_000)
 MODES = ("same", "fresh")
 STORAGE = {"bfloat16": (1.3, 2.0), "int8": (1.0, 3.9)}
 """Of state in fewer bits: torch fused / fastopt, float32 state / its bytes."""
+COSTLY = ("MADGRAD", "AdamAtan2")
+"""The rules with a cube root or an arctangent."""
 
 
 @dataclass(frozen=True)
@@ -110,10 +112,17 @@ def _storage(results: Results) -> Iterator[Target]:
 
 def _rules(results: Results) -> Iterator[Target]:
     from_memory = [row for row in results["rules"] if row["parameters"] >= LARGE[1]]
-    worst = max(from_memory, key=lambda row: row["ratio"], default=None)
-    name = f" ({worst['name']})" if worst else ""
-    text = f"other elementwise rules, time / that of their traffic, the worst{name}"
-    yield Target(text, 1.15, worst and worst["ratio"], worst and worst["spread"], at_least=False)
+    kinds = {
+        "other elementwise rules": (1.15, lambda row: not (row["sums"] or row["name"] in COSTLY)),
+        f"{' and '.join(COSTLY)}": (1.6, lambda row: row["name"] in COSTLY),
+        "rules with sums": (1.15, lambda row: row["sums"]),
+    }
+    for kind, (limit, belongs) in kinds.items():
+        rows = [row for row in from_memory if belongs(row)]
+        worst = max(rows, key=lambda row: row["ratio"], default=None)
+        name = f" ({worst['name']})" if worst else ""
+        text = f"{kind}, time / that of their traffic, the worst{name}"
+        yield Target(text, limit, worst and worst["ratio"], worst and worst["spread"], "", False)
 
 
 def _new_processes(results: Results) -> Iterator[Target]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Unpack
 
 from fastopt.core.hyperparameters import (
@@ -99,9 +98,7 @@ class AdamAtan2(Optimizer):
             "one_minus_beta2": 1.0 - beta2,
             "width": options["b"] * c1 / root,
             "step_size": lr * options["a"],
-            "one": 1.0,
-            "half_pi": math.pi / 2.0,
-            **adam_atan2.SERIES,
+            **adam_atan2.CONSTANTS,
         }
 
     @staticmethod

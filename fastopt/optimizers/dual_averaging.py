@@ -96,6 +96,7 @@ class MADGRAD(Optimizer):
             "first": 1.0 if t == 1 else 0.0,
             "eps": or_guard(options["eps"], guard),
             "one_minus_momentum": 1.0 - options["momentum"],
+            **madgrad.CONSTANTS,
         }
 
     _smallest_denominator = staticmethod(eps_alone)

@@ -17,9 +17,15 @@ from functools import cache
 from math import sqrt
 from typing import Any, Literal
 
+import numpy as np
+
 from fastopt_kernels.rule import ArrayRule
 
 Adjust = Literal["original", "match_rms_adamw"]
+
+STRIPS = 4
+STRIPS_FROM = 256
+"""Rows from which on a symmetric product is worked out in strips."""
 
 
 def factor_of(adjust: Adjust, rows: int, columns: int) -> float:
@@ -39,9 +45,35 @@ def orthogonalized(
     norm = xp.sqrt(xp.sum(x * x, axis=(-2, -1), keepdims=True))
     x = x / xp.maximum(norm, eps)
     for _ in range(iterations):
-        gram = x @ x.swapaxes(-1, -2)
-        x = a * x + (b * gram + c * (gram @ gram)) @ x
+        gram = _symmetric_product(xp, x, x.swapaxes(-1, -2))
+        square = _symmetric_product(xp, gram, gram)
+        square *= c
+        gram *= b
+        gram += square
+        moved = gram @ x
+        x *= a
+        moved += x
+        x = moved
     return x.swapaxes(-1, -2) if high else x
+
+
+def _symmetric_product(xp: Any, left: Any, right: Any) -> Any:
+    """Return the product of matrices in the last two axes, which is known to be symmetric.
+
+    NumPy works out five eighths of a large one, in strips that begin on the diagonal, and copies
+    the rest. A device is faster with the whole at once.
+    """
+    rows = left.shape[-2]
+    if xp is not np or rows < STRIPS_FROM:
+        return left @ right
+    whole = np.empty((*left.shape[:-1], rows), left.dtype)
+    height = -(-rows // STRIPS)
+    for first in range(0, rows, height):
+        last = min(first + height, rows)
+        strip = whole[..., first:last, first:]
+        np.matmul(left[..., first:last, :], right[..., first:], out=strip)
+        whole[..., last:, first:last] = strip[..., last - first :].swapaxes(-1, -2)
+    return whole
 
 
 def compute(

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fastopt_kernels import muon
 from fastopt_kernels.muon import rule
 from helpers.rule_forms import One, given, is_missing, lr_at, options_of, vectors_of, worst
 from helpers.vectors import Vector
@@ -86,3 +87,15 @@ def test_float32_stays_float32() -> None:
     numbers = scalars(DEFAULTS, 0.1)
     p, state = rule(5, "original")(np, param, grad, {"m": m}, numbers)
     assert (p.dtype, state["m"].dtype) == (np.float32, np.float32)
+
+
+@pytest.mark.parametrize("shape", [(5, 9), (9, 5), (7, 7), (3, 6, 10), (3, 10, 6)])
+def test_large_matrices_in_strips_are_as_others(shape: tuple[int, ...], monkeypatch: Any) -> None:
+    u = np.random.default_rng(0).standard_normal(shape)
+    before = u.copy()
+    arguments = np, u, (3.4445, -4.775, 2.0315), 1e-7, 5
+    whole = muon.orthogonalized(*arguments)
+    monkeypatch.setattr(muon, "STRIPS_FROM", 1)
+    in_strips = muon.orthogonalized(*arguments)
+    np.testing.assert_allclose(in_strips, whole, rtol=1e-12, atol=1e-13)
+    np.testing.assert_array_equal(u, before)
