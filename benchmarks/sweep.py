@@ -1,6 +1,6 @@
 """What is gained by each optimizer: all of them on two problems, with learning rates tried fairly.
 
-    python benchmarks/sweep.py --json sweep.json --picture sweep.png    # ten minutes of one core
+    python benchmarks/sweep.py --json sweep.json --picture sweep.png    # twelve minutes, one core
     python benchmarks/sweep.py --only digits --optimizers Adam SGD      # seconds
     python benchmarks/sweep.py --redraw sweep.json --picture sweep.png  # from what was measured
 
@@ -49,9 +49,9 @@ class Use:
 
     ``swept``: what is tried in the place of the learning rate. ``constant``: does not fall.
     ``value``: steps are handed the loss. ``hessian_every``: steps between estimates of the
-    Hessian's diagonal. ``vectors``: what multiplies the rate of arrays of one axis. ``own_rate``:
-    finds the size of its steps by itself, and what is tried multiplies it. ``options``: by the
-    number of steps. ``why``: in words, for the results.
+    Hessian's diagonal. ``matrices_alone``: AdamW takes the rest. ``vectors``: what multiplies the
+    rate of arrays of one axis. ``own_rate``: finds the size of its steps by itself, and what is
+    tried multiplies it. ``options``: by the number of steps. ``why``: in words, for the results.
     """
 
     why: str
@@ -262,10 +262,11 @@ def sweep(name: str, problem: Problem) -> dict[str, Any]:
     losses = [statistics.mean(run.choosing for run in runs[k]) for k in every]
     medians = [statistics.median(run.choosing for run in runs[k]) for k in every]
     best = min(about, key=lambda k: (losses[k], medians[k]))  # where all means are infinite
+    good = [math.isfinite(loss) and loss <= TOLERANCE * losses[best] for loss in losses]
     lowest = highest = best
-    while lowest > 0 and losses[lowest - 1] <= TOLERANCE * losses[best]:
+    while lowest > 0 and good[lowest - 1]:
         lowest -= 1
-    while highest + 1 < len(FACTORS) and losses[highest + 1] <= TOLERANCE * losses[best]:
+    while highest + 1 < len(FACTORS) and good[highest + 1]:
         highest += 1
     use = USES.get(name, PLAIN)
     return {
@@ -308,6 +309,7 @@ _problems: dict[str, Problem] = {}
 
 def _prepare(steps: Mapping[str, int]) -> None:
     """Have each process load the data once."""
+    _problems.clear()
     _problems.update({name: PROBLEMS[name](steps=number) for name, number in steps.items()})
 
 
@@ -360,6 +362,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--processes", type=int, default=1, help="1 unless given")
     parser.add_argument("--redraw", type=Path, metavar="PATH", help="take the numbers from there")
     given = command_line.parse(parser, argv)
+    if given.processes < 1 or (given.steps is not None and given.steps < 1):
+        parser.error("--steps and --processes must be at least 1")
     if given.redraw:
         results = sweep_report.read(given.redraw)
     else:
