@@ -1,6 +1,6 @@
 """What is gained by each optimizer: all of them on two problems, with learning rates tried fairly.
 
-    python benchmarks/sweep.py --json sweep.json --picture sweep.png    # twelve minutes, one core
+    python benchmarks/sweep.py --json sweep.json --picture sweep.png    # ten minutes of one core
     python benchmarks/sweep.py --only digits --optimizers Adam SGD      # seconds
     python benchmarks/sweep.py --redraw sweep.json --picture sweep.png  # from what was measured
 
