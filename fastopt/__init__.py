@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from fastopt.checkpoint.state_dict import LoadReport
     from fastopt.core.norms import clip_grad_norm_, clip_grad_value_, global_norm
     from fastopt.core.rows import RowGrad
+    from fastopt.fits.ravel import ravel
     from fastopt.optimizers.adabelief import AdaBelief, Yogi
     from fastopt.optimizers.adabound import AdaBound
     from fastopt.optimizers.adagrad import Adadelta, Adagrad
@@ -103,6 +104,7 @@ _ON_FIRST_USE = {
     **dict.fromkeys(["ScheduleFreeAdamW", "ScheduleFreeSGD"], "optimizers.schedule_free"),
     **dict.fromkeys(["AdamP", "SGDP"], "optimizers.projected"),
     "Mars": "optimizers.variance_reduction",
+    "ravel": "fits.ravel",
 }
 """Public names by the modules that hold them, which are imported when a name is first used: a
 program needs one optimizer, and not everything that stands around a step. The optimizers among them
@@ -189,6 +191,7 @@ __all__ = [
     "interop",
     "optimizer",
     "optimizers",
+    "ravel",
     "schedules",
     "set_backend",
     "set_num_threads",

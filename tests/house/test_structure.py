@@ -121,7 +121,7 @@ def test_no_import_of_the_package_runs_in_a_circle() -> None:
 ROOMS = [
     ["__main__"],
     ["cli"],
-    ["interop", "wrappers"],
+    ["interop", "wrappers", "fits"],
     ["optimizers"],
     ["checkpoint"],
     ["engine"],
