@@ -1,1 +1,1 @@
-"""From a function to its minimum, and what stands around that."""
+"""Fits: from a function to its minimum."""
