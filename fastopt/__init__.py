@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from fastopt.checkpoint.state_dict import LoadReport
     from fastopt.core.norms import clip_grad_norm_, clip_grad_value_, global_norm
     from fastopt.core.rows import RowGrad
+    from fastopt.fits.minimize import minimize
     from fastopt.fits.ravel import ravel
     from fastopt.optimizers.adabelief import AdaBelief, Yogi
     from fastopt.optimizers.adabound import AdaBound
@@ -104,7 +105,7 @@ _ON_FIRST_USE = {
     **dict.fromkeys(["ScheduleFreeAdamW", "ScheduleFreeSGD"], "optimizers.schedule_free"),
     **dict.fromkeys(["AdamP", "SGDP"], "optimizers.projected"),
     "Mars": "optimizers.variance_reduction",
-    "ravel": "fits.ravel",
+    **{"minimize": "fits.minimize", "ravel": "fits.ravel"},
 }
 """Public names by the modules that hold them, which are imported when a name is first used: a
 program needs one optimizer, and not everything that stands around a step. The optimizers among them
@@ -189,6 +190,7 @@ __all__ = [
     "global_norm",
     "groups",
     "interop",
+    "minimize",
     "optimizer",
     "optimizers",
     "ravel",
