@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from fastopt.core.rows import RowGrad
     from fastopt.fits.minimize import minimize
     from fastopt.fits.ravel import ravel
+    from fastopt.fits.scipy_method import scipy_method
     from fastopt.optimizers.adabelief import AdaBelief, Yogi
     from fastopt.optimizers.adabound import AdaBound
     from fastopt.optimizers.adagrad import Adadelta, Adagrad
@@ -105,7 +106,7 @@ _ON_FIRST_USE = {
     **dict.fromkeys(["ScheduleFreeAdamW", "ScheduleFreeSGD"], "optimizers.schedule_free"),
     **dict.fromkeys(["AdamP", "SGDP"], "optimizers.projected"),
     "Mars": "optimizers.variance_reduction",
-    **{"minimize": "fits.minimize", "ravel": "fits.ravel"},
+    **{"minimize": "fits.minimize", "ravel": "fits.ravel", "scipy_method": "fits.scipy_method"},
 }
 """Public names by the modules that hold them, which are imported when a name is first used: a
 program needs one optimizer, and not everything that stands around a step. The optimizers among them
@@ -195,6 +196,7 @@ __all__ = [
     "optimizers",
     "ravel",
     "schedules",
+    "scipy_method",
     "set_backend",
     "set_num_threads",
     "use_backend",
