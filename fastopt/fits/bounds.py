@@ -24,7 +24,7 @@ class Bounds(NamedTuple):
     upper: list[Any]
 
 
-def bounds_of(given: Any, points: Points, members: int | None = None) -> Bounds | None:
+def bounds_of(given: Any, points: Points) -> Bounds | None:
     """Return what is given as bounds for each leaf; None for no bounds. Members have the same.
 
     Raises TypeError for another form; ValueError for another length or shape, NaN, and a lower
@@ -35,7 +35,7 @@ def bounds_of(given: Any, points: Points, members: int | None = None) -> Bounds 
     leaves = points.start
     if any(leaf.dtype.kind == "c" for leaf in leaves):
         raise ValueError("complex numbers have no order, so x0 must be real where there are bounds")
-    shapes = [leaf.shape[members is not None :] for leaf in leaves]  # of one member
+    shapes = [leaf.shape[points.members is not None :] for leaf in leaves]  # of one member
     if (pair := _numbers(given)) is not None:
         each: list[tuple[Any, Any]] = [pair] * len(leaves)
     elif points.is_array:

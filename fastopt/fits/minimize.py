@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from fastopt import optimizers
 from fastopt.core import arrays
 from fastopt.core.hyperparameters import Flag, whole
 from fastopt.fits import problem, stopping
-from fastopt.fits.bounds import Bounds, bounds_of
+from fastopt.fits.bounds import bounds_of
+from fastopt.fits.methods import Method, checked_method, lbfgs_of
 from fastopt.fits.problem import (
     Flat,
     Function,
@@ -20,7 +20,7 @@ from fastopt.fits.problem import (
     contradiction,
     measured,
 )
-from fastopt.fits.run import Run, checked_callback, progress_bar
+from fastopt.fits.run import Callback, Run, checked_callback, progress_bar
 from fastopt.fits.stopping import WINDOW, Status, Stop
 from fastopt.optimizers.base import Optimizer
 
@@ -46,6 +46,7 @@ def minimize(
     batches: Iterable[Any] | None = None,
     callback: Callable[..., object] | None = None,
     progress: bool = False,
+    starts: int = 1,
     options: Mapping[str, Any] | None = None,
 ) -> OptimizeResult:
     """Minimise a function from a start; return the best point found, and why it ended there.
@@ -105,6 +106,14 @@ def minimize(
             by that name with an OptimizeResult (x, fun, nit, nfev, grad_norm), any other function
             with x alone. A StopIteration that it raises ends the run.
         progress: show a progress bar (tqdm).
+        starts: K to make K fits side by side: the first axis of every array of x0 counts them, such
+            as ``x0 + 0.1 * rng.standard_normal((K, *x0.shape))``. fun is asked for all at once: x
+            has that axis too, and so has the gradient; values are an array of K. Tolerances are
+            each fit's own, and one that has come to its end keeps the best point that it has by
+            then, while the others go on (fun is asked for it there, again and again). Bounds are
+            those of one fit. lr and other numbers of the optimizer may be arrays of K. Optimizers
+            that work element by element take several starts, and "lbfgs", whose line searches are
+            side by side.
         options: what else the optimizer takes, such as ``{"betas": (0.9, 0.99)}``; of "lbfgs"
             ``history`` (10 pairs) and ``max_line_steps`` (20).
 
@@ -123,6 +132,11 @@ def minimize(
         * history: ``value``, ``grad_norm``, ``best``, ``seconds``: arrays by iteration, the start
           first.
 
+        * members, with several starts: an OptimizeResult of all of them, whose x, fun, grad_norm,
+          success, status, message and nit have K entries. x, fun and the others above are those of
+          the best one, whose number is ``best``, and the arrays of the history have the shape
+          (iterations, K), NaN from the end of each on.
+
         Ctrl-C ends the run like a limit; what fun raises goes through.
 
     Raises:
@@ -131,41 +145,64 @@ def minimize(
         BackendMismatchError: for a gradient in host memory where x is on a device, or vice versa.
         ImportError: for progress=True without tqdm.
     """
-    from scipy.optimize import OptimizeResult
-
     told = checked_callback(callback)
     shows = Flag()("minimize: progress", progress)
+    members = None if whole("minimize: starts", starts, 1) == 1 else starts
     given_tol = tol if batches is None else None
     limits = stopping.checked_limits(given_tol, gtol, ftol, xtol, maxiter, maxfun, max_time)
-    points = Points(x0)
-    bounds_given = bounds_of(bounds, points)
-    sides = problem.limits_of(points, bounds_given and (bounds_given.lower, bounds_given.upper))
-    _begin_within(points, sides)
+    points = Points(x0, members)
+    given_bounds = bounds_of(bounds, points)
+    sides = problem.limits_of(points, given_bounds and (given_bounds.lower, given_bounds.upper))
+    for leaf, pair in zip(points.start, sides or (), strict=False):
+        arrays.keep_within(leaf, pair)
     function = Function(fun, checked_jac(jac), points, sides)
-    solver = _solver(method, lr, options, bounds_given)
-    if solver.make is None and batches is not None:
+    how = checked_method(method, lr, options, given_bounds)
+    if how.optimizer is None and batches is not None:
         raise ValueError(
             "lbfgs compares values of one function, and every batch is another one; take an "
             "optimizer, such as method='adam', or fun of all data"
         )
-    iterator = None if batches is None else iter(batches)
-    opt = None if solver.make is None else solver.make(points)
-    bar = progress_bar(limits.maxiter, solver.name) if shows else None
-    run = Run(points, function, sides, limits, told, bar, iterator is not None)
+    if members is not None and batches is not None:
+        raise ValueError("batches are for one start; make one run after the other, or leave them")
+    opt = None if how.optimizer is None else how.make(points)
+    bar = progress_bar(limits.maxiter, how.name) if shows else None
     try:
-        if opt is None:
-            stop = _line_searches(run, solver.options)
-        elif iterator is None:
-            stop = _descend(run, opt)
-        else:
-            stop = _over_batches(run, opt, iterator, solver.options)
-    except KeyboardInterrupt:
-        if not run.values:
-            raise  # there is nothing to return
-        stop = Stop(Status.INTERRUPTED, f"Interrupted at iteration {run.iterations} (Ctrl-C).")
+        if members is not None:
+            from fastopt.fits import starts as several
+
+            return several.minimize(points, function, sides, limits, opt, how.options, told, bar)
+        return _minimize(points, function, sides, limits, opt, how, told, bar, batches)
     finally:
         if bar is not None:
             bar.close()
+
+
+def _minimize(
+    points: Points,
+    function: Function,
+    sides: problem.Limits | None,
+    limits: stopping.Limits,
+    opt: Optimizer | None,
+    how: Method,
+    callback: Callback | None,
+    bar: Any,
+    batches: Iterable[Any] | None,
+) -> OptimizeResult:
+    """Run from one start; ``opt`` is None for L-BFGS."""
+    from scipy.optimize import OptimizeResult
+
+    run = Run(points, function, sides, limits, callback, bar, batches is not None)
+    try:
+        if opt is None:
+            stop = _line_searches(run, how.options)
+        elif batches is None:
+            stop = _descend(run, opt)
+        else:
+            stop = _over_batches(run, opt, iter(batches), how.options)
+    except KeyboardInterrupt:
+        if not run.values:
+            raise  # there is nothing to return
+        stop = stopping.interrupted(run.iterations)
     success, hints = _reviewed(run, stop)
     best = run.best
     found = best.iteration >= 0
@@ -180,83 +217,6 @@ def minimize(
         nfev=function.count,
         history=run.history(),
     )
-
-
-def _begin_within(points: Points, sides: problem.Limits | None) -> None:
-    """Move the start within the bounds."""
-    for leaf, pair in zip(points.start, sides or (), strict=False):
-        arrays.keep_within(leaf, pair)
-
-
-# -------------------------------------------------------------------------------------------------
-# The method.
-
-
-class _Solver(NamedTuple):
-    """A method: what makes its optimizer, None for L-BFGS."""
-
-    name: str
-    make: Callable[[Points], Optimizer] | None
-    options: Mapping[str, Any]
-
-
-def _solver(
-    method: Any, lr: Any, options: Mapping[str, Any] | None, bounds: Bounds | None
-) -> _Solver:
-    if options is not None and not isinstance(options, Mapping):
-        raise TypeError(f"options must be a dict; got {options!r:.200}")
-    asked = {} if options is None else {**options}
-    for name, instead in _ELSEWHERE.items():
-        if name in asked:
-            raise ValueError(f"options must not hold {name!r}: {instead}")
-    if isinstance(method, str) and is_lbfgs(method):
-        return _Solver("lbfgs", None, _checked_lbfgs(lr, asked))
-    if not isinstance(method, str) and not (
-        isinstance(method, type) and issubclass(method, Optimizer)
-    ):
-        raise TypeError(
-            "method must be 'lbfgs' or an optimizer of fastopt, by name or class; got "
-            f"{method!r:.200}"
-        )
-    named = dict(asked)
-    if lr is not None:
-        named["lr"] = lr
-    if bounds is not None:
-        named["bounds"] = bounds.option
-
-    def make(points: Points) -> Optimizer:
-        if isinstance(method, str):
-            return optimizers.optimizer(method, points.tree.params, **named)
-        return method(points.tree.params, **named)
-
-    return _Solver(method if isinstance(method, str) else method.__name__, make, asked)
-
-
-_ELSEWHERE = {
-    "lr": "minimize(..., lr=...) takes it",
-    "bounds": "minimize(..., bounds=...) takes them",
-    "maximize": "minimize goes down; hand in -fun to go up",
-    "maxiter": "minimize(..., maxiter=...) takes it",
-}
-
-
-def is_lbfgs(method: str) -> bool:
-    """Return whether a name is that of L-BFGS, as it is or as SciPy has it."""
-    return "".join(filter(str.isalnum, method.lower())) in ("lbfgs", "lbfgsb")
-
-
-def _checked_lbfgs(lr: Any, options: Mapping[str, Any]) -> dict[str, int]:
-    if lr is not None:
-        raise ValueError("lbfgs finds the lengths of its steps by itself; leave out lr")
-    defaults = {"history": 10, "max_line_steps": 20}
-    if unknown := options.keys() - defaults.keys():
-        raise TypeError(
-            f"lbfgs takes the options history and max_line_steps; got {sorted(map(str, unknown))}"
-        )
-    return {
-        name: whole(f"lbfgs: {name}", options.get(name, default), 1)
-        for name, default in defaults.items()
-    }
 
 
 # -------------------------------------------------------------------------------------------------
@@ -309,14 +269,8 @@ def _over_batches(run: Run, opt: Optimizer, batches: Any, options: Mapping[str, 
 
 def _line_searches(run: Run, options: Mapping[str, Any]) -> Stop:
     """Let L-BFGS choose the points."""
-    from fastopt.fits.lbfgs import Minimizer
-
-    points, function, sides = run.points, run.function, run.sides
-    flat = Flat(points.start)
-    lower = upper = None
-    if sides is not None:
-        lower, upper = (flat.vector([pair[side] for pair in sides]) for side in (0, 1))
-    minimizer = Minimizer(flat.vector(points.start), lower=lower, upper=upper, **options)
+    function, flat = run.function, Flat(run.points.start)
+    minimizer = lbfgs_of(flat, run.points.start, run.sides, options)
     last: object = None
     while True:
         value, gradient = function(flat.leaves(minimizer.point))
@@ -329,7 +283,7 @@ def _line_searches(run: Run, options: Mapping[str, Any]) -> Stop:
             last = iteration.x
             stop = run.record(iteration.value, iteration.projected, flat.leaves(last), gradient)
         if stop is None and iteration is not None and iteration.failed is not None:
-            stop = Stop(Status.LINE_SEARCH, f"No lower value was found: {iteration.failed}.")
+            stop = stopping.without_direction(iteration.failed, iteration.projected)
         if stop is not None:
             return stop
 

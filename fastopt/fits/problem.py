@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import isfinite, nan
+from math import isfinite, nan, prod
 from typing import Any, Literal
 
 import numpy as np
@@ -36,10 +36,11 @@ class Points:
     """Where the points of a fit lie: nested as x0, in C order, where its arrays are.
 
     ``start`` is x0: copies of its arrays, whole numbers as float64, numbers as arrays of shape ().
-    A number alone, and a list of numbers, is an array, as SciPy has it.
+    A number alone, and a list of numbers, is an array, as SciPy has it. The first axis of all
+    counts the ``members``, if there are any.
     """
 
-    def __init__(self, x0: Any) -> None:
+    def __init__(self, x0: Any, members: int | None = None) -> None:
         if isinstance(x0, Groups) or (isinstance(x0, list | tuple) and are_given(x0)):
             raise TypeError(
                 "x0 must be an array or a tree of arrays; got parameter groups. Hand in one tree: "
@@ -63,7 +64,14 @@ class Points:
         self.on_device = self.xp is not np
         self.is_array = self.tree.params is self.tree.leaves[0].array
         """Whether x0 is one array, and no tree."""
-        self.size = sum(leaf.size for leaf in self.start)
+        self.members = members
+        for leaf, path in zip(self.start, self.paths, strict=True):
+            if members is not None and leaf.shape[:1] != (members,):
+                raise ValueError(
+                    f"with starts={members} the first axis of {path} must count them, "
+                    f"({members}, ...); got {leaf.shape}. Stack the starts, such as "
+                    f"x0 + 0.1 * rng.standard_normal(({members}, *x0.shape))"
+                )
 
     def copies(self, leaves: Leaves) -> Leaves:
         """Return copies of arrays."""
@@ -75,40 +83,49 @@ class Points:
 class Flat:
     """The arrays of a point as one vector of real numbers: a complex one is two.
 
-    The vector is float64 if any array is, or has parts that are, and else float32.
+    The vector is float64 if any array is, or has parts that are, and else float32. With ``members``
+    there is a vector for each, a row of a matrix.
     """
 
-    def __init__(self, leaves: Leaves) -> None:
-        self._like = leaves
+    def __init__(self, leaves: Leaves, members: int | None = None) -> None:
+        self._like = leaves[0]
+        self._rows = () if members is None else (members,)
+        self._shapes = [leaf.shape[len(self._rows) :] for leaf in leaves]
+        self._dtypes = [leaf.dtype for leaf in leaves]
         self._xp: Any = arrays.namespace_of(leaves[0])
-        kinds = {real_dtype(leaf.dtype).name for leaf in leaves}
+        kinds = {real_dtype(dtype).name for dtype in self._dtypes}
         self._real = np.dtype(np.float64 if "float64" in kinds else np.float32)
         self._pairs = np.result_type(self._real, np.complex64)
-        sizes = [leaf.size * (1 + (leaf.dtype.kind == "c")) for leaf in leaves]
+        sizes = [
+            prod(shape) * (1 + (dtype.kind == "c"))
+            for shape, dtype in zip(self._shapes, self._dtypes, strict=True)
+        ]
         self._ends = np.cumsum([0, *sizes]).tolist()
 
     def vector(self, leaves: Gradient | Leaves) -> Array:
         """Return the numbers of a point or of a gradient, whose None is 0, as a new vector."""
-        with arrays.on_device_of(self._like[0]):
-            made: Array = self._xp.zeros(self._ends[-1], self._real)
-            for part, leaf in zip(self.leaves(made, as_they_are=False), leaves, strict=True):
+        with arrays.on_device_of(self._like):
+            made: Array = self._xp.zeros((*self._rows, self._ends[-1]), self._real)
+            for part, leaf in zip(self._parts(made), leaves, strict=True):
                 if leaf is not None:
                     part[...] = leaf
         return made
 
-    def leaves(self, vector: Array, as_they_are: bool = True) -> Leaves:
-        """Return the arrays of a vector: views where they have its dtype, else copies.
-
-        Views of its own precision if they need not be ``as_they_are``.
-        """
-        found = []
+    def leaves(self, vector: Array) -> Leaves:
+        """Return the arrays of a vector: views where they have its dtype, else copies."""
         with arrays.on_device_of(vector):
-            for like, start, end in zip(self._like, self._ends, self._ends[1:], strict=False):
-                part = vector[start:end]
-                if like.dtype.kind == "c":
-                    part = part.view(self._pairs)
-                part = part.reshape(like.shape)
-                found.append(part.astype(like.dtype, copy=False) if as_they_are else part)
+            parts = zip(self._parts(vector), self._dtypes, strict=True)
+            return [part.astype(dtype, copy=False) for part, dtype in parts]
+
+    def _parts(self, vector: Array) -> Leaves:
+        """Return views of a vector in the shapes of the leaves, in its own precision."""
+        found = []
+        ends = zip(self._ends, self._ends[1:], strict=False)
+        for (start, end), shape, dtype in zip(ends, self._shapes, self._dtypes, strict=True):
+            part = vector[..., start:end]
+            if dtype.kind == "c":
+                part = part.view(self._pairs)
+            found.append(part.reshape((*vector.shape[:-1], *shape)))
         return found
 
 
@@ -170,8 +187,8 @@ def checked_jac(jac: Any) -> Jac:
 class Function:
     """The user's function, asked for its value and gradient; ``count`` is how often.
 
-    It gets copies, so that it may write into them and keep them. With ``members`` it is asked for
-    all of them at once, and values are float64 arrays of this length.
+    It gets copies, so that it may write into them and keep them. Of points with members it is
+    asked for all at once, and values are float64 arrays with one for each.
     """
 
     def __init__(
@@ -180,8 +197,8 @@ class Function:
         jac: Jac,
         points: Points,
         limits: Limits | None,
-        members: int | None = None,
     ) -> None:
+        members = points.members
         if not callable(fun):
             raise TypeError(f"fun must be a function of x; got {type(fun).__name__}")
         if jac == "2-point" and members is not None:
@@ -349,7 +366,7 @@ def measured(
     norm = 0.0
     for k, grad in enumerate(gradient):
         if grad is not None and grad.size:
-            found = float(_magnitudes(np, grad, leaves[k], limits[k] if limits else None).max())
+            found = float(magnitudes(np, grad, leaves[k], limits[k] if limits else None).max())
             if found != found:
                 return value, nan
             norm = max(norm, found)
@@ -362,7 +379,7 @@ def _measured_there(
     xp: Any = arrays.namespace_of(leaves[0])
     with arrays.on_device_of(leaves[0]):
         found = [
-            _magnitudes(xp, grad, leaves[k], limits[k] if limits else None).max().astype(np.float64)
+            magnitudes(xp, grad, leaves[k], limits[k] if limits else None).max().astype(np.float64)
             for k, grad in enumerate(gradient)
             if grad is not None and grad.size
         ]
@@ -373,7 +390,7 @@ def _measured_there(
     return (float(numbers[0]) if there else value), norm
 
 
-def _magnitudes(xp: Any, grad: Array, leaf: Array, limits: tuple[Array, Array] | None) -> Any:
+def magnitudes(xp: Any, grad: Array, leaf: Array, limits: tuple[Array, Array] | None) -> Any:
     """Return the sizes of a gradient's elements, as far as bounds let x follow it."""
     if grad.dtype.kind == "c":
         return xp.maximum(abs(grad.real), abs(grad.imag))

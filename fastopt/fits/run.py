@@ -214,7 +214,7 @@ class Run:
             try:
                 self._callback(now)
             except StopIteration:
-                return Stop(Status.CALLBACK, "The callback raised StopIteration.")
+                return stopping.by_callback()
         return None
 
     def history(self) -> History:

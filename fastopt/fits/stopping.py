@@ -127,3 +127,20 @@ def by_distance(way: float, limit: float, limits: Limits) -> Stop:
         f"iterations ago, which is at most xtol * max(1, |x|) = {limit:.3g}, with xtol = "
         f"{limits.xtol:g}.",
     )
+
+
+def interrupted(iterations: int) -> Stop:
+    """Say that Ctrl-C has been pressed."""
+    return Stop(Status.INTERRUPTED, f"Interrupted at iteration {iterations} (Ctrl-C).")
+
+
+def by_callback() -> Stop:
+    """Say that the callback has ended it."""
+    return Stop(Status.CALLBACK, "The callback raised StopIteration.")
+
+
+def without_direction(why: str, norm: float) -> Stop:
+    """Say that L-BFGS found nothing lower, which is a success where the gradient is 0."""
+    if norm == 0.0:
+        return Stop(Status.GTOL, "The gradient is 0: no direction leads down.")
+    return Stop(Status.LINE_SEARCH, f"No lower value was found: {why}.")

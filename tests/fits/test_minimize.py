@@ -328,6 +328,12 @@ def test_a_start_at_the_minimum_ends_at_once() -> None:
         assert (result.nit, result.nfev, result.fun) == (0, 1, 0.0)
 
 
+def test_without_tolerances_lbfgs_ends_where_the_gradient_is_0() -> None:
+    result = minimize(bowl, [0.0, 0.0], method="lbfgs", tol=None)
+    ended(result, 0, "^The gradient is 0: no direction leads down.$")
+    np.testing.assert_array_equal(result.x, [1, 2])
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("place", ["fun", "callback"])
 def test_ctrl_c_returns_the_best_so_far(place: str, method: str) -> None:
