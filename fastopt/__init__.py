@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from fastopt.checkpoint.state_dict import LoadReport
     from fastopt.core.norms import clip_grad_norm_, clip_grad_value_, global_norm
     from fastopt.core.rows import RowGrad
+    from fastopt.fits.find_lr import RangeTest, find_lr
     from fastopt.fits.minimize import minimize
     from fastopt.fits.ravel import ravel
     from fastopt.fits.scipy_method import scipy_method
@@ -106,6 +107,7 @@ _ON_FIRST_USE = {
     **dict.fromkeys(["ScheduleFreeAdamW", "ScheduleFreeSGD"], "optimizers.schedule_free"),
     **dict.fromkeys(["AdamP", "SGDP"], "optimizers.projected"),
     "Mars": "optimizers.variance_reduction",
+    **{"RangeTest": "fits.find_lr", "find_lr": "fits.find_lr"},
     **{"minimize": "fits.minimize", "ravel": "fits.ravel", "scipy_method": "fits.scipy_method"},
 }
 """Public names by the modules that hold them, which are imported when a name is first used: a
@@ -173,6 +175,7 @@ __all__ = [
     "QHAdam",
     "RAdam",
     "RMSprop",
+    "RangeTest",
     "RowGrad",
     "Rprop",
     "ScheduleFreeAdamW",
@@ -188,6 +191,7 @@ __all__ = [
     "available_backends",
     "clip_grad_norm_",
     "clip_grad_value_",
+    "find_lr",
     "global_norm",
     "groups",
     "interop",
