@@ -42,7 +42,7 @@ def bounds_of(given: Any, points: Points) -> Bounds | None:
         each = [_of_array(given, shapes[0], "x")]
     else:
         try:
-            found = points.tree.match(given, "bounds")
+            found = points.match(given, "bounds")
         except ValueError as error:
             raise ValueError(f"bounds must be {_FORMS}. {error}") from None
         each = [

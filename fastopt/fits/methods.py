@@ -26,10 +26,17 @@ class Method(NamedTuple):
     def make(self, points: Points) -> Optimizer:
         """Return the optimizer of the points' arrays, which its steps change."""
         options = {**self.options, **_of_members(points.members)}
-        if isinstance(self.optimizer, str):
-            return optimizers.optimizer(self.optimizer, points.tree.params, **options)
         assert self.optimizer is not None
-        return self.optimizer(points.tree.params, **options)
+        if isinstance(self.optimizer, str):
+            opt = optimizers.optimizer(self.optimizer, points.tree.params, **options)
+        else:
+            opt = self.optimizer(points.tree.params, **options)
+        if opt._estimate is not None:
+            raise ValueError(
+                f"{type(opt).__name__} steps by estimates of the Hessian, and minimize has none; "
+                "take another optimizer, or 'lbfgs', which makes its own"
+            )
+        return opt
 
 
 def _of_members(members: int | None) -> dict[str, Any]:
@@ -90,7 +97,7 @@ def _checked_lbfgs(lr: Any, options: Mapping[str, Any]) -> dict[str, int]:
 
 
 def lbfgs_of(
-    flat: Flat, start: Leaves, sides: problem.Limits | None, options: Mapping[str, Any]
+    flat: Flat, start: Leaves, sides: problem.Sides | None, options: Mapping[str, Any]
 ) -> Minimizer:
     """Return L-BFGS at a start."""
     from fastopt.fits.lbfgs import Minimizer

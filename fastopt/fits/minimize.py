@@ -152,7 +152,7 @@ def minimize(
     limits = stopping.checked_limits(given_tol, gtol, ftol, xtol, maxiter, maxfun, max_time)
     points = Points(x0, members)
     given_bounds = bounds_of(bounds, points)
-    sides = problem.limits_of(points, given_bounds and (given_bounds.lower, given_bounds.upper))
+    sides = problem.sides_of(points, given_bounds and (given_bounds.lower, given_bounds.upper))
     for leaf, pair in zip(points.start, sides or (), strict=False):
         arrays.keep_within(leaf, pair)
     function = Function(fun, checked_jac(jac), points, sides)
@@ -180,7 +180,7 @@ def minimize(
 def _minimize(
     points: Points,
     function: Function,
-    sides: problem.Limits | None,
+    sides: problem.Sides | None,
     limits: stopping.Limits,
     opt: Optimizer | None,
     how: Method,

@@ -23,7 +23,7 @@ Leaves = list[Array]
 Gradient = list[Array | None]
 """None stands for a leaf that has no gradient."""
 
-Limits = list[tuple[Array, Array]]
+Sides = list[tuple[Array, Array]]
 """The lower and the upper bounds of each leaf, in its shape and dtype."""
 
 NO_BATCH = object()
@@ -52,7 +52,10 @@ class Points:
         self.xp: Any = np if held is None else arrays.namespace_of(held)
         self.start = [_start_of(self.xp, leaf) for leaf in leaves]
         self.nest: Callable[[Any], Any] = nest
-        self.tree = Tree(nest(self.start))
+        try:
+            self.tree = Tree(nest(self.start))
+        except (TypeError, ValueError) as error:
+            raise type(error)(str(error).replace("params", "x0")) from None
         if not self.start:
             raise ValueError(f"x0 must hold at least one array; got {x0!r:.200}")
         self.paths = [f"x{leaf.place}" for leaf in self.tree.leaves]
@@ -72,6 +75,14 @@ class Points:
                     f"({members}, ...); got {leaf.shape}. Stack the starts, such as "
                     f"x0 + 0.1 * rng.standard_normal(({members}, *x0.shape))"
                 )
+
+    def match(self, given: Any, root: str) -> list[Any]:
+        """Return what stands at the leaves of what is nested as x0; ValueError for what is not."""
+        try:
+            return self.tree.match(given, root)
+        except ValueError as error:
+            said = str(error).replace("the parameters were when the optimizer was made", "x0 is")
+            raise ValueError(said) from None
 
     def copies(self, leaves: Leaves) -> Leaves:
         """Return copies of arrays."""
@@ -101,9 +112,13 @@ class Flat:
             for shape, dtype in zip(self._shapes, self._dtypes, strict=True)
         ]
         self._ends = np.cumsum([0, *sizes]).tolist()
+        # One array of the vector's own dtype, which is the usual one, needs no copies.
+        self._plain = len(leaves) == 1 and self._dtypes == [self._real] and members is None
 
     def vector(self, leaves: Gradient | Leaves) -> Array:
-        """Return the numbers of a point or of a gradient, whose None is 0, as a new vector."""
+        """Return the numbers of a point or of a gradient, whose None is 0; perhaps a view of it."""
+        if self._plain and leaves[0] is not None and leaves[0].dtype == self._real:
+            return leaves[0].reshape(-1)
         with arrays.on_device_of(self._like):
             made: Array = self._xp.zeros((*self._rows, self._ends[-1]), self._real)
             for part, leaf in zip(self._parts(made), leaves, strict=True):
@@ -113,6 +128,8 @@ class Flat:
 
     def leaves(self, vector: Array) -> Leaves:
         """Return the arrays of a vector: views where they have its dtype, else copies."""
+        if self._plain:
+            return [vector.reshape(self._shapes[0])]
         with arrays.on_device_of(vector):
             parts = zip(self._parts(vector), self._dtypes, strict=True)
             return [part.astype(dtype, copy=False) for part, dtype in parts]
@@ -153,7 +170,7 @@ def _start_of(xp: Any, leaf: Any) -> Any:
         return xp.array(leaf, order="C")
 
 
-def limits_of(points: Points, sides: tuple[list[Any], list[Any]] | None) -> Limits | None:
+def sides_of(points: Points, sides: tuple[list[Any], list[Any]] | None) -> Sides | None:
     """Return what bounds are in the dtypes of the leaves, and where these are."""
     if sides is None:
         return None
@@ -196,7 +213,7 @@ class Function:
         fun: Callable[..., Any],
         jac: Jac,
         points: Points,
-        limits: Limits | None,
+        sides: Sides | None,
     ) -> None:
         members = points.members
         if not callable(fun):
@@ -210,7 +227,7 @@ class Function:
         self._fun = fun
         self._jac = jac
         self._points = points
-        self._limits = limits
+        self._sides = sides
         self._members = members
         self.count = 0
 
@@ -266,10 +283,7 @@ class Function:
     def _gradient(self, given: Any, leaves: Leaves) -> Gradient:
         if self._points.is_array:
             return [self._of_leaf(given, leaves[0], 0)]
-        try:
-            found = self._points.tree.match(given, "the gradient")
-        except ValueError as error:
-            raise ValueError(str(error).replace("when the optimizer was made", "as x0")) from None
+        found = self._points.match(given, "the gradient")
         return [self._of_leaf(*one) for one in zip(found, leaves, range(len(leaves)), strict=True)]
 
     def _of_leaf(self, grad: Any, leaf: Array, position: int) -> Array | None:
@@ -325,8 +339,8 @@ class Function:
             slope = points.xp.empty_like(leaf)
             flat = slope.reshape(-1)
             steps = np.finfo(leaf.dtype).eps ** 0.5 * abs(leaf).clip(1.0)
-            if self._limits is not None:
-                steps = points.xp.where(leaf + steps > self._limits[k][1], -steps, steps)
+            if self._sides is not None:
+                steps = points.xp.where(leaf + steps > self._sides[k][1], -steps, steps)
             steps = (leaf + steps - leaf).reshape(-1)
             for j in range(leaf.size):
                 moved = points.copies(leaves)
@@ -351,22 +365,22 @@ def _said(value: Any) -> str:
 
 
 def measured(
-    value: Any, gradient: Gradient, leaves: Leaves, limits: Limits | None
+    value: Any, gradient: Gradient, leaves: Leaves, sides: Sides | None
 ) -> tuple[float, float]:
     """Return the value and the largest element of the projected gradient, as numbers.
 
     What stands on a device is fetched at once, by one transfer. NaN stays NaN.
     """
     if arrays.kind(leaves[0]) == "cupy":
-        return _measured_there(value, gradient, leaves, limits)
-    if limits is None and len(gradient) == 1 and gradient[0] is not None and gradient[0].size:
+        return _measured_there(value, gradient, leaves, sides)
+    if sides is None and len(gradient) == 1 and gradient[0] is not None and gradient[0].size:
         only = gradient[0]
         if only.dtype.kind != "c":
             return value, float(np.maximum.reduce(np.abs(only), axis=None))
     norm = 0.0
     for k, grad in enumerate(gradient):
         if grad is not None and grad.size:
-            found = float(magnitudes(np, grad, leaves[k], limits[k] if limits else None).max())
+            found = float(magnitudes(np, grad, leaves[k], sides[k] if sides else None).max())
             if found != found:
                 return value, nan
             norm = max(norm, found)
@@ -374,12 +388,12 @@ def measured(
 
 
 def _measured_there(
-    value: Any, gradient: Gradient, leaves: Leaves, limits: Limits | None
+    value: Any, gradient: Gradient, leaves: Leaves, sides: Sides | None
 ) -> tuple[float, float]:
     xp: Any = arrays.namespace_of(leaves[0])
     with arrays.on_device_of(leaves[0]):
         found = [
-            magnitudes(xp, grad, leaves[k], limits[k] if limits else None).max().astype(np.float64)
+            magnitudes(xp, grad, leaves[k], sides[k] if sides else None).max().astype(np.float64)
             for k, grad in enumerate(gradient)
             if grad is not None and grad.size
         ]
@@ -390,12 +404,12 @@ def _measured_there(
     return (float(numbers[0]) if there else value), norm
 
 
-def magnitudes(xp: Any, grad: Array, leaf: Array, limits: tuple[Array, Array] | None) -> Any:
+def magnitudes(xp: Any, grad: Array, leaf: Array, sides: tuple[Array, Array] | None) -> Any:
     """Return the sizes of a gradient's elements, as far as bounds let x follow it."""
     if grad.dtype.kind == "c":
         return xp.maximum(abs(grad.real), abs(grad.imag))
-    if limits is not None:
-        lower, upper = limits
+    if sides is not None:
+        lower, upper = sides
         grad = xp.minimum(xp.maximum(grad, leaf - upper), leaf - lower)
     return abs(grad)
 
@@ -419,7 +433,7 @@ def not_finite(value: float, gradient: Gradient, paths: Sequence[str]) -> str:
 # Whether the gradient is that of the function.
 
 
-def contradiction(function: Function, points: Points, leaves: Leaves, limits: Limits | None) -> str:
+def contradiction(function: Function, points: Points, leaves: Leaves, sides: Sides | None) -> str:
     """Return what shows that the gradient is not the function's, with both numbers; "" if none.
 
     The function's difference between two points on the line along the gradient is compared with
@@ -434,7 +448,7 @@ def contradiction(function: Function, points: Points, leaves: Leaves, limits: Li
     eps = max(float(_epsilon(kind)) for kind in kinds)
     reach = max(float(abs(leaf).max()) for leaf in leaves if leaf.size)
     step = eps ** (1 / 3) * max(1.0, reach)
-    ends = [_moved(points, leaves, gradient, limits, sign * step / norm) for sign in (-1.0, 1.0)]
+    ends = [_moved(points, leaves, gradient, sides, sign * step / norm) for sign in (-1.0, 1.0)]
     values, said = [], 0.0
     for end in ends:
         found, slope = function(end)
@@ -465,13 +479,13 @@ def _epsilon(dtype: np.dtype[Any]) -> float:
 
 
 def _moved(
-    points: Points, leaves: Leaves, way: Gradient, limits: Limits | None, share: float
+    points: Points, leaves: Leaves, way: Gradient, sides: Sides | None, share: float
 ) -> Leaves:
-    """Return a point moved along a gradient, within the limits."""
+    """Return a point moved along a gradient, within the sides."""
     found = points.copies(leaves)
     for k, (own, grad) in enumerate(zip(found, way, strict=True)):
         if grad is not None:
             with arrays.on_device_of(own), np.errstate(all="ignore"):
                 own += (share * grad).astype(own.dtype, copy=False)
-                arrays.keep_within(own, limits[k] if limits else ())
+                arrays.keep_within(own, sides[k] if sides else ())
     return found

@@ -15,8 +15,7 @@ import numpy as np
 from fastopt.core import arrays
 from fastopt.core.arrays import Array
 from fastopt.fits import stopping
-from fastopt.fits.problem import Function, Gradient, Leaves, Points, not_finite
-from fastopt.fits.problem import Limits as Sides
+from fastopt.fits.problem import Function, Gradient, Leaves, Points, Sides, not_finite
 from fastopt.fits.stopping import WINDOW, Status, Stop
 
 Callback = Callable[[Any], object]

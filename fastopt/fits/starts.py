@@ -13,8 +13,7 @@ from fastopt.core import arrays
 from fastopt.core.arrays import Array
 from fastopt.fits import stopping
 from fastopt.fits.methods import lbfgs_of
-from fastopt.fits.problem import Flat, Function, Gradient, Leaves, Points, magnitudes
-from fastopt.fits.problem import Limits as Sides
+from fastopt.fits.problem import Flat, Function, Gradient, Leaves, Points, Sides, magnitudes
 from fastopt.fits.run import Callback, History
 from fastopt.fits.stopping import WINDOW, Status, Stop
 from fastopt.optimizers.base import Optimizer

@@ -596,7 +596,7 @@ def test_what_fun_must_not_return(fun: Any, error: type[Exception], words: str) 
 
 
 def test_a_gradient_of_another_structure_is_named() -> None:
-    with pytest.raises(ValueError, match=r'missing the gradient\["b"\]'):
+    with pytest.raises(ValueError, match=r'nested as x0 is: missing the gradient\["b"\]'):
         minimize(lambda x: (1.0, {"a": x["a"]}), {"a": np.ones(1), "b": np.ones(1)})
 
 
@@ -615,6 +615,7 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"method": "lbfgs", "lr": 0.1}, ValueError, "leave out lr"),
     ({"method": "lbfgs", "options": {"histroy": 3}}, TypeError, "history and max_line_steps"),
     ({"method": "lbfgs", "batches": []}, ValueError, "take an optimizer"),
+    ({"method": "sophia"}, ValueError, "minimize has none; take another"),
     ({"options": {"maximize": True}}, ValueError, "hand in -fun"),
     ({"options": {"bounds": (0, 1)}}, ValueError, "bounds=..."),
     ({"options": [1]}, TypeError, "must be a dict"),
@@ -628,7 +629,7 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"ftol": np.nan}, ValueError, "ftol"),
     ({"progress": 1}, TypeError, "progress"),
     ({"x0": []}, ValueError, "at least one array"),
-    ({"x0": ["a"]}, TypeError, "got str"),
+    ({"x0": ["a"]}, TypeError, r"^x0\[0\] must be .*got str"),
     ({"x0": [{"params": np.ones(2), "lr": 1.0}]}, TypeError, "got parameter groups"),
     ({"x0": np.ones(2, bool)}, TypeError, "bool"),
 ]
