@@ -304,7 +304,9 @@ def _reviewed(run: Run, stop: Stop) -> tuple[bool, list[str]]:
     since = len(run.values) - 1 - best.iteration
     if since >= max(WINDOW, run.iterations // 2):
         room = run.limits.maxfun - run.function.count
-        said = contradicted(run, best.leaves) if room >= 3 else ""
+        said = ""
+        if room >= 3 and not run.function.by_differences:
+            said = contradicted(run, best.leaves)
         if said:
             return False, [said]
         return success, [
@@ -319,6 +321,6 @@ def _reviewed(run: Run, stop: Stop) -> tuple[bool, list[str]]:
 def contradicted(run: Run, leaves: Leaves) -> str:
     """Return what shows that the gradient is wrong; "" where that cannot be found out."""
     try:
-        return contradiction(run.function, run.points, leaves, run.sides)
+        return contradiction(run.function, run.points, leaves, run.sides, run.best.value)
     except (KeyboardInterrupt, Exception):  # the run has ended: what it has found is returned
         return ""

@@ -152,7 +152,7 @@ def _as_scipy_has_it(x0: Any) -> Any:
         return np.atleast_1d(np.asarray(x0))
     if type(x0) in (list, tuple) and x0:
         found = trees.leaves_of(x0)
-        numbers = all(isinstance(one, int | float | np.generic) for one in found)
+        numbers = all(isinstance(one, int | float | complex | np.generic) for one in found)
         if numbers and not any(isinstance(one, bool) for one in found):
             return np.asarray(x0)
     return x0
@@ -229,6 +229,7 @@ class Function:
         self._points = points
         self._sides = sides
         self._members = members
+        self.by_differences = jac == "2-point"
         self.count = 0
 
     def __call__(self, leaves: Leaves, batch: Any = NO_BATCH) -> tuple[Any, Gradient]:
@@ -338,11 +339,17 @@ class Function:
         for k, leaf in enumerate(leaves):
             slope = points.xp.empty_like(leaf)
             flat = slope.reshape(-1)
-            steps = np.finfo(leaf.dtype).eps ** 0.5 * abs(leaf).clip(1.0)
+            where = points.xp.where
+            steps = where(abs(leaf) > 1.0, abs(leaf), 1.0) * _epsilon(leaf.dtype) ** 0.5
             if self._sides is not None:
-                steps = points.xp.where(leaf + steps > self._sides[k][1], -steps, steps)
-            steps = (leaf + steps - leaf).reshape(-1)
+                down, up = leaf - self._sides[k][0], self._sides[k][1] - leaf
+                widest = where(up >= down, up, -down)  # where neither side has room for a step
+                steps = where(up >= steps, steps, where(down >= steps, -steps, widest))
+            steps = (leaf + steps.astype(leaf.dtype) - leaf).reshape(-1)
             for j in range(leaf.size):
+                if steps[j] == 0.0:  # it is fixed by its bounds
+                    flat[j] = 0.0
+                    continue
                 moved = points.copies(leaves)
                 moved[k].reshape(-1)[j] += steps[j]
                 x = points.nest(moved)
@@ -433,8 +440,13 @@ def not_finite(value: float, gradient: Gradient, paths: Sequence[str]) -> str:
 # Whether the gradient is that of the function.
 
 
-def contradiction(function: Function, points: Points, leaves: Leaves, sides: Sides | None) -> str:
+def contradiction(
+    function: Function, points: Points, leaves: Leaves, sides: Sides | None, before: float
+) -> str:
     """Return what shows that the gradient is not the function's, with both numbers; "" if none.
+
+    ``before`` is the value that the function had at this point: one that has another now is not
+    judged by its gradient.
 
     The function's difference between two points on the line along the gradient is compared with
     what the gradients there say, by the trapezoidal rule, whose error is of the third order. It
@@ -442,7 +454,15 @@ def contradiction(function: Function, points: Points, leaves: Leaves, sides: Sid
     """
     value, gradient = function(leaves)
     value, norm = measured(value, gradient, leaves, None)
-    if not (isfinite(value) and isfinite(norm)) or norm == 0.0:
+    if not isfinite(value):
+        return ""
+    if abs(value - before) > 1e-3 * max(abs(value), abs(before)):
+        return (
+            f"The function is another one each time: at x it was {before:.6g} and is {value:.6g} "
+            "now. If it draws examples, hand them in as batches, so that the best point is not "
+            "that of the luckiest draw."
+        )
+    if norm == 0.0 or not isfinite(norm):
         return ""
     kinds = [real_dtype(leaf.dtype) for leaf in leaves]
     eps = max(float(_epsilon(kind)) for kind in kinds)

@@ -209,6 +209,21 @@ def test_a_gradient_of_its_own_or_by_differences(jac: Any, method: str) -> None:
     assert result.nfev % per_point == 0
 
 
+def test_differences_stay_within_narrow_and_closed_bounds() -> None:
+    low, high = np.array([0.25, 1.0, 0.0]), np.array([0.25, 1.0 + 1e-12, 1.0])
+
+    def fun(x: Any) -> Any:
+        assert (x >= low).all()
+        assert (x <= high).all()
+        return ((x - 1) ** 2).sum()
+
+    for start in (high, low):
+        bounds = scipy.optimize.Bounds(low, high)
+        result = minimize(fun, start, "2-point", "lbfgs", bounds=bounds, gtol=1e-6)
+        assert result.success, result
+        np.testing.assert_allclose(result.x, [0.25, 1.0, 1.0], atol=1e-6)
+
+
 # Bounds -------------------------------------------------------------------------------------------
 
 INF = np.inf
@@ -558,6 +573,19 @@ def test_a_right_gradient_is_not_blamed_for_a_learning_rate_that_is_too_large() 
     ended(result, 1, "Nothing lower .* a smaller lr may")
     kink = minimize(lambda x: (abs(x).sum(), np.sign(x)), [0.05, 0.3], lr=0.1, maxiter=60)
     assert "contradicts" not in kink.message
+
+
+def test_a_function_that_draws_is_not_blamed_for_its_gradient() -> None:
+    rng = np.random.default_rng(7)
+
+    def fun(x: Any) -> Any:
+        value, gradient = bowl(x)
+        return value + rng.random(), gradient
+
+    result = minimize(fun, [1.1, 2.1], lr=1e-3, maxiter=4000, tol=None)
+    assert not result.success
+    assert "another one each time" in result.message
+    assert "hand them in as batches" in result.message
 
 
 def test_a_discontinuity_keeps_the_best_point() -> None:
