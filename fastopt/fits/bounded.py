@@ -54,7 +54,8 @@ class Bounds:
 def direction(pairs: Pairs, x: Array, bounds: Bounds) -> Array:
     """Return the way to the minimum of the quadratic model within the bounds, found in two parts.
 
-    The first is the generalized Cauchy point: the first minimum of the model along the projected
+    Where the model's minimum without bounds is within them, it is that. Else the first part is the
+    generalized Cauchy point: the first minimum of the model along the projected
     negative gradient. The second is the model's minimum over the elements that are at no bound
     there, moved into the bounds; where the way to that point does not lead down, it is cut off at
     the first bound instead.
@@ -68,6 +69,11 @@ def direction(pairs: Pairs, x: Array, bounds: Bounds) -> Array:
     xp: Any = arrays.namespace_of(x)
     gradient, theta = pairs.gradient, 1.0 / pairs.gamma
     if pairs.live:
+        newton = xp.empty_like(x)
+        pairs.newton(newton)
+        reached = x + newton
+        if bool(((reached >= bounds.lower) & (reached <= bounds.upper)).all()):
+            return newton
         rows, inner = pairs.model()
     else:
         rows, inner = pairs.rows[:0], np.zeros((0, 0))

@@ -200,7 +200,9 @@ class Pairs:
         whole[:count, count:] = lower
         whole[count:, :count] = lower.T
         whole[count:, count:] = np.diag(-np.diagonal(sy))
-        inner = np.linalg.inv(whole)
+        # Of one scale, since steps may be 1e-8 of the changes that belong to them.
+        scale = 1.0 / np.sqrt(np.abs(np.diagonal(whole)))
+        inner = np.linalg.inv(whole * scale * scale[:, None]) * scale * scale[:, None]
         inner[:count] *= theta
         inner[:, :count] *= theta
         placed = np.zeros((2 * self.used, 2 * self.used))
