@@ -14,6 +14,7 @@ import pytest
 import scipy.optimize
 
 import fastopt
+from helpers.cuda.emulation.cuda import Cuda
 from helpers.functions import UNCONSTRAINED, Problem
 from helpers.functions import rosenbrock as rosen
 
@@ -706,3 +707,17 @@ def test_arrays_of_a_device_stay_there(cupy: Any, method: str) -> None:
     np.testing.assert_allclose(there.history.value, host.history.value, rtol=1e-4, atol=1e-9)
     with pytest.raises(fastopt.BackendMismatchError, match="must be a cupy array"):
         minimize(lambda x: (1.0, np.ones(2)), cupy.ones(2), method=method)
+
+
+def test_an_iteration_fetches_from_a_device_once(cupy: Any, cuda: Cuda) -> None:
+    def fun(x: Any) -> Any:
+        return sum((one**2).sum() for one in x.values()), {k: 2 * v for k, v in x.items()}
+
+    start = {"a": cupy.ones(300), "b": cupy.ones((5, 2), np.float32)}
+    fetched = []
+    for iterations in (3, 7):
+        cuda.clear()
+        minimize(fun, start, maxiter=iterations)
+        fetched.append(cuda.waits.count("memcpyAsync to pageable memory"))
+    assert fetched[1] - fetched[0] == 4
+    assert fetched[0] <= 5
