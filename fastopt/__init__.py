@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from fastopt.checkpoint.state_dict import LoadReport
     from fastopt.core.norms import clip_grad_norm_, clip_grad_value_, global_norm
     from fastopt.core.rows import RowGrad
+    from fastopt.fits.closure import LBFGS
     from fastopt.fits.find_lr import RangeTest, find_lr
     from fastopt.fits.minimize import minimize
     from fastopt.fits.ravel import ravel
@@ -74,6 +75,7 @@ _ON_FIRST_USE = {
     "Checkpoints": "checkpoint.numbered",
     "LoadReport": "checkpoint.state_dict",
     "RowGrad": "core.rows",
+    "LBFGS": "fits.closure",
     **{"Lookahead": "wrappers.averaging", "LossScaler": "wrappers.loss_scaler"},
     **dict.fromkeys(["ASAM", "SAM"], "wrappers.sam"),
     **dict.fromkeys(["SGD", "Momentum"], "optimizers.sgd"),
@@ -124,6 +126,7 @@ __all__ = [
     "FTRL",
     "LAMB",
     "LARS",
+    "LBFGS",
     "MADGRAD",
     "QHM",
     "SAM",

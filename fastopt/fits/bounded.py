@@ -69,7 +69,7 @@ def direction(pairs: Pairs, x: Array, bounds: Bounds) -> Array:
     xp: Any = arrays.namespace_of(x)
     gradient, theta = pairs.gradient, 1.0 / pairs.gamma
     if pairs.live:
-        newton = xp.empty_like(x)
+        newton: Array = xp.empty_like(x)
         pairs.newton(newton)
         reached = x + newton
         if bool(((reached >= bounds.lower) & (reached <= bounds.upper)).all()):
@@ -91,18 +91,18 @@ def direction(pairs: Pairs, x: Array, bounds: Bounds) -> Array:
     gram = model.to_host(among @ among.T)
     system = np.eye(len(inner)) - inner @ gram / theta
     shares = np.linalg.solve(system, inner @ model.to_host(rows @ left))
-    newton = model.to_vector(shares / theta)
-    newton += left
-    newton *= free / x.dtype.type(theta)
-    end: Array = cauchy + newton
+    among_free = model.to_vector(shares / theta)
+    among_free += left
+    among_free *= free / x.dtype.type(theta)
+    end: Array = cauchy + among_free
     bounds.project(end)
     end -= x
     if float(gradient @ end) < 0.0:
         return end
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        room = xp.where(newton > 0, bounds.upper - cauchy, bounds.lower - cauchy) / newton
-    share = min(1.0, float(xp.where(newton != 0, room, np.inf).min()))
-    cut: Array = cauchy + x.dtype.type(share) * newton
+        room = xp.where(among_free > 0, bounds.upper - cauchy, bounds.lower - cauchy) / among_free
+    share = min(1.0, float(xp.where(among_free != 0, room, np.inf).min()))
+    cut: Array = cauchy + x.dtype.type(share) * among_free
     bounds.project(cut)
     return cut - x
 

@@ -320,13 +320,14 @@ class Minimizer(Resumable):
         Saved("Minimizer", saved)  # of the right kind
         like = self.point
         try:
-            search = saved["search"] and LineSearch(**saved["search"])
+            given = saved["search"]
+            search = None if given is None else LineSearch(**given)
             given = saved["best"]
             vectors = [saved[name] for name in ("point", "x", "direction")]
-            vectors += [given["x"], given["gradient"]] if given else []
+            vectors += [given["x"], given["gradient"]] if given is not None else []
             flags = bool(saved["first"]), bool(saved["stuck"])
             value = float(saved["value"])
-            step = float(given["step"]) if given else 0.0
+            step = 0.0 if given is None else float(given["step"])
             restore = self._pairs.restorer(saved["pairs"])
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"Minimizer: the state is damaged: {error!r}") from error
