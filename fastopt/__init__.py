@@ -28,6 +28,11 @@ if TYPE_CHECKING:
     from fastopt.checkpoint.state_dict import LoadReport
     from fastopt.core.norms import clip_grad_norm_, clip_grad_value_, global_norm
     from fastopt.core.rows import RowGrad
+    from fastopt.fits.closure import LBFGS
+    from fastopt.fits.find_lr import RangeTest, find_lr
+    from fastopt.fits.minimize import minimize
+    from fastopt.fits.ravel import ravel
+    from fastopt.fits.scipy_method import scipy_method
     from fastopt.optimizers.adabelief import AdaBelief, Yogi
     from fastopt.optimizers.adabound import AdaBound
     from fastopt.optimizers.adagrad import Adadelta, Adagrad
@@ -70,6 +75,7 @@ _ON_FIRST_USE = {
     "Checkpoints": "checkpoint.numbered",
     "LoadReport": "checkpoint.state_dict",
     "RowGrad": "core.rows",
+    "LBFGS": "fits.closure",
     **{"Lookahead": "wrappers.averaging", "LossScaler": "wrappers.loss_scaler"},
     **dict.fromkeys(["ASAM", "SAM"], "wrappers.sam"),
     **dict.fromkeys(["SGD", "Momentum"], "optimizers.sgd"),
@@ -103,6 +109,8 @@ _ON_FIRST_USE = {
     **dict.fromkeys(["ScheduleFreeAdamW", "ScheduleFreeSGD"], "optimizers.schedule_free"),
     **dict.fromkeys(["AdamP", "SGDP"], "optimizers.projected"),
     "Mars": "optimizers.variance_reduction",
+    **{"RangeTest": "fits.find_lr", "find_lr": "fits.find_lr"},
+    **{"minimize": "fits.minimize", "ravel": "fits.ravel", "scipy_method": "fits.scipy_method"},
 }
 """Public names by the modules that hold them, which are imported when a name is first used: a
 program needs one optimizer, and not everything that stands around a step. The optimizers among them
@@ -118,6 +126,7 @@ __all__ = [
     "FTRL",
     "LAMB",
     "LARS",
+    "LBFGS",
     "MADGRAD",
     "QHM",
     "SAM",
@@ -169,6 +178,7 @@ __all__ = [
     "QHAdam",
     "RAdam",
     "RMSprop",
+    "RangeTest",
     "RowGrad",
     "Rprop",
     "ScheduleFreeAdamW",
@@ -184,12 +194,16 @@ __all__ = [
     "available_backends",
     "clip_grad_norm_",
     "clip_grad_value_",
+    "find_lr",
     "global_norm",
     "groups",
     "interop",
+    "minimize",
     "optimizer",
     "optimizers",
+    "ravel",
     "schedules",
+    "scipy_method",
     "set_backend",
     "set_num_threads",
     "use_backend",

@@ -68,6 +68,25 @@ def leaves_of(tree: Any) -> list[Any]:
     return optree.tree_leaves(as_plain(tree), none_is_leaf=True)
 
 
+def flattened(tree: Any) -> tuple[list[Any], Callable[[Iterable[Any]], Any]]:
+    """Return the leaves of any tree, and what nests others as they are.
+
+    None is no leaf but a part of the structure. A branch of a class that optree does not know is
+    nested in its own class where that can be made of its entries, as ``Tree.nest`` does it.
+    """
+    plain = as_plain(tree)
+    leaves, spec = optree.tree_flatten(plain)
+
+    def nest(values: Iterable[Any]) -> Any:
+        nested = spec.unflatten(values)
+        try:
+            return _like(tree, nested)
+        except (ValueError, TypeError, LookupError):  # the tree is not what it was
+            return nested
+
+    return leaves, spec.unflatten if plain is tree else nest
+
+
 def _like(given: Any, plain: Any) -> Any:
     """Return a plain tree with branches of the classes that a tree of this structure has."""
     leaves, spec = optree.tree_flatten(given, none_is_leaf=True)

@@ -175,7 +175,7 @@ def test_rows_and_members_on_a_device(cupy: Any) -> None:
         opt.step([fastopt.RowGrad(np.array([4, 1, 4]), xp.asarray(grads[:3]))])
         fits = xp.array(table.reshape(2, 3, 3))
         clips = np.array([0.1, 0.3])
-        opt = fastopt.SGD([fits], lr=1.0, adaptive_clip=clips, centralize=True, _members=2)
+        opt = fastopt.SGD([fits], lr=1.0, adaptive_clip=clips, centralize=True, members=2)
         opt.step([xp.asarray(grads.reshape(2, 3, 3))])
         ends.append([on_host(param), on_host(fits)])
     for one, two in zip(*ends, strict=True):

@@ -361,7 +361,7 @@ def test_members_are_fits_of_their_own(backend: str) -> None:
     params, grads = drawn(0, shapes=shapes), drawn(1, shapes=shapes)
     alone, clips = [[p[k] for p in drawn(0, shapes=shapes)] for k in range(3)], [0.1, 0.5, 2.0]
     options: dict[str, Any] = {"lr": 0.5, "centralize": True, "backend": backend}
-    fastopt.SGD(params, adaptive_clip=np.array(clips), _members=3, **options).step(grads)
+    fastopt.SGD(params, adaptive_clip=np.array(clips), members=3, **options).step(grads)
     for k, clip in enumerate(clips):
         own = [np.array(p) for p in alone[k]]
         fastopt.SGD(own, adaptive_clip=clip, **options).step([np.array(g[k]) for g in grads])

@@ -11,7 +11,13 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 LOWEST = {
     **{"numpy": "1.26", "numba": "0.60", "optree": "0.14", "safetensors": "0.4.3"},
-    **{"ml_dtypes": "0.4", "scikit-learn": "1.4", "matplotlib": "3.8", "tqdm": "4.66"},
+    **{
+        "ml_dtypes": "0.4",
+        "scipy": "1.11.1",
+        "scikit-learn": "1.4",
+        "matplotlib": "3.8",
+        "tqdm": "4.66",
+    },
     **{"pytest": "8", "pytest-xdist": "3.6.1", "hypothesis": "6.100", "threadpoolctl": "3"},
 }
 

@@ -122,6 +122,7 @@ ROOMS = [
     ["__main__"],
     ["cli", "torch"],
     ["interop", "wrappers"],
+    ["fits"],
     ["optimizers"],
     ["checkpoint"],
     ["engine"],

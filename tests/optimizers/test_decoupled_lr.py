@@ -140,7 +140,7 @@ def test_it_goes_with_cautious_decay_and_rates_of_elements(backend: str) -> None
 def test_members_have_each_its_own(backend: str) -> None:
     params, rates = np.ones((3, 2)), np.array([0.1, 0.2, 0.4])
     options: dict[str, Any] = {"weight_decay": 0.5, "decoupled_lr": True, "backend": backend}
-    opt = fastopt.AdamW(params, lr=rates, _members=3, **options)
+    opt = fastopt.AdamW(params, lr=rates, members=3, **options)
     opt.step(np.zeros((3, 2)))
     np.testing.assert_allclose(params, 0.5, rtol=1e-15)
     opt.lr = 0.1

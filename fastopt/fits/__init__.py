@@ -1,0 +1,1 @@
+"""Fits: from a function to its minimum."""

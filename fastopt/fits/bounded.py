@@ -1,0 +1,221 @@
+"""The step of L-BFGS-B: along the projected gradient, then among what is not at a bound."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fastopt.core import arrays
+from fastopt.core.arrays import Array
+from fastopt.fits.pairs import Pairs
+
+FIRST_BREAKS = 64
+"""How many breakpoints are looked at together, at first; then four times as many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What each element stays between, both ends included."""
+
+    lower: Array
+    upper: Array
+
+    @property
+    def _xp(self) -> Any:
+        return arrays.namespace_of(self.lower)
+
+    def project(self, x: Array) -> None:
+        """Move each element that is outside to its bound."""
+        self._xp.clip(x, self.lower, self.upper, out=x)
+
+    def projected_gradient(self, x: Array, gradient: Array) -> Array:
+        """Return what a step of length 1 against the gradient moves, within the bounds."""
+        moved: Array = x - gradient
+        self.project(moved)
+        moved -= x
+        return moved
+
+    def largest_step(self, x: Array, direction: Array) -> Array:
+        """Return how far along a direction the first bound is, as an array of no dimension."""
+        xp = self._xp
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            room = xp.where(direction > 0, self.upper - x, self.lower - x) / direction
+        return xp.where(direction != 0, room, np.inf).min()  # type: ignore[no-any-return]
+
+    @property
+    def boxed(self) -> bool:
+        """Whether every element has two bounds."""
+        xp = self._xp
+        return bool((xp.isfinite(self.lower) & xp.isfinite(self.upper)).all())
+
+
+def direction(pairs: Pairs, x: Array, bounds: Bounds) -> Array:
+    """Return the way to the minimum of the quadratic model within the bounds, found in two parts.
+
+    Where the model's minimum without bounds is within them, it is that. Else the first part is the
+    generalized Cauchy point: the first minimum of the model along the projected
+    negative gradient. The second is the model's minimum over the elements that are at no bound
+    there, moved into the bounds; where the way to that point does not lead down, it is cut off at
+    the first bound instead.
+
+    Raises numpy.linalg.LinAlgError if the matrices of the pairs are singular to working precision.
+
+    Source: Byrd, Lu, Nocedal and Zhu, "A limited memory algorithm for bound constrained
+    optimization" (1995), sections 4 and 5.1 (the direct primal method); Morales and Nocedal,
+    "Remark on Algorithm 778" (2011), for the end.
+    """
+    xp: Any = arrays.namespace_of(x)
+    gradient, theta = pairs.gradient, 1.0 / pairs.gamma
+    if pairs.live:
+        newton: Array = xp.empty_like(x)
+        pairs.newton(newton)
+        reached = x + newton
+        if bool(((reached >= bounds.lower) & (reached <= bounds.upper)).all()):
+            return newton
+        rows, inner = pairs.model()
+    else:
+        rows, inner = pairs.rows[:0], np.zeros((0, 0))
+    model = _Model(theta, rows, inner)
+    cauchy, moved = _cauchy_point(model, x, gradient, bounds)
+    if not pairs.live:
+        return cauchy - x
+    free = (cauchy > bounds.lower) & (cauchy < bounds.upper)
+    # The gradient of the model at the Cauchy point, negative, of the elements that are free.
+    left = model.to_vector(inner @ moved)
+    left -= theta * (cauchy - x)
+    left -= gradient
+    left *= free
+    among = rows * free
+    gram = model.to_host(among @ among.T)
+    system = np.eye(len(inner)) - inner @ gram / theta
+    shares = np.linalg.solve(system, inner @ model.to_host(rows @ left))
+    among_free = model.to_vector(shares / theta)
+    among_free += left
+    among_free *= free / x.dtype.type(theta)
+    end: Array = cauchy + among_free
+    bounds.project(end)
+    end -= x
+    if float(gradient @ end) < 0.0:
+        return end
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        room = xp.where(among_free > 0, bounds.upper - cauchy, bounds.lower - cauchy) / among_free
+    share = min(1.0, float(xp.where(among_free != 0, room, np.inf).min()))
+    cut: Array = cauchy + x.dtype.type(share) * among_free
+    bounds.project(cut)
+    return cut - x
+
+
+class _Model:
+    """The quadratic model: its matrix is theta I - rows^T inner rows."""
+
+    def __init__(self, theta: float, rows: Array, inner: Array) -> None:
+        self.theta = theta
+        self.rows = rows
+        self.inner = inner
+        self._xp: Any = arrays.namespace_of(rows)
+
+    def to_host(self, values: Array) -> Array:
+        """Return what decides, in float64 on the host."""
+        return arrays.on_host(values).astype(np.float64, copy=False)
+
+    def to_vector(self, shares: Array) -> Array:
+        """Return the sum of the rows, each times its share."""
+        there: Array = self._xp.asarray(shares, dtype=self.rows.dtype)
+        return there @ self.rows
+
+
+def _cauchy_point(model: _Model, x: Array, gradient: Array, bounds: Bounds) -> tuple[Array, Array]:
+    """Return the generalized Cauchy point, and the rows' products with the way to it.
+
+    Along the path x(t) = P(x - t g) an element stops at its breakpoint. Between two breakpoints
+    the model is a parabola, whose first and second derivatives at the beginning are::
+
+        f'  = -S + theta t S - p^T K c        S = d^T d,  p = rows d,  c = rows (x(t) - x)
+        f'' = theta S - p^T K p
+
+    with d the direction in which the elements move that have not stopped. Passing a breakpoint
+    changes S by -g_i^2 and p by g_i times the element's column of the rows.
+    """
+    xp: Any = arrays.namespace_of(x)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        ends = xp.where(gradient < 0, x - bounds.upper, x - bounds.lower) / gradient
+    ends = xp.where(gradient != 0, ends, np.inf)
+    moving = ends > 0
+    way = xp.where(moving, -gradient, 0)
+    ends = xp.where(moving, ends, np.inf)
+    height = len(model.inner)
+    numbers = model.to_host(
+        xp.concatenate([model.rows @ way, (way @ way).reshape(1), ends.min().reshape(1)])
+    )
+    p, square, first = numbers[:height], float(numbers[height]), float(numbers[-1])
+    if not square > 0.0:
+        return x.copy(), np.zeros(height)
+    bend = model.theta * square - float(p @ model.inner @ p)
+    if not bend > 0.0:
+        raise np.linalg.LinAlgError("the model is not convex")
+    if square / bend <= first:
+        time, moved, passed = square / bend, p * (square / bend), -1.0
+    else:
+        time, moved, passed = _along_path(model, gradient, ends, p, square)
+    reached: Array = x + x.dtype.type(time) * way
+    bounds.project(reached)
+    if passed >= 0.0:
+        stopped = ends <= passed
+        limit = xp.where(gradient < 0, bounds.upper, bounds.lower)
+        reached = xp.where(stopped, limit, reached)
+    return reached, moved
+
+
+def _along_path(
+    model: _Model, gradient: Array, ends: Array, p: Array, square: float
+) -> tuple[float, Array, float]:
+    """Return where the path's first minimum is behind breakpoints.
+
+    That is its t, the products of the rows with the way to it, and the last breakpoint before it.
+    """
+    xp: Any = arrays.namespace_of(gradient)
+    theta, inner = model.theta, model.inner
+    order = xp.argsort(ends)
+    total = int(xp.isfinite(ends).sum())
+    whole, start, moved, size, done = square, 0.0, np.zeros(len(p)), FIRST_BREAKS, 0
+    least = np.finfo(np.float64).eps * (theta * square)
+    # The parabola from the start to the first breakpoint, which is known to fall all along it.
+    upto = float(ends[order[0]])
+    moved = moved + (upto - start) * p
+    start = upto
+    while done < total:
+        which = order[done : done + size]
+        count = int(which.shape[0]) if done + size <= total else total - done
+        which = order[done : done + count]
+        following = order[done + 1 : done + count + 1]
+        at = model.to_host(ends[which])
+        steps = model.to_host(gradient[which])
+        columns = model.to_host(model.rows[:, which]).T
+        after = np.full(count, np.inf)
+        after[: following.shape[0]] = model.to_host(ends[following])
+        squares = np.maximum(square - np.cumsum(steps * steps), 0.0)
+        ps = p + np.cumsum(steps[:, None] * columns, axis=0)
+        # c at the beginning of each parabola: at the breakpoint with which it begins.
+        widths = np.where(np.isfinite(after), after - at, 0.0)
+        cs = moved + np.concatenate(
+            [np.zeros((1, len(p))), np.cumsum(widths[:-1, None] * ps[:-1], axis=0)]
+        )
+        weighted = ps @ inner
+        slopes = theta * at * squares - squares - (weighted * cs).sum(axis=1)
+        bends = np.maximum(theta * squares - (weighted * ps).sum(axis=1), least)
+        reach = np.maximum(-slopes / bends, 0.0)
+        reach[squares <= np.finfo(np.float64).eps * whole] = 0.0
+        inside = reach < after - at
+        if inside.any():
+            here = int(np.argmax(inside))
+            return (
+                float(at[here] + reach[here]),
+                cs[here] + reach[here] * ps[here],
+                float(at[here]),
+            )
+        p, square, done = ps[-1], float(squares[-1]), done + count
+        moved = cs[-1] + widths[-1] * ps[-1]
+        size *= 4
+    return float(start), moved, float(start)
