@@ -55,10 +55,9 @@ def direction(pairs: Pairs, x: Array, bounds: Bounds) -> Array:
     """Return the way to the minimum of the quadratic model within the bounds, found in two parts.
 
     Where the model's minimum without bounds is within them, it is that. Else the first part is the
-    generalized Cauchy point: the first minimum of the model along the projected
-    negative gradient. The second is the model's minimum over the elements that are at no bound
-    there, moved into the bounds; where the way to that point does not lead down, it is cut off at
-    the first bound instead.
+    generalized Cauchy point: the first minimum of the model along the projected negative gradient.
+    The second is the model's minimum over the elements that are at no bound there, moved into the
+    bounds; where the way to that point does not lead down, it is cut off at the first bound.
 
     Raises numpy.linalg.LinAlgError if the matrices of the pairs are singular to working precision.
 
