@@ -9,7 +9,7 @@ import numpy as np
 
 from fastopt.core import arrays
 from fastopt.core.arrays import Array
-from fastopt.fits.pairs import Pairs
+from fastopt.fits.pairs import Model, Pairs
 
 FIRST_BREAKS = 64
 """How many breakpoints are looked at together, at first; then four times as many."""
@@ -55,10 +55,9 @@ def direction(pairs: Pairs, x: Array, bounds: Bounds) -> Array:
     """Return the way to the minimum of the quadratic model within the bounds, found in two parts.
 
     Where the model's minimum without bounds is within them, it is that. Else the first part is the
-    generalized Cauchy point: the first minimum of the model along the projected
-    negative gradient. The second is the model's minimum over the elements that are at no bound
-    there, moved into the bounds; where the way to that point does not lead down, it is cut off at
-    the first bound instead.
+    generalized Cauchy point: the first minimum of the model along the projected negative gradient.
+    The second is the model's minimum over the elements that are at no bound there, moved into the
+    bounds; where the way to that point does not lead down, it is cut off at the first bound.
 
     Raises numpy.linalg.LinAlgError if the matrices of the pairs are singular to working precision.
 
@@ -67,33 +66,28 @@ def direction(pairs: Pairs, x: Array, bounds: Bounds) -> Array:
     "Remark on Algorithm 778" (2011), for the end.
     """
     xp: Any = arrays.namespace_of(x)
-    gradient, theta = pairs.gradient, 1.0 / pairs.gamma
+    gradient = pairs.gradient
     if pairs.live:
         newton: Array = xp.empty_like(x)
         pairs.newton(newton)
         reached = x + newton
         if bool(((reached >= bounds.lower) & (reached <= bounds.upper)).all()):
             return newton
-        rows, inner = pairs.model()
-    else:
-        rows, inner = pairs.rows[:0], np.zeros((0, 0))
-    model = _Model(theta, rows, inner)
+    model = pairs.model()
     cauchy, moved = _cauchy_point(model, x, gradient, bounds)
     if not pairs.live:
         return cauchy - x
     free = (cauchy > bounds.lower) & (cauchy < bounds.upper)
     # The gradient of the model at the Cauchy point, negative, of the elements that are free.
-    left = model.to_vector(inner @ moved)
-    left -= theta * (cauchy - x)
+    left = model.to_vector(model.inner @ moved)
+    left -= model.theta * (cauchy - x)
     left -= gradient
     left *= free
-    among = rows * free
-    gram = model.to_host(among @ among.T)
-    system = np.eye(len(inner)) - inner @ gram / theta
-    shares = np.linalg.solve(system, inner @ model.to_host(rows @ left))
-    among_free = model.to_vector(shares / theta)
+    among = model.rows * free
+    shares = model.solve_among(_to_host(among @ among.T), _to_host(model.rows @ left))
+    among_free = model.to_vector(shares / model.theta)
     among_free += left
-    among_free *= free / x.dtype.type(theta)
+    among_free *= free / x.dtype.type(model.theta)
     end: Array = cauchy + among_free
     bounds.project(end)
     end -= x
@@ -107,26 +101,12 @@ def direction(pairs: Pairs, x: Array, bounds: Bounds) -> Array:
     return cut - x
 
 
-class _Model:
-    """The quadratic model: its matrix is theta I - rows^T inner rows."""
-
-    def __init__(self, theta: float, rows: Array, inner: Array) -> None:
-        self.theta = theta
-        self.rows = rows
-        self.inner = inner
-        self._xp: Any = arrays.namespace_of(rows)
-
-    def to_host(self, values: Array) -> Array:
-        """Return what decides, in float64 on the host."""
-        return arrays.on_host(values).astype(np.float64, copy=False)
-
-    def to_vector(self, shares: Array) -> Array:
-        """Return the sum of the rows, each times its share."""
-        there: Array = self._xp.asarray(shares, dtype=self.rows.dtype)
-        return there @ self.rows
+def _to_host(values: Array) -> Array:
+    """Return what decides, in float64 on the host."""
+    return arrays.on_host(values).astype(np.float64, copy=False)
 
 
-def _cauchy_point(model: _Model, x: Array, gradient: Array, bounds: Bounds) -> tuple[Array, Array]:
+def _cauchy_point(model: Model, x: Array, gradient: Array, bounds: Bounds) -> tuple[Array, Array]:
     """Return the generalized Cauchy point, and the rows' products with the way to it.
 
     Along the path x(t) = P(x - t g) an element stops at its breakpoint. Between two breakpoints
@@ -146,7 +126,7 @@ def _cauchy_point(model: _Model, x: Array, gradient: Array, bounds: Bounds) -> t
     way = xp.where(moving, -gradient, 0)
     ends = xp.where(moving, ends, np.inf)
     height = len(model.inner)
-    numbers = model.to_host(
+    numbers = _to_host(
         xp.concatenate([model.rows @ way, (way @ way).reshape(1), ends.min().reshape(1)])
     )
     p, square, first = numbers[:height], float(numbers[height]), float(numbers[-1])
@@ -169,7 +149,7 @@ def _cauchy_point(model: _Model, x: Array, gradient: Array, bounds: Bounds) -> t
 
 
 def _along_path(
-    model: _Model, gradient: Array, ends: Array, p: Array, square: float
+    model: Model, gradient: Array, ends: Array, p: Array, square: float
 ) -> tuple[float, Array, float]:
     """Return where the path's first minimum is behind breakpoints.
 
@@ -190,11 +170,11 @@ def _along_path(
         count = int(which.shape[0]) if done + size <= total else total - done
         which = order[done : done + count]
         following = order[done + 1 : done + count + 1]
-        at = model.to_host(ends[which])
-        steps = model.to_host(gradient[which])
-        columns = model.to_host(model.rows[:, which]).T
+        at = _to_host(ends[which])
+        steps = _to_host(gradient[which])
+        columns = _to_host(model.rows[:, which]).T
         after = np.full(count, np.inf)
-        after[: following.shape[0]] = model.to_host(ends[following])
+        after[: following.shape[0]] = _to_host(ends[following])
         squares = np.maximum(square - np.cumsum(steps * steps), 0.0)
         ps = p + np.cumsum(steps[:, None] * columns, axis=0)
         # c at the beginning of each parabola: at the breakpoint with which it begins.

@@ -187,28 +187,21 @@ class Pairs:
             return self._xp.asarray(numbers, dtype=self.rows.dtype)  # type: ignore[no-any-return]
         return numbers
 
-    def model(self) -> tuple[Array, Array]:
-        """Return the rows [s y s y ...] and K, of the model B = I / gamma - rows^T K rows."""
+    def model(self) -> Model:
+        """Return the model with bounds, B = I / gamma - [S Y] K [S Y]^T."""
         age = np.array(self.live, int)
         count = len(age)
         theta = 1.0 / self.gamma
         within = np.ix_(age, age)
-        sy, ss = self._sy[within], self._ss[within]
-        lower = np.tril(sy, -1)
-        whole = np.empty((2 * count, 2 * count))
-        whole[:count, :count] = theta * ss
-        whole[:count, count:] = lower
-        whole[count:, :count] = lower.T
-        whole[count:, count:] = np.diag(-np.diagonal(sy))
-        # Of one scale, since steps may be 1e-8 of the changes that belong to them.
-        scale = 1.0 / np.sqrt(np.abs(np.diagonal(whole)))
-        inner = np.linalg.inv(whole * scale * scale[:, None]) * scale * scale[:, None]
-        inner[:count] *= theta
-        inner[:, :count] *= theta
-        placed = np.zeros((2 * self.used, 2 * self.used))
+        sy = self._sy[within]
+        lower = np.tril(sy, -1) / theta
+        inverse = np.empty((2 * count, 2 * count))
+        inverse[:count, :count] = self._ss[within] / theta
+        inverse[:count, count:] = lower
+        inverse[count:, :count] = lower.T
+        inverse[count:, count:] = np.diag(-np.diagonal(sy))
         places = np.concatenate([2 * age, 2 * age + 1])
-        placed[np.ix_(places, places)] = inner
-        return self.rows[1 : 1 + 2 * self.used], placed
+        return Model(theta, self.rows[1 : 1 + 2 * self.used], places, inverse)
 
     # What is remembered ------------------------------------------------------------------------
 
@@ -253,6 +246,40 @@ class Pairs:
             self._dots_y[...] = self._dots_d[...] = 0.0
 
         return write
+
+
+class Model:
+    """The quadratic model theta I - rows^T K rows, where the rows are s, y, s, y, ...
+
+    K is the inverse of a matrix of the rows at ``places``, which is of another scale where the
+    steps are 1e-8 of the changes that belong to them: it is brought to one before it is inverted.
+    """
+
+    def __init__(self, theta: float, rows: Array, places: Array, inverse: Array) -> None:
+        self.theta = theta
+        self.rows = rows
+        self._places = places
+        self._inverse = inverse
+        self._scale = 1.0 / np.sqrt(np.abs(np.diagonal(inverse)))
+        self.inner = np.zeros((len(rows), len(rows)))  # K
+        scale = self._scale
+        if len(scale):
+            scaled = np.linalg.inv(inverse * scale * scale[:, None])
+            self.inner[np.ix_(places, places)] = scaled * scale * scale[:, None]
+
+    def solve_among(self, gram: Array, dots: Array) -> Array:
+        """Return (K^-1 - gram / theta)^-1 dots, all of the rows: for some of the elements alone."""
+        places, scale = self._places, self._scale
+        matrix = self._inverse - gram[np.ix_(places, places)] / self.theta
+        found = np.zeros(len(dots))
+        scaled = np.linalg.solve(matrix * scale * scale[:, None], dots[places] * scale)
+        found[places] = scaled * scale
+        return found
+
+    def to_vector(self, shares: Array) -> Array:
+        """Return the sum of the rows, each times its share."""
+        there: Array = arrays.namespace_of(self.rows).asarray(shares, dtype=self.rows.dtype)
+        return there @ self.rows
 
 
 _MATRICES = ("inverse", "sy", "yy", "ss", "diagonal")

@@ -151,9 +151,9 @@ def test_the_matrices_are_those_of_bfgs(seed: int) -> None:
     for s, y in pairs:
         moved = bfgs @ s
         bfgs += np.outer(y, y) / (s @ y) - np.outer(moved, moved) / (s @ moved)
-    rows, inner = minimizer._pairs.model()
-    model = np.eye(size) / minimizer._pairs.gamma - rows.T @ inner @ rows
-    np.testing.assert_allclose(model, bfgs, rtol=1e-8, atol=1e-8)
+    model = minimizer._pairs.model()
+    whole = model.theta * np.eye(size) - model.rows.T @ model.inner @ model.rows
+    np.testing.assert_allclose(whole, bfgs, rtol=1e-8, atol=1e-8)
     direction = np.empty(size)
     slope = minimizer._pairs.newton(direction)
     np.testing.assert_allclose(direction, -np.linalg.solve(bfgs, points[-1].gradient), rtol=1e-7)
