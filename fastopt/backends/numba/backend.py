@@ -571,7 +571,7 @@ class _MemberColumns:
                     varies |= 1 << k
                     if value is written[k]:
                         continue
-                elif value == written[k] and type(written[k]) is float:
+                elif type(written[k]) is float and value == written[k]:
                     continue
                 table[k] = written[k] = value
         self._kernel.columns_vary(varies)
