@@ -48,6 +48,21 @@ def test_members_have_the_bits_of_separate_optimizers(
 
 
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("variant", ELEMENTWISE, ids=str)
+def test_steps_in_one_call_have_the_bits_of_separate_optimizers(
+    variant: Variant, dtype: Any, backend: str
+) -> None:
+    settings = hyperparameters_of(variant)
+    change = {"lr": [0.2, 0.0, 0.1, 0.05, 0.2], "weight_decay": 0.25}
+    if "weight_decay" not in settings:
+        del change["weight_decay"]
+    more: dict[str, Any] = {"change": change, "missing": False, "backend": backend}
+    together = member_run(variant, settings, dtype, **more)
+    same(together, separate_runs(variant, settings, dtype, **more))
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
 @pytest.mark.parametrize(
     "options",
     [

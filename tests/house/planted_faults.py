@@ -37,6 +37,7 @@ DECAY, DECAY_TESTS = (
 )
 L1, L1_TESTS = "kernels/fastopt_kernels/around/l1.py", "tests/optimizers/test_l1.py"
 NUMPY, NUMBA = "fastopt/backends/numpy/backend.py", "fastopt/backends/numba/backend.py"
+MEMBERS, MEMBERS_TESTS = "fastopt/engine/members.py", "tests/engine/test_members.py"
 NUMBA_TEXT = "fastopt/backends/numba/codegen.py"
 RANDOM_BITS = (
     "tests/core/test_state_dtype.py::test_every_element_is_rounded_by_random_bits_of_its_own"
@@ -161,8 +162,7 @@ FAULTS = (
     Fault(
         "step_counts_that_are_loaded_are_even",
         BUCKETS,
-        "        self.steps[index] = step\n"
-        "        self.steps_equal = bool((self.steps == self.steps[0]).all())",
+        "        self.steps[index] = step\n        self._compare_steps()",
         "        self.steps[index] = step",
         ("tests/checkpoint/test_state_dict.py",),
     ),
@@ -251,14 +251,14 @@ FAULTS = (
     Fault(
         "scalars_of_a_schedule_are_kept",
         SCALARS,
-        "None if always else self._group.revision",
+        "None if always else self._settings",
         "self._group.revision",
         ("tests/engine/test_scheduled_hyperparameters.py",),
     ),
     Fault(
         "scalars_are_kept_though_a_setting_changes",
         SCALARS,
-        "        if self._prepared_for != self._group.revision or",
+        "        if self._prepared_for != self._settings or",
         "        if self._prepared_for is None or",
         ("tests/engine/test_scheduled_hyperparameters.py",),
     ),
@@ -864,5 +864,65 @@ FAULTS = (
         "        return all(one.tobytes() == two.tobytes() for one, two in pairs)",
         "        return all(np.allclose(one, two, 1e-6, 0.0) for one, two in pairs)",
         ("tests/cuda/test_on_device.py::test_scalars_that_change_very_slowly_are_followed",),
+    ),
+    Fault(
+        "a_member_that_is_not_finite_steps",
+        POLICY,
+        "            made = finite.copy()\n",
+        "            made = np.ones_like(finite)\n",
+        (f"{MEMBERS_TESTS}::test_each_is_judged_by_itself",),
+    ),
+    Fault(
+        "members_are_clipped_by_one_limit_of_all",
+        POLICY,
+        "            factors[factors > 1.0] = 1.0\n",
+        "            factors[:] = min(factors.min(), 1.0)\n",
+        (f"{MEMBERS_TESTS}::test_each_is_judged_by_itself",),
+    ),
+    Fault(
+        "a_skipped_member_counts_a_step_of_the_parameter",
+        MEMBERS,
+        "        bucket.miss(index, missed)\n",
+        "        bucket.miss(index, 0 * missed)\n",
+        (f"{MEMBERS_TESTS}::test_each_is_judged_by_itself",),
+    ),
+    Fault(
+        "a_skipped_member_counts_a_step_of_the_optimizer",
+        MEMBERS,
+        "        members.missed[~each.made] += 1\n",
+        "",
+        (f"{MEMBERS_TESTS}::test_schedules_follow_the_steps_of_each",),
+    ),
+    Fault(
+        "members_take_the_rows_of_others",
+        MEMBERS,
+        "np.asarray(plan.table)[first + rows]",
+        "np.asarray(plan.table)[first : first + len(rows)]",
+        (f"{MEMBERS_TESTS}::test_each_is_judged_by_itself",),
+    ),
+    Fault(
+        "what_members_missed_is_not_loaded",
+        STATE,
+        "                    bucket.miss(index, np.asarray(steps))\n",
+        "                    bucket.allow_misses()\n",
+        (f"{MEMBERS_TESTS}::test_runs_go_on",),
+    ),
+    Fault(
+        "columns_of_members_that_change_are_not_written",
+        NUMBA,
+        "                    if value is written[k]:\n",
+        "                    if written[k] is not None:\n",
+        (
+            "tests/engine/test_scalars_of_members.py::test_steps_in_one_call_have_the_bits_of_separate_optimizers",
+        ),
+    ),
+    Fault(
+        "columns_of_members_are_the_same_for_all",
+        NUMBA,
+        "                    varies |= 1 << k\n",
+        "                    varies |= k >> 9\n",
+        (
+            "tests/engine/test_scalars_of_members.py::test_steps_in_one_call_have_the_bits_of_separate_optimizers",
+        ),
     ),
 )

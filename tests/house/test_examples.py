@@ -123,3 +123,54 @@ def test_the_schedules_are_drawn_under_the_words_that_make_them(tmp_path: Path) 
 def test_the_paths_are_drawn(tmp_path: Path) -> None:
     load("paths").main(["--out", str(tmp_path)])
     assert {"paths_momentum.png", "paths_rmsprop.png"} <= {p.name for p in tmp_path.iterdir()}
+
+
+# Many fits ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def many_fits() -> ModuleType:
+    return load("many_fits")
+
+
+def test_the_gradients_of_steps_are_those_of_finite_differences(many_fits: ModuleType) -> None:
+    rng = np.random.default_rng(0)
+    steps = many_fits.Steps(np, rng.standard_normal((3, 31)))
+    params = {name: rng.uniform(0.2, 0.9, 3) for name in many_fits.BOUNDS}
+    _, grads = steps(params)
+    for name, array in params.items():
+        kept, values = array.copy(), []
+        for change in (1e-6, -1e-6):
+            array[:] = kept + change
+            values.append(steps(params)[0])
+        array[:] = kept
+        assert grads[name] == pytest.approx((values[0] - values[1]) / 2e-6, rel=1e-6, abs=1e-7)
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+def test_steps_that_were_made_are_found(many_fits: ModuleType, backend: str) -> None:
+    rng = np.random.default_rng(0)
+    x = np.linspace(-1.0, 1.0, many_fits.POINTS)
+    made = {"level": 0.1, "slope": -0.3, "height": 1.5, "place": 0.35, "width": 0.2}
+    z = many_fits.Steps(np, x[None]).model({n: np.full(40, v) for n, v in made.items()})[0]
+    z = z + 1e-3 * rng.standard_normal(z.shape)
+    with fastopt.use_backend(backend):
+        params, values, result = many_fits.fit(np, z, maxiter=2000, progress=False)
+    assert len(result.members.fun) == 3 * 40
+    assert (values < 1e-3).mean() > 0.9
+    for name, value in made.items():
+        assert np.median(params[name]) == pytest.approx(value, abs=0.02)
+
+
+def test_many_fits_prints_and_draws(
+    many_fits: ModuleType, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends = []
+    for backend in CPU_BACKENDS:
+        monkeypatch.setenv("FASTOPT_BACKEND", backend)
+        picture = tmp_path / f"{backend}.png"
+        many_fits.main(["--rows", "10", "--maxiter", "40", "--picture", str(picture)])
+        assert picture.stat().st_size > 10_000
+        ends.append(capsys.readouterr().out.splitlines()[-1])
+        assert ends[-1].startswith("the median fit explains ")
+    assert len(set(ends)) == 1
