@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+import fastopt
 from fastopt.core.arrays import Array
 from fastopt.core.hyperparameters import Several
 from helpers.cuda.runs import on_host, some_values
@@ -97,6 +98,8 @@ def hyperparameters_of(variant: Variant) -> dict[str, Any]:
     if not variant.options.get("momentum"):
         settings.pop("momentum", None)
         settings.pop("dampening", None)
+    if variant.optimizer is fastopt.COCOB:
+        settings["alpha"] = [100.0, 30.0, 1.0, 0.3, 100.0]
     if variant.options.get("nesterov") or variant.options.get("lr_inside"):
         settings.pop("dampening", None)
     if "rho" in settings:  # Adadelta's eps is above 0
@@ -112,7 +115,7 @@ def hyperparameters_of(variant: Variant) -> dict[str, Any]:
             ]
     elif "betas" in known:  # of any number: the same for all members
         del settings["betas"]
-    if variant.options.get("centered"):
+    if variant.options.get("centered") or variant.optimizer is fastopt.COCOB:
         settings["eps"] = [1e-2, 1e-3, 1e-3, 0.1, 1e-2]
     return settings
 
