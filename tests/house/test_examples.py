@@ -174,3 +174,22 @@ def test_many_fits_prints_and_draws(
         ends.append(capsys.readouterr().out.splitlines()[-1])
         assert ends[-1].startswith("the median fit explains ")
     assert len(set(ends)) == 1
+
+
+# autograd ----------------------------------------------------------------------------------------
+
+
+def test_a_network_of_autograd_ends_as_by_its_own_adam(capsys: Any) -> None:
+    net = load("autograd_net")
+    net.main(["--compare", "--steps", "300"])
+    ours, theirs = capsys.readouterr().out.splitlines()
+    assert float(ours.split()[1]) > 95.0
+    assert float(theirs.split()[3]) > 95.0
+    assert float(theirs.split()[-3]) < 1e-12
+
+
+def test_a_network_of_autograd_takes_any_optimizer(capsys: Any) -> None:
+    net = load("autograd_net")
+    for name in ("lion", "adan"):
+        net.main(["--optimizer", name, "--steps", "200"])
+        assert float(capsys.readouterr().out.split()[1]) > 85.0

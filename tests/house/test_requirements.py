@@ -17,6 +17,7 @@ LOWEST = {
         "scikit-learn": "1.4",
         "matplotlib": "3.8",
         "tqdm": "4.66",
+        "autograd": "1.7",
     },
     **{"pytest": "8", "pytest-xdist": "3.6.1", "hypothesis": "6.100", "threadpoolctl": "3"},
 }
