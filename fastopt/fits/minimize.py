@@ -203,7 +203,7 @@ def _minimize(
         if not run.values:
             raise  # there is nothing to return
         stop = stopping.interrupted(run.iterations)
-    success, hints = _reviewed(run, stop)
+    success, hints = _reviewed(run, stop, takes_lr=opt is not None)
     best = run.best
     found = best.iteration >= 0
     return OptimizeResult(
@@ -292,7 +292,7 @@ def _line_searches(run: Run, options: Mapping[str, Any]) -> Stop:
 # What is said of a run that did not get where it should.
 
 
-def _reviewed(run: Run, stop: Stop) -> tuple[bool, list[str]]:
+def _reviewed(run: Run, stop: Stop, *, takes_lr: bool) -> tuple[bool, list[str]]:
     """Return whether a run has been a success, and what else there is to say of it.
 
     Where a line search found nothing L-BFGS itself says why.
@@ -309,9 +309,10 @@ def _reviewed(run: Run, stop: Stop) -> tuple[bool, list[str]]:
             said = contradicted(run, best.leaves)
         if said:
             return False, [said]
+        advice = "; a smaller lr may" if takes_lr else ""
         return success, [
-            f"Nothing lower than the value of iteration {best.iteration} has been found since; a "
-            "smaller lr may."
+            f"Nothing lower than the value of iteration {best.iteration} has been found "
+            f"since{advice}."
         ]
     if stop.status is Status.MAXITER and since == 0 and run.iterations:
         return success, ["The value was still falling."]

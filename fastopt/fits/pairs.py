@@ -15,6 +15,9 @@ from fastopt.errors import CheckpointError
 CHUNK = 65_536
 """Elements of each row that several products read while they are in the cache."""
 
+SMALLEST = 1e-300
+"""What gamma is above: it is 0, infinite or NaN where the squares that it is made of overflow."""
+
 
 class Pairs:
     """The last steps s with the change y of the gradient along each, and products with them.
@@ -117,13 +120,15 @@ class Pairs:
     def advance(self, gradient: Array, step: float, curvature: float, least: float) -> None:
         """Go over to the gradient that was measured last, ``step`` times the direction away.
 
-        The pair is kept if ``curvature``, which is s^T y, is greater than ``least``.
+        The pair is kept if ``curvature``, which is s^T y, is greater than ``least``, and the
+        products have not overflowed.
         """
         slot = self.free
         s, y = 1 + 2 * slot, 2 + 2 * slot
         self.gradient[...] = gradient
         square = float(self._dots_y[y])
-        if not (curvature > least and square > 0.0):
+        gamma = curvature / square if square > 0.0 else 0.0
+        if not (curvature > least and SMALLEST < gamma < 1.0 / SMALLEST):
             return
         if step != 1.0:
             self.rows[s] *= step
@@ -140,7 +145,7 @@ class Pairs:
         self._inverse[:, slot] = column
         self._yy[slot] = self._yy[:, slot] = self._dots_y[2::2]
         self._diagonal[slot] = curvature
-        self.gamma = curvature / square
+        self.gamma = gamma
         if self.bounded:
             self._sy[:, slot] = with_s
             self._sy[slot] = self._dots_d[2::2]
