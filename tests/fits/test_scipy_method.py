@@ -138,7 +138,7 @@ def test_a_method_can_be_pickled() -> None:
 
 
 def test_a_method_that_does_not_exist_is_refused_before_it_is_used() -> None:
-    with pytest.raises(ValueError, match="there is no optimizer 'bfgs'.*'lbfgs' is a method too"):
+    with pytest.raises(ValueError, match=r"there is no optimizer 'bfgs'.*'lbfgs' is a method too"):
         fastopt.scipy_method("bfgs")
     with pytest.raises(ValueError, match="leave out lr"):
         fastopt.scipy_method("lbfgs", lr=0.1)
