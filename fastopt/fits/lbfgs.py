@@ -287,10 +287,13 @@ class Minimizer(Resumable):
             self._direction = bounded.direction(pairs, self._x, bounds)
         except np.linalg.LinAlgError:
             return math.nan, 1.0
-        both = self._xp.stack(
-            [pairs.gradient @ self._direction, bounds.largest_step(self._x, self._direction)]
+        both = (
+            pairs.gradient @ self._direction,
+            bounds.largest_step(self._x, self._direction),
         )
-        slope, largest = map(float, arrays.on_host(both))
+        slope, largest = map(
+            float, arrays.on_host(self._xp.stack(both)) if pairs.on_device else both
+        )
         return slope, 1.0 if self._first else min(max(largest, 1.0), FARTHEST)
 
     def _go(self, step: float) -> None:

@@ -46,6 +46,7 @@ class Pairs:
         self._slots = history + 1
         self.rows: Array = self._xp.zeros((1 + 2 * self._slots, like.size), like.dtype)
         self.gradient: Array = self.rows[0]
+        self._after = np.tri(history, k=-1)  # by age: s of the one, y of an older one
         self.clear()
 
     def clear(self) -> None:
@@ -197,14 +198,15 @@ class Pairs:
         age = np.array(self.live, int)
         count = len(age)
         theta = 1.0 / self.gamma
-        within = np.ix_(age, age)
+        within = age[:, None], age
         sy = self._sy[within]
-        lower = np.tril(sy, -1) / theta
-        inverse = np.empty((2 * count, 2 * count))
+        lower = sy * (self._after[:count, :count] / theta)
+        inverse = np.zeros((2 * count, 2 * count))
         inverse[:count, :count] = self._ss[within] / theta
         inverse[:count, count:] = lower
         inverse[count:, :count] = lower.T
-        inverse[count:, count:] = np.diag(-np.diagonal(sy))
+        diagonal = inverse.reshape(-1)[count * (2 * count + 1) :: 2 * count + 1]
+        diagonal[:] = -sy.diagonal()
         places = np.concatenate([2 * age, 2 * age + 1])
         return Model(theta, self.rows[1 : 1 + 2 * self.used], places, inverse)
 
@@ -269,15 +271,17 @@ class Model:
         self.inner = np.zeros((len(rows), len(rows)))  # K
         scale = self._scale
         if len(scale):
-            scaled = np.linalg.inv(inverse * scale * scale[:, None])
-            self.inner[np.ix_(places, places)] = scaled * scale * scale[:, None]
+            self._scales = scale * scale[:, None]
+            self.inner[places[:, None], places] = (
+                np.linalg.inv(inverse * self._scales) * self._scales
+            )
 
     def solve_among(self, gram: Array, dots: Array) -> Array:
         """Return (K^-1 - gram / theta)^-1 dots, all of the rows: for some of the elements alone."""
         places, scale = self._places, self._scale
-        matrix = self._inverse - gram[np.ix_(places, places)] / self.theta
+        matrix = self._inverse - gram[places[:, None], places] / self.theta
         found = np.zeros(len(dots))
-        scaled = np.linalg.solve(matrix * scale * scale[:, None], dots[places] * scale)
+        scaled = np.linalg.solve(matrix * self._scales, dots[places] * scale)
         found[places] = scaled * scale
         return found
 
