@@ -303,6 +303,11 @@ def _reviewed(run: Run, stop: Stop, *, takes_lr: bool) -> tuple[bool, list[str]]
     Where a line search found nothing L-BFGS itself says why.
     """
     success, best = stop.status in stopping.SUCCESSES, run.best
+    if stop.status is Status.GTOL and not run.batches and best.norm > max(run.limits.gtol, 0.0):
+        return success, [
+            f"x is the point of iteration {best.iteration}, whose value is lower; of its gradient "
+            f"it is {best.norm:.3g}."
+        ]
     looked_at = (Status.MAXITER, Status.FTOL, Status.XTOL, Status.MAXFUN)
     if run.batches or best.iteration < 0 or stop.status not in looked_at:
         return success, []

@@ -55,7 +55,8 @@ class Points:
         try:
             self.tree = Tree(nest(self.start))
         except (TypeError, ValueError) as error:
-            raise type(error)(str(error).replace("params", "x0")) from None
+            said = advice.without_steps(str(error)).replace("params", "x0")
+            raise type(error)(said) from None
         for leaf in self.tree.leaves:
             if leaf.array.dtype.kind == "b":
                 raise TypeError(

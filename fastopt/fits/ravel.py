@@ -118,7 +118,7 @@ def _as_arrays(tree: Any, leaves: Sequence[Any]) -> list[Array]:
             place = _place(places, position, tree)
             raise TypeError(
                 f"{place} must be a NumPy or CuPy array or a number; got {type(leaf).__name__}. "
-                f"{advice.for_parameter(leaf, place)}"
+                f"{advice.without_steps(advice.for_parameter(leaf, place))}"
             )
         if arrays.kind(one) == "numpy" and one.dtype.kind not in "biufcV":
             raise TypeError(f"ravel takes arrays of numbers; got one of {one.dtype}")

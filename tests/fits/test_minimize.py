@@ -294,6 +294,14 @@ def test_bounds_of_trees_as_the_optimizers_take_them(method: str) -> None:
         minimize(fun, start, method=method, bounds=({"a": 0.0}, None))
 
 
+def test_a_success_by_another_point_than_the_best_one_is_said() -> None:
+    result = minimize(lambda x: float(((x - 3.0) ** 2).sum()), np.zeros(3), "2-point", lr=0.1)
+    assert result.history.grad_norm[-1] <= 1e-8 < result.grad_norm  # by differences
+    best = int(result.history.value.argmin())
+    ended(result, 0, f"x is the point of iteration {best}, whose value is lower")
+    assert f"{result.grad_norm:.3g}" in result.message
+
+
 def test_the_class_of_lbfgs_is_a_method_too() -> None:
     named = minimize(bowl, [1.0, 2.0], method="lbfgs")
     np.testing.assert_array_equal(minimize(bowl, [1.0, 2.0], method=fastopt.LBFGS).x, named.x)
@@ -685,6 +693,7 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"ftol": np.nan}, ValueError, "ftol"),
     ({"progress": 1}, TypeError, "progress"),
     ({"x0": []}, ValueError, "at least one array"),
+    ({"x0": bowl}, TypeError, r"^x0 must be .*got function.*if isinstance.v, np.ndarray.}\.$"),
     ({"x0": ["a"]}, TypeError, r"^x0\[0\] must be .*got str"),
     ({"x0": [{"params": np.ones(2), "lr": 1.0}]}, TypeError, "got parameter groups"),
     ({"x0": np.ones(2, bool)}, TypeError, "bool"),
