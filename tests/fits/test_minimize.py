@@ -292,6 +292,10 @@ def test_bounds_of_trees_as_the_optimizers_take_them(method: str) -> None:
         assert result.x["b"] == 0.5
     with pytest.raises(ValueError, match=r"or a pair of trees.*missing bounds\["):
         minimize(fun, start, method=method, bounds=({"a": 0.0}, None))
+    with pytest.raises(ValueError, match=r"as x0 is: missing bounds\[.b.\]\. Use None for"):
+        minimize(fun, start, method=method, bounds={"a": (0.0, None)})
+    advised = minimize(fun, start, method=method, lr=lr, bounds={"a": (1.0, None), "b": None})
+    np.testing.assert_array_equal(advised.x["a"], [1.0, 1.0])
 
 
 def test_a_success_by_another_point_than_the_best_one_is_said() -> None:
