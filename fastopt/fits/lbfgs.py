@@ -190,7 +190,7 @@ class Minimizer(Resumable):
         verdict = search.tell(value, slope)
         if verdict is Verdict.ACCEPT and value == search.value and bool((x == self._x).all()):
             # Beside a wall of NaN: a step so short that it has moved nothing is no headway.
-            verdict = Verdict.FAILED
+            verdict = Verdict.TAKE_BEST if search.best_value < value else Verdict.FAILED
         if verdict is Verdict.ACCEPT:
             return self._arrive(search, x, value, gradient, step, slope, projected)
         if search.best == step:
