@@ -149,6 +149,11 @@ _REPLACED = (
 """What goes with a dict of somebody's arrays that is made for the optimizer alone."""
 
 
+def without_steps(text: str) -> str:
+    """Return advice for what is no optimizer, and has no ``opt.step`` to hand anything in to."""
+    return text.replace(f" {_REPLACED}", "")
+
+
 def _comprehension(path: str) -> str:
     return f"{{k: v for k, v in vars({path}).items() if isinstance(v, np.ndarray)}}"
 

@@ -449,6 +449,9 @@ def _said_difference(
     mine = {place for place in places if not place.startswith(ignored)}
     found = {_written(accessor) for accessor in spec.accessors()}
     theirs = {place for place in found if not place.startswith(ignored)}
+    if root == "bounds":  # a pair stands where a leaf does, and is no branch
+        above = {place: [one for one in mine if place.startswith(one)] for place in theirs}
+        theirs = {leaf for place, found_above in above.items() for leaf in found_above or [place]}
     if mine == theirs:  # in a mapping what is ignored may be left out, in a sequence it may not
         mine.update(s for s in ignored if not any(place.startswith(s) for place in found))
     missing = [path(root, place) for place in sorted(mine - theirs)][:3]

@@ -12,7 +12,8 @@ from fastopt.fits.problem import Points
 
 _FORMS = (
     "a pair (lower, upper) of numbers for everything; for an x0 of n numbers also a sequence of n "
-    "pairs or scipy.optimize.Bounds(lower, upper); for a tree a tree of pairs, one for each array"
+    "pairs or scipy.optimize.Bounds(lower, upper); for a tree a tree of pairs, one for each array, "
+    "or a pair of trees of numbers and arrays"
 )
 
 
@@ -41,10 +42,7 @@ def bounds_of(given: Any, points: Points) -> Bounds | None:
     elif points.is_array:
         each = [_of_array(given, shapes[0], "x")]
     else:
-        try:
-            found = points.match(given, "bounds")
-        except ValueError as error:
-            raise ValueError(f"bounds must be {_FORMS}. {error}") from None
+        found = _of_leaves(given, points)
         each = [
             _of_array(one, shape, path)
             for one, shape, path in zip(found, shapes, points.paths, strict=True)
@@ -60,6 +58,28 @@ def bounds_of(given: Any, points: Points) -> Bounds | None:
         each[0] if alike else (lowers, uppers),
         *([both[k][side] for k in range(len(leaves))] for side in (0, 1)),
     )
+
+
+def _of_leaves(given: Any, points: Points) -> list[Any]:
+    """Return what stands for each leaf in a tree, or in a pair of trees."""
+    try:
+        return points.match(given, "bounds")
+    except ValueError as error:
+        if isinstance(given, tuple | list) and len(given) == 2:
+            try:
+                sides = [_of_side(side, points) for side in given]
+            except ValueError:
+                pass  # it is neither
+            else:
+                return [*zip(*sides, strict=True)]
+        raise ValueError(f"bounds must be {_FORMS}. {error}") from None
+
+
+def _of_side(given: Any, points: Points) -> list[Any]:
+    """Return one side of the bounds of each leaf, from one number for all or a tree."""
+    if given is None or as_float(given) is not None:
+        return [given] * len(points.start)
+    return points.match(given, "bounds")
 
 
 def _numbers(given: Any) -> tuple[float, float] | None:

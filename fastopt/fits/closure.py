@@ -267,6 +267,8 @@ class LBFGS(Resumable):
             if grads[k] is None:
                 with arrays.on_device_of(leaf.array):
                     grads[k] = arrays.namespace_of(leaf.array).zeros_like(leaf.array)
+            elif isinstance(grads[k], float | np.floating) and not leaf.array.shape:
+                grads[k] = np.asarray(grads[k])  # what NumPy makes of arrays of shape ()
             _check_gradient(leaf, grads[k])
         return value, self._joined(grads)
 

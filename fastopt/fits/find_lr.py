@@ -13,6 +13,7 @@ import numpy as np
 from fastopt import optimizers
 from fastopt.core.arrays import Array
 from fastopt.core.hyperparameters import as_float, whole
+from fastopt.fits.methods import is_lbfgs
 from fastopt.optimizers.base import Optimizer
 
 FEWEST = 8
@@ -109,7 +110,8 @@ def find_lr(
     Args:
         step_fn: ``step_fn(params)``, with batches ``step_fn(params, batch)``, returns the loss and
             the gradients, nested as the parameters. It must use the parameters that it is handed,
-            which are the copies. The function that ``minimize`` takes is one.
+            which are the copies, and must not write to them. The function that ``minimize`` takes
+            is one.
         params: the parameters, as the optimizer takes them; or an optimizer, in the middle of a
             run perhaps: then copies of it make the steps, from its state.
         method: the optimizer, by name or class. Not looked at if params is an optimizer.
@@ -151,7 +153,10 @@ def find_lr(
             before.pop()
             break
     if not curves:
-        raise ValueError("batches must hold some: the first run had none")
+        raise ValueError(
+            f"batches must hold {FEWEST} or more for a run, and the first run had fewer. A list "
+            "begins again at its end, an iterator does not: hand in list(batches)"
+        )
     return _read_off(lrs, np.array(curves), np.array(before))
 
 
@@ -178,6 +183,8 @@ def _optimizer(params: Any, method: Any, options: Mapping[str, Any] | None) -> O
         if more:
             raise ValueError("find_lr: an optimizer has its options; leave options away")
         opt = params
+    elif is_lbfgs(method):
+        raise ValueError("lbfgs has no learning rate to find: it searches the length of each step")
     elif isinstance(method, str):
         opt = optimizers.optimizer(method, params, **more)
     elif isinstance(method, type) and issubclass(method, Optimizer):

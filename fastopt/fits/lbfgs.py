@@ -188,6 +188,9 @@ class Minimizer(Resumable):
             slope = float(np.dot(gradient, self._direction))
         step = search.step
         verdict = search.tell(value, slope)
+        if verdict is Verdict.ACCEPT and value == search.value and bool((x == self._x).all()):
+            # Beside a wall of NaN: a step so short that it has moved nothing is no headway.
+            verdict = Verdict.TAKE_BEST if search.best_value < value else Verdict.FAILED
         if verdict is Verdict.ACCEPT:
             return self._arrive(search, x, value, gradient, step, slope, projected)
         if search.best == step:
@@ -253,7 +256,7 @@ class Minimizer(Resumable):
                 pairs.begin(pairs.gradient.copy())
                 return self._set_out()
             self._search, self.point = None, self._x
-            return "no direction leads down within the precision of the numbers"
+            return self._without_slope(slope)
         step = 1.0
         if not pairs.live and not (bounds is not None and bounds.boxed):
             length = math.sqrt(float(self._direction @ self._direction))
@@ -263,6 +266,20 @@ class Minimizer(Resumable):
         self._go(step)
         return None
 
+    def _without_slope(self, slope: float) -> str:
+        """Say why the gradient itself is no direction."""
+        largest = float(self._xp.abs(self._pairs.gradient).max())
+        if 0.0 < largest < math.inf and not (-math.inf < slope < 0.0):
+            flow = "underflow" if slope == 0.0 else "overflow"
+            factor = 10.0 ** round(-math.log10(largest))
+            if not 1e-10 < factor < 1e10:
+                return (
+                    f"the squares of a gradient as large as {largest:.3g} {flow} "
+                    f"{self._direction.dtype}; multiply the function and its gradient by "
+                    f"{factor:.0e}"
+                )
+        return "no direction leads down within the precision of the numbers"
+
     def _within(self, bounds: Bounds) -> tuple[float, float]:
         """Find the direction with bounds; return its slope, and the largest step along it."""
         pairs = self._pairs
@@ -270,10 +287,13 @@ class Minimizer(Resumable):
             self._direction = bounded.direction(pairs, self._x, bounds)
         except np.linalg.LinAlgError:
             return math.nan, 1.0
-        both = self._xp.stack(
-            [pairs.gradient @ self._direction, bounds.largest_step(self._x, self._direction)]
+        both = (
+            pairs.gradient @ self._direction,
+            bounds.largest_step(self._x, self._direction),
         )
-        slope, largest = map(float, arrays.on_host(both))
+        slope, largest = map(
+            float, arrays.on_host(self._xp.stack(both)) if pairs.on_device else both
+        )
         return slope, 1.0 if self._first else min(max(largest, 1.0), FARTHEST)
 
     def _go(self, step: float) -> None:

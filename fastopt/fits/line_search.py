@@ -232,6 +232,11 @@ class LineSearch:
                 f"the function is not finite at any of {self.trials} points on the line from the "
                 "best one"
             )
+        if 2 * self.not_finite > self.trials:
+            return (
+                f"the function is not finite at {self.not_finite} of {self.trials} points on the "
+                "line from the best one, and no lower at the others"
+            )
         return (
             "the precision is reached: along the last direction no value is lower than "
             f"{self.value:.8g} by more than rounding ({self.precision * abs(self.value):.1g})"

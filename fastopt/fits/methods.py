@@ -17,20 +17,17 @@ if TYPE_CHECKING:
 
 
 class Method(NamedTuple):
-    """A method: the optimizer by name or class, None for L-BFGS, and its options."""
+    """A method: the class of the optimizer, None for L-BFGS, and its options."""
 
     name: str
-    optimizer: str | type[Optimizer] | None
+    optimizer: type[Optimizer] | None
     options: Mapping[str, Any]
 
     def make(self, points: Points) -> Optimizer:
         """Return the optimizer of the points' arrays, which its steps change."""
         options = {**self.options, **_of_members(points.members)}
         assert self.optimizer is not None
-        if isinstance(self.optimizer, str):
-            opt = optimizers.optimizer(self.optimizer, points.tree.params, **options)
-        else:
-            opt = self.optimizer(points.tree.params, **options)
+        opt = self.optimizer(points.tree.params, **options)
         if opt._estimate is not None:
             raise ValueError(
                 f"{type(opt).__name__} steps by estimates of the Hessian, and minimize has none; "
@@ -54,14 +51,17 @@ def checked_method(
     for name, instead in _ELSEWHERE.items():
         if name in asked:
             raise ValueError(f"options must not hold {name!r}: {instead}")
-    if isinstance(method, str) and _is_lbfgs(method):
+    if is_lbfgs(method):
         return Method("lbfgs", None, _checked_lbfgs(lr, asked))
     if lr is not None:
         asked["lr"] = lr
     if bounds is not None:
         asked["bounds"] = bounds.option
     if isinstance(method, str):
-        return Method(method, method, asked)
+        try:
+            return Method(method, optimizers.named(method), asked)
+        except ValueError as error:
+            raise ValueError(f"{error}; 'lbfgs' is a method too") from None
     if isinstance(method, type) and issubclass(method, Optimizer):
         return Method(method.__name__, method, asked)
     raise TypeError(
@@ -77,8 +77,12 @@ _ELSEWHERE = {
 }
 
 
-def _is_lbfgs(method: str) -> bool:
-    """Return whether a name is that of L-BFGS, as it is or as SciPy has it."""
+def is_lbfgs(method: Any) -> bool:
+    """Return whether this is L-BFGS: the class, or its name as it is or as SciPy has it."""
+    if not isinstance(method, str):
+        from fastopt.fits.closure import LBFGS
+
+        return isinstance(method, type) and issubclass(method, LBFGS)
     return "".join(filter(str.isalnum, method.lower())) in ("lbfgs", "lbfgsb")
 
 
@@ -88,7 +92,8 @@ def _checked_lbfgs(lr: Any, options: Mapping[str, Any]) -> dict[str, int]:
     defaults = {"history": 10, "max_line_steps": 20}
     if unknown := options.keys() - defaults.keys():
         raise TypeError(
-            f"lbfgs takes the options history and max_line_steps; got {sorted(map(str, unknown))}"
+            "lbfgs takes the options history and max_line_steps (SciPy's maxcor and maxls); got "
+            f"{', '.join(sorted(map(str, unknown)))}"
         )
     return {
         name: whole(f"lbfgs: {name}", options.get(name, default), 1)

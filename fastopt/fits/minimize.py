@@ -75,8 +75,8 @@ def minimize(
             "2-point" (None and False too), as in SciPy: forward differences, one evaluation for
             each element of x0.
         method: the optimizer, by name ("adam", "lion", ...: ``fastopt.optimizers.names()``) or
-            class; or "lbfgs": L-BFGS, with bounds L-BFGS-B, with a strong Wolfe line search, for
-            smooth functions that are worked out exactly.
+            class; or "lbfgs" (``fastopt.LBFGS``): L-BFGS, with bounds L-BFGS-B, with a strong Wolfe
+            line search, for smooth functions that are worked out exactly.
         lr: the learning rate, a number or a function of the step number; None (the default) for
             the class's own. "lbfgs" has none.
         maxiter: iterations at most, 0 or more.
@@ -94,9 +94,10 @@ def minimize(
         max_time: seconds; looked at between evaluations. None for any time.
         bounds: (lower, upper) for everything, each a number or None; for an x0 of n numbers also n
             pairs or a scipy.optimize.Bounds, and for an array of more axes a pair of arrays; for a
-            tree a tree of these, one for each array. The start is moved within them, and fun is
-            asked only there. (For an array of two numbers a pair of pairs is two pairs, as in
-            SciPy.)
+            tree a tree of these, one for each array, or a pair of trees of numbers and arrays, as
+            the optimizers take them. The start is moved within them, and fun is asked only there.
+            (For an array of two numbers a pair of pairs is two pairs, as in SciPy, and for a list
+            of two arrays two pairs are one for each.)
         batches: mini-batches, an iterable: every iteration takes the next one, asks for fun(x,
             batch) and makes a step; the run ends with them. Values of single batches do not say
             which point is best: it is the one that the ten iterations with the lowest mean value
@@ -127,7 +128,7 @@ def minimize(
           ftol; 5: xtol; 6: maxfun; 7: max_time; 8: the batches have come to their end; 9: Ctrl-C;
           99: the callback. 0, 4, 5 and 8 are successes. Where a run made no headway the message
           says if the gradient contradicts the function, with both numbers (which takes three more
-          evaluations); it is no success then.
+          evaluations); it is no success then. Of several starts "lbfgs" alone says that.
         * nit, nfev: iterations and evaluations.
         * history: ``value``, ``grad_norm``, ``best``, ``seconds``: arrays by iteration, the start
           first.
@@ -199,17 +200,21 @@ def _minimize(
             stop = _descend(run, opt)
         else:
             stop = _over_batches(run, opt, iter(batches), how.options)
+            if not run.values and limits.maxiter:
+                raise ValueError("batches must hold some; got an iterable that holds none")
     except KeyboardInterrupt:
         if not run.values:
             raise  # there is nothing to return
         stop = stopping.interrupted(run.iterations)
-    success, hints = _reviewed(run, stop)
+    success, hints = _reviewed(run, stop, takes_lr=opt is not None)
     best = run.best
-    found = best.iteration >= 0
+    value, norm = best.value, best.norm
+    if best.iteration < 0:  # none has been finite, or nothing has been asked for
+        value, norm = (run.values[0], run.norms[0]) if run.values else (math.nan, math.nan)
     return OptimizeResult(
         x=points.nest(best.leaves),
-        fun=best.value if found else run.values[0],
-        grad_norm=best.norm if found else run.norms[0],
+        fun=value,
+        grad_norm=norm,
         success=success,
         status=int(stop.status),
         message=" ".join([stop.message, *hints]),
@@ -292,12 +297,17 @@ def _line_searches(run: Run, options: Mapping[str, Any]) -> Stop:
 # What is said of a run that did not get where it should.
 
 
-def _reviewed(run: Run, stop: Stop) -> tuple[bool, list[str]]:
+def _reviewed(run: Run, stop: Stop, *, takes_lr: bool) -> tuple[bool, list[str]]:
     """Return whether a run has been a success, and what else there is to say of it.
 
     Where a line search found nothing L-BFGS itself says why.
     """
     success, best = stop.status in stopping.SUCCESSES, run.best
+    if stop.status is Status.GTOL and not run.batches and best.norm > max(run.limits.gtol, 0.0):
+        return success, [
+            f"x is the point of iteration {best.iteration}, whose value is lower; of its gradient "
+            f"it is {best.norm:.3g}."
+        ]
     looked_at = (Status.MAXITER, Status.FTOL, Status.XTOL, Status.MAXFUN)
     if run.batches or best.iteration < 0 or stop.status not in looked_at:
         return success, []
@@ -309,9 +319,10 @@ def _reviewed(run: Run, stop: Stop) -> tuple[bool, list[str]]:
             said = contradicted(run, best.leaves)
         if said:
             return False, [said]
+        advice = "; a smaller lr may" if takes_lr else ""
         return success, [
-            f"Nothing lower than the value of iteration {best.iteration} has been found since; a "
-            "smaller lr may."
+            f"Nothing lower than the value of iteration {best.iteration} has been found "
+            f"since{advice}."
         ]
     if stop.status is Status.MAXITER and since == 0 and run.iterations:
         return success, ["The value was still falling."]

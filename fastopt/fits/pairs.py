@@ -15,6 +15,9 @@ from fastopt.errors import CheckpointError
 CHUNK = 65_536
 """Elements of each row that several products read while they are in the cache."""
 
+SMALLEST = 1e-300
+"""What gamma is above: it is 0, infinite or NaN where the squares that it is made of overflow."""
+
 
 class Pairs:
     """The last steps s with the change y of the gradient along each, and products with them.
@@ -43,6 +46,7 @@ class Pairs:
         self._slots = history + 1
         self.rows: Array = self._xp.zeros((1 + 2 * self._slots, like.size), like.dtype)
         self.gradient: Array = self.rows[0]
+        self._after = np.tri(history, k=-1)  # by age: s of the one, y of an older one
         self.clear()
 
     def clear(self) -> None:
@@ -117,13 +121,15 @@ class Pairs:
     def advance(self, gradient: Array, step: float, curvature: float, least: float) -> None:
         """Go over to the gradient that was measured last, ``step`` times the direction away.
 
-        The pair is kept if ``curvature``, which is s^T y, is greater than ``least``.
+        The pair is kept if ``curvature``, which is s^T y, is greater than ``least``, and the
+        products have not overflowed.
         """
         slot = self.free
         s, y = 1 + 2 * slot, 2 + 2 * slot
         self.gradient[...] = gradient
         square = float(self._dots_y[y])
-        if not (curvature > least and square > 0.0):
+        gamma = curvature / square if square > 0.0 else 0.0
+        if not (curvature > least and SMALLEST < gamma < 1.0 / SMALLEST):
             return
         if step != 1.0:
             self.rows[s] *= step
@@ -140,7 +146,7 @@ class Pairs:
         self._inverse[:, slot] = column
         self._yy[slot] = self._yy[:, slot] = self._dots_y[2::2]
         self._diagonal[slot] = curvature
-        self.gamma = curvature / square
+        self.gamma = gamma
         if self.bounded:
             self._sy[:, slot] = with_s
             self._sy[slot] = self._dots_d[2::2]
@@ -192,14 +198,15 @@ class Pairs:
         age = np.array(self.live, int)
         count = len(age)
         theta = 1.0 / self.gamma
-        within = np.ix_(age, age)
+        within = age[:, None], age
         sy = self._sy[within]
-        lower = np.tril(sy, -1) / theta
-        inverse = np.empty((2 * count, 2 * count))
+        lower = sy * (self._after[:count, :count] / theta)
+        inverse = np.zeros((2 * count, 2 * count))
         inverse[:count, :count] = self._ss[within] / theta
         inverse[:count, count:] = lower
         inverse[count:, :count] = lower.T
-        inverse[count:, count:] = np.diag(-np.diagonal(sy))
+        diagonal = inverse.reshape(-1)[count * (2 * count + 1) :: 2 * count + 1]
+        diagonal[:] = -sy.diagonal()
         places = np.concatenate([2 * age, 2 * age + 1])
         return Model(theta, self.rows[1 : 1 + 2 * self.used], places, inverse)
 
@@ -264,15 +271,17 @@ class Model:
         self.inner = np.zeros((len(rows), len(rows)))  # K
         scale = self._scale
         if len(scale):
-            scaled = np.linalg.inv(inverse * scale * scale[:, None])
-            self.inner[np.ix_(places, places)] = scaled * scale * scale[:, None]
+            self._scales = scale * scale[:, None]
+            self.inner[places[:, None], places] = (
+                np.linalg.inv(inverse * self._scales) * self._scales
+            )
 
     def solve_among(self, gram: Array, dots: Array) -> Array:
         """Return (K^-1 - gram / theta)^-1 dots, all of the rows: for some of the elements alone."""
         places, scale = self._places, self._scale
-        matrix = self._inverse - gram[np.ix_(places, places)] / self.theta
+        matrix = self._inverse - gram[places[:, None], places] / self.theta
         found = np.zeros(len(dots))
-        scaled = np.linalg.solve(matrix * scale * scale[:, None], dots[places] * scale)
+        scaled = np.linalg.solve(matrix * self._scales, dots[places] * scale)
         found[places] = scaled * scale
         return found
 

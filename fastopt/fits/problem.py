@@ -55,7 +55,14 @@ class Points:
         try:
             self.tree = Tree(nest(self.start))
         except (TypeError, ValueError) as error:
-            raise type(error)(str(error).replace("params", "x0")) from None
+            said = advice.without_steps(str(error)).replace("params", "x0")
+            raise type(error)(said) from None
+        for leaf in self.tree.leaves:
+            if leaf.array.dtype.kind == "b":
+                raise TypeError(
+                    f"x0{leaf.place} must be an array of numbers; got bool. Convert it before: "
+                    f"x0{leaf.place}.astype('float64')"
+                )
         if not self.start:
             raise ValueError(f"x0 must hold at least one array; got {x0!r:.200}")
         self.paths = [f"x{leaf.place}" for leaf in self.tree.leaves]
@@ -154,7 +161,13 @@ def _as_scipy_has_it(x0: Any) -> Any:
         found = trees.leaves_of(x0)
         numbers = all(isinstance(one, int | float | complex | np.generic) for one in found)
         if numbers and not any(isinstance(one, bool) for one in found):
-            return np.asarray(x0)
+            try:
+                return np.asarray(x0)
+            except ValueError:  # of its depth
+                raise ValueError(
+                    f"x0 is a list of numbers in rows of different lengths; got {x0!r:.200}. Hand "
+                    "in an array for each row: [np.array(row) for row in x0]"
+                ) from None
     return x0
 
 

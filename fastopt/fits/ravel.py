@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -43,7 +44,8 @@ def ravel(tree: Any) -> tuple[Array, Unravel]:
         nested as the given one. A leaf is a **view** of the vector where it has the vector's dtype,
         so that what is written into one is seen in the other: an optimizer can step the vector
         while the program reads the tree. A leaf of another dtype is a **copy**, converted back
-        (from complex to real the imaginary part is dropped).
+        (from complex to real the imaginary part is dropped). It can be pickled where the tree is of
+        dicts, lists, tuples and namedtuples alone.
 
     Raises:
         TypeError: for leaves that are no arrays; by ``unravel`` for another dtype.
@@ -63,7 +65,21 @@ def ravel(tree: Any) -> tuple[Array, Unravel]:
         for array, start, end in zip(found, ends, ends[1:], strict=False):
             flat[start:end].reshape(array.shape)[...] = array
 
-    def unravel(vector: Any) -> Any:
+    return flat, _Unravel(nest, dtype, shapes, dtypes, ends)
+
+
+@dataclass(frozen=True)
+class _Unravel:
+    """Gives a tree for a vector: a class, so that it can be pickled."""
+
+    nest: Callable[[Any], Any]
+    dtype: np.dtype[Any]
+    shapes: list[tuple[int, ...]]
+    dtypes: list[np.dtype[Any]]
+    ends: list[int]
+
+    def __call__(self, vector: Any) -> Any:
+        dtype, size = self.dtype, self.ends[-1]
         if arrays.kind(vector) is None or vector.dtype != dtype:
             said = type(vector).__name__ if arrays.kind(vector) is None else str(vector.dtype)
             raise TypeError(
@@ -74,14 +90,12 @@ def ravel(tree: Any) -> tuple[Array, Unravel]:
             raise ValueError(
                 f"unravel takes an array of shape {(size,)}, as ravel gave it; got {vector.shape}"
             )
+        places = zip(self.ends, self.ends[1:], self.shapes, self.dtypes, strict=False)
         parts = (
-            _of_dtype(vector[start:end].reshape(shape), own)
-            for start, end, shape, own in zip(ends, ends[1:], shapes, dtypes, strict=False)
+            _of_dtype(vector[start:end].reshape(shape), own) for start, end, shape, own in places
         )
         with arrays.on_device_of(vector):
-            return nest([*parts])
-
-    return flat, unravel
+            return self.nest([*parts])
 
 
 def common_dtype(dtypes: Sequence[np.dtype[Any]]) -> np.dtype[Any]:
@@ -118,7 +132,7 @@ def _as_arrays(tree: Any, leaves: Sequence[Any]) -> list[Array]:
             place = _place(places, position, tree)
             raise TypeError(
                 f"{place} must be a NumPy or CuPy array or a number; got {type(leaf).__name__}. "
-                f"{advice.for_parameter(leaf, place)}"
+                f"{advice.without_steps(advice.for_parameter(leaf, place))}"
             )
         if arrays.kind(one) == "numpy" and one.dtype.kind not in "biufcV":
             raise TypeError(f"ravel takes arrays of numbers; got one of {one.dtype}")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from fastopt.fits.methods import checked_method
 from fastopt.fits.minimize import minimize
 from fastopt.optimizers.base import Optimizer
 
@@ -41,9 +43,14 @@ def scipy_method(
         settings: what else it takes: ``maxiter``, ``tol``, ``gtol``, ``ftol``, ``xtol``,
             ``maxfun``, ``max_time``, ``progress``.
 
+    Returns:
+        A function that can be pickled if ``lr`` and ``options`` can. (``scipy.optimize.shgo`` takes
+        no method but by name.)
+
     Raises:
-        TypeError: for other settings; by the method, what ``fastopt.minimize`` raises, and
-            ValueError for constraints.
+        TypeError, ValueError: for other settings, and a method and options that
+            ``fastopt.minimize`` would not take; by the method, what that raises, and ValueError for
+            constraints.
     """
     unknown = settings.keys() - set(_OF_MINIMIZE)
     if unknown:
@@ -52,47 +59,48 @@ def scipy_method(
             f"{', '.join(sorted(unknown))}. What the optimizer takes goes to options={{...}}, all "
             "else to scipy.optimize.minimize"
         )
-    given = {**settings, "lr": lr}
-    own = {} if options is None else options
+    checked_method(method, lr, options, None)
+    return partial(_solve, method, {**settings, "lr": lr}, {} if options is None else options)
 
-    def solve(
-        fun: Callable[..., Any],
-        x0: Any,
-        args: Any = (),
-        jac: Any = None,
-        hess: Any = None,
-        hessp: Any = None,
-        bounds: Any = None,
-        constraints: Any = (),
-        callback: Any = None,
-        disp: Any = False,
-        **asked: Any,
-    ) -> OptimizeResult:
-        if not (isinstance(constraints, list | tuple) and not constraints):
-            raise ValueError(
-                "fastopt's methods keep bounds and no constraints; hand in bounds=, put a penalty "
-                "into fun, or take method='SLSQP' or 'trust-constr'"
-            )
-        if hess is not None or hessp is not None:
-            warnings.warn(
-                "fastopt's methods do not use hess and hessp", RuntimeWarning, stacklevel=3
-            )
-        if "maxfev" in asked:
-            asked["maxfun"] = asked.pop("maxfev")
-        named = {**given, **{k: asked.pop(k) for k in _OF_MINIMIZE if k in asked}}
-        more = args if isinstance(args, tuple) else (args,)
-        result = minimize(
-            (lambda x: fun(x, *more)) if more else fun,
-            x0,
-            (lambda x: jac(x, *more)) if callable(jac) and more else jac,
-            method,
-            bounds=bounds,
-            callback=callback,
-            options={**own, **asked},
-            **named,
+
+def _solve(
+    method: str | type[Optimizer],
+    given: Mapping[str, Any],
+    own: Mapping[str, Any],
+    fun: Callable[..., Any],
+    x0: Any,
+    args: Any = (),
+    jac: Any = None,
+    hess: Any = None,
+    hessp: Any = None,
+    bounds: Any = None,
+    constraints: Any = (),
+    callback: Any = None,
+    disp: Any = False,
+    **asked: Any,
+) -> OptimizeResult:
+    """Minimise as ``scipy.optimize.minimize`` asks for it."""
+    if not (isinstance(constraints, list | tuple) and not constraints):
+        raise ValueError(
+            "fastopt's methods keep bounds and no constraints; hand in bounds=, put a penalty "
+            "into fun, or take method='SLSQP' or 'trust-constr'"
         )
-        if disp:
-            print(result.message)
-        return result
-
-    return solve
+    if hess is not None or hessp is not None:
+        warnings.warn("fastopt's methods do not use hess and hessp", RuntimeWarning, stacklevel=3)
+    if "maxfev" in asked:
+        asked["maxfun"] = asked.pop("maxfev")
+    named = {**given, **{k: asked.pop(k) for k in _OF_MINIMIZE if k in asked}}
+    more = args if isinstance(args, tuple) else (args,)
+    result = minimize(
+        (lambda x: fun(x, *more)) if more else fun,
+        x0,
+        (lambda x: jac(x, *more)) if callable(jac) and more else jac,
+        method,
+        bounds=bounds,
+        callback=callback,
+        options={**own, **asked},
+        **named,
+    )
+    if disp:
+        print(result.message)
+    return result

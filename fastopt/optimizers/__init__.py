@@ -26,6 +26,11 @@ def optimizer(name: str, params: Any, /, *args: Any, **options: Any) -> Optimize
         ValueError: for one that no optimizer has; it tells the closest.
         Whatever the class raises.
     """
+    return named(name)(params, *args, **options)
+
+
+def named(name: str) -> type[Optimizer]:
+    """Return the class of the optimizer of a name; TypeError and ValueError as ``optimizer``."""
     if not isinstance(name, str):
         raise TypeError(f"the name of an optimizer must be a string; got {name!r:.200}")
     known = {_plain(one): one for one in names()}
@@ -37,7 +42,7 @@ def optimizer(name: str, params: Any, /, *args: Any, **options: Any) -> Optimize
     import fastopt
 
     make: type[Optimizer] = getattr(fastopt, known[_plain(name)])
-    return make(params, *args, **options)
+    return make
 
 
 def names(pattern: str = "*") -> list[str]:

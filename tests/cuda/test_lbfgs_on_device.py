@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -83,3 +85,50 @@ def test_arrays_of_another_kind_are_refused(cupy: Any) -> None:
     x = cupy.ones(3)
     with pytest.raises(TypeError, match="must be an array a CuPy array on device 0"):
         fastopt.LBFGS(x).step(lambda: (1.0, np.ones(3)))
+
+
+def test_the_readmes_fit_ends_as_on_the_host(cupy: Any) -> None:
+    text = (Path(__file__).parents[2] / "README.md").read_text()
+    (fit,) = (part for part in re.findall(r"```python\n(.*?)```", text, re.S) if '"lbfgs"' in part)
+    found = {}
+    for xp in (np, cupy):
+        names: dict[str, Any] = {"xp": xp, "fastopt": fastopt, "print": lambda *_: None}
+        exec(fit, names)
+        found[xp] = names["result"]
+        assert isinstance(found[xp].x["rate"], xp.ndarray)
+        assert found[xp].success
+    assert found[cupy].nfev == found[np].nfev
+    assert float(found[cupy].x["rate"]) == pytest.approx(1.5, abs=1e-6)
+    assert float(found[cupy].x["height"]) == pytest.approx(3.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("starts", [1, 3])
+def test_minimize_with_bounds_goes_along_breakpoints_there(cupy: Any, starts: int) -> None:
+    """Of 300 elements most meet a bound, at breakpoints that are sorted on the device."""
+    start = np.cos(np.arange(300.0 * starts)).reshape(starts, 300) / 2
+    lower, upper = np.full(300, -0.5), np.linspace(0.2, 1.5, 300)
+
+    def fun(x: Any) -> Any:
+        xp = cupy.get_array_module(x)
+        apart = x - 1.0
+        square = apart * apart
+        weights = xp.asarray(WEIGHTS)
+        value = (weights * (square + square * square)).sum(axis=-1)
+        return value, weights * apart * (2.0 + 4.0 * square)
+
+    found = {}
+    for xp in (np, cupy):
+        found[xp] = fastopt.minimize(
+            fun,
+            xp.asarray(start if starts > 1 else start[0]),
+            method="lbfgs",
+            bounds=(lower, upper),
+            gtol=1e-6,
+            starts=starts,
+        )
+        assert found[xp].success, found[xp].message
+    there = found[cupy].x
+    assert isinstance(there, cupy.ndarray)
+    np.testing.assert_allclose(there.get(), found[np].x, atol=1e-7)
+    np.testing.assert_allclose(there.get(), np.minimum(1.0, upper), atol=1e-7)
+    assert found[cupy].fun == pytest.approx(found[np].fun)

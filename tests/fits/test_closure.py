@@ -67,6 +67,20 @@ def test_a_step_is_an_iteration_and_ends_at_the_best_point() -> None:
     assert opt.params is params
 
 
+def test_the_gradient_of_a_number_may_be_the_scalar_that_numpy_makes_of_it() -> None:
+    params = {"a": np.array(4.0), "b": np.array(1.0, np.float32)}
+    opt = fastopt.LBFGS(params)
+
+    def closure() -> tuple[Any, Any]:
+        way = params["a"] - 3.0, params["b"] - 2.0
+        assert isinstance(way[0], np.float64)
+        return way[0] ** 2 + way[1] ** 2, {"a": 2.0 * way[0], "b": 2.0 * way[1]}
+
+    while opt.step(closure).projected_gradient > 1e-6:
+        pass
+    assert (params["a"], params["b"]) == pytest.approx((3.0, 2.0))
+
+
 @pytest.mark.parametrize("dtypes", [(np.float32,) * 3, (np.float32, np.float64, np.float32)])
 def test_single_precision_alone_and_beside_double(dtypes: tuple[Any, ...]) -> None:
     params = tree_of(START, dtypes)

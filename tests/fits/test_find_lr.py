@@ -124,8 +124,9 @@ def test_a_list_of_batches_begins_again_and_an_iterator_ends_the_test() -> None:
     ended = fastopt.find_lr(logistic, fresh(), batches=taken, lr_min=1e-4, steps=50)
     assert ended.losses.shape == (1, 50)
     assert np.isfinite(ended.losses[0]).sum() == 39
-    with pytest.raises(ValueError, match="the first run had"):
-        fastopt.find_lr(logistic, fresh(), batches=[])
+    for none in ([], iter(few)):
+        with pytest.raises(ValueError, match="8 or more for a run, and the first run had fewer"):
+            fastopt.find_lr(logistic, fresh(), batches=none)
 
 
 def nan_at_once(x: Any) -> Any:
@@ -181,6 +182,8 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"runs": 0}, ValueError, "runs"),
     ({"options": {"lr": 1.0}}, ValueError, "what is looked for"),
     ({"method": 3}, TypeError, "by name or class"),
+    ({"method": "L-BFGS-B"}, ValueError, "no learning rate to find"),
+    ({"method": fastopt.LBFGS}, ValueError, "no learning rate to find"),
     ({"params": fastopt.SGD(np.ones(2)), "options": {"momentum": 0.9}}, ValueError, "leave opt"),
     ({"step_fn": lambda x: 1.0}, TypeError, "a pair, the loss and the gradients"),
     ({"step_fn": lambda x: (x, x)}, TypeError, "one real number"),

@@ -212,6 +212,57 @@ def test_a_function_that_is_finite_at_the_start_alone_is_named() -> None:
     assert len(values) <= 21
 
 
+@pytest.mark.parametrize("bounds", [{}, {"upper": np.full(3, 9.0)}], ids=["free", "bounded"])
+@pytest.mark.parametrize("beyond", [-math.inf, math.nan])
+def test_at_a_wall_it_ends_instead_of_trying_the_same_step_again(
+    beyond: float, bounds: dict[str, Array]
+) -> None:
+    def falls_to_the_wall(x: Array) -> tuple[float, Array]:
+        return (float(-x[0]) if x[0] <= 0.5 else beyond), np.array([-1.0, 0.0, 0.0])
+
+    iterations, values = run(Minimizer(np.zeros(3), **bounds), falls_to_the_wall)
+    assert iterations[-1].x.tolist() == [0.5, 0.0, 0.0]
+    assert "not finite at 17 of 19 points on the line" in str(iterations[-1].failed)
+    assert len(values) < 30
+
+
+def bowl(scale: float, dtype: str) -> Callable[[Array], tuple[float, Array]]:
+    def function(x: Array) -> tuple[float, Array]:
+        way = x.astype(np.float64) - 3.0
+        return float(scale * (way @ way)), (2.0 * scale * way).astype(dtype)
+
+    return function
+
+
+OVERFLOWS = [(1e200, "float64", "over"), (1e36, "float32", "over")]
+UNDERFLOWS = [(1e-200, "float64", "under"), (1e-30, "float32", "under")]
+
+
+@quiet
+@pytest.mark.parametrize(("scale", "dtype", "how"), OVERFLOWS + UNDERFLOWS)
+def test_squares_that_overflow_are_named_and_the_advice_helps(
+    scale: float, dtype: str, how: str
+) -> None:
+    iterations, _ = run(Minimizer(np.zeros(3, dtype)), bowl(scale, dtype), gtol=0.0)
+    said = str(iterations[-1].failed)
+    assert f"{how}flow {dtype}" in said
+    factor = float(said.split(" by ")[-1])
+    iterations, _ = run(Minimizer(np.zeros(3, dtype)), bowl(scale * factor, dtype))
+    assert iterations[-1].x.tolist() == pytest.approx([3.0] * 3)
+
+
+@quiet
+@pytest.mark.parametrize(("scale", "dtype", "how"), OVERFLOWS)
+def test_squares_that_overflow_within_bounds_are_no_pair(
+    scale: float, dtype: str, how: str
+) -> None:
+    box = {"lower": np.full(3, -10.0, dtype), "upper": np.full(3, 10.0, dtype)}
+    minimizer = Minimizer(np.zeros(3, dtype), **box)
+    iterations, _ = run(minimizer, bowl(scale, dtype), most=60)
+    assert iterations[-1].x.tolist() == pytest.approx([3.0] * 3)
+    assert minimizer._pairs.live == []
+
+
 @pytest.mark.parametrize("size", [1, 2, 30])
 def test_a_wrong_gradient_is_named(size: int) -> None:
     iterations, _ = run(Minimizer(np.full(size, 2.0)), lambda x: (float(x @ x), -2.0 * x))

@@ -276,6 +276,41 @@ def test_bounds_of_trees(method: str) -> None:
     np.testing.assert_array_equal(both.x[0], np.full((2, 2), 0.25))
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_bounds_of_trees_as_the_optimizers_take_them(method: str) -> None:
+    def fun(p: Any) -> Any:
+        return sum((one**2).sum() for one in p.values()), {k: 2 * one for k, one in p.items()}
+
+    start = {"a": np.full(2, 3.0), "b": 4.0}
+    lr = 0.05 if method == "adam" else None
+    for bounds in (
+        ({"a": np.array([1.0, 2.0]), "b": 0.5}, {"a": 5, "b": None}),
+        ({"a": np.array([1.0, 2.0]), "b": 0.5}, 9),
+    ):
+        result = minimize(fun, start, method=method, lr=lr, bounds=bounds)
+        np.testing.assert_array_equal(result.x["a"], [1.0, 2.0])
+        assert result.x["b"] == 0.5
+    with pytest.raises(ValueError, match=r"or a pair of trees.*missing bounds\["):
+        minimize(fun, start, method=method, bounds=({"a": 0.0}, None))
+    with pytest.raises(ValueError, match=r"as x0 is: missing bounds\[.b.\]\. Use None for"):
+        minimize(fun, start, method=method, bounds={"a": (0.0, None)})
+    advised = minimize(fun, start, method=method, lr=lr, bounds={"a": (1.0, None), "b": None})
+    np.testing.assert_array_equal(advised.x["a"], [1.0, 1.0])
+
+
+def test_a_success_by_another_point_than_the_best_one_is_said() -> None:
+    result = minimize(lambda x: float(((x - 3.0) ** 2).sum()), np.zeros(3), "2-point", lr=0.1)
+    assert result.history.grad_norm[-1] <= 1e-8 < result.grad_norm  # by differences
+    best = int(result.history.value.argmin())
+    ended(result, 0, f"x is the point of iteration {best}, whose value is lower")
+    assert f"{result.grad_norm:.3g}" in result.message
+
+
+def test_the_class_of_lbfgs_is_a_method_too() -> None:
+    named = minimize(bowl, [1.0, 2.0], method="lbfgs")
+    np.testing.assert_array_equal(minimize(bowl, [1.0, 2.0], method=fastopt.LBFGS).x, named.x)
+
+
 BAD_BOUNDS: list[tuple[Any, type[Exception], str]] = [
     ([(0, 1)], TypeError, "must be a pair .lower, upper."),
     ([(0, 1), (2, 1)], ValueError, "lower bound of .* exceeds"),
@@ -298,6 +333,10 @@ def test_bounds_that_are_refused(bounds: Any, error: type[Exception], words: str
 def test_maxiter() -> None:
     result = minimize(bowl, [0.0, 0.0], lr=1e-3, maxiter=20)
     ended(result, 1, r"^The limit of maxiter = 20 iterations is reached. The value was still fall")
+    none = minimize(lambda x, _: bowl(x), [0.0, 0.0], batches=[1], maxiter=0)
+    ended(none, 1, "maxiter = 0")
+    assert np.isnan(none.fun)
+    assert (none.nfev, none.x.tolist()) == (0, [0.0, 0.0])
     assert (result.nit, result.nfev) == (20, 21)
     none = minimize(bowl, [0.0, 0.0], maxiter=0)
     assert (none.nit, none.nfev, none.fun) == (0, 1, 5.0)
@@ -658,9 +697,13 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"ftol": np.nan}, ValueError, "ftol"),
     ({"progress": 1}, TypeError, "progress"),
     ({"x0": []}, ValueError, "at least one array"),
+    ({"x0": bowl}, TypeError, r"^x0 must be .*got function.*if isinstance.v, np.ndarray.}\.$"),
     ({"x0": ["a"]}, TypeError, r"^x0\[0\] must be .*got str"),
     ({"x0": [{"params": np.ones(2), "lr": 1.0}]}, TypeError, "got parameter groups"),
     ({"x0": np.ones(2, bool)}, TypeError, "bool"),
+    ({"x0": {"a": np.ones(2, bool)}, "method": "lbfgs"}, TypeError, "astype.'float64'"),
+    ({"x0": [[1.0, 2.0], [3.0]]}, ValueError, "rows of different lengths"),
+    ({"batches": []}, ValueError, "batches must hold some"),
 ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections import namedtuple
 from types import MappingProxyType
 from typing import Any
@@ -113,3 +114,14 @@ def test_arrays_of_a_device_stay_there(cupy: Any) -> None:
     np.testing.assert_array_equal(back["c"].get(), [0, 2])
     with pytest.raises(fastopt.BackendMismatchError, match="in one place"):
         fastopt.ravel([np.ones(1), cupy.ones(1)])
+
+
+def test_the_way_back_can_be_pickled() -> None:
+    tree = {"a": [np.ones((2, 2), np.float32), 1.0], "b": Point(np.arange(3), None)}
+    flat, unravel = fastopt.ravel(tree)
+    found = pickle.loads(pickle.dumps(unravel))(2.0 * flat)
+    np.testing.assert_array_equal(found["a"][0], np.full((2, 2), 2.0))
+    assert found["a"][0].dtype == np.float32
+    assert found["a"][1] == 2.0
+    assert found["b"].x.tolist() == [0, 2, 4]
+    assert found["b"].y is None

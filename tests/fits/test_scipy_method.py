@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import pickle
 from typing import Any
 
 import numpy as np
@@ -127,6 +128,22 @@ def test_constraints_are_refused_and_hessians_warned_of() -> None:
             hess=optimize.rosen_hess,
             method=LBFGS,
         )
+
+
+def test_a_method_can_be_pickled() -> None:
+    copied = pickle.loads(pickle.dumps(LBFGS))
+    got = optimize.minimize(optimize.rosen, [1.3, 0.7], jac=optimize.rosen_der, method=copied)
+    own = optimize.minimize(optimize.rosen, [1.3, 0.7], jac=optimize.rosen_der, method=LBFGS)
+    np.testing.assert_array_equal(got.x, own.x)
+
+
+def test_a_method_that_does_not_exist_is_refused_before_it_is_used() -> None:
+    with pytest.raises(ValueError, match=r"there is no optimizer 'bfgs'.*'lbfgs' is a method too"):
+        fastopt.scipy_method("bfgs")
+    with pytest.raises(ValueError, match="leave out lr"):
+        fastopt.scipy_method("lbfgs", lr=0.1)
+    with pytest.raises(TypeError, match=r"SciPy's maxcor and maxls.; got maxcor"):
+        fastopt.scipy_method("lbfgs", options={"maxcor": 5})
 
 
 def test_settings_and_options_that_nobody_takes_are_refused() -> None:

@@ -427,3 +427,35 @@ def test_ratios_are_medians_of_the_repetitions_and_pass_or_are_short(in_the_loop
     (_, lr) = ratios(_loop_results(False, **times))
     assert lr.measured == pytest.approx(1.24)
     assert lr.verdict == "pass"  # 2.4 microseconds more
+
+
+# Fits --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fits(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """``benchmarks/fits.py`` as a module."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    yield importlib.import_module("fits")
+    for name in MODULES:
+        sys.modules.pop(name, None)
+
+
+def test_fits_are_measured_beside_scipys_with_the_same_iterations(
+    fits: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any
+) -> None:
+    monkeypatch.setattr(fits, "SIZES", {10: (5, 1)})
+    path = tmp_path / "fits.json"
+    assert fits.main(["--sizes", "10", "--json", str(path)]) == 0
+    found = json.loads(path.read_text())
+    assert [row["bounded"] for row in found["lbfgs"]] == [False, True]
+    for row in found["lbfgs"]:
+        assert row["iterations"] == row["scipy_iterations"] == 5
+        assert row["evaluations"] <= 1.5 * row["scipy_evaluations"]
+        assert row["ratio"]["low"] <= row["ratio"]["median"] <= row["ratio"]["high"]
+    counted = found["evaluations"]
+    assert len(counted["functions"]) == 51
+    assert counted["geometric mean"] <= 1.2
+    assert counted["median"] <= 1.1
+    assert [row["parameters"] for row in found["overhead"]] == [10]
+    assert "Evaluations until a minimum of 51 functions" in capsys.readouterr().out
