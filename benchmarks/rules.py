@@ -1,19 +1,22 @@
-"""Every optimizer but those on whole arrays, against Adam and PyTorch, in turns; and Muon.
+"""Every optimizer against Adam and PyTorch, in turns; and Muon against PyTorch's iteration.
 
-    python benchmarks/rules.py [--json PATH] [--parts bytes small torch muon] [--only NAME ...]
+    python benchmarks/rules.py [--json PATH] [--parts NAME ...] [--only NAME ...]
 
 ``bytes``: one array of 20 M, against the time that its own bytes take at Adam's bandwidth (a rule
 with sums reads what it sums in a pass of its own first). ``small``: ten arrays of 1 000, against
-Adam. ``torch``: against the fastest of PyTorch's forms of the same class, at four sizes. ``muon``:
-24 matrices of 512 x 512 against PyTorch's iteration in float32, and against its class, which
-iterates in bfloat16. Parts and optimizers that are not asked for stay as they are in the file,
-which is ``results/rules.json`` unless PATH is given.
+Adam. ``matrices``: optimizers on whole arrays, on 24 of 512 x 512 and ten of 25 x 40, against Adam
+on the same. ``torch``: against the fastest of PyTorch's forms of the same class, at four sizes.
+``muon``: 24 matrices of 512 x 512 against PyTorch's iteration in float32, and against its class,
+which iterates in bfloat16. Parts and optimizers that are not asked for stay as they are in the
+file, which is ``results/rules.json`` unless PATH is given.
 """
 
 from __future__ import annotations
 
 import dis
+import inspect
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +28,6 @@ import fastopt
 from fastopt.cli.bench import aligned
 from fastopt.cli.main import machine
 from fastopt.cli.timing import Effort, Turn, take_turns
-from fastopt.optimizers.base import Optimizer
 from fastopt_kernels import Rule
 
 VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
@@ -40,6 +42,8 @@ VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
 
 LARGE = 20_000_000
 SMALL = (10, 1_000)
+MATRICES = ((24, 512, 512), (10, 25, 40))
+"""What optimizers on whole arrays are measured on: so many arrays, and their shape."""
 TORCH_SIZES = ((10, 10), (10, 1_000), (1, 100_000), (1, LARGE))
 TORCH: dict[str, dict[str, Any]] = {
     **{name: {} for name in ("Adagrad", "Adadelta", "Adam", "AdamW", "Adamax", "NAdam", "RAdam")},
@@ -60,44 +64,49 @@ def measure(parameters: int, effort: Effort, backend: str, tell: Tell) -> list[d
     Each takes turns with Adam, so that both see the same bandwidth. ``ratio`` is the time over what
     its bytes take at Adam's bandwidth.
     """
-    return against_adam(_candidates(), (1, parameters), effort, backend, tell)
+    return against_adam(elementwise(), (1, parameters), effort, backend, tell)
 
 
 def against_adam(
     candidates: Sequence[Candidate],
-    size: tuple[int, int],
+    size: tuple[int, ...],
     effort: Effort,
     backend: str,
     tell: Tell,
 ) -> list[dict[str, Any]]:
-    """Return of each optimizer the time of a step at a size, and of Adam's in the same turns."""
-    arrays, elements = size
+    """Return of each optimizer the time of a step at a size, and of Adam's in the same turns.
+
+    The size is the number of arrays, and their shape. Of an optimizer that does part of its work at
+    an interval, the time is the mean of the steps from one such to the next. What a rule's bytes
+    would take is left out of those on whole arrays, which go over them many times.
+    """
+    arrays, *shape = size
     rng = np.random.default_rng(0)
-    grads = [rng.standard_normal(elements, np.float32) for _ in range(arrays)]
+    grads = [rng.standard_normal(shape, np.float32) for _ in range(arrays)]
     adam = _turn("Adam", {}, grads, backend)
-    adam_bytes = bytes_per_parameter("Adam", {})
     rows = []
     for name, options in candidates:
-        label = _label(name, options)
-        tell(f"{label} against Adam, {arrays} x {elements}")
-        traffic = bytes_per_parameter(name, options)
+        label, steps = _label(name, options), _interval(name)
+        tell(f"{label} against Adam, {' x '.join(map(str, size))}")
         times = take_turns({"Adam": adam, label: _turn(name, options, grads, backend)}, effort)
         rule, adams = times[label], times["Adam"]
-        rows.append(
-            {
-                "name": label,
-                "arrays": arrays,
-                "parameters": arrays * elements,
-                "sums": _sums(name, options),
-                "bytes_per_parameter": traffic,
-                "state_bytes_per_parameter": _state_bytes(name, options),
-                "seconds": rule.median,
-                "adam_seconds": adams.median,
-                "times_adam": rule.median / adams.median,
-                "ratio": rule.median / (adams.median * traffic / adam_bytes),
-                "spread": max(rule.high / rule.low, adams.high / adams.low),
-            }
-        )
+        times_adam = rule.median / steps / adams.median
+        row = {
+            "name": label,
+            "arrays": arrays,
+            "parameters": arrays * math.prod(shape),
+            "state_bytes_per_parameter": state_bytes(name, options),
+            "seconds": rule.median / steps,
+            "adam_seconds": adams.median,
+            "times_adam": times_adam,
+            "spread": max(rule.high / rule.low, adams.high / adams.low),
+        }
+        if _takes_elements(name):
+            traffic = bytes_per_parameter(name, options)
+            row["sums"] = _sums(name, options)
+            row["bytes_per_parameter"] = traffic
+            row["ratio"] = times_adam * bytes_per_parameter("Adam", {}) / traffic
+        rows.append(row)
     return rows
 
 
@@ -209,18 +218,18 @@ def _label(name: str, options: Mapping[str, Any]) -> str:
 
 
 def _candidates() -> list[Candidate]:
-    """Return every optimizer whose updates need gradients alone, elementwise or with sums."""
-    exported = {name: getattr(fastopt, name) for name in fastopt.__all__}
-    defaults = [
-        (name, {})
-        for name, item in exported.items()
-        if isinstance(item, type) and issubclass(item, Optimizer) and item is not Optimizer
-    ]
-    return [
-        (name, options)
-        for name, options in [*sorted(defaults, key=lambda pair: pair[0]), *VARIANTS]
-        if _needs_gradients_alone(name) and (name, options) != ("Adam", {})
-    ]
+    """Return every optimizer but Adam, and the variants."""
+    return [(name, {}) for name in fastopt.optimizers.names() if name != "Adam"] + [*VARIANTS]
+
+
+def elementwise() -> list[Candidate]:
+    """Return those whose rules go by elements, with sums or without."""
+    return [one for one in _candidates() if _takes_elements(one[0])]
+
+
+def on_whole_arrays() -> list[Candidate]:
+    """Return those whose rules look at whole arrays: their rows, columns, singular values."""
+    return [one for one in _candidates() if not _takes_elements(one[0])]
 
 
 def _rule(name: str, options: Mapping[str, Any]) -> Any:
@@ -228,10 +237,19 @@ def _rule(name: str, options: Mapping[str, Any]) -> Any:
     return optimizer._rule(optimizer([np.ones((1, 1))], **options).param_groups[0])
 
 
-def _needs_gradients_alone(name: str) -> bool:
-    rule = _rule(name, {})
-    takes_value = isinstance(rule, Rule) and rule.memory is not None and rule.memory.takes_value
-    return isinstance(rule, Rule) and getattr(fastopt, name)._estimate is None and not takes_value
+def _takes_elements(name: str) -> bool:
+    return isinstance(_rule(name, {}), Rule)
+
+
+def _takes_value(name: str) -> bool:
+    memory = _rule(name, {}).memory if _takes_elements(name) else None
+    return memory is not None and memory.takes_value
+
+
+def _interval(name: str) -> int:
+    """Return the number of steps in which an optimizer has done all that it does."""
+    parameters = inspect.signature(getattr(fastopt, name)).parameters
+    return parameters["precondition_frequency"].default if name in ("Shampoo", "SOAP") else 1
 
 
 def _sums(name: str, options: Mapping[str, Any]) -> bool:
@@ -240,26 +258,52 @@ def _sums(name: str, options: Mapping[str, Any]) -> bool:
 
 
 def _turn(name: str, options: Mapping[str, Any], grads: Sequence[Any], backend: str) -> Turn:
+    """Return the steps that are timed: one, or as many as the interval has.
+
+    Those that ask for a loss are handed one, and those that ask for the Hessian's diagonal one in
+    each step; what it takes to find them is not timed.
+    """
     params = [np.ones_like(grad) for grad in grads]
     opt = getattr(fastopt, name)(params, backend=backend, **options)
-    return Turn(lambda: opt.step(grads))
+    more: dict[str, Any] = {"value": 1.0} if _takes_value(name) else {}
+    if opt._estimate is not None:
+        more["hessian"] = [np.ones_like(grad) for grad in grads]
+    steps = _interval(name)
+    if steps == 1 and not more:
+        return Turn(lambda: opt.step(grads))
+
+    def several() -> None:
+        for _ in range(steps):
+            opt.step(grads, **more)
+
+    return Turn(several)
 
 
-def _state_bytes(name: str, options: Mapping[str, Any]) -> float:
-    """Return the bytes of state for each of the parameters of one array of a thousand."""
-    opt = getattr(fastopt, name)([np.ones((25, 40), np.float32)], **options)
+def state_bytes(name: str, options: Mapping[str, Any]) -> float:
+    """Return the bytes of state for each parameter of an array, without single numbers.
+
+    The array is a matrix of 25 x 40, and for optimizers on whole arrays, whose state goes by rows
+    and columns, one of 512 x 512.
+    """
+    shape = (25, 40) if _takes_elements(name) else MATRICES[0][1:]
+    opt = getattr(fastopt, name)([np.ones(shape, np.float32)], **options)
     entries = opt.state_dict()["state"].values()
     slots = [slot for entry in entries for slot in entry.values() if isinstance(slot, np.ndarray)]
-    return float(round(sum(slot.nbytes for slot in slots if slot.size >= 25) / 1000, 2))
+    held = sum(slot.nbytes for slot in slots if slot.size >= min(shape))
+    return float(round(held / math.prod(shape), 2))
 
 
 def bytes_per_parameter(name: str, options: Mapping[str, Any]) -> float:
     """Return what a step moves: gradient read, parameter and state read and written.
 
-    A pass that sums reads the gradient, and of parameter and state what its terms are made of.
+    An estimate of the Hessian is read too, and the average of these read and written, in a pass of
+    their own. A pass that sums reads the gradient, and of parameter and state what its terms are
+    made of.
     """
     rule = _rule(name, options)
     traffic = 3 * 4 + 2 * 4 * len(rule.state)
+    if getattr(fastopt, name)._estimate is not None:
+        traffic += 3 * 4
     if rule.sums is None:
         return float(traffic)
     return float(traffic + 4 * len(read_by_sums(rule)))
@@ -280,6 +324,7 @@ def read_by_sums(rule: Rule) -> set[str]:
 EFFORTS = {
     "bytes": Effort(0.4, rounds=3),
     "small": Effort(0.1, rounds=5),
+    "matrices": Effort(0.6, 2, least=3),
     "torch": Effort(0.2, 4),
     "muon": Effort(1.0, 2),
 }
@@ -297,18 +342,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     backend = "numba" if "numba" in fastopt.available_backends() else "numpy"
     known = json.loads(given.json.read_text()) if given.json.exists() else {}
     results = {**known, "machine": machine(), "threads": given.threads, "backend": backend}
-    candidates = [one for one in _candidates() if not given.only or one[0] in given.only]
+
+    def wanted(candidates: Sequence[Candidate]) -> list[Candidate]:
+        return [one for one in candidates if not given.only or one[0] in given.only]
+
     for part in given.parts:
-        effort, rows = EFFORTS[part], []
+        effort, rows = EFFORTS[part], list[dict[str, Any]]()
         if part == "muon":
             rows = against_muon((24, 512), effort, command_line.tell)
         elif part == "torch":
             names = [name for name in sorted(TORCH) if not given.only or name in given.only]
             for size in TORCH_SIZES:
                 rows += against_torch(names, size, effort, backend, command_line.tell)
+        elif part == "matrices":
+            for shapes in MATRICES:
+                some = wanted(on_whole_arrays())
+                rows += against_adam(some, shapes, effort, backend, command_line.tell)
         else:
-            size = (1, LARGE) if part == "bytes" else SMALL
-            rows = against_adam(candidates, size, effort, backend, command_line.tell)
+            length = (1, LARGE) if part == "bytes" else SMALL
+            some = wanted(elementwise())
+            rows += against_adam(some, length, effort, backend, command_line.tell)
         results[part] = _merged(results.get(part, []), rows)
         command_line.write_json(given.json, results)
     show(results)
@@ -329,6 +382,7 @@ def show(results: Mapping[str, Any]) -> None:
     columns = {
         "bytes": ("bytes_per_parameter", "state_bytes_per_parameter", "times_adam", "ratio"),
         "small": ("times_adam",),
+        "matrices": ("arrays", "parameters", "state_bytes_per_parameter", "times_adam"),
         "torch": ("arrays", "elements", "torch_form", "ratio"),
         "muon": ("seconds", "ratio"),
     }

@@ -54,6 +54,10 @@ CHUNK = 2_048
 """Elements that are updated in one go: small enough to share out evenly among threads, large enough
 that finding the next ones costs nothing."""
 
+PIECE = 1_024
+"""Elements whose terms a pass works out before it adds them up: terms stay in the first cache, and
+memory is not left alone for long."""
+
 LANES_APART = 4_096
 """Bytes from the lanes of one thread to those of the next: what two threads write all the time must
 not share a cache line, nor lie in two that processors fetch together."""
@@ -126,6 +130,26 @@ class Storage:
         yield from _for_each("count", element)
 
     @property
+    def arrays(self) -> Sequence[str]:
+        """What an element's values are loaded from."""
+        spec = self.spec
+        of_all = ["param", "grad", *self.rule.state, *spec.masters, *spec.constants]
+        return [*of_all, *["square"] * spec.modulus]
+
+    def sum(
+        self, element: Sequence[str], terms: Sequence[str], add: Sequence[str]
+    ) -> Iterator[str]:
+        """Yield the loop over a tile that puts ``terms`` of elements into arrays and adds them up.
+
+        ``add`` adds the first ``size`` elements of these arrays to the lanes.
+        """
+        yield f"for begin in range(0, count, {PIECE}):"
+        views = [f"{name}_of = {name}_chunk[begin : begin + size]" for name in self.arrays]
+        views += [f"{name}_of = {name}_chunk[:size]" for name in terms]
+        piece = [f"size = min({PIECE}, count - begin)", *views, *_for_each("size", element), *add]
+        yield from _indented(piece)
+
+    @property
     def draws(self) -> Sequence[str]:
         """What draws the random bits of an element."""
         return _words(self._drawn)
@@ -133,11 +157,6 @@ class Storage:
     def load(self, slot: str) -> str:
         """Return a slot of an element in the precision of the arithmetic."""
         return f"{slot}_of[i]"
-
-    @property
-    def in_row(self) -> Sequence[str]:
-        """What stands before the elements of a row of LANES, in a pass."""
-        return ()
 
     def store(self, slot: str, value: str) -> Iterator[str]:
         """Yield what writes a slot of an element."""
@@ -195,12 +214,6 @@ class _EightBits(Storage):
             yield f"{slot}_scales = scales[{k}]"
         yield from super().in_chunk(scalars, of)
 
-    @property
-    def in_row(self) -> Sequence[str]:
-        return [
-            f"{slot}_scale = {slot}_scales[(first + base) // {BLOCK}]" for slot in self.rule.state
-        ]
-
     def loops(self, element: Sequence[str], plain: Sequence[str]) -> Iterator[str]:
         yield f"for block_begin in range(0, count, {BLOCK}):"
         yield from _indented(self._block(element, plain))
@@ -208,14 +221,8 @@ class _EightBits(Storage):
     def _block(self, element: Sequence[str], plain: Sequence[str]) -> Iterator[str]:
         """Yield what is done with a block: all of it is updated, then all of its state encoded."""
         state = self.rule.state
-        yield f"block = (first + block_begin) // {BLOCK}"
-        yield f"block_size = min({BLOCK}, count - block_begin)"
-        # Views of a block: the compiler does not know that block_begin + i is not negative.
-        chunks = ["param", "grad", *state, *self.spec.masters, *self.spec.constants]
-        for name in [*chunks, *["square"] * self.spec.modulus]:
-            yield f"{name}_of = {name}_chunk[block_begin : block_begin + block_size]"
+        yield from self._views()
         for slot in state:
-            yield f"{slot}_scale = {slot}_scales[block]"
             yield f"{slot}_top = u32(0)"
         place = "place = u32(counter + u32(block_begin))"
         yield from [place] * self.spec.stochastic
@@ -225,6 +232,23 @@ class _EightBits(Storage):
         yield place
         encoded = [*_words(range(len(state))), *map(self._encoded, state)]
         yield from _for_each("block_size", encoded)
+
+    def sum(
+        self, element: Sequence[str], terms: Sequence[str], add: Sequence[str]
+    ) -> Iterator[str]:
+        yield f"for block_begin in range(0, count, {BLOCK}):"
+        yield from _indented([*self._views(terms), *_for_each("block_size", element)])
+        yield from ["size = count", *add]
+
+    def _views(self, terms: Sequence[str] = ()) -> Iterator[str]:
+        """Yield what finds a block of all arrays, and the scales of its state."""
+        yield f"block = (first + block_begin) // {BLOCK}"
+        yield f"block_size = min({BLOCK}, count - block_begin)"
+        # Views of a block: the compiler does not know that block_begin + i is not negative.
+        for name in [*self.arrays, *terms]:
+            yield f"{name}_of = {name}_chunk[block_begin : block_begin + block_size]"
+        for slot in self.rule.state:
+            yield f"{slot}_scale = {slot}_scales[block]"
 
     @property
     def draws(self) -> Sequence[str]:
@@ -351,32 +375,52 @@ def pass_source(rule: Rule, spec: UpdateSpec, one: Pass) -> str:
         f"sums_at = pointer_to(int64_at(job + {at('SUMS')}), float64)",
         f"sums = carray(sums_at, ({count}, int64_at(job + {at('TOTAL')})))",
     ]
-    add = []
-    for number, name in enumerate(one.sums.names):
-        add.append(f"value = float64({name}_term)")
-        squared = "value * value" if name in one.sums.squared else "value"
-        add.append(f"lanes[{number}, j] += {squared}")
-    elements = [
-        f"for base in range(0, count, {LANES}):",
-        *_indented(storage.in_row),
-        f"    for j in range(min({LANES}, count - base)):",
-        "        i = base + j",
-        *_indented(_indented([*_terms(rule, spec, storage, one), *add])),
-        f"width = {LANES // 2}",
-        "while width > 0:",
-        f"    for number in range({count}):",
-        "        for j in range(width):",
-        "            lanes[number, j] += lanes[number, j + width]",
-        "    width //= 2",
-        f"for number in range({count}):",
-        "    sums[number, chunk] = lanes[number, 0]",
-    ]
+    # Terms first, and then their sums: a loop that does both is not vectorised.
+    terms = [f"{name}_term" for name in one.sums.names]
+    find += [f"{term}_chunk = empty({TILE}, real)" for term in terms]
+    element = [*_terms(rule, spec, storage, one), *(f"{term}_of[i] = {term}" for term in terms)]
+    squared = [name in one.sums.squared for name in one.sums.names]
+    add = [line for k, term in enumerate(terms) for line in _add_to_lanes(k, term, squared[k])]
+    elements = [*storage.sum(element, terms, add), *_add_lanes(count)]
     nothing = (
         "lanes[:] = 0.0",
         f"if leaves[{LEAF_LINES.index('GRAD')}, leaf] == 0:",
         "    count = 0",
     )
-    return _source(rule, spec, storage, find, nothing, elements, of="of")
+    return _source(rule, spec, storage, find, nothing, elements, of="chunk")
+
+
+def _add_to_lanes(number: int, term: str, squared: bool) -> Iterator[str]:
+    """Yield what adds the first ``size`` elements of a term to its lanes, as ``core.norms`` says.
+
+    Four rows at a time, so that the lanes are fetched and put back once for four.
+    """
+    added = "value * value" if squared else "value"
+    yield f"lane, rest = lanes[{number}], size % {4 * LANES}"
+    yield f"for base in range(0, size - rest, {4 * LANES}):"
+    yield f"    rows = {term}_chunk[base : base + {4 * LANES}]"
+    yield f"    for j in range({LANES}):"
+    yield "        total = lane[j]"
+    for row in range(4):
+        yield f"        value = float64(rows[j + {row * LANES}])"
+        yield f"        total += {added}"
+    yield "        lane[j] = total"
+    yield f"rows = {term}_chunk[size - rest : size]"
+    yield "for j in range(rest):"
+    yield "    value = float64(rows[j])"
+    yield f"    lane[j % {LANES}] += {added}"
+
+
+def _add_lanes(count: int) -> Iterator[str]:
+    """Yield what adds the lanes of so many sums in halves, and puts the sums of a tile away."""
+    yield f"width = {LANES // 2}"
+    yield "while width > 0:"
+    yield f"    for number in range({count}):"
+    yield "        for j in range(width):"
+    yield "            lanes[number, j] += lanes[number, j + width]"
+    yield "    width //= 2"
+    yield f"for number in range({count}):"
+    yield "    sums[number, chunk] = lanes[number, 0]"
 
 
 # The table is by columns here, in the dtype of the arithmetic. Looked up in the loop that updates,

@@ -1,0 +1,90 @@
+"""The README's table of which optimizer to use when is complete, and has the measured figures."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import fastopt
+
+ROOT = Path(__file__).parents[2]
+BENCHMARKS = ROOT / "benchmarks"
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+ROWS = {
+    match[1]: [cell.strip() for cell in match[2].split("|")]
+    for match in re.finditer(r"^\| `(\w+)` \|((?:[^|\n]+\|){5}[^|\n]+)\|$", README, re.MULTILINE)
+}
+"""The cells of the table after the name, by the name."""
+
+
+@pytest.fixture(scope="module")
+def modules() -> Iterator[dict[str, ModuleType]]:
+    """``benchmarks/choosing.py`` and ``benchmarks/rules.py`` as modules."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(BENCHMARKS))
+        yield {name: importlib.import_module(name) for name in ("choosing", "rules")}
+        for path in BENCHMARKS.glob("*.py"):
+            sys.modules.pop(path.stem, None)
+
+
+def results(name: str) -> Any:
+    return json.loads((BENCHMARKS / "results" / f"{name}.json").read_text())
+
+
+def test_the_readme_is_what_the_script_writes(modules: dict[str, ModuleType]) -> None:
+    assert modules["choosing"].replaced(README) == README
+
+
+def test_every_optimizer_has_one_row_and_a_sentence(modules: dict[str, ModuleType]) -> None:
+    choosing = modules["choosing"]
+    listed = [*choosing.FIRST, *(name for some in choosing.OTHERS.values() for name in some)]
+    assert sorted(listed) == sorted(ROWS) == sorted(fastopt.optimizers.names())
+    for name, cells in ROWS.items():
+        assert len(cells[-1]) > 20, name
+
+
+def test_figures_are_those_that_were_measured() -> None:
+    rules, problems = results("rules"), results("sweep")["problems"]
+    for name, (_, large, small, digits, characters, _) in ROWS.items():
+        wanted = [
+            row["times_adam"]
+            for part in ("bytes", "matrices", "small")
+            for row in sorted(rules[part], key=lambda row: -row["parameters"])
+            if row["name"] == name
+        ]
+        assert [float(large.rstrip("†")), float(small)] == pytest.approx(
+            wanted if name != "Adam" else [1.0, 1.0], rel=0.05
+        ), name
+        for cell, problem in ((digits, "digits"), (characters, "characters")):
+            loss = problems[problem]["optimizers"][name]["best"]["loss"]["median"]
+            assert float(cell) == pytest.approx(loss, rel=0.01), name
+
+
+def test_state_is_what_an_optimizer_holds_now(modules: dict[str, ModuleType]) -> None:
+    for name, cells in ROWS.items():
+        held = modules["rules"].state_bytes(name, {})
+        assert float(cells[0]) == pytest.approx(held, abs=0.01), name
+
+
+def test_a_page_is_brought_up_to_date_and_one_without_a_place_is_refused(
+    modules: dict[str, ModuleType], tmp_path: Path, capsys: Any
+) -> None:
+    choosing, page = modules["choosing"], tmp_path / "page.md"
+    page.write_text(f"before\n{choosing.BEGIN}\nold\n{choosing.END}\nafter\n")
+    choosing.main([str(page)])
+    head, rest = page.read_text(encoding="utf-8").split(choosing.BEGIN)
+    assert head == "before\n"
+    assert rest == f"\n\n{choosing.text()}\n\n{choosing.END}\nafter\n"
+    page.write_text("no place for it\n")
+    with pytest.raises(SystemExit):
+        choosing.main([str(page)])
+    assert choosing.BEGIN in capsys.readouterr().err
+    assert page.read_text() == "no place for it\n"
