@@ -162,8 +162,9 @@ def array_of(tensor: Tensor) -> Array:
     if tensor.numel() and tensor.device.type == "cpu" and not tensor.data_ptr():
         if not tensor._is_zerotensor():
             raise ValueError(
-                f"a tensor of shape {tuple(tensor.shape)} has no memory any more: its storage was "
-                "freed, as by untyped_storage().resize_(0). Make it anew before the step"
+                f"a tensor of shape {tuple(tensor.shape)} has no memory: its storage was freed, as "
+                "by untyped_storage().resize_(0), or it is a fake tensor, which has none. Make it "
+                "anew before the step"
             )
         tensor = tensor.clone()  # zeros, of which that alone was noted
     half = tensor.dtype is torch.bfloat16  # which NumPy does not have
@@ -267,7 +268,9 @@ class TorchOptimizer(torch.optim.Optimizer):  # type: ignore[misc]  # torch is n
     """Base of all optimizers for PyTorch: steps are made by one of this package, ``fastopt``.
 
     A parameter enters it with its first gradient. ``state`` is worked out when it is read; what is
-    written into it does nothing, ``opt.state = {}`` lets all begin anew.
+    written into it does nothing, ``opt.state = {}`` lets all begin anew. From then on arrays share
+    the parameter's memory, so that PyTorch refuses to resize its storage; ``p.data = ...`` gives it
+    another one.
     """
 
     _formula: ClassVar[type[Optimizer]]

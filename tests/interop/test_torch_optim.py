@@ -549,12 +549,27 @@ def test_gradients_without_memory_are_refused_and_zeros_need_none(backend: str) 
     opt.step()
     params[1].grad = torch.ones(3)
     params[1].grad.untyped_storage().resize_(0)
-    with pytest.raises(ValueError, match=r"shape \(3,\) has no memory any more"):
+    with pytest.raises(ValueError, match=r"shape \(3,\) has no memory: its storage"):
         opt.step()
     params[1].grad = torch._efficientzerotensor((3,))
     opt.step()
     assert params[0].tolist() == [-2.0] * 3
     assert params[1].tolist() == [-1.0] * 3
+
+
+def test_gradients_that_are_not_aligned_are_read_as_arrays() -> None:
+    params = [torch.zeros(4, requires_grad=True) for _ in range(2)]
+    one, other = (ours.SGD([p], lr=1.0, backend=CPU_BACKENDS[-1]) for p in params)
+    for step in range(4):
+        memory = bytearray(8 * 5)
+        grad = torch.frombuffer(memory, dtype=torch.float64, offset=step % 2, count=4)
+        grad.copy_(torch.arange(4.0) + step)
+        params[0].grad, params[1].grad = grad, grad.clone()
+        if one._windows is not None:
+            assert one._windows.look([params[0]], [grad]) == (step % 2 == 0)
+        one.step()
+        other.step()
+    assert torch.equal(*params)
 
 
 def test_gradients_that_stay_where_they_are_are_read_anew() -> None:
