@@ -83,9 +83,14 @@ class MemberNumber:
 
     def __call__(self, name: str, value: Any) -> Value:
         """Return the number as a float, or the numbers as a read-only array of float64."""
-        if not isinstance(value, np.ndarray) or value.ndim == 0:
-            return self.number(name, value)
         check = self.number
+        if isinstance(value, list | tuple | dict):
+            raise TypeError(
+                f"{name} must be a number in {check}, or an array of {self.members} of them, one "
+                f"for each member, such as np.array([...]); got {value!r:.200}"
+            )
+        if not isinstance(value, np.ndarray) or value.ndim == 0:
+            return check(name, value)
         if value.shape != (self.members,) or value.dtype.kind not in "fiu":
             raise ValueError(
                 f"{name} must be a number in {check}, or an array of {self.members} of them, one "

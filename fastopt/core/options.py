@@ -247,9 +247,10 @@ class Common(TypedDict, total=False):
             None,
             "how many fits are made side by side, each with the bits of an optimizer of its own; "
             "None (the default): there is one. The first axis of every parameter and gradient "
-            "counts them, and every number of the optimizer may be an array of one for each. Each "
-            "has its own norm, which max_grad_norm and on_nonfinite go by, and its own step "
-            "count: one whose gradient is not finite is left out alone. ``step_count``, "
+            "counts them (those of bounds too, where they are arrays), and every number of a group "
+            "may be an array of one for each. Each has its own norm, which max_grad_norm, one for "
+            "all, and on_nonfinite go by, and its own step count: one whose gradient is not "
+            "finite is left out alone. ``step_count``, "
             "``skipped_steps``, ``grad_norm`` and an outcome's ``made`` are arrays then; "
             "``select`` keeps some. For optimizers that update each element by itself, without "
             "sums, and state that is not coded. Where the parameters are CuPy arrays, steps that "

@@ -237,6 +237,8 @@ class Tree:
         self._ignored: tuple[str, ...] = ()
         self.resizes: dict[int, int] = {}
         """How often the rows of a leaf became others, by position: see ``with_array``."""
+        self.selections: tuple[tuple[int, ...], ...] = ()
+        """The members that were chosen of those of before, each time: see ``Optimizer.select``."""
         self._places = [_written(accessor) for accessor in self._spec.accessors()]
         names = [_name(path, grouped) for path in found]
         paths = [self._path("params", place) for place in self._places]
@@ -373,6 +375,7 @@ class Tree:
         """Return the tree with an array of other rows at a leaf; the user's own is as it was."""
         leaf = self.leaves[position]
         changed = copy.copy(self)
+        changed.selections = self.selections
         changed.resizes = {**self.resizes, position: self.resizes.get(position, 0) + 1}
         changed.leaves = [*self.leaves]
         changed.leaves[position] = dataclasses.replace(leaf, array=_checked(leaf.path, array))

@@ -32,6 +32,7 @@ def rebind(state: OptimizerState, engine: HostEngine, params: Any) -> None:
     """Go on with other arrays in the places of the parameters; raises with nothing changed."""
     tree = nested_alike(state.tree, params, _OPTIMIZER)
     before = _by_position(state.buckets)
+    follower = _OPTIMIZER._replace(members=state.counts.members is not None)
     changed = False
     for position, (old, new) in enumerate(zip(state.tree.leaves, tree.leaves, strict=True)):
         shape, dtype, stays = old.array.shape, old.array.dtype, new.array is old.array
@@ -40,7 +41,7 @@ def rebind(state: OptimizerState, engine: HostEngine, params: Any) -> None:
             parameter = bucket.parameters[index]
             shape, dtype = parameter.layout.shape, parameter.dtype
             stays = stays and arrays.address(new.array) == parameter.address
-        check_like(old, new, shape, dtype, _OPTIMIZER)
+        check_like(old, new, shape, dtype, follower)
         changed = changed or not stays
     build.check_leaves(tree, state.formula.__name__, counters=True)
     if not changed:
@@ -63,12 +64,13 @@ class Follower(NamedTuple):
     """Who goes over to other arrays, in the words of errors.
 
     ``begin`` is what they begin with, ``variable`` what a program may call it, ``others`` what is
-    said of parameters that were not there.
+    said of parameters that were not there; ``members`` whether rows are members.
     """
 
     begin: str
     variable: str
     others: str
+    members: bool = False
 
 
 _OPTIMIZER = Follower("", "opt", "opt.add_param_group adds parameters")
@@ -92,7 +94,7 @@ def nested_alike(before: Tree, params: Any, follower: Follower) -> Tree:
             f"{follower.begin}rebind takes the same parameters in other arrays, nested as they "
             f"were; missing {missing}, unexpected {extra}. {follower.others}"
         )
-    tree.resizes = before.resizes
+    tree.resizes, tree.selections = before.resizes, before.selections
     return tree
 
 
@@ -102,12 +104,15 @@ def check_like(
     """Raise for an array that is not of the shape and dtype that there was, and where it was."""
     now = leaf.array
     if now.shape != shape or now.dtype != dtype:
-        rows = (
-            f"{follower.variable}.resize({leaf.name!r}, array, keep=rows) takes another number of "
-            "rows"
-            if now.dtype == dtype
-            else f"Convert it: .astype({str(dtype)!r})"
-        )
+        if now.dtype != dtype:
+            rows = f"Convert it: .astype({str(dtype)!r})"
+        elif follower.members:
+            rows = f"{follower.variable}.select(indices) keeps some of the members"
+        else:
+            rows = (
+                f"{follower.variable}.resize({leaf.name!r}, array, keep=rows) takes another number "
+                "of rows"
+            )
         raise ValueError(
             f"{follower.begin}{leaf.path} must be {dtype} of shape {shape}, as it was; got "
             f"{now.dtype} of shape {now.shape}. {rows}"
@@ -385,7 +390,7 @@ def add_group(
         )
     trees = [*before.params] if before.grouped else [before.params]
     tree = Tree([*trees, given["params"]], grouped=True)
-    tree.resizes = before.resizes
+    tree.resizes, tree.selections = before.resizes, before.selections
     number, first = len(state.groups), len(before.leaves)
     if not all(map(is_, _arrays(tree), _arrays(before))):  # as far as they were there
         raise ValueError(

@@ -11,7 +11,7 @@ import difflib
 import inspect
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import chain
@@ -25,12 +25,14 @@ from fastopt.core import arrays
 from fastopt.core.arrays import Array
 from fastopt.core.options import OPTIONS
 from fastopt.core.rows import RowGrad
+from fastopt.errors import CheckpointError
 from fastopt.interop.common import count_of, plain
 from fastopt.interop.torch import TWINS
 from fastopt.optimizers.base import Optimizer
 from fastopt.optimizers.factored import Adafactor
 from fastopt.optimizers.matrices import Muon
 from fastopt.optimizers.rmsprop import RMSprop
+from fastopt.optimizers.schedule_free import Mode
 
 try:
     import torch
@@ -155,8 +157,16 @@ def _live(value: Any) -> bool:
 def array_of(tensor: Tensor) -> Array:
     """Return the memory of a tensor as an array of NumPy, or on a GPU of CuPy, without a copy."""
     tensor = tensor.detach()
-    if tensor.is_conj() or tensor.is_neg():  # signs that were noted and not carried out
+    if noted(tensor):
         tensor = tensor.resolve_conj().resolve_neg()
+    if tensor.numel() and tensor.device.type == "cpu" and not tensor.data_ptr():
+        if not tensor._is_zerotensor():
+            raise ValueError(
+                f"a tensor of shape {tuple(tensor.shape)} has no memory: its storage was freed, as "
+                "by untyped_storage().resize_(0), or it is a fake tensor, which has none. Make it "
+                "anew before the step"
+            )
+        tensor = tensor.clone()  # zeros, of which that alone was noted
     half = tensor.dtype is torch.bfloat16  # which NumPy does not have
     if half:
         tensor = tensor.view(torch.int16)
@@ -171,6 +181,38 @@ def array_of(tensor: Tensor) -> Array:
             f"{tensor.device}. Use torch.optim there"
         )
     return array.view(_bfloat16()) if half else array
+
+
+def noted(tensor: Tensor) -> bool:
+    """Return whether a tensor's signs are noted and not carried out: memory has others."""
+    return bool(tensor.is_conj() or tensor.is_neg())
+
+
+def may_be_noted(param: Array) -> bool:
+    """Return whether a gradient that lies in memory as its real parameter may have noted signs.
+
+    These are of the imaginary part of a conjugate, every other number of its memory: a stride is
+    odd only along an axis of one element. (``torch._neg_view`` makes others.)
+    """
+    pairs = zip(param.shape, param.strides, strict=True)
+    return not any(length > 1 and stride // param.itemsize % 2 for length, stride in pairs)
+
+
+def parameter_array(tensor: Tensor) -> Array:
+    """Return the memory of a parameter, to be updated there; ValueError if it has other signs."""
+    if noted(tensor):
+        how = "resolve_conj" if tensor.is_conj() else "resolve_neg"
+        raise ValueError(
+            f"a parameter of shape {tuple(tensor.shape)} is a view that notes another sign than "
+            f"its memory has, where steps are made; hand in one of its own: "
+            f"torch.nn.Parameter(p.detach().{how}()), or set p.data = p.data.{how}()"
+        )
+    return array_of(tensor)
+
+
+def place_of(tensor: Tensor) -> tuple[Any, ...]:
+    """Return where a parameter is and how it lies there."""
+    return tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
 
 
 def _bfloat16() -> np.dtype[Any]:
@@ -226,7 +268,9 @@ class TorchOptimizer(torch.optim.Optimizer):  # type: ignore[misc]  # torch is n
     """Base of all optimizers for PyTorch: steps are made by one of this package, ``fastopt``.
 
     A parameter enters it with its first gradient. ``state`` is worked out when it is read; what is
-    written into it does nothing, ``opt.state = {}`` lets all begin anew.
+    written into it does nothing, ``opt.state = {}`` lets all begin anew. From then on arrays share
+    the parameter's memory, so that PyTorch refuses to resize its storage; ``p.data = ...`` gives it
+    another one.
     """
 
     _formula: ClassVar[type[Optimizer]]
@@ -265,7 +309,7 @@ class TorchOptimizer(torch.optim.Optimizer):  # type: ignore[misc]  # torch is n
         self._inner: Optimizer | None = None
         self._tensors: list[Tensor] = []
         self._waiting: list[Tensor] = []
-        self._addresses: list[int] = []
+        self._places: list[tuple[Any, ...]] = []
         self._ranges: list[tuple[int, int]] = []
         self._settings: list[_Settings] = []
         self._seen: list[Any] = []
@@ -276,6 +320,7 @@ class TorchOptimizer(torch.optim.Optimizer):  # type: ignore[misc]  # torch is n
         """Forget what gradients were looked at through: the parameters are other arrays."""
         self._windows: TensorWindows | None = None
         self._in_windows: list[list[Array]] = []
+        self._may_be_noted: list[int] = []
         self._may_look = True
         self._on_device = next((t for t in self._tensors if t.is_cuda), None)
 
@@ -302,6 +347,8 @@ class TorchOptimizer(torch.optim.Optimizer):  # type: ignore[misc]  # torch is n
                 raise TypeError(
                     f"parameters must be floating or complex tensors; got {tensor.dtype}"
                 )
+            if noted(tensor):
+                parameter_array(tensor)  # raises
             shape = [min(length, 2) for length in tensor.shape]
             like.append(array_of(torch.zeros(shape, dtype=tensor.dtype)))
         of_all = {k: v for k, v in self._of_all.items() if k != "backend"}
@@ -329,7 +376,7 @@ class TorchOptimizer(torch.optim.Optimizer):  # type: ignore[misc]  # torch is n
             values = [group[name] for name in names]
             settings.append(_Settings(group, itemgetter(*names), len(groups), _live(values)))
             options = self._options.read(group)
-            groups.append({"params": [array_of(tensor) for tensor in chosen], **options})
+            groups.append({"params": [parameter_array(tensor) for tensor in chosen], **options})
         inner = self._made_of(groups, **self._of_all)
         if entries:
             inner.load_state_dict(self._saved(inner, own, ranges, entries), convert=True)
@@ -337,7 +384,7 @@ class TorchOptimizer(torch.optim.Optimizer):  # type: ignore[misc]  # torch is n
         self._tensors, self._ranges, self._settings = own, ranges, settings
         every = chain.from_iterable(group["params"] for group in self.param_groups)
         self._waiting = [tensor for tensor in every if tensor not in wanted]
-        self._addresses = [tensor.data_ptr() for tensor in own]
+        self._places = [*map(place_of, own)]
         self._seen = [one.read(one.group) for one in settings]
         self._look_anew()
 
@@ -360,12 +407,12 @@ class TorchOptimizer(torch.optim.Optimizer):  # type: ignore[misc]  # torch is n
         self._bind([*known, *fresh], self.state)
 
     def _follow_memory(self) -> Optimizer:
-        """Go over to parameters whose memory is elsewhere, as after ``p.data = ...``.
+        """Go over to parameters that lie elsewhere or otherwise, as after ``p.data = ...``.
 
         Returns the optimizer that makes the steps from now on.
         """
         assert self._inner is not None
-        now = [array_of(tensor) for tensor in self._tensors]
+        now = [parameter_array(tensor) for tensor in self._tensors]
         before = [*chain.from_iterable(self._inner.params)]
         alike = all(
             arrays.location(new) == arrays.location(old)
@@ -374,7 +421,7 @@ class TorchOptimizer(torch.optim.Optimizer):  # type: ignore[misc]  # torch is n
         )
         if alike:
             self._inner.rebind([now[begin:end] for begin, end in self._ranges])
-            self._addresses = [tensor.data_ptr() for tensor in self._tensors]
+            self._places = [*map(place_of, self._tensors)]
             self._look_anew()
         else:  # another dtype or device
             self._bind(self._tensors, self.state)
@@ -442,10 +489,14 @@ class TorchOptimizer(torch.optim.Optimizer):  # type: ignore[misc]  # torch is n
                     self._follow_settings(place, read(group))
             tensors = self._tensors
             given = [tensor.grad for tensor in tensors]
-            if self._windows is not None and self._windows.look(tensors, given):
+            if (
+                self._windows is not None
+                and self._windows.look(tensors, given)
+                and not (self._may_be_noted and any(given[k].is_neg() for k in self._may_be_noted))
+            ):
                 grads = self._in_windows
             else:
-                if [tensor.data_ptr() for tensor in tensors] != self._addresses:
+                if [*map(place_of, tensors)] != self._places:
                     inner = self._follow_memory()
                     tensors = self._tensors
                 found = self._arrays_of(given)
@@ -477,10 +528,13 @@ class TorchOptimizer(torch.optim.Optimizer):  # type: ignore[misc]  # torch is n
             if self._windows is not None:
                 windows = self._windows.windows
                 self._in_windows = [windows[begin:end] for begin, end in self._ranges]
+                self._may_be_noted = [k for k, p in enumerate(params) if may_be_noted(p)]
         try:
-            return [grad.numpy() for grad in given]  # type: ignore[union-attr]  # of None see below
+            if all(grad.data_ptr() for grad in given):  # type: ignore[union-attr]  # of None see below
+                return [grad.numpy() for grad in given]  # type: ignore[union-attr]
         except (AttributeError, TypeError, RuntimeError):  # None, bfloat16, sparse, on a GPU
-            return [*map(gradient_of, given)]
+            pass
+        return [*map(gradient_of, given)]
 
     def _extra(self, value: Any, hessian: Any) -> dict[str, Any]:
         """Return what else a step is handed, as arrays."""
@@ -567,6 +621,7 @@ class TorchOptimizer(torch.optim.Optimizer):  # type: ignore[misc]  # torch is n
             fresh = saved["state"][name]
             own = {back.get(slot, slot): saved_array(value) for slot, value in entry.items()}
             own = {slot: value for slot, value in own.items() if value is not None}
+            self._refuse_foreign(own.keys() - fresh.keys() - {"step"})
             own["step"] = count_of(entry.get("step", 1), f"the step of {name}")
             for slot, value in fresh.items():  # what PyTorch's own state lacks
                 own.setdefault(slot, value)
@@ -577,6 +632,16 @@ class TorchOptimizer(torch.optim.Optimizer):  # type: ignore[misc]  # torch is n
         if beside.get("memory"):
             saved["memory"] = dict(beside["memory"])
         return saved
+
+    def _refuse_foreign(self, unknown: Collection[str]) -> None:
+        """Raise CheckpointError for a state of PyTorch's class, where that is another one."""
+        name = self._formula.__name__
+        if unknown and not self._options.slots and hasattr(torch.optim, name):
+            raise CheckpointError(
+                f"a state of fastopt.torch.{name} has no {', '.join(sorted(unknown))}, as that of "
+                f"torch.optim.{name} has. States of PyTorch are read for "
+                f"{', '.join(sorted(one.__name__ for one in TWINS))}; begin this one anew"
+            )
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over what ``state_dict`` returned here, or in PyTorch's class of this name.
@@ -696,12 +761,33 @@ def _class_of(name: str) -> type[TorchOptimizer]:
 
 def _eval(self: TorchOptimizer) -> Any:
     """Put the averages into the parameters, to evaluate with; see ``fastopt``'s own class."""
-    return self._inner.eval() if self._inner is not None else nullcontext()  # type: ignore[attr-defined]  # this class has it
+    with self._lock:
+        inner: Any = self._inner
+        if inner is None:
+            return nullcontext(self)
+        trained_before = inner.training
+        if trained_before and [*map(place_of, self._tensors)] != self._places:
+            inner = self._follow_memory()
+        inner.eval()
+        torch.autograd.graph.increment_version(self._tensors)
+    return Mode(self, trained_before)
 
 
 def _train(self: TorchOptimizer) -> Any:
-    """Put back what the parameters are in training."""
-    return self._inner.train() if self._inner is not None else nullcontext()  # type: ignore[attr-defined]  # this class has it
+    """Put back what the parameters are in training, wherever they are by now."""
+    with self._lock:
+        inner: Any = self._inner
+        if inner is None:
+            return nullcontext(self)
+        trained_before = inner.training
+        inner.train()
+        if not trained_before:
+            held = chain.from_iterable(inner.params)
+            for tensor, place, array in zip(self._tensors, self._places, held, strict=True):
+                if place_of(tensor) != place:
+                    tensor.data.copy_(tensor_of(arrays.on_host(array)))
+            torch.autograd.graph.increment_version(self._tensors)
+    return Mode(self, trained_before)
 
 
 def __getattr__(name: str) -> Any:

@@ -516,7 +516,8 @@ class Optimizer(Formula):
             x = opt.params  # new arrays, with a row for each member that is left
 
         The parameters, and whatever else there is of each member, become copies of these rows; the
-        arrays of before stay as they are. Returns the optimizer.
+        arrays of before stay as they are. An ``EMA`` and a ``Lookahead`` that stand around the
+        optimizer go along. Returns the optimizer.
 
         Args:
             indices: the numbers of the members to keep, in the order in which they are to stand, at
@@ -531,7 +532,9 @@ class Optimizer(Formula):
         self._alone(self._engine.before_other_parameters)
         copied = parameters.of_members(self._copied(), rows)
         hooks, lock = (self._before_step, self._after_step), self._state_lock
+        selections = (*self._state.tree.selections, tuple(rows.tolist()))
         self._become(copied)
+        self._state.tree.selections = selections
         self._before_step, self._after_step = hooks
         self._state_lock = lock
         return self

@@ -165,6 +165,9 @@ class Accumulator(Wrapper):
     ) -> Outcome | None:
         with self._lock:
             self._follow_tree()
+            self._refuse_to_skip_members(
+                on_nonfinite, "a micro-batch that is not finite is dropped as a whole"
+            )
             if self._count >= self._every:
                 raise RuntimeError(
                     f"Accumulator: the step with the last {self._count} micro-batches has failed; "

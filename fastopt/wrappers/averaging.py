@@ -262,7 +262,7 @@ class EMA(Resumable):
         tree = self._innermost._state.tree
         if not self._arrays.stand_beside(tree):
             with Deferred():
-                self._begin_others(tree, {})
+                self._begin_others(tree, self._arrays.chosen_rows(tree))
 
     def _begin_others(self, tree: Tree, kept: Mapping[int, Array]) -> None:
         """Go over to parameters of which some have other rows, or are new: these begin anew.
@@ -527,11 +527,12 @@ class Lookahead(Wrapper):
         if self._arrays.stand_beside(self._tree):
             return
         before, joined_before = self._arrays, self._joined
+        kept = kept or before.chosen_rows(self._tree)
         moved, unknown = self._moved, self._unknown
         self._begin(self._tree)
         left = {k: part for one in joined_before for k, part in one.by_position(one.left)}
         found = {k: part for one in self._joined for k, part in one.by_position(one.left)}
-        rows_of = {**dict.fromkeys(before.staying(self._tree)), **(kept or {})}
+        rows_of = {**dict.fromkeys(before.staying(self._tree)), **kept}
         for k, rows in rows_of.items():
             with arrays.on_device_of(before.own[k]):
                 merge(self._arrays.own[k], before.own[k], rows)
@@ -593,6 +594,7 @@ class Lookahead(Wrapper):
         def look_ahead(make: Callable[[], Outcome]) -> Outcome:
             return self._look_ahead(make if around is None else lambda: around(make))
 
+        self._refuse_to_skip_members(on_nonfinite, "the steps of all members are counted together")
         return self._opt._step(grads, grad_scale, on_nonfinite, look_ahead, extra)
 
     def _look_ahead(self, make: Callable[[], Outcome]) -> Outcome:
@@ -606,7 +608,7 @@ class Lookahead(Wrapper):
                 outcome = make()
             finally:
                 self._stepping = False
-            if outcome.made:
+            if outcome:
                 self._innermost._engine.synchronize()  # where a device counts
                 moved = np.zeros_like(self._moved)
                 for bucket, steps in zip(buckets, before, strict=True):

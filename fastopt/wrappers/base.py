@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
+from functools import reduce
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -57,11 +58,26 @@ class CompanionArrays:
     def staying(self, tree: Tree) -> list[int]:
         """Return the positions of the parameters that have the rows in this tree that they had."""
         before = self._tree.resizes
+        if tree.selections != self._tree.selections:
+            return []
         return [
             k
             for k, (leaf, own) in enumerate(zip(tree.leaves, self.own, strict=False))
             if self.fits(leaf, own) and tree.resizes.get(k) == before.get(k)
         ]
+
+    def chosen_rows(self, tree: Tree) -> dict[int, Array]:
+        """Return which rows the members have here that this tree has, by position.
+
+        It is empty if ``select`` has chosen none since.
+        """
+        known = len(self._tree.selections)
+        later = tree.selections[known:]
+        if not later or tree.selections[:known] != self._tree.selections:
+            return {}
+        rows = reduce(lambda chosen, some: tuple(chosen[k] for k in some), later)
+        count = min(len(self.own), len(tree.leaves))
+        return dict.fromkeys(range(count), np.asarray(rows, np.intp))
 
     def kept_rows(self, position: int, array: Array, keep: Any) -> Array:
         """Return the numbers of a parameter's rows that the first of another array are.
@@ -204,6 +220,14 @@ class Wrapper(Resumable):
         """Do what the optimizer's ``rebind`` does; return the wrapper."""
         self._opt.rebind(params)
         return self
+
+    def _refuse_to_skip_members(self, policy: NonfinitePolicy | None, why: str) -> None:
+        """Raise ValueError where single members can be left out of a step."""
+        if self._innermost._members is not None and (policy or self.on_nonfinite) == "skip":
+            raise ValueError(
+                f"{type(self).__name__}: {why}, so no member can be left out alone; set "
+                "opt.on_nonfinite to 'propagate' or 'raise', or make an optimizer for each member"
+            )
 
     def resize(self, name: str, array: Any, keep: Any = None) -> Self:
         """Do what the optimizer's ``resize`` does; return the wrapper."""

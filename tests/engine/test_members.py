@@ -302,6 +302,69 @@ def test_select_refuses_what_it_cannot_keep() -> None:
         fastopt.Adam(np.ones(3)).select([0])
 
 
+@pytest.mark.parametrize("choices", [[[1, 0, 2, 3, 4]], [[3, 1], [1]], [[4, 0, 2], [2, 0]]])
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+def test_averages_and_slow_weights_go_along_with_their_members(
+    choices: list[list[int]], backend: str
+) -> None:
+    """Also where as many are left in another order, and where two choices are made at once."""
+
+    def both(params: Any, lr: Any, **options: Any) -> tuple[Any, Any]:
+        opt = fastopt.SGD(params, lr=lr, momentum=0.9, backend=backend, **options)
+        ahead = fastopt.Lookahead(opt, k=3)
+        return ahead, fastopt.EMA(ahead, decay=0.5)
+
+    rates = np.linspace(0.1, 0.5, MEMBERS)
+    start = np.random.default_rng(0).standard_normal((MEMBERS, 3))
+    steps = np.random.default_rng(1).standard_normal((10, MEMBERS, 3))
+    ahead, ema = both(start.copy(), rates, members=MEMBERS)
+    alone = [both(start[k].copy(), rates[k]) for k in range(MEMBERS)]
+    left = np.arange(MEMBERS)
+    for number, grads in enumerate(steps):
+        if number == 4:  # one step after a pull
+            for indices in choices:
+                ahead._innermost.select(indices)
+                left = left[indices]
+        ahead.step(grads[left])
+        ema.update()
+        for member in left:
+            alone[member][0].step(grads[member])
+            alone[member][1].update()
+    for place, member in enumerate(left):
+        its, average = alone[member]
+        assert ahead.params[place].tobytes() == its.params.tobytes()
+        assert ahead.slow[place].tobytes() == its.slow.tobytes()
+        assert ema.average[place].tobytes() == average.average.tobytes()
+
+
+@pytest.mark.parametrize("wrapper", [fastopt.Lookahead, fastopt.Accumulator])
+def test_wrappers_that_count_for_all_members_leave_none_out_alone(wrapper: Any) -> None:
+    params = np.ones((2, 3))
+    opt = fastopt.SGD(params, lr=1.0, members=2, on_nonfinite="skip", max_grad_norm=np.inf)
+    around = wrapper(opt, 1)
+    bad = np.array([[1.0] * 3, [np.nan] * 3])
+    with pytest.raises(ValueError, match=r"set opt\.on_nonfinite to 'propagate' or 'raise'"):
+        around.step(bad)
+    assert (params == 1).all()
+    assert opt.step_count.tolist() == [0, 0]
+    opt.on_nonfinite = "raise"
+    with pytest.raises(FloatingPointError):
+        around.step(bad)
+    assert (params == 1).all()
+    around.step(np.ones((2, 3)))
+    assert opt.step_count.tolist() == [1, 1]
+
+
+def test_advice_for_members_is_that_for_members() -> None:
+    opt = fastopt.SGD(np.ones((3, 2)), lr=1.0, members=3)
+    with pytest.raises(ValueError, match=r"opt\.select\(indices\) keeps some of the members"):
+        opt.rebind(np.ones((2, 2)))
+    with pytest.raises(TypeError, match=r"or an array of 3 of them.* such as np\.array\("):
+        opt.lr = [1.0, 2.0, 3.0]
+    opt.lr = np.array([1.0, 2.0, 3.0])
+    assert opt.select([2, 0]).lr.tolist() == [3.0, 1.0]
+
+
 def test_a_loss_scaler_refuses_members() -> None:
     opt = made(begun(np.float32))
     with pytest.raises(ValueError, match=r"members .* scale of their own"):

@@ -344,6 +344,15 @@ def test_a_state_that_does_not_fit_changes_nothing() -> None:
         assert all(torch.equal(mine[k], before[k]) for k in before)
 
 
+@pytest.mark.parametrize("name", ["NAdam", "Rprop"])
+def test_states_of_pytorch_that_are_other_ones_are_refused_by_name(name: str) -> None:
+    net = model()
+    opt = getattr(theirs, name)(net.parameters())
+    train(net, opt)
+    with pytest.raises(ValueError, match=rf"as that of torch\.optim\.{name} has"):
+        getattr(ours, name)(net.parameters()).load_state_dict(opt.state_dict())
+
+
 def test_hooks_of_states_are_called() -> None:
     net = model()
     opt, seen = ours.Adam(net.parameters()), []
@@ -380,6 +389,34 @@ def test_memory_that_moves_is_followed(backend: str) -> None:
     entry = opt.state[next(net.parameters())]
     assert entry["step"] == 25
     assert entry["exp_avg"].dtype is torch.float32
+
+
+RELAID: dict[str, Callable[[Any], Any]] = {
+    "transposed": lambda data: data.t(),
+    "reshaped": lambda data: data.view(2, 8),
+    "narrowed": lambda data: data[:2],
+}
+
+
+@each_backend
+@pytest.mark.parametrize("how", RELAID)
+def test_parameters_that_lie_otherwise_at_the_same_address_are_followed(
+    how: str, backend: str
+) -> None:
+    name, options = ("Adam", {}) if how == "transposed" else ("SGD", {"lr": 0.1})
+    start = torch.randn(4, 4)
+    params = []
+    for lib, more in ((theirs, {}), (ours, {"backend": backend})):
+        param = start.clone().requires_grad_()
+        opt = getattr(lib, name)([param], **options, **more)
+        for k in range(6):
+            if k == 3:
+                param.grad, param.data = None, RELAID[how](param.data)
+            numbers = torch.linspace(-1, 1, param.numel()) * (k + 1)
+            param.grad = numbers.reshape(param.shape).clone()
+            opt.step()
+        params.append(param)
+    torch.testing.assert_close(*params)
 
 
 def test_groups_are_added_and_parameters_enter_with_their_first_gradient() -> None:
@@ -461,6 +498,78 @@ def test_gradients_of_any_kind_are_read_as_they_are(kind: str) -> None:
         other.step()
     assert all(map(torch.equal, params, copies))
     assert (one._windows is not None) == HAS_NUMBA
+
+
+def test_signs_that_autograd_notes_in_gradients_of_single_elements_are_read() -> None:
+    """The imaginary part of a conjugate: with one element it lies in memory as any other."""
+    found = []
+    for lib, options in ((theirs, {}), (ours, {"backend": CPU_BACKENDS[-1]})):
+        params = [torch.ones(shape, requires_grad=True) for shape in ((), (1,), (1, 1), (3,))] * 2
+        params = [param.detach().clone().requires_grad_() for param in params]
+        opt = lib.Adam(params, **options)
+        noted = 0
+        for _ in range(4):
+            opt.zero_grad()
+            for real, imag in zip(params[:4], params[4:], strict=True):
+                (torch.complex(real, imag).conj() * (1 + 2j)).real.sum().backward()
+            noted += sum(param.grad.is_neg() for param in params)
+            opt.step()
+        assert noted
+        found.append(params)
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.float32])
+def test_parameters_with_noted_signs_are_refused_and_the_advice_works(dtype: Any) -> None:
+    noted = torch.tensor([1.0, 2.0], dtype=torch.complex64).conj()
+    data = noted if dtype.is_complex else noted.imag
+    with pytest.raises(
+        ValueError, match=r"notes another sign .* p\.data = p\.data\.resolve_"
+    ) as said:
+        ours.SGD([torch.nn.Parameter(data)], lr=1.0)
+    param = torch.nn.Parameter(data.resolve_conj().resolve_neg().clone())
+    opt = ours.SGD([param], lr=1.0)
+    param.grad = torch.ones_like(param)
+    opt.step()
+    param.data = data
+    with pytest.raises(ValueError, match="notes another sign"):
+        opt.step()
+    exec(str(said.value).rpartition("or set ")[2], {"p": param})
+    opt.step()
+    torch.testing.assert_close(param.detach(), data - 1)
+
+
+@each_backend
+def test_gradients_without_memory_are_refused_and_zeros_need_none(backend: str) -> None:
+    params = [torch.zeros(3, requires_grad=True) for _ in range(2)]
+    opt = ours.SGD(params, lr=1.0, backend=backend)
+    for param in params:
+        param.grad = torch.ones(3)
+    opt.step()
+    params[1].grad = torch.ones(3)
+    params[1].grad.untyped_storage().resize_(0)
+    with pytest.raises(ValueError, match=r"shape \(3,\) has no memory: its storage"):
+        opt.step()
+    params[1].grad = torch._efficientzerotensor((3,))
+    opt.step()
+    assert params[0].tolist() == [-2.0] * 3
+    assert params[1].tolist() == [-1.0] * 3
+
+
+def test_gradients_that_are_not_aligned_are_read_as_arrays() -> None:
+    params = [torch.zeros(4, requires_grad=True) for _ in range(2)]
+    one, other = (ours.SGD([p], lr=1.0, backend=CPU_BACKENDS[-1]) for p in params)
+    for step in range(4):
+        memory = bytearray(8 * 5)
+        grad = torch.frombuffer(memory, dtype=torch.float64, offset=step % 2, count=4)
+        grad.copy_(torch.arange(4.0) + step)
+        params[0].grad, params[1].grad = grad, grad.clone()
+        if one._windows is not None:
+            assert one._windows.look([params[0]], [grad]) == (step % 2 == 0)
+        one.step()
+        other.step()
+    assert torch.equal(*params)
 
 
 def test_gradients_that_stay_where_they_are_are_read_anew() -> None:
@@ -593,6 +702,41 @@ def test_averaged_parameters_are_put_in_and_taken_out() -> None:
             work()
     opt.train()
     assert_same(net, before)
+
+
+@each_backend
+def test_averages_go_where_the_parameters_are(backend: str) -> None:
+    net, still = model(), model()
+    opt = ours.ScheduleFreeAdamW(net.parameters(), backend=backend)
+    kept = ours.ScheduleFreeAdamW(still.parameters(), backend=backend)
+    with opt.eval() as same:  # before the first gradient
+        assert same is opt
+    train(net, opt)
+    train(still, kept)
+    for param in net.parameters():
+        param.data = param.data.clone()
+    kept.eval()
+    with opt.eval():
+        assert_same(net, still)
+        for param in net.parameters():
+            param.data = param.data.clone()
+    kept.train()
+    assert_same(net, still)
+    train(net, opt)
+    train(still, kept)
+    assert_same(net, still)
+
+
+def test_autograd_is_told_of_averages() -> None:
+    net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+    opt = ours.ScheduleFreeAdamW(net.parameters())
+    net(torch.ones(1, 2)).sum().backward()
+    opt.step()
+    for change in (opt.eval, opt.train):
+        loss = net(torch.ones(1, 2)).sum()
+        change()
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            loss.backward()
 
 
 def test_options_of_fastopt_act() -> None:

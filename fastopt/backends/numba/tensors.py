@@ -68,7 +68,8 @@ def locate(job: int, params: int, grads: int) -> bool:
         if int64_at(grad + _TYPE) != kind:
             return False
         place = _found(job, line, grad)
-        if place == 0:
+        size = int64_at(line + 16) >> 43 & 0xFF  # of an element in bytes: the dtype's bits by 8
+        if place == 0 or place & (size - 1):  # a window is as aligned as its parameter
             return False
         store(int64_at(line + 8), place)
         line += 32 + 16 * int64_at(line + 24)
