@@ -184,7 +184,7 @@ class _SixteenBits(Storage):
 
     def in_chunk(self, scalars: int, of: str) -> Iterator[str]:
         for k, slot in enumerate(self.rule.state):
-            yield f"{slot}_of = codes[{k}, first : first + count]"
+            yield f"{slot}_{of} = codes[{k}, first : first + count]"
         yield from super().in_chunk(scalars, of)
 
     def load(self, slot: str) -> str:
