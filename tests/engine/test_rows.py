@@ -132,6 +132,7 @@ def test_gradients_of_one_row_are_added_in_their_order(backend: str) -> None:
     same(-param, again)
 
 
+@pytest.mark.skipif("numba" not in CPU_BACKENDS, reason="numba is not installed")
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.complex64])
 @pytest.mark.parametrize(
     ("rows", "width", "given"),
