@@ -246,20 +246,16 @@ class DeviceEngine(HostEngine):
 
     def step(self, grads: Any, grad_scale: Any, policy: Policy, extra: Extra = NOTHING) -> Outcome:
         """Make a step, or launch what decides on it; raises with nothing changed."""
-        on_device = arrays.kind(grad_scale) == "cupy"
-        if extra.hessian is not None:
-            self._refuse_on_host("a hessian", on_device)
-            self._continue_on_host()
-            return super().step(grads, grad_scale, policy, extra)
+        about = grads, grad_scale, policy, extra
         members = self.state.counts.members
+        if extra.hessian is not None:
+            return self._step_on_host("a hessian", *about)
         if members is not None and (policy.measures or members.apart):
-            self._refuse_on_host("members that are judged by themselves", on_device)
-            self._continue_on_host()
-            return super().step(grads, grad_scale, policy, extra)
+            return self._step_on_host("members that are judged by themselves", *about)
+        on_device = arrays.kind(grad_scale) == "cupy"
         scaled_there = on_device and policy.on_nonfinite != "raise" and not self._host_decides
         if not (scaled_there or self._decides(policy)):
-            self._continue_on_host()
-            return super().step(grads, grad_scale, policy, extra)
+            return self._step_on_host(None, *about)
         grad_scale = self.checked_scale(grad_scale, policy.on_nonfinite)
         value = extra.value
         if value is not None:
@@ -268,9 +264,7 @@ class DeviceEngine(HostEngine):
             self.follow_settings()
             given = self.matched(grads)
             if rows.split(given)[1]:
-                self._refuse_on_host("gradients of rows", on_device)
-                self._continue_on_host()
-                return super().step(grads, grad_scale, policy, extra)
+                return self._step_on_host("gradients of rows", grads, grad_scale, policy, extra)
             if self._control.capturing():
                 if value is not None:
                     raise RuntimeError(
@@ -296,6 +290,15 @@ class DeviceEngine(HostEngine):
                 if self._capture or self._tables.half_used(self.counts.high):
                     self.counts.request()
             return DeviceOutcome(self._control, place)
+
+    def _step_on_host(
+        self, handed: str | None, grads: Any, grad_scale: Any, policy: Policy, extra: Extra
+    ) -> Outcome:
+        """Have the host decide on a step, after the device's; ``handed`` is what it has to."""
+        if handed is not None:
+            self._refuse_on_host(handed, arrays.kind(grad_scale) == "cupy")
+        self._continue_on_host()
+        return super().step(grads, grad_scale, policy, extra)
 
     def _refuse_on_host(self, handed: str, scaled_there: bool) -> None:
         """Raise for a step with what the host decides on, if it cannot decide there."""

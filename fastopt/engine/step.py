@@ -157,7 +157,6 @@ class HostEngine:
         self._settings_seen: int | None = None  # the number of changes that this follows
         self._is_fused = False  # whether what follows is up to date: follow_settings sees to it
         self._fused: Fused | None = None
-        self._fused_of_new: Fused | None = None  # the same for gradients that are transformed first
         self.transforms: Transforms | None = None
         """What is done to whole gradients before anything else."""
         self._fused_parts: list[tuple[Bucket, Scalars, ParamGroup]] = []
@@ -186,21 +185,18 @@ class HostEngine:
         if self._settings_seen != self._changes.besides_lr:
             self.follow_settings()
         asked: dict[int, Options] = {}
-        is_fused = self._fused is not None and extra is NOTHING and not self._estimate_first
-        if self._fused is not None and is_fused and not self._given_rows:
+        given = None
+        if self.transforms is not None:
+            given = self.transformed(self.matched(grads), grad_scale)
+        usual = extra is NOTHING and not self._estimate_first and not self._given_rows
+        if self._fused is not None and usual:
             if policy is not self._limit_of:  # a fortieth of a small step
                 self._limit_of, self._limit = policy, policy.limit
             limit = self._limit
-            if self._step_fused(self._fused, grads, grad_scale, limit, asked):
+            if self._step_fused(self._fused, grads, given, grad_scale, limit, asked):
                 return MADE if limit is None else Outcome(True, self.state.counts.norm.item(0))
-        given = self.matched(grads)
-        if self.transforms is not None:
-            given, fused = self.transformed(given, grad_scale), self._fused_of_new
-            can_fuse = extra is NOTHING and not (self._estimate_first or self._given_rows)
-            if can_fuse and fused is not None:
-                limit = policy.limit
-                if self._step_fused(fused, given, grad_scale, limit, asked, is_matched=True):
-                    return MADE if limit is None else Outcome(True, self.state.counts.norm.item(0))
+        if given is None:
+            given = self.matched(grads)
         return self.commit(self.prepare(given, grad_scale, policy, asked, extra))
 
     def step_and_go_over(
@@ -394,14 +390,14 @@ class HostEngine:
         self,
         fused: Fused,
         grads: Any,
+        given: list[Any] | None,
         grad_scale: float,
         limit: float | None,
         asked: dict[int, Options],
-        is_matched: bool = False,
     ) -> bool:
         """Make the whole step in one call; False, with nothing done, if it cannot be made so.
 
-        ``is_matched``: the gradients are in the order of the leaves, and have been transformed.
+        ``given`` are the gradients in the order of the leaves, where they have been transformed.
         """
         if limit is not None and self._by_member:
             return False
@@ -416,13 +412,12 @@ class HostEngine:
             else:
                 rows.append(scalars.row(self._options(bucket.group, asked), t))
         tree = self.state.tree
-        if is_matched:
-            return fused(tree.current(), grads, rows, grad_scale, limit)
-        given = tree.match(grads)
-        if self._outdated:
-            self._refuse_outdated(given)
-        if self._buffers is not None:
-            self._buffers.are(given)  # raises if only some are
+        if given is None:
+            given = tree.match(grads)
+            if self._outdated:
+                self._refuse_outdated(given)
+            if self._buffers is not None:
+                self._buffers.are(given)  # raises if only some are
         return fused(tree.current(), given, rows, grad_scale, limit)
 
     # What a step is made of ---------------------------------------------------------------------
@@ -604,10 +599,7 @@ class HostEngine:
             self._frozen = None  # until the tree is ready: an interrupt can come in between
             state.tree.ignore(p for n in frozen for p in state.groups[n].positions)
             self._frozen = frozen
-        transforms = transforms_of(state, self.extents)
-        if (transforms is None) != (self.transforms is None):
-            self._is_fused = False
-        self.transforms = transforms
+        self.transforms = transforms_of(state, self.extents)
         if not self._is_fused:
             self._set_up_fused()
             self._is_fused = True
@@ -616,9 +608,7 @@ class HostEngine:
     def _set_up_fused(self) -> None:
         """Prepare steps in one call of the buckets that are trained."""
         state, numbers = self.state, [*self.trained()]
-        fused = self._fuse(numbers)
-        self._fused = fused if self.transforms is None else None
-        self._fused_of_new = None if self.transforms is None else fused
+        self._fused = self._fuse(numbers)
         buckets = [state.buckets[number] for number in numbers]
         self._fused_parts = [
             (bucket, self.scalars[number], state.groups[bucket.group])

@@ -593,8 +593,8 @@ FAULTS = (
     Fault(
         "gradients_are_made_anew_after_the_options_were_taken_back",
         STEP,
-        "        if (transforms is None) != (self.transforms is None):\n",
-        "        if transforms is not None and self.transforms is None:\n",
+        "        self.transforms = transforms_of(state, self.extents)\n",
+        "        self.transforms = self.transforms or transforms_of(state, self.extents)\n",
         (TRANSFORMS_TESTS,),
     ),
     Fault(
