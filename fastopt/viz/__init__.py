@@ -1,0 +1,1 @@
+"""Pictures and pages that show how optimizers go, computed by the package itself."""

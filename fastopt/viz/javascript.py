@@ -1,0 +1,339 @@
+"""The package's optimizers as JavaScript: its own rules and formulas, translated when asked for.
+
+A page that shows how optimizers go steps with what stands here: the rules for one element from
+their CUDA C++ (``from_cuda``), the scalars of a step from the optimizers' Python
+(``from_python``), options, ranges and formulas from their classes and docstrings; what is the same
+for all, in ``rules.js``. So a page has what the package has at the time that it is written.
+"""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import json
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+import fastopt
+from fastopt.core.hyperparameters import Flag, Number, OneOrMore, Schedulable, Several
+from fastopt.optimizers.base import Optimizer
+from fastopt.viz import from_cuda
+from fastopt.viz.from_python import Functions
+from fastopt_kernels import Rule
+
+# -------------------------------------------------------------------------------------------------
+# What is offered.
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What a page wants to know of an optimizer, and its class does not say.
+
+    ``averages`` names the state that averages or gathers gradients, ``squares`` that which does so
+    with their squares; of several, the first that the rule has. ``ranges`` are of sliders, where
+    they differ from those of ``RANGES``.
+    """
+
+    averages: tuple[str, ...] = ()
+    squares: tuple[str, ...] = ()
+    ranges: Mapping[str, Range] | None = None
+
+
+@dataclass(frozen=True)
+class Range:
+    """From where to where a slider goes, in powers of ten if ``log``; pairs for each number."""
+
+    low: float | tuple[float, ...]
+    high: float | tuple[float, ...]
+    log: bool = False
+
+
+RANGES: Mapping[str, Range] = {
+    "lr": Range(1e-5, 10.0, log=True),
+    "weight_decay": Range(0.0, 1.0),
+    "momentum": Range(0.0, 0.999),
+    "dampening": Range(0.0, 1.0),
+    "beta": Range(0.0, 0.9999),
+    "betas": Range(0.0, 0.9999),
+    "eps": Range(1e-16, 1.0, log=True),
+    "lr_decay": Range(0.0, 1.0),
+    "initial_accumulator_value": Range(0.0, 1.0),
+}
+"""By the names of options."""
+
+_M_V = Offer(averages=("m",), squares=("v",))
+
+OFFERS: Mapping[str, Offer] = {
+    "SGD": Offer(averages=("buf", "v")),
+    "Momentum": Offer(averages=("v",)),
+    "Adagrad": Offer(squares=("s",)),
+    "RMSprop": Offer(averages=("a",), squares=("v",)),
+    "Adam": _M_V,
+    "AdamW": _M_V,
+}
+
+OFFERED: tuple[str, ...] = tuple(OFFERS)
+"""The names of the optimizers that there are in JavaScript."""
+
+# -------------------------------------------------------------------------------------------------
+# The whole.
+
+
+def source(names: Sequence[str] = OFFERED) -> str:
+    """Return a script that defines one global, ``FASTOPT``: optimizers that step in JavaScript.
+
+    ``FASTOPT.create(name, options)`` makes one, with the names and defaults of the Python class;
+    ``opt.step(x, g)`` takes a parameter and its gradient, two Float64Arrays of equal length,
+    changes the parameter in place, and returns what it did. ``FASTOPT.optimizers`` says what there
+    is. All in doubles, in the order of the operations that all backends have.
+
+    Args:
+        names: which optimizers, of ``OFFERED``.
+
+    Raises:
+        ValueError: for a name that is not offered, and for what cannot be translated.
+    """
+    if wrong := [name for name in names if name not in OFFERS]:
+        raise ValueError(
+            f"names must be some of {', '.join(OFFERS)}, which are translated to JavaScript; "
+            f"got {wrong[0]!r}"
+        )
+    functions = Functions()
+    rules: dict[str, str] = {}
+    described = [_optimizer(name, functions, rules) for name in dict.fromkeys(names)]
+    formulas = [f"const {name} = {text};" for name, text in functions.texts.items()]
+    runtime = files("fastopt.viz").joinpath("rules.js").read_text(encoding="utf-8")
+    return "\n".join(
+        [
+            '"use strict";',
+            "globalThis.FASTOPT = (() => {",
+            runtime,
+            *formulas,
+            f"const RULES = {_object(rules)};",
+            f"const OPTIMIZERS = [{', '.join(described)}];",
+            "return { optimizers: OPTIMIZERS, create };",
+            "})();",
+            "",
+        ]
+    )
+
+
+def _object(members: Mapping[str, str]) -> str:
+    """Return an object literal of members that are JavaScript already."""
+    lines = [f"{json.dumps(name)}: {text}" for name, text in members.items()]
+    return "{\n" + ",\n".join(lines) + "\n}"
+
+
+# -------------------------------------------------------------------------------------------------
+# Rules.
+
+
+def rule_text(rule: Rule) -> str:
+    """Return the object that is a rule in JavaScript: its names, and what it does to arrays.
+
+    Raises ValueError for a rule that sums over arrays, and for what cannot be translated.
+    """
+    if rule.sums is not None:
+        raise ValueError(
+            f"rule {rule.name} sums over arrays, which is not translated to JavaScript; only rules "
+            "that update each element by itself are"
+        )
+    owner = f"rule {rule.name}"
+    square = ("square",) if rule.takes_square else ()
+    numbers = [name for name in rule.arguments if name not in ("param", *rule.state)]
+    scalars = [name for name in numbers if name not in ("grad", *square)]
+    body = from_cuda.translated(owner, rule.cupy, numbers, ("param", *rule.state), "      ")
+    flushes = {slot: "signed" if slot in rule.signed else "positive" for slot in rule.state}
+    lines = [
+        "update($x, $g, $state, $scalars, $around) {",
+        f"    const {{ {', '.join(scalars)} }} = $scalars;",
+        "    const { l2: $l2, decay: $decay } = $around;",
+        "    const { tiny_signed: $signed, tiny_positive: $positive } = $around;",
+        "    for (let $i = 0; $i < $x.length; ++$i) {",
+        "      let param = $x[$i];",
+        *(f"      let {slot} = $state.{slot}[$i];" for slot in rule.state),
+        "      const grad = $l2 !== 0 ? $g[$i] + $l2 * param : $g[$i];",
+        *("      const square = grad * grad;" for _ in square),
+        "      param = $decay !== 0 ? param - $decay * param : param;",
+        body,
+        "      $x[$i] = param;",
+        *(
+            f"      $state.{slot}[$i] = Math.abs({slot}) < ${kind} ? 0 : {slot};"
+            for slot, kind in flushes.items()
+        ),
+        "    }",
+        "  }",
+    ]
+    members = {
+        "state": json.dumps(rule.state),
+        "scalars": json.dumps(rule.scalars),
+        "memory": json.dumps(rule.memory.names if rule.memory else []),
+    }
+    parts = [f"{name}: {text}" for name, text in members.items()]
+    return "{\n  " + ",\n  ".join([*parts, "\n".join(lines)]) + "\n}"
+
+
+# -------------------------------------------------------------------------------------------------
+# Optimizers.
+
+
+def _optimizer(name: str, functions: Functions, rules: dict[str, str]) -> str:
+    """Return the object that describes an optimizer; its rules and formulas are added to theirs."""
+    make: type[Optimizer] = getattr(fastopt, name)
+    offer = OFFERS[name]
+    chosen_by, choices = _choices(make)
+    for rule, _ in choices.values():
+        if rule.name not in rules:
+            rules[rule.name] = rule_text(rule)
+    named = {key: (rule.name, decay) for key, (rule, decay) in choices.items()}
+    default = make._rule(_defaults(make))
+    assert isinstance(default, Rule)
+    state = default.state
+    every = dict.fromkeys(slot for rule, _ in choices.values() for slot in rule.state)
+    facts = {
+        "name": name,
+        "title": name,
+        "summary": (inspect.getdoc(make) or "").splitlines()[0],
+        "formula": _formula(make),
+        "state": state,
+        "average": next((slot for slot in offer.averages if slot in state), None),
+        "square": next((slot for slot in offer.squares if slot in state), None),
+        "everyState": list(every),
+        "averages": offer.averages,
+        "squares": offer.squares,
+        "options": [_option(make, option, offer) for option in _defaults(make)],
+        "chosenBy": chosen_by,
+        "choices": {key: {"rule": rule, "decay": decay} for key, (rule, decay) in named.items()},
+    }
+    of_class: dict[str, Callable[..., Any]] = {
+        "scalars": make._scalars,
+        "smallestDenominator": make._smallest_denominator,
+        "fill": make._fill,
+    }
+    members = {key: json.dumps(value, ensure_ascii=False) for key, value in facts.items()}
+    for key, function in of_class.items():
+        owner = function.__qualname__
+        members[key] = functions.name_of(function, owner.replace(".", ""), owner)
+    return _object(members)
+
+
+def _defaults(make: type[Optimizer]) -> dict[str, Any]:
+    """Return the options of a class that are not those of all, with their defaults."""
+    parameters = inspect.signature(make.__init__).parameters
+    return {
+        name: one.default
+        for name, one in parameters.items()
+        if one.default is not inspect.Parameter.empty
+    }
+
+
+def _choices(make: type[Optimizer]) -> tuple[list[str], dict[str, tuple[Rule, str]]]:
+    """Return the options that choose the rule by whether they act, and what each choice comes to.
+
+    The class itself says so, for flags that are set or not, and numbers that are 0 or not. A key
+    has a "1" for each that acts, in the order of the options.
+    """
+    defaults = _defaults(make)
+    switches = [name for name, value in defaults.items() if isinstance(value, bool | float)]
+    switches = [name for name in switches if name not in ("lr", "weight_decay")]
+
+    def made(acting: Sequence[bool]) -> tuple[Rule, str]:
+        options = dict(defaults)
+        for name, acts in zip(switches, acting, strict=True):
+            value = defaults[name]
+            number = value if value else 0.5
+            options[name] = acts if isinstance(value, bool) else number if acts else 0.0
+        rule = make._rule(options)
+        assert isinstance(rule, Rule)
+        return rule, make._decay(options)
+
+    every = {
+        acting: made(acting) for acting in itertools.product((False, True), repeat=len(switches))
+    }
+    matter = [
+        k
+        for k in range(len(switches))
+        if any(
+            every[acting] != every[(*acting[:k], not acting[k], *acting[k + 1 :])]
+            for acting in every
+        )
+    ]
+    found = {"".join(str(int(acting[k])) for k in matter): one for acting, one in every.items()}
+    return [switches[k] for k in matter], found
+
+
+def _option(make: type[Optimizer], name: str, offer: Offer) -> dict[str, Any]:
+    """Return what a page is told of an option."""
+    default = _defaults(make)[name]
+    told: dict[str, Any] = {"name": name, "value": default, "help": _help(make, name)}
+    if isinstance(default, bool):
+        return {**told, "kind": "flag"}
+    slider = (offer.ranges or {}).get(name) or RANGES[name]
+    told |= {"low": slider.low, "high": slider.high, "log": slider.log}
+    numbers = list(_numbers(make, name, default))
+    told["ranges"] = [_range(number) for number in numbers]
+    if not isinstance(default, tuple):
+        return {**told, "kind": "number"}
+    return {**told, "kind": "betas" if name == "betas" else "numbers"}
+
+
+def _numbers(make: type[Optimizer], name: str, default: Any) -> Iterator[Number]:
+    """Yield the range that the class checks an option by, or each number of it."""
+    checks = {"lr": Number(low=0.0), "weight_decay": Number(low=0.0), **make._checks}
+    check = checks[name]
+    ranges: Sequence[Any] = [check]
+    if isinstance(check, Several):
+        ranges = check.numbers
+    elif isinstance(check, OneOrMore):
+        ranges = [check.number] * len(default)
+    for one in ranges:
+        number = one.number if isinstance(one, Schedulable) else one
+        if not isinstance(number, Number) or isinstance(check, Flag):
+            raise ValueError(
+                f"{make.__name__}: the check of {name} is {check!r}, which is not translated to "
+                "JavaScript"
+            )
+        yield number
+
+
+def _range(number: Number) -> dict[str, Any]:
+    return {
+        "low": None if number.low == -math.inf else number.low,
+        "high": None if number.high == math.inf else number.high,
+        "lowOpen": number.low_open,
+        "highOpen": number.high_open,
+        "said": str(number),
+    }
+
+
+# -------------------------------------------------------------------------------------------------
+# Words, which are those of the docstrings.
+
+_SCHEDULED = re.compile(r"[;,.]? ?(?:a number, )?[oO]r (?:a )?functions? of the step number[^;.]*")
+
+
+def _formula(make: type[Optimizer]) -> list[str]:
+    """Return the lines of the formula in a class's docstring."""
+    lines = (inspect.getdoc(make) or "").partition("\nArgs:")[0].splitlines()
+    inside, found = False, []
+    for line in lines:
+        if line.startswith("    "):
+            if inside:
+                found.append(line[4:])
+        elif line:
+            inside = line.endswith("::")
+    return found
+
+
+def _help(make: type[Optimizer], name: str) -> str:
+    """Return the first sentence that a class's docstring says of an option."""
+    arguments = (inspect.getdoc(make) or "").partition("\nArgs:\n")[2]
+    found = re.search(rf"^    {name}: (.*(?:\n {{8}}.*)*)", arguments, re.MULTILINE)
+    if found is None:
+        return ""
+    text = re.sub(r"\s+", " ", found[1])
+    return re.split(r"(?<=[.)\w])\. ", _SCHEDULED.sub("", text))[0].strip().rstrip(".;") + "."
