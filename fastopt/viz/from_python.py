@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 
 from fastopt.core import hyperparameters
 from fastopt.optimizers import common
+from fastopt.optimizers.schedule_free import ScheduleFree
 from fastopt.viz.from_cuda import RESERVED
 
 Function = Callable[..., Any]
@@ -36,6 +37,7 @@ FUNCTIONS: dict[Any, str] = {
     hyperparameters.learning_rate: "learning_rate",
     common._power: "power_of",
     common._one_minus_risen: "one_minus_risen_of",
+    ScheduleFree._warmed_up: "warmed_up",
 }
 """Functions that JavaScript or ``rules.js`` has, and their names there."""
 

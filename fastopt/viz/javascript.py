@@ -13,17 +13,26 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
 import fastopt
-from fastopt.core.hyperparameters import Flag, Number, OneOrMore, Schedulable, Several
+from fastopt.core.hyperparameters import (
+    NONNEGATIVE,
+    Number,
+    OneOrMore,
+    Schedulable,
+    Several,
+    Whole,
+)
+from fastopt.optimizers import regularized_leader
 from fastopt.optimizers.base import Optimizer
 from fastopt.viz import from_cuda
 from fastopt.viz.from_python import Functions
 from fastopt_kernels import Rule
+from fastopt_kernels.rule import Memory
 
 # -------------------------------------------------------------------------------------------------
 # What is offered.
@@ -52,18 +61,49 @@ class Range:
     log: bool = False
 
 
+_SHARE = Range(0.0, 1.0)
+_KEPT = Range(0.0, 0.9999)
+_RATE = Range(1e-5, 10.0, log=True)
+
 RANGES: Mapping[str, Range] = {
-    "lr": Range(1e-5, 10.0, log=True),
-    "weight_decay": Range(0.0, 1.0),
+    "lr": _RATE,
+    "base_lr": _RATE,
+    "final_lr": _RATE,
+    "weight_decay": _SHARE,
     "momentum": Range(0.0, 0.999),
-    "dampening": Range(0.0, 1.0),
-    "beta": Range(0.0, 0.9999),
-    "betas": Range(0.0, 0.9999),
+    "dampening": _SHARE,
+    "beta": _KEPT,
+    "betas": _KEPT,
+    "rho": _KEPT,
     "eps": Range(1e-16, 1.0, log=True),
-    "lr_decay": Range(0.0, 1.0),
-    "initial_accumulator_value": Range(0.0, 1.0),
+    "eps_root": Range(1e-16, 1e-2, log=True),
+    "lr_decay": _SHARE,
+    "initial_accumulator_value": _SHARE,
+    "momentum_decay": Range(0.0, 0.1),
+    "gamma": Range(1e-5, 1.0, log=True),
+    "a": Range(0.1, 3.0),
+    "b": Range(0.1, 3.0),
+    "clip_exponent": _SHARE,
+    "optimism": Range(0.0, 2.0),
+    "nu": _SHARE,
+    "nus": Range((0.0, 0.0), (1.0, 1.0)),
+    "etas": Range((0.01, 1.01), (0.99, 3.0)),
+    "step_sizes": Range((1e-9, 1e-3), (1e-1, 100.0), log=True),
+    "lambd": Range(0.0, 0.1),
+    "t0": Range(1.0, 1e6, log=True),
+    "l1_regularization_strength": _SHARE,
+    "l2_regularization_strength": _SHARE,
+    "l2_shrinkage_regularization_strength": _SHARE,
+    "warmup_steps": Range(0, 200),
+    "weight_lr_power": Range(0.0, 4.0),
+    "r": Range(0.0, 4.0),
 }
 """By the names of options."""
+
+CHOICES: Mapping[tuple[str, str], Sequence[float]] = {
+    ("FTRL", "learning_rate_power"): regularized_leader.POWERS,
+}
+"""The values of options that have few, by optimizer and name."""
 
 _M_V = Offer(averages=("m",), squares=("v",))
 
@@ -72,8 +112,33 @@ OFFERS: Mapping[str, Offer] = {
     "Momentum": Offer(averages=("v",)),
     "Adagrad": Offer(squares=("s",)),
     "RMSprop": Offer(averages=("a",), squares=("v",)),
+    "Adadelta": Offer(squares=("v",)),
     "Adam": _M_V,
     "AdamW": _M_V,
+    "NAdam": _M_V,
+    "RAdam": _M_V,
+    "Adamax": Offer(averages=("m",)),
+    "AdaBelief": _M_V,
+    "Yogi": _M_V,
+    "AdaBound": _M_V,
+    "Adan": Offer(averages=("m",), squares=("n",)),
+    "AdEMAMix": Offer(averages=("m",), squares=("v",), ranges={"alpha": Range(0.0, 10.0)}),
+    "AdamAtan2": _M_V,
+    "ADOPT": _M_V,
+    "LaProp": _M_V,
+    "QHAdam": _M_V,
+    "OptimisticAdam": _M_V,
+    "MADGRAD": Offer(averages=("s",), squares=("v",)),
+    "Lion": Offer(averages=("m",)),
+    "Signum": Offer(averages=("m",)),
+    "AggMo": Offer(),
+    "QHM": Offer(averages=("m",)),
+    "Rprop": Offer(),
+    "ASGD": Offer(ranges={"alpha": Range(0.0, 2.0)}),
+    "FTRL": Offer(squares=("n",), ranges={"beta": _SHARE}),
+    "COCOB": Offer(ranges={"alpha": Range(1.0, 1000.0, log=True)}),
+    "ScheduleFreeSGD": Offer(),
+    "ScheduleFreeAdamW": Offer(squares=("v",)),
 }
 
 OFFERED: tuple[str, ...] = tuple(OFFERS)
@@ -137,44 +202,62 @@ def rule_text(rule: Rule) -> str:
 
     Raises ValueError for a rule that sums over arrays, and for what cannot be translated.
     """
-    if rule.sums is not None:
-        raise ValueError(
-            f"rule {rule.name} sums over arrays, which is not translated to JavaScript; only rules "
-            "that update each element by itself are"
-        )
     owner = f"rule {rule.name}"
+    if rule.sums is not None or (rule.memory and (rule.memory.handed or rule.memory.takes_value)):
+        raise ValueError(
+            f"{owner} needs sums over arrays, or what it remembers beside state, which is not "
+            "translated to JavaScript; rules that update each element by itself are"
+        )
+    memory = rule.memory
+    made = memory.scalars if memory else ()
     square = ("square",) if rule.takes_square else ()
-    numbers = [name for name in rule.arguments if name not in ("param", *rule.state)]
-    scalars = [name for name in numbers if name not in ("grad", *square)]
-    body = from_cuda.translated(owner, rule.cupy, numbers, ("param", *rule.state), "      ")
-    flushes = {slot: "signed" if slot in rule.signed else "positive" for slot in rule.state}
-    lines = [
+    given = ("grad", *square, *rule.scalars, *made)
+    thresholds = {slot: "$signed" if slot in rule.signed else "$positive" for slot in rule.state}
+    update = [
         "update($x, $g, $state, $scalars, $around) {",
-        f"    const {{ {', '.join(scalars)} }} = $scalars;",
-        "    const { l2: $l2, decay: $decay } = $around;",
-        "    const { tiny_signed: $signed, tiny_positive: $positive } = $around;",
-        "    for (let $i = 0; $i < $x.length; ++$i) {",
-        "      let param = $x[$i];",
-        *(f"      let {slot} = $state.{slot}[$i];" for slot in rule.state),
-        "      const grad = $l2 !== 0 ? $g[$i] + $l2 * param : $g[$i];",
-        *("      const square = grad * grad;" for _ in square),
-        "      param = $decay !== 0 ? param - $decay * param : param;",
-        body,
-        "      $x[$i] = param;",
+        f"  const {{ {', '.join((*rule.scalars, *made))} }} = $scalars;",
+        "  const { l2: $l2, decay: $decay, signed: $signed, positive: $positive } = $around;",
+        "  for (let $i = 0; $i < $x.length; ++$i) {",
+        "    let param = $x[$i];",
+        *(f"    let {slot} = $state.{slot}[$i];" for slot in rule.state),
+        "    const grad = $l2 !== 0 ? $g[$i] + $l2 * param : $g[$i];",
+        *("    const square = grad * grad;" for _ in square),
+        "    param = $decay !== 0 ? param - $decay * param : param;",
+        from_cuda.translated(owner, rule.cupy, given, ("param", *rule.state), "    "),
+        "    $x[$i] = param;",
         *(
-            f"      $state.{slot}[$i] = Math.abs({slot}) < ${kind} ? 0 : {slot};"
-            for slot, kind in flushes.items()
+            f"    $state.{slot}[$i] = Math.abs({slot}) < {threshold} ? 0 : {slot};"
+            for slot, threshold in thresholds.items()
         ),
-        "    }",
         "  }",
+        "}",
     ]
-    members = {
-        "state": json.dumps(rule.state),
-        "scalars": json.dumps(rule.scalars),
-        "memory": json.dumps(rule.memory.names if rule.memory else []),
-    }
-    parts = [f"{name}: {text}" for name, text in members.items()]
-    return "{\n  " + ",\n  ".join([*parts, "\n".join(lines)]) + "\n}"
+    members = [
+        f"state: {json.dumps(rule.state)}",
+        f"scalars: {json.dumps(rule.scalars)}",
+        f"memory: {json.dumps(memory.names if memory else ())}",
+        "\n".join(update),
+        *([_memory_text(owner, memory)] if memory else []),
+    ]
+    return "{\n" + ",\n".join(members) + "\n}"
+
+
+def _memory_text(owner: str, memory: Memory) -> str:
+    """Return the method by which a rule's memory follows a step."""
+    inputs, names, made = (", ".join(of) for of in (memory.inputs, memory.names, memory.scalars))
+    assigned = (*memory.names, *memory.scalars)
+    return "\n".join(
+        [
+            "remember($memory, $made) {",
+            f"  const {{ {inputs} }} = $made;",
+            f"  let {{ {names} }} = $memory;",
+            f"  let {made};",
+            from_cuda.translated(f"{owner}, memory", memory.cupy, memory.inputs, assigned, "  "),
+            f"  Object.assign($memory, {{ {names} }});",
+            f"  return {{ {made} }};",
+            "}",
+        ]
+    )
 
 
 # -------------------------------------------------------------------------------------------------
@@ -185,6 +268,9 @@ def _optimizer(name: str, functions: Functions, rules: dict[str, str]) -> str:
     """Return the object that describes an optimizer; its rules and formulas are added to theirs."""
     make: type[Optimizer] = getattr(fastopt, name)
     offer = OFFERS[name]
+    plain = ("_parts", "_part", "_view", "_memory")
+    if besides := [one for one in plain if one in vars(make)] or make._estimate is not None:
+        raise ValueError(f"{name} has {besides}, which rules.js does not know of")
     chosen_by, choices = _choices(make)
     for rule, _ in choices.values():
         if rule.name not in rules:
@@ -272,40 +358,44 @@ def _option(make: type[Optimizer], name: str, offer: Offer) -> dict[str, Any]:
     told: dict[str, Any] = {"name": name, "value": default, "help": _help(make, name)}
     if isinstance(default, bool):
         return {**told, "kind": "flag"}
+    if choices := CHOICES.get((make.__name__, name)):
+        return {**told, "kind": "choice", "choices": choices}
     slider = (offer.ranges or {}).get(name) or RANGES[name]
     told |= {"low": slider.low, "high": slider.high, "log": slider.log}
-    numbers = list(_numbers(make, name, default))
-    told["ranges"] = [_range(number) for number in numbers]
+    told["ranges"] = [_range(make, name, check) for check in _checks(make, name, default)]
     if not isinstance(default, tuple):
         return {**told, "kind": "number"}
     return {**told, "kind": "betas" if name == "betas" else "numbers"}
 
 
-def _numbers(make: type[Optimizer], name: str, default: Any) -> Iterator[Number]:
-    """Yield the range that the class checks an option by, or each number of it."""
-    checks = {"lr": Number(low=0.0), "weight_decay": Number(low=0.0), **make._checks}
-    check = checks[name]
-    ranges: Sequence[Any] = [check]
+def _checks(make: type[Optimizer], name: str, default: Any) -> Sequence[Any]:
+    """Return what the class checks an option by, or each number of it."""
+    own = {"lr": Schedulable(NONNEGATIVE), "weight_decay": Schedulable(NONNEGATIVE)}
+    check = {**own, **make._checks}[name]
     if isinstance(check, Several):
-        ranges = check.numbers
-    elif isinstance(check, OneOrMore):
-        ranges = [check.number] * len(default)
-    for one in ranges:
-        number = one.number if isinstance(one, Schedulable) else one
-        if not isinstance(number, Number) or isinstance(check, Flag):
-            raise ValueError(
-                f"{make.__name__}: the check of {name} is {check!r}, which is not translated to "
-                "JavaScript"
-            )
-        yield number
+        return check.numbers
+    if isinstance(check, OneOrMore):
+        return [check.number] * len(default)
+    return [check]
 
 
-def _range(number: Number) -> dict[str, Any]:
+def _range(make: type[Optimizer], name: str, check: Any) -> dict[str, Any]:
+    """Return the range of a number that a check lets through."""
+    number = check.number if isinstance(check, Schedulable) else check
+    if isinstance(number, Whole):
+        ends = {"low": number.low, "high": number.high, "lowOpen": False, "highOpen": False}
+        return {**ends, "whole": True, "said": f"the whole numbers from {number.low} on"}
+    if not isinstance(number, Number):
+        raise ValueError(
+            f"{make.__name__}: the check of {name} is {check!r}, which is not translated to "
+            "JavaScript; add it to fastopt/viz/javascript.py"
+        )
     return {
         "low": None if number.low == -math.inf else number.low,
         "high": None if number.high == math.inf else number.high,
         "lowOpen": number.low_open,
         "highOpen": number.high_open,
+        "whole": False,
         "said": str(number),
     }
 

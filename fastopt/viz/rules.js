@@ -42,6 +42,14 @@ function one_minus_risen_of(beta1, rise, t) {
   return -Math.expm1(whole - sum);
 }
 
+// The learning rate of Schedule-Free's t-th step, and what the step counts by.
+function warmed_up({ warmup_steps, weight_lr_power, r }, lr, t) {
+  const rate = t < warmup_steps ? lr * (t / warmup_steps) : lr;
+  const counts = { rate: power_of(rate, weight_lr_power), factor: power_of(t, r) };
+  for (const name of Object.keys(counts)) counts[name] = smaller(counts[name], Number.MAX_VALUE);
+  return [rate, counts];
+}
+
 // ------------------------------------------------------------------------------------------------
 // State that is about to become denormal is set to 0, in every eighth step (core/denormals.py).
 
@@ -65,10 +73,11 @@ function tiny(floor) {
 const show = (value) => (Array.isArray(value) ? `[${value.map(show).join(", ")}]` : String(value));
 
 function checkNumber(name, value, range) {
-  const { low, high, lowOpen, highOpen, said } = range;
+  const { low, high, lowOpen, highOpen, whole, said } = range;
   const inside =
     typeof value === "number" &&
     Number.isFinite(value) &&
+    (!whole || Number.isInteger(value)) &&
     (low === null || (lowOpen ? value > low : value >= low)) &&
     (high === null || (highOpen ? value < high : value <= high));
   if (!inside) {
@@ -98,8 +107,19 @@ function checkOption(name, value, option) {
   }
 }
 
-// What makes no sense together (the _review of SGD and Rprop).
+// What makes no sense together, and what stands for an option that is not given (_review of SGD and
+// Rprop, the constructor of AdaBound).
 const REVIEWS = {
+  AdaBound(options) {
+    if (options.base_lr === null) {
+      if (options.lr === 0) {
+        throw new Error(
+          "AdaBound: base_lr must be given if lr is 0: the lr with which final_lr is meant, such " +
+          "as its largest value; got lr=0");
+      }
+      options.base_lr = options.lr;
+    }
+  },
   SGD(options) {
     const { momentum, dampening, nesterov, lr_inside } = options;
     if (nesterov && !(momentum > 0 && dampening === 0)) {
@@ -134,7 +154,9 @@ function completed(described, given) {
   const all = {};
   for (const option of options) {
     const value = given[option.name] === undefined ? option.value : given[option.name];
-    checkOption(`${name}: ${option.name}`, value, option);
+    if (value !== null || option.value !== null) {
+      checkOption(`${name}: ${option.name}`, value, option);
+    }
     all[option.name] = Array.isArray(value) ? [...value] : value;
   }
   if (all.eps > 0 && all.eps < SMALLEST_EPS) {
@@ -196,8 +218,8 @@ class Optimizer {
     const around = {
       l2: this._decay === "gradient" ? options.weight_decay : 0,
       decay: this._decay === "parameter" ? rate * options.weight_decay : 0,
-      tiny_signed: flushes ? this._tiny.signed : 0,
-      tiny_positive: flushes ? this._tiny.positive : 0,
+      signed: flushes ? this._tiny.signed : 0,
+      positive: flushes ? this._tiny.positive : 0,
     };
     const scalars = Object.fromEntries(rule.scalars.map((name) => [name, made[name]]));
     if (rule.remember) Object.assign(scalars, rule.remember(this.memory, made));
