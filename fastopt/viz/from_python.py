@@ -287,8 +287,8 @@ class _Writer:
             case ast.Call(func=ast.Name(id="len"), args=[of], keywords=[]):
                 return f"{self._value(of)}.length"
             case ast.Call(func=func, args=arguments, keywords=[]):
-                given = ", ".join(map(self._argument, arguments))
-                return f"{self._function(func)}({given})"
+                name = self._function(func)
+                return f"{name}({', '.join(map(self._argument, arguments))})"
             case ast.Name() | ast.Attribute():
                 return self._function(node)
         self._refuse(node)

@@ -384,7 +384,7 @@ def _range(make: type[Optimizer], name: str, check: Any) -> dict[str, Any]:
     number = check.number if isinstance(check, Schedulable) else check
     if isinstance(number, Whole):
         ends = {"low": number.low, "high": number.high, "lowOpen": False, "highOpen": False}
-        return {**ends, "whole": True, "said": f"the whole numbers from {number.low} on"}
+        return {**ends, "whole": True, "said": f"whole number from {number.low} on"}
     if not isinstance(number, Number):
         raise ValueError(
             f"{make.__name__}: the check of {name} is {check!r}, which is not translated to "
@@ -396,7 +396,7 @@ def _range(make: type[Optimizer], name: str, check: Any) -> dict[str, Any]:
         "lowOpen": number.low_open,
         "highOpen": number.high_open,
         "whole": False,
-        "said": str(number),
+        "said": f"number in {number}",
     }
 
 

@@ -81,7 +81,7 @@ function checkNumber(name, value, range) {
     (low === null || (lowOpen ? value > low : value >= low)) &&
     (high === null || (highOpen ? value < high : value <= high));
   if (!inside) {
-    throw new Error(`${name} must be a number in ${said}; got ${show(value)}. Give one in it`);
+    throw new Error(`${name} must be a ${said}; got ${show(value)}. Give such a number`);
   }
 }
 
