@@ -525,7 +525,7 @@ def test_mistakes_in_formulas_are_told_and_change_nothing(tmp_path: Path) -> Non
 # What a reader does.
 
 LINK = (
-    "#surface=noisy&condition=5&start=1.5,-2&steps=90&t=33&noise=2&batch=16&seed=9&focus=0&theme=dark"
+    "#surface=noisy&condition=5&start=1.5,-2&steps=90&t=33&noise=2&batch=16&seed=9&focus=0&zoom=4&theme=dark"
     "&ask=square&o=Adam;lr:0.3;betas:0.8,0.95;amsgrad:true&o=SGD;lr:0.05;momentum:0.5;nesterov:true"
 )
 
@@ -551,8 +551,8 @@ def test_a_link_restores_the_state_and_is_written_back_the_same(tmp_path: Path) 
     assert got["hash"] == LINK
     assert got["state"] == {
         "surface": "noisy", "condition": 5, "formula": got["state"]["formula"], "start": [1.5, -2],
-        "steps": 90, "t": 33, "noise": 2, "batch": 16, "seed": 9, "focus": 0, "theme": "dark",
-        "ask": "square", "optimizers": [
+        "steps": 90, "t": 33, "noise": 2, "batch": 16, "seed": 9, "focus": 0, "zoom": 4,
+        "theme": "dark", "ask": "square", "optimizers": [
             {"name": "Adam", "options": {"lr": 0.3, "betas": [0.8, 0.95], "amsgrad": True}},
             {"name": "SGD", "options": {"lr": 0.05, "momentum": 0.5, "nesterov": True}},
         ],

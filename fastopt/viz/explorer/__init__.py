@@ -36,7 +36,7 @@ SURFACES = ("bowl", "rosenbrock", "beale", "saddle", "noisy", "formula")
 MOST_OPTIMIZERS = 4
 MOST_STEPS = 2000
 
-NUMBERS = ("condition", "steps", "t", "noise", "batch", "seed", "focus")
+NUMBERS = ("condition", "steps", "t", "noise", "batch", "seed", "focus", "zoom")
 TEXTS = ("surface", "formula", "theme", "ask")
 
 
@@ -50,9 +50,10 @@ def write(path: str | Path, state: Mapping[str, Any] | None = None) -> None:
             ``{"name": "Adam", "options": {"lr": 0.1}}``; ``surface``, one of ``SURFACES``, with
             ``condition`` for the bowls and ``formula`` for "formula"; ``start``, two numbers;
             ``steps``, and ``t``, the step that is looked at; ``noise``, ``batch``, ``seed`` of
-            mini-batches; ``focus``, which optimizer's numbers are shown, from 0 on; ``theme``,
-            "auto", "light" or "dark"; ``ask``, the question that is open. What is None is left as
-            it is. The page itself checks the options, and says what is wrong with them.
+            mini-batches; ``focus``, which optimizer's numbers are shown, from 0 on; ``zoom``, a
+            power of 2 from 1/8 to 32, above 1 nearer to the lowest point; ``theme``, "auto",
+            "light" or "dark"; ``ask``, the question that is open. What is None is left as it is.
+            The page itself checks the options, and says what is wrong with them.
 
     Raises:
         ValueError: for a state with a name or a value that the page does not have.

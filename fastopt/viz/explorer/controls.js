@@ -10,7 +10,8 @@ const Controls = (() => {
     for (const [name, value] of Object.entries(attributes)) {
       if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
       else if (value === true) made.setAttribute(name, "");
-      else if (value !== false && value !== null && value !== undefined) made.setAttribute(name, value);
+      else if (value !== false && value !== null && value !== undefined)
+        made.setAttribute(name, value);
     }
     made.append(...children);
     return made;
@@ -51,15 +52,27 @@ const Controls = (() => {
     const id = `field${(count += 1)}`;
     const of = scale({ low, high, log });
     const shownValue = (one) => (one === null ? "" : Numbers.plain(Number(one.toPrecision(12))));
-    const place = (one) => (one === null ? 0 : Math.round(1000 * Math.min(1, Math.max(0, of.place(one)))));
+    const place = (one) =>
+      one === null ? 0 : Math.round(1000 * Math.min(1, Math.max(0, of.place(one))));
     const tell = element("p", { class: "tell", id: `${id}tell`, role: "alert" });
     const field = element("input", {
-      type: "text", inputmode: "decimal", id, autocomplete: "off", "aria-describedby": `${id}tell`,
-      value: shownValue(value), title: help, placeholder: optional ? "none" : null,
+      type: "text",
+      inputmode: "decimal",
+      id,
+      autocomplete: "off",
+      "aria-describedby": `${id}tell`,
+      value: shownValue(value),
+      title: help,
+      placeholder: optional ? "none" : null,
     });
     const slider = element("input", {
-      type: "range", min: 0, max: 1000, value: place(value), "aria-label": `${label}, slider`,
-      "aria-valuetext": shownValue(value), title: help,
+      type: "range",
+      min: 0,
+      max: 1000,
+      value: place(value),
+      "aria-label": `${label}, slider`,
+      "aria-valuetext": shownValue(value),
+      title: help,
     });
     const give = (number, from) => {
       told(field, tell, set(number));
@@ -73,12 +86,21 @@ const Controls = (() => {
       if (text === "" && optional) return give(null, field);
       if (text === "" || !Number.isFinite(Number(text))) {
         const comma = text.includes(",") ? " Decimals take a point." : "";
-        return told(field, tell, `${label} has to be a number, such as ${shownValue(value ?? low)}.${comma}`);
+        return told(
+          field,
+          tell,
+          `${label} has to be a number, such as ${shownValue(value ?? low)}.${comma}`,
+        );
       }
       return give(Number(text), field);
     });
-    return element("div", { class: "row" }, element("label", { for: id, title: help }, label),
-      element("div", { class: "pair" }, slider, field), tell);
+    return element(
+      "div",
+      { class: "row" },
+      element("label", { for: id, title: help }, label),
+      element("div", { class: "pair" }, slider, field),
+      tell,
+    );
   }
 
   function flagRow({ label, help, value, set }) {
@@ -96,8 +118,13 @@ const Controls = (() => {
   function choiceRow({ label, help, value, choices, set }) {
     const id = `field${(count += 1)}`;
     const tell = element("p", { class: "tell", role: "alert" });
-    const list = element("select", { id, title: help },
-      ...choices.map(([one, title]) => element("option", { value: String(one), selected: one === value }, title)));
+    const list = element(
+      "select",
+      { id, title: help },
+      ...choices.map(([one, title]) =>
+        element("option", { value: String(one), selected: one === value }, title),
+      ),
+    );
     list.addEventListener("change", () => told(list, tell, set(choices[list.selectedIndex][0])));
     return element("div", { class: "row" }, element("label", { for: id }, label), list, tell);
   }
@@ -107,8 +134,15 @@ const Controls = (() => {
     const id = `field${(count += 1)}`;
     const tell = element("p", { class: "tell", id: `${id}tell`, role: "alert" });
     const field = element("input", {
-      type: "text", id, value: String(value), autocomplete: "off", spellcheck: "false", title: help,
-      inputmode: number ? "decimal" : null, "aria-describedby": `${id}tell`, "data-name": label,
+      type: "text",
+      id,
+      value: String(value),
+      autocomplete: "off",
+      spellcheck: "false",
+      title: help,
+      inputmode: number ? "decimal" : null,
+      "aria-describedby": `${id}tell`,
+      "data-name": label,
     });
     field.addEventListener("input", () => {
       const text = field.value.trim().replace("−", "-");
@@ -118,12 +152,26 @@ const Controls = (() => {
       }
       return told(field, tell, set(Number(text)));
     });
-    return { row: element("div", { class: "row" }, element("label", { for: id }, label), field, tell), field };
+    return {
+      row: element("div", { class: "row" }, element("label", { for: id }, label), field, tell),
+      field,
+    };
   }
 
   // All options of an optimizer, as FASTOPT.optimizers describes them; those that are used less
   // often are folded away. set(name, value)
-  const OFTEN = ["lr", "beta", "betas", "momentum", "rho", "eps", "bias_correction", "eps_inside_sqrt", "amsgrad", "nesterov"];
+  const OFTEN = [
+    "lr",
+    "beta",
+    "betas",
+    "momentum",
+    "rho",
+    "eps",
+    "bias_correction",
+    "eps_inside_sqrt",
+    "amsgrad",
+    "nesterov",
+  ];
 
   function optionRows(described, options, set) {
     const [often, seldom] = [[], []];
@@ -139,28 +187,47 @@ const Controls = (() => {
         const now = [...value];
         one.value.forEach((_, k) => {
           const [low, high] = [one.low, one.high].map((end) => (Array.isArray(end) ? end[k] : end));
-          rows.push(numberRow({
-            label: one.kind === "betas" ? `beta${k + 1}` : `${one.name} ${k + 1}`, help: one.help,
-            value: value[k], low, high, log: one.log,
-            set: (given) => {
-              const next = now.map((old, n) => (n === k ? given : old));
-              const wrong = set(one.name, next);
-              if (!wrong) now[k] = given;
-              return wrong;
-            },
-          }));
+          rows.push(
+            numberRow({
+              label: one.kind === "betas" ? `beta${k + 1}` : `${one.name} ${k + 1}`,
+              help: one.help,
+              value: value[k],
+              low,
+              high,
+              log: one.log,
+              set: (given) => {
+                const next = now.map((old, n) => (n === k ? given : old));
+                const wrong = set(one.name, next);
+                if (!wrong) now[k] = given;
+                return wrong;
+              },
+            }),
+          );
         });
       } else {
-        rows.push(numberRow({
-          ...common, label: one.name, low: one.low, high: one.high, log: one.log, optional: one.value === null,
-        }));
+        rows.push(
+          numberRow({
+            ...common,
+            label: one.name,
+            low: one.low,
+            high: one.high,
+            log: one.log,
+            optional: one.value === null,
+          }),
+        );
       }
     }
     if (seldom.length === 0) return often;
     const changed = described.options.some(
-      (one) => !OFTEN.includes(one.name) && one.name in options && !State.same(options[one.name], one.value)
+      (one) =>
+        !OFTEN.includes(one.name) &&
+        one.name in options &&
+        !State.same(options[one.name], one.value),
     );
-    return [...often, element("details", { open: changed }, element("summary", {}, "More options"), ...seldom)];
+    return [
+      ...often,
+      element("details", { open: changed }, element("summary", {}, "More options"), ...seldom),
+    ];
   }
 
   return { element, numberRow, flagRow, choiceRow, textField, optionRows };

@@ -9,7 +9,10 @@ const Drawing = (() => {
   function prepared(canvas) {
     const { width, height } = canvas.getBoundingClientRect();
     const scale = window.devicePixelRatio || 1;
-    const [w, h] = [Math.max(1, Math.round(width * scale)), Math.max(1, Math.round(height * scale))];
+    const [w, h] = [
+      Math.max(1, Math.round(width * scale)),
+      Math.max(1, Math.round(height * scale)),
+    ];
     if (canvas.width !== w || canvas.height !== h) {
       canvas.width = w;
       canvas.height = h;
@@ -26,8 +29,14 @@ const Drawing = (() => {
     const style = getComputedStyle(document.documentElement);
     const get = (name) => style.getPropertyValue(name).trim();
     return {
-      low: get("--map-low"), high: get("--map-high"), line: get("--map-line"), ink: get("--ink"),
-      faint: get("--faint"), paper: get("--paper"), rule: get("--rule"), band: get("--band"),
+      low: get("--map-low"),
+      high: get("--map-high"),
+      line: get("--map-line"),
+      ink: get("--ink"),
+      faint: get("--faint"),
+      paper: get("--paper"),
+      rule: get("--rule"),
+      band: get("--band"),
       runs: ["--run-0", "--run-1", "--run-2", "--run-3"].map(get),
     };
   }
@@ -38,7 +47,13 @@ const Drawing = (() => {
     if (number === 0) context.arc(x, y, size, 0, 2 * Math.PI);
     else if (number === 1) context.rect(x - 0.9 * size, y - 0.9 * size, 1.8 * size, 1.8 * size);
     else if (number === 3) {
-      for (const [dx, dy] of [[0, -1], [1, 0], [0, 1], [-1, 0]]) context.lineTo(x + 1.25 * size * dx, y + 1.25 * size * dy);
+      for (const [dx, dy] of [
+        [0, -1],
+        [1, 0],
+        [0, 1],
+        [-1, 0],
+      ])
+        context.lineTo(x + 1.25 * size * dx, y + 1.25 * size * dy);
       context.closePath();
     } else {
       context.moveTo(x, y - 1.25 * size);
@@ -72,10 +87,13 @@ const Drawing = (() => {
         grid[j * columns + i] = value(...map.from([i * cell, j * cell]));
       }
     }
-    const sorted = Array.from(grid).filter(Number.isFinite).sort((a, b) => a - b);
+    const sorted = Array.from(grid)
+      .filter(Number.isFinite)
+      .sort((a, b) => a - b);
     if (sorted.length === 0) return { grid, columns, rows };
     const least = sorted[0];
-    const unit = sorted[Math.floor(0.03 * sorted.length)] - least || sorted[sorted.length - 1] - least || 1;
+    const unit =
+      sorted[Math.floor(0.03 * sorted.length)] - least || sorted[sorted.length - 1] - least || 1;
     const most = Math.log1p((sorted[Math.floor(0.995 * (sorted.length - 1))] - least) / unit) || 1;
     for (let k = 0; k < grid.length; k += 1) grid[k] = Math.log1p((grid[k] - least) / unit) / most;
     return { grid, columns, rows };
@@ -89,13 +107,22 @@ const Drawing = (() => {
         const k = j * columns + i;
         const a = [grid[k], grid[k + 1], grid[k + columns + 1], grid[k + columns]];
         if (!a.every(Number.isFinite)) continue;
-        const corner = [[i, j], [i + 1, j], [i + 1, j + 1], [i, j + 1]];
+        const corner = [
+          [i, j],
+          [i + 1, j],
+          [i + 1, j + 1],
+          [i, j + 1],
+        ];
         const ends = [];
         for (let side = 0; side < 4; side += 1) {
           const other = (side + 1) % 4;
           if (a[side] < level === a[other] < level) continue;
           const share = (level - a[side]) / (a[other] - a[side]);
-          ends.push([0, 1].map((n) => cell * (corner[side][n] + share * (corner[other][n] - corner[side][n]))));
+          ends.push(
+            [0, 1].map(
+              (n) => cell * (corner[side][n] + share * (corner[other][n] - corner[side][n])),
+            ),
+          );
         }
         for (let n = 0; n + 1 < ends.length; n += 2) {
           context.moveTo(...ends[n]);
@@ -254,7 +281,10 @@ const Drawing = (() => {
       const from = map.to(Array.from(step.before));
       const length = Math.hypot(...step.gradient);
       if (length > 0) {
-        const downhill = [from[0] - (52 * step.gradient[0]) / length, from[1] + (52 * step.gradient[1]) / length];
+        const downhill = [
+          from[0] - (52 * step.gradient[0]) / length,
+          from[1] + (52 * step.gradient[1]) / length,
+        ];
         context.strokeStyle = colour.paper;
         context.lineWidth = 4;
         arrow(context, from, downhill, 8);
@@ -287,9 +317,11 @@ const Drawing = (() => {
     if (width < 2) return;
     const colour = colours();
     const inner = { left: 6, right: width - 8, top: 6, bottom: height - 6 };
-    const values = model.lines.flatMap((line, i) =>
-      line === null ? [] : line.filter((one) => Number.isFinite(one) && (!model.lost[i] || Math.abs(one) < 1e4))
-    );
+    // A run that is lost would flatten all others: it is cut off, unless there is nothing else.
+    const alone = model.lost.every((lost, i) => lost || !model.lines[i]);
+    const fits = (one, i) =>
+      Number.isFinite(one) && (!model.lost[i] || (alone && Math.abs(one) < 1e4));
+    const values = model.lines.flatMap((line, i) => (line ?? []).filter((one) => fits(one, i)));
     if (model.robust) {
       // without the few that are far from all others
       values.sort((a, b) => a - b);
@@ -300,8 +332,10 @@ const Drawing = (() => {
     let low = values.reduce((a, b) => Math.min(a, b), 0);
     let high = values.reduce((a, b) => Math.max(a, b), 0);
     if (low === high) high = 1;
-    const at = (t) => inner.left + ((t - 1) / Math.max(1, model.steps - 1)) * (inner.right - inner.left);
-    const up = (value) => inner.bottom - ((value - low) / (high - low)) * (inner.bottom - inner.top);
+    const at = (t) =>
+      inner.left + ((t - 1) / Math.max(1, model.steps - 1)) * (inner.right - inner.left);
+    const up = (value) =>
+      inner.bottom - ((value - low) / (high - low)) * (inner.bottom - inner.top);
 
     if (model.band > 0 && model.t > 0) {
       context.fillStyle = colour.band;

@@ -42,7 +42,7 @@ const Formula = (() => {
         const hint = rest[0] === "=" ? " Write only what stands to the right of the = sign." : "";
         throw new Mistake(
           `I cannot read “${rest[0]}” at place ${text.length - rest.length + 1}.` +
-            ` A formula has numbers, x, y, + - * / ^ and brackets.${hint}`
+            ` A formula has numbers, x, y, + - * / ^ and brackets.${hint}`,
         );
       }
       at = TOKEN.lastIndex;
@@ -56,18 +56,23 @@ const Formula = (() => {
 
   // A tree of {kind, ...}; variables are the names that may stand in it.
   function parse(text, variables = ["x", "y"], functions = Object.keys(FUNCTIONS)) {
-    if (text.trim() === "") throw new Mistake("The formula is empty. Write one, such as x^2 + 10*y^2.");
-    if (text.length > MOST) throw new Mistake(`The formula is longer than ${MOST} signs. Make it shorter.`);
+    if (text.trim() === "")
+      throw new Mistake("The formula is empty. Write one, such as x^2 + 10*y^2.");
+    if (text.length > MOST)
+      throw new Mistake(`The formula is longer than ${MOST} signs. Make it shorter.`);
     const list = tokens(text);
     let next = 0;
 
-    const peek = (sign) => next < list.length && list[next].kind === "sign" && list[next].text === sign;
+    const peek = (sign) =>
+      next < list.length && list[next].kind === "sign" && list[next].text === sign;
     const take = (sign) => peek(sign) && (next += 1) > 0;
 
     function expected(what) {
       if (next >= list.length) return new Mistake(`The formula ends where ${what} should follow.`);
       const token = list[next];
-      return new Mistake(`At place ${token.start + 1} stands “${token.text}” where ${what} should be.`);
+      return new Mistake(
+        `At place ${token.start + 1} stands “${token.text}” where ${what} should be.`,
+      );
     }
 
     function sum() {
@@ -124,7 +129,7 @@ const Formula = (() => {
         }
         throw new Mistake(
           `“${token.text}” is not known here. There are ${variables.join(", ")}, the numbers pi` +
-            ` and e, and the functions ${functions.join(", ")}; a product needs its sign: 2*x*y.`
+            ` and e, and the functions ${functions.join(", ")}; a product needs its sign: 2*x*y.`,
         );
       }
       if (take("(")) {
@@ -142,11 +147,13 @@ const Formula = (() => {
         throw new Mistake(`The bracket that closes at place ${token.start + 1} was never opened.`);
       }
       if (token.text === ",") {
-        throw new Mistake(`At place ${token.start + 1} stands a comma; decimals take a point: 0.5.`);
+        throw new Mistake(
+          `At place ${token.start + 1} stands a comma; decimals take a point: 0.5.`,
+        );
       }
       throw new Mistake(
         `Before “${token.text}” at place ${token.start + 1} a sign is missing; a product is` +
-          ` written with *, as in 2*x.`
+          ` written with *, as in 2*x.`,
       );
     }
     return tree;

@@ -5,8 +5,10 @@
 
 const Lines = (() => {
   const decayed = (o) =>
-    !(o.weight_decay > 0) ? ["g <- grad"]
-      : o.decoupled_weight_decay ? ["g <- grad", "p <- p - lr * weight_decay * p"]
+    !(o.weight_decay > 0)
+      ? ["g <- grad"]
+      : o.decoupled_weight_decay
+        ? ["g <- grad", "p <- p - lr * weight_decay * p"]
         : ["g <- grad + weight_decay * p"];
 
   function adam(o) {
@@ -107,7 +109,8 @@ const Lines = (() => {
       if (typeof value === "number") values[option] = value;
     }
     if (Array.isArray(options.betas)) [values.beta1, values.beta2] = options.betas;
-    for (const slot of Object.keys(step.state)) values[slot] = before ? before[slot][coordinate] : 0;
+    for (const slot of Object.keys(step.state))
+      values[slot] = before ? before[slot][coordinate] : 0;
     if (name === "Adagrad" && !before) values.s = options.initial_accumulator_value;
     return CHOSEN[name](options, step.t).map((line) => {
       const { left, right } = split(line);

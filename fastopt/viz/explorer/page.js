@@ -17,16 +17,21 @@ const Explorer = (() => {
   const ROWS = [
     { id: "gradient", title: () => "gradient g", value: (run, step, n) => step.gradient[n] },
     {
-      id: "average", title: (run) => (run.average ? `average of g: ${run.average}` : `average of g: ${run.name} has none`),
+      id: "average",
+      title: (run) =>
+        run.average ? `average of g: ${run.average}` : "average of g: it keeps none",
       value: (run, step, n) => (run.average ? step.state[run.average][n] : null),
     },
     {
-      id: "square", title: (run) => (run.square ? `average of g²: ${run.square}` : `average of g²: ${run.name} has none`),
+      id: "square",
+      title: (run) =>
+        run.square ? `average of g²: ${run.square}` : "average of g²: it keeps none",
       value: (run, step, n) => (run.square ? step.state[run.square][n] : null),
     },
     { id: "update", title: () => "step", value: (run, step, n) => step.update[n] },
     {
-      id: "rate", title: (run) => `rate in effect: step ÷ ${run.average ?? "g"}`,
+      id: "rate",
+      title: (run) => `rate in effect: step ÷ ${run.average ?? "g"}`,
       value: (run, step, n) => {
         const along = run.average ? step.state[run.average][n] : step.gradient[n];
         return along === 0 ? NaN : -step.update[n] / along;
@@ -36,10 +41,21 @@ const Explorer = (() => {
 
   // The share that is kept per step of the average ("average") or of that of squares ("square").
   const KEPT = {
-    SGD: { average: (o) => o.momentum }, Momentum: { average: (o) => o.beta },
-    RMSprop: { average: (o) => o.beta, square: (o) => o.beta }, Adadelta: { square: (o) => o.rho },
+    SGD: { average: (o) => o.momentum },
+    Momentum: { average: (o) => o.beta },
+    RMSprop: { average: (o) => o.beta, square: (o) => o.beta },
+    Adadelta: { square: (o) => o.rho },
   };
-  const WITH_BETAS = ["Adam", "AdamW", "NAdam", "RAdam", "AdaBelief", "AdEMAMix", "AdamAtan2", "OptimisticAdam"];
+  const WITH_BETAS = [
+    "Adam",
+    "AdamW",
+    "NAdam",
+    "RAdam",
+    "AdaBelief",
+    "AdEMAMix",
+    "AdamAtan2",
+    "OptimisticAdam",
+  ];
   for (const name of WITH_BETAS) {
     KEPT[name] = { average: (o) => o.betas[0], square: (o) => o.betas[1] };
   }
@@ -67,7 +83,17 @@ const Explorer = (() => {
   // ----------------------------------------------------------------------------------------------
   // Changes.
 
-  const CAUSES = ["surface", "condition", "formula", "start", "steps", "noise", "batch", "seed", "optimizers"];
+  const CAUSES = [
+    "surface",
+    "condition",
+    "formula",
+    "start",
+    "steps",
+    "noise",
+    "batch",
+    "seed",
+    "optimizers",
+  ];
 
   function calculate() {
     if (ran !== null && CAUSES.every((key) => State.same(ran[key], state[key]))) return;
@@ -87,7 +113,10 @@ const Explorer = (() => {
     state = next;
     calculate();
     if (before.theme !== state.theme) applyTheme();
-    const otherNames = !State.same(before.optimizers.map((o) => o.name), state.optimizers.map((o) => o.name));
+    const otherNames = !State.same(
+      before.optimizers.map((o) => o.name),
+      state.optimizers.map((o) => o.name),
+    );
     if (fields || otherNames) buildFields();
     if (fields || otherNames) buildLegend();
     show();
@@ -115,10 +144,13 @@ const Explorer = (() => {
     $("play").classList.add("playing");
     $("play").setAttribute("aria-label", "Pause");
     $("status").setAttribute("aria-live", "off"); // or each step would be read out
-    playing = setInterval(() => {
-      setStep(state.t + 1);
-      if (state.t >= state.steps) pause();
-    }, state.steps > 150 ? 60 : 140);
+    playing = setInterval(
+      () => {
+        setStep(state.t + 1);
+        if (state.t >= state.steps) pause();
+      },
+      state.steps > 150 ? 60 : 140,
+    );
     return undefined;
   }
 
@@ -137,21 +169,37 @@ const Explorer = (() => {
     keepLink();
   }
 
-  // The view, so wide that the start is in it.
-  function widened([x, y, width], start) {
-    const needed = 2.2 * Math.max(Math.abs(start[0] - x), Math.abs(start[1] - y) / Drawing.RATIO);
-    return [x, y, Math.max(width, needed)];
+  // What is seen of the plane: so much that the start is in it; nearer, it is the lowest point.
+  function viewOf({ surface, start, zoom }) {
+    const {
+      view: [x, y, width],
+      goals,
+    } = Surfaces.ALL[surface];
+    if (zoom > 1) return [...(goals[0] ?? [x, y]), width / zoom];
+    const [dx, dy] = [Math.abs(start[0] - x), Math.abs(start[1] - y)];
+    return [x, y, Math.max(width, 2.2 * dx, (2.2 * dy) / Drawing.RATIO) / zoom];
   }
 
   function showSurface() {
-    view = widened(Surfaces.ALL[state.surface].view, state.start);
+    view = viewOf(state);
     const { value } = Runs.gradients(state);
     const key = [state.surface, state.condition, state.formula].join("|");
     const goals = Surfaces.ALL[state.surface].goals;
-    Drawing.surface($("surface"), { key, value, view, goals, axes: axes(), runs, t: state.t, focus: state.focus });
+    Drawing.surface($("surface"), {
+      key,
+      value,
+      view,
+      goals,
+      axes: axes(),
+      runs,
+      t: state.t,
+      focus: state.focus,
+    });
     const name = Surfaces.ALL[state.surface].title;
-    $("surface").setAttribute("aria-label",
-      `${name}, seen from above, with the paths of ${state.optimizers.map((_, i) => label(i)).join(", ")}`);
+    $("surface").setAttribute(
+      "aria-label",
+      `${name}, seen from above, with the paths of ${state.optimizers.map((_, i) => label(i)).join(", ")}`,
+    );
     placeStart();
   }
 
@@ -161,7 +209,10 @@ const Explorer = (() => {
     const inside = (at, most) => Math.min(most - 12, Math.max(12, at));
     $("start").style.left = `${inside(x, width)}px`;
     $("start").style.top = `${inside(y, height)}px`;
-    $("start").classList.toggle("low", y < 40);
+    $("start").hidden = x < -12 || x > width + 12 || y < -12 || y > height + 12;
+    $("start").classList.toggle("low", y < 30);
+    $("out").disabled = state.zoom <= State.ZOOMS[0];
+    $("in").disabled = state.zoom >= State.ZOOMS.at(-1);
   }
 
   function showPlayer() {
@@ -190,9 +241,20 @@ const Explorer = (() => {
           choose(event);
         });
         canvas.addEventListener("pointermove", (event) => event.buttons && choose(event));
-        $("grid").append(element("div", { class: "strip" },
-          element("div", { class: "head" }, element("b", {}), element("output", { "aria-live": "off" })), canvas,
-          element("div", { class: "range", "aria-hidden": "true" })));
+        $("grid").append(
+          element(
+            "div",
+            { class: "strip" },
+            element(
+              "div",
+              { class: "head" },
+              element("b", {}),
+              element("output", { "aria-live": "off" }),
+            ),
+            canvas,
+            element("div", { class: "range", "aria-hidden": "true" }),
+          ),
+        );
       }
     }
   }
@@ -220,24 +282,37 @@ const Explorer = (() => {
           const values = one.steps.map((each) => row.value(one, each, n));
           return values.some((each) => each !== null) ? values : null;
         });
+        box.hidden = lines.every((one) => one === null); // none of them keeps such an average
         const band = { gradient: average || square, average, square }[row.id] ?? 0;
         const { low, high } = Drawing.strip(box.querySelector("canvas"), {
-          lines, steps: state.steps, t: state.t, focus: state.focus, band, borders: ends, robust: row.id === "rate",
+          lines,
+          steps: state.steps,
+          t: state.t,
+          focus: state.focus,
+          band,
+          borders: ends,
+          robust: row.id === "rate",
           lost: runs.map((one) => one.lost),
         }) ?? { low: 0, high: 0 };
         const title = row.title(run);
         const value = step ? row.value(run, step, n) : null;
-        const text = value === null ? "–" : Number.isNaN(value) ? "–" : Numbers.text(value);
+        const text = value === null || Number.isNaN(value) ? "" : Numbers.text(value);
         box.querySelector("b").textContent = title;
         box.querySelector("b").title = title;
         box.querySelector("output").textContent = text;
-        box.querySelector("canvas").setAttribute("aria-label",
-          `${title}, ${axes()[n]}, of ${label(state.focus)} over ${state.steps} steps; in this step ${text}`);
-        box.querySelector(".range").textContent = `from ${Numbers.text(low, 3)} to ${Numbers.text(high, 3)}`;
+        box
+          .querySelector("canvas")
+          .setAttribute(
+            "aria-label",
+            `${title}, ${axes()[n]}, of ${label(state.focus)} over ${state.steps} steps${text && `; in this step ${text}`}`,
+          );
+        box.querySelector(".range").textContent =
+          `from ${Numbers.text(low, 3)} to ${Numbers.text(high, 3)}`;
       }
     });
     const said = [];
-    if (average) said.push(`the newest ${average} of ${state.t} gradients carry 90 % of ${run.average}`);
+    if (average)
+      said.push(`the newest ${average} of ${state.t} gradients carry 90 % of ${run.average}`);
     if (square) said.push(`the newest ${square} carry 90 % of ${run.square}`);
     const shaded = said.length ? `Shaded: ${said.join("; ")}. ` : "";
     $("bandnote").textContent = shaded + (ends.length ? "Dotted lines: an epoch ends." : "");
@@ -249,7 +324,8 @@ const Explorer = (() => {
     if (playing !== null && state.t % 5 !== 0) return;
     const said = runs.map((run, i) => {
       const last = run.points.length - 1;
-      if (state.t > last) return `${label(i)} left all bounds in step ${last}: its learning rate is too large here`;
+      if (state.t > last)
+        return `${label(i)} left all bounds in step ${last}: its learning rate is too large here`;
       return `${label(i)} is at ${Numbers.point(run.points[state.t], 3)}, cost ${COSTS(run, state.t)}`;
     });
     const step = runs[state.focus].steps[state.t - 1];
@@ -264,7 +340,11 @@ const Explorer = (() => {
 
   function pieces(right, values) {
     return Lines.written(right, values).map(([text, kind]) =>
-      kind === "raised" ? element("sup", {}, text) : kind === "number" ? element("span", { class: "number" }, text) : text
+      kind === "raised"
+        ? element("sup", {}, text)
+        : kind === "number"
+          ? element("span", { class: "number" }, text)
+          : text,
     );
   }
 
@@ -277,8 +357,10 @@ const Explorer = (() => {
     $("formulatitle").textContent = title;
     if (!step) {
       const formula = State.described(name).formula;
-      const why = state.t === 0 ? "No step has been made yet. Step forward, and the numbers stand here. The rule:"
-        : "This run has left all bounds before this step. The rule:";
+      const why =
+        state.t === 0
+          ? "No step has been made yet. Step forward, and the numbers stand here. The rule:"
+          : "This run has left all bounds before this step. The rule:";
       box.replaceChildren(element("p", { class: "note" }, why), preformatted(formula));
       return;
     }
@@ -288,47 +370,141 @@ const Explorer = (() => {
       box.replaceChildren(preformatted(State.described(name).formula), stateTable(step, before));
       return;
     }
-    const rows = x.map((line, k) => element("tr", { class: k === x.length - 1 ? "last" : null },
-      element("th", { scope: "row" }, element("code", {}, `${line.left} ← `, ...pieces(line.right, null))),
-      ...[line, y[k]].map((one, n) => element("td", { "data-axis": AXES[n] },
-        element("code", {}, ...pieces(one.right, one.values), " = ",
-          element("span", { class: "result" }, Numbers.text(one.result, 5)))))));
-    const head = element("tr", {}, ...[`rule (step t = ${step.t})`, ...axes()].map((one) => element("th", { scope: "col" }, one)));
-    box.replaceChildren(element("table", {}, element("thead", {}, head), element("tbody", {}, ...rows)));
+    const rows = x.map((line, k) =>
+      element(
+        "tr",
+        { class: k === x.length - 1 ? "last" : null },
+        element(
+          "th",
+          { scope: "row" },
+          element("code", {}, `${line.left} ← `, ...pieces(line.right, null)),
+        ),
+        ...[line, y[k]].map((one, n) =>
+          element(
+            "td",
+            { "data-axis": AXES[n] },
+            element(
+              "code",
+              {},
+              ...pieces(one.right, one.values),
+              " = ",
+              element("span", { class: "result" }, Numbers.text(one.result, 5)),
+            ),
+          ),
+        ),
+      ),
+    );
+    const head = element(
+      "tr",
+      {},
+      ...[`rule (step t = ${step.t})`, ...axes()].map((one) =>
+        element("th", { scope: "col" }, one),
+      ),
+    );
+    box.replaceChildren(
+      element("table", {}, element("thead", {}, head), element("tbody", {}, ...rows)),
+    );
   }
 
   const preformatted = (lines) =>
-    element("pre", { class: "scroll", tabindex: "0", role: "region", "aria-label": "The rule, as the documentation has it" },
-      lines.join("\n").replaceAll("<-", "←"));
+    element(
+      "pre",
+      {
+        class: "scroll",
+        tabindex: "0",
+        role: "region",
+        "aria-label": "The rule, as the documentation has it",
+      },
+      lines.join("\n").replaceAll("<-", "←"),
+    );
 
   function stateTable(step, before) {
-    const row = (title, values) => element("tr", {}, element("th", { scope: "row" }, title),
-      ...values.map((one) => element("td", {}, element("code", {}, one))));
+    const row = (title, values) =>
+      element(
+        "tr",
+        {},
+        element("th", { scope: "row" }, title),
+        ...values.map((one) => element("td", {}, element("code", {}, one))),
+      );
     const from = (slot, n) => (before ? Numbers.text(before[slot][n]) : "at first");
-    return element("table", {},
-      element("thead", {}, element("tr", {}, ...["", ...axes()].map((one) => element("th", { scope: "col" }, one)))),
-      element("tbody", {}, row("grad", Array.from(step.gradient, (one) => Numbers.text(one))),
+    return element(
+      "table",
+      {},
+      element(
+        "thead",
+        {},
+        element("tr", {}, ...["", ...axes()].map((one) => element("th", { scope: "col" }, one))),
+      ),
+      element(
+        "tbody",
+        {},
+        row(
+          "grad",
+          Array.from(step.gradient, (one) => Numbers.text(one)),
+        ),
         ...Object.keys(step.state).map((slot) =>
-          row(slot, [0, 1].map((n) => `${from(slot, n)} → ${Numbers.text(step.state[slot][n])}`))),
-        row("p", [0, 1].map((n) => `${Numbers.text(step.before[n])} → ${Numbers.text(step.before[n] + step.update[n])}`))));
+          row(
+            slot,
+            [0, 1].map((n) => `${from(slot, n)} → ${Numbers.text(step.state[slot][n])}`),
+          ),
+        ),
+        row(
+          "p",
+          [0, 1].map(
+            (n) =>
+              `${Numbers.text(step.before[n])} → ${Numbers.text(step.before[n] + step.update[n])}`,
+          ),
+        ),
+      ),
+    );
   }
 
   function showTable() {
     const run = runs[state.focus];
-    const columns = ROWS.filter((row) => row.id !== "rate" && run.steps.length && row.value(run, run.steps[0], 0) !== null);
-    const titles = columns.map((row) => ({ gradient: "g", average: run.average, square: run.square, update: "step" })[row.id]);
-    const head = element("tr", {}, ...["step", "x", "y", "cost", ...titles.flatMap((one) => AXES.map((axis) => `${one} (${axis})`))]
-      .map((one) => element("th", { scope: "col" }, one)));
+    const columns = ROWS.filter(
+      (row) => row.id !== "rate" && run.steps.length && row.value(run, run.steps[0], 0) !== null,
+    );
+    const titles = columns.map(
+      (row) =>
+        ({ gradient: "g", average: run.average, square: run.square, update: "step" })[row.id],
+    );
+    const head = element(
+      "tr",
+      {},
+      ...[
+        "step",
+        "x",
+        "y",
+        "cost",
+        ...titles.flatMap((one) => AXES.map((axis) => `${one} (${axis})`)),
+      ].map((one) => element("th", { scope: "col" }, one)),
+    );
     const rows = run.points.map((point, t) => {
       const step = run.steps[t - 1];
-      const seen = columns.flatMap((row) => [0, 1].map((n) => (step ? Numbers.text(row.value(run, step, n)) : "")));
+      const seen = columns.flatMap((row) =>
+        [0, 1].map((n) => (step ? Numbers.text(row.value(run, step, n)) : "")),
+      );
       const cells = [...point.map((one) => Numbers.text(one)), Numbers.text(run.costs[t]), ...seen];
-      return element("tr", { "aria-current": t === state.t ? "step" : null },
-        element("th", { scope: "row" }, String(t)), ...cells.map((one) => element("td", {}, one)));
+      return element(
+        "tr",
+        { "aria-current": t === state.t ? "step" : null },
+        element("th", { scope: "row" }, String(t)),
+        ...cells.map((one) => element("td", {}, one)),
+      );
     });
-    $("table").replaceChildren(element("table", {},
-      element("caption", {}, `${label(state.focus)}: the place after each step, and what made it`),
-      element("thead", {}, head), element("tbody", {}, ...rows)));
+    $("table").replaceChildren(
+      element(
+        "table",
+        {},
+        element(
+          "caption",
+          {},
+          `${label(state.focus)}: the place after each step, and what made it`,
+        ),
+        element("thead", {}, head),
+        element("tbody", {}, ...rows),
+      ),
+    );
   }
 
   // ----------------------------------------------------------------------------------------------
@@ -339,8 +515,14 @@ const Explorer = (() => {
       const input = element("input", { type: "radio", name: "focus", value: i });
       input.checked = i === state.focus;
       input.addEventListener("change", () => set({ focus: i }, { fields: false }));
-      return element("label", {}, input, element("canvas", { class: "sample", "data-run": i, "aria-hidden": "true" }),
-        label(i), element("small", {}, short(i)));
+      return element(
+        "label",
+        {},
+        input,
+        element("canvas", { class: "sample", "data-run": i, "aria-hidden": "true" }),
+        label(i),
+        element("small", {}, short(i)),
+      );
     });
     $("legend").replaceChildren(...options);
     drawSamples();
@@ -349,11 +531,14 @@ const Explorer = (() => {
   const short = (i) => `lr ${Numbers.plain(runs[i].options.lr)}`;
 
   function drawSamples() {
-    for (const canvas of document.querySelectorAll("canvas.sample")) Drawing.sample(canvas, Number(canvas.dataset.run));
+    for (const canvas of document.querySelectorAll("canvas.sample"))
+      Drawing.sample(canvas, Number(canvas.dataset.run));
   }
 
   function refreshLegend() {
-    document.querySelectorAll("#legend small").forEach((small, i) => (small.textContent = short(i)));
+    document
+      .querySelectorAll("#legend small")
+      .forEach((small, i) => (small.textContent = short(i)));
   }
 
   function withOptimizer(i, changed) {
@@ -368,9 +553,12 @@ const Explorer = (() => {
       // what both have is carried over, the learning rate above all
       const known = State.described(name).options.map((each) => each.name);
       const kept = Object.entries(state.optimizers[i].options).filter(
-        ([key, value]) => known.includes(key) && !Array.isArray(value)
+        ([key, value]) => known.includes(key) && !Array.isArray(value),
       );
-      return set({ optimizers: withOptimizer(i, { name, options: Object.fromEntries(kept) }), focus: i });
+      return set({
+        optimizers: withOptimizer(i, { name, options: Object.fromEntries(kept) }),
+        focus: i,
+      });
     };
     const setOption = (key, value) => {
       const now = state.optimizers[i];
@@ -379,13 +567,28 @@ const Explorer = (() => {
       refreshLegend();
       return wrong;
     };
-    const remove = element("button", { type: "button", "aria-label": `Remove ${label(i)}`,
-      onclick: () => set({ optimizers: state.optimizers.filter((_, n) => n !== i) }) }, "Remove");
-    return element("fieldset", { class: "card", "data-card": i },
-      element("legend", {}, element("canvas", { class: "sample", "data-run": i, "aria-hidden": "true" }), label(i)),
+    const remove = element(
+      "button",
+      {
+        type: "button",
+        "aria-label": `Remove ${label(i)}`,
+        onclick: () => set({ optimizers: state.optimizers.filter((_, n) => n !== i) }),
+      },
+      "Remove",
+    );
+    return element(
+      "fieldset",
+      { class: "card", "data-card": i },
+      element(
+        "legend",
+        {},
+        element("canvas", { class: "sample", "data-run": i, "aria-hidden": "true" }),
+        label(i),
+      ),
       Controls.choiceRow({ label: "Optimizer", value: one.name, choices: names, set: choose }),
       ...Controls.optionRows(described, one.options, setOption),
-      ...(state.optimizers.length > 1 ? [element("div", { class: "row" }, remove)] : []));
+      ...(state.optimizers.length > 1 ? [element("div", { class: "row" }, remove)] : []),
+    );
   }
 
   let startFields = [];
@@ -394,48 +597,103 @@ const Explorer = (() => {
     const surfaces = Object.entries(Surfaces.ALL).map(([name, one]) => [name, one.title]);
     const quiet = (patch) => set(patch, { fields: false });
     const rows = [
-      Controls.choiceRow({ label: "Surface", value: state.surface, choices: surfaces, set: (surface) => set({ surface, t: 0 }) }),
+      Controls.choiceRow({
+        label: "Surface",
+        value: state.surface,
+        choices: surfaces,
+        set: (surface) => set({ surface, t: 0 }),
+      }),
       element("p", { class: "about" }, Surfaces.ALL[state.surface].text),
     ];
     if (["bowl", "noisy"].includes(state.surface)) {
-      rows.push(Controls.numberRow({
-        label: "Condition c (how oblong)", help: "how many times as curved across as along", value: state.condition,
-        low: 1, high: 1000, log: true, set: (condition) => quiet({ condition }),
-      }));
+      rows.push(
+        Controls.numberRow({
+          label: "Condition c (how oblong)",
+          help: "how many times as curved across as along",
+          value: state.condition,
+          low: 1,
+          high: 1000,
+          log: true,
+          set: (condition) => quiet({ condition }),
+        }),
+      );
     }
     if (state.surface === "formula") {
-      rows.push(Controls.textField({
-        label: "Cost f(x, y) =", value: state.formula, set: (formula) => quiet({ formula }),
-        help: "numbers, x, y, + - * / ^, brackets, sin cos tan atan sinh cosh tanh exp log sqrt abs, pi, e",
-      }).row);
+      rows.push(
+        Controls.textField({
+          label: "Cost f(x, y) =",
+          value: state.formula,
+          set: (formula) => quiet({ formula }),
+          help: "numbers, x, y, + - * / ^, brackets, sin cos tan atan sinh cosh tanh exp log sqrt abs, pi, e",
+        }).row,
+      );
     }
-    startFields = AXES.map((axis, n) => Controls.textField({
-      label: `Start ${axis}`, value: state.start[n], number: true,
-      set: (value) => quiet({ start: state.start.map((old, k) => (k === n ? value : old)) }),
-    }));
+    startFields = AXES.map((axis, n) =>
+      Controls.textField({
+        label: `Start ${axis}`,
+        value: state.start[n],
+        number: true,
+        set: (value) => quiet({ start: state.start.map((old, k) => (k === n ? value : old)) }),
+      }),
+    );
     rows.push(element("div", { class: "two" }, ...startFields.map((one) => one.row)));
-    rows.push(Controls.numberRow({
-      label: "Steps", value: state.steps, low: 1, high: State.MOST_STEPS, log: true,
-      set: (steps) => quiet({ steps: Number.isInteger(steps) ? steps : Math.round(steps) }),
-    }));
+    rows.push(
+      Controls.numberRow({
+        label: "Steps",
+        value: state.steps,
+        low: 1,
+        high: State.MOST_STEPS,
+        log: true,
+        set: (steps) => quiet({ steps: Number.isInteger(steps) ? steps : Math.round(steps) }),
+      }),
+    );
     const noisy = state.noise > 0;
-    rows.push(Controls.flagRow({
-      label: "Mini-batches (noisy gradients)", value: noisy,
-      help: "each step sees the mean gradient of a few of 64 examples",
-      set: (on) => set({ noise: on ? Surfaces.ALL.noisy.noise : 0 }),
-    }));
+    rows.push(
+      Controls.flagRow({
+        label: "Mini-batches (noisy gradients)",
+        value: noisy,
+        help: "each step sees the mean gradient of a few of 64 examples",
+        set: (on) => set({ noise: on ? Surfaces.ALL.noisy.noise : 0 }),
+      }),
+    );
     if (noisy) {
-      rows.push(Controls.numberRow({
-        label: "How much the examples differ", value: state.noise, low: 0.01, high: 100, log: true,
-        set: (noise) => quiet({ noise }),
-      }));
-      const sizes = State.BATCHES.map((size) => [size, `${size} of ${Surfaces.EXAMPLES} examples: ${Surfaces.EXAMPLES / size} steps per epoch`]);
-      rows.push(Controls.choiceRow({ label: "Batch", value: state.batch, choices: sizes, set: (batch) => quiet({ batch }) }));
-      rows.push(Controls.textField({
-        label: "Seed of the noise", value: state.seed, number: true, set: (seed) => quiet({ seed }),
-      }).row);
+      rows.push(
+        Controls.numberRow({
+          label: "How much the examples differ",
+          value: state.noise,
+          low: 0.01,
+          high: 100,
+          log: true,
+          set: (noise) => quiet({ noise }),
+        }),
+      );
+      const sizes = State.BATCHES.map((size) => [
+        size,
+        `${size} of ${Surfaces.EXAMPLES} examples: ${Surfaces.EXAMPLES / size} steps per epoch`,
+      ]);
+      rows.push(
+        Controls.choiceRow({
+          label: "Batch",
+          value: state.batch,
+          choices: sizes,
+          set: (batch) => quiet({ batch }),
+        }),
+      );
+      rows.push(
+        Controls.textField({
+          label: "Seed of the noise",
+          value: state.seed,
+          number: true,
+          set: (seed) => quiet({ seed }),
+        }).row,
+      );
     }
-    return element("fieldset", { class: "card", id: "ground" }, element("legend", {}, "Cost"), ...rows);
+    return element(
+      "fieldset",
+      { class: "card", id: "ground" },
+      element("legend", {}, "Cost"),
+      ...rows,
+    );
   }
 
   function buildFields() {
@@ -444,10 +702,14 @@ const Explorer = (() => {
     const at = fields().indexOf(document.activeElement);
     const cards = [groundCard(), ...state.optimizers.map((_, i) => optimizerCard(i))];
     if (state.optimizers.length < State.MOST_OPTIMIZERS) {
-      const add = () => set({
-        optimizers: [...state.optimizers, { name: "RMSprop", options: { lr: 0.1 } }], focus: state.optimizers.length,
-      });
-      cards.push(element("button", { type: "button", class: "add", onclick: add }, "Add an optimizer"));
+      const add = () =>
+        set({
+          optimizers: [...state.optimizers, { name: "RMSprop", options: { lr: 0.1 } }],
+          focus: state.optimizers.length,
+        });
+      cards.push(
+        element("button", { type: "button", class: "add", onclick: add }, "Add an optimizer"),
+      );
     }
     $("cards").replaceChildren(...cards);
     $("theme").value = state.theme;
@@ -473,8 +735,10 @@ const Explorer = (() => {
     handle.addEventListener("pointermove", (event) => {
       if (!event.buttons) return;
       const box = $("surface").getBoundingClientRect();
-      const at = [Math.min(box.right, Math.max(box.left, event.clientX)) - box.left,
-        Math.min(box.bottom, Math.max(box.top, event.clientY)) - box.top];
+      const at = [
+        Math.min(box.right, Math.max(box.left, event.clientX)) - box.left,
+        Math.min(box.bottom, Math.max(box.top, event.clientY)) - box.top,
+      ];
       moveStart(Drawing.mapping(view, box.width, box.height).from(at));
     });
     handle.addEventListener("keydown", (event) => {
@@ -496,7 +760,11 @@ const Explorer = (() => {
   function questionBox(question) {
     const name = `choice-${question.id}`;
     const answer = element("div", { "aria-live": "polite" });
-    const see = element("button", { type: "button", class: "main", disabled: true }, "See the answer");
+    const see = element(
+      "button",
+      { type: "button", class: "main", disabled: true },
+      "See the answer",
+    );
     const showMe = element("button", { type: "button", hidden: true }, "Show me");
     const labels = question.choices.map(([text], i) => {
       const input = element("input", { type: "radio", name, value: i });
@@ -514,8 +782,13 @@ const Explorer = (() => {
         if (i === right) one.append(element("small", {}, "✓ so it is"));
       });
       answer.replaceChildren(
-        element("p", { class: `verdict ${good ? "good" : "other"}` }, good ? "As you said." : `It is otherwise: ${question.choices[right][0]}.`),
-        element("p", {}, question.tell(numbers)));
+        element(
+          "p",
+          { class: `verdict ${good ? "good" : "other"}` },
+          good ? "As you said." : `It is otherwise: ${question.choices[right][0]}.`,
+        ),
+        element("p", {}, question.tell(numbers)),
+      );
       showMe.hidden = false;
     });
     showMe.addEventListener("click", () => {
@@ -524,11 +797,17 @@ const Explorer = (() => {
       $("stage").focus({ preventScroll: true });
       $("stage").scrollIntoView({ block: "nearest" });
     });
-    const box = element("details", { name: "question", id: `question-${question.id}` },
+    const box = element(
+      "details",
+      { name: "question", id: `question-${question.id}` },
       element("summary", {}, question.title),
       element("fieldset", {}, element("legend", {}, question.ask), ...labels),
-      element("div", { class: "buttons" }, see, showMe), answer);
+      element("div", { class: "buttons" }, see, showMe),
+      answer,
+    );
     box.addEventListener("toggle", () => {
+      // Where the questions scroll by themselves, the open one is brought into sight.
+      if (box.open) box.parentNode.parentNode.scrollTo({ top: box.offsetTop - 60 });
       if (box.open && state.ask !== question.id) state = { ...state, ask: question.id };
       else if (!box.open && state.ask === question.id) state = { ...state, ask: "" };
       keepLink();
@@ -580,13 +859,25 @@ const Explorer = (() => {
     drawSamples();
   }
 
+  function zoomBy(steps) {
+    const at = State.ZOOMS.indexOf(state.zoom) + steps;
+    set(
+      { zoom: State.ZOOMS[Math.min(State.ZOOMS.length - 1, Math.max(0, at))] },
+      { fields: false },
+    );
+  }
+
   function listen() {
+    $("in").addEventListener("click", () => zoomBy(1));
+    $("out").addEventListener("click", () => zoomBy(-1));
     $("first").addEventListener("click", () => (pause(), setStep(0)));
     $("back").addEventListener("click", () => (pause(), setStep(state.t - 1)));
     $("forward").addEventListener("click", () => (pause(), setStep(state.t + 1)));
     $("play").addEventListener("click", play);
     $("t").addEventListener("input", () => (pause(), setStep(Number($("t").value))));
-    $("theme").addEventListener("change", () => set({ theme: $("theme").value }, { fields: false }));
+    $("theme").addEventListener("change", () =>
+      set({ theme: $("theme").value }, { fields: false }),
+    );
     $("tablebox").addEventListener("toggle", () => $("tablebox").open && showTable());
     $("copy").addEventListener("click", async () => {
       try {
@@ -594,7 +885,9 @@ const Explorer = (() => {
         $("copy").textContent = "Copied";
         setTimeout(() => ($("copy").textContent = "Copy link"), 2000);
       } catch {
-        notice(`The browser does not let this page copy. The link is in the address bar, and here: ${location.href}`);
+        notice(
+          `The browser does not let this page copy. The link is in the address bar, and here: ${location.href}`,
+        );
       }
     });
     document.addEventListener("keydown", (event) => {
@@ -603,8 +896,11 @@ const Explorer = (() => {
       if (event.target.closest?.("input, select, textarea, summary, .scroll")) return;
       const onButton = event.target.closest?.("button, a");
       const acts = {
-        ArrowLeft: () => (pause(), setStep(state.t - 1)), ArrowRight: () => (pause(), setStep(state.t + 1)),
-        Home: () => (pause(), setStep(0)), End: () => (pause(), setStep(state.steps)), " ": play,
+        ArrowLeft: () => (pause(), setStep(state.t - 1)),
+        ArrowRight: () => (pause(), setStep(state.t + 1)),
+        Home: () => (pause(), setStep(0)),
+        End: () => (pause(), setStep(state.steps)),
+        " ": play,
       };
       if (!Object.hasOwn(acts, event.key) || (event.key === " " && onButton)) return;
       event.preventDefault();
@@ -627,5 +923,12 @@ const Explorer = (() => {
 
   begin();
 
-  return { state: () => state, runs: () => runs, set, setStep, pause, isPlaying: () => playing !== null };
+  return {
+    state: () => state,
+    runs: () => runs,
+    set,
+    setStep,
+    pause,
+    isPlaying: () => playing !== null,
+  };
 })();

@@ -8,7 +8,9 @@ const Runs = (() => {
   function gradients(setup) {
     const surface = Surfaces.ALL[setup.surface].make(setup);
     const off =
-      setup.noise > 0 ? Surfaces.batchNoise(setup.noise, setup.batch, setup.seed, setup.steps) : null;
+      setup.noise > 0
+        ? Surfaces.batchNoise(setup.noise, setup.batch, setup.seed, setup.steps)
+        : null;
     return {
       value: surface.value,
       // of step t, which is 1 for the first
