@@ -26,6 +26,10 @@ SCRIPTS = (
     "state",
     "drawing",
     "controls",
+    "strips",
+    "panel",
+    "settings",
+    "asked",
     "page",
 )
 """In the order in which they run: each uses those before it."""

@@ -47,8 +47,10 @@ const Controls = (() => {
     else field.removeAttribute("aria-invalid");
   }
 
-  // A number with a slider. optional: it may be empty, which is null.
-  function numberRow({ label, help, value, low, high, log, optional = false, set }) {
+  // A number with a slider. optional: it may be empty, which is null. whole: of the slider.
+  function numberRow(given) {
+    const { label, help, value, low, high, log, set } = given;
+    const { optional = false, whole = false } = given;
     const id = `field${(count += 1)}`;
     const of = scale({ low, high, log });
     const shownValue = (one) => (one === null ? "" : Numbers.plain(Number(one.toPrecision(12))));
@@ -80,7 +82,10 @@ const Controls = (() => {
       if (from !== slider) slider.value = place(number);
       if (from !== field) field.value = shownValue(number);
     };
-    slider.addEventListener("input", () => give(of.at(slider.value / 1000), slider));
+    slider.addEventListener("input", () => {
+      const at = of.at(slider.value / 1000);
+      give(whole ? Math.round(at) : at, slider);
+    });
     field.addEventListener("input", () => {
       const text = field.value.trim().replace("−", "-");
       if (text === "" && optional) return give(null, field);

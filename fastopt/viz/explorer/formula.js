@@ -236,5 +236,13 @@ const Formula = (() => {
     };
   }
 
-  return { Mistake, ALL_FUNCTIONS: Object.keys(VALUES), tokens, parse, value, surface };
+  return {
+    Mistake,
+    FUNCTIONS: Object.keys(FUNCTIONS),
+    ALL_FUNCTIONS: Object.keys(VALUES),
+    tokens,
+    parse,
+    value,
+    surface,
+  };
 })();

@@ -84,7 +84,7 @@ const Questions = (() => {
   const ALL = [
     {
       id: "direction",
-      title: "How does an average of gradients find the better direction?",
+      title: "How does an average of gradients give a steeper path?",
       ask:
         "The gradients zigzag: across they are +30, −30, +30, …; along they are always −4. Each single" +
         " gradient points 7.5 times as far across as along. What about their average (β = 0.9) after 20 steps?",
@@ -105,7 +105,7 @@ const Questions = (() => {
       tell: (n) =>
         `${say(n.answer)} times as far. In the average the signs across cancel: of 30 there is` +
         ` ${say(Math.abs(n.across))} left. What stays the same adds up: of 4 along there are` +
-        ` ${say(Math.abs(n.along))}. The step points down the valley, and so it may be longer.`,
+        ` ${say(Math.abs(n.along))}. So the step points down the valley, and may be longer.`,
       show: {
         ...BOWL,
         steps: 60,
@@ -429,7 +429,7 @@ const Questions = (() => {
     },
     {
       id: "settle",
-      title: "RMSprop with ten times the learning rate: where does it end?",
+      title: "RMSprop with ten times the learning rate: where does it settle?",
       ask:
         "RMSprop runs for 2000 steps with learning rate 0.01, and again with 0.1. How many times as far from" +
         " the lowest point does it stay?",
