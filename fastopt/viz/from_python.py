@@ -163,9 +163,9 @@ class _Writer:
             case ast.Expr(value=ast.Constant(value=str())):  # the docstring
                 return []
             case ast.Assign(targets=[ast.Name() as name], value=value):
-                return [f"{indent}{name.id} = {self._value(value)};"]
+                return [f"{indent}{name.id} = {self._values(value)};"]
             case ast.AnnAssign(target=ast.Name() as name, value=ast.expr() as value):
-                return [f"{indent}{name.id} = {self._value(value)};"]
+                return [f"{indent}{name.id} = {self._values(value)};"]
             case ast.Assign(targets=[ast.Tuple(elts=targets)], value=value):
                 names = ", ".join(self._target(one) for one in targets)
                 return [f"{indent}[{names}] = {self._values(value)};"]
@@ -189,12 +189,8 @@ class _Writer:
         match node:
             case ast.Tuple(elts=elements):
                 return f"[{', '.join(map(self._value, elements))}]"
-            case ast.IfExp(test=test, body=body, orelse=orelse):
-                known = self._known(test)
-                if known is not None:
-                    return self._values(body if known else orelse)
-                choice = f"{self._values(body)} : {self._values(orelse)}"
-                return f"({self._value(test)} ? {choice})"
+            case ast.IfExp():
+                return self._choice(node, self._values)
         return self._value(node)
 
     def _value(self, node: ast.expr) -> str:
@@ -218,7 +214,7 @@ class _Writer:
             case ast.Compare(left=left, ops=[op], comparators=[right]) if type(op) in _COMPARISONS:
                 return f"({self._value(left)} {_COMPARISONS[type(op)]} {self._value(right)})"
             case ast.IfExp():
-                return self._values(node)
+                return self._choice(node, self._value)
             case ast.Subscript(value=value, slice=ast.Constant(value=str() | int() as key)):
                 return f"{self._value(value)}[{json.dumps(key)}]"
             case ast.Dict(keys=keys, values=values):
@@ -230,6 +226,13 @@ class _Writer:
             case ast.Name() | ast.Attribute() | ast.Call():
                 return self._from_outside(node)
         self._refuse(node)
+
+    def _choice(self, node: ast.IfExp, part: Callable[[ast.expr], str]) -> str:
+        """Return a choice, or what it comes to for plain numbers."""
+        known = self._known(node.test)
+        if known is not None:
+            return part(node.body if known else node.orelse)
+        return f"({self._value(node.test)} ? {part(node.body)} : {part(node.orelse)})"
 
     def _dict(self, keys: list[ast.expr | None], values: list[ast.expr]) -> str:
         parts = []

@@ -154,7 +154,9 @@ def source(names: Sequence[str] = OFFERED) -> str:
     ``FASTOPT.create(name, options)`` makes one, with the names and defaults of the Python class;
     ``opt.step(x, g)`` takes a parameter and its gradient, two Float64Arrays of equal length,
     changes the parameter in place, and returns what it did. ``FASTOPT.optimizers`` says what there
-    is. All in doubles, in the order of the operations that all backends have.
+    is. All in doubles, in the order of the operations that all backends have: equal bits, but for
+    scalars that are made with logarithms and powers (bias corrections, for one), whose last bit
+    is the library's.
 
     Args:
         names: which optimizers, of ``OFFERED``.
@@ -185,6 +187,11 @@ def source(names: Sequence[str] = OFFERED) -> str:
             "",
         ]
     )
+
+
+def _text(value: Any) -> str:
+    """Return JSON in which no tag of HTML can begin, so that a page may hold it as it is."""
+    return json.dumps(value).replace("<", "\\u003c")
 
 
 def _object(members: Mapping[str, str]) -> str:
@@ -300,7 +307,7 @@ def _optimizer(name: str, functions: Functions, rules: dict[str, str]) -> str:
         "smallestDenominator": make._smallest_denominator,
         "fill": make._fill,
     }
-    members = {key: json.dumps(value, ensure_ascii=False) for key, value in facts.items()}
+    members = {key: _text(value) for key, value in facts.items()}
     for key, function in of_class.items():
         owner = function.__qualname__
         members[key] = functions.name_of(function, owner.replace(".", ""), owner)
