@@ -410,20 +410,14 @@ def _range(make: type[Optimizer], name: str, check: Any) -> dict[str, Any]:
 # -------------------------------------------------------------------------------------------------
 # Words, which are those of the docstrings.
 
-_SCHEDULED = re.compile(r"[;,.]? ?(?:a number, )?[oO]r (?:a )?functions? of the step number[^;.]*")
+_SCHEDULED = re.compile(r"[;,] (?:a number, )?or (?:a )?functions? of the step number[^;]*")
 
 
 def _formula(make: type[Optimizer]) -> list[str]:
-    """Return the lines of the formula in a class's docstring."""
-    lines = (inspect.getdoc(make) or "").partition("\nArgs:")[0].splitlines()
-    inside, found = False, []
-    for line in lines:
-        if line.startswith("    "):
-            if inside:
-                found.append(line[4:])
-        elif line:
-            inside = line.endswith("::")
-    return found
+    """Return the lines of the formula in a class's docstring, which are those that assign."""
+    text = (inspect.getdoc(make) or "").partition("\nArgs:")[0]
+    blocks = re.findall(r"^(?:.*::)\n\n((?:    .*\n)+)", text + "\n", re.MULTILINE)
+    return [line[4:] for block in blocks if "<-" in block for line in block.splitlines()]
 
 
 def _help(make: type[Optimizer], name: str) -> str:
@@ -431,6 +425,6 @@ def _help(make: type[Optimizer], name: str) -> str:
     arguments = (inspect.getdoc(make) or "").partition("\nArgs:\n")[2]
     found = re.search(rf"^    {name}: (.*(?:\n {{8}}.*)*)", arguments, re.MULTILINE)
     if found is None:
-        return ""
-    text = re.sub(r"\s+", " ", found[1])
-    return re.split(r"(?<=[.)\w])\. ", _SCHEDULED.sub("", text))[0].strip().rstrip(".;") + "."
+        raise ValueError(f"{make.__name__}: its docstring says nothing of {name}; add it to Args")
+    first = re.sub(r"\s+", " ", found[1]).rstrip(".").split(". ")[0]
+    return _SCHEDULED.sub("", first) + "."

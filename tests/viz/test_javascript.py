@@ -9,6 +9,7 @@ import itertools
 import json
 import math
 import pkgutil
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
@@ -392,6 +393,7 @@ def test_a_page_is_told_what_the_classes_say(found: dict[str, Any]) -> None:
         for option in one["options"]:
             assert 10 < len(option["help"]) < 400, (name, option)
             assert "function of the step" not in option["help"]
+            assert re.fullmatch(r"[a-z-].*[\w)\]]\.", option["help"])
             if option["kind"] in ("number", "betas", "numbers"):
                 lows, defaults_, highs = (
                     np.array(option[key], dtype=float) for key in ("low", "value", "high")
