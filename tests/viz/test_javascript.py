@@ -517,6 +517,17 @@ def test_every_elementwise_rule_is_translated(rule: Rule) -> None:
     assert all(f"let {slot} = $state.{slot}[$i];" in text for slot in rule.state)
 
 
+def test_every_optimizer_that_updates_each_element_by_itself_is_offered() -> None:
+    """Whoever adds one adds it to ``OFFERS``. Those that are handed a Hessian are left out."""
+    rules = {v.optimizer: v.rule for v in VARIANTS if v.optimizer._estimate is None}
+    elementwise = {
+        make.__name__
+        for make, rule in rules.items()
+        if isinstance(rule, Rule) and rule.sums is None
+    }
+    assert elementwise == set(OFFERED)
+
+
 def test_what_a_rule_sums_is_refused_by_name() -> None:
     for rule in (lamb.RULE, dog.RULE):
         with pytest.raises(ValueError, match=f"rule {rule.name} needs sums"):
@@ -597,9 +608,39 @@ def _compared(options: Any, lr: float, t: int, guard: float) -> dict[str, Any]:
     return {"lr": lr if (lr, t) != (1.0, 1) else 0.0}
 
 
+def _three(options: Any, lr: float, t: int, guard: float) -> dict[str, Any]:
+    return {"lr": max(lr, 1.0, guard)}
+
+
+def _default(options: Any, lr: float, t: int, guard: float = 1.0) -> dict[str, Any]:
+    return {"lr": lr + guard}
+
+
+def _table(options: Any, lr: float, t: int, guard: float) -> dict[str, Any]:
+    return {"lr": _TABLE[options["fast"]]}
+
+
+def _shadowing(options: Any, lr: float, t: int, guard: float) -> dict[str, Any]:
+    larger = 2.0
+    return {"lr": max(lr, larger)}
+
+
+@cache
+def _decorated(options: Any, lr: float, t: int, guard: float) -> dict[str, Any]:
+    return {"lr": lr}
+
+
+_TABLE = {True: 1.0, False: 2.0}
+
+
 @pytest.mark.parametrize(
     ("function", "said"),
     [
+        (_three, "max(lr, 1.0, guard)"),
+        (_default, "guard: float=1.0"),
+        (_table, "_TABLE"),
+        (_shadowing, "the name 'larger'"),
+        (_decorated, "cache"),
         (_known, "(beta, *_)"),
         (_power, "lr ** options['alpha']"),
         (_exponential, "math.exp"),
