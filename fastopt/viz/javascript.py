@@ -209,13 +209,12 @@ def rule_text(rule: Rule) -> str:
 
     Raises ValueError for a rule that sums over arrays, and for what cannot be translated.
     """
-    owner = f"rule {rule.name}"
-    if rule.sums is not None or (rule.memory and (rule.memory.handed or rule.memory.takes_value)):
+    owner, memory = f"rule {rule.name}", rule.memory
+    if rule.sums is not None or (memory and (memory.over != "array" or memory.handed)):
         raise ValueError(
             f"{owner} needs sums over arrays, or what it remembers beside state, which is not "
             "translated to JavaScript; rules that update each element by itself are"
         )
-    memory = rule.memory
     made = memory.scalars if memory else ()
     square = ("square",) if rule.takes_square else ()
     given = ("grad", *square, *rule.scalars, *made)
@@ -275,9 +274,10 @@ def _optimizer(name: str, functions: Functions, rules: dict[str, str]) -> str:
     """Return the object that describes an optimizer; its rules and formulas are added to theirs."""
     make: type[Optimizer] = getattr(fastopt, name)
     offer = OFFERS[name]
-    plain = ("_parts", "_part", "_view", "_memory")
-    if besides := [one for one in plain if one in vars(make)] or make._estimate is not None:
-        raise ValueError(f"{name} has {besides}, which rules.js does not know of")
+    unknown = {"_parts", "_part", "_view", "_memory", "_estimate"}
+    own = {key for base in make.__mro__ if base not in Optimizer.__mro__ for key in vars(base)}
+    if besides := sorted(unknown & own):
+        raise ValueError(f"{name} has {besides}, which fastopt/viz/rules.js does not know of")
     chosen_by, choices = _choices(make)
     for rule, _ in choices.values():
         if rule.name not in rules:
