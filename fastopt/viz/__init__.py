@@ -1,1 +1,1 @@
-"""Pictures and pages that show how optimizers go, computed by the package itself."""
+"""Pictures of optimizers at work; matplotlib is imported when something is drawn."""

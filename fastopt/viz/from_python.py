@@ -41,6 +41,12 @@ FUNCTIONS: dict[Any, str] = {
 }
 """Functions that JavaScript or ``rules.js`` has, and their names there."""
 
+_TAKES = {max: 2, min: 2, pow: 2, bool: 1, float: 1}
+"""How many arguments those take whose Python takes others too."""
+
+_TAKEN = RESERVED | {"Object", *(name.partition(".")[0] for name in FUNCTIONS.values())}
+"""Names that mean something in JavaScript, so that they are no variable's."""
+
 _OPERATORS: dict[type[ast.operator], str] = {
     ast.Add: "+",
     ast.Sub: "-",
@@ -98,8 +104,10 @@ class _Writer:
         self._outside: dict[str, Any] = getattr(function, "__globals__", {})
         text = textwrap.dedent(inspect.getsource(function))
         (tree,) = ast.parse(text).body
-        if not isinstance(tree, ast.FunctionDef):
+        if not isinstance(tree, ast.FunctionDef) or not _plain(tree.args):
             self._refuse(tree)
+        if any(ast.unparse(one) != "staticmethod" for one in tree.decorator_list):
+            self._refuse(tree.decorator_list[0])
         self._tree = tree
         self._names = {argument.arg for argument in tree.args.args}
 
@@ -120,7 +128,7 @@ class _Writer:
         }
         declared = sorted(inside - of_comprehensions - self._names)
         self._names |= inside
-        if wrong := self._names & RESERVED:
+        if wrong := self._names & _TAKEN:
             self._refuse(self._tree, f"the name {sorted(wrong)[0]!r}")
         lines = [f"  let {', '.join(declared)};"] if declared else []
         lines += self._block(self._tree.body, "  ")
@@ -163,9 +171,9 @@ class _Writer:
             case ast.Expr(value=ast.Constant(value=str())):  # the docstring
                 return []
             case ast.Assign(targets=[ast.Name() as name], value=value):
-                return [f"{indent}{name.id} = {self._value(value)};"]
+                return [f"{indent}{name.id} = {self._values(value)};"]
             case ast.AnnAssign(target=ast.Name() as name, value=ast.expr() as value):
-                return [f"{indent}{name.id} = {self._value(value)};"]
+                return [f"{indent}{name.id} = {self._values(value)};"]
             case ast.Assign(targets=[ast.Tuple(elts=targets)], value=value):
                 names = ", ".join(self._target(one) for one in targets)
                 return [f"{indent}[{names}] = {self._values(value)};"]
@@ -189,12 +197,8 @@ class _Writer:
         match node:
             case ast.Tuple(elts=elements):
                 return f"[{', '.join(map(self._value, elements))}]"
-            case ast.IfExp(test=test, body=body, orelse=orelse):
-                known = self._known(test)
-                if known is not None:
-                    return self._values(body if known else orelse)
-                choice = f"{self._values(body)} : {self._values(orelse)}"
-                return f"({self._value(test)} ? {choice})"
+            case ast.IfExp():
+                return self._choice(node, self._values)
         return self._value(node)
 
     def _value(self, node: ast.expr) -> str:
@@ -218,18 +222,25 @@ class _Writer:
             case ast.Compare(left=left, ops=[op], comparators=[right]) if type(op) in _COMPARISONS:
                 return f"({self._value(left)} {_COMPARISONS[type(op)]} {self._value(right)})"
             case ast.IfExp():
-                return self._values(node)
+                return self._choice(node, self._value)
             case ast.Subscript(value=value, slice=ast.Constant(value=str() | int() as key)):
                 return f"{self._value(value)}[{json.dumps(key)}]"
             case ast.Dict(keys=keys, values=values):
                 return self._dict(keys, values)
-            case ast.Lambda(args=arguments, body=body):
+            case ast.Lambda(args=arguments, body=body) if _plain(arguments):
                 return self._lambda([one.arg for one in arguments.args], body)
             case ast.DictComp():
                 return self._numbered(node)
             case ast.Name() | ast.Attribute() | ast.Call():
                 return self._from_outside(node)
         self._refuse(node)
+
+    def _choice(self, node: ast.IfExp, part: Callable[[ast.expr], str]) -> str:
+        """Return a choice, or what it comes to for plain numbers."""
+        known = self._known(node.test)
+        if known is not None:
+            return part(node.body if known else node.orelse)
+        return f"({self._value(node.test)} ? {part(node.body)} : {part(node.orelse)})"
 
     def _dict(self, keys: list[ast.expr | None], values: list[ast.expr]) -> str:
         parts = []
@@ -244,7 +255,7 @@ class _Writer:
 
     def _lambda(self, arguments: list[str], body: ast.expr) -> str:
         new = [name for name in arguments if name not in self._names]
-        if len(new) < len(arguments) or RESERVED & {*new}:
+        if len(new) < len(arguments) or _TAKEN & {*new}:
             self._refuse(body, f"a lambda of {', '.join(arguments)}")
         self._names |= {*new}
         text = f"(({', '.join(new)}) => {self._value(body)})"
@@ -288,6 +299,10 @@ class _Writer:
                 return f"{self._value(of)}.length"
             case ast.Call(func=func, args=arguments, keywords=[]):
                 name = self._function(func)
+                takes = _TAKES.get(self._named(func), len(arguments))
+                starred = any(isinstance(one, ast.Starred) for one in arguments)
+                if takes != len(arguments) or (starred and self._named(func) in FUNCTIONS):
+                    self._refuse(node)
                 return f"{name}({', '.join(map(self._argument, arguments))})"
             case ast.Name() | ast.Attribute():
                 return self._function(node)
@@ -299,16 +314,26 @@ class _Writer:
         return self._values(node)
 
     def _function(self, node: ast.expr) -> str:
-        """Return the name of a function of Python's, or of a module or class."""
-        match node:
-            case ast.Name(id=name):
-                found = self._outside.get(name, getattr(builtins, name, None))
-            case ast.Attribute(value=ast.Name(id=owner), attr=name):
-                found = getattr(self._outside.get(owner), name, None)
-            case _:
-                self._refuse(node)
+        """Return the JavaScript name of a function that a name of Python's stands for."""
+        found = self._named(node)
         if found in FUNCTIONS:
             return FUNCTIONS[found]
         if not inspect.isfunction(found):
             self._refuse(node)
         return self._functions.name_of(found, found.__name__, found.__qualname__)
+
+    def _named(self, node: ast.expr) -> Function | None:
+        """Return the function of a name, of Python's own, or of a module or class."""
+        found: Any = None
+        match node:
+            case ast.Name(id=name):
+                found = self._outside.get(name, getattr(builtins, name, None))
+            case ast.Attribute(value=ast.Name(id=owner), attr=name):
+                found = getattr(self._outside.get(owner), name, None)
+        return found if callable(found) else None
+
+
+def _plain(arguments: ast.arguments) -> bool:
+    """Return whether all arguments are given by place, and none has a default."""
+    others = arguments.defaults, arguments.kwonlyargs, arguments.posonlyargs
+    return not (any(others) or arguments.vararg or arguments.kwarg)

@@ -154,7 +154,9 @@ def source(names: Sequence[str] = OFFERED) -> str:
     ``FASTOPT.create(name, options)`` makes one, with the names and defaults of the Python class;
     ``opt.step(x, g)`` takes a parameter and its gradient, two Float64Arrays of equal length,
     changes the parameter in place, and returns what it did. ``FASTOPT.optimizers`` says what there
-    is. All in doubles, in the order of the operations that all backends have.
+    is. All in doubles, in the order of the operations that all backends have: equal bits, but for
+    scalars that are made with logarithms and powers (bias corrections, for one), whose last bit
+    is the library's.
 
     Args:
         names: which optimizers, of ``OFFERED``.
@@ -187,6 +189,11 @@ def source(names: Sequence[str] = OFFERED) -> str:
     )
 
 
+def _text(value: Any) -> str:
+    """Return JSON in which no tag of HTML can begin, so that a page may hold it as it is."""
+    return json.dumps(value).replace("<", "\\u003c")
+
+
 def _object(members: Mapping[str, str]) -> str:
     """Return an object literal of members that are JavaScript already."""
     lines = [f"{json.dumps(name)}: {text}" for name, text in members.items()]
@@ -202,13 +209,12 @@ def rule_text(rule: Rule) -> str:
 
     Raises ValueError for a rule that sums over arrays, and for what cannot be translated.
     """
-    owner = f"rule {rule.name}"
-    if rule.sums is not None or (rule.memory and (rule.memory.handed or rule.memory.takes_value)):
+    owner, memory = f"rule {rule.name}", rule.memory
+    if rule.sums is not None or (memory and (memory.over != "array" or memory.handed)):
         raise ValueError(
             f"{owner} needs sums over arrays, or what it remembers beside state, which is not "
             "translated to JavaScript; rules that update each element by itself are"
         )
-    memory = rule.memory
     made = memory.scalars if memory else ()
     square = ("square",) if rule.takes_square else ()
     given = ("grad", *square, *rule.scalars, *made)
@@ -268,9 +274,10 @@ def _optimizer(name: str, functions: Functions, rules: dict[str, str]) -> str:
     """Return the object that describes an optimizer; its rules and formulas are added to theirs."""
     make: type[Optimizer] = getattr(fastopt, name)
     offer = OFFERS[name]
-    plain = ("_parts", "_part", "_view", "_memory")
-    if besides := [one for one in plain if one in vars(make)] or make._estimate is not None:
-        raise ValueError(f"{name} has {besides}, which rules.js does not know of")
+    unknown = {"_parts", "_part", "_view", "_memory", "_estimate"}
+    own = {key for base in make.__mro__ if base not in Optimizer.__mro__ for key in vars(base)}
+    if besides := sorted(unknown & own):
+        raise ValueError(f"{name} has {besides}, which fastopt/viz/rules.js does not know of")
     chosen_by, choices = _choices(make)
     for rule, _ in choices.values():
         if rule.name not in rules:
@@ -300,7 +307,7 @@ def _optimizer(name: str, functions: Functions, rules: dict[str, str]) -> str:
         "smallestDenominator": make._smallest_denominator,
         "fill": make._fill,
     }
-    members = {key: json.dumps(value, ensure_ascii=False) for key, value in facts.items()}
+    members = {key: _text(value) for key, value in facts.items()}
     for key, function in of_class.items():
         owner = function.__qualname__
         members[key] = functions.name_of(function, owner.replace(".", ""), owner)
@@ -403,20 +410,14 @@ def _range(make: type[Optimizer], name: str, check: Any) -> dict[str, Any]:
 # -------------------------------------------------------------------------------------------------
 # Words, which are those of the docstrings.
 
-_SCHEDULED = re.compile(r"[;,.]? ?(?:a number, )?[oO]r (?:a )?functions? of the step number[^;.]*")
+_SCHEDULED = re.compile(r"[;,] (?:a number, )?or (?:a )?functions? of the step number[^;]*")
 
 
 def _formula(make: type[Optimizer]) -> list[str]:
-    """Return the lines of the formula in a class's docstring."""
-    lines = (inspect.getdoc(make) or "").partition("\nArgs:")[0].splitlines()
-    inside, found = False, []
-    for line in lines:
-        if line.startswith("    "):
-            if inside:
-                found.append(line[4:])
-        elif line:
-            inside = line.endswith("::")
-    return found
+    """Return the lines of the formula in a class's docstring, which are those that assign."""
+    text = (inspect.getdoc(make) or "").partition("\nArgs:")[0]
+    blocks = re.findall(r"^(?:.*::)\n\n((?:    .*\n)+)", text + "\n", re.MULTILINE)
+    return [line[4:] for block in blocks if "<-" in block for line in block.splitlines()]
 
 
 def _help(make: type[Optimizer], name: str) -> str:
@@ -424,6 +425,6 @@ def _help(make: type[Optimizer], name: str) -> str:
     arguments = (inspect.getdoc(make) or "").partition("\nArgs:\n")[2]
     found = re.search(rf"^    {name}: (.*(?:\n {{8}}.*)*)", arguments, re.MULTILINE)
     if found is None:
-        return ""
-    text = re.sub(r"\s+", " ", found[1])
-    return re.split(r"(?<=[.)\w])\. ", _SCHEDULED.sub("", text))[0].strip().rstrip(".;") + "."
+        raise ValueError(f"{make.__name__}: its docstring says nothing of {name}; add it to Args")
+    first = re.sub(r"\s+", " ", found[1]).rstrip(".").split(". ")[0]
+    return _SCHEDULED.sub("", first) + "."

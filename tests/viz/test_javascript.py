@@ -9,8 +9,11 @@ import itertools
 import json
 import math
 import pkgutil
+import re
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -85,18 +88,18 @@ def switched(name: str) -> Iterator[Options]:
             yield {**dict(zip(flags, values, strict=True)), **more}
 
 
-def odd(name: str) -> Iterator[Options]:
-    """Yield each option at values that it does not have by default."""
+def odd(name: str) -> Iterator[list[Options]]:
+    """Yield for each option, or each number of it, values that it does not have by default."""
     for key, value in defaults(name).items():
         if isinstance(value, tuple):
-            for k, number in itertools.product(range(len(value)), (0.0, 0.95, 1.5)):
-                yield {key: (*value[:k], number, *value[k + 1 :])}
+            for k in range(len(value)):
+                yield [{key: (*value[:k], one, *value[k + 1 :])} for one in (0.0, 0.95, 1.5)]
         elif key == "eps":
-            yield from ({key: number} for number in (0.0, 1e-302, 1e-300, 1e-3))
+            yield [{key: number} for number in (0.0, 1e-302, 1e-300, 1e-3)]
         elif isinstance(value, float):
-            yield from ({key: number} for number in (-0.5, 0.0, 0.1, 1.5))
+            yield [{key: number} for number in (-0.5, 0.0, 0.1, 1.5)]
         elif not isinstance(value, bool):  # base_lr, warmup_steps
-            yield from ({key: number} for number in (10, 250))
+            yield [{key: number} for number in (10, 250)]
 
 
 def fits(known: Options, options: Options) -> bool:
@@ -105,21 +108,34 @@ def fits(known: Options, options: Options) -> bool:
     return lengths == {key: np.shape(value) for key, value in options.items()}
 
 
+@dataclass
+class Cases:
+    """What is compared by default, what is left of it, and what the classes refuse."""
+
+    usual: list[Case] = field(default_factory=list)
+    left: list[Case] = field(default_factory=list)
+    refused: list[Case] = field(default_factory=list)
+
+
 @cache
-def cases() -> tuple[list[Case], list[Case]]:
-    """Return what is compared, and what the classes refuse."""
-    found: dict[str, Case] = {}
+def cases() -> Cases:
+    """Return all: of values that an option may have, the first is compared by default."""
+    found = Cases()
     for name in OFFERED:
         known = defaults(name)
         variants = [v.options for v in VARIANTS if v.optimizer is getattr(fastopt, name)]
-        decays = [{"weight_decay": 0.1}, {"weight_decay": 0.1, "lr": 0.2}]
+        decays: list[Options] = [{"weight_decay": 0.1}, {"weight_decay": 0.1, "lr": 0.2}]
         if "decoupled_weight_decay" in known:
             decays.append({"weight_decay": 0.1, "decoupled_weight_decay": True})
-        for options in (*variants, *switched(name), *odd(name), *decays):
-            if fits(known, options):
-                found[f"{name} {sorted(options.items())}"] = name, options
-    taken = {key: case for key, case in found.items() if allowed(*case)}
-    return [*taken.values()], [found[key] for key in found.keys() - taken.keys()]
+        usual = [one for one in (*variants, *decays) if fits(known, one)]
+        for options in (*usual, *switched(name)):
+            (found.usual if allowed(name, options) else found.refused).append((name, options))
+        for values in odd(name):
+            taken = [(name, options) for options in values if allowed(name, options)]
+            found.usual += taken[:1]
+            found.left += taken[1:]
+            found.refused += [(name, one) for one in values if (name, one) not in taken]
+    return found
 
 
 def exact(name: str, options: Options) -> bool:
@@ -152,7 +168,8 @@ def in_python(name: str, options: Options) -> Record:
             found[t] = {"param": x.copy(), **{k: np.array(v) for k, v in state.items()}}
             found[t].pop("step")
             for slot, values in found[t].items():
-                largest[slot] = np.fmax(np.abs(values), largest.get(slot, 0.0))
+                size = np.where(np.isfinite(values), np.abs(values), 0.0)
+                largest[slot] = np.maximum(size, largest.get(slot, 0.0))
             found[t] |= {f"largest {slot}": values for slot, values in largest.items()}
     return found
 
@@ -248,28 +265,31 @@ MUTANTS: list[tuple[str, str, Case]] = [
 """Planted in the JavaScript: what stands there, what is put in its place, what must go wrong."""
 
 
-@pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Run all of it in one page."""
-    mutants = []
-    for right, wrong, case in MUTANTS:
-        text = source([case[0]])
-        assert right in text, f"{right!r} is not in the JavaScript"
-        mutants.append((text.replace(right, wrong), case))
-    taken, refused = cases()
+def page(folder: Path, compared: list[Case], mutants: list[tuple[str, Case]]) -> dict[str, Any]:
+    """Return what a page makes of it."""
     values = {
         "GRADIENTS": GRADIENTS.tolist(),
         "START": START.tolist(),
         "LOOKED_AT": LOOKED_AT,
         "SOURCE": source(),
-        "CASES": taken,
-        "REFUSED": [*refused, *WRONG],
+        "CASES": compared,
+        "REFUSED": [*cases().refused, *WRONG],
         "MUTANTS": mutants,
     }
     script = [f"const {name} = {json.dumps(value)};" for name, value in values.items()]
-    written = written_by("\n".join([*script, RUN]), tmp_path_factory.mktemp("page"))
-    result: dict[str, Any] = json.loads(written)
+    result: dict[str, Any] = json.loads(written_by("\n".join([*script, RUN]), folder))
     return result
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Run all that is looked at by default in one page."""
+    mutants = []
+    for right, wrong, case in MUTANTS:
+        text = source([case[0]])
+        assert right in text, f"{right!r} is not in the JavaScript"
+        mutants.append((text.replace(right, wrong), case))
+    return page(tmp_path_factory.mktemp("page"), cases().usual, mutants)
 
 
 def difference(name: str, options: Options, told: dict[str, dict[str, Any]]) -> str | None:
@@ -298,14 +318,24 @@ in_a_browser = pytest.mark.xdist_group("browser")
 # In the browser.
 
 
+def differences(compared: list[Case], told: dict[str, Any]) -> list[tuple[Case, str]]:
+    pairs = zip(compared, told["records"], strict=True)
+    return [(case, said) for case, one in pairs if (said := difference(*case, one))]
+
+
 @in_a_browser
 def test_every_optimizer_and_option_takes_the_same_steps(found: dict[str, Any]) -> None:
-    taken, _ = cases()
-    assert {name for name, _ in taken} == set(OFFERED)
-    assert sum(exact(*case) for case in taken) > 200  # are held to the bit
-    pairs = zip(taken, found["records"], strict=True)
-    wrong = [(case, said) for case, told in pairs if (said := difference(*case, told))]
-    assert not wrong
+    compared = cases().usual
+    assert {name for name, _ in compared} == set(OFFERED)
+    assert sum(exact(*case) for case in compared) > 100  # are held to the bit
+    assert not differences(compared, found)
+
+
+@in_a_browser
+@pytest.mark.exhaustive
+def test_every_option_at_more_values_takes_the_same_steps(tmp_path: Path) -> None:
+    assert len(cases().left) > 100
+    assert not differences(cases().left, page(tmp_path, cases().left, []))
 
 
 @in_a_browser
@@ -317,7 +347,7 @@ def test_a_planted_mistake_is_found(found: dict[str, Any]) -> None:
 
 @in_a_browser
 def test_what_a_class_refuses_is_refused(found: dict[str, Any]) -> None:
-    refused = [*cases()[1], *WRONG]
+    refused = [*cases().refused, *WRONG]
     assert len(refused) > 100
     for (name, options), said in zip(refused, found["refusals"], strict=True):
         assert said is not None, f"{name} took {options}"
@@ -363,6 +393,7 @@ def test_a_page_is_told_what_the_classes_say(found: dict[str, Any]) -> None:
         for option in one["options"]:
             assert 10 < len(option["help"]) < 400, (name, option)
             assert "function of the step" not in option["help"]
+            assert re.fullmatch(r"[a-z-].*[\w)\]]\.", option["help"])
             if option["kind"] in ("number", "betas", "numbers"):
                 lows, defaults_, highs = (
                     np.array(option[key], dtype=float) for key in ("low", "value", "high")
@@ -486,6 +517,17 @@ def test_every_elementwise_rule_is_translated(rule: Rule) -> None:
     assert all(f"let {slot} = $state.{slot}[$i];" in text for slot in rule.state)
 
 
+def test_every_optimizer_that_updates_each_element_by_itself_is_offered() -> None:
+    """Whoever adds one adds it to ``OFFERS``. Those that are handed a Hessian are left out."""
+    rules = {v.optimizer: v.rule for v in VARIANTS if v.optimizer._estimate is None}
+    elementwise = {
+        make.__name__
+        for make, rule in rules.items()
+        if isinstance(rule, Rule) and rule.sums is None
+    }
+    assert elementwise == set(OFFERED)
+
+
 def test_what_a_rule_sums_is_refused_by_name() -> None:
     for rule in (lamb.RULE, dog.RULE):
         with pytest.raises(ValueError, match=f"rule {rule.name} needs sums"):
@@ -566,9 +608,39 @@ def _compared(options: Any, lr: float, t: int, guard: float) -> dict[str, Any]:
     return {"lr": lr if (lr, t) != (1.0, 1) else 0.0}
 
 
+def _three(options: Any, lr: float, t: int, guard: float) -> dict[str, Any]:
+    return {"lr": max(lr, 1.0, guard)}
+
+
+def _default(options: Any, lr: float, t: int, guard: float = 1.0) -> dict[str, Any]:
+    return {"lr": lr + guard}
+
+
+def _table(options: Any, lr: float, t: int, guard: float) -> dict[str, Any]:
+    return {"lr": _TABLE[options["fast"]]}
+
+
+def _shadowing(options: Any, lr: float, t: int, guard: float) -> dict[str, Any]:
+    larger = 2.0
+    return {"lr": max(lr, larger)}
+
+
+@cache
+def _decorated(options: Any, lr: float, t: int, guard: float) -> dict[str, Any]:
+    return {"lr": lr}
+
+
+_TABLE = {True: 1.0, False: 2.0}
+
+
 @pytest.mark.parametrize(
     ("function", "said"),
     [
+        (_three, "max(lr, 1.0, guard)"),
+        (_default, "guard: float=1.0"),
+        (_table, "_TABLE"),
+        (_shadowing, "the name 'larger'"),
+        (_decorated, "cache"),
         (_known, "(beta, *_)"),
         (_power, "lr ** options['alpha']"),
         (_exponential, "math.exp"),
