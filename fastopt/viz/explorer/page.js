@@ -120,7 +120,10 @@ const Explorer = (() => {
       view: [x, y, width],
       goals,
     } = Surfaces.ALL[surface];
-    if (zoom > 1) return [...(goals[0] ?? [x, y]), width / zoom];
+    if (zoom > 1) {
+      const { lost, points } = runs[state.focus]; // where no lowest point is known: its end
+      return [...(goals[0] ?? (lost ? [x, y] : points.at(-1))), width / zoom];
+    }
     const [dx, dy] = [Math.abs(start[0] - x), Math.abs(start[1] - y)];
     return [x, y, Math.max(width, 2.2 * dx, (2.2 * dy) / Drawing.RATIO) / zoom];
   }
@@ -186,7 +189,8 @@ const Explorer = (() => {
     const made = step
       ? ` ${label(state.focus)}: gradient ${Numbers.point(step.gradient, 3)}, step ${Numbers.point(step.update, 3)}.`
       : "";
-    $("status").textContent = `After step ${state.t}: ${said.join("; ")}.${made}`;
+    const when = state.t === 0 ? "At the start" : `After step ${state.t}`;
+    $("status").textContent = `${when}: ${said.join("; ")}.${made}`;
   }
 
   // ----------------------------------------------------------------------------------------------

@@ -463,7 +463,7 @@ const Questions = (() => {
         "Which learning rates bring RMSprop within 1 % of the distance in 200 steps, and keep it there? The" +
         " largest of them is how many times the smallest?",
       choices: [
-        ["about 2 times", 2],
+        ["less than 2 times", 1.3],
         ["about 10 times", 10],
         ["about 100 times", 100],
         ["any will do", 1e3],
@@ -485,7 +485,7 @@ const Questions = (() => {
       },
       tell: (n) =>
         `${say(n.answer)} times: from ${say(n.low)} to ${say(n.high)}. The learning rate is the length of a` +
-        " step: smaller, and 200 steps do not get there; larger, and it never settles. So the right one hangs" +
+        " step: smaller, and 200 steps do not get there; larger, and it never settles. So the right one depends" +
         ` on how far there is to go: from a start ten times as far it is ${say(n.farLow)} to` +
         ` ${say(n.farHigh)}, and none is good for both. Gradient descent, whose steps grow with the` +
         ` gradient, can keep its own: ${say(n.plainLow)} to ${say(n.plainHigh)}, and from far` +
