@@ -532,12 +532,16 @@ LINK = (
 
 def test_a_link_restores_the_state_and_is_written_back_the_same(tmp_path: Path) -> None:
     body = """
+    await wait(500);
     const whole = { state: Explorer.state(), hash: location.hash, t: $("t").value,
       theme: document.documentElement.dataset.theme, open: $("question-square").open,
       legend: $("legend").textContent, boxes: document.querySelectorAll(".card").length };
     location.hash = "#surface=saddle&t=4&o=Lion;lr:0.1";
     await wait(50);
     whole.next = Explorer.state();
+    Explorer.setStep(7);
+    await wait(500);
+    whole.written = location.hash;
     location.hash = "#surface=saddle&o=Adam;lr:-1";
     await wait(50);
     whole.notice = $("notice").hidden ? "" : $("notice").textContent;
@@ -563,6 +567,7 @@ def test_a_link_restores_the_state_and_is_written_back_the_same(tmp_path: Path) 
     assert (got["next"]["surface"], got["next"]["start"], got["next"]["t"]) == (
         "saddle", [-4, 0.01], 4
     )  # fmt: skip
+    assert got["written"] == "#surface=saddle&start=-4,0.01&t=7&focus=0&o=Lion;lr:0.1"
     assert got["next"]["optimizers"] == [{"name": "Lion", "options": {"lr": 0.1}}]
     assert re.search(r"lr must be .*\[0, inf\); got -1", got["notice"])
     assert got["surface"] == "bowl"
@@ -574,7 +579,10 @@ def test_the_state_that_the_file_was_written_with_is_shown(tmp_path: Path) -> No
         "surface": "formula", "formula": "x^2 + y^2", "steps": 25, "condition": None,
         "start": (2, -1), "optimizers": [{"name": "RMSprop", "options": {"lr": 0.2}}],
     }  # fmt: skip
-    got = opened(tmp_path, "return [Explorer.state(), Explorer.runs()[0].points];", **state)
+    body = "return [Explorer.state(), Explorer.runs()[0].points];"
+    linked = opened(tmp_path, body, "#o=Adam;lr:0.2", **state)[0]  # which goes before it
+    assert (linked["surface"], linked["optimizers"][0]["name"]) == ("bowl", "Adam")
+    got = opened(tmp_path, body, **state)
     assert {key: got[0][key] for key in ("surface", "formula", "steps", "optimizers")} == {
         key: state[key] for key in ("surface", "formula", "steps", "optimizers")
     }

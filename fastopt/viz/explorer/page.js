@@ -80,6 +80,7 @@ const Explorer = (() => {
     $("play").setAttribute("aria-label", "Play");
     $("status").setAttribute("aria-live", "polite");
     showStatus();
+    keepLink();
   }
 
   function play() {
@@ -303,11 +304,17 @@ const Explorer = (() => {
   // ----------------------------------------------------------------------------------------------
   // Link, colours, keys.
 
-  let own = null; // the link that this page wrote itself
+  let own = null; // what the link had when this page last read or wrote it
+  let writes = null; // the timer until it is written: browsers refuse it many times a second
 
   function keepLink() {
-    own = `#${State.toLink(state)}`;
-    if (location.hash !== own) history.replaceState(null, "", own);
+    if (writes !== null || playing !== null) return;
+    writes = setTimeout(() => {
+      writes = null;
+      if (location.hash !== own) return; // another one has been entered, and will be read
+      own = `#${State.toLink(state)}`;
+      history.replaceState(null, "", own);
+    }, 300);
   }
 
   function notice(text) {
@@ -317,11 +324,13 @@ const Explorer = (() => {
 
   function fromLink() {
     if (location.hash === own) return;
+    own = location.hash;
     pause();
     let wrong;
-    let given = initial();
+    let given;
     try {
-      given = { ...given, ...State.fromLink(location.hash) };
+      // A link says all that is not the default, whatever the file begins with.
+      given = location.hash.length > 1 ? State.fromLink(location.hash) : initial();
     } catch (mistake) {
       wrong = mistake.message;
     }
@@ -363,13 +372,14 @@ const Explorer = (() => {
     );
     $("tablebox").addEventListener("toggle", () => show());
     $("copy").addEventListener("click", async () => {
+      const link = `${location.href.split("#")[0]}#${State.toLink(state)}`;
       try {
-        await navigator.clipboard.writeText(location.href);
+        await navigator.clipboard.writeText(link);
         $("copy").textContent = "Copied";
         setTimeout(() => ($("copy").textContent = "Copy link"), 2000);
       } catch {
         notice(
-          `The browser does not let this page copy. The link is in the address bar, and here: ${location.href}`,
+          `The browser does not let this page copy. The link is in the address bar, and here: ${link}`,
         );
       }
     });
