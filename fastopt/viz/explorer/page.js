@@ -47,7 +47,7 @@ const Explorer = (() => {
     try {
       next = State.completed(patch, state);
     } catch (wrong) {
-      return wrong.message;
+      return wrong.message.replace(/[^.]$/, "$&.");
     }
     const before = state;
     state = next;
@@ -79,8 +79,7 @@ const Explorer = (() => {
     $("play").classList.remove("playing");
     $("play").setAttribute("aria-label", "Play");
     $("status").setAttribute("aria-live", "polite");
-    showStatus();
-    keepLink();
+    show();
   }
 
   function play() {
@@ -111,7 +110,7 @@ const Explorer = (() => {
     $("formulatitle").textContent = `This step of ${label(state.focus)}, in numbers`;
     Panel.showLines($("lines"), scene());
     showStatus();
-    if ($("tablebox").open) Panel.showTable($("table"), scene());
+    if ($("tablebox").open && playing === null) Panel.showTable($("table"), scene());
     keepLink();
   }
 

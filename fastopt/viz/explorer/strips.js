@@ -50,6 +50,11 @@ const Strips = (() => {
     Momentum: { average: (o) => o.beta },
     RMSprop: { average: (o) => o.beta, square: (o) => o.beta },
     Adadelta: { square: (o) => o.rho },
+    Adamax: { average: (o) => o.betas[0] },
+    Yogi: { average: (o) => o.betas[0] },
+    Lion: { average: (o) => o.betas[1] },
+    Signum: { average: (o) => o.momentum },
+    QHM: { average: (o) => o.momentum },
   };
   const WITH_BETAS = [
     "Adam",
