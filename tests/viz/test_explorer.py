@@ -392,10 +392,14 @@ def expected_answers() -> dict[str, dict[str, float]]:
         np.abs(fed("RMSprop", {"lr": 1.0, "bias_correction": one}, ones)[0][:, 0])
         for one in (False, True)
     )
+    plain_adam: Options = {"lr": 1.0, "bias_correction": False}
+    adam = np.abs(fed("Adam", plain_adam, [[1.0]] * 6000)[0][:, 0])
     answers["bias"] = {
         "answer": without[0], "corrected": corrected[0],
         "until": int(np.argmax(without <= 1.01 * corrected)) + 1,
-        "adam": first("Adam", {"lr": 1.0, "bias_correction": False})[0],
+        "adam": adam[0],
+        "adamMost": adam.max(),
+        "adamUntil": int(np.flatnonzero(adam > 1.01)[-1]) + 2,
     }  # fmt: skip
     small, large = settles("RMSprop", 0.01), settles("RMSprop", 0.1)
     answers["settle"] = {

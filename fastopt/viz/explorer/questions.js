@@ -405,17 +405,21 @@ const Questions = (() => {
           ).map((one) => Math.abs(one.update[0]));
         const without = lengths("RMSprop", { bias_correction: false }, 100);
         const corrected = lengths("RMSprop", { bias_correction: true }, 100);
+        const adam = lengths("Adam", { bias_correction: false }, 6000);
         return {
           answer: without[0],
           corrected: corrected[0],
           until: without.findIndex((one, t) => one <= 1.01 * corrected[t]) + 1,
-          adam: lengths("Adam", { bias_correction: false }, 1)[0],
+          adam: adam[0],
+          adamMost: Math.max(...adam),
+          adamUntil: adam.findLastIndex((one) => one > 1.01) + 2,
         };
       },
       tell: (n) =>
         `${say(n.answer)}, against ${say(n.corrected)} with it. By step ${n.until} the two are within 1 %:` +
-        " RMSprop only starts with some long steps, and can do without. Adam’s second average remembers ten" +
-        ` to a hundred times longer; its first step would be ${say(n.adam)}, and many after it.`,
+        " RMSprop only starts with some long steps, and can do without. Adam’s second average remembers a" +
+        ` hundred times longer: without the correction its first step is ${say(n.adam)} learning rates` +
+        ` long, the longest ${say(n.adamMost)}, and it is step ${n.adamUntil} before it is within 1 %.`,
       show: {
         ...BOWL,
         steps: 60,
