@@ -97,6 +97,7 @@ def test_the_file_asks_for_nothing_and_names_no_address(tmp_path: Path) -> None:
         ({"theme": 1}, "must be a string"),
         ({"steps": 5000}, "from 1 to 2000"),
         ({"optimizers": []}, "one to 4"),
+        ({"optimizers": ["adam"]}, "must be a dict such as"),
         ({"optimizers": [{"name": "Adan2"}]}, "got 'Adan2'"),
     ],
 )
@@ -586,10 +587,14 @@ def test_the_state_that_the_file_was_written_with_is_shown(tmp_path: Path) -> No
         "surface": "formula", "formula": "x^2 + y^2", "steps": 25, "condition": None,
         "start": (2, -1), "optimizers": [{"name": "RMSprop", "options": {"lr": 0.2}}],
     }  # fmt: skip
-    body = "return [Explorer.state(), Explorer.runs()[0].points];"
+    body = """
+    const sizes = [Object.keys(Surfaces.ALL), State.MOST_STEPS, State.MOST_OPTIMIZERS];
+    return [Explorer.state(), Explorer.runs()[0].points, sizes];
+    """
     linked = opened(tmp_path, body, "#o=Adam;lr:0.2", **state)[0]  # which goes before it
     assert (linked["surface"], linked["optimizers"][0]["name"]) == ("bowl", "Adam")
     got = opened(tmp_path, body, **state)
+    assert got[2] == [list(explorer.SURFACES), explorer.MOST_STEPS, explorer.MOST_OPTIMIZERS]
     assert {key: got[0][key] for key in ("surface", "formula", "steps", "optimizers")} == {
         key: state[key] for key in ("surface", "formula", "steps", "optimizers")
     }
