@@ -1,0 +1,8 @@
+"""
+Gradient descent
+================
+
+To be written.
+"""
+
+print("placeholder")
