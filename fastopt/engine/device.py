@@ -561,7 +561,7 @@ class DeviceEngine(HostEngine):
             with Deferred():
                 for bucket, memory in zip(self.state.buckets, found, strict=True):
                     bucket.memory[...] = memory
-                self.state.memory = shared
+                self.state.memory.take(shared)
             self._memory_behind = bool(self._capture)
 
     def _upload(self) -> None:

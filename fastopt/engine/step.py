@@ -364,7 +364,7 @@ class HostEngine:
                 self._update(work, verdict.scale)
             for write in some:
                 write()
-            self.state.memory = dict(memory)
+            self.state.memory.take(memory)
             counts.steps += 1
         return _outcome(verdict)
 
@@ -410,7 +410,7 @@ class HostEngine:
             if group.foreseeable:
                 rows.append(scalars.next_row(t, step_count))
             else:
-                rows.append(scalars.row(self._options(bucket.group, asked), t))
+                rows.append(scalars.whole_row(self._options(bucket.group, asked), t))
         tree = self.state.tree
         if given is None:
             given = tree.match(grads)
@@ -618,10 +618,10 @@ class HostEngine:
     def _fuse(self, numbers: Sequence[int]) -> Fused | None:
         """Return what makes whole steps of these buckets in one call, if anything does."""
         buckets = [self.state.buckets[number] for number in numbers]
-        if self.derives or any(isinstance(bucket.rule, ArrayRule) for bucket in buckets):
+        if any(isinstance(bucket.rule, ArrayRule) for bucket in buckets):
             return None
         kernels = [self.kernels[number] for number in numbers]
-        return self.backend.fused(kernels, buckets, self.state.counts)
+        return self.backend.fused(kernels, buckets, self.state.counts, self.state.memory)
 
     def warm_up(self, policy: Policy) -> None:
         """Compile what the coming steps need; changes nothing."""

@@ -298,7 +298,7 @@ def _is_plain(bucket: Bucket) -> bool:
     spec = bucket.spec
     options = (
         *(spec.master, spec.stochastic, spec.modulus, spec.fragments, spec.members),
-        *(spec.constants, spec.limit_scalars, spec.random_scalars),
+        *(spec.constants, spec.limit_scalars, spec.random_scalars, bucket.rule.memory),
     )
     return not any(options) and all(
         type(p.leaf.array) is np.ndarray
