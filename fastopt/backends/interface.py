@@ -35,9 +35,9 @@ Fused = Callable[[list[Any], list[Any], Sequence[Sequence[Any]], float, float | 
 """A whole step of some buckets in one call that nothing interrupts.
 
 ``fused(params, grads, rows, scale, limit)`` is given the leaves of the whole tree, a row of scalars
-for each bucket, followed by the inputs of its memories (with members scalars may be arrays of one
-for each, and there is no limit), the gradients' scale, and the norm that they are scaled down to
-(infinite: it is only measured; None: it is not).
+for each bucket, followed by the inputs of its memories and the loss if it takes that (with members
+scalars may be arrays of one for each, and there is no limit), the gradients' scale, and the norm
+that they are scaled down to (infinite: it is only measured; None: it is not).
 It looks at the arrays, measures, sums, updates arrays and memory, and adds 1 to all counts. It
 returns False, with nothing changed, if any array is not as usual, a gradient is None, or the norm
 asks for a closer look: it is not finite, so small that squares may have been lost, or so large that

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
-from math import inf
+from math import inf, isfinite
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from weakref import ref
@@ -188,12 +188,18 @@ class HostEngine:
         given = None
         if self.transforms is not None:
             given = self.transformed(self.matched(grads), grad_scale)
-        usual = extra is NOTHING and not self._estimate_first and not self._given_rows
+        plain = extra is NOTHING or extra.hessian is None
+        usual = plain and not self._estimate_first and not self._given_rows
+        loss: tuple[float, ...] = ()
+        if extra.value is not None:
+            value = checked_value(extra.value, None)
+            loss = (value * (self._sign * grad_scale),)
+            usual = usual and isfinite(value)
         if self._fused is not None and usual:
             if policy is not self._limit_of:  # a fortieth of a small step
                 self._limit_of, self._limit = policy, policy.limit
             limit = self._limit
-            if self._step_fused(self._fused, grads, given, grad_scale, limit, asked):
+            if self._step_fused(self._fused, grads, given, grad_scale, limit, asked, loss):
                 return MADE if limit is None else Outcome(True, self.state.counts.norm.item(0))
         if given is None:
             given = self.matched(grads)
@@ -394,10 +400,12 @@ class HostEngine:
         grad_scale: float,
         limit: float | None,
         asked: dict[int, Options],
+        loss: tuple[float, ...],
     ) -> bool:
         """Make the whole step in one call; False, with nothing done, if it cannot be made so.
 
-        ``given`` are the gradients in the order of the leaves, where they have been transformed.
+        ``given`` are the gradients in the order of the leaves, where they have been transformed;
+        ``loss`` is that of the step, scaled and signed as they are, if it is handed one.
         """
         if limit is not None and self._by_member:
             return False
@@ -411,6 +419,8 @@ class HostEngine:
                 rows.append(scalars.next_row(t, step_count))
             else:
                 rows.append(scalars.whole_row(self._options(bucket.group, asked), t))
+        if loss:
+            rows = [row + loss for row in rows]
         tree = self.state.tree
         if given is None:
             given = tree.match(grads)

@@ -676,8 +676,8 @@ FAULTS = (
     Fault(
         "all_arrays_take_the_memory_of_the_first",
         NUMBA,
-        "[(n, first + step * k, inputs, k, k + 1) for k, n in enumerate(sizes)]",
-        "[(n, first, inputs, k, k + 1) for k, n in enumerate(sizes)]",
+        "[(n, first + step * k, inputs, value, k, k + 1) for k, n in enumerate(sizes)]",
+        "[(n, first, inputs, value, k, k + 1) for k, n in enumerate(sizes)]",
         FUSED_PASSES,
     ),
     Fault(

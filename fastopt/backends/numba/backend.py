@@ -210,10 +210,11 @@ class NumbaKernel:
         chunks = _chunks(self._sizes, CHUNK)
         width = len([*COMMON_SCALARS, *bucket.rule.scalars, *spec.scalars])
         self._members, self._varies = bucket.members, EVERY_COLUMN
-        self._table = np.zeros((1, width + derived_of(bucket.rule, spec).inputs))
+        derived = derived_of(bucket.rule, spec)
+        # The inputs of memories follow, and the loss.
+        self._table = np.zeros((1, width + derived.inputs + bucket.formula._takes_value))
         if self._members is not None:
             self._table = np.zeros((width, self._members), spec.real)
-        derived = derived_of(bucket.rule, spec)
         self._passes = derived.passes
         self._sums = [self._room_for_sums(one) for one in derived.passes]
         self.derived = np.zeros((len(parameters), len(derived.names)))
@@ -496,6 +497,11 @@ class NumbaKernel:
         first = self._width + self._passes[number].input_columns.start
         return arrays.address(self._table) + 8 * int(first)
 
+    @property
+    def value_at(self) -> int:
+        """The address of the loss, in the table, where the rule takes it."""
+        return arrays.address(self._table) + 8 * (self._table.size - 1)
+
     def columns_vary(self, varies: int) -> None:
         """Say which columns of the table of members differ between them: a bit for each."""
         if varies != self._varies:
@@ -564,11 +570,12 @@ class _FusedPasses:
         numbers, _ = self._remembered(kernel, one)
         sizes = [p.size for k, _, _ in together for p in self._buckets[k].parameters]
         parts = [part for k, n, _ in together for part in self._kernels[k].parts(n)]
-        first, inputs = arrays.address(numbers), self._kernels[kernel].inputs_at(number)
+        first, own = arrays.address(numbers), self._kernels[kernel]
+        inputs, value = own.inputs_at(number), own.value_at
         if one.over_optimizer:
-            return [(sum(sizes), first, inputs, 0, len(parts))], parts
+            return [(sum(sizes), first, inputs, value, 0, len(parts))], parts
         step = numbers.strides[0]
-        return [(n, first + step * k, inputs, k, k + 1) for k, n in enumerate(sizes)], parts
+        return [(n, first + step * k, inputs, value, k, k + 1) for k, n in enumerate(sizes)], parts
 
     def set_jobs(self, grads: Sequence[Sequence[Any]]) -> None:
         """Write which jobs sum, for the gradients of each bucket."""

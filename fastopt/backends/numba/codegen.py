@@ -61,9 +61,9 @@ PASS_LINES = ("SUM", "THREADS", "COPIED", "COPIES", "MAKE", "UNITS", "UNITS_AT",
 numbers are copied first, and the address of where from and to; the address of what makes scalars of
 the sums (0: nothing), for how many units, and the addresses of these and of their parts."""
 
-UNIT = ("SIZE", "MEMORY", "INPUTS", "FIRST_PART", "LAST_PART")
+UNIT = ("SIZE", "MEMORY", "INPUTS", "VALUE", "FIRST_PART", "LAST_PART")
 """The words of what has sums and a memory of its own, an array or all of them: how many elements,
-the addresses of memory and inputs, and which parts it has."""
+the addresses of memory, inputs, and the loss, and which parts it has."""
 
 PART = ("SUMS", "PITCH", "TILES", "DERIVED")
 """The words of an array as a part of it: the address of its first tile's sum, how many numbers on
@@ -733,10 +733,13 @@ def memory_source(one: Pass) -> str | None:
     """
     memory, sums = one.memory, (one.sums.names if one.sums else ())
     function = _without_dictionaries(memory, sums)
-    if function is None or memory.takes_value:
+    if function is None:
         return None
     load = [f"scalars_{name} = inputs[{k}]" for k, name in enumerate(memory.inputs)]
     load += [f"memory_{name} = memory[{k}]" for k, name in enumerate(memory.names)]
+    if memory.takes_value:
+        place = f"pointer_to(units[unit, {UNIT.index('VALUE')}], float64)"
+        load.append(f"memory_value = carray({place}, 1)[0]")
     load += [
         f"sums_{name} = total_of(parts, begin, end, {k}, lanes)" for k, name in enumerate(sums)
     ]
