@@ -3,7 +3,8 @@
     python benchmarks/choosing.py
 
 State and times are those of ``results/rules.json``, losses those of ``results/sweep.json``; the
-sentences are here. The table stands between two comments of the README, and all else stays.
+sentences are here. The table stands between two comments of the README, and all else stays. The
+manual has all optimizers, by ``everything()`` when it is built.
 """
 
 from __future__ import annotations
@@ -116,13 +117,17 @@ HEAD = (
     "characters",
     "use it for",
 )
+SHORT_HEAD = ("class", "state, bytes", "time", "use it for")
+SHORT_NOTES = """\
+State: bytes per parameter in float32. Time: of a step over that of Adam on one array of 20 million,
+or 24 matrices of 512 by 512 (†), with Numba on two threads."""
 NOTES = """\
 State: bytes per parameter in float32 (of a matrix of 512 by 512 where it goes by rows and columns).
 Times: of a step over that of Adam on the same arrays, with Numba on two threads of one machine;
 large is one array of 20 million, or 24 matrices of 512 by 512 (†), small is ten arrays of 1 000.
 What is done at an interval is averaged over it; a loss or an estimate of the Hessian is handed in,
 and making it is not counted. Digits and characters: the loss after 300 steps with the best of
-eleven learning rates, in the median of three seeds (more on that below)."""
+eleven learning rates, in the median of three seeds."""
 
 
 def figures(rules: Mapping[str, Any], sweep: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -157,24 +162,34 @@ def _loss(found: Mapping[str, Any], places: int) -> str:
     return "failed" if loss is None else f"{loss:.{places}f}"
 
 
-def text() -> str:
-    """Return what stands between the two comments."""
+def measured() -> dict[str, list[str]]:
+    """Return the cells of all optimizers from the committed results."""
     rules, sweep = (
         json.loads((FOLDER / "results" / f"{name}.json").read_text()) for name in ("rules", "sweep")
     )
-    cells = figures(rules, sweep)
-    rest = "\n\n".join(f"**{title}**\n\n{_table(some, cells)}" for title, some in OTHERS.items())
-    number = sum(len(some) for some in OTHERS.values())
-    return (
-        f"{_table(FIRST, cells)}\n\n<details>\n<summary>The other {number}, by what they are for"
-        f"</summary>\n\n{rest}\n\n</details>\n\n{NOTES}"
-    )
+    return figures(rules, sweep)
 
 
-def _table(sentences: Mapping[str, str], cells: Mapping[str, Sequence[str]]) -> str:
+def text() -> str:
+    """Return what stands between the two comments of the README: the first ones, in short."""
+    cells = {name: row[:2] for name, row in measured().items()}
+    return f"{_table(SHORT_HEAD, FIRST, cells)}\n\n{SHORT_NOTES}"
+
+
+def everything() -> str:
+    """Return the tables of all optimizers, by what they are for, each under its heading."""
+    cells = measured()
+    titled = {"What most users want": FIRST, **OTHERS}
+    tables = [f"## {title}\n\n{_table(HEAD, some, cells)}" for title, some in titled.items()]
+    return "\n\n".join([NOTES, *tables])
+
+
+def _table(
+    head: Sequence[str], sentences: Mapping[str, str], cells: Mapping[str, Sequence[str]]
+) -> str:
     rows = [
-        HEAD,
-        ["---", *["--:"] * (len(HEAD) - 2), "---"],
+        head,
+        ["---", *["--:"] * (len(head) - 2), "---"],
         *([f"`{name}`", *cells[name], sentence] for name, sentence in sentences.items()),
     ]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
