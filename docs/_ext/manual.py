@@ -115,6 +115,22 @@ def missing(_app: Sphinx, env: Any, node: Any, content: Any) -> Any:
     return content if root.split(".")[1] in INSIDE else None
 
 
+MADE = re.compile(r"^```\{made\} (.*)\n```$", re.MULTILINE)
+
+
+def tables_made(app: Sphinx, page: str, source: list[str]) -> None:
+    """Put what ``tables`` makes of committed files into the text of a page, where it is named."""
+
+    def made(found: re.Match[str]) -> str:
+        name, *given = found[1].split()
+        text, files = tables.MAKERS[name](*given)
+        for file in files:
+            app.env.note_dependency(str(file), docname=page)
+        return text
+
+    source[0] = MADE.sub(made, source[0])
+
+
 class Formula(SphinxDirective):
     """The lines of a formula, each as TeX with its remark beside it."""
 
@@ -144,20 +160,6 @@ class Formula(SphinxDirective):
 
 
 # Directives ---------------------------------------------------------------------------------------
-
-
-class Made(SphinxDirective):
-    """Text in MyST or reStructuredText that a function of ``tables`` makes of committed files."""
-
-    required_arguments = 1
-    optional_arguments = 4
-
-    def run(self) -> list[nodes.Node]:
-        """Parse what the function returns, in the place of the directive."""
-        made, sources = tables.MAKERS[self.arguments[0]](*self.arguments[1:])
-        for file in sources:
-            self.env.note_dependency(str(file))
-        return self.parse_text_to_nodes(made, allow_section_headings=True)
 
 
 class CommonOptions(SphinxDirective):
@@ -249,10 +251,10 @@ def check(app: Sphinx, error: Exception | None) -> None:
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register all of it."""
     app.add_directive("formula", Formula)
-    app.add_directive("made", Made)
     app.add_directive("common-options", CommonOptions)
     app.add_directive("command-line", CommandLine)
     app.connect("builder-inited", static_files)
+    app.connect("source-read", tables_made)
     app.connect("autodoc-process-docstring", docstring, priority=400)
     app.connect("autodoc-process-signature", signature)
     app.connect("autodoc-process-bases", bases)

@@ -187,4 +187,4 @@ MAKERS: dict[str, Callable[..., Made]] = {
     made.__name__: made
     for made in (choosing, in_the_loop, machine, members, quality, sizes, targets, torch)
 }
-"""What ``made`` can put into a page, by name."""
+"""What a page can name, as "{made} name arguments" in a fence of its own."""
