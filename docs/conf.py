@@ -41,11 +41,11 @@ autosummary_generate = True
 autosummary_context = {"optimizers": fastopt.optimizers.names()}
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
-autodoc_default_options = {"show-inheritance": True}
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 napoleon_use_ivar = True
 add_module_names = False
+toc_object_entries_show_parents = "hide"
 python_maximum_signature_line_length = 88
 
 # Mathematics, from files beside the pages ---------------------------------------------------------

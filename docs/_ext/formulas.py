@@ -52,11 +52,11 @@ def is_code(text: str) -> bool:
 
 
 def is_formula(text: str) -> bool:
-    """Return whether most lines of an indented block can be written as TeX."""
+    """Return whether enough of an indented block can be written as TeX to be shown as such."""
     if WORDS.search(text):
         return False
     parts = [part for row in rows(text.splitlines()) for part in row.parts]
-    return sum(part.tex is not None for part in parts) > len(parts) / 2
+    return sum(part.tex is not None for part in parts) >= 0.4 * len(parts)
 
 
 def rows(lines: list[str]) -> list[Row]:
@@ -100,9 +100,9 @@ def tex(text: str) -> str | None:
 
 def _expression(text: str) -> str | None:
     plain = re.sub(r"\|([^|]+)\|", r"norm__(\1)", text)
-    plain = re.sub(r"\b(\w+)_\(([^()]*)\)", r"sub__(\1, \2)", plain)
+    plain = re.sub(r"\b(\w*[^\W_])_\(([^()]*)\)", r"sub__(\1, \2)", plain)
     plain = re.sub(r"\b([A-Za-z]+)'", r"\1__prime", plain).replace("^", "**")
-    plain = re.sub(r"\b(\d)([a-z])\b", r"\1 * \2", plain)
+    plain = re.sub(r"\b(\d)([a-df-z])\b", r"\1 * \2", plain)
     try:
         tree = ast.parse(plain.strip(), mode="eval")
         return _Writer().of(tree.body)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import re
 import sys
 import textwrap
@@ -62,15 +63,20 @@ def _prose(text: str, inside: str) -> str:
 def _block(found: re.Match[str], inside: str) -> str:
     indent, body = found[1], textwrap.dedent(found[3]).strip("\n")
     before = _prose(found[2], inside)
+    lines = [f"{before}:", ""] if before.strip() else []
+    for part in [body] if formulas.is_code(body) else body.split("\n\n"):
+        lines += [*_marked(part), ""]
+    return textwrap.indent("\n".join([*lines, ""]), indent)
+
+
+def _marked(body: str) -> list[str]:
     kind = "text"
     if formulas.is_code(body):
         kind = "python"
     elif formulas.is_formula(body):
         kind = ""
     head = f".. code-block:: {kind}" if kind else ".. formula::"
-    lines = [f"{before}:", ""] if before.strip() else []
-    lines += [head, "", *textwrap.indent(body, "    ").splitlines(), "", ""]
-    return textwrap.indent("\n".join(lines), indent)
+    return [head, "", *textwrap.indent(body, "    ").splitlines(), ""]
 
 
 def _linked(found: re.Match[str], inside: str) -> str:
@@ -79,6 +85,14 @@ def _linked(found: re.Match[str], inside: str) -> str:
         if name in ("optimizers", "schedules", "interop"):
             return f":py:mod:`~fastopt.{name}`"
         return f":py:obj:`~fastopt.{name}`"
+    parts = inside.split(".")
+    owner = getattr(fastopt, parts[1], None) if len(parts) > 1 and parts[1] != name else None
+    if inspect.isclass(owner) and inspect.isfunction(getattr(owner, name, None)):
+        where = next(one for one in owner.__mro__ if name in vars(one))
+        if where.__name__ in fastopt.__all__ and parts[2:] != [name]:
+            return f":py:meth:`{name} <fastopt.{where.__name__}.{name}>`"
+    if inside.startswith("fastopt.schedules.") and name in fastopt.schedules.__all__:
+        return f":py:obj:`~fastopt.schedules.{name}`" if parts[2] != name else found[0]
     if name == "Common":
         return ":ref:`Common <common-options>`"
     return found[0]
