@@ -1,10 +1,10 @@
-"""Write the README's table of which optimizer to use when, from what was measured.
+"""Write the tables of which optimizer to use when, from what was measured.
 
     python benchmarks/choosing.py
 
 State and times are those of ``results/rules.json``, losses those of ``results/sweep.json``; the
-sentences are here. The table stands between two comments of the README, and all else stays. The
-manual has all optimizers, by ``everything()`` when it is built.
+sentences are here. The README has the first ones in short, ``docs/use/choosing.md`` has all. The
+tables stand between two comments of a page, and all else stays.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 
 FOLDER = Path(__file__).parent
 README = FOLDER.parent / "README.md"
+MANUAL = FOLDER.parent / "docs" / "use" / "choosing.md"
 BEGIN = "<!-- written by benchmarks/choosing.py -->"
 END = "<!-- end of what benchmarks/choosing.py writes -->"
 
@@ -170,14 +171,14 @@ def measured() -> dict[str, list[str]]:
     return figures(rules, sweep)
 
 
-def text() -> str:
+def short() -> str:
     """Return what stands between the two comments of the README: the first ones, in short."""
     cells = {name: row[:2] for name, row in measured().items()}
     return f"{_table(SHORT_HEAD, FIRST, cells)}\n\n{SHORT_NOTES}"
 
 
 def everything() -> str:
-    """Return the tables of all optimizers, by what they are for, each under its heading."""
+    """Return what stands there in the manual: all of them, by what they are for."""
     cells = measured()
     titled = {"What most users want": FIRST, **OTHERS}
     tables = [f"## {title}\n\n{_table(HEAD, some, cells)}" for title, some in titled.items()]
@@ -195,23 +196,26 @@ def _table(
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def replaced(page: str) -> str:
-    """Return a page with the table as it is now; the page has both comments, once each."""
+def replaced(page: str, tables: str) -> str:
+    """Return a page with these tables between the two comments, which it has once each."""
     if page.count(BEGIN) != 1 or page.count(END) != 1 or page.index(BEGIN) > page.index(END):
         raise ValueError(f"expected the lines\n{BEGIN}\n{END}\nonce each and in this order")
     before, after = page.split(BEGIN)[0], page.split(END)[1]
-    return f"{before}{BEGIN}\n\n{text()}\n\n{END}{after}"
+    return f"{before}{BEGIN}\n\n{tables}\n\n{END}{after}"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Write the table into the README, or into another page that has the comments."""
+    """Write the tables into the README and the manual, or into other pages with the comments."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("page", type=Path, nargs="?", default=README, help="README.md if not given")
-    page = parser.parse_args(argv).page
-    try:
-        page.write_text(replaced(page.read_text(encoding="utf-8")), encoding="utf-8")
-    except (OSError, ValueError) as error:
-        parser.error(f"{page}: {error}")
+    parser.add_argument("--readme", type=Path, default=README, metavar="PAGE", help=f"{README}")
+    parser.add_argument("--manual", type=Path, default=MANUAL, metavar="PAGE", help=f"{MANUAL}")
+    given = parser.parse_args(argv)
+    for page, tables in ((given.readme, short()), (given.manual, everything())):
+        try:
+            text = replaced(page.read_text(encoding="utf-8"), tables)
+            page.write_text(text, encoding="utf-8")
+        except (OSError, ValueError) as error:
+            parser.error(f"{page}: {error}")
 
 
 if __name__ == "__main__":

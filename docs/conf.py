@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE / "_ext"), str(HERE.parent / "benchmarks"), str(HERE.parent)]
+sys.path[:0] = [str(HERE), str(HERE / "_ext"), str(HERE.parent)]
 
 import fastopt  # noqa: E402
 

@@ -63,7 +63,9 @@ def _prose(text: str, inside: str) -> str:
 def _block(found: re.Match[str], inside: str) -> str:
     indent, body = found[1], textwrap.dedent(found[3]).strip("\n")
     before = _prose(found[2], inside)
-    lines = [f"{before}:", ""] if before.strip() else []
+    # As in reStructuredText: "text::" ends with a colon, "text ::" does not.
+    said = before.rstrip() if before.endswith(" ") else f"{before}:"
+    lines = [said, ""] if before.strip() else []
     for part in [body] if formulas.is_code(body) else body.split("\n\n"):
         lines += [*_marked(part), ""]
     return textwrap.indent("\n".join([*lines, ""]), indent)
@@ -129,6 +131,7 @@ def missing(_app: Sphinx, env: Any, node: Any, content: Any) -> Any:
     return content if root.split(".")[1] in INSIDE else None
 
 
+ROW = re.compile(r"^\| `\w+`(?:, `\w+`)* \|", re.MULTILINE)
 MADE = re.compile(r"^```\{made\} (.*)\n```$", re.MULTILINE)
 
 
@@ -142,7 +145,16 @@ def tables_made(app: Sphinx, page: str, source: list[str]) -> None:
             app.env.note_dependency(str(file), docname=page)
         return text
 
-    source[0] = MADE.sub(made, source[0])
+    source[0] = ROW.sub(_links_in_row, MADE.sub(made, source[0]))
+
+
+def _links_in_row(found: re.Match[str]) -> str:
+    names = set(fastopt.optimizers.names())
+    return re.sub(
+        r"`(\w+)`",
+        lambda one: f"{{py:class}}`~fastopt.{one[1]}`" if one[1] in names else one[0],
+        found[0],
+    )
 
 
 class Formula(SphinxDirective):

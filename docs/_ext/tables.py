@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,16 +56,6 @@ def machine(name: str) -> Made:
     versions = about["versions"] | found.get("versions", {})
     said = ", ".join(f"{library} {version}" for library, version in versions.items() if version)
     return f"{about['processor']}, {about['threads']} threads; {said}.", [file]
-
-
-def choosing() -> Made:
-    """Return all optimizers with what they cost and what they reached."""
-    import choosing as written
-
-    linked = re.sub(
-        r"^\| `(\w+)` \|", r"| {py:class}`~fastopt.\1` |", written.everything(), flags=re.M
-    )
-    return linked, [RESULTS / "rules.json", RESULTS / "sweep.json"]
 
 
 def in_the_loop() -> Made:
@@ -184,7 +173,6 @@ def members() -> Made:
 
 
 MAKERS: dict[str, Callable[..., Made]] = {
-    made.__name__: made
-    for made in (choosing, in_the_loop, machine, members, quality, sizes, targets, torch)
+    made.__name__: made for made in (in_the_loop, machine, members, quality, sizes, targets, torch)
 }
 """What a page can name, as "{made} name arguments" in a fence of its own."""

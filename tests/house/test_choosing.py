@@ -18,6 +18,7 @@ import fastopt
 ROOT = Path(__file__).parents[2]
 BENCHMARKS = ROOT / "benchmarks"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+MANUAL = (ROOT / "docs" / "use" / "choosing.md").read_text(encoding="utf-8")
 
 
 def rows(text: str) -> dict[str, list[str]]:
@@ -38,17 +39,19 @@ def modules() -> Iterator[dict[str, ModuleType]]:
 
 
 @pytest.fixture(scope="module")
-def table(modules: dict[str, ModuleType]) -> dict[str, list[str]]:
+def table() -> dict[str, list[str]]:
     """The rows of all optimizers, as the manual has them."""
-    return rows(modules["choosing"].everything())
+    return rows(MANUAL)
 
 
 def results(name: str) -> Any:
     return json.loads((BENCHMARKS / "results" / f"{name}.json").read_text())
 
 
-def test_the_readme_is_what_the_script_writes(modules: dict[str, ModuleType]) -> None:
-    assert modules["choosing"].replaced(README) == README
+def test_the_pages_are_what_the_script_writes(modules: dict[str, ModuleType]) -> None:
+    choosing = modules["choosing"]
+    assert choosing.replaced(README, choosing.short()) == README
+    assert choosing.replaced(MANUAL, choosing.everything()) == MANUAL
 
 
 def test_every_optimizer_has_one_row_and_a_sentence(table: dict[str, list[str]]) -> None:
@@ -94,14 +97,18 @@ def test_state_is_what_an_optimizer_holds_now(
 def test_a_page_is_brought_up_to_date_and_one_without_a_place_is_refused(
     modules: dict[str, ModuleType], tmp_path: Path, capsys: Any
 ) -> None:
-    choosing, page = modules["choosing"], tmp_path / "page.md"
-    page.write_text(f"before\n{choosing.BEGIN}\nold\n{choosing.END}\nafter\n")
-    choosing.main([str(page)])
-    head, rest = page.read_text(encoding="utf-8").split(choosing.BEGIN)
-    assert head == "before\n"
-    assert rest == f"\n\n{choosing.text()}\n\n{choosing.END}\nafter\n"
-    page.write_text("no place for it\n")
+    choosing = modules["choosing"]
+    readme, manual = (tmp_path / f"{name}.md" for name in ("readme", "manual"))
+    for page in (readme, manual):
+        page.write_text(f"before\n{choosing.BEGIN}\nold\n{choosing.END}\nafter\n")
+    pages = ["--readme", str(readme), "--manual", str(manual)]
+    choosing.main(pages)
+    for page, tables in ((readme, choosing.short()), (manual, choosing.everything())):
+        head, rest = page.read_text(encoding="utf-8").split(choosing.BEGIN)
+        assert head == "before\n"
+        assert rest == f"\n\n{tables}\n\n{choosing.END}\nafter\n"
+    readme.write_text("no place for it\n")
     with pytest.raises(SystemExit):
-        choosing.main([str(page)])
+        choosing.main(pages)
     assert choosing.BEGIN in capsys.readouterr().err
-    assert page.read_text() == "no place for it\n"
+    assert readme.read_text() == "no place for it\n"

@@ -5,7 +5,11 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
+import os
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -94,6 +98,24 @@ def test_the_code_of_a_page_runs_and_prints_what_it_says(
 def test_the_page_of_gpus_runs_on_cupy(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FASTOPT_BACKEND", raising=False)
     assert not run(DOCS / "use" / "gpus.md", set())
+
+
+def test_the_program_for_several_processes_runs_on_two(tmp_path: Path) -> None:
+    pytest.importorskip("mpi4py")
+    here = Path(sys.executable).with_name("mpiexec")
+    mpiexec = str(here) if here.exists() else shutil.which("mpiexec")
+    if mpiexec is None:
+        pytest.skip("needs mpiexec")
+    (block,) = blocks((DOCS / "use" / "machines.md").read_text(encoding="utf-8"))
+    (tmp_path / "train.py").write_text(block.code, encoding="utf-8")
+    done = subprocess.run(
+        [mpiexec, "-n", "2", sys.executable, "train.py"],
+        capture_output=True,
+        text=True,
+        env=os.environ
+        | {"PYTHONPATH": os.pathsep.join(map(str, [ROOT, ROOT / "kernels", *sys.path]))},
+    )
+    assert (done.returncode, done.stdout) == (0, block.printed), done.stderr
 
 
 def test_code_is_shown_in_no_other_way() -> None:

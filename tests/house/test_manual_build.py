@@ -23,9 +23,8 @@ NAMES = ("formulas", "pages", "tables")
 def modules() -> Iterator[dict[str, ModuleType]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(EXTENSIONS))
-        patch.syspath_prepend(str(EXTENSIONS.parents[1] / "benchmarks"))
         yield {name: importlib.import_module(name) for name in NAMES}
-        for name in (*NAMES, "choosing"):
+        for name in NAMES:
             sys.modules.pop(name, None)
 
 
@@ -96,7 +95,7 @@ def test_the_formula_of_every_optimizer_is_shown_as_one(modules: dict[str, Modul
 @pytest.mark.parametrize(
     "made",
     [
-        ("choosing",), ("in_the_loop",), ("machine", "in_the_loop"), ("members",), ("quality",),
+        ("in_the_loop",), ("machine", "in_the_loop"), ("members",), ("quality",),
         ("sizes", "fresh"), ("sizes", "same"), ("targets",), ("torch",),
     ],
     ids=" ".join,
@@ -109,8 +108,7 @@ def test_tables_are_made_of_the_committed_results(
     assert all(file.exists() for file in files)
     table = [line for line in text.splitlines() if line.startswith("|")]
     assert made[0] == "machine" or len(table) > 4
-    if made[0] != "choosing":
-        assert len({re.sub(r"`[^`]*`", "", line).count("|") for line in table}) <= 1
+    assert len({re.sub(r"`[^`]*`", "", line).count("|") for line in table}) <= 1
     assert "nan" not in text
 
 
