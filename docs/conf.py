@@ -1,4 +1,4 @@
-"""How the manual is built: ``pip install -e '.[docs]' && make -C docs html``; no network is needed."""
+"""How the manual is built: ``pip install -e '.[docs]' && make -C docs html``, with no network."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ extensions = [
     "sphinx.ext.mathjax",
     "sphinx_design",
     "sphinx_gallery.gen_gallery",
+    "learning",  # the pages of Learn: numbers that prose quotes
 ]
 myst_enable_extensions = ["colon_fence", "dollarmath", "deflist", "substitution"]
 myst_heading_anchors = 3
@@ -41,4 +42,6 @@ sphinx_gallery_conf = {
     "download_all_examples": False,
     "abort_on_example_error": True,
     "show_memory": False,
+    "capture_repr": ("_repr_html_",),
+    "image_srcset": ["2x"],
 }
