@@ -173,7 +173,9 @@ def contours(axes: Axes, x: Sequence[float] = (-11, 2), y: Sequence[float] = (-2
     axes.contour(grid[..., 0], grid[..., 1], cost(grid), LEVELS, colors="0.75", linewidths=0.8)
     axes.plot(*start, "D", color="black", markersize=6, zorder=5)
     axes.plot(0, 0, "*", color="black", markersize=11, zorder=5)
-    axes.annotate("start", start, (0, 7), textcoords="offset points", ha="center", fontsize=9)
+    axes.annotate(
+        "start", tuple(start), (0, 7), textcoords="offset points", ha="center", fontsize=9
+    )
     axes.annotate("minimum", (0, 0), (6, 7), textcoords="offset points", fontsize=9)
     axes.set(xlim=x, ylim=y, xlabel="x, along the valley", ylabel="y, across", aspect="equal")
     axes.grid(visible=False)

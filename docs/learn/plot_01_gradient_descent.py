@@ -106,7 +106,6 @@ keep(
     "factors",
     along=f"{ratios[0, 0]:.2f}",
     across=f"{ratios[0, 1]:.2f}",
-    left=f"{cost(points[40]):.2f}",
 )
 figure, axes = picture(
     "The path of gradient descent swings from one side of the valley to the other while it slowly "

@@ -74,9 +74,7 @@ assert 0.08 < diverges < 0.085
 keep(
     "rates",
     best=f"{best:.3f}",
-    diverges=f"{diverges:.3f}",
     tenth=f"{ends[np.abs(rates - best / 10).argmin()]:.2g}",
-    lowest=f"{ends.min():.2g}",
     ratio=f"{diverges / best:.2f}",
 )
 figure, axes = picture(

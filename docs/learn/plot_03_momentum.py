@@ -194,8 +194,6 @@ keep(
     limit_0=f"{limits[0.0]:.2f}",
     limit_9=f"{limits[0.9]:.2f}",
     times=f"{limits[0.9] / limits[0.0]:.0f}",
-    lr_sgd=f"{lr_sgd:.3f}",
-    lr_mom=f"{lr_mom:.2f}",
     beta=f"{best_beta}",
     sgd=f"{steps_sgd}",
     same=f"{steps_same}",

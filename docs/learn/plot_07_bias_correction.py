@@ -59,13 +59,10 @@ assert all(np.allclose(one, 1, rtol=1e-6) for one in corrected)
 keep(
     "first",
     rms_9=f"{first[0]:.1f}",
-    rms_99=f"{first[1]:.0f}",
     rms_999=f"{first[2]:.0f}",
-    adam=f"{first[3]:.1f}",
     adam_max=f"{table['Adam, 0.9 and 0.999'].max():.1f}",
     extra_9=f"{(table['RMSProp, β = 0.9'] - 1).sum():.0f}",
     extra_999=f"{(table['RMSProp, β = 0.999'] - 1).sum():.0f}",
-    extra_adam=f"{(table['Adam, 0.9 and 0.999'] - 1).sum():.0f}",
     until_9=f"{np.flatnonzero(table['RMSProp, β = 0.9'] > 1.05)[-1] + 1}",
     until_adam=f"{np.flatnonzero(table['Adam, 0.9 and 0.999'] > 1.05)[-1] + 1}",
 )

@@ -103,8 +103,6 @@ assert mean_adam[0] > 2 * mean_adam[1] > 2.5 * mean_adam[2]
 assert mean_rms.min() > 0.7
 keep(
     "ratio_adam",
-    steady=f"{mean_adam[0]:.2f}",
-    little=f"{mean_adam[1]:.2f}",
     noise=f"{mean_adam[2]:.2f}",
     rms=f"{mean_rms[2]:.2f}",
 )

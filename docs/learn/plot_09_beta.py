@@ -47,11 +47,9 @@ ages = np.arange(8000)
 assert abs((ages * weights(0.9, 8000)).sum() - 9) < 1e-6  # the mean age: beta / (1 - beta)
 keep(
     "beta",
-    half_9=f"{carry[0.9][0]}",
     ninety_9=f"{carry[0.9][1]}",
     ninety_99=f"{carry[0.99][1]}",
     ninety_999=f"{carry[0.999][1]}",
-    ninety_5=f"{carry[0.5][1]}",
 )
 figure, axes = picture(
     "Weight of a gradient against its age in steps, for beta 0.5, 0.9 and 0.97. The larger beta "
@@ -184,7 +182,6 @@ keep(
     "choose",
     rms_9=f"{rms[2]:.3f}",
     rms_999=f"{rms[4]:.3f}",
-    rms_0=f"{rms[0]:.3f}",
     adam_99=f"{beta2[3]:.3f}",
     adam_999=f"{beta2[4]:.3f}",
     b1_0=f"{beta1[0]:.3f}",

@@ -58,8 +58,6 @@ keep(
     rms=f"{loss(characters['RMSprop'], 'at_default'):.2f}",
     muon=f"{loss(characters['MuonWithAdamW'], 'best'):.2f}",
     sgd=f"{loss(characters['SGD'], 'best'):.2f}",
-    low=f"{spread[0]:.2f}",
-    high=f"{spread[1]:.2f}",
 )
 figure, axes = picture(
     "Losses of nine optimizers on two problems. With the best learning rate all lie close "
