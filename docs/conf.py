@@ -27,7 +27,7 @@ extensions = [
 ]
 myst_enable_extensions = ["colon_fence", "dollarmath", "deflist", "substitution"]
 myst_heading_anchors = 3
-exclude_patterns = ["_build", "learn/GALLERY_HEADER.rst", "learn/*.py", "make_*.py"]
+exclude_patterns = ["_build", "learn/GALLERY_HEADER.rst", "learn/*.py", "examples", "make_*.py"]
 nitpicky = True
 
 html_theme = "pydata_sphinx_theme"
@@ -35,8 +35,8 @@ html_title = "fastopt"
 html_static_path = ["_static"]
 
 sphinx_gallery_conf = {
-    "examples_dirs": ["learn"],
-    "gallery_dirs": ["learn_pages"],
+    "examples_dirs": ["learn", "examples"],
+    "gallery_dirs": ["learn_pages", "example_pages"],
     "filename_pattern": "/",
     "within_subsection_order": "FileNameSortKey",
     "download_all_examples": False,

@@ -9,8 +9,14 @@ The scripts run without Sphinx too: ``PYTHONPATH=docs python docs/learn/plot_03_
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import html
+import importlib.util
 import json
+import shutil
+import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -205,6 +211,39 @@ class Table:
             '<div class="pst-scrollable-table-container">'
             f'<table class="table">{head}<tbody>{body}</tbody></table></div>'
         )
+
+
+# The programs in examples/ ------------------------------------------------------------------------
+
+
+def run_example(name: str, *arguments: str) -> Path:
+    """Run a program of ``examples/`` as from the command line; return the folder it wrote into."""
+    folder = Path(tempfile.mkdtemp(prefix=f"{name}-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    try:
+        spec.loader.exec_module(module)
+        with contextlib.chdir(folder):
+            module.main(list(arguments))
+    finally:
+        del sys.modules[name]
+    return folder
+
+
+def show(path: Path, said: str) -> Figure:
+    """Show a picture that a program has saved, as the other pictures are."""
+    pixels = plt.imread(path)
+    height, width = pixels.shape[:2]
+    figure = plt.figure(figsize=(5.4, 5.4 * height / width), dpi=width / 5.4)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.imshow(pixels)
+    axes.set_axis_off()
+    figure.suptitle(said).set_visible(False)
+    return figure
 
 
 # Numbers that prose quotes ------------------------------------------------------------------------
