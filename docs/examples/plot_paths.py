@@ -2,7 +2,7 @@ r"""
 Paths down a valley
 ===================
 
-The pictures of the first pages of Learn, from a program of its own.
+Gradient descent, momentum, RMSProp and Adam on the valley of Learn, from one program.
 
 ::
 
