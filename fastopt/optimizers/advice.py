@@ -16,7 +16,7 @@ from fastopt.core.hyperparameters import Options
 if TYPE_CHECKING:
     from fastopt.optimizers.explain import Explanation, ParameterStep
 
-LARGE_RATIO = 0.1
+LARGE_RATIO = 0.3
 """|update| / |weights| of a matrix, in RMS: usual are 1e-4 to 1e-2."""
 
 SMALL_RATIO = 1e-6

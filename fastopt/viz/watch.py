@@ -218,8 +218,9 @@ class Watch(Observer):
         asked = [*pending.copies]
         others = [p for p in sorted(where) if p not in pending.copies]
         there = {p: None if p in frozen else grads[p] for p in (*asked, *others)}
-        sums = {p: _gradient(there[p]) for p in there}
-        about = {p: _moved(*where[p], pending.copies[p], there[p]) for p in asked if p in where}
+        shapes = {p: bucket.parameters[index].layout.shape for p, (bucket, index) in where.items()}
+        sums = {p: _gradient(grad, shapes[p]) for p, grad in there.items()}
+        about = {p: _moved(*where[p], pending.copies[p]) for p in asked if p in where}
         fetched = _fetched([*sums.values(), *about.values()])
         of_grads = dict(zip(sums, fetched, strict=False))
         of_params = dict(zip(about, fetched[len(sums) :], strict=True))
@@ -379,11 +380,10 @@ def _moduli(values: Array) -> Array:
     return abs(values.astype(wide))
 
 
-def _gradient(grad: Any) -> Numbers:
+def _gradient(grad: Any, shape: tuple[int, ...]) -> Numbers:
     """Return what is recorded of a gradient, before it is scaled; nothing if there is none."""
     if type(grad) is RowGrad:
-        shape = (int(grad.indices.max(initial=-1)) + 1, *grad.values.shape[1:])
-        grad = grad.merged(shape, "grads")[1] if (grad.indices >= 0).all() else grad.values
+        grad = grad.merged(shape, "grads")[1]
     if isinstance(grad, np.inexact):
         grad = np.asarray(grad)
     if arrays.kind(grad) is None or not grad.size:
@@ -406,7 +406,7 @@ def _gradient(grad: Any) -> Numbers:
     }
 
 
-def _moved(bucket: Bucket, index: int, before: Array, grad: Any) -> Numbers:
+def _moved(bucket: Bucket, index: int, before: Array) -> Numbers:
     """Return what is recorded of a parameter and its state."""
     parameter = bucket.parameters[index]
     now = parameter.leaf.array
