@@ -26,7 +26,10 @@ extensions = [
     "manual",
     "learning",  # the pages of Learn: numbers that prose quotes
 ]
-exclude_patterns = ["_build", "_ext", "learn/*.rst", "learn/*.py", "examples", "make_*.py", "explorer"]
+exclude_patterns = [
+    *("_build", "_ext", "explorer", "examples"),
+    *("learn/*.rst", "learn/*.py", "make_*.py"),
+]
 templates_path = ["_templates"]
 nitpicky = True
 needs_sphinx = "8.1"
