@@ -122,7 +122,7 @@ ROOMS = [
     ["__main__"],
     ["cli", "torch"],
     ["interop", "wrappers"],
-    ["fits"],
+    ["fits", "viz"],
     ["optimizers"],
     ["checkpoint"],
     ["engine"],
