@@ -178,7 +178,7 @@ def window(race: Race) -> Window:
         shown = np.concatenate([points[inside], [race.start], np.reshape(surface.minima, (-1, 2))])
         middle, half = (shown.max(0) + shown.min(0)) / 2, (shown.max(0) - shown.min(0)) / 2
         half = np.maximum(half, max(0.35 * half.max(), 0.5))  # not too narrow
-        half = half * 1.25
+        half = np.maximum(half * 1.25, 1e-6 * np.abs(middle))  # to be told apart in float64
         found = Window(
             float(middle[0] - half[0]),
             float(middle[0] + half[0]),
@@ -205,18 +205,28 @@ def _path(race: Race, number: int, shown: Window) -> Shown:
         leaves = int(inside[-1]) + 1
         risen = end is not None or race.costs[number, -1] > 10.0 * abs(race.costs[number, 0])
         note = f"{'diverges' if risen else 'leaves'} at step {leaves}"
-        # The last piece is cut not far outside: coordinates of 1e200 are beyond what is drawn.
-        points = points[: leaves + 1].copy()
-        span = max(shown.right - shown.left, shown.top - shown.bottom)
-        way = points[-1] - points[-2]
-        points[-1] = points[-2] + way / max(1.0, float(np.abs(way).max()) / (3.0 * span))
-        return Shown(points, note)
-    return Shown(points, "" if end is None else f"diverges at step {end}")
+        return Shown(_near(points[: leaves + 1], shown), note)
+    return Shown(_near(points, shown), "" if end is None else f"diverges at step {end}")
+
+
+def _near(points: Array, shown: Window) -> Array:
+    """Return points of which those far outside are moved nearer, in the direction of the middle.
+
+    Coordinates of 1e200 are beyond what can be drawn; what is seen of the lines stays much alike.
+    """
+    middle = np.array([shown.left + shown.right, shown.bottom + shown.top]) / 2.0
+    most = 50.0 * max(shown.right - shown.left, shown.top - shown.bottom)
+    away = np.abs(points / most - middle / most).max(1, keepdims=True)
+    share = np.maximum(away, 1.0)
+    return np.where(away > 1.0, middle + (points / share - middle / share), points)
 
 
 def _label(race: Race, number: int, note: str) -> str:
     text = race.labels[number] + (f", {note}" if note else "")
-    return "\n".join(textwrap.wrap(text, 60, subsequent_indent="  ")) or text
+    lines = textwrap.wrap(text, 60, subsequent_indent="  ") or [text]
+    # matplotlib takes $ for mathematics, and leaves what begins with _ out of legends.
+    shown = "\n".join(lines).replace("$", r"\$")
+    return f" {shown}" if shown.startswith("_") else shown
 
 
 # The surface and the paths ----------------------------------------------------------------------
@@ -336,7 +346,7 @@ def draw_costs(race: Race, axes: Any, look: Theme) -> list[Any]:
     else:
         least = float(finite.min())
         most = min(float(finite.max()), begin + 2.0 * (begin - least))
-        room = 0.05 * (most - least) or 1.0
+        room = max(0.05 * (most - least), 1e-6 * abs(most)) or 1.0
         low, high = least - room, most + room
         costs = np.minimum(costs, high + 100.0 * (high - low))
     axes.set(yscale="log" if logarithmic else "linear", xlim=(0, race.steps), ylim=(low, high))

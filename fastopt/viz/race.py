@@ -140,7 +140,9 @@ def _contenders(given: Any) -> list[Contender]:
     found = []
     for number, (label, one) in enumerate(pairs, 1):
         if callable(one):
-            found.append(Contender(label or getattr(one, "__name__", f"optimizer {number}"), one))
+            name = getattr(one, "__name__", "<lambda>")
+            nameless = f"optimizer {number}" if name == "<lambda>" else name
+            found.append(Contender(label or nameless, one))
         else:
             read = Contender.of(one)
             found.append(read._replace(label=label) if label else read)
