@@ -1,4 +1,4 @@
-"""The command line: ``fastopt info`` and ``fastopt bench``, or ``python -m fastopt ...``."""
+"""The command line: ``fastopt info``, ``bench`` and ``race``, or ``python -m fastopt ...``."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from typing import Any
 
 from fastopt import backends
 from fastopt.backends.numba import cache as code_cache
+from fastopt.cli import race
 from fastopt.version import __version__
 
 LIBRARIES = ("numpy", "numba", "llvmlite", "optree", "cupy")
@@ -179,4 +180,5 @@ COMMANDS = (
         _bench_arguments,
         _bench,
     ),
+    Command("race", race.HELP, race.add_arguments, race.run),
 )
