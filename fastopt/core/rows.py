@@ -63,7 +63,7 @@ class RowGrad:
                 "RowGrad(indices.ravel(), values.reshape(indices.size, -1)) for rows of one axis."
             )
         self.indices: Array = arrays.on_host(indices)
-        self.values = values
+        self.values: Array = values
 
     def __repr__(self) -> str:
         return f"RowGrad({len(self.indices)} rows, values of {self.values.dtype})"

@@ -69,11 +69,14 @@ class Run:
         bar: Any,
         batches: bool = False,
     ) -> None:
-        self.points, self.function, self.limits, self.sides = points, function, limits, sides
+        self.points: Points = points
+        self.function: Function = function
+        self.limits: stopping.Limits = limits
+        self.sides: Sides | None = sides
         self.values: list[float] = []
         self.norms: list[float] = []
         self.seconds: list[float] = []
-        self.best = Best(inf, nan, -1, points.copies(points.start))
+        self.best: Best = Best(inf, nan, -1, points.copies(points.start))
         self._spare = points.copies(points.start)
         self._callback, self._bar = callback, bar
         self._begun = perf_counter()

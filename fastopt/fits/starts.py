@@ -65,15 +65,18 @@ class Runs:
     ) -> None:
         assert points.members is not None
         count = points.members
-        self.points, self.function, self.sides, self.limits = points, function, sides, limits
+        self.points: Points = points
+        self.function: Function = function
+        self.sides: Sides | None = sides
+        self.limits: stopping.Limits = limits
         self.values: list[Array] = []
         self.norms: list[Array] = []
         self.seconds: list[float] = []
-        self.running = np.ones(count, bool)
-        self.iterations = np.zeros(count, np.int64)
-        self.best_values = np.full(count, inf)
-        self.best_norms = np.full(count, nan)
-        self.best = points.copies(points.start)
+        self.running: Array = np.ones(count, bool)
+        self.iterations: Array = np.zeros(count, np.int64)
+        self.best_values: Array = np.full(count, inf)
+        self.best_norms: Array = np.full(count, nan)
+        self.best: Leaves = points.copies(points.start)
         self.stops: list[Stop | None] = [None] * count
         self._callback, self._bar = callback, bar
         self._begun = perf_counter()

@@ -53,9 +53,9 @@ class StateLock:
     __slots__ = ("away", "busy", "lock")
 
     def __init__(self) -> None:
-        self.lock = threading.RLock()
-        self.busy = False
-        self.away = False
+        self.lock: threading.RLock = threading.RLock()
+        self.busy: bool = False
+        self.away: bool = False
         """Whether parameters are elsewhere for the length of a block, all of which is busy."""
 
     def refuse(self) -> NoReturn:

@@ -320,7 +320,7 @@ class ScaleOnDevice:
         self._policy = policy
         self._given_up = 0  # skips that somebody is still to be told of
         self._updates = 0
-        self.captured = False
+        self.captured: bool = False
         """Whether replays of a CUDA graph may change the scale."""
         self._now, self._behind = now, False
         with memory.here():
