@@ -25,7 +25,7 @@ from fastopt.fits.stopping import WINDOW, Status, Stop
 from fastopt.optimizers.base import Optimizer
 
 if TYPE_CHECKING:
-    from scipy.optimize import OptimizeResult
+    from fastopt.fits.run import Fit
 
 
 def minimize(
@@ -48,7 +48,7 @@ def minimize(
     progress: bool = False,
     starts: int = 1,
     options: Mapping[str, Any] | None = None,
-) -> OptimizeResult:
+) -> Fit:
     """Minimise a function from a start; return the best point found, and why it ended there.
 
     ::
@@ -188,7 +188,7 @@ def _minimize(
     callback: Callback | None,
     bar: Any,
     batches: Iterable[Any] | None,
-) -> OptimizeResult:
+) -> Fit:
     """Run from one start; ``opt`` is None for L-BFGS."""
     from scipy.optimize import OptimizeResult
 
@@ -211,7 +211,7 @@ def _minimize(
     value, norm = best.value, best.norm
     if best.iteration < 0:  # none has been finite, or nothing has been asked for
         value, norm = (run.values[0], run.norms[0]) if run.values else (math.nan, math.nan)
-    return OptimizeResult(
+    result: Fit = OptimizeResult(
         x=points.nest(best.leaves),
         fun=value,
         grad_norm=norm,
@@ -222,6 +222,7 @@ def _minimize(
         nfev=function.count,
         history=run.history(),
     )
+    return result
 
 
 # -------------------------------------------------------------------------------------------------
