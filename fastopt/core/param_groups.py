@@ -420,6 +420,15 @@ def groups(params: Any, settings: Mapping[str, Mapping[str, Any]]) -> Groups:
     and then one group per pattern; "params" of each is a dict of its arrays by name. The names in
     ``state_dict`` are those that the tree has without groups.
 
+    Example:
+        >>> import numpy as np
+        >>> import fastopt
+        >>> params = {"layer": {"W": np.ones((2, 2)), "b": np.zeros(2)}}
+        >>> groups = fastopt.groups(params, {"**/b": {"weight_decay": 0.0}})
+        >>> opt = fastopt.AdamW(groups, weight_decay=0.1)
+        >>> [(list(group["params"]), group["weight_decay"]) for group in opt.param_groups]
+        [(['layer.W'], 0.1), (['layer.b'], 0.0)]
+
     Args:
         params: an array or a tree of arrays: mappings and sequences, nested.
         settings: hyperparameters by pattern; what is not named is as for all others.

@@ -51,16 +51,19 @@ def minimize(
 ) -> Fit:
     """Minimise a function from a start; return the best point found, and why it ended there.
 
-    ::
-
-        def fun(x):                                       # the value, and the gradient as x
-            fallen = np.exp(-x["k"] * t)
-            error = x["a"] * fallen - y
-            grad = {"a": 2 * error @ fallen, "k": -2 * x["a"] * error @ (t * fallen)}
-            return error @ error, grad
-
-        result = fastopt.minimize(fun, {"a": 1.0, "k": 1.0}, lr=0.05, maxiter=2000)
-        print(result.message, result.x["k"])
+    Example:
+        >>> import numpy as np
+        >>> import fastopt
+        >>> t = np.linspace(0.0, 4.0, 50)
+        >>> y = 2.0 * np.exp(-0.5 * t)
+        >>> def fun(x):  # the value, and the gradient nested as x
+        ...     fallen = np.exp(-x["k"] * t)
+        ...     error = x["a"] * fallen - y
+        ...     grad = {"a": 2 * error @ fallen, "k": -2 * x["a"] * error @ (t * fallen)}
+        ...     return error @ error, grad
+        >>> result = fastopt.minimize(fun, {"a": 1.0, "k": 1.0}, lr=0.05, maxiter=2000)
+        >>> result.success, round(float(result.x["a"]), 4), round(float(result.x["k"]), 4)
+        (True, 2.0, 0.5)
 
     Args:
         fun: the function. With jac=True it returns the pair (value, gradient): a real number, and
