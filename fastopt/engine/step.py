@@ -134,8 +134,8 @@ class HostEngine:
     def __init__(self, state: OptimizerState, backend: Backend, later: Later | None = None) -> None:
         self.state = state
         self.later = later
-        self.backend = backend
-        self.extents = Extents(state.tree.leaves)
+        self.backend: Backend = backend
+        self.extents: Extents = Extents(state.tree.leaves)
         self._changes = state.groups.changes
         self._estimate_first = state.formula._estimate_first
         self._by_member = state.counts.members is not None  # each is judged by itself
@@ -147,11 +147,11 @@ class HostEngine:
         """Drop all that can be worked out again: kernels, scalars, what groups are trained."""
         state = self.state
         self.kernels: list[Kernel] = [self.kernel_of(bucket) for bucket in state.buckets]
-        self.scalars = [
+        self.scalars: list[Scalars] = [
             Scalars(bucket.formula, state.groups[bucket.group], bucket) for bucket in state.buckets
         ]
         self._rules = [bucket.rule for bucket in state.buckets]
-        self.derives = any(derived_of(b.rule, b.spec).passes for b in state.buckets)
+        self.derives: bool = any(derived_of(b.rule, b.spec).passes for b in state.buckets)
         """Whether some updates need scalars that are made of sums or memory."""
         self._frozen: frozenset[int] | None = None  # the numbers of groups; None: not known
         self._settings_seen: int | None = None  # the number of changes that this follows

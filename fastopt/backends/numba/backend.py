@@ -246,7 +246,7 @@ class NumbaKernel:
         self._row_tables: dict[tuple[int, np.dtype[Any]], _RowTables] = {}
         self._extents = extents
         self._words = words
-        self.large = sum(self._sizes) >= PARALLEL_FROM
+        self.large: bool = sum(self._sizes) >= PARALLEL_FROM
         """Whether more than one thread may pay."""
         self._usual = compare is not None and not any(p.copied for p in parameters)
         self._updates = not isinstance(bucket.rule, ArrayRule)

@@ -326,7 +326,7 @@ def functions(names: Iterable[str], spec: UpdateSpec) -> dict[str, Function]:
 # -------------------------------------------------------------------------------------------------
 # What the Numba backend compiles beside the rules: the step around them, and norms.
 
-compare = headers.build(int64_at, int32_at)
+compare: Callable[..., int] = headers.build(int64_at, int32_at)
 _compare = register_jitable(compare)
 _AHEAD = 8_192
 """Bytes that are asked for before they are needed."""
