@@ -22,6 +22,7 @@ from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective
 
 import fastopt
+from fastopt.viz import explorer
 
 ROOT = Path(__file__).parents[2]
 OUTSIDE = {"numpy", "cupy", "collections", "typing", "scipy", "optax", "pathlib", "types", "os"}
@@ -260,6 +261,15 @@ def static_files(app: Sphinx) -> None:
         app.config.html_static_path.append("_build/mathjax")
 
 
+def write_explorer(app: Sphinx, error: Exception | None) -> None:
+    """Write the explorer beside the pages, as ``fastopt race --html`` does."""
+    if error is not None or app.builder.name != "html":
+        return
+    folder = Path(app.outdir) / "explorer"
+    folder.mkdir(exist_ok=True)
+    explorer.write(folder / "index.html")
+
+
 def check(app: Sphinx, error: Exception | None) -> None:
     """Check the pages that were written: what they load, and where their links lead."""
     if error is not None or app.builder.name != "html":
@@ -285,5 +295,6 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("autodoc-process-signature", signature)
     app.connect("autodoc-process-bases", bases)
     app.connect("missing-reference", missing)
+    app.connect("build-finished", write_explorer)
     app.connect("build-finished", check)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
