@@ -27,7 +27,7 @@ surfaces:
   or a formula in x and y, such as --surface "x**2 + 3*y**2 + sin(3*x)", or --surface="-x + ..." if
   it begins with a minus; with + - * / ** ( ) pi e {functions}
 
-The page of --html shows up to four optimizers, and not those on whole arrays.
+The page of --html shows up to four optimizers, and says which it does not have.
 A path that diverges is drawn up to where it leaves the picture, and the legend says so.
 Exit code: 0; 1 if a file cannot be written or matplotlib is missing; 2 for a wrong command line.
 """

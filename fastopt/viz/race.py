@@ -32,9 +32,9 @@ Make = Callable[[Array], Any]
 
 SYNTAX = """\
 An optimizer is its name and its hyperparameters, name=value, with blanks between them:
-"adam lr=0.1 betas=0.9,0.99". A value is a number, true, false, none, a word, or several of
-these with commas and without blanks. What is not named is as the optimizer's class has it. label=
-'any text' is what pictures call it."""
+"adam lr=0.1 betas=0.9,0.99". A value is a number, true, false, none, a word, or several of these
+with commas and without blanks. What is not named is as the optimizer's class has it.
+label='any text' is what pictures call it."""
 
 
 class Contender(NamedTuple):
@@ -70,12 +70,13 @@ class Contender(NamedTuple):
         made = by_name.named(name)
         options, label = _options(text, words)
         words = [word for word in words if not word.startswith("label=")]
-        settings = {"name": made.__name__, "options": {**options}}
-        options.setdefault("backend", "numpy")  # two numbers need no compiled code; the same bits
+        # Two numbers need no compiled code. The bits are the same, so it is no setting.
+        backend = options.pop("backend", "numpy")
+        settings = {"name": made.__name__, "options": options}
         shape = (2,) if _takes_vectors(made) else (1, 2)
 
         def make(point: Array) -> Optimizer:
-            return made(point.reshape(shape), **options)
+            return made(point.reshape(shape), backend=backend, **options)
 
         if "lr" not in options:
             words.append(f"lr={signature(made).parameters['lr'].default:g}")
@@ -311,7 +312,7 @@ class Race:
         are numbers. dark, frames and fps are those of ``plot`` and ``animate``.
 
         Raises ValueError for another suffix, and for what a page does not have (it shows up to four
-        optimizers, and not those on whole arrays); OSError where the file cannot be written;
+        optimizers, and has the elementwise ones); OSError where the file cannot be written;
         ImportError where matplotlib is not installed and a picture is asked for.
         """
         kind = suffix(path)
