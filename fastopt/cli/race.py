@@ -14,13 +14,11 @@ if TYPE_CHECKING:
 HELP = "draw the paths that optimizers take over a cost surface"
 
 _EPILOG = """\
-An optimizer is its name and its hyperparameters, name=value, with blanks between them and none
-around = and commas:
+{syntax}
   --optimizer "adam lr=0.1 betas=0.9,0.99" --optimizer "sgd lr=0.02 momentum=0.9"
-All of fastopt's can race (python -c "import fastopt; print(fastopt.optimizers.names())"). What is
-not named is as the class has it; label='any text' is what the picture calls it. Those that need
-the loss or the curvature are given it; Muon and NorMuon, which update matrices, get the point as
-a matrix of one row.
+All of fastopt's can race (python -c "import fastopt; print(fastopt.optimizers.names())"). Those
+that need the loss or the curvature are given it; Muon and NorMuon, which update matrices, get the
+point as a matrix of one row.
 
 surfaces:
 {surfaces}
@@ -36,9 +34,11 @@ Exit code: 0; 1 if a file cannot be written or matplotlib is missing; 2 for a wr
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what ``race`` takes."""
     from fastopt.viz import surfaces
+    from fastopt.viz.race import SYNTAX
 
     named = "\n".join(f"  {name:<11} {about}" for name, about in surfaces.SURFACES.items())
-    parser.epilog = _EPILOG.format(surfaces=named, functions=" ".join(surfaces.FUNCTIONS))
+    functions = " ".join(surfaces.FUNCTIONS)
+    parser.epilog = _EPILOG.format(syntax=SYNTAX, surfaces=named, functions=functions)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.set_defaults(refuse=parser.error)
     add = parser.add_argument
