@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from fastopt.viz import Race
@@ -89,6 +90,7 @@ def run(given: argparse.Namespace) -> int:
     from fastopt.errors import FastoptError
     from fastopt.viz import drawing
 
+    refuse: Callable[[str], NoReturn] = given.refuse
     try:
         files = _files(given)
         drawing.check_frames(given.frames, given.fps)
@@ -102,13 +104,13 @@ def run(given: argparse.Namespace) -> int:
             seed=given.seed,
         )
     except (ValueError, TypeError, FloatingPointError, FastoptError) as error:
-        given.refuse(str(error))
+        refuse(str(error))
     print(report(race))
     for path in files:
         try:
             race.save(path, dark=given.dark, frames=given.frames, fps=given.fps)
         except ValueError as error:  # of a page, which does not have all that races
-            given.refuse(f"{path}: {error}")
+            refuse(f"{path}: {error}")
         except (OSError, ImportError) as error:
             print(f"fastopt race: cannot write {path}: {error}", file=sys.stderr)
             return 1
