@@ -171,9 +171,12 @@ def _verify(given: argparse.Namespace) -> int:
     names = None if given.optimizer is None else list(dict.fromkeys(given.optimizer))
     # One line, written over again, where somebody looks at it.
     start, end = ("\r\x1b[K", "") if sys.stderr.isatty() else ("", "\n")
-    report = verify.verify(
-        names, formats, tell=lambda text: print(start + text, end=end, file=sys.stderr, flush=True)
-    )
+    with verify.compiled_ahead(names, formats):
+        report = verify.verify(
+            names,
+            formats,
+            tell=lambda text: print(start + text, end=end, file=sys.stderr, flush=True),
+        )
     print(start, end="", file=sys.stderr, flush=True)
     verify.show(report)
     if given.json is not None:

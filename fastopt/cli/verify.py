@@ -28,12 +28,14 @@ element had on the way.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import cache
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
 from importlib.util import find_spec
 from typing import Any
@@ -41,6 +43,7 @@ from typing import Any
 import numpy as np
 
 from fastopt import backends
+from fastopt.backends.numba import cache
 from fastopt.cli.rules import Case, cases, roundings
 from fastopt.cli.table import aligned
 from fastopt.core import arrays
@@ -133,7 +136,7 @@ def _takes(case: Case, shape: tuple[int, ...]) -> bool:
     return True
 
 
-@cache
+@functools.cache
 def _recorded() -> dict[str, Any]:
     """Return recorded runs and their inputs, as ``tests/golden/make_recorded.py`` wrote them."""
     text = files("fastopt.cli").joinpath("recorded.json").read_text("utf-8")
@@ -505,6 +508,53 @@ def _dtype(name: str) -> np.dtype[Any]:
 
 def _said(error: Exception) -> str:
     return " ".join(f"raised {type(error).__name__}: {error}".split())[:300]
+
+
+# -------------------------------------------------------------------------------------------------
+# Compiling for Numba, which takes most of the time where no code is kept yet.
+
+MANY = 20
+"""From so many rules on others compile too: a process of its own takes a second to begin."""
+MOST = 4
+_COMPILE = """
+import json, sys
+from fastopt.cli import verify
+verify.compile_share(*json.loads(sys.argv[1]))
+"""
+
+
+@contextmanager
+def compiled_ahead(names: list[str] | None, formats: Sequence[str]) -> Iterator[None]:
+    """Have other processes compile rules while the block checks them, from the last one on.
+
+    What they compile is found on disk. There are none where nothing is kept there, for few rules,
+    and on one processor. They end with the block.
+    """
+    count = min(backends.most_threads() - 1, MOST)
+    if find_spec("numba") is None or cache.folder() is None or len(cases(names)) < MANY:
+        count = 0
+    command = [sys.executable, "-c", _COMPILE]
+    quiet: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+    others = [
+        subprocess.Popen([*command, json.dumps([names, formats, k, count])], **quiet)
+        for k in range(count)
+    ]
+    try:
+        yield
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+
+
+def compile_share(names: list[str] | None, formats: Sequence[str], number: int, count: int) -> None:
+    """Compile every ``count``-th rule, from the last one on; what fails is found elsewhere."""
+    for case in cases(names)[::-1][number::count]:
+        whole = _drawn(case)
+        one_step = replace(whole, grads=whole.grads[:1])
+        for name in formats:
+            with suppress(Exception):
+                _run(case, one_step, _dtype(name), "numba")
 
 
 # -------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from fastopt.cli.rules import cases, roundings
 from fastopt.core.options import FRAGMENTS
 from fastopt_kernels import adam, lamb, muon, prodigy
 from golden import make_recorded
-from helpers.variants import HAS_NUMBA, OF_MATRICES, VARIANTS
+from helpers.variants import HAS_NUMBA, OF_MATRICES, VARIANTS, script
 
 CASES = cases()
 NO_VECTOR = {
@@ -297,6 +297,37 @@ def test_a_backend_that_cannot_run_is_named_with_the_reason(monkeypatch: Any, ca
     told = capsys.readouterr().out
     assert "Left out: numba: not installed" in told
     assert "Left out: cupy: no driver" in told
+
+
+@needs_numba
+def test_what_another_process_compiles_is_kept_on_disk(tmp_path: Path) -> None:
+    program = "from fastopt.cli import verify; verify.compile_share(['Lion'], ['float32'], 0, 1)"
+    done = script(program, FASTOPT_CACHE_DIR=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert [path for path in tmp_path.iterdir() if path.name.startswith("lion-float32")]
+
+
+@needs_numba
+def test_other_processes_compile_shares_and_end_with_the_block(monkeypatch: Any) -> None:
+    begun: list[Any] = []
+
+    class Process:
+        def __init__(self, command: list[str], **_: Any) -> None:
+            begun.append(json.loads(command[-1]))
+            self.ended = False
+
+        def kill(self) -> None:
+            self.ended = True
+
+        def wait(self) -> None:
+            assert self.ended
+
+    monkeypatch.setattr(verify.subprocess, "Popen", Process)
+    monkeypatch.setattr(backends, "most_threads", lambda: 3)
+    with verify.compiled_ahead(None, ["float32"]):
+        assert begun == [[None, ["float32"], 0, 2], [None, ["float32"], 1, 2]]
+    with verify.compiled_ahead(["Adam"], ["float32"]):
+        assert len(begun) == 2  # few rules compile sooner than a process begins
 
 
 def test_rich_prints_the_table_on_a_terminal(capsys: Any) -> None:
