@@ -18,9 +18,11 @@ How far off a result may be
     ``n`` times eps is allowed: twice the ``n`` halves, since four runs do not find the worst signs.
 
     What is stored in a narrower format than it is computed in is rounded once more, by half an eps
-    of that format. The recorded results may be off by 1e-11 of the largest value on the way, 45 036
-    eps of float64: others work out 1 - beta^t by a power, which loses 1 000 eps where beta is
-    0.999, in each of ten steps, and have roundings of their own beside that.
+    of that format. Numbers below the least normal one of a format are as far apart as that is.
+
+    The recorded results may be off by 1e-11 of the largest value on the way, 45 036 eps of float64:
+    others work out 1 - beta^t by a power, which loses 1 000 eps where beta is 0.999, in each of ten
+    steps, and have roundings of their own beside that.
 
 Errors are in units of eps of the format in which a number is stored, of the largest value that its
 element had on the way.
@@ -38,7 +40,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -62,8 +64,6 @@ OFF = 2.0**-20
 AGAIN = 4
 RECORDED = 1e-11
 """How far the reference may be from the recorded results, of the largest value on the way."""
-
-TINY = float(np.finfo(np.float64).tiny)
 
 # -------------------------------------------------------------------------------------------------
 # What a run goes in with.
@@ -304,16 +304,18 @@ class Distance:
 
 def _distance(end: End, reference: Reference, rounds: int, dtype: np.dtype[Any]) -> Distance:
     """Return the distance of an end whose parameters are of this dtype."""
-    arithmetic = _eps(np.dtype(np.float64) if dtype.itemsize == 8 else np.dtype(np.float32))
+    computed = _Format.of(np.dtype(np.float64) if dtype.itemsize == 8 else np.dtype(np.float32))
     worst = Distance(0.0, 0.0, "")
     used = -1.0
     for name, exact in reference.end.arrays.items():
         got = end.arrays[name]
-        eps = max(_eps(got.dtype), arithmetic)
-        unit = eps * np.maximum(reference.largest[name], TINY)
-        allowed = rounds * arithmetic * np.maximum(reference.moved[name], TINY)
-        if eps > arithmetic:
-            allowed = allowed + eps / 2 * reference.largest[name]
+        stored = _Format.of(got.dtype)
+        allowed = rounds * computed.eps * np.maximum(reference.moved[name], computed.least)
+        if stored.eps > computed.eps:
+            allowed += stored.eps / 2 * np.maximum(reference.largest[name], stored.least)
+        else:
+            stored = computed
+        unit = stored.eps * np.maximum(reference.largest[name], stored.least)
         off = np.abs(got.astype(np.float64) - exact)
         off = np.where(np.isfinite(off), off, np.inf)
         if not off.size:
@@ -327,11 +329,19 @@ def _distance(end: End, reference: Reference, rounds: int, dtype: np.dtype[Any])
     return worst
 
 
-def _eps(dtype: np.dtype[Any]) -> float:
-    import ml_dtypes
+class _Format(NamedTuple):
+    """How far numbers of a format are apart: ``eps`` of their size, or of the ``least`` normal."""
 
-    known: Any = ml_dtypes.finfo  # of NumPy's formats, and of its own
-    return float(known(dtype).eps)
+    eps: float
+    least: float
+
+    @classmethod
+    def of(cls, dtype: np.dtype[Any]) -> _Format:
+        import ml_dtypes
+
+        known: Any = ml_dtypes.finfo  # of NumPy's formats, and of its own
+        found = known(dtype)
+        return cls(float(found.eps), float(found.smallest_normal))
 
 
 # -------------------------------------------------------------------------------------------------
