@@ -37,7 +37,7 @@ def test_the_wheel_and_the_sdist_have_every_file(
     monkeypatch.chdir(ROOT)
     wheel = tmp_path / build.build_wheel(str(tmp_path))
     sdist = tmp_path / build.build_sdist(str(tmp_path))
-    expected = {f"{FOLDER}/{name}" for name in IN_CHECKOUT}
+    expected = {f"{FOLDER}/{name}" for name in IN_CHECKOUT} | {"fastopt/cli/recorded.json"}
     with zipfile.ZipFile(wheel) as archive:
         assert expected <= set(archive.namelist())
     with tarfile.open(sdist) as archive:
