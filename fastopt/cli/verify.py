@@ -307,16 +307,16 @@ def _distance(end: End, reference: Reference, rounds: int, dtype: np.dtype[Any])
     computed = _Format.of(np.dtype(np.float64) if dtype.itemsize == 8 else np.dtype(np.float32))
     worst = Distance(0.0, 0.0, "")
     used = -1.0
-    for name, exact in reference.end.arrays.items():
+    for name, twin in _twins(end, reference):
         got = end.arrays[name]
         stored = _Format.of(got.dtype)
-        allowed = rounds * computed.eps * np.maximum(reference.moved[name], computed.least)
+        allowed = rounds * computed.eps * np.maximum(reference.moved[twin], computed.least)
         if stored.eps > computed.eps:
-            allowed += stored.eps / 2 * np.maximum(reference.largest[name], stored.least)
+            allowed += stored.eps / 2 * np.maximum(reference.largest[twin], stored.least)
         else:
             stored = computed
-        unit = stored.eps * np.maximum(reference.largest[name], stored.least)
-        off = np.abs(got.astype(np.float64) - exact)
+        unit = stored.eps * np.maximum(reference.largest[twin], stored.least)
+        off = np.abs(got.astype(np.float64) - reference.end.arrays[twin])
         off = np.where(np.isfinite(off), off, np.inf)
         if not off.size:
             continue
@@ -327,6 +327,14 @@ def _distance(end: End, reference: Reference, rounds: int, dtype: np.dtype[Any])
             place = f"{name}{[int(k) for k in at] if at else ''}"
             worst = Distance(float(off[at] / unit[at]), float(allowed[at] / unit[at]), place)
     return worst
+
+
+def _twins(end: End, reference: Reference) -> Iterator[tuple[str, str]]:
+    """Yield the names of what is held to what: masters, which float64 lacks, to parameters."""
+    for name in reference.end.arrays:
+        yield name, name
+        if f"master of {name}" in end.arrays:
+            yield f"master of {name}", name
 
 
 class _Format(NamedTuple):

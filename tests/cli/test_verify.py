@@ -73,7 +73,7 @@ SOME = ["Adam", "LAMB", "MoMo", "Prodigy", "Sophia", "Muon", "Shampoo"]
 """With sums, with memory, with a loss, with estimates, of matrices, with decompositions."""
 
 
-def test_nothing_is_wrong_with_right_rules() -> None:
+def test_nothing_is_wrong_with_the_right_rules() -> None:
     report = verify.verify(SOME, ["float32"])
     assert report.failed == []
     assert {row.backend for row in report.rows} == {*report.backends}
@@ -106,6 +106,12 @@ def test_on_a_device(cupy: Any) -> None:
     assert report.failed == []
     same = {row.same_bits for row in report.rows if row.backend == "cupy" and row.rule != "muon"}
     assert same == {True}
+
+
+@pytest.mark.exhaustive
+def test_all_rules_on_a_device(cupy: Any) -> None:
+    report = verify.verify(formats=["float32"])
+    assert report.failed == []
 
 
 # Faults ------------------------------------------------------------------------------------------
@@ -174,6 +180,23 @@ def test_a_broken_numpy_is_found(monkeypatch: Any) -> None:
     right = np.sqrt
     monkeypatch.setattr(np, "sqrt", lambda *given, **named: right(*given, **named) * (1 + 1e-9))
     assert ("Adagrad", "recorded", "numpy") in failing(["Adagrad"])
+
+
+def test_a_fault_that_half_precision_hides_is_found_in_its_masters(monkeypatch: Any) -> None:
+    report = verify.verify(["Adam"], ["bfloat16"])
+    assert report.failed == []
+    right = verify._ends
+
+    def wrong(opt: fastopt.Optimizer) -> dict[str, Any]:
+        found = right(opt)
+        return {k: x * np.float32(1 + 2e-5) if "master" in k else x for k, x in found.items()}
+
+    monkeypatch.setattr(verify, "_ends", wrong)
+    report = verify.verify(["Adam"], ["bfloat16"])
+    assert {row.where.split("[")[0] for row in report.failed} <= {
+        f"master of {name}" for name in ("scalar", "vector", "matrix", "large")
+    }
+    assert {row.backend for row in report.failed} == {*report.backends}
 
 
 @needs_numba
