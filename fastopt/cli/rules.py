@@ -75,7 +75,7 @@ class _Asked(Options):
 
 def _of(optimizer: type[Optimizer]) -> Iterator[Case]:
     """Yield a case for each rule that an optimizer has, the one of its defaults first."""
-    group = optimizer(np.ones((1, 1))).param_groups[0]
+    group = optimizer(np.ones((1, 1)), backend="numpy").param_groups[0]
     defaults = {name: group[name] for name in group if name != "params"}
     order = list(optimizer._checks)
     known: set[tuple[str, Any]] = set()

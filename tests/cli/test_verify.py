@@ -312,6 +312,28 @@ def test_a_wrong_command_line_exits_with_2(given: list[str], said: str, capsys: 
     assert said in capsys.readouterr().err
 
 
+def test_a_file_that_cannot_be_written_after_all_exits_with_2(
+    monkeypatch: Any, capsys: Any, tmp_path: Path
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    given = ["--quick", "--optimizer", "Signum", "--json", str(tmp_path / "found.json")]
+    assert cli.main(["verify", *given]) == 2
+    told = capsys.readouterr()
+    assert "found.json cannot be written: No space left on device" in told.err
+    assert "All is as it should be." in told.out
+
+
+@pytest.mark.parametrize("asked", ["cupy", "nonsense"])
+def test_which_backend_is_asked_for_elsewhere_makes_no_difference(
+    asked: str, monkeypatch: Any
+) -> None:
+    monkeypatch.setenv("FASTOPT_BACKEND", asked)
+    assert cli.main(["verify", "--quick", "--optimizer", "Signum"]) == 0
+
+
 def test_a_backend_that_cannot_run_is_named_with_the_reason(monkeypatch: Any, capsys: Any) -> None:
     reasons = {"numpy": None, "numba": "no module", "cupy": "no  driver"}
     monkeypatch.setattr(backends, "available_backends", lambda: reasons)
