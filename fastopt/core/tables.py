@@ -12,7 +12,7 @@ _STYLE = {
     "scroll": "overflow-x:auto",
     "table": "border-collapse:collapse;margin:0.4em 0;color:inherit;background:transparent",
     "cell": "padding:0.15em 0.7em;border-bottom:1px solid rgba(128,128,128,0.35);"
-    "vertical-align:top;color:inherit;background:transparent",
+    "vertical-align:top;white-space:nowrap;color:inherit;background:transparent",
 }
 """Colours are those of the page around it, so that it can be read on dark and on light ones."""
 

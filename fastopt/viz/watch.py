@@ -316,8 +316,8 @@ class Watch(Observer):
 
         ``path`` is a file to write it to, in a format that its name says (".png", ".svg", ".pdf").
         The panel of |update| / |weights| has a band from 1e-4 to 1e-2, where runs that learn most
-        often are. At most eight parameters have a colour and a name, those with the most elements
-        first recorded; all others are grey.
+        often are. The first eight of ``names`` have colours and stand in the legend; all others are
+        grey.
 
         Raises ModuleNotFoundError without matplotlib, and ValueError if nothing was recorded.
         """
@@ -491,6 +491,9 @@ COLOURS = (
 )
 """Okabe and Ito's, which colour-blind people tell apart."""
 
+STYLES = {"-": "solid", "--": "dashed", ":": "dotted", "-.": "dash-dotted"}
+"""Of lines, for the arrays of state."""
+
 
 def _drawn(seen: Watch, path: str | os.PathLike[str] | None) -> Figure:
     try:
@@ -510,10 +513,10 @@ def _drawn(seen: Watch, path: str | os.PathLike[str] | None) -> Figure:
     for panel, title, quantities in (
         (panels[0, 1], "gradients, RMS", ("grad_rms",)),
         (panels[1, 0], "update / weights, RMS", ("update_ratio",)),
-        (panels[1, 1], f"state, RMS: {', '.join(s[:-4] for s in slots)}", slots),
+        (panels[1, 1], f"state, RMS: {_said_of_lines(slots)}", slots),
     ):
         panel.set_title(title, loc="left")
-        for style, quantity in zip(("-", "--", ":", "-."), quantities, strict=False):
+        for style, quantity in zip(STYLES, quantities, strict=False):
             for k, name in enumerate(names):
                 values = np.where(history[quantity][:, k] > 0.0, history[quantity][:, k], np.nan)
                 if np.isnan(values).all():
@@ -539,6 +542,12 @@ def _drawn(seen: Watch, path: str | os.PathLike[str] | None) -> Figure:
     if path is not None:
         figure.savefig(path)
     return figure
+
+
+def _said_of_lines(slots: Sequence[str]) -> str:
+    """Return which state has which kind of line; there are no kinds for more."""
+    pairs = zip(slots, STYLES.values(), strict=False)
+    return ", ".join(f"{slot[:-4]} {line}" for slot, line in pairs)
 
 
 def _marked(steps: Array) -> dict[str, Any]:

@@ -325,7 +325,7 @@ def test_a_picture_shows_what_was_recorded(tmp_path: Path) -> None:
         "loss",
         "gradients, RMS",
         "update / weights, RMS",
-        "state, RMS: m, v",
+        "state, RMS: m solid, v dashed",
     ]
     (line,) = [one for one in panels[0].lines if one.get_label() == "loss"]
     np.testing.assert_equal(line.get_ydata(), seen.history["loss"])
