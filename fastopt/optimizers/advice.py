@@ -213,8 +213,7 @@ def _small(made: Explanation, around: Around) -> Iterator[Advice]:
         dtypes = ", ".join(sorted({one.dtype for _, one in found}))
         text = (
             f"100% of the elements of {names} stay as they are, to the bit: the step is lost in "
-            f"{dtypes}. Raise the learning rate ({found[0][1].lr:.2g}), or look at what scales "
-            "gradients down"
+            f"{dtypes}. Raise the learning rate, or look at what scales gradients down"
         )
         yield Advice("small_step", text, of)
     if ratio == 0.0:

@@ -325,9 +325,16 @@ class Watch(Observer):
             raise ValueError("nothing was recorded yet: make steps first, then plot()")
         return _drawn(self, path)
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> tuple[dict[str, Any], float]:
         """Return what a copy is made of: nothing of a step that is under way."""
-        return {**vars(self), "_pending": None, "_given": {}}
+        lasted = perf_counter() - self._began
+        return {**vars(self), "_rows": [*self._rows], "_pending": None, "_given": {}}, lasted
+
+    def __setstate__(self, copied: tuple[dict[str, Any], float]) -> None:
+        """Be a copy, which may be in another process, whose clock is another one."""
+        state, lasted = copied
+        vars(self).update(state)
+        self._began = perf_counter() - lasted
 
     def __repr__(self) -> str:
         state = "" if self.active else ", stopped"

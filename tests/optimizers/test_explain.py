@@ -132,6 +132,59 @@ def test_so_it_is_on_a_device(variant: Variant, cupy: Any) -> None:
     check_against_the_step(variant, cupy, "cupy", ((6, 5), (7,)), max_grad_norm=0.5)
 
 
+def test_on_a_device_with_what_is_done_around(cupy: Any) -> None:
+    params = {"E": cupy.asarray(draw(1, 6, 4)), "h": cupy.asarray(draw(2, 5).astype(np.float16))}
+    upper = {"E": cupy.full((6, 4), 0.25, np.float32), "h": np.inf}
+    opt = fastopt.Adam(
+        params, 1e-2, bounds=(None, upper), lr_scale={"E": cupy.ones(4), "h": 0.5}, clip_value=0.5
+    )
+    rows = fastopt.RowGrad([5, 0], cupy.asarray(1024 * draw(3, 2, 4)))
+    grads = {"E": rows, "h": cupy.asarray(draw(4, 5))}
+    before = saved(opt)
+    why = opt.explain(grads, grad_scale=1.0 / 1024.0)
+    unchanged(opt, before)
+    held = on_host(params["E"]).copy()
+    opt.step(grads, grad_scale=1.0 / 1024.0)
+    moved = (on_host(params["E"]).astype(float) - held)[[0, 5]]
+    close(why["E"].update_rms, rms(moved))
+    assert why["E"].rows == 2
+    assert why["E"].at_bounds == int((on_host(params["E"]) >= 0.25).sum())
+    assert why["h"].clipped_elements == 0.0
+    with pytest.raises(Exception, match="numpy"):
+        opt.explain({**grads, "E": fastopt.RowGrad([0], np.ones((1, 4), np.float32))})
+    with pytest.raises(Exception, match="numpy"):
+        opt.explain({**grads, "h": np.ones(5, np.float16)})
+
+
+def test_a_scale_that_is_kept_on_a_device_is_fetched(cupy: Any) -> None:
+    opt = fastopt.SGD({"a": cupy.ones(2)}, 1.0)
+    scaler = fastopt.LossScaler(1024.0).warmup(opt)
+    scaler.step(opt, {"a": cupy.full(2, cupy.inf)})
+    scaler.update()
+    why = scaler.explain(opt, {"a": cupy.full(2, 512.0)})
+    close(why["a"].grad_max, 1.0)
+    close(opt.explain({"a": cupy.ones(2)}, grad_scale=cupy.asarray(0.5))["a"].update_max, 0.5)
+    outer = fastopt.Accumulator(opt, 2)
+    outer.add({"a": cupy.full(2, 3.0)})
+    close(outer.explain({"a": cupy.ones(2)})["a"].grad_max, 2.0)
+
+
+def test_while_a_stream_is_captured_it_refuses(cupy: Any) -> None:
+    opt = fastopt.Adam({"a": cupy.ones(4)}, capturable=True)
+    grads = {"a": cupy.ones(4)}
+    opt.warmup()
+    opt.step(grads)
+    stream = cupy.cuda.Stream(non_blocking=True)
+    with stream:
+        stream.begin_capture()
+        try:
+            with pytest.raises(RuntimeError, match="explain reads"):
+                opt.explain(grads)
+        finally:
+            stream.end_capture()
+    assert opt.explain(grads).step_count == 1
+
+
 STORED: list[tuple[Any, dict[str, Any]]] = [
     (np.float64, {}),
     (np.float16, {}),
@@ -361,6 +414,9 @@ def test_members_each_have_their_own_numbers(backend: str) -> None:
     opt.step(grads)
     close(one.update_rms, rms(opt.params["b"] - held))
     assert "2 of 3" in str(why)
+    lost = fastopt.SGD(np.ones((3, 2, 2), np.float32), rates * 1e-12, members=3, backend=backend)
+    lost.step(np.ones((3, 2, 2), np.float32))
+    assert about(lost.explain(np.ones((3, 2, 2), np.float32))) == ["small_step"]
     alone = fastopt.Adam(params, members=3, backend=backend).explain({"W": grads["W"], "b": None})
     assert (alone.made, alone.grad_norm, alone.clip_factor) == (True, None, 1.0)
 
@@ -538,6 +594,9 @@ def test_buffers_of_before_are_refused_and_those_of_today_are_read() -> None:
     old["a"][...] = 2.0
     close(opt.explain(old)["a"].update_rms, 2.0)
     opt.rebind({"a": np.ones(3)})
+    opt.param_groups[0]["trainable"] = False
+    assert opt.explain(old)["a"].status == "frozen"
+    opt.param_groups[0]["trainable"] = True
     with pytest.raises(ValueError, match="gradient buffer"):
         opt.explain(old)
 

@@ -260,6 +260,7 @@ def test_copies_go_on_apart(way: Any) -> None:
     copied.step({"a": np.ones(2)})
     copied.step({"a": np.ones(2)})
     assert (len(its), len(seen), opt.step_count) == (2, 1, 1)
+    assert 0 < its.history["time"][0] < its.history["time"][1]
     assert its.stop()._opt is copied
 
 
