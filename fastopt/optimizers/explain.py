@@ -590,7 +590,8 @@ def _options_of(state: OptimizerState, where: Where, options: Mapping[int, Optio
 def _context(state: OptimizerState, where: Where, options: Mapping[int, Options]) -> Context:
     bucket, _ = _place(state, where)
     scheduled = callable(bucket.formula._view(state.groups[bucket.group])["lr"])
-    return Context(_options_of(state, where, options), scheduled, bucket.spec.master)
+    squares = bucket.rule.averages_squares and "v" not in bucket.rule.signed
+    return Context(_options_of(state, where, options), scheduled, bucket.spec.master, squares)
 
 
 def _shared_gradients(tree: Tree, given: Sequence[Any]) -> tuple[str, str] | None:

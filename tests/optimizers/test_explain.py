@@ -783,6 +783,29 @@ def test_advice_is_given_where_it_is_due(case: str) -> None:
     assert why.advice[0].text in str(why)
 
 
+def test_matrices_that_begin_with_zeros_may_grow() -> None:
+    param = np.zeros((20, 10), np.float32)
+    opt = fastopt.Adam(param, 0.01)
+    for _ in range(6):
+        assert opt.explain(GRAD).advice == ()
+        opt.step(GRAD)
+
+
+def test_a_velocity_is_no_average_of_squares() -> None:
+    assert fastopt.Momentum(matrix(), 1.0, beta=0.999).explain(GRAD).advice == ()
+
+
+def test_what_velocity_moves_is_not_said_to_stand_still() -> None:
+    opt = fastopt.SGD(matrix(), 0.1, momentum=0.9, lr_inside=True)
+    opt.step(GRAD)
+    opt.lr = 0.0
+    assert about(opt.explain(GRAD)) == []
+    opt = fastopt.SGD(matrix(), 0.1, momentum=0.9)
+    opt.step(GRAD)
+    opt.lr = 0.0
+    assert about(opt.explain(GRAD)) == ["lr_zero"]
+
+
 def healthy() -> list[tuple[str, Callable[[Any], Any]]]:
     names = "SGD Momentum Adagrad RMSprop Adadelta Adam AdamW NAdam RAdam Lion AdaBelief LAMB Muon"
     more = ("MuonWithAdamW", "Adafactor", "ScheduleFreeAdamW", "Prodigy", "Adan", "SOAP", "Yogi")
