@@ -248,7 +248,7 @@ class Explanation:
             tuple(line for line in heading if line),
             COLUMNS,
             tuple(map(_cells, self.parameters)),
-            tuple(f"! {one}" for one in self.advice),
+            tuple(str(one) for one in self.advice),
             left=(0, 1, 5, 9),
         )
 
