@@ -513,7 +513,8 @@ def _drawn(seen: Watch, path: str | os.PathLike[str] | None) -> Figure:
         ) from error
     history, names = seen.history, seen.names
     steps = history["step"]
-    figure, panels = plt.subplots(2, 2, figsize=(10, 7), sharex=True, layout="constrained")
+    figure: Figure = plt.figure(figsize=(10, 7), layout="constrained")
+    panels = figure.subplots(2, 2, sharex=True)
     _draw_run(panels[0, 0], seen, history, steps)
     slots = [q for q in seen._quantities if q not in OF_PARAMETERS]
     chosen = [*names][: len(COLOURS)]
