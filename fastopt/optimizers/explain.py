@@ -212,8 +212,12 @@ class Explanation:
         raise KeyError(f"no parameter is called {name!r}; there are {known}")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all of it as plain dicts, tuples and numbers, which JSON can hold."""
-        return asdict(self)
+        """Return all of it as plain dicts, lists and numbers, which JSON can hold.
+
+        Numbers that are not finite are None.
+        """
+        found: dict[str, Any] = _plain(asdict(self))
+        return found
 
     def __str__(self) -> str:
         return self._table.text
@@ -266,6 +270,15 @@ COLUMNS = (
     "",
 )
 """Of the table; the last one has remarks."""
+
+
+def _plain(value: Any) -> Any:
+    """Return nested values as JSON holds them."""
+    if isinstance(value, dict):
+        return {name: _plain(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _said_of_norm(made: Explanation) -> str:

@@ -496,7 +496,7 @@ COLOURS = (
     "#000000",
     "#999933",
 )
-"""Okabe and Ito's, which colour-blind people tell apart."""
+"""Okabe and Ito's, with olive for their yellow: colour-blind people tell them apart."""
 
 STYLES = {"-": "solid", "--": "dashed", ":": "dotted", "-.": "dash-dotted"}
 """Of lines, for the arrays of state."""

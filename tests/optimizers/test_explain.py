@@ -376,6 +376,22 @@ def test_gradients_that_are_not_finite(policy: Any, backend: str) -> None:
     assert why["a"].state == why["a"].state_before
 
 
+def test_what_nan_makes_of_factors_and_sums_goes_through_json_as_none() -> None:
+    params = {"W": np.ones((2, 2)), "b": np.ones(2)}
+    grads = {"W": np.full((2, 2), np.nan), "b": np.array([np.inf, 0.1])}
+    for make in (
+        lambda: fastopt.LAMB(params, max_grad_norm=1.0, clip_each=1.0),
+        lambda: fastopt.Prodigy(params, max_grad_norm=math.inf),
+        lambda: fastopt.SOAP(params, clip_value=0.5),
+    ):
+        why = make().explain(grads)
+        assert why.made
+        json.dumps(why.to_dict(), allow_nan=False)
+        assert about(why) == ["nonfinite"]
+        assert str(why)
+        assert why._repr_html_()
+
+
 def test_squares_that_overflow_float32_and_a_loss_that_is_not_finite() -> None:
     opt = fastopt.Adam(np.ones(2, np.float32), on_nonfinite="skip")
     why = opt.explain(np.full(2, 1e19, np.float32))
