@@ -24,6 +24,7 @@ from fastopt.core.hyperparameters import Options
 from fastopt.core.passes import derived_of
 from fastopt.core.rows import RowGrad
 from fastopt.core.tables import Table, number, share
+from fastopt.engine import rows
 from fastopt.engine.build import Construction
 from fastopt.engine.extra import Extra
 from fastopt.engine.policy import Policy, Verdict, checked_scale
@@ -211,8 +212,12 @@ class Explanation:
         raise KeyError(f"no parameter is called {name!r}; there are {known}")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all of it as plain dicts, tuples and numbers, which JSON can hold."""
-        return asdict(self)
+        """Return all of it as plain dicts, lists and numbers, which JSON can hold.
+
+        Numbers that are not finite are None.
+        """
+        found: dict[str, Any] = _plain(asdict(self))
+        return found
 
     def __str__(self) -> str:
         return self._table.text
@@ -265,6 +270,15 @@ COLUMNS = (
     "",
 )
 """Of the table; the last one has remarks."""
+
+
+def _plain(value: Any) -> Any:
+    """Return nested values as JSON holds them."""
+    if isinstance(value, dict):
+        return {name: _plain(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _said_of_norm(made: Explanation) -> str:
@@ -476,12 +490,16 @@ def _on_host(grad: Any) -> Any:
 
 def _check(opt: Optimizer, engine: HostEngine, given: Sequence[Any]) -> None:
     """Raise what a step would for parameters and gradients that are no good."""
-    own = opt._engine
-    if own._outdated:
+    own, state = opt._engine, opt._state
+    if own._outdated and given:
         own._refuse_outdated(given)
-    now = opt._state.tree.everything()
+    now = state.tree.everything()
     trained = {p for n in engine.trained() for p in engine.state.buckets[n].positions}
-    for bucket in opt._state.buckets:
+    numbers = [n for n, bucket in enumerate(state.buckets) if trained & {*bucket.positions}]
+    _, of_rows = rows.split([*given])
+    for part in rows.bind(state, of_rows, numbers, own.backend, own.extents) if of_rows else ():
+        _ = part.gradients  # looks at all of them
+    for bucket in state.buckets:
         for position, parameter in zip(bucket.positions, bucket.parameters, strict=True):
             if position not in trained:
                 continue
@@ -506,6 +524,12 @@ def explained(
     opt: Optimizer, grads: Any, grad_scale: Any, policy: Policy, extra: Extra
 ) -> Explanation:
     """Return what a step would do; see ``Optimizer.explain``."""
+    first = opt._state.tree.leaves[0].array
+    if arrays.kind(first) == "cupy" and arrays.capturing(first):
+        raise RuntimeError(
+            "explain reads parameters and state from the device, which a stream that is captured "
+            "in a CUDA graph cannot wait for; call it before or after"
+        )
     state, engine = _twin(opt)
     engine.follow_settings()
     given = engine.matched(grads)
@@ -579,7 +603,8 @@ def _options_of(state: OptimizerState, where: Where, options: Mapping[int, Optio
 def _context(state: OptimizerState, where: Where, options: Mapping[int, Options]) -> Context:
     bucket, _ = _place(state, where)
     scheduled = callable(bucket.formula._view(state.groups[bucket.group])["lr"])
-    return Context(_options_of(state, where, options), scheduled, bucket.spec.master)
+    squares = bucket.rule.averages_squares and "v" not in bucket.rule.signed
+    return Context(_options_of(state, where, options), scheduled, bucket.spec.master, squares)
 
 
 def _shared_gradients(tree: Tree, given: Sequence[Any]) -> tuple[str, str] | None:
@@ -717,17 +742,17 @@ class _Step:
         if grad is None:
             status = "frozen" if frozen else "no gradient"
         about: dict[str, Any] = {}
-        own, values, rows = before.compared, before.values, None
+        own, values, some = before.compared, before.values, None
         after = _compares(bucket, index)
         if grad is not None:
             seen = self._transformed[position]
             if type(grad) is RowGrad:
                 shape = parameter.layout.shape
-                rows, grad = grad.merged(shape, f"grads{parameter.leaf.place}")
+                some, grad = grad.merged(shape, f"grads{parameter.leaf.place}")
                 seen = seen.merged(shape, f"grads{parameter.leaf.place}")[1]
-                own, values, after = own[rows], values[rows], after[rows]
+                own, values, after = own[some], values[some], after[some]
             about = self._gradient(bucket, index, grad, seen, options)
-            about["rows"] = None if rows is None else len(rows)
+            about["rows"] = None if some is None else len(some)
             if status == "updated":
                 about |= _update(own, after, grad, self._scale, values)
         if position in self._bounds:

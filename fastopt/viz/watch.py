@@ -316,8 +316,8 @@ class Watch(Observer):
 
         ``path`` is a file to write it to, in a format that its name says (".png", ".svg", ".pdf").
         The panel of |update| / |weights| has a band from 1e-4 to 1e-2, where runs that learn most
-        often are. At most eight parameters have a colour and a name, those with the most elements
-        first recorded; all others are grey.
+        often are. The first eight of ``names`` have colours and stand in the legend; all others are
+        grey.
 
         Raises ModuleNotFoundError without matplotlib, and ValueError if nothing was recorded.
         """
@@ -325,9 +325,16 @@ class Watch(Observer):
             raise ValueError("nothing was recorded yet: make steps first, then plot()")
         return _drawn(self, path)
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> tuple[dict[str, Any], float]:
         """Return what a copy is made of: nothing of a step that is under way."""
-        return {**vars(self), "_pending": None, "_given": {}}
+        lasted = perf_counter() - self._began
+        return {**vars(self), "_rows": [*self._rows], "_pending": None, "_given": {}}, lasted
+
+    def __setstate__(self, copied: tuple[dict[str, Any], float]) -> None:
+        """Be a copy, which may be in another process, whose clock is another one."""
+        state, lasted = copied
+        vars(self).update(state)
+        self._began = perf_counter() - lasted
 
     def __repr__(self) -> str:
         state = "" if self.active else ", stopped"
@@ -489,7 +496,10 @@ COLOURS = (
     "#000000",
     "#999933",
 )
-"""Okabe and Ito's, which colour-blind people tell apart."""
+"""Okabe and Ito's, with olive for their yellow: colour-blind people tell them apart."""
+
+STYLES = {"-": "solid", "--": "dashed", ":": "dotted", "-.": "dash-dotted"}
+"""Of lines, for the arrays of state."""
 
 
 def _drawn(seen: Watch, path: str | os.PathLike[str] | None) -> Figure:
@@ -503,17 +513,18 @@ def _drawn(seen: Watch, path: str | os.PathLike[str] | None) -> Figure:
         ) from error
     history, names = seen.history, seen.names
     steps = history["step"]
-    figure, panels = plt.subplots(2, 2, figsize=(10, 7), sharex=True, layout="constrained")
+    figure: Figure = plt.figure(figsize=(10, 7), layout="constrained")
+    panels = figure.subplots(2, 2, sharex=True)
     _draw_run(panels[0, 0], seen, history, steps)
     slots = [q for q in seen._quantities if q not in OF_PARAMETERS]
     chosen = [*names][: len(COLOURS)]
     for panel, title, quantities in (
         (panels[0, 1], "gradients, RMS", ("grad_rms",)),
         (panels[1, 0], "update / weights, RMS", ("update_ratio",)),
-        (panels[1, 1], f"state, RMS: {', '.join(s[:-4] for s in slots)}", slots),
+        (panels[1, 1], f"state, RMS: {_said_of_lines(slots)}", slots),
     ):
         panel.set_title(title, loc="left")
-        for style, quantity in zip(("-", "--", ":", "-."), quantities, strict=False):
+        for style, quantity in zip(STYLES, quantities, strict=False):
             for k, name in enumerate(names):
                 values = np.where(history[quantity][:, k] > 0.0, history[quantity][:, k], np.nan)
                 if np.isnan(values).all():
@@ -533,12 +544,17 @@ def _drawn(seen: Watch, path: str | os.PathLike[str] | None) -> Figure:
         panel.set_xlabel("step")
     for panel in panels.flat:
         panel.grid(alpha=0.25)
-    if panels[0, 1].lines:
-        panels[0, 1].legend(fontsize=8)
+    figure.legend(*panels[0, 1].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     figure.suptitle(f"{type(seen._opt).__name__}: {len(seen)} records")
     if path is not None:
         figure.savefig(path)
     return figure
+
+
+def _said_of_lines(slots: Sequence[str]) -> str:
+    """Return which state has which kind of line; there are no kinds for more."""
+    pairs = zip(slots, STYLES.values(), strict=False)
+    return ", ".join(f"{slot[:-4]} {line}" for slot, line in pairs)
 
 
 def _marked(steps: Array) -> dict[str, Any]:
@@ -553,12 +569,12 @@ def _draw_run(panel: Any, seen: Watch, history: Mapping[str, Array], steps: Arra
         panel.plot(steps, history[name], color=colour, label=name, **_marked(steps))
     rates = panel.twinx()
     rates.plot(steps, history["lr"], color="0.5", linestyle="--", label="lr")
-    rates.set_ylabel("lr", color="0.4")
+    rates.set_ylabel("lr (dashed)", color="0.4")
     rates.tick_params(axis="y", labelcolor="0.4")
     rates.set_ylim(bottom=0.0)
     panel.set_title(", ".join(own), loc="left")
-    lines = [*panel.lines, *rates.lines]
-    panel.legend(lines, [line.get_label() for line in lines], fontsize=8)
+    if len(own) > 1:
+        panel.legend(fontsize=8)
     skipped = steps[history["made"] < 1.0]
     if len(skipped):
         panel.plot(skipped, np.zeros_like(skipped), "x", color="#d55e00", clip_on=False)

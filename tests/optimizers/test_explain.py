@@ -132,6 +132,59 @@ def test_so_it_is_on_a_device(variant: Variant, cupy: Any) -> None:
     check_against_the_step(variant, cupy, "cupy", ((6, 5), (7,)), max_grad_norm=0.5)
 
 
+def test_on_a_device_with_what_is_done_around(cupy: Any) -> None:
+    params = {"E": cupy.asarray(draw(1, 6, 4)), "h": cupy.asarray(draw(2, 5).astype(np.float16))}
+    upper = {"E": cupy.full((6, 4), 0.25, np.float32), "h": np.inf}
+    opt = fastopt.Adam(
+        params, 1e-2, bounds=(None, upper), lr_scale={"E": cupy.ones(4), "h": 0.5}, clip_value=0.5
+    )
+    rows = fastopt.RowGrad([5, 0], cupy.asarray(1024 * draw(3, 2, 4)))
+    grads = {"E": rows, "h": cupy.asarray(draw(4, 5))}
+    before = saved(opt)
+    why = opt.explain(grads, grad_scale=1.0 / 1024.0)
+    unchanged(opt, before)
+    held = on_host(params["E"]).copy()
+    opt.step(grads, grad_scale=1.0 / 1024.0)
+    moved = (on_host(params["E"]).astype(float) - held)[[0, 5]]
+    close(why["E"].update_rms, rms(moved))
+    assert why["E"].rows == 2
+    assert why["E"].at_bounds == int((on_host(params["E"]) >= 0.25).sum())
+    assert why["h"].clipped_elements == 0.0
+    with pytest.raises(Exception, match="numpy"):
+        opt.explain({**grads, "E": fastopt.RowGrad([0], np.ones((1, 4), np.float32))})
+    with pytest.raises(Exception, match="numpy"):
+        opt.explain({**grads, "h": np.ones(5, np.float16)})
+
+
+def test_a_scale_that_is_kept_on_a_device_is_fetched(cupy: Any) -> None:
+    opt = fastopt.SGD({"a": cupy.ones(2)}, 1.0)
+    scaler = fastopt.LossScaler(1024.0).warmup(opt)
+    scaler.step(opt, {"a": cupy.full(2, cupy.inf)})
+    scaler.update()
+    why = scaler.explain(opt, {"a": cupy.full(2, 512.0)})
+    close(why["a"].grad_max, 1.0)
+    close(opt.explain({"a": cupy.ones(2)}, grad_scale=cupy.asarray(0.5))["a"].update_max, 0.5)
+    outer = fastopt.Accumulator(opt, 2)
+    outer.add({"a": cupy.full(2, 3.0)})
+    close(outer.explain({"a": cupy.ones(2)})["a"].grad_max, 2.0)
+
+
+def test_while_a_stream_is_captured_it_refuses(cupy: Any) -> None:
+    opt = fastopt.Adam({"a": cupy.ones(4)}, capturable=True)
+    grads = {"a": cupy.ones(4)}
+    opt.warmup()
+    opt.step(grads)
+    stream = cupy.cuda.Stream(non_blocking=True)
+    with stream:
+        stream.begin_capture()
+        try:
+            with pytest.raises(RuntimeError, match="explain reads"):
+                opt.explain(grads)
+        finally:
+            stream.end_capture()
+    assert opt.explain(grads).step_count == 1
+
+
 STORED: list[tuple[Any, dict[str, Any]]] = [
     (np.float64, {}),
     (np.float16, {}),
@@ -323,6 +376,22 @@ def test_gradients_that_are_not_finite(policy: Any, backend: str) -> None:
     assert why["a"].state == why["a"].state_before
 
 
+def test_what_nan_makes_of_factors_and_sums_goes_through_json_as_none() -> None:
+    params = {"W": np.ones((2, 2)), "b": np.ones(2)}
+    grads = {"W": np.full((2, 2), np.nan), "b": np.array([np.inf, 0.1])}
+    for make in (
+        lambda: fastopt.LAMB(params, max_grad_norm=1.0, clip_each=1.0),
+        lambda: fastopt.Prodigy(params, max_grad_norm=math.inf),
+        lambda: fastopt.SOAP(params, clip_value=0.5),
+    ):
+        why = make().explain(grads)
+        assert why.made
+        json.dumps(why.to_dict(), allow_nan=False)
+        assert about(why) == ["nonfinite"]
+        assert str(why)
+        assert why._repr_html_()
+
+
 def test_squares_that_overflow_float32_and_a_loss_that_is_not_finite() -> None:
     opt = fastopt.Adam(np.ones(2, np.float32), on_nonfinite="skip")
     why = opt.explain(np.full(2, 1e19, np.float32))
@@ -361,6 +430,9 @@ def test_members_each_have_their_own_numbers(backend: str) -> None:
     opt.step(grads)
     close(one.update_rms, rms(opt.params["b"] - held))
     assert "2 of 3" in str(why)
+    lost = fastopt.SGD(np.ones((3, 2, 2), np.float32), rates * 1e-12, members=3, backend=backend)
+    lost.step(np.ones((3, 2, 2), np.float32))
+    assert about(lost.explain(np.ones((3, 2, 2), np.float32))) == ["small_step"]
     alone = fastopt.Adam(params, members=3, backend=backend).explain({"W": grads["W"], "b": None})
     assert (alone.made, alone.grad_norm, alone.clip_factor) == (True, None, 1.0)
 
@@ -538,6 +610,9 @@ def test_buffers_of_before_are_refused_and_those_of_today_are_read() -> None:
     old["a"][...] = 2.0
     close(opt.explain(old)["a"].update_rms, 2.0)
     opt.rebind({"a": np.ones(3)})
+    opt.param_groups[0]["trainable"] = False
+    assert opt.explain(old)["a"].status == "frozen"
+    opt.param_groups[0]["trainable"] = True
     with pytest.raises(ValueError, match="gradient buffer"):
         opt.explain(old)
 
@@ -722,6 +797,29 @@ def test_advice_is_given_where_it_is_due(case: str) -> None:
         assert word in why.advice[0].text
     assert any(one.isdigit() for one in why.advice[0].text) or kind == "no_gradient"
     assert why.advice[0].text in str(why)
+
+
+def test_matrices_that_begin_with_zeros_may_grow() -> None:
+    param = np.zeros((20, 10), np.float32)
+    opt = fastopt.Adam(param, 0.01)
+    for _ in range(6):
+        assert opt.explain(GRAD).advice == ()
+        opt.step(GRAD)
+
+
+def test_a_velocity_is_no_average_of_squares() -> None:
+    assert fastopt.Momentum(matrix(), 1.0, beta=0.999).explain(GRAD).advice == ()
+
+
+def test_what_velocity_moves_is_not_said_to_stand_still() -> None:
+    opt = fastopt.SGD(matrix(), 0.1, momentum=0.9, lr_inside=True)
+    opt.step(GRAD)
+    opt.lr = 0.0
+    assert about(opt.explain(GRAD)) == []
+    opt = fastopt.SGD(matrix(), 0.1, momentum=0.9)
+    opt.step(GRAD)
+    opt.lr = 0.0
+    assert about(opt.explain(GRAD)) == ["lr_zero"]
 
 
 def healthy() -> list[tuple[str, Callable[[Any], Any]]]:

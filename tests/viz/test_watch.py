@@ -260,6 +260,7 @@ def test_copies_go_on_apart(way: Any) -> None:
     copied.step({"a": np.ones(2)})
     copied.step({"a": np.ones(2)})
     assert (len(its), len(seen), opt.step_count) == (2, 1, 1)
+    assert 0 < its.history["time"][0] < its.history["time"][1]
     assert its.stop()._opt is copied
 
 
@@ -325,7 +326,7 @@ def test_a_picture_shows_what_was_recorded(tmp_path: Path) -> None:
         "loss",
         "gradients, RMS",
         "update / weights, RMS",
-        "state, RMS: m, v",
+        "state, RMS: m solid, v dashed",
     ]
     (line,) = [one for one in panels[0].lines if one.get_label() == "loss"]
     np.testing.assert_equal(line.get_ydata(), seen.history["loss"])
