@@ -212,7 +212,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import what is not needed by every program when it is first asked for."""
-    if name in ("interop", "schedules", "sklearn", "torch"):
+    if name in ("interop", "schedules", "sklearn", "thinc", "torch"):
         return importlib.import_module(f"fastopt.{name}")
     if name in _ON_FIRST_USE:
         found = getattr(importlib.import_module(f"fastopt.{_ON_FIRST_USE[name]}"), name)
