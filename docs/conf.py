@@ -44,4 +44,5 @@ sphinx_gallery_conf = {
     "show_memory": False,
     "capture_repr": ("_repr_html_",),
     "image_srcset": ["2x"],
+    "notebook_extensions": [],  # they would lack docs/learning.py
 }
