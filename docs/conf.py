@@ -43,6 +43,5 @@ sphinx_gallery_conf = {
     "abort_on_example_error": True,
     "show_memory": False,
     "capture_repr": ("_repr_html_",),
-    "image_srcset": ["2x"],
     "notebook_extensions": [],  # they would lack docs/learning.py
 }

@@ -59,6 +59,7 @@ _LOOK = {
     "axes.axisbelow": True,
     "figure.facecolor": "white",
     "savefig.facecolor": "white",
+    "savefig.dpi": 200,  # sharp on fine screens
     "lines.linewidth": 1.7,
     "figure.constrained_layout.w_pad": 0.1,
     "figure.constrained_layout.h_pad": 0.1,
@@ -236,9 +237,10 @@ def run_example(name: str, *arguments: str) -> Path:
 
 def show(path: Path, said: str) -> Figure:
     """Show a picture that a program has saved, as the other pictures are."""
+    plt.rcParams.update(_LOOK)
     pixels = plt.imread(path)
     height, width = pixels.shape[:2]
-    figure = plt.figure(figsize=(5.4, 5.4 * height / width), dpi=width / 5.4)
+    figure = plt.figure(figsize=(width / 200, height / 200))  # pixel by pixel
     axes = figure.add_axes((0, 0, 1, 1))
     axes.imshow(pixels)
     axes.set_axis_off()
