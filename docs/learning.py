@@ -13,6 +13,7 @@ import atexit
 import contextlib
 import html
 import importlib.util
+import io
 import json
 import shutil
 import sys
@@ -228,7 +229,7 @@ def run_example(name: str, *arguments: str) -> Path:
     sys.modules[name] = module  # dataclasses look their module up
     try:
         spec.loader.exec_module(module)
-        with contextlib.chdir(folder):
+        with contextlib.chdir(folder), contextlib.redirect_stderr(io.StringIO()):  # progress bars
             module.main(list(arguments))
     finally:
         del sys.modules[name]
