@@ -15,6 +15,7 @@ import html
 import importlib.util
 import io
 import json
+import re
 import shutil
 import sys
 import tempfile
@@ -205,7 +206,9 @@ class Table:
 
     def _repr_html_(self) -> str:
         def line(cells: Sequence[str], tag: str) -> str:
-            return "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells)
+            texts = (re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(cell)) for cell in cells)
+            left = ' style="text-align: left"'
+            return "".join(f"<{tag}{left}>{text}</{tag}>" for text in texts)
 
         body = "".join(f"<tr>{line(row, 'td')}</tr>" for row in self.rows)
         head = f"<thead><tr>{line(self.head, 'th')}</tr></thead>"
