@@ -1,9 +1,10 @@
-"""Write the README's table of which optimizer to use when, from what was measured.
+"""Write the tables of which optimizer to use when, from what was measured.
 
     python benchmarks/choosing.py
 
 State and times are those of ``results/rules.json``, losses those of ``results/sweep.json``; the
-sentences are here. The table stands between two comments of the README, and all else stays.
+sentences are here. The README has the first ones in short, ``docs/use/choosing.md`` has all. The
+tables stand between two comments of a page, and all else stays.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 
 FOLDER = Path(__file__).parent
 README = FOLDER.parent / "README.md"
+MANUAL = FOLDER.parent / "docs" / "use" / "choosing.md"
 BEGIN = "<!-- written by benchmarks/choosing.py -->"
 END = "<!-- end of what benchmarks/choosing.py writes -->"
 
@@ -116,13 +118,17 @@ HEAD = (
     "characters",
     "use it for",
 )
+SHORT_HEAD = ("class", "state, bytes", "time", "use it for")
+SHORT_NOTES = """\
+State: bytes per parameter in float32. Time: of a step over that of Adam on one array of 20 million,
+or 24 matrices of 512 by 512 (†), with Numba on two threads."""
 NOTES = """\
 State: bytes per parameter in float32 (of a matrix of 512 by 512 where it goes by rows and columns).
 Times: of a step over that of Adam on the same arrays, with Numba on two threads of one machine;
 large is one array of 20 million, or 24 matrices of 512 by 512 (†), small is ten arrays of 1 000.
 What is done at an interval is averaged over it; a loss or an estimate of the Hessian is handed in,
 and making it is not counted. Digits and characters: the loss after 300 steps with the best of
-eleven learning rates, in the median of three seeds (more on that below)."""
+eleven learning rates, in the median of three seeds."""
 
 
 def figures(rules: Mapping[str, Any], sweep: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -157,46 +163,59 @@ def _loss(found: Mapping[str, Any], places: int) -> str:
     return "failed" if loss is None else f"{loss:.{places}f}"
 
 
-def text() -> str:
-    """Return what stands between the two comments."""
+def measured() -> dict[str, list[str]]:
+    """Return the cells of all optimizers from the committed results."""
     rules, sweep = (
         json.loads((FOLDER / "results" / f"{name}.json").read_text()) for name in ("rules", "sweep")
     )
-    cells = figures(rules, sweep)
-    rest = "\n\n".join(f"**{title}**\n\n{_table(some, cells)}" for title, some in OTHERS.items())
-    number = sum(len(some) for some in OTHERS.values())
-    return (
-        f"{_table(FIRST, cells)}\n\n<details>\n<summary>The other {number}, by what they are for"
-        f"</summary>\n\n{rest}\n\n</details>\n\n{NOTES}"
-    )
+    return figures(rules, sweep)
 
 
-def _table(sentences: Mapping[str, str], cells: Mapping[str, Sequence[str]]) -> str:
+def short() -> str:
+    """Return what stands between the two comments of the README: the first ones, in short."""
+    cells = {name: row[:2] for name, row in measured().items()}
+    return f"{_table(SHORT_HEAD, FIRST, cells)}\n\n{SHORT_NOTES}"
+
+
+def everything() -> str:
+    """Return what stands there in the manual: all of them, by what they are for."""
+    cells = measured()
+    titled = {"What most users want": FIRST, **OTHERS}
+    tables = [f"## {title}\n\n{_table(HEAD, some, cells)}" for title, some in titled.items()]
+    return "\n\n".join([NOTES, *tables])
+
+
+def _table(
+    head: Sequence[str], sentences: Mapping[str, str], cells: Mapping[str, Sequence[str]]
+) -> str:
     rows = [
-        HEAD,
-        ["---", *["--:"] * (len(HEAD) - 2), "---"],
+        head,
+        ["---", *["--:"] * (len(head) - 2), "---"],
         *([f"`{name}`", *cells[name], sentence] for name, sentence in sentences.items()),
     ]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def replaced(page: str) -> str:
-    """Return a page with the table as it is now; the page has both comments, once each."""
+def replaced(page: str, tables: str) -> str:
+    """Return a page with these tables between the two comments, which it has once each."""
     if page.count(BEGIN) != 1 or page.count(END) != 1 or page.index(BEGIN) > page.index(END):
         raise ValueError(f"expected the lines\n{BEGIN}\n{END}\nonce each and in this order")
     before, after = page.split(BEGIN)[0], page.split(END)[1]
-    return f"{before}{BEGIN}\n\n{text()}\n\n{END}{after}"
+    return f"{before}{BEGIN}\n\n{tables}\n\n{END}{after}"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Write the table into the README, or into another page that has the comments."""
+    """Write the tables into the README and the manual, or into other pages with the comments."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("page", type=Path, nargs="?", default=README, help="README.md if not given")
-    page = parser.parse_args(argv).page
-    try:
-        page.write_text(replaced(page.read_text(encoding="utf-8")), encoding="utf-8")
-    except (OSError, ValueError) as error:
-        parser.error(f"{page}: {error}")
+    parser.add_argument("--readme", type=Path, default=README, metavar="PAGE", help=f"{README}")
+    parser.add_argument("--manual", type=Path, default=MANUAL, metavar="PAGE", help=f"{MANUAL}")
+    given = parser.parse_args(argv)
+    for page, tables in ((given.readme, short()), (given.manual, everything())):
+        try:
+            text = replaced(page.read_text(encoding="utf-8"), tables)
+            page.write_text(text, encoding="utf-8")
+        except (OSError, ValueError) as error:
+            parser.error(f"{page}: {error}")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from fastopt.optimizers.base import Optimizer
 from fastopt.version import __version__
 
 if TYPE_CHECKING:
-    from fastopt import interop, schedules
+    from fastopt import interop, schedules, viz
     from fastopt.checkpoint.numbered import Checkpoints
     from fastopt.checkpoint.state_dict import LoadReport
     from fastopt.core.norms import clip_grad_norm_, clip_grad_value_, global_norm
@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from fastopt.optimizers.sgd import SGD, Momentum
     from fastopt.optimizers.signs import Lion, Signum
     from fastopt.optimizers.variance_reduction import Mars
+    from fastopt.viz.watch import watch
     from fastopt.wrappers.accumulator import Accumulator
     from fastopt.wrappers.averaging import EMA, Lookahead
     from fastopt.wrappers.loss_scaler import LossScaler
@@ -110,6 +111,7 @@ _ON_FIRST_USE = {
     **dict.fromkeys(["AdamP", "SGDP"], "optimizers.projected"),
     "Mars": "optimizers.variance_reduction",
     **{"RangeTest": "fits.find_lr", "find_lr": "fits.find_lr"},
+    "watch": "viz.watch",
     **{"minimize": "fits.minimize", "ravel": "fits.ravel", "scipy_method": "fits.scipy_method"},
 }
 """Public names by the modules that hold them, which are imported when a name is first used: a
@@ -207,12 +209,14 @@ __all__ = [
     "set_backend",
     "set_num_threads",
     "use_backend",
+    "viz",
+    "watch",
 ]
 
 
 def __getattr__(name: str) -> Any:
     """Import what is not needed by every program when it is first asked for."""
-    if name in ("interop", "schedules", "torch"):
+    if name in ("interop", "schedules", "torch", "viz"):
         return importlib.import_module(f"fastopt.{name}")
     if name in _ON_FIRST_USE:
         found = getattr(importlib.import_module(f"fastopt.{_ON_FIRST_USE[name]}"), name)

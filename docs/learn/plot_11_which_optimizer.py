@@ -152,4 +152,4 @@ Table(
 
 # %%
 # A † marks optimizers on matrices, timed on matrices of 512 by 512; the others on one array of 20
-# million numbers. All others stand in *Use*, with the same figures.
+# million numbers. :doc:`All others </use/choosing>` have the same figures in *Use*.

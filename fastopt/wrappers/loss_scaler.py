@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from fastopt.backends.cupy.control import ScaleMemory
     from fastopt.engine.device import DeviceOutcome
     from fastopt.engine.step import HostEngine
+    from fastopt.optimizers.explain import Explanation
 
 POLL_EVERY = 16
 """Updates after which the device is asked, without waiting, whether it has given up."""
@@ -47,6 +48,20 @@ class LossScaler(Resumable):
     the step of each optimizer; then call ``scaler.update()`` once. ``max_grad_norm`` acts on the
     gradients divided by the scale. A skipped step changes nothing but ``opt.skipped_steps``,
     whatever the optimizer's ``on_nonfinite`` says; schedules do not advance.
+
+    Example:
+        >>> import numpy as np
+        >>> import fastopt
+        >>> x = np.zeros(2, np.float16)
+        >>> opt = fastopt.SGD(x, lr=0.5)
+        >>> scaler = fastopt.LossScaler(init_scale=1024.0)
+        >>> for grad in ([1.0, 2.0], [np.inf, 0.0]):
+        ...     scaled = np.array(grad, np.float16) * np.float16(scaler.scale)
+        ...     made = bool(scaler.step(opt, scaled))
+        ...     scaler.update()
+        ...     print(made, x, scaler.scale)
+        True [-0.5 -1. ] 1024.0
+        False [-0.5 -1. ] 512.0
 
     Args:
         init_scale: the first scale, between min_scale and max_scale; a power of two, as are the
@@ -181,6 +196,17 @@ class LossScaler(Resumable):
             if outcome is not None:
                 there.note(cast("DeviceOutcome", outcome))
             return self._noted(inner, outcome)
+
+    def explain(
+        self, opt: Optimizer | Wrapper, grads: Any, *, value: Any = None, hessian: Any = None
+    ) -> Explanation:
+        """Return what ``step`` would do with the gradients of the scaled loss; nothing changes.
+
+        They are divided by the scale, and the step is skipped if they are not finite. See
+        ``Optimizer.explain``. Where a device keeps the scale this waits for it.
+        """
+        _innermost(opt, "explain")
+        return opt._explain(grads, 1.0 / self.scale, "skip", extra_of(value, hessian))
 
     def _noted(self, opt: Optimizer, outcome: Outcome | None) -> Outcome | None:
         if outcome is not None:
@@ -320,7 +346,7 @@ class ScaleOnDevice:
         self._policy = policy
         self._given_up = 0  # skips that somebody is still to be told of
         self._updates = 0
-        self.captured = False
+        self.captured: bool = False
         """Whether replays of a CUDA graph may change the scale."""
         self._now, self._behind = now, False
         with memory.here():

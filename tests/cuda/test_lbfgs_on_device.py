@@ -87,13 +87,13 @@ def test_arrays_of_another_kind_are_refused(cupy: Any) -> None:
         fastopt.LBFGS(x).step(lambda: (1.0, np.ones(3)))
 
 
-def test_the_readmes_fit_ends_as_on_the_host(cupy: Any) -> None:
-    text = (Path(__file__).parents[2] / "README.md").read_text()
+def test_the_manuals_fit_ends_as_on_the_host(cupy: Any) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "start" / "fit.md").read_text(encoding="utf-8")
     (fit,) = (part for part in re.findall(r"```python\n(.*?)```", text, re.S) if '"lbfgs"' in part)
     found = {}
     for xp in (np, cupy):
         names: dict[str, Any] = {"xp": xp, "fastopt": fastopt, "print": lambda *_: None}
-        exec(fit, names)
+        exec(fit.replace("xp = fastopt.array_namespace()\n", ""), names)
         found[xp] = names["result"]
         assert isinstance(found[xp].x["rate"], xp.ndarray)
         assert found[xp].success

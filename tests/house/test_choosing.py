@@ -1,4 +1,4 @@
-"""The README's table of which optimizer to use when is complete, and has the measured figures."""
+"""The tables of which optimizer to use when are complete, and have the measured figures."""
 
 from __future__ import annotations
 
@@ -18,11 +18,14 @@ import fastopt
 ROOT = Path(__file__).parents[2]
 BENCHMARKS = ROOT / "benchmarks"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-ROWS = {
-    match[1]: [cell.strip() for cell in match[2].split("|")]
-    for match in re.finditer(r"^\| `(\w+)` \|((?:[^|\n]+\|){5}[^|\n]+)\|$", README, re.MULTILINE)
-}
-"""The cells of the table after the name, by the name."""
+MANUAL = (ROOT / "docs" / "use" / "choosing.md").read_text(encoding="utf-8")
+
+
+def rows(text: str) -> dict[str, list[str]]:
+    """Return the cells of tables after the name, by the name."""
+    found = re.findall(r"^\| `(\w+)` \|(.*)\|$", text, re.MULTILINE)
+    assert len({name for name, _ in found}) == len(found)
+    return {name: [cell.strip() for cell in cells.split("|")] for name, cells in found}
 
 
 @pytest.fixture(scope="module")
@@ -35,25 +38,40 @@ def modules() -> Iterator[dict[str, ModuleType]]:
             sys.modules.pop(path.stem, None)
 
 
+@pytest.fixture(scope="module")
+def table() -> dict[str, list[str]]:
+    """The rows of all optimizers, as the manual has them."""
+    return rows(MANUAL)
+
+
 def results(name: str) -> Any:
     return json.loads((BENCHMARKS / "results" / f"{name}.json").read_text())
 
 
-def test_the_readme_is_what_the_script_writes(modules: dict[str, ModuleType]) -> None:
-    assert modules["choosing"].replaced(README) == README
-
-
-def test_every_optimizer_has_one_row_and_a_sentence(modules: dict[str, ModuleType]) -> None:
+def test_the_pages_are_what_the_script_writes(modules: dict[str, ModuleType]) -> None:
     choosing = modules["choosing"]
-    listed = [*choosing.FIRST, *(name for some in choosing.OTHERS.values() for name in some)]
-    assert sorted(listed) == sorted(ROWS) == sorted(fastopt.optimizers.names())
-    for name, cells in ROWS.items():
+    assert choosing.replaced(README, choosing.short()) == README
+    assert choosing.replaced(MANUAL, choosing.everything()) == MANUAL
+
+
+def test_every_optimizer_has_one_row_and_a_sentence(table: dict[str, list[str]]) -> None:
+    assert sorted(table) == sorted(fastopt.optimizers.names())
+    for name, cells in table.items():
+        assert len(cells) == 6, name
         assert len(cells[-1]) > 20, name
 
 
-def test_figures_are_those_that_were_measured() -> None:
+def test_the_readme_has_the_first_ones_with_the_same_figures(
+    modules: dict[str, ModuleType], table: dict[str, list[str]]
+) -> None:
+    short = rows(README)
+    assert list(short) == list(modules["choosing"].FIRST)
+    assert short == {name: [*table[name][:2], table[name][-1]] for name in short}
+
+
+def test_figures_are_those_that_were_measured(table: dict[str, list[str]]) -> None:
     rules, problems = results("rules"), results("sweep")["problems"]
-    for name, (_, large, small, digits, characters, _) in ROWS.items():
+    for name, (_, large, small, digits, characters, _) in table.items():
         wanted = [
             row["times_adam"]
             for part in ("bytes", "matrices", "small")
@@ -68,8 +86,10 @@ def test_figures_are_those_that_were_measured() -> None:
             assert float(cell) == pytest.approx(loss, rel=0.01), name
 
 
-def test_state_is_what_an_optimizer_holds_now(modules: dict[str, ModuleType]) -> None:
-    for name, cells in ROWS.items():
+def test_state_is_what_an_optimizer_holds_now(
+    modules: dict[str, ModuleType], table: dict[str, list[str]]
+) -> None:
+    for name, cells in table.items():
         held = modules["rules"].state_bytes(name, {})
         assert float(cells[0]) == pytest.approx(held, abs=0.01), name
 
@@ -77,14 +97,18 @@ def test_state_is_what_an_optimizer_holds_now(modules: dict[str, ModuleType]) ->
 def test_a_page_is_brought_up_to_date_and_one_without_a_place_is_refused(
     modules: dict[str, ModuleType], tmp_path: Path, capsys: Any
 ) -> None:
-    choosing, page = modules["choosing"], tmp_path / "page.md"
-    page.write_text(f"before\n{choosing.BEGIN}\nold\n{choosing.END}\nafter\n")
-    choosing.main([str(page)])
-    head, rest = page.read_text(encoding="utf-8").split(choosing.BEGIN)
-    assert head == "before\n"
-    assert rest == f"\n\n{choosing.text()}\n\n{choosing.END}\nafter\n"
-    page.write_text("no place for it\n")
+    choosing = modules["choosing"]
+    readme, manual = (tmp_path / f"{name}.md" for name in ("readme", "manual"))
+    for page in (readme, manual):
+        page.write_text(f"before\n{choosing.BEGIN}\nold\n{choosing.END}\nafter\n")
+    pages = ["--readme", str(readme), "--manual", str(manual)]
+    choosing.main(pages)
+    for page, tables in ((readme, choosing.short()), (manual, choosing.everything())):
+        head, rest = page.read_text(encoding="utf-8").split(choosing.BEGIN)
+        assert head == "before\n"
+        assert rest == f"\n\n{tables}\n\n{choosing.END}\nafter\n"
+    readme.write_text("no place for it\n")
     with pytest.raises(SystemExit):
-        choosing.main([str(page)])
+        choosing.main(pages)
     assert choosing.BEGIN in capsys.readouterr().err
-    assert page.read_text() == "no place for it\n"
+    assert readme.read_text() == "no place for it\n"

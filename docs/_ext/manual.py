@@ -1,0 +1,300 @@
+"""What the manual adds to Sphinx: formulas, tables made from committed files, links that hold."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import re
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import formulas
+import mathjax
+import pages
+import tables
+from docutils import nodes
+from docutils.statemachine import StringList
+from sphinx.application import Sphinx
+from sphinx.errors import ExtensionError
+from sphinx.util.docutils import SphinxDirective
+
+import fastopt
+from fastopt.viz import explorer
+
+ROOT = Path(__file__).parents[2]
+OUTSIDE = {"numpy", "cupy", "collections", "typing", "scipy", "optax", "pathlib", "types", "os"}
+"""Whose names are told as they are, since the manual fetches no inventory of theirs."""
+
+INSIDE = {"core", "engine", "checkpoint", "fits", "backends"}
+"""Rooms whose names are not public but through the package."""
+
+# Docstrings ---------------------------------------------------------------------------------------
+
+BLOCK = re.compile(r"^( *)(.*?)::\n\n((?:\1 {4,}.*(?:\n|\Z)|[ ]*\n)+)", re.MULTILINE)
+SPECIAL = re.compile(r"[|\\]|_(?=\W|$)|(?<!\n)\*(?! )|(?<=\S )\* ")
+"""What means itself in a docstring, which has lists and literals, and no other marks."""
+SEVERAL = re.compile(r"^( +[a-z]\w*(?:, [a-z]\w*)+):", re.MULTILINE)
+NAME = re.compile(r"(?<![`\w])``(?:fastopt\.)?([A-Za-z_]\w*)``(?!`)")
+
+
+def docstring(
+    _app: Sphinx, what: str, name: str, item: Any, options: Any, lines: list[str]
+) -> None:
+    """Mark formulas as such, and make links of public names."""
+    text = "\n".join([*lines, ""])
+    parts, at = [], 0
+    for block in BLOCK.finditer(text):
+        parts += [_prose(text[at : block.start()], name), _block(block, name)]
+        at = block.end()
+    parts.append(_prose(text[at:], name))
+    lines[:] = "".join(parts).split("\n")
+    if what in ("attribute", "property"):  # or what stands before a colon is taken for a type
+        lines[:0] = ["..", ""]
+
+
+def _prose(text: str, inside: str) -> str:
+    # Several names of one entry are one word, or the first is taken for the type of the second.
+    text = SEVERAL.sub(lambda found: found[0].replace(", ", ",\u200b"), _escaped(text))
+    return NAME.sub(lambda found: _linked(found, inside), text)
+
+
+def _block(found: re.Match[str], inside: str) -> str:
+    indent, body = found[1], textwrap.dedent(found[3]).strip("\n")
+    before = _prose(found[2], inside)
+    # As in reStructuredText: "text::" ends with a colon, "text ::" does not.
+    said = before.rstrip() if before.endswith(" ") else f"{before}:"
+    lines = [said, ""] if before.strip() else []
+    for part in [body] if formulas.is_code(body) else body.split("\n\n"):
+        lines += [*_marked(part), ""]
+    return textwrap.indent("\n".join([*lines, ""]), indent)
+
+
+def _marked(body: str) -> list[str]:
+    kind = "text"
+    if formulas.is_code(body):
+        kind = "python"
+    elif formulas.is_formula(body):
+        kind = ""
+    head = f".. code-block:: {kind}" if kind else ".. formula::"
+    return [head, "", *textwrap.indent(body, "    ").splitlines(), ""]
+
+
+def _linked(found: re.Match[str], inside: str) -> str:
+    name = found[1]
+    if name in fastopt.__all__ and name != inside.rpartition(".")[2] and not name.startswith("_"):
+        if name in ("optimizers", "schedules", "interop"):
+            return f":py:mod:`~fastopt.{name}`"
+        return f":py:obj:`~fastopt.{name}`"
+    parts = inside.split(".")
+    owner = getattr(fastopt, parts[1], None) if len(parts) > 1 and parts[1] != name else None
+    if inspect.isclass(owner) and inspect.isfunction(getattr(owner, name, None)):
+        where = next(one for one in owner.__mro__ if name in vars(one))
+        if where.__name__ in fastopt.__all__ and parts[2:] != [name]:
+            return f":py:meth:`{name} <fastopt.{where.__name__}.{name}>`"
+    if inside.startswith("fastopt.schedules.") and name in fastopt.schedules.__all__:
+        return f":py:obj:`~fastopt.schedules.{name}`" if parts[2] != name else found[0]
+    if name == "Common":
+        return ":ref:`Common <common-options>`"
+    return found[0]
+
+
+def signature(_app: Sphinx, what: str, *args: Any) -> tuple[str, str] | None:
+    """Leave out of a signature what every optimizer takes, but for its name."""
+    given, returned = args[-2], args[-1]
+    if given is None:
+        return None
+    return re.sub(r"\*\*common: Unpack\[Common\]", "**common", given), returned
+
+
+def bases(_app: Sphinx, name: str, item: Any, options: Any, found: list[Any]) -> None:
+    """Show of the classes that a class is made of the next one that is public."""
+    public = [one for one in item.__mro__[1:] if one.__name__ in fastopt.__all__]
+    found[:] = public[:1] or [object]
+
+
+def missing(_app: Sphinx, env: Any, node: Any, content: Any) -> Any:
+    """Resolve names of the inside to the public ones; leave those of other libraries as text."""
+    target = str(node.get("reftarget", ""))
+    root, _, last = target.rpartition(".")
+    if root.partition(".")[0] in OUTSIDE or target in OUTSIDE or " " in target:
+        return content
+    if node.get("refdomain") != "py" or not root.startswith("fastopt."):
+        return None
+    if last in fastopt.__all__:
+        domain = env.get_domain("py")
+        public = f"fastopt.{last}"
+        return domain.resolve_xref(
+            env, node["refdoc"], env._app.builder, "obj", public, node, content
+        )
+    return content if root.split(".")[1] in INSIDE else None
+
+
+ROW = re.compile(r"^\| `\w+`(?:, `\w+`)* \|", re.MULTILINE)
+MADE = re.compile(r"^```\{made\} (.*)\n```$", re.MULTILINE)
+
+
+def tables_made(app: Sphinx, page: str, source: list[str]) -> None:
+    """Put what ``tables`` makes of committed files into the text of a page, where it is named."""
+
+    def made(found: re.Match[str]) -> str:
+        name, *given = found[1].split()
+        text, files = tables.MAKERS[name](*given)
+        for file in files:
+            app.env.note_dependency(str(file), docname=page)
+        return text
+
+    source[0] = ROW.sub(_links_in_row, MADE.sub(made, source[0]))
+
+
+def _links_in_row(found: re.Match[str]) -> str:
+    names = set(fastopt.optimizers.names())
+    return re.sub(
+        r"`(\w+)`",
+        lambda one: f"{{py:class}}`~fastopt.{one[1]}`" if one[1] in names else one[0],
+        found[0],
+    )
+
+
+class Formula(SphinxDirective):
+    """The lines of a formula, each as TeX with its remark beside it."""
+
+    has_content = True
+
+    def run(self) -> list[nodes.Node]:
+        """Return a container of rows."""
+        whole = nodes.container(classes=["formula"])
+        for row in formulas.rows(list(self.content)):
+            line = nodes.container(classes=["formula-row"])
+            left = nodes.inline(classes=["formula-left"])
+            for part in row.parts:
+                one: nodes.Node
+                if part.tex is None:
+                    one = nodes.literal(part.text, part.text)
+                else:
+                    shown = f"\\displaystyle {part.tex}"
+                    one = nodes.math(shown, shown)
+                left += nodes.inline("", "", one, classes=["formula-part"])
+            paragraph = nodes.paragraph("", "", left)
+            if row.remark:
+                said = row.remark.replace("<-", "←")
+                paragraph += nodes.inline(said, said, classes=["formula-remark"])
+            line += paragraph
+            whole += line
+        return [whole]
+
+
+# Directives ---------------------------------------------------------------------------------------
+
+
+class CommonOptions(SphinxDirective):
+    """The options that all optimizers take, from the table that they are checked by."""
+
+    def run(self) -> list[nodes.Node]:
+        """Return a definition list with a target for each option."""
+        from fastopt.core.options import OPTIONS
+
+        lines: list[str] = []
+        for name, option in OPTIONS.items():
+            lines += [f".. _option-{name}:", "", f"``{name}={option.default!r}``"]
+            lines += [f"    {_prose(option.text, '')}", ""]
+        return self._parsed(lines)
+
+    def _parsed(self, lines: list[str]) -> list[nodes.Node]:
+        text = "\n".join(lines)
+        node = nodes.Element()
+        self.state.nested_parse(StringList(text.splitlines(), "options.py"), 0, node)
+        return node.children
+
+
+def _escaped(text: str) -> str:
+    """Return a sentence whose stars and bars mean themselves, outside of literals."""
+    parts = re.split(r"(``.*?``)", text)
+    return "".join(
+        part if part.startswith("``") else SPECIAL.sub(r"\\\g<0>", part) for part in parts
+    )
+
+
+class CommandLine(SphinxDirective):
+    """The help of the command line and of each of its commands, as it is printed."""
+
+    def run(self) -> list[nodes.Node]:
+        """Return a section with a literal block for each command."""
+        found: list[nodes.Node] = []
+        for name, text in helps():
+            section = nodes.section(ids=[f"command-{name}"], names=[f"command-{name}"])
+            section += nodes.title(name, f"fastopt {name}")
+            block = nodes.literal_block(text, text)
+            block["language"] = "text"
+            section += block
+            found.append(section)
+        return found
+
+
+def helps() -> Iterator[tuple[str, str]]:
+    """Yield each command's name and help."""
+    from fastopt.cli import main
+
+    parser = argparse.ArgumentParser(prog="fastopt")
+    choice = parser.add_subparsers(metavar="command")
+    for command in main.COMMANDS:
+        added = choice.add_parser(command.name, description=command.help)
+        command.add_arguments(added)
+        yield command.name, added.format_help()
+
+
+# The build ----------------------------------------------------------------------------------------
+
+
+def static_files(app: Sphinx) -> None:
+    """Put MathJax among the static files, before anything is read."""
+    if app.builder.format != "html":
+        return
+    place = Path(app.srcdir) / "_build" / "mathjax"
+    try:
+        mathjax.copy(place / "mathjax")
+    except RuntimeError as error:
+        raise ExtensionError(str(error)) from None
+    if str(place) not in app.config.html_static_path:
+        app.config.html_static_path.append("_build/mathjax")
+
+
+def write_explorer(app: Sphinx, error: Exception | None) -> None:
+    """Write the explorer beside the pages, as ``fastopt race --html`` does."""
+    if error is not None or app.builder.name != "html":
+        return
+    folder = Path(app.outdir) / "explorer"
+    folder.mkdir(exist_ok=True)
+    explorer.write(folder / "index.html")
+
+
+def check(app: Sphinx, error: Exception | None) -> None:
+    """Check the pages that were written: what they load, and where their links lead."""
+    if error is not None or app.builder.name != "html":
+        return
+    folder = Path(app.outdir)
+    wrong = pages.loaded_from_outside(folder) + pages.broken_links(folder)
+    outside = pages.links_to_outside(folder)
+    text = "".join(f"{link}  {page}\n" for link, page in sorted(outside.items()))
+    (folder / "external_links.txt").write_text(text, encoding="utf-8")
+    print(f"{len(outside)} links lead outside: {folder / 'external_links.txt'}", file=sys.stderr)
+    if wrong:
+        raise ExtensionError("\n".join(["the pages are not as they must be:", *wrong]))
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Register all of it."""
+    app.add_directive("formula", Formula)
+    app.add_directive("common-options", CommonOptions)
+    app.add_directive("command-line", CommandLine)
+    app.connect("builder-inited", static_files)
+    app.connect("source-read", tables_made)
+    app.connect("autodoc-process-docstring", docstring, priority=400)
+    app.connect("autodoc-process-signature", signature)
+    app.connect("autodoc-process-bases", bases)
+    app.connect("missing-reference", missing)
+    app.connect("build-finished", write_explorer)
+    app.connect("build-finished", check)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
