@@ -68,10 +68,15 @@ figure, axes = picture(
 contours(axes)
 arrow = {"arrowstyle": "-|>", "lw": 2, "shrinkA": 0, "shrinkB": 0}
 short = start + 0.07 * downhill
-axes.annotate("", short, start, arrowprops={**arrow, "color": BLUE["color"]}, zorder=4)
+axes.annotate(
+    "", short, start, arrowprops={**arrow, "color": BLUE["color"]}, zorder=4
+)
 axes.text(short[0] + 0.2, short[1] - 0.15, "the step", color=BLUE["color"])
 axes.annotate(
-    "", (-5.0, 0.75), start, arrowprops={**arrow, "color": VERMILION["color"], "ls": "--"}
+    "",
+    (-5.0, 0.75),
+    start,
+    arrowprops={**arrow, "color": VERMILION["color"], "ls": "--"},
 )
 axes.text(-4.9, 0.85, "where the minimum is", color=VERMILION["color"])
 # sphinx_gallery_end_ignore
@@ -173,6 +178,6 @@ axes.annotate("our valley", (25, needed[4]), (8, -12), textcoords="offset points
 
 # %%
 # A round bowl takes :number:`condition.round` step, our valley :number:`condition.ours`, and one of
-# condition number 1000 takes :number:`condition.worst`. Real networks are worse still.
+# condition number 1000 takes :number:`condition.worst`.
 # The next pages are about ways out: *momentum* lets the swinging cancel itself, *AdaGrad*,
 # *RMSProp* and *Adam* give each direction a step length of its own.

@@ -51,21 +51,29 @@ lines = {
     "outside, ε = 1e-3": {"eps": 1e-3},
 }
 found = {name: step_length(sizes, **o) for name, o in lines.items()}
-half = {name: sizes[np.abs(lengths - 0.5).argmin()] for name, lengths in found.items()}
+half = {
+    name: sizes[np.abs(lengths - 0.5).argmin()] for name, lengths in found.items()
+}
 assert 3e-9 < half["outside, ε = 1e-8"] < 3e-8
 assert 2e-5 < half["inside, ε = 1e-8"] < 2e-4
 assert at[0] > 0.98
 assert at[1] < 0.02
-keep("eps", outside=f"{at[0]:.2f}", inside=f"{at[1]:.2f}")
+tame = step_length(np.array([1e-6]), eps=1e-5)[0]
+assert tame < 0.1
+keep("eps", outside=f"{at[0]:.2f}", inside=f"{at[1]:.2f}", tame=f"{tame:.2f}")
 figure, axes = picture(
     "Length of a step against the size of a steady gradient. Each curve is flat at one learning "
     "rate for large gradients and falls in proportion below a knee. The knee is at 1e-8 for an "
     "epsilon of 1e-8 outside the root, and at 1e-4 for the same number inside.",
     height=3.8,
 )
-for (name, lengths), style in zip(found.items(), (BLUE, VERMILION, GREEN, ORANGE), strict=True):
+for (name, lengths), style in zip(
+    found.items(), (BLUE, VERMILION, GREEN, ORANGE), strict=True
+):
     axes.loglog(sizes, lengths, label=name, **style)
-axes.set(xlabel="size of the gradient", ylabel="length of the step / lr", ylim=(1e-4, 2))
+axes.set(
+    xlabel="size of the gradient", ylabel="length of the step / lr", ylim=(1e-4, 2)
+)
 axes.legend(loc="lower right")
 # sphinx_gallery_end_ignore
 
@@ -100,17 +108,20 @@ assert max(worst[0], worst[-1]) < 0.002
 # * fastopt and PyTorch add ε outside (``eps=1e-8``). optax and Keras put that of RMSProp inside.
 #   For their numbers: ``eps_inside_sqrt=True``.
 # * ε is also a choice: "treat gradients below this size as nothing". Where most gradients of a
-#   network are noise of size 1e-6, ε = 1e-8 blows the noise up to full steps. An ε of 1e-5 does
-#   not.
+#   network are noise of size 1e-6, ε = 1e-8 blows the noise up to :number:`eps.outside` of a full
+#   step. With ε = 1e-5 it is :number:`eps.tame`.
 # * In Adam there is one more place. ε can be added before or after v is
 #   :ref:`corrected <learn-bias>`. fastopt, PyTorch and optax add it after, Keras before
-#   (``eps_hat=True``). With gradients of ordinary size nobody sees it:
+#   (``eps_hat=True``). With gradients of ordinary size nobody sees it.
+#   The first step with lr = 1:
 
 g = np.array([1.0, 1e-6])
 for hat in (False, True):
     p = np.zeros(2)
     fastopt.Adam(p, lr=1.0, eps=1e-8, eps_hat=hat).step(g)
-    print(f"eps_hat={hat!s:5}: first step for gradients of 1 and 1e-6: {-p[0]:.4f} and {-p[1]:.4f}")
+    print(
+        f"eps_hat={hat!s:5}: {-p[0]:.4f} for a gradient of 1, {-p[1]:.4f} for 1e-6"
+    )
 
 # sphinx_gallery_start_ignore
 assert abs(p[0] + 1) < 1e-3

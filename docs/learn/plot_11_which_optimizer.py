@@ -14,9 +14,12 @@ import json
 import numpy as np
 from learning import ROOT, Table
 
-results = json.loads((ROOT / "benchmarks/results/sweep.json").read_text())["problems"]
-digits, characters = (results[name]["optimizers"] for name in ("digits", "characters"))
-usual = ("SGD", "Momentum", "Adagrad", "RMSprop", "Adam", "AdamW", "NAdam", "Lion", "MuonWithAdamW")
+file = ROOT / "benchmarks/results/sweep.json"
+results = json.loads(file.read_text())["problems"]
+digits, characters = (
+    results[name]["optimizers"] for name in ("digits", "characters")
+)
+usual = "SGD Momentum Adagrad RMSprop Adam AdamW NAdam Lion MuonWithAdamW".split()
 
 
 def loss(found, which):
@@ -27,7 +30,11 @@ def loss(found, which):
 print("                 digits             characters")
 print("                 best    default    best    default")
 for name in usual:
-    cells = [loss(p[name], which) for p in (digits, characters) for which in ("best", "at_default")]
+    cells = [
+        loss(p[name], which)
+        for p in (digits, characters)
+        for which in ("best", "at_default")
+    ]
     print(f"{name:14}" + "".join(f"{cell:9.3f}" for cell in cells))
 
 # sphinx_gallery_start_ignore
@@ -67,11 +74,22 @@ figure, axes = picture(
     height=3.8,
     sharey=True,
 )
-for one, problem, title in zip(axes, (digits, characters), ("digits", "characters"), strict=True):
+for one, problem, title in zip(
+    axes, (digits, characters), ("digits", "characters"), strict=True
+):
     for row, name in enumerate(usual):
-        best, default = loss(problem[name], "best"), loss(problem[name], "at_default")
+        best, default = (
+            loss(problem[name], "best"),
+            loss(problem[name], "at_default"),
+        )
         one.plot([best, default], [row, row], color="0.8", zorder=1)
-        one.plot(best, row, "o", color=BLUE["color"], label="best lr" if row == 0 else None)
+        one.plot(
+            best,
+            row,
+            "o",
+            color=BLUE["color"],
+            label="best lr" if row == 0 else None,
+        )
         one.plot(
             default,
             row,
@@ -84,7 +102,9 @@ for one, problem, title in zip(axes, (digits, characters), ("digits", "character
     one.set_yticklabels(usual)
 axes[0].set_xscale("log")
 axes[0].invert_yaxis()
-figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
+figure.legend(
+    *axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=2
+)
 # sphinx_gallery_end_ignore
 
 # %%
@@ -96,8 +116,8 @@ figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", n
 # 1. **Begin with AdamW or Adam** and :ref:`look for the learning rate <learn-choose-lr>`.
 # 2. **RMSProp** is as good on both problems, with half the memory, and needed no search here (its
 #    default ended at :number:`which.rms` on characters).
-# 3. **SGD with momentum** has the least memory. It is the usual choice for convolutional networks.
-#    On characters it is behind (:number:`which.sgd`).
+# 3. **SGD** keeps nothing, and with momentum half of what Adam does. It is the usual choice for
+#    convolutional networks. On characters it is behind (:number:`which.sgd`).
 # 4. **MuonWithAdamW** was the best on characters (:number:`which.muon`). Its steps cost much more.
 # 5. **AdaGrad** is for sparse features (:ref:`learn-adagrad-slows`).
 #
@@ -115,12 +135,21 @@ import choosing
 sys.path.remove(str(ROOT / "benchmarks"))
 rules = json.loads((ROOT / "benchmarks/results/rules.json").read_text())
 cells = choosing.figures(rules, {"problems": results})
+memory = {name: float(cells[name][0]) for name in cells}
+assert memory["RMSprop"] == memory["Momentum"] == memory["Adam"] / 2
+assert memory["SGD"] == 0
+assert float(cells["MuonWithAdamW"][1].rstrip("†")) > 50
 # sphinx_gallery_end_ignore
+head = [
+    "class",
+    "bytes of state per number",
+    "time of a step, Adam = 1",
+    "use it for",
+]
 Table(
-    ["class", "bytes of state per number", "time of a step, Adam = 1", "use it for"],
-    [[name, cells[name][0], cells[name][1], text] for name, text in choosing.FIRST.items()],
+    head, [[name, *cells[name][:2], text] for name, text in choosing.FIRST.items()]
 )
 
 # %%
 # A † marks optimizers on matrices, timed on matrices of 512 by 512; the others on one array of 20
-# million numbers. All others, with the same figures, are in the reference.
+# million numbers. :doc:`All others </use/choosing>` have the same figures in *Use*.
