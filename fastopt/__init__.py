@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from fastopt.optimizers.sgd import SGD, Momentum
     from fastopt.optimizers.signs import Lion, Signum
     from fastopt.optimizers.variance_reduction import Mars
+    from fastopt.viz.watch import watch
     from fastopt.wrappers.accumulator import Accumulator
     from fastopt.wrappers.averaging import EMA, Lookahead
     from fastopt.wrappers.loss_scaler import LossScaler
@@ -110,6 +111,7 @@ _ON_FIRST_USE = {
     **dict.fromkeys(["AdamP", "SGDP"], "optimizers.projected"),
     "Mars": "optimizers.variance_reduction",
     **{"RangeTest": "fits.find_lr", "find_lr": "fits.find_lr"},
+    "watch": "viz.watch",
     **{"minimize": "fits.minimize", "ravel": "fits.ravel", "scipy_method": "fits.scipy_method"},
 }
 """Public names by the modules that hold them, which are imported when a name is first used: a
@@ -207,6 +209,7 @@ __all__ = [
     "set_backend",
     "set_num_threads",
     "use_backend",
+    "watch",
 ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import wraps
@@ -33,11 +34,32 @@ from fastopt.errors import CheckpointError
 if TYPE_CHECKING:
     from fastopt.checkpoint.file import Companions, Content
     from fastopt.checkpoint.state_dict import LoadReport
+    from fastopt.core.buckets import OptimizerState
+    from fastopt.engine.step import HostEngine
+    from fastopt.optimizers.explain import Explanation
+    from fastopt.optimizers.summary import Summary
 
 Result = TypeVar("Result")
 
 Hook = Callable[["Optimizer"], object]
 """A function of the optimizer that is called around steps; what it returns is ignored."""
+
+
+class Observer(ABC):
+    """A hook that is shown the gradients: it stands in ``before_step`` and in ``after_step``.
+
+    ``before`` is called in its place among the former, with what the step is handed, and the object
+    itself in its place among the latter.
+    """
+
+    @abstractmethod
+    def before(self, opt: Optimizer, grads: Any, grad_scale: Any) -> None:
+        """Look at what a step begins with; the gradients are those of the optimizer's own step."""
+
+    @abstractmethod
+    def __call__(self, opt: Optimizer) -> None:
+        """Look at what the step has made."""
+
 
 Around = Callable[[Callable[[], Outcome]], Outcome]
 """Calls what makes a step, does what belongs to it before and after, and returns its outcome."""
@@ -269,7 +291,7 @@ class Optimizer(Formula):
         if extra is not NOTHING or self._takes_value:
             check_taken(type(self), extra)
         if self._before_step:
-            self._call(self._before_step)
+            self._call_before(grads, grad_scale)
         mutex = self._state_lock
         with mutex.lock:
             # A plain flag: an interrupt cannot come between it and the try.
@@ -300,6 +322,13 @@ class Optimizer(Formula):
         if engine.later is None:
             return engine.step(grads, grad_scale, policy, extra)
         return engine.step_and_go_over(engine.later, grads, grad_scale, policy, extra)
+
+    def _call_before(self, grads: Any, grad_scale: Any) -> None:
+        for hook in [*self._before_step]:  # one may take itself off the list
+            if isinstance(hook, Observer):
+                hook.before(self, grads, grad_scale)
+            else:
+                hook(self)
 
     def _call(self, hooks: list[Hook]) -> None:
         for hook in [*hooks]:  # one may take itself off the list
@@ -359,6 +388,54 @@ class Optimizer(Formula):
 
         self._step(grads, grad_scale, None, keep, extra_of(value, hessian))
         return found
+
+    def explain(
+        self, grads: Any, *, grad_scale: Any = 1.0, value: Any = None, hessian: Any = None
+    ) -> Explanation:
+        """Return what a step with these gradients would do, and why; nothing changes.
+
+        ::
+
+            why = opt.explain(grads)
+            print(why)              # a table; in a notebook `why` alone, with rich rich.print(why)
+            why["W1"].ratio         # the numbers, see ``ParameterStep``
+            for one in why.advice:  # what looks wrong, with a reason, a number and what to do
+                print(one)
+
+        Takes what ``step`` does. The step is made on a copy in host memory, by the NumPy backend,
+        whose bits are those of the others (rules on whole arrays, such as Muon's, differ on a GPU
+        in the last digits), so neither parameters nor state, counts and random bits change, nor
+        what the optimizer has compiled or measured. It takes the memory of three copies of the
+        parameters and one of the state, and far longer than a step. Hooks are not called; schedules
+        are asked for the coming step's values. Where the parameters are CuPy arrays it waits for
+        the device.
+
+        Raises what ``step`` does for arguments that are no good. A NaN or an infinity in the
+        gradients raises nothing: the explanation says what the step would do about it.
+        """
+        return self._explain(grads, grad_scale, None, extra_of(value, hessian))
+
+    def _explain(
+        self, grads: Any, grad_scale: Any, on_nonfinite: NonfinitePolicy | None, extra: Extra
+    ) -> Explanation:
+        """Explain a step under another policy for gradients that are not finite (None: its own)."""
+        from fastopt.optimizers import explain  # milliseconds, which a program may do without
+
+        check_taken(type(self), extra)
+        policy = self._policy if on_nonfinite is None else self._policy_with(on_nonfinite)
+        return explain.explained(self, grads, grad_scale, policy, extra)
+
+    def summary(self) -> Summary:
+        """Return what this optimizer is: settings, groups, arrays, bytes, backend and why.
+
+        As data (``to_dict``), as a table (``print(opt.summary())``), as HTML in a notebook.
+        """
+        from fastopt.optimizers.summary import summary_of
+
+        return summary_of(self)
+
+    def _repr_html_(self) -> str:
+        return self.summary()._repr_html_()
 
     def _policy_with(self, on_nonfinite: NonfinitePolicy) -> Policy:
         """Return the policy but for what gradients that are not finite do; made anew if need be."""
@@ -946,32 +1023,39 @@ class Optimizer(Formula):
 
     def _become(self, copied: dict[str, Any]) -> None:
         """Be a copy of what another optimizer consisted of."""
-        from fastopt.checkpoint import convert as conversion
-        from fastopt.checkpoint import state_dict
-
-        name = type(self).__name__
         self._state_lock = StateLock()
         self._made_with = made_with = build.Construction(*copied["made_with"])
         self._policy = Policy(*copied["policy"])
         self._other_policy = self._policy, self._policy
         self._members, self._capturable = made_with.members, made_with.capturable
         self._before_step, self._after_step = [], []
-        tree = Tree(copied["params"], copied["grouped"])
-        groups = [
-            GivenGroup(where, shown_in(tree, number, where, is_all), plain, owner[len(name) :])
-            for number, (where, is_all, plain, owner) in enumerate(copied["groups"])
-        ]
-        self._state, self._engine = build.assemble(type(self), tree, groups, made_with)
-        # A copied array may have another order in memory, in which coded state is stored.
-        saved, _ = conversion.converted(self._state, copied["saved"])
-        policy = self._policy._asdict()
-        commit, _ = state_dict.state_restorer(name, self._state, policy, saved, strict=True)
-        commit()
-        counts = self._state.counts
-        counts.skipped, counts.grad_norm, of_members = copied["counts"]
-        if counts.members is not None:
-            counts.members.skipped[:] = of_members.skipped
-            counts.members.norms = of_members.norms
+        self._state, self._engine = rebuilt(type(self), copied)
+
+
+def rebuilt(formula: type[Optimizer], copied: dict[str, Any]) -> tuple[OptimizerState, HostEngine]:
+    """Return the state and the engine of what an optimizer consisted of (``_copied``)."""
+    from fastopt.checkpoint import convert as conversion
+    from fastopt.checkpoint import state_dict
+
+    name = formula.__name__
+    tree = Tree(copied["params"], copied["grouped"])
+    groups = [
+        GivenGroup(where, shown_in(tree, number, where, is_all), plain, owner[len(name) :])
+        for number, (where, is_all, plain, owner) in enumerate(copied["groups"])
+    ]
+    made_with = build.Construction(*copied["made_with"])
+    state, engine = build.assemble(formula, tree, groups, made_with)
+    # A copied array may have another order in memory, in which coded state is stored.
+    saved, _ = conversion.converted(state, copied["saved"])
+    policy = Policy(*copied["policy"])._asdict()
+    commit, _ = state_dict.state_restorer(name, state, policy, saved, strict=True)
+    commit()
+    counts = state.counts
+    counts.skipped, counts.grad_norm, of_members = copied["counts"]
+    if counts.members is not None:
+        counts.members.skipped[:] = of_members.skipped
+        counts.members.norms = of_members.norms
+    return state, engine
 
 
 def _copy_of(kind: type[Optimizer], copied: dict[str, Any]) -> Optimizer:

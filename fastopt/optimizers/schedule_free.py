@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from sys import float_info
 from types import TracebackType
-from typing import Any, ClassVar, Generic, NoReturn, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, Self, TypeVar, Unpack
 
 from fastopt.core import arrays
 from fastopt.core.arrays import Array
@@ -32,6 +32,9 @@ from fastopt.engine.policy import Outcome
 from fastopt.optimizers.base import Around, Optimizer
 from fastopt.optimizers.common import at_most, eps_alone, one_minus_power, or_guard, power, sqrt
 from fastopt_kernels import Rule, schedule_free, schedule_free_adam
+
+if TYPE_CHECKING:
+    from fastopt.optimizers.explain import Explanation
 
 Opt = TypeVar("Opt", bound="ScheduleFree")
 Result = TypeVar("Result")
@@ -236,6 +239,12 @@ class ScheduleFree(Optimizer):
     ) -> Outcome:
         self._refuse_in_eval("a step")
         return super()._step(grads, grad_scale, on_nonfinite, around, extra)
+
+    def _explain(
+        self, grads: Any, grad_scale: Any, on_nonfinite: NonfinitePolicy | None, extra: Extra
+    ) -> Explanation:
+        self._refuse_in_eval("explain")
+        return super()._explain(grads, grad_scale, on_nonfinite, extra)
 
     def rebind(self, params: Any) -> Self:
         """Do what ``Optimizer.rebind`` does; RuntimeError in eval mode."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Mapping
 from functools import reduce
-from typing import Any, NoReturn, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from fastopt.engine.policy import Outcome
 from fastopt.errors import CheckpointError
 from fastopt.optimizers.base import Around, Optimizer
 from fastopt.wrappers.base import CompanionArrays, Wrapper
+
+if TYPE_CHECKING:
+    from fastopt.optimizers.explain import Explanation
 
 _WEIGHT = Number(low=0.0)
 
@@ -280,6 +283,41 @@ class Accumulator(Wrapper):
                         "by; on_nonfinite='skip' drops such micro-batches."
                     )
         return finite
+
+    def _explain(
+        self, grads: Any, grad_scale: Any, on_nonfinite: NonfinitePolicy | None, extra: Extra
+    ) -> Explanation:
+        """Explain the optimizer's step with the mean of what is there and these gradients.
+
+        They are added to copies of the sums with the weight 1, as by ``step``, as if they were the
+        last ones before the optimizer's step.
+        """
+        with self._lock:
+            self._follow_tree()
+            policy = on_nonfinite or self.on_nonfinite
+            scale = self._innermost._engine.checked_scale(grad_scale, policy)
+            checked = self._checked(grads)
+            first = self._first_weight or 1.0
+            factor = scale if first == 1.0 else scale / first
+            looks = on_nonfinite is None and policy == "skip"
+            adds = bool(self._finite(checked, factor, False)) if looks else True
+            sums: list[Array | None] = []
+            for own, has, grad in zip(self._arrays.own, self._given, checked, strict=True):
+                total = arrays.copy_of(own) if has else None
+                if grad is not None and total is None:
+                    with arrays.on_device_of(own):
+                        total = arrays.namespace_of(own).zeros_like(own)
+                if grad is not None and total is not None and adds:
+                    with arrays.on_device_of(own), np.errstate(all="ignore"):
+                        for there, part in blocks(total, grad):
+                            there += _scaled(part.astype(there.dtype, copy=False), factor)
+                sums.append(total)
+            with arrays.on_device_of(self._arrays.own[0]):
+                weight = float(self._weight) + (1.0 / first if adds else 0.0)
+            if not weight:  # the one that is left out is the only one
+                sums, weight = checked, 1.0
+        given = self._arrays.nest(sums)
+        return self._opt._explain(given, 1.0 / weight, on_nonfinite, extra)
 
     def _sum(self, grads: list[Array | None], factor: Any, adds: Any) -> None:
         """Add gradients to the sums, or zeros; ``adds`` may stand on the device."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import threading
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,9 +20,13 @@ from fastopt.core.options import NonfinitePolicy
 from fastopt.core.param_groups import ParamGroups
 from fastopt.core.saved import Resumable
 from fastopt.core.tree import COUNTERS, Leaf, Tree
-from fastopt.engine.extra import NOTHING, Extra
+from fastopt.engine.extra import NOTHING, Extra, extra_of
 from fastopt.engine.policy import Outcome
 from fastopt.optimizers.base import Around, Hook, Optimizer, refuse_attribute
+
+if TYPE_CHECKING:
+    from fastopt.optimizers.explain import Explanation
+    from fastopt.optimizers.summary import Summary
 
 # -------------------------------------------------------------------------------------------------
 # Arrays that stand beside the parameters, one for each: averages, sums, slow weights.
@@ -210,6 +215,29 @@ class Wrapper(Resumable):
         extra: Extra = NOTHING,
     ) -> Outcome | None:
         """Make a step as ``Optimizer._step`` does; None if only something was added up."""
+
+    def explain(
+        self, grads: Any, *, grad_scale: Any = 1.0, value: Any = None, hessian: Any = None
+    ) -> Explanation:
+        """Return what the optimizer's step with these gradients would do; see its ``explain``.
+
+        It is the optimizer's own step that is explained: what stands around it acts on these
+        gradients, if it does, and not on what comes after the step.
+        """
+        return self._explain(grads, grad_scale, None, extra_of(value, hessian))
+
+    def _explain(
+        self, grads: Any, grad_scale: Any, on_nonfinite: NonfinitePolicy | None, extra: Extra
+    ) -> Explanation:
+        return self._opt._explain(grads, grad_scale, on_nonfinite, extra)
+
+    def summary(self) -> Summary:
+        """Return what the optimizer is; see its ``summary``."""
+        return self._opt.summary()
+
+    def _repr_html_(self) -> str:
+        around = repr(self).partition(" of <")[0].lstrip("<")
+        return f"<div>{html.escape(around)} of</div>{self._opt._repr_html_()}"
 
     def _go_over(self, params: Any) -> None:
         """Go over to the parameters as the program has them now; None: they are as they were."""

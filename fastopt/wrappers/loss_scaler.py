@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from fastopt.backends.cupy.control import ScaleMemory
     from fastopt.engine.device import DeviceOutcome
     from fastopt.engine.step import HostEngine
+    from fastopt.optimizers.explain import Explanation
 
 POLL_EVERY = 16
 """Updates after which the device is asked, without waiting, whether it has given up."""
@@ -181,6 +182,17 @@ class LossScaler(Resumable):
             if outcome is not None:
                 there.note(cast("DeviceOutcome", outcome))
             return self._noted(inner, outcome)
+
+    def explain(
+        self, opt: Optimizer | Wrapper, grads: Any, *, value: Any = None, hessian: Any = None
+    ) -> Explanation:
+        """Return what ``step`` would do with the gradients of the scaled loss; nothing changes.
+
+        They are divided by the scale, and the step is skipped if they are not finite. See
+        ``Optimizer.explain``. Where a device keeps the scale this waits for it.
+        """
+        _innermost(opt, "explain")
+        return opt._explain(grads, 1.0 / self.scale, "skip", extra_of(value, hessian))
 
     def _noted(self, opt: Optimizer, outcome: Outcome | None) -> Outcome | None:
         if outcome is not None:

@@ -38,6 +38,8 @@ DECAY, DECAY_TESTS = (
 L1, L1_TESTS = "kernels/fastopt_kernels/around/l1.py", "tests/optimizers/test_l1.py"
 NUMPY, NUMBA = "fastopt/backends/numpy/backend.py", "fastopt/backends/numba/backend.py"
 MEMBERS, MEMBERS_TESTS = "fastopt/engine/members.py", "tests/engine/test_members.py"
+EXPLAIN, WATCH = "fastopt/optimizers/explain.py", "fastopt/viz/watch.py"
+EXPLAIN_TESTS, WATCH_TESTS = "tests/optimizers/test_explain.py", "tests/viz/test_watch.py"
 NUMBA_TEXT = "fastopt/backends/numba/codegen.py"
 RANDOM_BITS = (
     "tests/core/test_state_dtype.py::test_every_element_is_rounded_by_random_bits_of_its_own"
@@ -934,5 +936,55 @@ FAULTS = (
         (
             "tests/engine/test_scalars_of_members.py::test_steps_in_one_call_have_the_bits_of_separate_optimizers",
         ),
+    ),
+    # what a step would do, and what it has done
+    Fault(
+        "a_step_is_explained_by_making_it",
+        EXPLAIN,
+        '            "params": tree.nest([_copy_to_host(leaf.array) for leaf in tree.leaves]),\n',
+        '            "params": tree.nest([leaf.array for leaf in tree.leaves]),\n',
+        (f"{EXPLAIN_TESTS}::test_what_it_says_is_what_the_step_does_and_nothing_changes",),
+    ),
+    Fault(
+        "a_step_is_explained_by_the_scalars_of_the_last_one",
+        EXPLAIN,
+        "    steps = {where: int(state.buckets[where[0]].steps[where[1]]) + 1 for where in before}",
+        "    steps = {where: int(state.buckets[where[0]].steps[where[1]]) for where in before}",
+        (f"{EXPLAIN_TESTS}::test_adams_numbers",),
+    ),
+    Fault(
+        "the_effective_rate_leaves_the_scale_out",
+        EXPLAIN,
+        "            steep = _moduli(slope) * abs(scale)",
+        "            steep = _moduli(slope)",
+        (f"{EXPLAIN_TESTS}::test_adams_numbers",),
+    ),
+    Fault(
+        "a_master_that_begins_is_compared_with_zeros",
+        EXPLAIN,
+        "        np.copyto(compared, own.astype(compared.dtype), where=~stands)\n",
+        "",
+        (f"{EXPLAIN_TESTS}::test_advice_is_given_where_it_is_due",),
+    ),
+    Fault(
+        "what_clip_value_cuts_is_counted_before_the_norm_is_clipped",
+        EXPLAIN,
+        "_cut(seen, self._verdict.scale, limit, bucket.spec.real)",
+        "_cut(seen, self._scale, limit, bucket.spec.real)",
+        (f"{EXPLAIN_TESTS}::test_clipping_by_norm_by_value_and_of_each_array",),
+    ),
+    Fault(
+        "a_watch_records_gradients_before_their_scale",
+        WATCH,
+        "        scale = abs(_number(pending.grad_scale))",
+        "        scale = 1.0",
+        (f"{WATCH_TESTS}::test_numbers_are_those_of_the_run",),
+    ),
+    Fault(
+        "a_watch_counts_steps_that_are_not_made_as_made",
+        WATCH,
+        '            "made": float(np.mean(skipped == 0)),',
+        '            "made": float(np.mean(skipped >= 0)),',
+        (f"{WATCH_TESTS}::test_steps_that_are_skipped_missing_gradients_and_frozen_groups",),
     ),
 )

@@ -1,0 +1,1 @@
+"""Pictures of optimizers at work; matplotlib is imported when something is drawn."""
