@@ -24,8 +24,12 @@ extensions = [
     "sphinx_design",
     "sphinx_gallery.gen_gallery",
     "manual",
+    "learning",  # the pages of Learn: numbers that prose quotes
 ]
-exclude_patterns = ["_build", "_ext", "learn/*.rst", "learn/*.py", "make_*.py", "explorer"]
+exclude_patterns = [
+    *("_build", "_ext", "explorer", "examples"),
+    *("learn/*.rst", "learn/*.py", "make_*.py"),
+]
 templates_path = ["_templates"]
 nitpicky = True
 needs_sphinx = "8.1"
@@ -59,8 +63,8 @@ mathjax3_config = {
 # Pictures and numbers that are made when these pages are built ------------------------------------
 
 sphinx_gallery_conf = {
-    "examples_dirs": ["learn"],
-    "gallery_dirs": ["learn_pages"],
+    "examples_dirs": ["learn", "examples"],
+    "gallery_dirs": ["learn_pages", "example_pages"],
     "filename_pattern": "/",
     "within_subsection_order": "FileNameSortKey",
     "download_all_examples": False,
@@ -68,6 +72,8 @@ sphinx_gallery_conf = {
     "show_memory": False,
     "show_signature": False,
     "write_computation_times": False,  # their page loads scripts from elsewhere
+    "capture_repr": ("_repr_html_",),
+    "image_srcset": ["2x"],
 }
 
 # How it looks -------------------------------------------------------------------------------------

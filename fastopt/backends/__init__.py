@@ -55,6 +55,13 @@ def use_backend(name: str) -> Iterator[None]:
     """Choose the backend of optimizers constructed inside the ``with`` block, in this thread.
 
     ``name`` is "auto", "numpy", "numba" or "cupy". Raises ValueError for another name.
+
+    Example:
+        >>> import numpy as np
+        >>> import fastopt
+        >>> with fastopt.use_backend("numpy"):
+        ...     fastopt.Adam(np.ones(3)).backend
+        'numpy'
     """
     token = _chosen_here.set(_normalised(name, "use_backend's name"))
     try:
@@ -138,6 +145,13 @@ def array_namespace(*given: Array) -> ModuleType:
     Without arrays: the module that the requested backend works on; under "auto" cupy if it imports
     and a device answers, else numpy. Raises BackendUnavailableError if a backend was asked for by
     name and cannot run, BackendMismatchError for arrays of two kinds, TypeError for other things.
+
+    Example:
+        >>> import numpy as np
+        >>> import fastopt
+        >>> xp = fastopt.array_namespace(np.ones(3))
+        >>> xp.__name__
+        'numpy'
     """
     if not given:
         asked = requested()

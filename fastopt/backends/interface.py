@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from fastopt.core.arrays import Array, Extents
-from fastopt.core.buckets import Bucket, Counts, Gradients
+from fastopt.core.buckets import Bucket, Counts, Gradients, Remembered
 from fastopt_kernels import AnyRule
 
 if TYPE_CHECKING:
@@ -35,12 +35,13 @@ Fused = Callable[[list[Any], list[Any], Sequence[Sequence[Any]], float, float | 
 """A whole step of some buckets in one call that nothing interrupts.
 
 ``fused(params, grads, rows, scale, limit)`` is given the leaves of the whole tree, a row of scalars
-for each bucket (with members its scalars may be arrays of one for each, and there is no limit), the
-gradients' scale, and the norm that they are scaled down to (infinite: it is only measured; None: it
-is not).
-It looks at the arrays, measures, updates, and adds 1 to all counts. It returns False, with nothing
-changed, if any array is not as usual, a gradient is None, or the norm asks for a closer look: it is
-not finite, so small that squares may have been lost, or so large that they overflow.
+for each bucket, followed by the inputs of its memories and the loss if it takes that (with members
+scalars may be arrays of one for each, and there is no limit), the gradients' scale, and the norm
+that they are scaled down to (infinite: it is only measured; None: it is not).
+It looks at the arrays, measures, sums, updates arrays and memory, and adds 1 to all counts. It
+returns False, with nothing changed, if any array is not as usual, a gradient is None, or the norm
+asks for a closer look: it is not finite, so small that squares may have been lost, or so large that
+they overflow.
 """
 
 
@@ -129,11 +130,16 @@ class Backend(Protocol):
         """
 
     def fused(
-        self, kernels: Sequence[Kernel], buckets: Sequence[Bucket], counts: Counts
+        self,
+        kernels: Sequence[Kernel],
+        buckets: Sequence[Bucket],
+        counts: Counts,
+        memory: Remembered,
     ) -> Fused | None:
         """Return what makes whole steps of these buckets; None if there is no such thing.
 
-        ``kernels`` are theirs, and ``counts`` what is counted over all of them.
+        ``kernels`` are theirs; ``counts`` is what is counted over all of them, and ``memory`` what
+        the rule remembers of all arrays together.
         """
 
     def control(self, like: Array) -> Control | None:

@@ -663,7 +663,7 @@ def state_restorer(
             for bucket, index, count in counts:
                 bucket.set_step(index, count)
             settings()
-            state.memory = memory
+            state.memory.take(memory)
             state.counts.steps[0] = step_count
 
     return commit, differences

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from fastopt import backends
+from fastopt.cli.table import aligned
 from fastopt.cli.timing import FULL, QUICK, Times, Turn, take_turns
 from fastopt.core.hyperparameters import Options, Value
 from fastopt.optimizers.adam import Adam
@@ -203,16 +204,3 @@ _NOTE = """\
 Adam, float32, medians; the same gradient arrays in every step. 28 bytes per parameter: gradient,
 parameter, m and v are read, the last three are written. Small sizes are in the cache, so they can
 exceed the memory's bandwidth; the smallest are the time of the call itself."""
-
-
-def aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return the lines of a table, columns to the right and names to the left."""
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    plain = [all(not cell[:1].isalpha() for cell in column) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            cell.rjust(width) if right else cell.ljust(width)
-            for cell, width, right in zip(line, widths, plain, strict=True)
-        ).rstrip()
-        for line in [header, ["-" * width for width in widths], *rows]
-    ]

@@ -1,4 +1,4 @@
-"""The command line: ``fastopt info`` and ``fastopt bench``, or ``python -m fastopt ...``."""
+"""The command line: ``fastopt info``, ``verify``, ``bench`` and ``race``."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from typing import Any
 
 from fastopt import backends
 from fastopt.backends.numba import cache as code_cache
+from fastopt.cli import race
 from fastopt.version import __version__
 
 LIBRARIES = ("numpy", "numba", "llvmlite", "optree", "cupy")
@@ -141,6 +142,58 @@ def _gpu() -> str | None:
         return None
 
 
+# verify -----------------------------------------------------------------------------------------
+
+
+def _verify_arguments(parser: argparse.ArgumentParser) -> None:
+    from fastopt.cli.verify import FORMATS, USUAL
+
+    parser.add_argument("--json", type=_new_file, metavar="PATH", help="write the results there")
+    parser.add_argument("--quick", action="store_true", help=f"in {USUAL[0]} alone")
+    parser.add_argument(
+        "--optimizer",
+        type=_optimizers,
+        action="extend",
+        metavar="NAME",
+        help="this one alone, or those of a pattern such as 'adam*'; may be given again",
+    )
+    parser.add_argument(
+        "--format",
+        choices=FORMATS,
+        action="append",
+        help=f"in this format alone; may be given again; {' and '.join(USUAL)} by default",
+    )
+
+
+def _verify(given: argparse.Namespace) -> int:
+    from fastopt.cli import verify
+
+    formats = given.format or (verify.USUAL[:1] if given.quick else verify.USUAL)
+    names = None if given.optimizer is None else list(dict.fromkeys(given.optimizer))
+    # One line, written over again, where somebody looks at it.
+    start, end = ("\r\x1b[K", "") if sys.stderr.isatty() else ("", "\n")
+    report = verify.verify(
+        names, formats, tell=lambda text: print(start + text, end=end, file=sys.stderr, flush=True)
+    )
+    print(start, end="", file=sys.stderr, flush=True)
+    verify.show(report)
+    if given.json is not None:
+        _write(given.json, {"machine": machine(), **report.as_data()})
+    return 1 if report.failed else 0
+
+
+def _optimizers(text: str) -> list[str]:
+    """Return the names that a name or a pattern stands for."""
+    from fastopt import optimizers
+
+    if found := optimizers.names(text):
+        return found
+    try:
+        return [optimizers.named(text).__name__]
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 # bench ------------------------------------------------------------------------------------------
 
 
@@ -158,15 +211,20 @@ def _bench(given: argparse.Namespace) -> int:
     print(f"{found['processor']}, {found['cores']} cores, {found['threads']} threads; {versions}")
     print(bench.report(measured))
     if given.json is not None:
-        text = json.dumps({"machine": found, **measured}, indent=1, allow_nan=False)
-        given.json.write_text(text + "\n")
+        _write(given.json, {"machine": found, **measured})
     return 0
+
+
+def _write(path: Path, found: dict[str, Any]) -> None:
+    path.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", "utf-8")
 
 
 def _new_file(text: str) -> Path:
     """Return a path that can be written, so that no measurement is lost for want of a folder."""
     path = Path(text)
-    if not path.parent.is_dir() or path.is_dir():
+    folder = path.parent
+    may = folder.is_dir() and os.access(path if path.exists() else folder, os.W_OK)
+    if not may or path.is_dir():
         raise argparse.ArgumentTypeError(f"{text} cannot be written; name a file in a folder")
     return path
 
@@ -174,9 +232,16 @@ def _new_file(text: str) -> Path:
 COMMANDS = (
     Command("info", "say what runs here: versions, backends, threads, GPU", lambda _: None, _info),
     Command(
+        "verify",
+        "hold every rule on every backend of this machine to float64, and that to other libraries",
+        _verify_arguments,
+        _verify,
+    ),
+    Command(
         "bench",
         "time Adam on every backend against the machine's memory bandwidth",
         _bench_arguments,
         _bench,
     ),
+    Command("race", race.HELP, race.add_arguments, race.run),
 )

@@ -442,7 +442,7 @@ class Extents:
             (leaf for leaf in leaves if leaf.array.size), key=lambda leaf: extent(leaf.array)
         )
         bounds = [extent(leaf.array) for leaf in self._leaves]
-        self.low = np.array([low for low, _ in bounds], np.intp)
+        self.low: Array = np.array([low for low, _ in bounds], np.intp)
         # The highest address of this parameter and of all before it: extents of strided ones nest.
         high = np.array([high for _, high in bounds], np.intp)
         self.high: Array = np.maximum.accumulate(high) if len(high) else high

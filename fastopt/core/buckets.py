@@ -823,6 +823,34 @@ class Counts:
             self.members.norms = None
 
 
+class Remembered(Mapping[str, float]):
+    """What a rule remembers of all arrays together: numbers by name.
+
+    ``numbers`` holds them in the order of the names, an array where compiled code can reach it; it
+    is written, and never replaced.
+    """
+
+    def __init__(self, given: Mapping[str, float] | None = None) -> None:
+        self.names = tuple(given or ())
+        self.numbers = np.array([*(given or {}).values()], float)
+
+    def __getitem__(self, name: str) -> float:
+        try:
+            return float(self.numbers[self.names.index(name)])
+        except ValueError:
+            raise KeyError(name) from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def take(self, given: Mapping[str, float]) -> None:
+        """Write other numbers, of all names."""
+        self.numbers[:] = [given[name] for name in self.names]
+
+
 @dataclass(eq=False)
 class OptimizerState:
     """All that an optimizer consists of as data: engines compute on it, checkpoints hold it."""
@@ -832,8 +860,7 @@ class OptimizerState:
     groups: ParamGroups
     buckets: list[Bucket]
     counts: Counts = field(default_factory=Counts)
-    memory: dict[str, float] = field(default_factory=dict)
-    """What the rule remembers of all arrays together."""
+    memory: Remembered = field(default_factory=Remembered)
 
     def leaves_of(self, group: int) -> list[Leaf]:
         """Return the parameters of a group."""

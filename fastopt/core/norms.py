@@ -380,6 +380,15 @@ def clip_grad_norm_(grads: Any, max_norm: float, norm_type: float = 2.0) -> floa
     a step, ``max_grad_norm`` does the same without writing the gradients, and ``on_nonfinite``
     deals with what is not finite.
 
+    Example:
+        >>> import numpy as np
+        >>> import fastopt
+        >>> grad = np.array([3.0, 4.0])
+        >>> float(fastopt.clip_grad_norm_(grad, 1.0))
+        5.0
+        >>> grad.round(4)
+        array([0.6, 0.8])
+
     Args:
         grads: an array or a tree of NumPy or CuPy arrays of any floating or complex dtype; None is
             left alone.

@@ -33,8 +33,8 @@ class Changes:
     __slots__ = ("besides_lr", "count")
 
     def __init__(self) -> None:
-        self.count = 0
-        self.besides_lr = 0
+        self.count: int = 0
+        self.besides_lr: int = 0
 
 
 _HIGH_RATE = 1_000.0
@@ -70,11 +70,11 @@ class ParamGroup(dict[str, Any]):
         self.positions = positions
         self.reviews: list[Callable[[Options], None]] = []
         self.step_reviews: list[Callable[[Options, int], None]] = []
-        self.revision = 0
-        self.changes = Changes()
-        self.scheduled = False
-        self.scheduled_besides_lr = False
-        self.foreseeable = True
+        self.revision: int = 0
+        self.changes: Changes = Changes()
+        self.scheduled: bool = False
+        self.scheduled_besides_lr: bool = False
+        self.foreseeable: bool = True
         self._schedules: tuple[str, ...] = ()
         self._reviewed_rate: float | None = None  # the highest one; None: not known
         self._reviewed_schedule = -1.0  # the highest rate of a schedule that was reviewed
@@ -181,10 +181,10 @@ class ParamGroup(dict[str, Any]):
     def _fixed(self, *_: Any, **__: Any) -> NoReturn:
         raise TypeError(f"a {self.owner} group keeps all its hyperparameters; set them instead")
 
-    __delitem__ = _fixed
-    pop = _fixed
-    popitem = _fixed
-    clear = _fixed
+    __delitem__: Any = _fixed
+    pop: Any = _fixed
+    popitem: Any = _fixed
+    clear: Any = _fixed
 
     def value(self, name: str, step_count: int) -> Any:
         """Return a hyperparameter's value in a step, checked if a schedule gives it."""
@@ -270,7 +270,7 @@ class ParamGroups(list[ParamGroup]):
 
     def __init__(self, groups: Iterable[ParamGroup], changes: Changes | None = None) -> None:
         super().__init__(groups)
-        self.changes = Changes() if changes is None else changes
+        self.changes: Changes = Changes() if changes is None else changes
         for group in self:
             group.changes = self.changes
         self._one_rate_at: int | None = None  # after so many changes all groups have one "lr"
@@ -314,8 +314,18 @@ class ParamGroups(list[ParamGroup]):
             "settings are changed in a group: opt.param_groups[0]['lr'] = 0.1"
         )
 
-    append = extend = insert = pop = remove = clear = sort = reverse = _fixed
-    __setitem__ = __delitem__ = __iadd__ = __imul__ = _fixed
+    append: Any = _fixed
+    extend: Any = _fixed
+    insert: Any = _fixed
+    pop: Any = _fixed
+    remove: Any = _fixed
+    clear: Any = _fixed
+    sort: Any = _fixed
+    reverse: Any = _fixed
+    __setitem__: Any = _fixed
+    __delitem__: Any = _fixed
+    __iadd__: Any = _fixed
+    __imul__: Any = _fixed
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         return list, (list(self),)  # a copy is a plain list
@@ -409,6 +419,15 @@ def groups(params: Any, settings: Mapping[str, Mapping[str, Any]]) -> Groups:
     The optimizer's ``param_groups`` are the parameters that no pattern matched, if there are any,
     and then one group per pattern; "params" of each is a dict of its arrays by name. The names in
     ``state_dict`` are those that the tree has without groups.
+
+    Example:
+        >>> import numpy as np
+        >>> import fastopt
+        >>> params = {"layer": {"W": np.ones((2, 2)), "b": np.zeros(2)}}
+        >>> groups = fastopt.groups(params, {"**/b": {"weight_decay": 0.0}})
+        >>> opt = fastopt.AdamW(groups, weight_decay=0.1)
+        >>> [(list(group["params"]), group["weight_decay"]) for group in opt.param_groups]
+        [(['layer.W'], 0.1), (['layer.b'], 0.0)]
 
     Args:
         params: an array or a tree of arrays: mappings and sequences, nested.

@@ -28,6 +28,16 @@ class RowGrad:
     is that of the sums. The host decides on such steps, so that they cannot be captured in a CUDA
     graph.
 
+    Example:
+        >>> import numpy as np
+        >>> import fastopt
+        >>> table = np.zeros((4, 2))
+        >>> opt = fastopt.SGD(table, lr=1.0)
+        >>> opt.step(fastopt.RowGrad(np.array([0, 2]), np.ones((2, 2))))
+        <Outcome: made>
+        >>> table.tolist()
+        [[-1.0, -1.0], [0.0, 0.0], [-1.0, -1.0], [0.0, 0.0]]
+
     Args:
         indices: the numbers of the rows, of shape (n,) and an integer dtype, from -rows to
             rows - 1; negative ones count from the end. Any order; a row may come several times.
@@ -63,7 +73,7 @@ class RowGrad:
                 "RowGrad(indices.ravel(), values.reshape(indices.size, -1)) for rows of one axis."
             )
         self.indices: Array = arrays.on_host(indices)
-        self.values = values
+        self.values: Array = values
 
     def __repr__(self) -> str:
         return f"RowGrad({len(self.indices)} rows, values of {self.values.dtype})"

@@ -230,7 +230,7 @@ class Tree:
     def __init__(self, params: Any, grouped: bool = False) -> None:
         plain = as_plain(params)
         found, values, self._spec = optree.tree_flatten_with_path(plain, none_is_leaf=True)
-        self.params = params
+        self.params: Any = params
         self.grouped = grouped
         self._is_plain = plain is params
         self._order: list[int] | None = None  # see ignore
@@ -243,7 +243,7 @@ class Tree:
         names = [_name(path, grouped) for path in found]
         paths = [self._path("params", place) for place in self._places]
         _check_unique(names, paths)
-        self.leaves = [
+        self.leaves: list[Leaf] = [
             Leaf(path, place, name, _checked(path, value))
             for path, place, name, value in zip(paths, self._places, names, values, strict=True)
         ]

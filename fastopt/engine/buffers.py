@@ -28,7 +28,7 @@ class GradientBuffers:
         made: list[Any] = [None] * len(self._leaves)
         sizes = [_nbytes(bucket) for bucket in state.buckets]
         like = self._leaves[0].array
-        self.block = backend.allocate(like, (1, sum(sizes)), np.dtype(np.uint8))[0]
+        self.block: Any = backend.allocate(like, (1, sum(sizes)), np.dtype(np.uint8))[0]
         """All of it, in bytes."""
         with arrays.on_device_of(like):
             start = 0

@@ -21,6 +21,7 @@ from fastopt.core.buckets import (
     Counts,
     MemberCounts,
     OptimizerState,
+    Remembered,
     memory_names,
     own_shapes,
 )
@@ -141,7 +142,7 @@ def _remember(state: OptimizerState) -> None:
         if names := memory_names(bucket.rule, "optimizer"):
             begin = state.formula._memory(state.groups[bucket.group])
             found = {name: begin.get(name, 0.0) for name in names}
-            state.memory = state.memory or found
+            state.memory = state.memory or Remembered(found)
     for number, group in enumerate(state.groups):
         check_shared(state, number, group)
 

@@ -49,13 +49,14 @@ class DeviceCounts:
         self._control = control
         self.active: Active | None = None
         """Which parameters the steps are counted for."""
-        self.uploaded = False
+        self.uploaded: bool = False
         """Whether the device's counts go on from the host's."""
-        self.behind = False
+        self.behind: bool = False
         """Whether the host's counts may be behind the device's."""
-        self.replays = False
+        self.replays: bool = False
         """Whether steps may be made that the host knows nothing of."""
-        self.low = self.high = 0
+        self.low: int = 0
+        self.high: int = 0
         self._norm_is_there = False  # the last norm is still to be read
         self._since_request = 0
 
@@ -169,7 +170,7 @@ class DeviceOutcome(Outcome):
     def __init__(self, control: Control, place: Place, capture: Capture | None = None) -> None:
         self._control = control
         self._place: Place | None = place
-        self.capture = capture
+        self.capture: Capture | None = capture
         """What is known of the steps captured so far, if this is one of them."""
 
     @property
@@ -219,9 +220,9 @@ class DeviceEngine(HostEngine):
     ) -> None:
         super().__init__(state, backend)
         self.capturable = capturable
-        self.device = arrays.device(state.tree.leaves[0].array)
+        self.device: int | None = arrays.device(state.tree.leaves[0].array)
         self._control = control
-        self.counts = DeviceCounts(state, control)
+        self.counts: DeviceCounts = DeviceCounts(state, control)
         self._tables = ScalarTables(state, self.scalars, control, capturable)
         self._host_decides = any(decides(bucket.rule) for bucket in state.buckets)
         self._capture = Capture()
@@ -561,7 +562,7 @@ class DeviceEngine(HostEngine):
             with Deferred():
                 for bucket, memory in zip(self.state.buckets, found, strict=True):
                     bucket.memory[...] = memory
-                self.state.memory = shared
+                self.state.memory.take(shared)
             self._memory_behind = bool(self._capture)
 
     def _upload(self) -> None:

@@ -31,7 +31,7 @@ class Later:
     """
 
     def __init__(self, buckets: Sequence[Bucket]) -> None:
-        self.spent = 0.0
+        self.spent: float = 0.0
         self._names = {f"{bucket.rule.name}-{bucket.spec.name}" for bucket in buckets}
         self._cost: float | None = None
 

@@ -362,7 +362,9 @@ class OfSome:
     """A schedule of which some members are left."""
 
     def __init__(self, schedule: Callable[[int], Any], count: int, rows: Array) -> None:
-        self.schedule, self.count, self.rows = schedule, count, rows
+        self.schedule: Callable[[int], Any] = schedule
+        self.count: int = count
+        self.rows: Array = rows
 
     def __call__(self, step: int) -> Any:
         """Return the values of these members, or what all have together."""

@@ -7,7 +7,7 @@ and what multiplies the gradients; the outcome says it to whoever made the step.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple, cast, get_args
+from typing import Any, ClassVar, NamedTuple, cast, get_args
 
 import numpy as np
 
@@ -134,7 +134,8 @@ class Outcome:
 
     __slots__ = ("_grad_norm", "_made")
 
-    __hash__ = None  # type: ignore[assignment]  # it is equal to a bool, which a device may know
+    # It is equal to a bool, which a device may know.
+    __hash__: ClassVar[None] = None  # type: ignore[assignment]
 
     def __init__(self, made: Any, grad_norm: Any = None) -> None:
         self._made = made

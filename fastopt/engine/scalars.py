@@ -18,6 +18,7 @@ from fastopt.core.hyperparameters import Formula, Options, Value
 from fastopt.core.param_groups import ParamGroup
 from fastopt.core.passes import derived_of
 from fastopt_kernels import AnyRule
+from fastopt_kernels.around import Fragment
 
 Row = tuple[float, ...]
 """The scalars of an update, in this order, all neutral where there is nothing to do:
@@ -85,6 +86,8 @@ class Scalars:
         # for settings that have changed so many times, and steps that a parameter has missed.
         self._ahead_for: tuple[int, int] | None = None
         self._picks_for: AnyRule | None = None
+        # What memories take: a name, and the fragment whose option it is (None: the rule's scalar).
+        self._inputs: list[tuple[str, Fragment | None]] = []
         self._made_of: tuple[Value, ...] = ()  # what the common scalars are worked out from
         self._guard: float
         self._flushing: tuple[Any, ...]
@@ -109,21 +112,20 @@ class Scalars:
             return self._plan_apart(step_counts, scale, active)
         if active is None and bucket.steps_equal:
             t = int(bucket.steps[0]) + 1
-            row = self.row(options, t)
+            row, inputs = self._row_and_inputs(options, t)
             if self._members is not None:
                 return Plan(self._table(row, scale), None)
-            return Plan([cast(Row, row)], None, self._for_memory(options, [t]))
+            return Plan([cast(Row, row)], None, [inputs])
         number_of: dict[int, int] = {}
         rows = [0] * len(bucket.steps)
         for i in range(len(bucket.steps)) if active is None else active:
             rows[i] = number_of.setdefault(int(bucket.steps[i]), len(number_of))
-        steps = [step + 1 for step in number_of]
-        found: list[Any] = [self.row(options, t) for t in steps]
+        found = [self._row_and_inputs(options, step + 1) for step in number_of]
         if self._members is not None:
-            found = [self._table(row, scale) for row in found]
+            tables = [self._table(row, scale) for row, _ in found]
             first = [self._members * row for row in rows]
-            return Plan(np.concatenate([np.zeros((0, self._width)), *found]), first)
-        return Plan(found, rows, self._for_memory(options, steps))
+            return Plan(np.concatenate([np.zeros((0, self._width)), *tables]), first)
+        return Plan([cast(Row, row) for row, _ in found], rows, [inputs for _, inputs in found])
 
     def _plan_apart(
         self, step_counts: Array, scale: Array | None, active: Sequence[int] | None
@@ -164,24 +166,22 @@ class Scalars:
         It is that of parameters which have missed ``lag`` steps, followed by the inputs of the
         update's memories. With members it is an array with a row for each.
         """
-        options, t = self._group.at(step_count), step_count - lag + 1
-        row = self.row(options, t)
-        if self._members is not None:
-            return self._table(row)
-        return cast(Row, row) + sum(self._for_memory(options, [t]), ())
+        row = self.whole_row(self._group.at(step_count), step_count - lag + 1)
+        return cast(Row, row) if self._members is None else self._table(row)
 
     def next_row(self, t: int, step_count: int) -> Row | Columns:
         """Return the row of a parameter's t-th step, at a step count of the optimizer.
 
-        Most often it follows the last one, and in a training loop little of what a row is worked
-        out with is in the caches: so many are worked out at once, unless settings change all the
-        time. The schedules of the group are foreseeable (``ParamGroup``).
+        After it stand the inputs of the update's memories. Most often it follows the last one, and
+        in a training loop little of what a row is worked out with is in the caches: so many are
+        worked out at once, unless settings change all the time. The schedules of the group are
+        foreseeable (``ParamGroup``).
         """
         group = self._group
         known = (group.changes.count, step_count - t)
         if self._ahead_for != known:  # this time one alone
             self._ahead, self._ahead_for = (), known
-            return self.row(group.at(step_count), t)
+            return self.whole_row(group.at(step_count), t)
         place = t - self._ahead_from
         if 0 <= place < len(self._ahead):
             return self._ahead[place]
@@ -201,10 +201,19 @@ class Scalars:
                 if k == 0:
                     raise
                 return
-            yield cast(Row, self.row(options, t + k))
+            yield cast(Row, self.whole_row(options, t + k))
+
+    def whole_row(self, options: Options, t: int) -> Row | Columns:
+        """Return the row of a parameter's t-th step, and the inputs of the update's memories."""
+        row, inputs = self._row_and_inputs(options, t)
+        return row + inputs
 
     def row(self, options: Options, t: int) -> Row | Columns:
         """Return the row of a parameter's t-th step (1 for the first)."""
+        return self._row_and_inputs(options, t)[0]
+
+    def _row_and_inputs(self, options: Options, t: int) -> tuple[Row | Columns, Row]:
+        """Return the row of a parameter's t-th step, and the inputs of the update's memories."""
         if self._view is not None:
             options = self._view(options)
         if options["decoupled_lr"] is not None:
@@ -213,9 +222,11 @@ class Scalars:
         if self._prepared_for != self._settings or self._made_at not in (None, lr):
             self.work_out_constants(options)
         common = self._common if t % FLUSH_EVERY else self._flushing
-        made = self._pick(self._formula._scalars(options, lr * self._lr_scale, t, self._guard))
-        row = common + made + self._constant
-        return row if self._seed is None else row + quantization.key_scalars(self._seed, t)
+        made = self._formula._scalars(options, lr * self._lr_scale, t, self._guard)
+        row = common + self._pick(made) + self._constant
+        if self._seed is not None:
+            row += quantization.key_scalars(self._seed, t)
+        return row, tuple(float((options if own else made)[n]) for n, own in self._inputs)
 
     @property
     def _settings(self) -> int:
@@ -239,25 +250,13 @@ class Scalars:
             columns[0] *= scale  # what stands there is 1 or -1
         return columns.T
 
-    def _for_memory(self, options: Options, steps: Sequence[int]) -> Sequence[Row]:
-        """Return the inputs of the update's memories in some steps of a parameter."""
-        derived = derived_of(self._bucket.rule, self._bucket.spec)
-        if not derived.inputs:
-            return ()
-        options = hyperparameters.with_decay(self._formula._view(options))
-        rate = hyperparameters.learning_rate(options)
-        found: list[Row] = []
-        for t in steps:
-            made = self._formula._scalars(options, rate, t, self._guard)
-            given = ((options if one.fragment else made, one.memory) for one in derived.passes)
-            found.append(tuple(float(of[n]) for of, memory in given for n in memory.inputs))
-        return found
-
     def work_out_constants(self, options: Options) -> None:
         """Work out what does not depend on the step count; some of it is a multiple of the rate."""
         formula, bucket, spec = self._formula, self._bucket, self._bucket.spec
         if bucket.rule is not self._picks_for:
             self._picks_for, self._pick = bucket.rule, _picker(bucket.rule.scalars)
+            passes = derived_of(bucket.rule, spec).passes
+            self._inputs = [(n, one.fragment) for one in passes for n in one.memory.inputs]
         rate, weight_decay = hyperparameters.learning_rate(options), options["weight_decay"]
         acts_on = formula._decay(options)
         decays = acts_on == "parameter"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
-from math import inf
+from math import inf, isfinite
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from weakref import ref
@@ -134,8 +134,8 @@ class HostEngine:
     def __init__(self, state: OptimizerState, backend: Backend, later: Later | None = None) -> None:
         self.state = state
         self.later = later
-        self.backend = backend
-        self.extents = Extents(state.tree.leaves)
+        self.backend: Backend = backend
+        self.extents: Extents = Extents(state.tree.leaves)
         self._changes = state.groups.changes
         self._estimate_first = state.formula._estimate_first
         self._by_member = state.counts.members is not None  # each is judged by itself
@@ -147,11 +147,11 @@ class HostEngine:
         """Drop all that can be worked out again: kernels, scalars, what groups are trained."""
         state = self.state
         self.kernels: list[Kernel] = [self.kernel_of(bucket) for bucket in state.buckets]
-        self.scalars = [
+        self.scalars: list[Scalars] = [
             Scalars(bucket.formula, state.groups[bucket.group], bucket) for bucket in state.buckets
         ]
         self._rules = [bucket.rule for bucket in state.buckets]
-        self.derives = any(derived_of(b.rule, b.spec).passes for b in state.buckets)
+        self.derives: bool = any(derived_of(b.rule, b.spec).passes for b in state.buckets)
         """Whether some updates need scalars that are made of sums or memory."""
         self._frozen: frozenset[int] | None = None  # the numbers of groups; None: not known
         self._settings_seen: int | None = None  # the number of changes that this follows
@@ -188,12 +188,18 @@ class HostEngine:
         given = None
         if self.transforms is not None:
             given = self.transformed(self.matched(grads), grad_scale)
-        usual = extra is NOTHING and not self._estimate_first and not self._given_rows
+        plain = extra is NOTHING or extra.hessian is None
+        usual = plain and not self._estimate_first and not self._given_rows
+        loss: tuple[float, ...] = ()
+        if extra.value is not None:
+            value = checked_value(extra.value, None)
+            loss = (value * (self._sign * grad_scale),)
+            usual = usual and isfinite(value)
         if self._fused is not None and usual:
             if policy is not self._limit_of:  # a fortieth of a small step
                 self._limit_of, self._limit = policy, policy.limit
             limit = self._limit
-            if self._step_fused(self._fused, grads, given, grad_scale, limit, asked):
+            if self._step_fused(self._fused, grads, given, grad_scale, limit, asked, loss):
                 return MADE if limit is None else Outcome(True, self.state.counts.norm.item(0))
         if given is None:
             given = self.matched(grads)
@@ -364,7 +370,7 @@ class HostEngine:
                 self._update(work, verdict.scale)
             for write in some:
                 write()
-            self.state.memory = dict(memory)
+            self.state.memory.take(memory)
             counts.steps += 1
         return _outcome(verdict)
 
@@ -394,10 +400,12 @@ class HostEngine:
         grad_scale: float,
         limit: float | None,
         asked: dict[int, Options],
+        loss: tuple[float, ...],
     ) -> bool:
         """Make the whole step in one call; False, with nothing done, if it cannot be made so.
 
-        ``given`` are the gradients in the order of the leaves, where they have been transformed.
+        ``given`` are the gradients in the order of the leaves, where they have been transformed;
+        ``loss`` is that of the step, scaled and signed as they are, if it is handed one.
         """
         if limit is not None and self._by_member:
             return False
@@ -410,7 +418,9 @@ class HostEngine:
             if group.foreseeable:
                 rows.append(scalars.next_row(t, step_count))
             else:
-                rows.append(scalars.row(self._options(bucket.group, asked), t))
+                rows.append(scalars.whole_row(self._options(bucket.group, asked), t))
+        if loss:
+            rows = [row + loss for row in rows]
         tree = self.state.tree
         if given is None:
             given = tree.match(grads)
@@ -618,10 +628,10 @@ class HostEngine:
     def _fuse(self, numbers: Sequence[int]) -> Fused | None:
         """Return what makes whole steps of these buckets in one call, if anything does."""
         buckets = [self.state.buckets[number] for number in numbers]
-        if self.derives or any(isinstance(bucket.rule, ArrayRule) for bucket in buckets):
+        if any(isinstance(bucket.rule, ArrayRule) for bucket in buckets):
             return None
         kernels = [self.kernels[number] for number in numbers]
-        return self.backend.fused(kernels, buckets, self.state.counts)
+        return self.backend.fused(kernels, buckets, self.state.counts, self.state.memory)
 
     def warm_up(self, policy: Policy) -> None:
         """Compile what the coming steps need; changes nothing."""

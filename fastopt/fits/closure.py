@@ -80,6 +80,16 @@ class LBFGS(Resumable):
     that are written to from outside between two steps are followed: the pairs are forgotten, and
     the next step begins anew there.
 
+    Example:
+        >>> import numpy as np
+        >>> import fastopt
+        >>> x = np.array([3.0, 4.0])
+        >>> opt = fastopt.LBFGS(x)
+        >>> while opt.step(lambda: (float(x @ x), 2.0 * x)).projected_gradient > 1e-8:
+        ...     pass
+        >>> bool(np.abs(x).max() < 1e-8), opt.step_count
+        (True, 2)
+
     Args:
         params: an array, or a tree of arrays, as other optimizers take them, of float32 or float64.
             If there are both, the arithmetic is float64. (Half precision and complex numbers are

@@ -25,7 +25,7 @@ from fastopt.fits.stopping import WINDOW, Status, Stop
 from fastopt.optimizers.base import Optimizer
 
 if TYPE_CHECKING:
-    from scipy.optimize import OptimizeResult
+    from fastopt.fits.run import Fit
 
 
 def minimize(
@@ -48,19 +48,22 @@ def minimize(
     progress: bool = False,
     starts: int = 1,
     options: Mapping[str, Any] | None = None,
-) -> OptimizeResult:
+) -> Fit:
     """Minimise a function from a start; return the best point found, and why it ended there.
 
-    ::
-
-        def fun(x):                                       # the value, and the gradient as x
-            fallen = np.exp(-x["k"] * t)
-            error = x["a"] * fallen - y
-            grad = {"a": 2 * error @ fallen, "k": -2 * x["a"] * error @ (t * fallen)}
-            return error @ error, grad
-
-        result = fastopt.minimize(fun, {"a": 1.0, "k": 1.0}, lr=0.05, maxiter=2000)
-        print(result.message, result.x["k"])
+    Example:
+        >>> import numpy as np
+        >>> import fastopt
+        >>> t = np.linspace(0.0, 4.0, 50)
+        >>> y = 2.0 * np.exp(-0.5 * t)
+        >>> def fun(x):  # the value, and the gradient nested as x
+        ...     fallen = np.exp(-x["k"] * t)
+        ...     error = x["a"] * fallen - y
+        ...     grad = {"a": 2 * error @ fallen, "k": -2 * x["a"] * error @ (t * fallen)}
+        ...     return error @ error, grad
+        >>> result = fastopt.minimize(fun, {"a": 1.0, "k": 1.0}, lr=0.05, maxiter=2000)
+        >>> result.success, round(float(result.x["a"]), 4), round(float(result.x["k"]), 4)
+        (True, 2.0, 0.5)
 
     Args:
         fun: the function. With jac=True it returns the pair (value, gradient): a real number, and
@@ -188,7 +191,7 @@ def _minimize(
     callback: Callback | None,
     bar: Any,
     batches: Iterable[Any] | None,
-) -> OptimizeResult:
+) -> Fit:
     """Run from one start; ``opt`` is None for L-BFGS."""
     from scipy.optimize import OptimizeResult
 
@@ -211,7 +214,7 @@ def _minimize(
     value, norm = best.value, best.norm
     if best.iteration < 0:  # none has been finite, or nothing has been asked for
         value, norm = (run.values[0], run.norms[0]) if run.values else (math.nan, math.nan)
-    return OptimizeResult(
+    result: Fit = OptimizeResult(
         x=points.nest(best.leaves),
         fun=value,
         grad_norm=norm,
@@ -222,6 +225,7 @@ def _minimize(
         nfev=function.count,
         history=run.history(),
     )
+    return result
 
 
 # -------------------------------------------------------------------------------------------------

@@ -41,7 +41,7 @@ class Pairs:
 
     def __init__(self, like: Array, history: int, bounded: bool) -> None:
         self._xp: Any = arrays.namespace_of(like)
-        self.on_device = arrays.kind(like) == "cupy"
+        self.on_device: bool = arrays.kind(like) == "cupy"
         self.bounded = bounded
         self._slots = history + 1
         self.rows: Array = self._xp.zeros((1 + 2 * self._slots, like.size), like.dtype)
@@ -54,11 +54,11 @@ class Pairs:
         slots = self._slots
         self.live: list[int] = []
         """The slots that hold a pair, the oldest first."""
-        self.used = 0
+        self.used: int = 0
         """How many slots have been written to."""
-        self.gamma = 1.0
+        self.gamma: float = 1.0
         # Products of the rows with the gradient, and of those about to be with y and the direction.
-        self.dots_g = np.zeros(1 + 2 * slots)
+        self.dots_g: Array = np.zeros(1 + 2 * slots)
         self._dots_y = np.zeros(1 + 2 * slots)
         self._dots_d = np.zeros(1 + 2 * slots)
         self._inverse = np.zeros((slots, slots))  # of R: the part of S^T Y with s not after y
@@ -268,7 +268,7 @@ class Model:
         self._places = places
         self._inverse = inverse
         self._scale = 1.0 / np.sqrt(np.abs(np.diagonal(inverse)))
-        self.inner = np.zeros((len(rows), len(rows)))  # K
+        self.inner: Array = np.zeros((len(rows), len(rows)))  # K
         scale = self._scale
         if len(scale):
             self._scales = scale * scale[:, None]

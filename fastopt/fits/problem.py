@@ -50,10 +50,10 @@ class Points:
         leaves, nest = trees.flattened(given)
         held = next((leaf for leaf in leaves if arrays.kind(leaf)), None)
         self.xp: Any = np if held is None else arrays.namespace_of(held)
-        self.start = [_start_of(self.xp, leaf) for leaf in leaves]
+        self.start: list[Any] = [_start_of(self.xp, leaf) for leaf in leaves]
         self.nest: Callable[[Any], Any] = nest
         try:
-            self.tree = Tree(nest(self.start))
+            self.tree: Tree = Tree(nest(self.start))
         except (TypeError, ValueError) as error:
             said = advice.without_steps(str(error)).replace("params", "x0")
             raise type(error)(said) from None
@@ -65,14 +65,14 @@ class Points:
                 )
         if not self.start:
             raise ValueError(f"x0 must hold at least one array; got {x0!r:.200}")
-        self.paths = [f"x{leaf.place}" for leaf in self.tree.leaves]
+        self.paths: list[str] = [f"x{leaf.place}" for leaf in self.tree.leaves]
         where = {arrays.location(leaf) for leaf in self.start}
         if len(where) > 1:
             raise BackendMismatchError(
                 f"all arrays of x0 must be in one place; got {' and '.join(sorted(where))}"
             )
-        self.on_device = self.xp is not np
-        self.is_array = self.tree.params is self.tree.leaves[0].array
+        self.on_device: bool = self.xp is not np
+        self.is_array: bool = self.tree.params is self.tree.leaves[0].array
         """Whether x0 is one array, and no tree."""
         self.members = members
         for leaf, path in zip(self.start, self.paths, strict=True):
@@ -242,8 +242,8 @@ class Function:
         self._points = points
         self._sides = sides
         self._members = members
-        self.by_differences = jac == "2-point"
-        self.count = 0
+        self.by_differences: bool = jac == "2-point"
+        self.count: int = 0
 
     def __call__(self, leaves: Leaves, batch: Any = NO_BATCH) -> tuple[Any, Gradient]:
         """Return the value and the gradient's leaves at a point.

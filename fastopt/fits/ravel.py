@@ -21,11 +21,14 @@ Unravel = Callable[[Any], Any]
 def ravel(tree: Any) -> tuple[Array, Unravel]:
     """Return all numbers of a tree as one flat vector, and the function that gives trees back.
 
-    ::
-
-        flat, unravel = fastopt.ravel({"W": np.ones((3, 2)), "b": np.zeros(2)})
-        flat.shape                  # (8,)
-        unravel(2 * flat)["W"]      # a (3, 2) view of twos
+    Example:
+        >>> import numpy as np
+        >>> import fastopt
+        >>> flat, unravel = fastopt.ravel({"W": np.ones((3, 2)), "b": np.zeros(2)})
+        >>> flat.shape
+        (8,)
+        >>> unravel(2 * flat)["W"].tolist()
+        [[2.0, 2.0], [2.0, 2.0], [2.0, 2.0]]
 
     Args:
         tree: one array, or a tree (dict, list, tuple, namedtuple and subclasses, nested) of NumPy

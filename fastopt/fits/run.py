@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import fsum, inf, isfinite, nan
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -17,6 +17,24 @@ from fastopt.core.arrays import Array
 from fastopt.fits import stopping
 from fastopt.fits.problem import Function, Gradient, Leaves, Points, Sides, not_finite
 from fastopt.fits.stopping import WINDOW, Status, Stop
+
+if TYPE_CHECKING:
+
+    class Fit(dict[str, Any]):
+        """The OptimizeResult that ``minimize`` returns, which has no types of its own."""
+
+        x: Any
+        fun: float
+        grad_norm: float
+        success: bool
+        status: int
+        message: str
+        nit: int
+        nfev: int
+        history: History
+        best: int  # with several starts alone, and so are the members
+        members: Any
+
 
 Callback = Callable[[Any], object]
 """Is handed an OptimizeResult in the middle of a run."""
@@ -69,11 +87,14 @@ class Run:
         bar: Any,
         batches: bool = False,
     ) -> None:
-        self.points, self.function, self.limits, self.sides = points, function, limits, sides
+        self.points: Points = points
+        self.function: Function = function
+        self.limits: stopping.Limits = limits
+        self.sides: Sides | None = sides
         self.values: list[float] = []
         self.norms: list[float] = []
         self.seconds: list[float] = []
-        self.best = Best(inf, nan, -1, points.copies(points.start))
+        self.best: Best = Best(inf, nan, -1, points.copies(points.start))
         self._spare = points.copies(points.start)
         self._callback, self._bar = callback, bar
         self._begun = perf_counter()

@@ -19,9 +19,8 @@ from fastopt.fits.stopping import WINDOW, Status, Stop
 from fastopt.optimizers.base import Optimizer
 
 if TYPE_CHECKING:
-    from scipy.optimize import OptimizeResult
-
     from fastopt.fits.lbfgs import Minimizer
+    from fastopt.fits.run import Fit
 
 
 def minimize(
@@ -33,7 +32,7 @@ def minimize(
     options: Mapping[str, Any],
     callback: Callback | None,
     bar: Any,
-) -> OptimizeResult:
+) -> Fit:
     """Run from all starts; ``opt`` is None for L-BFGS."""
     runs = Runs(points, function, sides, limits, callback, bar)
     try:
@@ -65,15 +64,18 @@ class Runs:
     ) -> None:
         assert points.members is not None
         count = points.members
-        self.points, self.function, self.sides, self.limits = points, function, sides, limits
+        self.points: Points = points
+        self.function: Function = function
+        self.sides: Sides | None = sides
+        self.limits: stopping.Limits = limits
         self.values: list[Array] = []
         self.norms: list[Array] = []
         self.seconds: list[float] = []
-        self.running = np.ones(count, bool)
-        self.iterations = np.zeros(count, np.int64)
-        self.best_values = np.full(count, inf)
-        self.best_norms = np.full(count, nan)
-        self.best = points.copies(points.start)
+        self.running: Array = np.ones(count, bool)
+        self.iterations: Array = np.zeros(count, np.int64)
+        self.best_values: Array = np.full(count, inf)
+        self.best_norms: Array = np.full(count, nan)
+        self.best: Leaves = points.copies(points.start)
         self.stops: list[Stop | None] = [None] * count
         self._callback, self._bar = callback, bar
         self._begun = perf_counter()
@@ -213,7 +215,7 @@ class Runs:
             except StopIteration:
                 self.end_all(lambda _: stopping.by_callback())
 
-    def result(self) -> OptimizeResult:
+    def result(self) -> Fit:
         """Return the best member's result, with all of them."""
         from scipy.optimize import OptimizeResult
 
@@ -226,7 +228,7 @@ class Runs:
         with np.errstate(invalid="ignore"):
             lowest = np.fmin.accumulate(values, axis=0)
         said = f"Start {best} of {len(stops)} came lowest; {int(success.sum())} were a success."
-        return OptimizeResult(
+        result: Fit = OptimizeResult(
             x=nest([leaf[best : best + 1].reshape(leaf.shape[1:]).copy() for leaf in self.best]),
             fun=float(self.best_values[best]),
             grad_norm=float(self.best_norms[best]),
@@ -247,6 +249,7 @@ class Runs:
             ),
             history=History(values, np.array(self.norms), lowest, np.array(self.seconds)),
         )
+        return result
 
 
 def _numbers(mask: Array) -> list[int]:

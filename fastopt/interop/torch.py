@@ -64,7 +64,7 @@ def _same(*names: str) -> dict[str, str]:
 
 
 COMMON = ("lr", "weight_decay", "maximize")
-HOW = {"foreach": None, "differentiable": False}
+HOW: dict[str, bool | None] = {"foreach": None, "differentiable": False}
 
 
 def _adam(name: str, decoupled: bool) -> Twin:

@@ -36,12 +36,13 @@ from fastopt.optimizers.schedule_free import Mode
 
 try:
     import torch
-except ImportError as error:
+except ImportError as _error:
     raise ImportError(
         "fastopt.torch works on PyTorch's tensors, and PyTorch is not installed here; install it "
         "(pip install torch), or hand NumPy arrays to the optimizers of fastopt itself"
-    ) from error
+    ) from _error
 
+from torch.optim.optimizer import Optimizer as _TorchOptimizer
 from torch.optim.optimizer import _global_optimizer_post_hooks as _post_hooks
 from torch.optim.optimizer import _global_optimizer_pre_hooks as _pre_hooks
 
@@ -264,7 +265,7 @@ class _Settings(NamedTuple):
     live: bool
 
 
-class TorchOptimizer(torch.optim.Optimizer):  # type: ignore[misc]  # torch is not looked into
+class TorchOptimizer(_TorchOptimizer):  # type: ignore[misc]  # torch is not looked into
     """Base of all optimizers for PyTorch: steps are made by one of this package, ``fastopt``.
 
     A parameter enters it with its first gradient. ``state`` is worked out when it is read; what is

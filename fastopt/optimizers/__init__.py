@@ -15,6 +15,13 @@ def optimizer(name: str, params: Any, /, *args: Any, **options: Any) -> Optimize
 
     ``fastopt.optimizer("adamw", params, lr=1e-3)`` is ``fastopt.AdamW(params, lr=1e-3)``.
 
+    Example:
+        >>> import numpy as np
+        >>> import fastopt
+        >>> opt = fastopt.optimizer("adam-w", np.ones(2), lr=1e-3)
+        >>> type(opt).__name__, opt.lr
+        ('AdamW', 0.001)
+
     Args:
         name: that of a class, such as a configuration holds it. Case and whatever is neither a
             letter nor a digit do not matter: "AdamW", "adamw", "adam_w" and "Adam-W" are one.
@@ -50,6 +57,13 @@ def names(pattern: str = "*") -> list[str]:
 
     ``fastopt.optimizers.names("adam*")`` has "Adam" and "AdamW" in it. No optimizer is imported for
     that.
+
+    Example:
+        >>> import fastopt
+        >>> fastopt.optimizers.names("adam?")
+        ['AdamP', 'AdamW']
+        >>> len(fastopt.optimizers.names()) > 50
+        True
 
     Args:
         pattern: as in a shell: "*" is anything, "?" one letter or digit, "[bw]" one of these. Case

@@ -39,6 +39,16 @@ class Adam(Optimizer):
         p  <- p - lr * (m / c1) / (sqrt(v / c2) + eps)   or / sqrt(v / c2 + eps)
         p  <- p - lr * sqrt(c2) / c1 * m / (sqrt(v) + eps)     if eps_hat; or / sqrt(v + eps)
 
+    Example:
+        >>> import numpy as np
+        >>> import fastopt
+        >>> params = {"w": np.array([1.0, -2.0]), "b": np.array(0.5)}
+        >>> opt = fastopt.Adam(params, lr=0.1, eps=1e-12)
+        >>> opt.step({"w": np.array([0.3, -0.1]), "b": np.array(2.0)})
+        <Outcome: made>
+        >>> params["w"], params["b"]  # the first step is lr long, whatever the gradient is
+        (array([ 0.9, -1.9]), array(0.4))
+
     Args:
         params: an array, a tree of arrays, a list of parameter groups, or ``fastopt.groups(...)``;
             updated in place.

@@ -75,9 +75,9 @@ class StateLock:
     __slots__ = ("away", "busy", "lock")
 
     def __init__(self) -> None:
-        self.lock = threading.RLock()
-        self.busy = False
-        self.away = False
+        self.lock: threading.RLock = threading.RLock()
+        self.busy: bool = False
+        self.away: bool = False
         """Whether parameters are elsewhere for the length of a block, all of which is busy."""
 
     def refuse(self) -> NoReturn:
@@ -871,6 +871,19 @@ class Optimizer(Formula):
         takes about twice the file's size in memory. What ``state_dict`` only describes is only
         described here too: schedules, bounds that are arrays. Names and notes that are too many for
         the metadata (100 MB) become an array of the file.
+
+        Example:
+            >>> import tempfile
+            >>> import numpy as np
+            >>> import fastopt
+            >>> opt = fastopt.Adam({"w": np.ones(2)}, lr=0.1)
+            >>> outcome = opt.step({"w": np.ones(2)})
+            >>> again = fastopt.Adam({"w": np.zeros(2)}, lr=0.1)
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     opt.save(f"{folder}/run.safetensors", notes={"epoch": 3})
+            ...     report = again.load(f"{folder}/run.safetensors")
+            >>> report.notes, again.step_count, bool((again.params["w"] == opt.params["w"]).all())
+            ({'epoch': 3}, 1, True)
 
         Args:
             path: the file, by custom ``*.safetensors``; a symbolic link is followed.

@@ -56,6 +56,16 @@ class SGD(Optimizer):
         v   <- momentum * v - lr * g                     v = 0 at first
         p   <- p + v                                     or + momentum * v - lr * g if nesterov
 
+    Example:
+        >>> import numpy as np
+        >>> import fastopt
+        >>> x = np.array([1.0, -2.0])
+        >>> opt = fastopt.SGD(x, lr=0.5, momentum=0.9)
+        >>> for _ in range(2):
+        ...     outcome = opt.step(np.array([1.0, 2.0]))
+        >>> x
+        array([-0.45, -4.9 ])
+
     Args:
         params: an array, a tree of arrays, a list of parameter groups, or ``fastopt.groups(...)``;
             updated in place.

@@ -26,6 +26,12 @@ SHARE = Number(low=0.0, high=1.0)
 class cosine(Schedule):
     """``lr_min + (lr - lr_min) * (1 + cos(pi * step / total_steps)) / 2``, then ``lr_min``.
 
+    Example:
+        >>> from fastopt import schedules
+        >>> lr = schedules.cosine(0.1, total_steps=100)
+        >>> [round(lr(step), 4) for step in (0, 50, 100, 200)]
+        [0.1, 0.05, 0.0, 0.0]
+
     Args:
         lr: value of the first step, >= 0.
         total_steps: the first step with the value ``lr_min``, >= 1.
@@ -49,6 +55,12 @@ class cosine(Schedule):
 @dataclass(frozen=True)
 class cosine_restarts(Schedule):
     """``cosine`` again and again: from ``lr`` towards ``lr_min``, then at ``lr`` anew.
+
+    Example:
+        >>> from fastopt import schedules
+        >>> lr = schedules.cosine_restarts(0.1, first_period=10)
+        >>> [round(lr(step), 4) for step in (0, 5, 9, 10)]
+        [0.1, 0.05, 0.0024, 0.1]
 
     Args:
         lr: value of the first step of every period, >= 0.
@@ -93,6 +105,12 @@ class one_cycle(Schedule):
 
     A momentum or beta1 that goes the other way, from 0.95 to 0.85 and back, is
     ``one_cycle(0.85, total_steps, div_factor=0.85 / 0.95, final_div_factor=1)``.
+
+    Example:
+        >>> from fastopt import schedules
+        >>> lr = schedules.one_cycle(0.1, total_steps=100)
+        >>> [round(lr(step), 4) for step in (0, 29, 99)]
+        [0.004, 0.1, 0.0]
 
     Args:
         max_lr: value at the peak, >= 0.
@@ -158,6 +176,12 @@ class cyclic(Schedule):
 
     The difference ``max_lr - base_lr`` is multiplied by a factor: 1 in the mode "triangular", 1/2
     to the number of cycles before this one in "triangular2", ``gamma^step`` in "exp_range".
+
+    Example:
+        >>> from fastopt import schedules
+        >>> lr = schedules.cyclic(0.01, 0.1, step_size_up=10)
+        >>> [round(lr(step), 4) for step in (0, 5, 10, 20)]
+        [0.01, 0.055, 0.1, 0.01]
 
     Args:
         base_lr: value at the beginning of each cycle, >= 0.
@@ -234,6 +258,12 @@ class chebyshev(Schedule):
     that make up for them, on every scale.
 
     It has no end: single steps are too long, and only all ``total_steps`` together contract.
+
+    Example:
+        >>> from fastopt import schedules
+        >>> lr = schedules.chebyshev(0.5, total_steps=4, lr_min=0.1)
+        >>> [round(lr(step), 4) for step in (0, 1, 2, 3)]
+        [0.4339, 0.1031, 0.2238, 0.1328]
 
     Args:
         lr: upper end of the step sizes, > 0: one over the smallest curvature.

@@ -95,6 +95,12 @@ def listed(name: str, value: Any) -> Sequence[Any]:
 class constant(Schedule):
     """The same value at every step.
 
+    Example:
+        >>> from fastopt import schedules
+        >>> lr = schedules.constant(0.1)
+        >>> [round(lr(step), 4) for step in (0, 100)]
+        [0.1, 0.1]
+
     Args:
         lr: the value, >= 0.
     """
@@ -109,6 +115,12 @@ class constant(Schedule):
 @dataclass(frozen=True)
 class step_decay(Schedule):
     """``lr * gamma^floor(step / step_size)``: multiplied by gamma every ``step_size`` steps.
+
+    Example:
+        >>> from fastopt import schedules
+        >>> lr = schedules.step_decay(0.1, step_size=30)
+        >>> [round(lr(step), 4) for step in (0, 29, 30, 60)]
+        [0.1, 0.1, 0.01, 0.001]
 
     Args:
         lr: value of the first steps, >= 0.
@@ -130,6 +142,12 @@ class step_decay(Schedule):
 @dataclass(frozen=True)
 class multistep(Schedule):
     """``lr * gamma^(number of milestones <= step)``: multiplied by gamma at each milestone.
+
+    Example:
+        >>> from fastopt import schedules
+        >>> lr = schedules.multistep(0.1, milestones=[30, 80])
+        >>> [round(lr(step), 4) for step in (0, 30, 80)]
+        [0.1, 0.01, 0.001]
 
     Args:
         lr: value before the first milestone, >= 0.
@@ -153,6 +171,12 @@ class multistep(Schedule):
 class exponential(Schedule):
     """``lr * gamma^step``.
 
+    Example:
+        >>> from fastopt import schedules
+        >>> lr = schedules.exponential(0.1, gamma=0.5)
+        >>> [round(lr(step), 4) for step in (0, 1, 2)]
+        [0.1, 0.05, 0.025]
+
     Args:
         lr: value of the first step, >= 0.
         gamma: factor of every step, >= 0. Above 1 the value grows, to infinity in the end, which
@@ -172,6 +196,12 @@ class exponential(Schedule):
 @dataclass(frozen=True)
 class linear(Schedule):
     """``lr * factor``, where the factor goes from ``start_factor`` to ``end_factor`` in a line.
+
+    Example:
+        >>> from fastopt import schedules
+        >>> lr = schedules.linear(0.1, start_factor=0.5, end_factor=1.0, total_steps=10)
+        >>> [round(lr(step), 4) for step in (0, 5, 10, 20)]
+        [0.05, 0.075, 0.1, 0.1]
 
     Args:
         lr: what the factors multiply, >= 0.
@@ -205,6 +235,12 @@ class polynomial(Schedule):
     With ``cycle`` it has no end: ``total_steps`` is multiplied by ``ceil(step / total_steps)``, so
     that after each ``total_steps`` steps, at ``lr_min``, it goes up again, to half of the way at
     first for a line, and to more each time.
+
+    Example:
+        >>> from fastopt import schedules
+        >>> lr = schedules.polynomial(0.1, total_steps=10)
+        >>> [round(lr(step), 4) for step in (0, 5, 10)]
+        [0.1, 0.05, 0.0]
 
     Args:
         lr: value of the first step, >= 0.
@@ -242,6 +278,12 @@ class polynomial(Schedule):
 class inverse_time(Schedule):
     """``lr / (1 + gamma * step / step_size)``: falls as one over the number of steps.
 
+    Example:
+        >>> from fastopt import schedules
+        >>> lr = schedules.inverse_time(0.1, gamma=0.5, step_size=10)
+        >>> [round(lr(step), 4) for step in (0, 10, 20)]
+        [0.1, 0.0667, 0.05]
+
     Args:
         lr: value of the first step, >= 0.
         gamma: how fast it falls, >= 0: after ``step_size / gamma`` steps it is half of lr.
@@ -268,6 +310,12 @@ class rex(Schedule):
     """``lr_min + (lr - lr_min) * (1 - z) / (1/2 + (1 - z) / 2)``, with ``z = step / total_steps``.
 
     Falls slowly at first and ever faster to the end: above a line all the way.
+
+    Example:
+        >>> from fastopt import schedules
+        >>> lr = schedules.rex(0.1, total_steps=10)
+        >>> [round(lr(step), 4) for step in (0, 5, 10)]
+        [0.1, 0.0667, 0.0]
 
     Args:
         lr: value of the first step, >= 0.
@@ -296,6 +344,12 @@ class inverse_sqrt(Schedule):
 
     Grows in a line to ``lr`` at the step number ``warmup_steps - 1``, then falls with the root of
     the number of steps, without an end.
+
+    Example:
+        >>> from fastopt import schedules
+        >>> lr = schedules.inverse_sqrt(0.1, warmup_steps=10)
+        >>> [round(lr(step), 4) for step in (0, 9, 39)]
+        [0.01, 0.1, 0.05]
 
     Args:
         lr: largest value, >= 0.

@@ -36,6 +36,12 @@ class wsd(Schedule):
 
     To train on, give a larger ``total_steps``: up to the decay the steps are the same.
 
+    Example:
+        >>> from fastopt import schedules
+        >>> lr = schedules.wsd(0.1, total_steps=100, warmup_steps=10, decay_steps=20)
+        >>> [round(lr(step), 4) for step in (0, 10, 80, 90, 100)]
+        [0.0, 0.1, 0.1, 0.05, 0.0]
+
     Args:
         lr: largest value, >= 0.
         total_steps: the first step with the value ``lr_min``, >= 1.
@@ -94,6 +100,12 @@ class warmup(Schedule):
     The schedule's own steps begin after the warm-up, so ``warmup(cosine(lr, 900), 100)`` ends at
     step 1000 and leaves out nothing of the cosine.
 
+    Example:
+        >>> from fastopt import schedules
+        >>> lr = schedules.warmup(schedules.cosine(0.1, total_steps=100), warmup_steps=10)
+        >>> [round(lr(step), 4) for step in (0, 5, 10, 60)]
+        [0.0, 0.05, 0.1, 0.05]
+
     Args:
         schedule: a number, or a function of the step number.
         warmup_steps: how many steps come before, >= 1.
@@ -133,6 +145,14 @@ class join(Schedule):
 
     Up to ``boundaries[0]`` it is the first one; from ``boundaries[i]`` on it is
     ``schedules[i + 1](step - boundaries[i])``.
+
+    Example:
+        >>> from fastopt import schedules
+        >>> lr = schedules.join(
+        ...     [schedules.constant(0.1), schedules.exponential(0.1, gamma=0.5)], [10]
+        ... )
+        >>> [round(lr(step), 4) for step in (9, 10, 11)]
+        [0.1, 0.1, 0.05]
 
     Args:
         schedules: numbers or functions of the step number, at least one.
@@ -174,6 +194,14 @@ class product(Schedule):
         product(0.5, schedule)                                       half of it
 
     All of them begin at step 0, unlike those of ``warmup`` and ``join``.
+
+    Example:
+        >>> from fastopt import schedules
+        >>> lr = schedules.product(
+        ...     schedules.cosine(0.1, total_steps=100), schedules.step_decay(1.0, step_size=50)
+        ... )
+        >>> [round(lr(step), 4) for step in (0, 49, 50)]
+        [0.1, 0.0516, 0.005]
 
     Args:
         factors: numbers or functions of the step number, each >= 0; two or more.

@@ -50,6 +50,17 @@ class ReduceLROnPlateau(Schedule):
     remembers is part of the optimizer's ``state_dict``, also inside ``warmup`` and ``join``, but
     not where a function of the user's own hides it.
 
+    Example:
+        >>> from fastopt import schedules
+        >>> lr = schedules.ReduceLROnPlateau(0.1, factor=0.5, patience=1)
+        >>> for loss in (1.0, 0.9, 0.9, 0.9):
+        ...     lr.report(loss)
+        ...     print(lr(0))
+        0.1
+        0.1
+        0.1
+        0.05
+
     Args:
         lr: value before the first reduction, >= 0.
         factor: of a reduction, in [0, 1).

@@ -53,6 +53,17 @@ class Accumulator(Wrapper):
     it is where a ``LossScaler`` makes the steps: the whole step is skipped, since the scale has to
     fall.
 
+    Example:
+        >>> import numpy as np
+        >>> import fastopt
+        >>> x = np.zeros(2)
+        >>> sums = fastopt.Accumulator(fastopt.SGD(x, lr=1.0), every=2)
+        >>> sums.add(np.array([1.0, 0.0]))
+        >>> sums.add(np.array([3.0, 2.0]))
+        <Outcome: made>
+        >>> x
+        array([-2., -1.])
+
     Args:
         opt: the optimizer that makes the steps.
         every: micro-batches per step, >= 1; those that are dropped are among them.

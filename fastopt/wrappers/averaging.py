@@ -47,6 +47,21 @@ class EMA(Resumable):
     still holds those from before. Load the average with them (``opt.load(path, also={"ema":
     ema})``), or begin anew with ``reset()``.
 
+    Example:
+        >>> import numpy as np
+        >>> import fastopt
+        >>> x = np.zeros(2)
+        >>> opt = fastopt.SGD(x, lr=1.0)
+        >>> ema = fastopt.EMA(opt, decay=0.5)
+        >>> for _ in range(2):
+        ...     outcome = opt.step(np.full(2, -1.0))
+        ...     ema.update()
+        >>> x, ema.average
+        (array([2., 2.]), array([1.5, 1.5]))
+        >>> with ema.swap():  # the average in the place of the parameters
+        ...     x.tolist()
+        [1.5, 1.5]
+
     Args:
         params: an array, a tree of arrays or a list of parameter groups, as an optimizer takes
             them; they are written only by ``swap``. Leaves of integers or truth values (counters)
@@ -474,6 +489,16 @@ class Lookahead(Wrapper):
     optimizer decay (``weight_decay``). Frozen parameters (``trainable=False``), and those that have
     had no step since the last pull since their gradients were None, are not pulled. Slow weights
     are kept within the optimizer's ``bounds``.
+
+    Example:
+        >>> import numpy as np
+        >>> import fastopt
+        >>> x = np.zeros(2)
+        >>> opt = fastopt.Lookahead(fastopt.SGD(x, lr=1.0), k=2, alpha=0.5)
+        >>> for _ in range(2):
+        ...     outcome = opt.step(np.full(2, -1.0))
+        >>> x  # half of the way of two steps
+        array([1., 1.])
 
     Args:
         opt: the optimizer that makes the steps; its state goes on over the pulls.

@@ -40,7 +40,9 @@ class CompanionArrays:
 
     def __init__(self, tree: Tree, own: list[Array] | None = None) -> None:
         self._tree = tree
-        self.own = [zeros_beside(leaf.array) for leaf in self.leaves] if own is None else own
+        self.own: list[Array] = (
+            [zeros_beside(leaf.array) for leaf in self.leaves] if own is None else own
+        )
 
     @property
     def tree(self) -> Tree:

@@ -49,6 +49,20 @@ class LossScaler(Resumable):
     gradients divided by the scale. A skipped step changes nothing but ``opt.skipped_steps``,
     whatever the optimizer's ``on_nonfinite`` says; schedules do not advance.
 
+    Example:
+        >>> import numpy as np
+        >>> import fastopt
+        >>> x = np.zeros(2, np.float16)
+        >>> opt = fastopt.SGD(x, lr=0.5)
+        >>> scaler = fastopt.LossScaler(init_scale=1024.0)
+        >>> for grad in ([1.0, 2.0], [np.inf, 0.0]):
+        ...     scaled = np.array(grad, np.float16) * np.float16(scaler.scale)
+        ...     made = bool(scaler.step(opt, scaled))
+        ...     scaler.update()
+        ...     print(made, x, scaler.scale)
+        True [-0.5 -1. ] 1024.0
+        False [-0.5 -1. ] 512.0
+
     Args:
         init_scale: the first scale, between min_scale and max_scale; a power of two, as are the
             factors, costs no precision.
@@ -332,7 +346,7 @@ class ScaleOnDevice:
         self._policy = policy
         self._given_up = 0  # skips that somebody is still to be told of
         self._updates = 0
-        self.captured = False
+        self.captured: bool = False
         """Whether replays of a CUDA graph may change the scale."""
         self._now, self._behind = now, False
         with memory.here():

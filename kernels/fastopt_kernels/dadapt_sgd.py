@@ -49,8 +49,10 @@ def _host(
             d = estimate
         unit = d / g0
         moves = 1.0
-    memory = {"d": d, "g0": g0, "unit": unit, "numerator": numerator}
-    return memory, {"now": now, "moves": moves}
+    return (
+        {"d": d, "g0": g0, "unit": unit, "numerator": numerator},
+        {"now": now, "moves": moves},
+    )
 
 
 def _numpy(

@@ -59,8 +59,16 @@ def _host(
         bound = (average + sums["inner"] - gamma - 0.5 * (share * sums["span"])) / weight
         if bound < scalars["lower_bound"]:
             bound = scalars["lower_bound"]
-    coming = {"value": memory["value"], "average": average, "gamma": gamma}
-    return coming | {"weight": weight, "bound": bound}, {"share": share}
+    return (
+        {
+            "value": memory["value"],
+            "average": average,
+            "gamma": gamma,
+            "weight": weight,
+            "bound": bound,
+        },
+        {"share": share},
+    )
 
 
 MODEL = """

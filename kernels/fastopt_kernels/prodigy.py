@@ -93,8 +93,10 @@ def _host(
         if next_d > d_max:
             next_d = d_max
         moves = 1.0
-    memory = {"d": next_d, "d_max": d_max, "numerator": numerator}
-    return memory, {"next_d": next_d, "moves": moves}
+    return (
+        {"d": next_d, "d_max": d_max, "numerator": numerator},
+        {"next_d": next_d, "moves": moves},
+    )
 
 
 def _numpy(

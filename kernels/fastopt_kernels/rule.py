@@ -66,7 +66,8 @@ class Memory:
     negative where it is maximized.
 
     * ``host``: ``(scalars, memory, sums) -> (memory, scalars)`` in float64, by + - * / and the
-      root alone, so that a device computes the same bits;
+      root alone, so that a device computes the same bits. One that looks numbers up by their names
+      alone and returns two dictionaries that it writes out is compiled into a step of Numba's;
     * ``cupy``: the same in C++, on variables of type ``double`` that carry these names.
     """
 

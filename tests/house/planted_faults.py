@@ -48,6 +48,9 @@ WITHIN = (
     "tests/core/test_aliasing.py::"
     "test_a_gradient_shares_memory_with_a_parameter_that_lies_within_another"
 )
+FUSED_PASSES = (
+    "tests/backends/test_fused_passes.py::test_one_call_ends_in_the_bits_of_one_pass_after_another",
+)
 FLUSHED = (
     "tests/optimizers/test_hyperparameters.py::"
     "test_n8_state_is_flushed_where_it_is_nothing_beside_the_smallest_denominator"
@@ -657,6 +660,34 @@ FAULTS = (
         "zero if abs({slot}) < {least}",
         "zero if {slot} < {least}",
         ("tests/backends/test_same_bits.py::test_small_arrays_end_in_the_same_bits",),
+    ),
+    Fault(
+        "sums_of_more_tiles_than_lanes_are_lost",
+        "fastopt/backends/numba/compiled.py",
+        "sums[k] if tile < LANES else lanes[tile % LANES] + sums[k]",
+        "sums[k]",
+        FUSED_PASSES,
+    ),
+    Fault(
+        "a_step_in_one_call_reads_the_scalars_of_a_step_before",
+        NUMBA,
+        "            job.set(DERIVED=self.derived)\n",
+        "",
+        FUSED_PASSES,
+    ),
+    Fault(
+        "all_arrays_take_the_memory_of_the_first",
+        NUMBA,
+        "[(n, first + step * k, inputs, value, k, k + 1) for k, n in enumerate(sizes)]",
+        "[(n, first, inputs, value, k, k + 1) for k, n in enumerate(sizes)]",
+        FUSED_PASSES,
+    ),
+    Fault(
+        "the_passes_of_a_step_in_one_call_are_left_out",
+        "fastopt/backends/numba/compiled.py",
+        "    _make_passes(pool, program)\n    for bucket in range(buckets):\n",
+        "    for bucket in range(buckets):\n",
+        FUSED_PASSES,
     ),
     Fault(
         "the_end_of_a_tile_is_summed_in_one_lane",

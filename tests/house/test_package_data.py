@@ -1,4 +1,4 @@
-"""The CUDA C++ in ``.cuh`` files is part of what is installed, and of what is built."""
+"""The CUDA C++ in ``.cuh`` files, and all else that is no Python, is in what is built."""
 
 from __future__ import annotations
 
@@ -12,6 +12,12 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 FOLDER = "fastopt/backends/cupy"
+DATA = {
+    path.relative_to(ROOT).as_posix()
+    for path in (ROOT / "fastopt").rglob("*")
+    if path.is_file() and path.suffix not in (".py", ".pyc")
+}
+"""Every file of the package that is no Python."""
 IN_CHECKOUT = {path.name for path in (ROOT / FOLDER).glob("*.cuh")}
 
 
@@ -37,9 +43,10 @@ def test_the_wheel_and_the_sdist_have_every_file(
     monkeypatch.chdir(ROOT)
     wheel = tmp_path / build.build_wheel(str(tmp_path))
     sdist = tmp_path / build.build_sdist(str(tmp_path))
-    expected = {f"{FOLDER}/{name}" for name in IN_CHECKOUT}
+    assert {"fastopt/py.typed", "fastopt/viz/rules.js"} <= DATA
+    assert {f"{FOLDER}/{name}" for name in IN_CHECKOUT} <= DATA
     with zipfile.ZipFile(wheel) as archive:
-        assert expected <= set(archive.namelist())
+        assert set(archive.namelist()) >= DATA
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    assert expected <= names
+    assert names >= DATA

@@ -29,7 +29,7 @@ class CupyKernel:
     def __init__(self, bucket: Bucket, extents: Extents) -> None:
         rule, spec, parameters = bucket.rule, bucket.spec, bucket.parameters
         self._spec = spec
-        self.squares_may_overflow = spec.real.itemsize == 8
+        self.squares_may_overflow: bool = spec.real.itemsize == 8
         """Whether the squares of the gradients can leave the range of float64."""
         self._arena = bucket.arena
         self._usual = UsualArrays(parameters, spec, extents)

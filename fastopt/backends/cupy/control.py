@@ -68,7 +68,7 @@ class Readback:
     def __init__(self, cupy: Any, size: int) -> None:
         self._cupy = cupy
         self.memory: Any = cupy.zeros(size, np.int64)
-        self.requested = False
+        self.requested: bool = False
         """Whether a copy is on its way."""
 
     def write(self, values: Array) -> None:

@@ -148,6 +148,7 @@ class LaunchBatch:
         self._spec = spec
         self._derives = bool(derived_of(rule, spec).names)
         self._threads = shape_of(rule, spec).threads
+        self.count: int
         self._blocks, self.count = self._table(block_length(spec, self._threads), spec.members)
 
     def _table(self, length: int, members: bool = False) -> tuple[Array, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import struct
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from importlib.metadata import version
 from typing import Any, cast
@@ -27,10 +27,12 @@ from fastopt.backends.numba.codegen import (
     LANES_APART,
     LEAF_LINES,
     MEMBER_LINES,
+    PASS_LINES,
     PROGRAM,
     PROGRAM_LINES,
     at,
     loop_source,
+    memory_source,
     pass_source,
     storage_of,
 )
@@ -40,10 +42,10 @@ from fastopt.backends.numba.runtime import Pool
 from fastopt.backends.numba.tensors import TensorWindows, function_of, layout_is_known, locate
 from fastopt.core import arrays
 from fastopt.core.arrays import Array, Extents
-from fastopt.core.buckets import Bucket, Counts, Gradients, Parameter
+from fastopt.core.buckets import Bucket, Counts, Gradients, Parameter, Remembered
 from fastopt.core.dtypes import UpdateSpec, dtype_of, wide
-from fastopt.core.norms import LANES, TILE
-from fastopt.core.passes import derived_of
+from fastopt.core.norms import LANES, TILE, tile_counts
+from fastopt.core.passes import Pass, PassOf, derived_of, in_order
 from fastopt.errors import BackendUnavailableError
 from fastopt.version import __version__
 from fastopt_kernels import ArrayRule, Rule
@@ -208,16 +210,21 @@ class NumbaKernel:
         chunks = _chunks(self._sizes, CHUNK)
         width = len([*COMMON_SCALARS, *bucket.rule.scalars, *spec.scalars])
         self._members, self._varies = bucket.members, EVERY_COLUMN
-        self._table = np.zeros((1, width))
+        derived = derived_of(bucket.rule, spec)
+        # The inputs of memories follow, and the loss.
+        self._table = np.zeros((1, width + derived.inputs + bucket.formula._takes_value))
         if self._members is not None:
             self._table = np.zeros((width, self._members), spec.real)
-        derived = derived_of(bucket.rule, spec)
-        self._derived_names, self._passes = derived.names, derived.passes
+        self._passes = derived.passes
+        self._sums = [self._room_for_sums(one) for one in derived.passes]
+        self.derived = np.zeros((len(parameters), len(derived.names)))
+        """The derived scalars of a fused step: a row for each parameter."""
+        self._width = width
         words: dict[str, int | Array] = {
             **{"LEAVES": leaves, "COUNT": len(self._params), "TABLE": self._table},
             **{"CHUNKS": chunks, "TOTAL": chunks.shape[1]},
             **{"ARENA": arena.numbers, "PITCH": arena.numbers.shape[1]},
-            **{"ROWS": self._members or 1, "VARIES": EVERY_COLUMN},
+            **{"ROWS": self._members or 1, "VARIES": EVERY_COLUMN, "DERIVED": self.derived},
         }
         if arena.codes is not None:
             words["CODES"] = arena.codes
@@ -235,11 +242,11 @@ class NumbaKernel:
         ]
         self._only = self._per_dtype[0] if len(self._per_dtype) == 1 else None
         self._norm: tuple[Array, Array] | None = None
-        self._sums: dict[tuple[int, np.dtype[Any]], tuple[_Job, Array]] = {}
+        self._sum_jobs: dict[tuple[int, np.dtype[Any]], _Job] = {}
         self._row_tables: dict[tuple[int, np.dtype[Any]], _RowTables] = {}
         self._extents = extents
         self._words = words
-        self.large = sum(self._sizes) >= PARALLEL_FROM
+        self.large: bool = sum(self._sizes) >= PARALLEL_FROM
         """Whether more than one thread may pay."""
         self._usual = compare is not None and not any(p.copied for p in parameters)
         self._updates = not isinstance(bucket.rule, ArrayRule)
@@ -249,7 +256,7 @@ class NumbaKernel:
         nothing: list[Array | None] = [None] * len(self._params)
         for own in self._per_dtype:
             gradients = Gradients(nothing, own.compiled.gradient, [])
-            derived = np.zeros((len(nothing), len(self._derived_names)))
+            derived = np.zeros_like(self.derived)
             if self._updates:
                 table: ScalarRows = (
                     self._table.T if self._members is not None else self._table.tolist()
@@ -258,6 +265,8 @@ class NumbaKernel:
             for number, one in enumerate(self._passes):
                 if one.sums is not None:
                     self.sums(number, gradients, self._table.tolist(), None, 1.0, derived)
+                if self.can_be_fused:
+                    self.made(number)
             if norm:
                 self.squares(gradients, 1.0)
 
@@ -326,23 +335,25 @@ class NumbaKernel:
     ) -> Array:
         """Return the sums of a pass, by tiles."""
         own = self._for_dtype(gradients.dtype)
-        key = (number, own.compiled.gradient)
-        if key not in self._sums:
-            self._sums[key] = self._set_up_pass(number, own)
-        job, sums = self._sums[key]
+        job = self._sum_job(number, own)
         self._run_with(own, job, gradients, table, rows, scale, derived)
-        return sums.copy()
+        return self._sums[number].copy()
 
-    def _set_up_pass(self, number: int, own: _PerDtype) -> tuple[_Job, Array]:
-        """Return the job of a pass, and the array of its sums."""
-        one = self._passes[number]
-        assert one.sums is not None
-        tiles = _chunks(self._sizes, TILE)
-        sums = np.zeros((len(one.sums.names), tiles.shape[1]))
-        lanes = np.zeros((own.compiled.num_threads, LANES_APART // 8))
-        job = _Job(partial(own.compiled.sums, number), self._words)
-        job.set(CHUNKS=tiles, TOTAL=tiles.shape[1], LANES=lanes, SUMS=sums)
-        return job, sums
+    def _room_for_sums(self, one: Pass) -> Array:
+        """Return the array of a pass's sums, by tiles."""
+        names = one.sums.names if one.sums else ()
+        return np.zeros((len(names), sum(tile_counts(self._sizes))))
+
+    def _sum_job(self, number: int, own: _PerDtype) -> _Job:
+        """Return the job that sums in a pass."""
+        key = (number, own.compiled.gradient)
+        if key not in self._sum_jobs:
+            tiles = _chunks(self._sizes, TILE)
+            lanes = np.zeros((own.compiled.num_threads, LANES_APART // 8))
+            job = _Job(partial(own.compiled.sums, number), self._words)
+            job.set(CHUNKS=tiles, TOTAL=tiles.shape[1], LANES=lanes, SUMS=self._sums[number])
+            self._sum_jobs[key] = job
+        return self._sum_jobs[key]
 
     def _run_with(
         self,
@@ -365,6 +376,7 @@ class NumbaKernel:
             self._run(own, job)
         finally:  # as a fused step expects it, also if the compiler has failed
             job.set(TABLE=self._table, ROWS=self._members or 1, VARIES=self._varies)
+            job.set(DERIVED=self.derived)
             self._rows[:] = 0
 
     def of_rows(
@@ -383,9 +395,7 @@ class NumbaKernel:
             return None
         key = (place, own.compiled.gradient)
         if key not in self._row_tables:
-            self._row_tables[key] = _RowTables(
-                own.compiled, parameter, self._words, self._table.shape[1]
-            )
+            self._row_tables[key] = _RowTables(own.compiled, parameter, self._words, self._width)
         tables = self._row_tables[key]
         found = tables.lay_out(indices, values)
         if found < 0:
@@ -431,8 +441,13 @@ class NumbaKernel:
 
     @property
     def can_be_fused(self) -> bool:
-        """Whether compiled code can look at this bucket's arrays, and update them as they are."""
-        return self._usual
+        """Whether compiled code can look at this bucket's arrays, and make its whole update."""
+        return self._usual and all(memory_source(one) is not None for one in self._passes)
+
+    def made(self, number: int) -> int:
+        """Return the address of what makes the scalars of a pass, compiled."""
+        address: int = self._per_dtype[0].compiled.made(number)
+        return address
 
     def threads(self) -> int:
         """Return how many threads pay."""
@@ -459,6 +474,34 @@ class NumbaKernel:
                 job.prepare()
         return own.update.address, own.norm.address
 
+    def ready_to_sum(self, number: int, grads: Sequence[Any]) -> int:
+        """Return the address of the job that sums in a pass with these gradients, compiled."""
+        job = self._sum_job(number, self._only or self._for_gradients(grads))
+        if not job.ready:
+            job.prepare()
+        return job.address
+
+    def parts(self, number: int) -> list[tuple[int, ...]]:
+        """Return the words (``PART``) of each parameter in a pass."""
+        sums, made = self._sums[number], self.derived[:, self._passes[number].derived_columns]
+        counts = tile_counts(self._sizes) if len(sums) else [0] * len(self._sizes)
+        first, to = arrays.address(sums), arrays.address(made)
+        starts = np.cumsum([0, *counts]).tolist()
+        return [
+            (first + 8 * starts[k], sums.shape[1], count, to + made.strides[0] * k)
+            for k, count in enumerate(counts)
+        ]
+
+    def inputs_at(self, number: int) -> int:
+        """Return the address of the inputs of a pass's memory, in the table."""
+        first = self._width + self._passes[number].input_columns.start
+        return arrays.address(self._table) + 8 * int(first)
+
+    @property
+    def value_at(self) -> int:
+        """The address of the loss, in the table, where the rule takes it."""
+        return arrays.address(self._table) + 8 * (self._table.size - 1)
+
     def columns_vary(self, varies: int) -> None:
         """Say which columns of the table of members differ between them: a bit for each."""
         if varies != self._varies:
@@ -473,15 +516,91 @@ class NumbaKernel:
 
 
 _THREADS = PROGRAM_LINES.index("THREADS")
+_Words = list[tuple[int, ...]]
+_SUM, _SUM_THREADS = PASS_LINES.index("SUM"), PASS_LINES.index("THREADS")
+
+
+class _FusedPasses:
+    """The passes of a fused step: the lines by which compiled code finds them."""
+
+    def __init__(
+        self, kernels: Sequence[NumbaKernel], buckets: Sequence[Bucket], memory: Remembered
+    ) -> None:
+        self._kernels = kernels
+        self._buckets = buckets
+        self._memory = memory
+        self._referred: list[Array] = []  # keeps the addresses good
+        self._sums: list[tuple[int, int, int]] = []  # line, kernel and number of what sums
+        lines: list[list[int]] = []
+        for together in in_order([derived_of(b.rule, b.spec) for b in buckets]):
+            for kernel, number, one in together:
+                if one.sums is not None:
+                    self._sums.append((len(lines), kernel, number))
+                copies = [*self._copies(kernel, one)]
+                lines.append([0, 1, len(copies), self._table(copies), 0, 0, 0, 0])
+            units, parts = self._units(together)
+            function = kernels[together[0][0]].made(together[0][1])
+            lines[-1][4:] = [function, len(units), self._table(units), self._table(parts)]
+        self.lines = np.array(lines, np.int64).reshape(-1, len(PASS_LINES))
+
+    def _table(self, rows: Sequence[tuple[int, ...]]) -> int:
+        """Return the address of an array of these words."""
+        self._referred.append(np.array(rows, np.int64))
+        return arrays.address(self._referred[-1])
+
+    def _remembered(self, kernel: int, one: Pass) -> tuple[Array, int]:
+        """Return the numbers that a pass's memory remembers, a row for each of what has its own."""
+        if one.over_optimizer:
+            return self._memory.numbers.reshape(1, -1), 0
+        return self._buckets[kernel].memory, 1
+
+    def _copies(self, kernel: int, one: Pass) -> Iterator[tuple[int, int]]:
+        """Yield from where and to where the memory is copied that updates take as it was."""
+        numbers, step = self._remembered(kernel, one)
+        derived = self._kernels[kernel].derived
+        for column, name in enumerate(one.memory.handed, one.memory_columns.start):
+            own = one.memory.names.index(name)
+            for row in range(len(derived)):
+                source, target = numbers[step * row, own:], derived[row, column:]
+                yield arrays.address(source), arrays.address(target)
+
+    def _units(self, together: Sequence[PassOf]) -> tuple[_Words, _Words]:
+        """Return the words of what has sums of its own in a pass, and those of its parts."""
+        kernel, number, one = together[0]
+        numbers, _ = self._remembered(kernel, one)
+        sizes = [p.size for k, _, _ in together for p in self._buckets[k].parameters]
+        parts = [part for k, n, _ in together for part in self._kernels[k].parts(n)]
+        first, own = arrays.address(numbers), self._kernels[kernel]
+        inputs, value = own.inputs_at(number), own.value_at
+        if one.over_optimizer:
+            return [(sum(sizes), first, inputs, value, 0, len(parts))], parts
+        step = numbers.strides[0]
+        return [(n, first + step * k, inputs, value, k, k + 1) for k, n in enumerate(sizes)], parts
+
+    def set_jobs(self, grads: Sequence[Sequence[Any]]) -> None:
+        """Write which jobs sum, for the gradients of each bucket."""
+        for line, kernel, number in self._sums:
+            self.lines[line, _SUM] = self._kernels[kernel].ready_to_sum(number, grads[kernel])
+
+    def set_threads(self, kernel: int, threads: int) -> None:
+        """Write how many threads sum over a bucket."""
+        for line, own, _ in self._sums:
+            if own == kernel:
+                self.lines[line, _SUM_THREADS] = threads
 
 
 class _FusedStep:
     """Whole steps of some buckets in one compiled call each."""
 
     def __init__(
-        self, kernels: Sequence[NumbaKernel], buckets: Sequence[Bucket], counts: Counts
+        self,
+        kernels: Sequence[NumbaKernel],
+        buckets: Sequence[Bucket],
+        counts: Counts,
+        memory: Remembered,
     ) -> None:
         self._kernels = kernels
+        self._passes = _FusedPasses(kernels, buckets, memory)
         self._tables = [kernel.table for kernel in kernels]
         # Half a microsecond less than an assignment to the array.
         self._packed = [
@@ -500,6 +619,8 @@ class _FusedStep:
             "LANES": arrays.address(self._lanes),
             "STEP_COUNT": arrays.address(counts.steps),
             "NORM": arrays.address(counts.norm),
+            "PASSES": len(self._passes.lines),
+            "PASSES_AT": arrays.address(self._passes.lines),
         }
         head = [words[name] for name in PROGRAM]
         self._program = np.zeros(len(PROGRAM) + len(PROGRAM_LINES) * len(kernels), np.int64)
@@ -544,13 +665,15 @@ class _FusedStep:
             if threads != self._threads[number]:
                 self._threads[number] = threads
                 self._lines[number, _THREADS] = threads
+                self._passes.set_threads(number, threads)
 
     def _set_jobs(self, grads: list[Any], measures: bool) -> None:
         """Write which jobs are done, as far as that may have changed."""
         everything = not self._prepared[measures]
+        own = [[grads[position] for position in positions] for positions in self._positions]
         for number in range(len(self._kernels)) if everything else self._by_dtype:
-            own = [grads[position] for position in self._positions[number]]
-            self._lines[number, :_THREADS] = self._kernels[number].ready(own, measures)
+            self._lines[number, :_THREADS] = self._kernels[number].ready(own[number], measures)
+        self._passes.set_jobs(own)
         self._prepared[measures] = True
 
 
@@ -672,6 +795,28 @@ def _pass(rule: Rule, spec: UpdateSpec, number: int) -> int:
     return _built(pass_source(rule, spec, one), rule, spec, name, terms=one.sums.numba)
 
 
+@cache
+def _made(rule: Rule, spec: UpdateSpec, number: int) -> int:
+    """Return the address of what makes the scalars of one pass of its sums."""
+    one = derived_of(rule, spec).passes[number]
+    text, host = memory_source(one), one.memory.host
+    assert text is not None
+    scope: dict[str, Any] = {
+        **{n: host.__globals__[n] for n in host.__code__.co_names if n in host.__globals__},
+        "total_of": numba_compiled.total_of,
+        "carray": numba.carray,
+        "pointer_to": runtime.pointer_to,
+        "int64_at": runtime.int64_at,
+        "int64": numba.int64,
+        "float64": numba.float64,
+        "empty": np.empty,
+    }
+    exec(compile(text, f"<fastopt memory of {rule.name}>", "exec"), scope)
+    scope["host"] = register_jitable(scope["host"])
+    identity = text + fingerprint(numba_compiled.total_of) + fingerprint(host)
+    return _compiled_address(scope["work"], f"{rule.name}-made{number}", identity)
+
+
 def _built(text: str, rule: Rule, spec: UpdateSpec, name: str, **forms: Callable[..., Any]) -> int:
     """Compile a loop's text, with the forms that it calls; return its address."""
     stored, gradient = (conversion(dtype, spec.real) for dtype in (spec.stored, spec.gradient))
@@ -757,6 +902,10 @@ class _CompiledRule:
         """Return the address of what sums tiles in a pass of the update."""
         return _pass(self._rule, self._spec, number)
 
+    def made(self, number: int) -> int:
+        """Return the address of what makes the scalars of a pass."""
+        return _made(self._rule, self._spec, number)
+
     def squares(self) -> int:
         """Return the address of what sums squares of gradients."""
         return _squares(self.gradient)
@@ -782,12 +931,16 @@ class NumbaBackend:
         return NumbaKernel(bucket, extents)
 
     def fused(
-        self, kernels: Sequence[Any], buckets: Sequence[Bucket], counts: Counts
+        self,
+        kernels: Sequence[Any],
+        buckets: Sequence[Bucket],
+        counts: Counts,
+        memory: Remembered,
     ) -> _FusedStep | None:
         """Return what makes whole steps of these buckets, if all of their arrays are usual."""
         if not kernels or not all(kernel.can_be_fused for kernel in kernels):
             return None
-        return _FusedStep(kernels, buckets, counts)
+        return _FusedStep(kernels, buckets, counts, memory)
 
     def control(self, like: Array) -> None:
         """Leave decisions to the host."""

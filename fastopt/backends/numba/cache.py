@@ -78,7 +78,8 @@ class CodeCache:
         self._identity = identity
         self._pack = pack
         self._unpack = unpack
-        self.hits = self.misses = 0
+        self.hits: int = 0
+        self.misses: int = 0
 
     def _path(self, signature: object) -> Path | None:
         place = folder()

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import ast
+import inspect
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from types import CodeType
+from typing import Any
 
 from fastopt.backends.interface import COMMON_SCALARS, tiny_names
 from fastopt.core.dtypes import LR_SCALE, UpdateSpec
 from fastopt.core.norms import LANES, TILE
 from fastopt.core.passes import Pass, derived_of, fragment_names, number_name
 from fastopt.core.quantization import BEYOND, BLOCK, GOLDEN
-from fastopt_kernels import Rule
+from fastopt_kernels import Memory, Rule
 from fastopt_kernels.around import Fragment
 
 # -------------------------------------------------------------------------------------------------
@@ -43,12 +48,26 @@ JOB = (
 Compiled code finds all its arrays there: handing one over as an argument costs as much as updating
 100 elements."""
 
-PROGRAM = ("BUCKETS", "SQUARES_IN_SINGLE", "LANES", "STEP_COUNT", "NORM")
+PROGRAM = ("BUCKETS", "SQUARES_IN_SINGLE", "LANES", "STEP_COUNT", "NORM", "PASSES", "PASSES_AT")
 """The words of a fused step: how many buckets it is of, whether some average squares in float32,
-and the addresses of LANES numbers to sum in, of the count of steps, and of the last one's norm."""
+and the addresses of LANES numbers to sum in, of the count of steps, and of the last one's norm; how
+many passes come before the updates, and the address of their lines."""
 
 PROGRAM_LINES = ("UPDATE", "MEASURE", "THREADS")
 """What follows for each bucket: the addresses of two jobs, and how many threads do them."""
+
+PASS_LINES = ("SUM", "THREADS", "COPIED", "COPIES", "MAKE", "UNITS", "UNITS_AT", "PARTS_AT")
+"""What stands there for each pass: the job that sums (0: none) and how many threads do it; how many
+numbers are copied first, and the address of where from and to; the address of what makes scalars of
+the sums (0: nothing), for how many units, and the addresses of these and of their parts."""
+
+UNIT = ("SIZE", "MEMORY", "INPUTS", "VALUE", "FIRST_PART", "LAST_PART")
+"""The words of what has sums and a memory of its own, an array or all of them: how many elements,
+the addresses of memory, inputs, and the loss, and which parts it has."""
+
+PART = ("SUMS", "PITCH", "TILES", "DERIVED")
+"""The words of an array as a part of it: the address of its first tile's sum, how many numbers on
+the next sum of it is, how many tiles there are, and the address where what is made goes."""
 
 CHUNK = 2_048
 """Elements that are updated in one go: small enough to share out evenly among threads, large enough
@@ -676,3 +695,164 @@ def _keep_bounds(rule: Rule, spec: UpdateSpec) -> Iterator[str]:
     if spec.reset:
         for slot in rule.reset:
             yield f"{slot} = zero if param == lower or param == upper else {slot}"
+
+
+# -------------------------------------------------------------------------------------------------
+# What is made of sums: the function of a rule's memory, whose dictionaries become names.
+
+_MADE = """
+{function}
+
+def work(entry, thread, first, last):
+    units = carray(pointer_to(int64_at(entry + {UNITS_AT}), int64), (last, {UNIT_WORDS}))
+    count = units[last - 1, {LAST_PART}]
+    parts = carray(pointer_to(int64_at(entry + {PARTS_AT}), int64), (count, {PART_WORDS}))
+    lanes = empty({LANES}, float64)
+    for unit in range(first, last):
+        if units[unit, {SIZE}] == 0:
+            continue
+        begin, end = units[unit, {FIRST_PART}], units[unit, {LAST_PART}]
+        memory = carray(pointer_to(units[unit, {MEMORY}], float64), {MEMORIES})
+        inputs = carray(pointer_to(units[unit, {INPUTS}], float64), {GIVEN})
+        {load}
+        {returned} = host({arguments})
+        {remember}
+        for part in range(begin, end):
+            derived = carray(pointer_to(parts[part, {DERIVED}], float64), {MADE})
+            {write}
+"""
+
+
+def memory_source(one: Pass) -> str | None:
+    """Return the source of ``work(entry, thread, first, last)``, which does units of a pass.
+
+    It sums what the tiles of each have come to, and has the memory make its scalars; ``entry`` is
+    the address of the pass's line. It refers by name to ``total_of``, ``carray``, ``empty``,
+    ``pointer_to``, ``int64_at``, dtypes, and to the globals of the memory's function. None if that
+    function is not written as ``Memory`` says, or its text cannot be had.
+    """
+    memory, sums = one.memory, (one.sums.names if one.sums else ())
+    function = _without_dictionaries(memory, sums)
+    if function is None:
+        return None
+    load = [f"scalars_{name} = inputs[{k}]" for k, name in enumerate(memory.inputs)]
+    load += [f"memory_{name} = memory[{k}]" for k, name in enumerate(memory.names)]
+    if memory.takes_value:
+        place = f"pointer_to(units[unit, {UNIT.index('VALUE')}], float64)"
+        load.append(f"memory_value = carray({place}, 1)[0]")
+    load += [
+        f"sums_{name} = total_of(parts, begin, end, {k}, lanes)" for k, name in enumerate(sums)
+    ]
+    arguments = _flat_arguments(memory, sums)
+    load.append(f"sums_size = float64(units[unit, {UNIT.index('SIZE')}])")
+    coming = [f"coming_{k}" for k in range(len(memory.names))]
+    made = [f"made_{k}" for k in range(len(memory.scalars))]
+    remember = [f"memory[{k}] = {name}" for k, name in enumerate(coming)]
+    write = [f"derived[{k}] = {name}" for k, name in enumerate(made)]
+    in_unit, in_part = ("\n" + " " * depth for depth in (8, 12))
+    return _MADE.format(
+        **{name: word for word, name in enumerate(UNIT)},
+        **{name: word for word, name in enumerate(PART)},
+        **{name: 8 * PASS_LINES.index(name) for name in ("UNITS_AT", "PARTS_AT")},
+        UNIT_WORDS=len(UNIT),
+        PART_WORDS=len(PART),
+        LANES=LANES,
+        MEMORIES=len(memory.names),
+        GIVEN=len(memory.inputs),
+        MADE=len(made),
+        function=function,
+        load=in_unit.join(load),
+        returned=", ".join([*coming, *made]) + ",",
+        arguments=", ".join(arguments),
+        remember=in_unit.join(remember),
+        write=in_part.join(write),
+    )
+
+
+def _flat_arguments(memory: Memory, sums: Sequence[str]) -> list[str]:
+    """Return what the numbers are called that a memory's function takes, in its order."""
+    given = {"scalars": memory.inputs, "memory": memory.names, "sums": (*sums, "size")}
+    return [f"{where}_{name}" for where, names in given.items() for name in names]
+
+
+def _without_dictionaries(memory: Memory, sums: Sequence[str]) -> str | None:
+    """Return the source of a memory's function that takes and returns numbers, as ``host``."""
+    try:
+        text = textwrap.dedent(inspect.getsource(memory.host))
+        function = ast.parse(text).body[0]
+        if not isinstance(function, ast.FunctionDef) or not _is_source_of(text, memory.host):
+            return None
+        flat = _Flat(memory, _flat_arguments(memory, sums)).visit(function)
+    except (OSError, TypeError, SyntaxError, _NotFlat):
+        return None
+    return ast.unparse(ast.fix_missing_locations(flat))
+
+
+def _is_source_of(text: str, function: Callable[..., Any]) -> bool:
+    """Return whether a function's text is what it was compiled from: a file may have changed."""
+    constants = compile(text, "", "exec").co_consts
+    compiled = next(code for code in constants if isinstance(code, CodeType))
+    own = function.__code__
+    same = all(getattr(compiled, name) == getattr(own, name) for name in _OF_CODE)
+    return same and not own.co_freevars
+
+
+_OF_CODE = ("co_code", "co_consts", "co_names", "co_varnames")
+
+
+_DICTIONARIES = ("scalars", "memory", "sums")
+
+
+class _NotFlat(Exception):
+    """A function is not written as ``Memory`` says."""
+
+
+class _Flat(ast.NodeTransformer):
+    """Puts names in the place of what a function looks up in its dictionaries and returns."""
+
+    def __init__(self, memory: Memory, arguments: Sequence[str]) -> None:
+        self._arguments = arguments
+        self._returned = memory.names, memory.scalars
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:
+        """Take numbers; the types of the annotations are of no use."""
+        body = [self.visit(line) for line in node.body]
+        arguments = ast.arguments(
+            [], [ast.arg(name) for name in self._arguments], None, [], [], None, []
+        )
+        return ast.FunctionDef("host", arguments, body, [], None)
+
+    def visit_Subscript(self, node: ast.Subscript) -> ast.AST:
+        """Take a number by its name."""
+        if not isinstance(node.value, ast.Name) or node.value.id not in _DICTIONARIES:
+            return self.generic_visit(node)
+        if not isinstance(node.slice, ast.Constant):
+            raise _NotFlat
+        name = f"{node.value.id}_{node.slice.value!s}"
+        if name not in self._arguments or not isinstance(node.ctx, ast.Load):
+            raise _NotFlat
+        return ast.Name(name, ast.Load())
+
+    def visit_Name(self, node: ast.Name) -> ast.Name:
+        """Refuse the dictionaries themselves."""
+        if node.id in _DICTIONARIES:
+            raise _NotFlat
+        return node
+
+    def visit_Return(self, node: ast.Return) -> ast.Return:
+        """Return the numbers of both dictionaries, in the order of their names."""
+        if not isinstance(node.value, ast.Tuple) or len(node.value.elts) != len(self._returned):
+            raise _NotFlat
+        values: list[ast.expr] = []
+        for names, given in zip(self._returned, node.value.elts, strict=True):
+            if not isinstance(given, ast.Dict):
+                raise _NotFlat
+            named = {
+                key.value: value
+                for key, value in zip(given.keys, given.values, strict=True)
+                if isinstance(key, ast.Constant)
+            }
+            if named.keys() != set(names):
+                raise _NotFlat
+            values += [self.visit(named[name]) for name in names]
+        return ast.Return(ast.Tuple(values, ast.Load()))

@@ -15,6 +15,8 @@ from fastopt.backends.numba.codegen import (
     CHUNK,
     LANES_APART,
     LEAF_LINES,
+    PART,
+    PASS_LINES,
     PROGRAM,
     PROGRAM_LINES,
     at,
@@ -324,7 +326,7 @@ def functions(names: Iterable[str], spec: UpdateSpec) -> dict[str, Function]:
 # -------------------------------------------------------------------------------------------------
 # What the Numba backend compiles beside the rules: the step around them, and norms.
 
-compare = headers.build(int64_at, int32_at)
+compare: Callable[..., int] = headers.build(int64_at, int32_at)
 _compare = register_jitable(compare)
 _AHEAD = 8_192
 """Bytes that are asked for before they are needed."""
@@ -338,9 +340,14 @@ _LANES, _SUMS, _FACTOR = (at(name) for name in ("LANES", "SUMS", "FACTOR"))
 _KNOWN, _AXES, _AXES_COUNT = (at(name) for name in ("KNOWN", "AXES", "AXES_COUNT"))
 _EXTENTS, _EXTENTS_COUNT = (at(name) for name in ("EXTENTS", "EXTENTS_COUNT"))
 _STEPS, _REAL, _TABLE = (at(name) for name in ("STEPS", "REAL", "TABLE"))
-_BUCKETS, _IN_SINGLE, _SUM_LANES, _STEP_COUNT, _NORM = (8 * k for k in range(len(PROGRAM)))
+_BUCKETS, _IN_SINGLE, _SUM_LANES, _STEP_COUNT, _NORM, _PASSES, _PASSES_AT = (
+    8 * k for k in range(len(PROGRAM))
+)
 _LINES_AT, _LINE_BYTES = 8 * len(PROGRAM), 8 * len(PROGRAM_LINES)
 _UPDATE, _MEASURE, _THREADS = (8 * k for k in range(len(PROGRAM_LINES)))
+_PASS_BYTES = 8 * len(PASS_LINES)
+_SUM, _PASS_THREADS, _COPIED, _COPIES, _MAKE, _UNITS, _, _ = (8 * k for k in range(len(PASS_LINES)))
+_PART_SUMS, _PITCH, _TILES = (PART.index(name) for name in ("SUMS", "PITCH", "TILES"))
 
 
 NO_LIMIT = -1.0
@@ -386,12 +393,53 @@ def _sum_of_squares(pool: int, program: int) -> float:
         for k in range(total):
             lanes[tile % LANES] += sums[k]
             tile += 1
+    return _lanes_together(lanes)  # type: ignore[no-any-return]
+
+
+@register_jitable  # type: ignore[untyped-decorator]
+def _lanes_together(lanes: Any) -> float:
+    """Return the sum of lanes, which are added in halves; they are changed."""
     width = LANES // 2
     while width > 0:
         for j in range(width):
             lanes[j] += lanes[j + width]
         width //= 2
     return lanes[0]  # type: ignore[no-any-return]
+
+
+@register_jitable  # type: ignore[untyped-decorator]
+def total_of(parts: Any, begin: int, end: int, number: int, lanes: Any) -> float:
+    """Return the sum of some tiles' sums of a number, as the function of this name in the core."""
+    lanes[:] = 0.0
+    tile = 0
+    for part in range(begin, end):
+        first = parts[part, _PART_SUMS] + 8 * parts[part, _PITCH] * number
+        sums = carray(pointer_to(first, float64), parts[part, _TILES])
+        for k in range(parts[part, _TILES]):
+            lanes[tile % LANES] = sums[k] if tile < LANES else lanes[tile % LANES] + sums[k]
+            tile += 1
+    return _lanes_together(lanes)  # type: ignore[no-any-return]
+
+
+@register_jitable  # type: ignore[untyped-decorator]
+def _make_passes(pool: int, program: int) -> None:
+    """Make the scalars that updates need of sums and memory, and the coming memory."""
+    first, passes = int64_at(program + _PASSES_AT), int64_at(program + _PASSES)
+    for number in range(passes):
+        line = first + _PASS_BYTES * number
+        copied = int64_at(line + _COPIED)
+        places = carray(pointer_to(int64_at(line + _COPIES), int64), (copied, 2))
+        for k in range(copied):
+            target = carray(pointer_to(places[k, 1], float64), 1)
+            target[0] = carray(pointer_to(places[k, 0], float64), 1)[0]
+    for number in range(passes):
+        line = first + _PASS_BYTES * number
+        job, make = int64_at(line + _SUM), int64_at(line + _MAKE)
+        if job != 0:
+            threads, total = int64_at(line + _PASS_THREADS), int64_at(job + _TOTAL)
+            run_chunks(pool, threads, int64_at(job + _FUNCTION), job, total)
+        if make != 0:
+            run_chunks(pool, 1, make, line, int64_at(line + _UNITS))
 
 
 def step(pool: int, program: int, params: int, grads: int, scale: float, limit: float) -> bool:
@@ -427,6 +475,10 @@ def step(pool: int, program: int, params: int, grads: int, scale: float, limit: 
             # The gradient scale, in place: before every step the table is written anew.
             first = carray(pointer_to(int64_at(job + _TABLE), float64), 1)
             first[0] *= float64(float32(scale)) if int64_at(job + _REAL) == 4 else scale
+    _make_passes(pool, program)
+    for bucket in range(buckets):
+        line = program + _LINES_AT + _LINE_BYTES * bucket
+        job = int64_at(line + _UPDATE)
         run_chunks(
             pool, int64_at(line + _THREADS), int64_at(job + _FUNCTION), job, int64_at(job + _TOTAL)
         )

@@ -123,7 +123,7 @@ class HeaderCheck:
         ]
         known.append((id(None), id(np.ndarray), id(dtype), 0, 0, 0, 0))
         axes = [axis for p in parameters for axis in _axes(p, dtype)]
-        self.expected = (
+        self.expected: tuple[Array, ...] = (
             np.array(known, np.intp),
             np.array(axes, np.intp).reshape(-1, 2),
             np.array([extents.low, extents.high], np.intp),

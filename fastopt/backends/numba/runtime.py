@@ -389,7 +389,7 @@ class Pool:
         self._compile = compile
         bytes_needed = _NEXT + _LINE * MOST_THREADS
         self._memory = np.zeros(bytes_needed + _LINE, np.uint8)  # never freed: threads look at it
-        self.address = -(-arrays.address(self._memory) // _LINE) * _LINE
+        self.address: int = -(-arrays.address(self._memory) // _LINE) * _LINE
         self._made = 0
         self._over = not all(map(llvmlite.binding.address_of_symbol, _SYSTEM))
         self._lock = threading.Lock()

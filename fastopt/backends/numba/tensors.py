@@ -108,7 +108,7 @@ class TensorWindows:
     def __init__(
         self, locate: Callable[..., bool], function: int, kind: type, params: Sequence[Array]
     ) -> None:
-        self.windows = [param.view() for param in params]
+        self.windows: list[Array] = [param.view() for param in params]
         self._view = np.zeros(_WORDS, np.int64)
         self._kind = kind  # keeps its address good
         clear = ctypes.cast(ctypes.pythonapi.PyErr_Clear, ctypes.c_void_p).value

@@ -11,7 +11,7 @@ from fastopt.backends.interface import COMMON_SCALARS, ScalarRows
 from fastopt.backends.numpy.fused import FusedStep, fused, gathered
 from fastopt.core import quantization
 from fastopt.core.arrays import Array, Extents
-from fastopt.core.buckets import Arena, Bucket, Counts, Gradients, Parameter
+from fastopt.core.buckets import Arena, Bucket, Counts, Gradients, Parameter, Remembered
 from fastopt.core.denormals import flush
 from fastopt.core.dtypes import UpdateSpec
 from fastopt.core.norms import LANES, TILE, lane_sums
@@ -592,7 +592,11 @@ class NumpyBackend:
         return NumpyKernel(bucket, extents)
 
     def fused(
-        self, kernels: Sequence[NumpyKernel], buckets: Sequence[Bucket], counts: Counts
+        self,
+        kernels: Sequence[NumpyKernel],
+        buckets: Sequence[Bucket],
+        counts: Counts,
+        memory: Remembered,
     ) -> FusedStep | None:
         """Return what makes whole steps of plain arrays; the engine makes all others."""
         return fused(buckets, kernels[0].extents, counts) if kernels else None

@@ -82,7 +82,7 @@ class FusedBucket:
     """The updates of one bucket of parameters as they usually are."""
 
     def __init__(self, bucket: Bucket) -> None:
-        self.count = len(bucket.parameters)
+        self.count: int = len(bucket.parameters)
         self._rule = cast(Rule, bucket.rule)
         self._real = bucket.spec.real
         self._signed = [slot in self._rule.signed for slot in self._rule.state]
@@ -298,7 +298,7 @@ def _is_plain(bucket: Bucket) -> bool:
     spec = bucket.spec
     options = (
         *(spec.master, spec.stochastic, spec.modulus, spec.fragments, spec.members),
-        *(spec.constants, spec.limit_scalars, spec.random_scalars),
+        *(spec.constants, spec.limit_scalars, spec.random_scalars, bucket.rule.memory),
     )
     return not any(options) and all(
         type(p.leaf.array) is np.ndarray

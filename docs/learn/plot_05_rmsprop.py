@@ -1,0 +1,283 @@
+r"""
+.. _learn-rmsprop:
+
+RMSProp: why the square
+=======================
+
+AdaGrad adds up all squares there ever were, and so slows down for ever. *RMSProp* averages them
+instead. Old squares fade away, as old gradients do in momentum:
+
+.. math::
+
+   v &\leftarrow \beta\, v + (1 - \beta)\, g^2 \\
+   p &\leftarrow p - \mathrm{lr} \cdot \frac{g}{\sqrt{v} + \varepsilon}
+
+:math:`\sqrt{v}` is the *root mean square* of the last gradients (hence the name): how large they
+were, whatever their signs.
+"""
+
+import numpy as np
+from learning import (
+    batches,
+    digits,
+    gradient,
+    loss_and_gradients,
+    network,
+    start,
+    walk,
+)
+
+import fastopt
+
+descent = walk(fastopt.SGD(start.copy(), lr=0.078), steps=40)
+rmsprop = walk(fastopt.RMSprop(start.copy(), lr=0.3, beta=0.9), steps=40)
+for name, points in (("gradient descent", descent), ("RMSProp", rmsprop)):
+    along, across = np.abs(np.diff(points[:11], axis=0)).mean(axis=0)
+    print(f"{name:16}: first ten steps {along:.2f} along and {across:.2f} across, on average")
+
+# sphinx_gallery_start_ignore
+from learning import BLUE, GREEN, ORANGE, PURPLE, VERMILION, contours, keep, path, picture
+
+ratio = {}
+for name, points in (("descent", descent), ("rmsprop", rmsprop)):
+    along, across = np.abs(np.diff(points[:11], axis=0)).mean(axis=0)
+    ratio[name] = across / along
+assert ratio["descent"] > 2
+assert ratio["rmsprop"] < 0.5
+keep("ratio", descent=f"{ratio['descent']:.1f}", rmsprop=f"{ratio['rmsprop']:.1f}")
+figure, axes = picture(
+    "Gradient descent zigzags across the valley; RMSProp turns into the valley floor in its first "
+    "steps and walks along it in steps of about equal length.",
+    height=3.2,
+)
+contours(axes)
+path(axes, descent, BLUE, "gradient descent, lr = 0.078")
+path(axes, rmsprop, VERMILION, "RMSProp, lr = 0.3")
+axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
+# sphinx_gallery_end_ignore
+
+# %%
+# In its first ten steps gradient descent moves :number:`ratio.descent` times as far across the
+# valley as along it, RMSProp :number:`ratio.rmsprop` times.
+#
+# .. _learn-large-small:
+#
+# Do large gradients take small steps?
+# ------------------------------------
+#
+# Not small ones: *equal* ones. Here three parameters have a steady gradient each: 0.01, 1 and 100.
+
+p = np.zeros(3)
+g = np.array([0.01, 1.0, 100.0])
+opt = fastopt.RMSprop(p, lr=0.1)
+for _ in range(100):
+    before = p.copy()
+    opt.step(g)
+print("gradients:", g)
+print("last step:", before - p)
+
+# sphinx_gallery_start_ignore
+assert np.allclose(before - p, 0.1, rtol=1e-3)
+# sphinx_gallery_end_ignore
+
+# %%
+# :math:`g/\sqrt{v}` is the gradient in units of its own usual size. That is 1 if it is as large as
+# usual, in a steep direction and in a flat one alike. So the step has the length of the learning
+# rate. Only in comparison with gradient descent do large gradients take smaller steps: there the
+# third parameter would move ten thousand times as far as the first.
+#
+# Within *one* direction it goes by what is usual. A gradient larger than usual makes a longer step,
+# and then v remembers it, and the next steps are short until it has faded:
+
+signal = np.ones(60)
+signal[20] = 10.0
+p = np.zeros(1)
+opt = fastopt.RMSprop(p, lr=0.1, bias_correction=True)
+lengths = []
+for each in signal:
+    before = p.copy()
+    opt.step(np.array([each]))
+    lengths.append((before - p)[0])
+for t in (18, 19, 20, 21, 22, 30, 40, 59):
+    print(f"step {t + 1:2}: gradient {signal[t]:4.0f}, length of the step {lengths[t]:.3f}")
+
+# sphinx_gallery_start_ignore
+assert lengths[20] > 2.5 * lengths[19] > 7 * lengths[21]
+keep(
+    "jump",
+    usual=f"{lengths[19]:.2f}",
+    after=f"{lengths[21]:.3f}",
+    times=f"{lengths[20] / lengths[19]:.1f}",
+)
+figure, axes = picture(
+    "Two strips. The gradient is 1 in all steps but one, where it is 10. The step is longer there, "
+    "but three times and not ten; in the steps behind it is short and recovers over about twenty.",
+    2,
+    height=4.0,
+    sharex=True,
+)
+t = np.arange(1, 61)
+axes[0].bar(t, signal, color="#56B4E9", width=0.8)
+axes[0].set_ylabel("gradient")
+axes[1].bar(t, lengths, color=VERMILION["color"], width=0.8)
+axes[1].set(ylabel="step", xlabel="step number")
+# sphinx_gallery_end_ignore
+
+# %%
+# The gradient is ten times the usual, and the step :number:`jump.times` times. After it the step
+# falls from :number:`jump.usual` to :number:`jump.after`, though the gradient is what it was.
+#
+# .. _learn-why-square:
+#
+# Is it the square that makes it faster?
+# --------------------------------------
+#
+# No. It is the division. To see that, write the rule with any power k in the place of 2, and take
+# the k-th root. With k = 2 it is RMSProp, with k = 1 it divides by the average size:
+
+
+def power(params, lr, k, beta=0.9, eps=1e-8):
+    v = {name: np.zeros_like(p) for name, p in params.items()}
+
+    def step(grads):
+        for name, g in grads.items():
+            v[name] = beta * v[name] + (1 - beta) * np.abs(g) ** k
+            params[name] -= lr * g / (v[name] ** (1 / k) + eps)
+
+    return step
+
+
+# %%
+# Now read handwritten digits with each (the network is that of
+# :ref:`the last page <learn-epochs>`): 10 *epochs*, which means ten times through 1347 images. Each
+# takes the best of eight learning rates.
+
+x, y, *_ = digits()
+rates = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+rules = {
+    "divided by mean |g|          (k = 1)": lambda p, lr: power(p, lr, 1),
+    "divided by root mean square  (k = 2)": lambda p, lr: power(p, lr, 2),
+    "                    the same, fastopt": lambda p, lr: fastopt.RMSprop(p, lr=lr).step,
+    "divided by 4th root of g^4   (k = 4)": lambda p, lr: power(p, lr, 4),
+    "the sign of g alone": lambda p, lr: fastopt.Signum(p, lr=lr, momentum=0.0).step,
+    "not divided: gradient descent": lambda p, lr: fastopt.SGD(p, lr=lr).step,
+}
+ends = {}
+for name, make in rules.items():
+    found = []
+    for lr in rates:
+        params = network()
+        step = make(params, lr)
+        for bx, by in batches(x, y, epochs=10):
+            step(loss_and_gradients(params, bx, by)[1])
+        found.append((loss_and_gradients(params, x, y)[0], lr))
+    ends[name] = min(found)
+    print(f"{name:38} loss {ends[name][0]:.3f} with lr = {ends[name][1]}")
+
+# sphinx_gallery_start_ignore
+one, two, ours, four, sign, none = (loss for loss, _ in ends.values())
+assert abs(two / ours - 1) < 1e-6
+assert max(one, two, four) < 2 * min(one, two, four)
+assert none > 2.5 * max(one, two, four)
+assert sign > none
+assert all(rates[0] < lr < rates[-1] for _, lr in ends.values())  # no better one lies outside
+keep(
+    "square",
+    one=f"{one:.3f}",
+    two=f"{two:.3f}",
+    four=f"{four:.3f}",
+    sign=f"{sign:.3f}",
+    none=f"{none:.3f}",
+)
+figure, axes = picture(
+    "Loss on the digits after ten epochs, a bar for each rule. Dividing by the mean size, the root "
+    "mean square or the fourth root end close together, and all far below gradient descent, which "
+    "does not divide.",
+    height=3.0,
+)
+bars = {
+    "mean |g|": one,
+    "root mean square": two,
+    "4th root of g⁴": four,
+    "sign alone": sign,
+    "no division": none,
+}
+colors = [s["color"] for s in (GREEN, VERMILION, ORANGE, PURPLE, BLUE)]
+axes.barh(list(bars), list(bars.values()), color=colors)
+axes.invert_yaxis()
+axes.set_xlabel("loss after 10 epochs (less is better)")
+axes.grid(axis="y", visible=False)
+# sphinx_gallery_end_ignore
+
+# %%
+# k = 1 ends at :number:`square.one`, k = 2 at :number:`square.two`, k = 4 at
+# :number:`square.four`: close together. Gradient descent, which does not divide, ends at
+# :number:`square.none`. **What helps is dividing by the usual size. The square is one way to
+# measure it.**
+#
+# The sign alone ends at :number:`square.sign`. That is a division too, by the size of the newest
+# gradient: it keeps nothing of how large that is among others. So the *average* in the denominator
+# counts, and the power hardly does.
+#
+# .. _learn-what-square-does:
+#
+# What the square is good for
+# ---------------------------
+#
+# **It drops the sign.** Divide by the plain average of g instead, and in a swinging direction you
+# divide by almost nothing. These are the gradients across the valley that gradient descent met:
+
+across = gradient(descent[:40])[:, 1]
+v_plain = v_square = 0.0
+for g in across:
+    v_plain = 0.9 * v_plain + 0.1 * g
+    v_square = 0.9 * v_square + 0.1 * g**2
+print(f"their size at the end:          {abs(across[-1]):6.2f}")
+print(f"root of the averaged squares:   {np.sqrt(v_square):6.2f}")
+print(f"size of the plain average:      {abs(v_plain):6.2f}")
+
+# sphinx_gallery_start_ignore
+assert abs(v_plain) < 0.1 * abs(across[-1]) < np.sqrt(v_square)
+keep(
+    "sign",
+    size=f"{abs(across[-1]):.1f}",
+    plain=f"{abs(v_plain):.2f}",
+)
+# sphinx_gallery_end_ignore
+
+# %%
+# A size can also be had as :math:`|g|`. So what does the square do that this does not?
+#
+# **It listens to the largest ones, and so bounds the step.** A single large gradient after a long
+# quiet time makes the longest step there can be. Its length is :math:`\mathrm{lr}/\sqrt{1-\beta}`
+# with the square, and :math:`\mathrm{lr}/(1-\beta)` with the size:
+
+longest = {}
+for k in (1, 2, 4):
+    params = {"p": np.zeros(1)}
+    step = power(params, lr=1.0, k=k)
+    for g in [1e-6] * 50 + [1.0]:
+        before = params["p"].copy()
+        step({"p": np.array([g])})
+    longest[k] = abs(params["p"] - before)[0]
+    print(f"k = {k}: the longest step is {longest[k]:.2f} times lr")
+
+# sphinx_gallery_start_ignore
+assert abs(longest[1] - 10) < 0.01
+assert abs(longest[2] - np.sqrt(10)) < 0.01
+keep("longest", one=f"{longest[1]:.1f}", two=f"{longest[2]:.1f}")
+# sphinx_gallery_end_ignore
+
+# %%
+# **The root has to come with it.** The square of a gradient of 0.01 is 0.0001. Without the root
+# you divide by a number of the wrong size, and a *small* gradient takes a *long* step:
+
+for size in (0.01, 1.0, 100.0):
+    with_root, without = size / np.sqrt(size**2), size / size**2
+    print(f"gradient {size:6}: g / sqrt(g²) = {with_root:.2f}, g / g² = {without:g}")
+
+# %%
+# So: the division makes it fast. The square makes the size positive, and careful with what is
+# rare and large. The root gives the size its unit back.
+# Two details are left: :ref:`where ε goes <learn-eps>`, and
+# :ref:`whether v has to be corrected at the beginning <learn-bias>`.

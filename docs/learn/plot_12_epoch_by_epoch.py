@@ -1,0 +1,237 @@
+r"""
+.. _learn-epochs:
+
+Epoch by epoch, on real digits
+==============================
+
+Now all of it in one training. The data are 1797 images of handwritten digits, 8 by 8 pixels, which
+come with scikit-learn. 450 are held out: never trained on, only used to check.
+
+The words first:
+
+* A *batch* is a handful of images, here 32. Its loss and gradients are the means over these images.
+  They are a noisy estimate of what all images would say.
+* A *step* is one update of all weights, with the gradients of one batch.
+* An *epoch* is one time through all 1347 images: 42 batches of 32, and one of the 3 that are left,
+  so 43 steps. Then the images are shuffled, and the next epoch begins. Weights, m and v just go
+  on. Nothing is reset.
+
+The network
+-----------
+
+64 pixels, 32 hidden values, 10 scores. The forward pass, and backwards by the chain rule:
+
+.. literalinclude:: ../learning.py
+   :pyobject: loss_and_gradients
+
+The training
+------------
+"""
+
+import numpy as np
+from learning import accuracy, digits, loss_and_gradients, network
+
+import fastopt
+
+x, y, held_x, held_y = digits()
+params = network()
+lr, beta1, beta2, eps = 0.003, 0.9, 0.999, 1e-8
+opt = fastopt.Adam(params, lr=lr, betas=(beta1, beta2), eps=eps)
+rng = np.random.default_rng(0)
+
+batch_losses, epoch_losses, right, watched = [], [], [], []
+for epoch in range(1, 11):
+    order = rng.permutation(len(x))  # shuffle
+    losses = []
+    for first in range(0, len(x), 32):
+        batch = order[first : first + 32]
+        loss, grads = loss_and_gradients(params, x[batch], y[batch])
+        before = params["W2"][5, 3]
+        opt.step(grads)
+        losses.append(loss)
+
+        # Watch one weight: from hidden value 5 to the score of digit 3.
+        state = opt.state_dict()["state"]["W2"]
+        watched.append(
+            (grads["W2"][5, 3], state["m"][5, 3], state["v"][5, 3], params["W2"][5, 3] - before)
+        )
+    batch_losses += losses
+    epoch_losses.append(np.mean(losses))
+    right.append(accuracy(params, held_x, held_y))
+    print(
+        f"epoch {epoch:2}: mean loss {epoch_losses[-1]:.3f}, held-out digits right {right[-1]:.1%}"
+    )
+
+# sphinx_gallery_start_ignore
+from learning import BLUE, GREEN, ORANGE, VERMILION, keep, picture
+
+assert (len(x), len(held_x), len(batch_losses)) == (1347, 450, 430)
+assert np.all(np.diff(epoch_losses[:6]) < 0)
+assert epoch_losses[0] - epoch_losses[1] > 3 * (epoch_losses[4] - epoch_losses[9])
+assert right[-1] > 0.94
+keep(
+    "epochs",
+    loss_1=f"{epoch_losses[0]:.2f}",
+    loss_10=f"{epoch_losses[-1]:.3f}",
+    right_1=f"{right[0]:.0%}",
+    right_10=f"{right[-1]:.0%}",
+    scatter=f"{np.std(batch_losses[-43:]) / np.mean(batch_losses[-43:]):.0%}",
+)
+figure, axes = picture(
+    "Loss against the epoch: a thin noisy line with a value for each batch, and a mean for each "
+    "epoch that falls steeply at first and ever more slowly.",
+    height=3.4,
+)
+t = np.arange(1, 431) / 43
+axes.semilogy(t, batch_losses, color="0.75", linewidth=0.9, label="one batch")
+axes.semilogy(np.arange(1, 11) - 0.5, epoch_losses, marker="o", label="mean of the epoch", **BLUE)
+axes.set(xlabel="epoch", ylabel="loss", xlim=(0, 10), xticks=range(0, 11, 2))
+axes.legend()
+# sphinx_gallery_end_ignore
+
+# %%
+# The mean loss falls fast at first and then ever more slowly, from :number:`epochs.loss_1` in the
+# first to :number:`epochs.loss_10` in the tenth. From batch to batch it jumps about by
+# :number:`epochs.scatter` (standard deviation, last epoch), because each batch holds other images.
+# :number:`epochs.right_1` of the held-out digits are right after one epoch,
+# :number:`epochs.right_10` after ten.
+#
+# .. _learn-one-weight:
+#
+# m and v of one weight
+# ---------------------
+#
+# For one of the weights, the gradient of each batch, the average m, and the root of the averaged
+# square v. Both averages are divided by their bias correction, as Adam does it.
+
+g, m, v, change = np.array(watched).T
+t = np.arange(1, 431)
+m_hat = m / (1 - beta1**t)
+v_hat = v / (1 - beta2**t)
+step = -lr * m_hat / (np.sqrt(v_hat) + eps)
+print("largest difference of this formula from what fastopt did:", np.abs(step - change).max())
+print()
+print("epoch    mean |g|    mean |m|   root of v   |step|/lr")
+for e in range(10):
+    s = slice(43 * e, 43 * e + 43)
+    sizes = [np.abs(a[s]).mean() for a in (g, m_hat, np.sqrt(v_hat), step)]
+    print(f"{e + 1:5}" + "".join(f"{size:12.4f}" for size in (*sizes[:3], sizes[3] / lr)))
+
+# sphinx_gallery_start_ignore
+assert np.abs(step - change).max() < 1e-12
+by_epoch = {
+    name: np.abs(a).reshape(10, 43).mean(axis=1)
+    for name, a in (("g", g), ("m", m_hat), ("v", np.sqrt(v_hat)), ("step", step / lr))
+}
+assert by_epoch["v"][-1] > 1.4 * by_epoch["g"][-1]
+assert np.all(by_epoch["m"] < 0.8 * by_epoch["g"])
+assert abs(abs(step[0]) / lr - 1) < 1e-3
+assert by_epoch["step"][:4].mean() > 1.5 * by_epoch["step"][5:].mean()
+assert np.abs(g).max() > 4 * np.sqrt(v_hat[np.abs(g).argmax()])
+keep(
+    "weight",
+    g_1=f"{by_epoch['g'][0]:.4f}",
+    g_10=f"{by_epoch['g'][-1]:.4f}",
+    m_10=f"{by_epoch['m'][-1]:.4f}",
+    v_10=f"{by_epoch['v'][-1]:.4f}",
+    first=f"{abs(step[0]) / lr:.2f}",
+    step_early=f"{by_epoch['step'][:4].mean():.2f}",
+    step_late=f"{by_epoch['step'][5:].mean():.2f}",
+    outlier=f"{np.abs(g).max() / np.sqrt(v_hat[np.abs(g).argmax()]):.0f}",
+    outlier_step=f"{np.abs(step / lr)[np.abs(g).argmax()]:.2f}",
+)
+figure, axes = picture(
+    "Two strips over ten epochs for one weight. Above: the gradients of the batches scatter "
+    "around zero and become smaller; their average m is a calm line among them; the root of v "
+    "encloses them like a band and shrinks slowly. Below: the step in units of the learning rate, "
+    "close to one at the very beginning and a fraction of it later.",
+    2,
+    height=5.6,
+    sharex=True,
+)
+epochs = t / 43
+axes[0].plot(epochs, g, ".", color="#56B4E9", markersize=3, label="gradient of a batch")
+axes[0].plot(epochs, m_hat, label="m", **VERMILION)
+axes[0].plot(epochs, np.sqrt(v_hat), label="√v and -√v", **GREEN)
+axes[0].plot(epochs, -np.sqrt(v_hat), **GREEN)
+axes[0].set_ylabel("gradient")
+axes[0].legend(ncols=3, loc="upper right", fontsize=8.5)
+axes[1].axhline(0, color="black", linewidth=0.8)
+axes[1].plot(epochs, step / lr, **BLUE)
+axes[1].set(xlabel="epoch", ylabel="step / lr", xlim=(0, 10), xticks=range(0, 11, 2))
+# sphinx_gallery_end_ignore
+
+# %%
+# * **The gradient** (dots) changes its sign from batch to batch. In the mean its size falls from
+#   :number:`weight.g_1` in the first epoch to :number:`weight.g_10` in the tenth.
+# * **m** is its calm middle: most of the noise cancels, in the tenth epoch :number:`weight.m_10` is
+#   left.
+# * √v is a band around the dots: their usual size. With :math:`\beta_2 = 0.999` it remembers a
+#   thousand steps, more than the whole run has. So it falls slowly, and in the tenth epoch it is
+#   :number:`weight.v_10`, still wider than the gradients are.
+# * **The step** is lr times m/√v. The very first is :number:`weight.first` lr, because one gradient
+#   always agrees with itself. In the first four epochs it is :number:`weight.step_early` lr in the
+#   mean, from the sixth on :number:`weight.step_late`: the gradients agree less, m shrinks against
+#   √v, and Adam goes more carefully. Nobody changed the learning rate.
+# * One gradient is an outlier, :number:`weight.outlier` times √v (it came with the batch of three
+#   images). The step there is :number:`weight.outlier_step` lr: both averages have softened it.
+#
+# .. _learn-epochs-compared:
+#
+# The same, with four optimizers
+# ------------------------------
+
+from learning import batches
+
+runs = {
+    "gradient descent, lr = 1": lambda p: fastopt.SGD(p, lr=1.0),
+    "momentum, lr = 1": lambda p: fastopt.Momentum(p, lr=1.0, beta=0.9),
+    "RMSProp, lr = 0.01": lambda p: fastopt.RMSprop(p, lr=0.01),
+    "Adam, lr = 0.01": lambda p: fastopt.Adam(p, lr=0.01),
+}
+curves = {}
+for name, make in runs.items():
+    params = network()
+    opt = make(params)
+    losses = []
+    for bx, by in batches(x, y, epochs=10):
+        loss, grads = loss_and_gradients(params, bx, by)
+        opt.step(grads)
+        losses.append(loss)
+    curves[name] = np.reshape(losses, (10, 43)).mean(axis=1)
+print("epoch                     " + "".join(f"{e:8}" for e in (1, 2, 3, 5, 10)))
+for name, curve in curves.items():
+    print(f"{name:26}" + "".join(f"{curve[e - 1]:8.3f}" for e in (1, 2, 3, 5, 10)))
+
+# sphinx_gallery_start_ignore
+sgd, momentum, rmsprop, adam = curves.values()
+assert max(c[2] for c in curves.values()) < 0.25  # all learn
+assert momentum[4] < sgd[4]
+assert rmsprop[4] < sgd[4]
+assert adam[4] < sgd[4]
+assert max(momentum[-1], rmsprop[-1], adam[-1]) < 0.75 * sgd[-1]
+keep(
+    "compared",
+    sgd=f"{sgd[-1]:.3f}",
+    momentum=f"{momentum[-1]:.3f}",
+    rmsprop=f"{rmsprop[-1]:.3f}",
+    adam=f"{adam[-1]:.3f}",
+)
+figure, axes = picture(
+    "Mean loss of each epoch for four optimizers. All fall together in the first three epochs; "
+    "then gradient descent lags behind, and momentum, RMSProp and Adam stay close together.",
+    height=3.4,
+)
+for (name, curve), style, mark in zip(
+    curves.items(), (BLUE, ORANGE, VERMILION, GREEN), "osd^", strict=True
+):
+    axes.semilogy(range(1, 11), curve, marker=mark, markersize=4, label=name, **style)
+axes.set(xlabel="epoch", ylabel="mean loss of the epoch", xticks=range(1, 11))
+axes.legend()
+# sphinx_gallery_end_ignore
+
+# %%
+# In the tenth epoch gradient descent is at :number:`compared.sgd`, momentum at
+# :number:`compared.momentum`, RMSProp at :number:`compared.rmsprop` and Adam at
+# :number:`compared.adam`. The three lie close together, and a learning rate a little different
+# would change their order: look at :ref:`the whole curve <learn-lr-sensitive>`, not at one run.

@@ -1,0 +1,83 @@
+// Runs of the package's optimizers over a surface, with all that is seen of each step.
+"use strict";
+
+const Runs = (() => {
+  const FAR = 1e9; // from here on a run counts as lost, and ends
+
+  // setup: {surface, condition, formula, noise, batch, seed, start, steps}.
+  function gradients(setup) {
+    const surface = Surfaces.ALL[setup.surface].make(setup);
+    const off =
+      setup.noise > 0
+        ? Surfaces.batchNoise(setup.noise, setup.batch, setup.seed, setup.steps)
+        : null;
+    return {
+      value: surface.value,
+      // of step t, which is 1 for the first
+      at: (x, y, t) => {
+        const [gx, gy] = surface.gradient(x, y);
+        return off === null ? [gx, gy] : [gx + off[t - 1][0], gy + off[t - 1][1]];
+      },
+    };
+  }
+
+  // Returns {points, costs, steps, lost, name, options, average, square}: points[t] is where the optimizer
+  // is after t steps, and steps[t - 1] what its step t was; both end early where a run leaves all
+  // bounds. options are all of them, and the last two the names of its state, or null.
+  function run(setup, optimizer) {
+    const given = gradients(setup);
+    const opt = FASTOPT.create(optimizer.name, optimizer.options);
+    const x = Float64Array.from(setup.start);
+    const points = [Array.from(x)];
+    const costs = [given.value(x[0], x[1])];
+    const steps = [];
+    let lost = false;
+    for (let t = 1; t <= setup.steps; t += 1) {
+      const gradient = Float64Array.from(given.at(x[0], x[1], t));
+      if (!Array.from(gradient).every(Number.isFinite)) {
+        lost = true;
+        break;
+      }
+      steps.push(opt.step(x, gradient));
+      points.push(Array.from(x));
+      costs.push(given.value(x[0], x[1]));
+      if (!(Math.abs(x[0]) < FAR && Math.abs(x[1]) < FAR)) {
+        lost = true;
+        break;
+      }
+    }
+    const { options, average, square } = opt;
+    return { name: optimizer.name, points, costs, steps, lost, options, average, square };
+  }
+
+  const STAY = 50;
+
+  // How many steps (at most `most`) until the distance from the goal is `share` of what it was at
+  // first, and stays so for STAY steps more; Infinity if it does not come to that.
+  function stepsToReach(setup, optimizer, goal, share, most) {
+    const points = run({ ...setup, steps: most + STAY }, optimizer).points;
+    const far = (p) => Math.hypot(p[0] - goal[0], p[1] - goal[1]);
+    const limit = share * far(points[0]);
+    let inside = 0; // how many points in a row, up to this one
+    for (let t = 0; t < points.length; t += 1) {
+      inside = far(points[t]) <= limit ? inside + 1 : 0;
+      if (inside > STAY) return t - STAY;
+    }
+    return Infinity;
+  }
+
+  // The weight that each gradient has in the sum of an optimizer's steps, newest last: a single
+  // gradient of 1 is given, then nothing, and the steps after it are looked at. What an average
+  // makes of it is proportional to them, as long as the optimizer divides by nothing.
+  function weights(optimizer, count) {
+    const opt = FASTOPT.create(optimizer.name, optimizer.options);
+    const x = new Float64Array(1);
+    const found = [];
+    for (let t = 0; t < count; t += 1) {
+      found.push(-opt.step(x, Float64Array.of(t === 0 ? 1 : 0)).update[0]);
+    }
+    return found;
+  }
+
+  return { STAY, run, gradients, stepsToReach, weights };
+})();

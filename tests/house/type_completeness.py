@@ -1,0 +1,43 @@
+"""Fails where the type of a public symbol of the package is not written down: ``pyright`` says so.
+
+``python tests/house/type_completeness.py``: what ``pyright --verifytypes fastopt`` finds unknown or
+left to be inferred, but for the one class that is PyTorch's too, where that is not installed.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+PYTORCHS = "fastopt.interop.torch_optim.TorchOptimizer"
+COMMAND = ["pyright", "--verifytypes", "fastopt", "--ignoreexternal", "--outputjson"]
+
+
+def incomplete(found: dict[str, Any]) -> list[str]:
+    """Return what is said of each symbol whose type is not complete."""
+    symbols = found["typeCompleteness"]["symbols"]
+    wrong = [s for s in symbols if not s["isTypeKnown"] or s["isTypeAmbiguous"]]
+    return [
+        f"{symbol['name']}: {said['message']}"
+        for symbol in wrong
+        for said in symbol["diagnostics"]
+        if symbol["name"] != PYTORCHS
+    ]
+
+
+def main() -> int:
+    """Run pyright and print what it finds; return how the program ends."""
+    done = subprocess.run(
+        [*COMMAND, "--pythonpath", sys.executable], capture_output=True, text=True, check=False
+    )
+    found = json.loads(done.stdout)
+    counts = found["typeCompleteness"]["exportedSymbolCounts"]
+    wrong = incomplete(found)
+    print("\n".join([*wrong, f"{counts['withKnownType']} public symbols have known types"]))
+    return 1 if wrong or not counts["withKnownType"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
