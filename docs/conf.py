@@ -74,6 +74,7 @@ sphinx_gallery_conf = {
     "write_computation_times": False,  # their page loads scripts from elsewhere
     "capture_repr": ("_repr_html_",),
     "image_srcset": ["2x"],
+    "notebook_extensions": [],  # they would lack docs/learning.py
 }
 
 # How it looks -------------------------------------------------------------------------------------

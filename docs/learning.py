@@ -282,6 +282,8 @@ def setup(app: Any) -> dict[str, bool]:
     def place(app: Any, _config: Any) -> None:
         global _folder
         _folder = Path(app.srcdir) / "learn_pages" / "numbers"
+        if (Path(app.srcdir) / "explorer" / "index.html").is_file():
+            app.tags.add("explorer")  # or whoever brings the page adds it: Learn links to it then
 
     app.add_role("number", number)
     app.add_css_file("learn.css")

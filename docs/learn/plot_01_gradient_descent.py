@@ -68,10 +68,15 @@ figure, axes = picture(
 contours(axes)
 arrow = {"arrowstyle": "-|>", "lw": 2, "shrinkA": 0, "shrinkB": 0}
 short = start + 0.07 * downhill
-axes.annotate("", short, start, arrowprops={**arrow, "color": BLUE["color"]}, zorder=4)
+axes.annotate(
+    "", short, start, arrowprops={**arrow, "color": BLUE["color"]}, zorder=4
+)
 axes.text(short[0] + 0.2, short[1] - 0.15, "the step", color=BLUE["color"])
 axes.annotate(
-    "", (-5.0, 0.75), start, arrowprops={**arrow, "color": VERMILION["color"], "ls": "--"}
+    "",
+    (-5.0, 0.75),
+    start,
+    arrowprops={**arrow, "color": VERMILION["color"], "ls": "--"},
 )
 axes.text(-4.9, 0.85, "where the minimum is", color=VERMILION["color"])
 # sphinx_gallery_end_ignore

@@ -14,10 +14,15 @@ from learning import cost, start, walk
 
 import fastopt
 
-paths = {lr: walk(fastopt.SGD(start.copy(), lr=lr), steps=40) for lr in (0.005, 0.07, 0.0805)}
+paths = {
+    lr: walk(fastopt.SGD(start.copy(), lr=lr), steps=40)
+    for lr in (0.005, 0.07, 0.0805)
+}
 for lr, points in paths.items():
     (x, y), height = np.abs(points[-1]), cost(points[-1])
-    print(f"lr = {lr:6}: still {x:6.3f} away along, {y:6.3f} across; cost {height:.3g}")
+    print(
+        f"lr = {lr:6}: still {x:6.3f} away along, {y:6.3f} across; cost {height:.3g}"
+    )
 
 # sphinx_gallery_start_ignore
 from learning import BLUE, GREEN, VERMILION, contours, keep, path, picture
@@ -62,7 +67,9 @@ for one in axes[:-1]:
 # The steepest direction alone sets it, however flat the others are. Trying shows the same:
 
 rates = np.geomspace(1e-4, 0.1, 200)
-ends = np.array([cost(walk(fastopt.SGD(start.copy(), lr=lr), steps=40)[-1]) for lr in rates])
+ends = np.array(
+    [cost(walk(fastopt.SGD(start.copy(), lr=lr), steps=40)[-1]) for lr in rates]
+)
 best = rates[ends.argmin()]
 diverges = rates[ends > cost(start)].min()
 print(f"the best of 200 learning rates: {best:.4f}")
@@ -84,9 +91,13 @@ figure, axes = picture(
 )
 axes.loglog(rates, ends, **BLUE)
 axes.axvline(0.08, **VERMILION)
-axes.annotate("limit, 2 / 25", (0.08, 1e5), (-6, 0), textcoords="offset points", ha="right")
+axes.annotate(
+    "limit, 2 / 25", (0.08, 1e5), (-6, 0), textcoords="offset points", ha="right"
+)
 axes.axhline(cost(start), color="0.5", linewidth=1)
-axes.annotate("cost at the start", (1.1e-4, cost(start)), (0, 5), textcoords="offset points")
+axes.annotate(
+    "cost at the start", (1.1e-4, cost(start)), (0, 5), textcoords="offset points"
+)
 axes.set(xlabel="learning rate", ylabel="cost after 40 steps", ylim=(1e-3, 1e6))
 # sphinx_gallery_end_ignore
 

@@ -72,16 +72,22 @@ print("       along the valley           across it")
 print("step      g  average  of sizes        g  average  of sizes")
 for t in (0, 1, 2, 3, 20, 21, 22, 23):
     (gx, gy), (vx, vy), (sx, sy) = g[t], averages[t], sizes[t]
-    print(f"{t + 1:4} {gx:6.2f} {vx:8.2f} {sx:9.2f}   {gy:6.2f} {vy:8.2f} {sy:9.2f}")
+    print(
+        f"{t + 1:4} {gx:6.2f} {vx:8.2f} {sx:9.2f}   {gy:6.2f} {vy:8.2f} {sy:9.2f}"
+    )
 
 share_along, share_across = (np.abs(averages) / sizes)[20:].mean(axis=0)
-print(f"\nin the last 20 steps, along:  {share_along:.0%} of the sizes are left in the average")
+print(
+    f"\nin the last 20 steps, along:  {share_along:.0%} of the sizes are left in the average"
+)
 print(f"in the last 20 steps, across: {share_across:.0%}")
 
 # sphinx_gallery_start_ignore
 assert share_across < 0.06
 assert abs(share_along - 1) < 1e-12
-assert np.all(np.abs(averages) <= np.maximum.accumulate(np.abs(g)))  # "no step longer"
+assert np.all(
+    np.abs(averages) <= np.maximum.accumulate(np.abs(g))
+)  # "no step longer"
 
 
 def degrees(vectors):
@@ -109,11 +115,20 @@ t = np.arange(1, 41)
 for one, k, title in zip(
     axes,
     (1, 0),
-    ("across: the signs alternate, the sum cancels", "along: the signs agree, the sum stays"),
+    (
+        "across: the signs alternate, the sum cancels",
+        "along: the signs agree, the sum stays",
+    ),
     strict=True,
 ):
     one.bar(t, g[:, k], color="#56B4E9", width=0.7, label="gradient g")
-    one.plot(t, averages[:, k], color=VERMILION["color"], linewidth=2.2, label="average v")
+    one.plot(
+        t,
+        averages[:, k],
+        color=VERMILION["color"],
+        linewidth=2.2,
+        label="average v",
+    )
     one.axhline(0, color="black", linewidth=0.8)
     one.set_title(title)
     one.set_ylabel("gradient")
@@ -143,7 +158,9 @@ axes[1].set_xlabel("step")
 limits = {}
 rates = np.geomspace(0.05, 3, 300)
 for beta in (0.0, 0.5, 0.9):
-    points = np.tile(start, (len(rates), 1))  # one path for each learning rate, all at once
+    points = np.tile(
+        start, (len(rates), 1)
+    )  # one path for each learning rate, all at once
     opt = fastopt.Momentum(points, lr=rates, beta=beta, members=len(rates))
     with np.errstate(over="ignore"):  # some do run away
         for _ in range(800):
@@ -167,9 +184,13 @@ rates = np.geomspace(0.02, 1, 300)
 
 def race(beta):
     """Return the fewest steps over all rates, and the rate."""
-    opt = fastopt.Momentum(np.tile(start, (300, 1)), lr=rates, beta=beta, members=300)
+    opt = fastopt.Momentum(
+        np.tile(start, (300, 1)), lr=rates, beta=beta, members=300
+    )
     with np.errstate(over="ignore"):  # some run away
-        high = cost(walk(opt, 150)) > 1e-3  # a row for each step, a column for each rate
+        high = (
+            cost(walk(opt, 150)) > 1e-3
+        )  # a row for each step, a column for each rate
     last = np.where(high.any(axis=0), 151 - high[::-1].argmax(axis=0), 0)
     return last.min(), rates[last.argmin()]
 
@@ -205,7 +226,11 @@ figure, axes = picture(
     height=3.6,
 )
 for opt, label, style in (
-    (fastopt.SGD(start.copy(), lr=lr_sgd), f"gradient descent, lr = {lr_sgd:.3f}", BLUE),
+    (
+        fastopt.SGD(start.copy(), lr=lr_sgd),
+        f"gradient descent, lr = {lr_sgd:.3f}",
+        BLUE,
+    ),
     (
         fastopt.Momentum(start.copy(), lr=lr_sgd, beta=best_beta),
         f"momentum, lr = {lr_sgd:.3f}",

@@ -33,10 +33,20 @@ descent = walk(fastopt.SGD(start.copy(), lr=0.078), steps=40)
 rmsprop = walk(fastopt.RMSprop(start.copy(), lr=0.3, beta=0.9), steps=40)
 for name, points in (("gradient descent", descent), ("RMSProp", rmsprop)):
     along, across = np.abs(np.diff(points[:11], axis=0)).mean(axis=0)
-    print(f"{name:16}: first ten steps {along:.2f} along and {across:.2f} across, on average")
+    print(f"{name:16}: mean step {along:.2f} along, {across:.2f} across")
 
 # sphinx_gallery_start_ignore
-from learning import BLUE, GREEN, ORANGE, PURPLE, VERMILION, contours, keep, path, picture
+from learning import (
+    BLUE,
+    GREEN,
+    ORANGE,
+    PURPLE,
+    VERMILION,
+    contours,
+    keep,
+    path,
+    picture,
+)
 
 ratio = {}
 for name, points in (("descent", descent), ("rmsprop", rmsprop)):
@@ -99,7 +109,9 @@ for each in signal:
     opt.step(np.array([each]))
     lengths.append((before - p)[0])
 for t in (18, 19, 20, 21, 22, 30, 40, 59):
-    print(f"step {t + 1:2}: gradient {signal[t]:4.0f}, length of the step {lengths[t]:.3f}")
+    print(
+        f"step {t + 1:2}: gradient {signal[t]:4.0f}, length of the step {lengths[t]:.3f}"
+    )
 
 # sphinx_gallery_start_ignore
 assert lengths[20] > 2.5 * lengths[19] > 7 * lengths[21]
@@ -157,9 +169,13 @@ rates = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 rules = {
     "divided by mean |g|          (k = 1)": lambda p, lr: power(p, lr, 1),
     "divided by root mean square  (k = 2)": lambda p, lr: power(p, lr, 2),
-    "                    the same, fastopt": lambda p, lr: fastopt.RMSprop(p, lr=lr).step,
+    "                    the same, fastopt": lambda p, lr: (
+        fastopt.RMSprop(p, lr=lr).step
+    ),
     "divided by 4th root of g^4   (k = 4)": lambda p, lr: power(p, lr, 4),
-    "the sign of g alone": lambda p, lr: fastopt.Signum(p, lr=lr, momentum=0.0).step,
+    "the sign of g alone": lambda p, lr: (
+        fastopt.Signum(p, lr=lr, momentum=0.0).step
+    ),
     "not divided: gradient descent": lambda p, lr: fastopt.SGD(p, lr=lr).step,
 }
 ends = {}
@@ -180,7 +196,9 @@ assert abs(two / ours - 1) < 1e-6
 assert max(one, two, four) < 2 * min(one, two, four)
 assert none > 2.5 * max(one, two, four)
 assert sign > none
-assert all(rates[0] < lr < rates[-1] for _, lr in ends.values())  # no better one lies outside
+assert all(
+    rates[0] < lr < rates[-1] for _, lr in ends.values()
+)  # no better one lies outside
 keep(
     "square",
     one=f"{one:.3f}",
@@ -274,7 +292,9 @@ keep("longest", one=f"{longest[1]:.1f}", two=f"{longest[2]:.1f}")
 
 for size in (0.01, 1.0, 100.0):
     with_root, without = size / np.sqrt(size**2), size / size**2
-    print(f"gradient {size:6}: g / sqrt(g²) = {with_root:.2f}, g / g² = {without:g}")
+    print(
+        f"gradient {size:6}: g / sqrt(g²) = {with_root:.2f}, g / g² = {without:g}"
+    )
 
 # %%
 # So: the division makes it fast. The square makes the size positive, and careful with what is

@@ -51,7 +51,9 @@ lines = {
     "outside, ε = 1e-3": {"eps": 1e-3},
 }
 found = {name: step_length(sizes, **o) for name, o in lines.items()}
-half = {name: sizes[np.abs(lengths - 0.5).argmin()] for name, lengths in found.items()}
+half = {
+    name: sizes[np.abs(lengths - 0.5).argmin()] for name, lengths in found.items()
+}
 assert 3e-9 < half["outside, ε = 1e-8"] < 3e-8
 assert 2e-5 < half["inside, ε = 1e-8"] < 2e-4
 assert at[0] > 0.98
@@ -63,9 +65,13 @@ figure, axes = picture(
     "epsilon of 1e-8 outside the root, and at 1e-4 for the same number inside.",
     height=3.8,
 )
-for (name, lengths), style in zip(found.items(), (BLUE, VERMILION, GREEN, ORANGE), strict=True):
+for (name, lengths), style in zip(
+    found.items(), (BLUE, VERMILION, GREEN, ORANGE), strict=True
+):
     axes.loglog(sizes, lengths, label=name, **style)
-axes.set(xlabel="size of the gradient", ylabel="length of the step / lr", ylim=(1e-4, 2))
+axes.set(
+    xlabel="size of the gradient", ylabel="length of the step / lr", ylim=(1e-4, 2)
+)
 axes.legend(loc="lower right")
 # sphinx_gallery_end_ignore
 
@@ -104,13 +110,16 @@ assert max(worst[0], worst[-1]) < 0.002
 #   not.
 # * In Adam there is one more place. ε can be added before or after v is
 #   :ref:`corrected <learn-bias>`. fastopt, PyTorch and optax add it after, Keras before
-#   (``eps_hat=True``). With gradients of ordinary size nobody sees it:
+#   (``eps_hat=True``). With gradients of ordinary size nobody sees it.
+#   The first step with lr = 1:
 
 g = np.array([1.0, 1e-6])
 for hat in (False, True):
     p = np.zeros(2)
     fastopt.Adam(p, lr=1.0, eps=1e-8, eps_hat=hat).step(g)
-    print(f"eps_hat={hat!s:5}: first step for gradients of 1 and 1e-6: {-p[0]:.4f} and {-p[1]:.4f}")
+    print(
+        f"eps_hat={hat!s:5}: {-p[0]:.4f} for a gradient of 1, {-p[1]:.4f} for 1e-6"
+    )
 
 # sphinx_gallery_start_ignore
 assert abs(p[0] + 1) < 1e-3

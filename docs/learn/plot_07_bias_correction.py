@@ -37,8 +37,12 @@ plain = {
     "RMSProp, β = 0.999": lambda p: fastopt.RMSprop(p, lr=1.0, beta=0.999),
     "Adam, 0.9 and 0.999": lambda p: fastopt.Adam(p, lr=1.0, bias_correction=False),
 }
-print("                               ... times too long     5 % too long   too far")
-print("without correction        the first    the longest     until step    by ... lr")
+print(
+    "                               ... times too long     5 % too long   too far"
+)
+print(
+    "without correction        the first    the longest     until step    by ... lr"
+)
 for name, make in plain.items():
     found = lengths(make, 6000)
     until, far = np.flatnonzero(found > 1.05)[-1] + 1, (found - 1).sum()
@@ -49,7 +53,9 @@ from learning import BLUE, GREEN, ORANGE, VERMILION, keep, picture
 
 table = {name: lengths(make, 6000) for name, make in plain.items()}
 first = [found[0] for found in table.values()]
-assert np.allclose(first[:3], 1 / np.sqrt(1 - np.array([0.9, 0.99, 0.999])), rtol=1e-6)
+assert np.allclose(
+    first[:3], 1 / np.sqrt(1 - np.array([0.9, 0.99, 0.999])), rtol=1e-6
+)
 assert abs(first[3] - 0.1 / np.sqrt(0.001)) < 1e-4
 corrected = [
     lengths(lambda p: fastopt.RMSprop(p, lr=1.0, bias_correction=True), 100),
@@ -74,10 +80,14 @@ figure, axes = picture(
     height=3.8,
 )
 t = np.arange(1, 6001)
-for (name, found), style in zip(table.items(), (BLUE, GREEN, ORANGE, VERMILION), strict=True):
+for (name, found), style in zip(
+    table.items(), (BLUE, GREEN, ORANGE, VERMILION), strict=True
+):
     axes.loglog(t, found, label=name, **style)
 axes.axhline(1, color="black", linewidth=1)
-axes.annotate("with correction, all: 1", (1.2, 1), (0, -14), textcoords="offset points")
+axes.annotate(
+    "with correction, all: 1", (1.2, 1), (0, -14), textcoords="offset points"
+)
 axes.set(xlabel="step", ylabel="length of the step / lr", ylim=(0.6, 50))
 axes.legend()
 # sphinx_gallery_end_ignore
@@ -104,9 +114,15 @@ axes.legend()
 x, y, *_ = digits()
 rates = (0.001, 0.003, 0.01, 0.03, 0.1)
 cases = {
-    "RMSProp, β = 0.9": lambda p, lr, c: fastopt.RMSprop(p, lr=lr, beta=0.9, bias_correction=c),
-    "RMSProp, β = 0.999": lambda p, lr, c: fastopt.RMSprop(p, lr=lr, beta=0.999, bias_correction=c),
-    "Adam, 0.9 and 0.999": lambda p, lr, c: fastopt.Adam(p, lr=lr, bias_correction=c),
+    "RMSProp, β = 0.9": lambda p, lr, c: fastopt.RMSprop(
+        p, lr=lr, beta=0.9, bias_correction=c
+    ),
+    "RMSProp, β = 0.999": lambda p, lr, c: fastopt.RMSprop(
+        p, lr=lr, beta=0.999, bias_correction=c
+    ),
+    "Adam, 0.9 and 0.999": lambda p, lr, c: fastopt.Adam(
+        p, lr=lr, bias_correction=c
+    ),
 }
 results = {}
 print("learning rate                    " + "".join(f"{lr:8}" for lr in rates))
@@ -126,15 +142,22 @@ for name, make in cases.items():
         results[name, correct] = np.array(ends), np.array(worst)
         word = "with" if correct else "without"
         print(f"{name:20} {word:8} end " + "".join(f"{end:8.3f}" for end in ends))
-        print(f"{'':20} {'':6} highest " + "".join(f"{high:8.1f}" for high in worst))
+        print(
+            f"{'':20} {'':6} highest " + "".join(f"{high:8.1f}" for high in worst)
+        )
 
 # sphinx_gallery_start_ignore
 best = {key: ends.min() for key, (ends, _) in results.items()}
-small = results["RMSProp, β = 0.9", True][0][:3], results["RMSProp, β = 0.9", False][0][:3]
+small = (
+    results["RMSProp, β = 0.9", True][0][:3],
+    results["RMSProp, β = 0.9", False][0][:3],
+)
 assert np.all(small[1] <= small[0])
 assert np.all(small[1] > 0.7 * small[0])  # hardly a difference
 for name in cases:
-    assert 0.6 < best[name, True] / best[name, False] < 1.6  # none, each at its best rate
+    assert (
+        0.6 < best[name, True] / best[name, False] < 1.6
+    )  # none, each at its best rate
 high = {(n, c): results[n, c][1][2] for n, c in results}  # at lr = 0.01
 assert high["RMSProp, β = 0.999", False] > 3 * high["RMSProp, β = 0.999", True]
 assert high["RMSProp, β = 0.9", False] < 1.1 * high["RMSProp, β = 0.9", True]
@@ -142,7 +165,10 @@ longest_ok = {
     key: max(lr for lr, end in zip(rates, ends, strict=True) if end < 0.1)
     for key, (ends, _) in results.items()
 }
-assert longest_ok["Adam, 0.9 and 0.999", True] >= longest_ok["Adam, 0.9 and 0.999", False]
+assert (
+    longest_ok["Adam, 0.9 and 0.999", True]
+    >= longest_ok["Adam, 0.9 and 0.999", False]
+)
 keep(
     "runs",
     with_9=f"{best['RMSProp, β = 0.9', True]:.3f}",
@@ -165,7 +191,9 @@ figure, axes = picture(
 )
 for one, name in zip(axes, cases, strict=True):
     one.loglog(rates, results[name, True][0], marker="o", label="with", **BLUE)
-    one.loglog(rates, results[name, False][0], marker="s", label="without", **VERMILION)
+    one.loglog(
+        rates, results[name, False][0], marker="s", label="without", **VERMILION
+    )
     one.set_title(name.replace(", ", "\n", 1))
     one.set_xlabel("learning rate")
 axes[0].set_ylabel("loss after 10 epochs")

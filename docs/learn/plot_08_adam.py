@@ -34,7 +34,9 @@ for t in range(1, 41):
     by_hand.append(p.copy())
 
 adam = walk(fastopt.Adam(start.copy(), lr=0.3), steps=40)
-print("largest difference from fastopt.Adam:", np.abs(np.array(by_hand) - adam).max())
+print(
+    "largest difference from fastopt.Adam:", np.abs(np.array(by_hand) - adam).max()
+)
 
 # sphinx_gallery_start_ignore
 from learning import BLUE, GREEN, VERMILION, contours, keep, path, picture
@@ -133,7 +135,9 @@ axes.legend(loc="upper right", ncols=1)
 # * Leave :math:`\beta_1` at 0, and Adam is RMSProp with bias correction:
 
 a = walk(fastopt.Adam(start.copy(), lr=0.1, betas=(0.0, 0.9)), steps=40)
-r = walk(fastopt.RMSprop(start.copy(), lr=0.1, beta=0.9, bias_correction=True), steps=40)
+r = walk(
+    fastopt.RMSprop(start.copy(), lr=0.1, beta=0.9, bias_correction=True), steps=40
+)
 print("largest difference:", np.abs(a - r).max())
 
 # sphinx_gallery_start_ignore

@@ -31,7 +31,9 @@ print("     β   1/(1-β)   steps that carry 50 %    90 %    99 %")
 carry = {}
 for beta in (0.5, 0.7, 0.9, 0.99, 0.999):
     total = np.cumsum(weights(beta, 8000))
-    carry[beta] = [int((total < share - 1e-9).sum()) + 1 for share in (0.5, 0.9, 0.99)]
+    carry[beta] = [
+        int((total < share - 1e-9).sum()) + 1 for share in (0.5, 0.9, 0.99)
+    ]
     print(
         f"{beta:6} {1 / (1 - beta):9.0f} {carry[beta][0]:23} {carry[beta][1]:7} {carry[beta][2]:7}"
     )
@@ -44,7 +46,9 @@ for beta, (_, ninety, _) in carry.items():
     if beta >= 0.9:
         assert abs(ninety * (1 - beta) - 2.3) < 0.15
 ages = np.arange(8000)
-assert abs((ages * weights(0.9, 8000)).sum() - 9) < 1e-6  # the mean age: beta / (1 - beta)
+assert (
+    abs((ages * weights(0.9, 8000)).sum() - 9) < 1e-6
+)  # the mean age: beta / (1 - beta)
 keep(
     "beta",
     ninety_9=f"{carry[0.9][1]}",
@@ -60,9 +64,14 @@ figure, axes = picture(
 t = np.arange(60)
 for beta, style in ((0.5, BLUE), (0.9, VERMILION), (0.97, GREEN)):
     axes.plot(t, weights(beta, 60), label=f"β = {beta}", **style)
-axes.fill_between(t[:22], weights(0.9, 22), color=VERMILION["color"], alpha=0.2, linewidth=0)
+axes.fill_between(
+    t[:22], weights(0.9, 22), color=VERMILION["color"], alpha=0.2, linewidth=0
+)
 axes.annotate(
-    "90 % of β = 0.9", (9, 0.03), (18, 0.13), arrowprops={"arrowstyle": "-", "color": "0.4"}
+    "90 % of β = 0.9",
+    (9, 0.03),
+    (18, 0.13),
+    arrowprops={"arrowstyle": "-", "color": "0.4"},
 )
 axes.set(xlabel="age of the gradient in steps", ylabel="weight", ylim=(0, 0.5))
 axes.legend()
@@ -161,14 +170,19 @@ tried = {"RMSProp, β": [], "Adam, β1": [], "Adam, β2": []}
 some = (0.0, 0.5, 0.9, 0.99, 0.999)
 for b in some:
     for name, make in {
-        "RMSProp, β": lambda p, lr, b=b: fastopt.RMSprop(p, lr=lr, beta=b, bias_correction=True),
+        "RMSProp, β": lambda p, lr, b=b: fastopt.RMSprop(
+            p, lr=lr, beta=b, bias_correction=True
+        ),
         "Adam, β1": lambda p, lr, b=b: fastopt.Adam(p, lr=lr, betas=(b, 0.999)),
         "Adam, β2": lambda p, lr, b=b: fastopt.Adam(p, lr=lr, betas=(0.9, b)),
     }.items():
         tried[name].append(best_end(make))
 print("            " + "".join(f"{b:8}" for b in some))
 for name, ends in tried.items():
-    print(f"{name:12}" + "".join(f"{end:8.3f}" if end < 10 else "   fails" for end in ends))
+    print(
+        f"{name:12}"
+        + "".join(f"{end:8.3f}" if end < 10 else "   fails" for end in ends)
+    )
 
 # sphinx_gallery_start_ignore
 rms, beta1, beta2 = (np.array(tried[name]) for name in tried)
@@ -195,13 +209,25 @@ figure, axes = picture(
     height=3.6,
 )
 memory = 1 / (1 - np.array(some))
-for (name, ends), style, mark in zip(tried.items(), (VERMILION, GREEN, BLUE), "so^", strict=True):
+for (name, ends), style, mark in zip(
+    tried.items(), (VERMILION, GREEN, BLUE), "so^", strict=True
+):
     axes.loglog(
-        memory, ends, marker=mark, label=name.replace("β1", "β₁").replace("β2", "β₂"), **style
+        memory,
+        ends,
+        marker=mark,
+        label=name.replace("β1", "β₁").replace("β2", "β₂"),
+        **style,
     )
-axes.set(xlabel="1 / (1 - β): steps remembered", ylabel="loss after 10 epochs", ylim=(0.003, 0.3))
+axes.set(
+    xlabel="1 / (1 - β): steps remembered",
+    ylabel="loss after 10 epochs",
+    ylim=(0.003, 0.3),
+)
 axes.axvline(430, color="0.5", linewidth=1)
-axes.annotate("steps of the run", (430, 0.2), (-6, 0), textcoords="offset points", ha="right")
+axes.annotate(
+    "steps of the run", (430, 0.2), (-6, 0), textcoords="offset points", ha="right"
+)
 axes.legend()
 # sphinx_gallery_end_ignore
 

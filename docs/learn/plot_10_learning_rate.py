@@ -9,8 +9,18 @@ gradient: near the minimum the gradient is small, and so is the step. In RMSProp
 the length of the step, whatever the gradient. That is why they ask for more care at the end.
 """
 
+import textwrap
+
 import numpy as np
-from learning import batches, digits, gradient, loss_and_gradients, network, start, walk
+from learning import (
+    batches,
+    digits,
+    gradient,
+    loss_and_gradients,
+    network,
+    start,
+    walk,
+)
 
 import fastopt
 
@@ -26,14 +36,20 @@ print("step     gradient     step       gradient     step")
 for t in (1, 10, 30, 60, 100, 150, 199):
     cells = []
     for points in (descent, rmsprop):
-        size, moved = np.linalg.norm(gradient(points[t])), distance(points[t + 1] - points[t])
+        size, moved = (
+            np.linalg.norm(gradient(points[t])),
+            distance(points[t + 1] - points[t]),
+        )
         cells.append(f"{size:12.4f} {moved:8.4f}")
     print(f"{t:4} {cells[0]}  {cells[1]}")
 
 # sphinx_gallery_start_ignore
 from learning import BLUE, GREEN, ORANGE, VERMILION, keep, picture
 
-moved = {name: distance(np.diff(p, axis=0)) for name, p in (("gd", descent), ("rms", rmsprop))}
+moved = {
+    name: distance(np.diff(p, axis=0))
+    for name, p in (("gd", descent), ("rms", rmsprop))
+}
 assert moved["gd"][-1] < 1e-3 * moved["gd"][0]
 assert moved["rms"][120:].min() > 0.25
 assert moved["rms"][40:70].min() < 0.1  # "shorter and shorter"
@@ -54,8 +70,8 @@ axes.legend()
 # The steps of gradient descent shrink with the gradient; the last is :number:`length.gd` long.
 # Those of RMSProp do so for a while, because v still remembers larger gradients. But v forgets.
 # Once it has become as small as the gradient, :math:`g/\sqrt{v}` is 1 again, however tiny g is, and
-# the step is as long as the learning rate: :number:`length.rms` at the end. It jumps over the
-# minimum and back again, for ever.
+# the step is as long as the learning rate again, in x and in y; together that is
+# :number:`length.rms`. It jumps over the minimum and back again, for ever.
 #
 # .. _learn-lr-settles:
 #
@@ -68,7 +84,9 @@ for lr in rates:
     points = walk(fastopt.RMSprop(start.copy(), lr=lr), steps=12_000)
     ends.append(distance(points[-200:]).mean())
     arrived.append(int((distance(points) < 1.0).argmax()))
-    print(f"lr = {lr:6.3f}: nearer than 1 after {arrived[-1]:5} steps, ends {ends[-1]:.4f} away")
+    print(
+        f"lr = {lr:6.3f}: nearer than 1 after {arrived[-1]:5} steps, ends {ends[-1]:.4f} away"
+    )
 
 # sphinx_gallery_start_ignore
 ends, arrived = np.array(ends), np.array(arrived)
@@ -117,12 +135,19 @@ steps = 300
 constant = walk(fastopt.RMSprop(start.copy(), lr=0.3), steps)
 falling = fastopt.schedules.cosine(0.3, total_steps=steps)  # from 0.3 down to 0
 scheduled = walk(fastopt.RMSprop(start.copy(), lr=falling), steps)
-for name, points in (("constant lr = 0.3", constant), ("cosine from 0.3 to 0", scheduled)):
+for name, points in (
+    ("constant lr = 0.3", constant),
+    ("cosine from 0.3 to 0", scheduled),
+):
     print(f"{name:21} ends {distance(points[-1]):.1e} from the minimum")
 
 # sphinx_gallery_start_ignore
 assert distance(scheduled[-1]) < 1e-6 < 0.1 < distance(constant[-1])
-keep("schedule", constant=f"{distance(constant[-1]):.2f}", cosine=f"{distance(scheduled[-1]):.0e}")
+keep(
+    "schedule",
+    constant=f"{distance(constant[-1]):.2f}",
+    cosine=f"{distance(scheduled[-1]):.0e}",
+)
 figure, axes = picture(
     "Distance from the minimum against the step. With a constant learning rate RMSProp stays at "
     "about 0.2; with one that falls to 0 along a cosine it arrives as early and goes on down.",
@@ -161,9 +186,9 @@ for name, make in classes.items():
         curve.append(loss_and_gradients(params, x, y)[0])
     curves[name] = np.array(curve)
     good = rates[curves[name] < 0.15]
+    print(f"{name}: best {min(curve):.3f} at lr = {rates[np.argmin(curve)]:.3f};")
     print(
-        f"{name:17} best {min(curve):.3f} at lr = {rates[np.argmin(curve)]:.3f}; "
-        f"below 0.15 from {good[0]:.3f} to {good[-1]:.3f}, a factor of {good[-1] / good[0]:.0f}"
+        f"  below 0.15 from {good[0]:.3f} to {good[-1]:.3f}, {good[-1] / good[0]:.0f} times as much"
     )
 
 # sphinx_gallery_start_ignore
@@ -184,7 +209,9 @@ figure, axes = picture(
     "similar width, steep on the side of too large rates.",
     height=3.6,
 )
-for (name, curve), style in zip(curves.items(), (BLUE, ORANGE, VERMILION, GREEN), strict=True):
+for (name, curve), style in zip(
+    curves.items(), (BLUE, ORANGE, VERMILION, GREEN), strict=True
+):
     axes.loglog(rates, curve, label=name, **style)
 axes.set(xlabel="learning rate", ylabel="loss after 10 epochs", ylim=(0.004, 8))
 axes.legend(loc="lower left", fontsize=8.5)
@@ -215,9 +242,15 @@ def step_fn(params, batch):
 
 
 found = {}
-for name, method in (("RMSProp", "rmsprop"), ("Adam", "adam"), ("gradient descent", "sgd")):
-    found[name] = fastopt.find_lr(step_fn, params, method, batches=some, lr_min=1e-5, lr_max=100)
-    print(f"{name}: {found[name].message}")
+for name, method in (
+    ("RMSProp", "rmsprop"),
+    ("Adam", "adam"),
+    ("gradient descent", "sgd"),
+):
+    found[name] = fastopt.find_lr(
+        step_fn, params, method, batches=some, lr_min=1e-5, lr_max=100
+    )
+    print(f"{name}:", textwrap.fill(found[name].message, 70), sep="\n")
 
 # sphinx_gallery_start_ignore
 test = found["RMSProp"]
@@ -225,7 +258,11 @@ for name in found:
     assert 0.02 < found[name].suggestion / best[name] < 50, name
 assert test.sure
 assert not found["gradient descent"].sure
-keep("found", rms=f"{test.suggestion:.2g}", gd=f"{found['gradient descent'].suggestion:.2g}")
+keep(
+    "found",
+    rms=f"{test.suggestion:.2g}",
+    gd=f"{found['gradient descent'].suggestion:.2g}",
+)
 figure, axes = picture(
     "The range test's curve for RMSProp: the loss is flat for tiny learning rates, falls between "
     "0.002 and 0.02, and rises when the learning rate is too large. The suggestion stands where it "
@@ -233,7 +270,9 @@ figure, axes = picture(
     height=3.4,
 )
 axes.semilogx(test.lrs, test.smoothed, label="loss after the step", **BLUE)
-axes.axvline(test.suggestion, label=f"suggested: {test.suggestion:.2g}", **VERMILION)
+axes.axvline(
+    test.suggestion, label=f"suggested: {test.suggestion:.2g}", **VERMILION
+)
 axes.set(xlabel="learning rate", ylabel="loss", ylim=(1, 4))
 axes.legend(loc="upper left")
 # sphinx_gallery_end_ignore

@@ -14,9 +14,23 @@ import json
 import numpy as np
 from learning import ROOT, Table
 
-results = json.loads((ROOT / "benchmarks/results/sweep.json").read_text())["problems"]
-digits, characters = (results[name]["optimizers"] for name in ("digits", "characters"))
-usual = ("SGD", "Momentum", "Adagrad", "RMSprop", "Adam", "AdamW", "NAdam", "Lion", "MuonWithAdamW")
+results = json.loads((ROOT / "benchmarks/results/sweep.json").read_text())[
+    "problems"
+]
+digits, characters = (
+    results[name]["optimizers"] for name in ("digits", "characters")
+)
+usual = (
+    "SGD",
+    "Momentum",
+    "Adagrad",
+    "RMSprop",
+    "Adam",
+    "AdamW",
+    "NAdam",
+    "Lion",
+    "MuonWithAdamW",
+)
 
 
 def loss(found, which):
@@ -27,7 +41,11 @@ def loss(found, which):
 print("                 digits             characters")
 print("                 best    default    best    default")
 for name in usual:
-    cells = [loss(p[name], which) for p in (digits, characters) for which in ("best", "at_default")]
+    cells = [
+        loss(p[name], which)
+        for p in (digits, characters)
+        for which in ("best", "at_default")
+    ]
     print(f"{name:14}" + "".join(f"{cell:9.3f}" for cell in cells))
 
 # sphinx_gallery_start_ignore
@@ -67,11 +85,22 @@ figure, axes = picture(
     height=3.8,
     sharey=True,
 )
-for one, problem, title in zip(axes, (digits, characters), ("digits", "characters"), strict=True):
+for one, problem, title in zip(
+    axes, (digits, characters), ("digits", "characters"), strict=True
+):
     for row, name in enumerate(usual):
-        best, default = loss(problem[name], "best"), loss(problem[name], "at_default")
+        best, default = (
+            loss(problem[name], "best"),
+            loss(problem[name], "at_default"),
+        )
         one.plot([best, default], [row, row], color="0.8", zorder=1)
-        one.plot(best, row, "o", color=BLUE["color"], label="best lr" if row == 0 else None)
+        one.plot(
+            best,
+            row,
+            "o",
+            color=BLUE["color"],
+            label="best lr" if row == 0 else None,
+        )
         one.plot(
             default,
             row,
@@ -84,7 +113,9 @@ for one, problem, title in zip(axes, (digits, characters), ("digits", "character
     one.set_yticklabels(usual)
 axes[0].set_xscale("log")
 axes[0].invert_yaxis()
-figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
+figure.legend(
+    *axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=2
+)
 # sphinx_gallery_end_ignore
 
 # %%
@@ -117,8 +148,16 @@ rules = json.loads((ROOT / "benchmarks/results/rules.json").read_text())
 cells = choosing.figures(rules, {"problems": results})
 # sphinx_gallery_end_ignore
 Table(
-    ["class", "bytes of state per number", "time of a step, Adam = 1", "use it for"],
-    [[name, cells[name][0], cells[name][1], text] for name, text in choosing.FIRST.items()],
+    [
+        "class",
+        "bytes of state per number",
+        "time of a step, Adam = 1",
+        "use it for",
+    ],
+    [
+        [name, cells[name][0], cells[name][1], text]
+        for name, text in choosing.FIRST.items()
+    ],
 )
 
 # %%

@@ -53,13 +53,18 @@ for epoch in range(1, 11):
         # Watch one weight: from hidden value 5 to the score of digit 3.
         state = opt.state_dict()["state"]["W2"]
         watched.append(
-            (grads["W2"][5, 3], state["m"][5, 3], state["v"][5, 3], params["W2"][5, 3] - before)
+            (
+                grads["W2"][5, 3],
+                state["m"][5, 3],
+                state["v"][5, 3],
+                params["W2"][5, 3] - before,
+            )
         )
     batch_losses += losses
     epoch_losses.append(np.mean(losses))
     right.append(accuracy(params, held_x, held_y))
     print(
-        f"epoch {epoch:2}: mean loss {epoch_losses[-1]:.3f}, held-out digits right {right[-1]:.1%}"
+        f"epoch {epoch:2}: loss {epoch_losses[-1]:.3f}, held-out digits right {right[-1]:.1%}"
     )
 
 # sphinx_gallery_start_ignore
@@ -84,7 +89,13 @@ figure, axes = picture(
 )
 t = np.arange(1, 431) / 43
 axes.semilogy(t, batch_losses, color="0.75", linewidth=0.9, label="one batch")
-axes.semilogy(np.arange(1, 11) - 0.5, epoch_losses, marker="o", label="mean of the epoch", **BLUE)
+axes.semilogy(
+    np.arange(1, 11) - 0.5,
+    epoch_losses,
+    marker="o",
+    label="mean of the epoch",
+    **BLUE,
+)
 axes.set(xlabel="epoch", ylabel="loss", xlim=(0, 10), xticks=range(0, 11, 2))
 axes.legend()
 # sphinx_gallery_end_ignore
@@ -109,19 +120,30 @@ t = np.arange(1, 431)
 m_hat = m / (1 - beta1**t)
 v_hat = v / (1 - beta2**t)
 step = -lr * m_hat / (np.sqrt(v_hat) + eps)
-print("largest difference of this formula from what fastopt did:", np.abs(step - change).max())
+print(
+    "differs from what fastopt did by at most",
+    np.abs(step - change).max(),
+)
 print()
 print("epoch    mean |g|    mean |m|   root of v   |step|/lr")
 for e in range(10):
     s = slice(43 * e, 43 * e + 43)
     sizes = [np.abs(a[s]).mean() for a in (g, m_hat, np.sqrt(v_hat), step)]
-    print(f"{e + 1:5}" + "".join(f"{size:12.4f}" for size in (*sizes[:3], sizes[3] / lr)))
+    print(
+        f"{e + 1:5}"
+        + "".join(f"{size:12.4f}" for size in (*sizes[:3], sizes[3] / lr))
+    )
 
 # sphinx_gallery_start_ignore
 assert np.abs(step - change).max() < 1e-12
 by_epoch = {
     name: np.abs(a).reshape(10, 43).mean(axis=1)
-    for name, a in (("g", g), ("m", m_hat), ("v", np.sqrt(v_hat)), ("step", step / lr))
+    for name, a in (
+        ("g", g),
+        ("m", m_hat),
+        ("v", np.sqrt(v_hat)),
+        ("step", step / lr),
+    )
 }
 assert by_epoch["v"][-1] > 1.4 * by_epoch["g"][-1]
 assert np.all(by_epoch["m"] < 0.8 * by_epoch["g"])
@@ -150,7 +172,9 @@ figure, axes = picture(
     sharex=True,
 )
 epochs = t / 43
-axes[0].plot(epochs, g, ".", color="#56B4E9", markersize=3, label="gradient of a batch")
+axes[0].plot(
+    epochs, g, ".", color="#56B4E9", markersize=3, label="gradient of a batch"
+)
 axes[0].plot(epochs, m_hat, label="m", **VERMILION)
 axes[0].plot(epochs, np.sqrt(v_hat), label="√v and -√v", **GREEN)
 axes[0].plot(epochs, -np.sqrt(v_hat), **GREEN)
@@ -158,7 +182,9 @@ axes[0].set_ylabel("gradient")
 axes[0].legend(ncols=3, loc="upper right", fontsize=8.5)
 axes[1].axhline(0, color="black", linewidth=0.8)
 axes[1].plot(epochs, step / lr, **BLUE)
-axes[1].set(xlabel="epoch", ylabel="step / lr", xlim=(0, 10), xticks=range(0, 11, 2))
+axes[1].set(
+    xlabel="epoch", ylabel="step / lr", xlim=(0, 10), xticks=range(0, 11, 2)
+)
 # sphinx_gallery_end_ignore
 
 # %%
@@ -225,7 +251,9 @@ figure, axes = picture(
 for (name, curve), style, mark in zip(
     curves.items(), (BLUE, ORANGE, VERMILION, GREEN), "osd^", strict=True
 ):
-    axes.semilogy(range(1, 11), curve, marker=mark, markersize=4, label=name, **style)
+    axes.semilogy(
+        range(1, 11), curve, marker=mark, markersize=4, label=name, **style
+    )
 axes.set(xlabel="epoch", ylabel="mean loss of the epoch", xticks=range(1, 11))
 axes.legend()
 # sphinx_gallery_end_ignore
