@@ -260,6 +260,16 @@ def static_files(app: Sphinx) -> None:
         app.config.html_static_path.append("_build/mathjax")
 
 
+def explorer(app: Sphinx, error: Exception | None) -> None:
+    """Write the explorer beside the pages, which link to it."""
+    if error is None and app.builder.name == "html":
+        from fastopt.viz import explorer as page
+
+        place = Path(app.outdir) / "explorer"
+        place.mkdir(exist_ok=True)
+        page.write(place / "index.html")
+
+
 def check(app: Sphinx, error: Exception | None) -> None:
     """Check the pages that were written: what they load, and where their links lead."""
     if error is not None or app.builder.name != "html":
@@ -285,5 +295,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("autodoc-process-signature", signature)
     app.connect("autodoc-process-bases", bases)
     app.connect("missing-reference", missing)
+    app.tags.add("explorer")  # Learn links to it where a build has it
+    app.connect("build-finished", explorer)
     app.connect("build-finished", check)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
