@@ -22,6 +22,7 @@ from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective
 
 import fastopt
+from fastopt.viz import explorer
 
 ROOT = Path(__file__).parents[2]
 OUTSIDE = {"numpy", "cupy", "collections", "typing", "scipy", "optax", "pathlib", "types", "os"}
@@ -260,14 +261,13 @@ def static_files(app: Sphinx) -> None:
         app.config.html_static_path.append("_build/mathjax")
 
 
-def explorer(app: Sphinx, error: Exception | None) -> None:
-    """Write the explorer beside the pages, which link to it."""
-    if error is None and app.builder.name == "html":
-        from fastopt.viz import explorer as page
-
-        place = Path(app.outdir) / "explorer"
-        place.mkdir(exist_ok=True)
-        page.write(place / "index.html")
+def write_explorer(app: Sphinx, error: Exception | None) -> None:
+    """Write the explorer beside the pages, as ``fastopt race --html`` does."""
+    if error is not None or app.builder.name != "html":
+        return
+    folder = Path(app.outdir) / "explorer"
+    folder.mkdir(exist_ok=True)
+    explorer.write(folder / "index.html")
 
 
 def check(app: Sphinx, error: Exception | None) -> None:
@@ -296,6 +296,6 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("autodoc-process-bases", bases)
     app.connect("missing-reference", missing)
     app.tags.add("explorer")  # Learn links to it where a build has it
-    app.connect("build-finished", explorer)
+    app.connect("build-finished", write_explorer)
     app.connect("build-finished", check)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

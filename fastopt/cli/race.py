@@ -134,7 +134,7 @@ def _files(given: argparse.Namespace) -> list[Path]:
 
 def report(race: Race) -> str:
     """Return how a race ended as a table."""
-    from fastopt.cli.bench import aligned
+    from fastopt.cli.table import aligned
 
     rows = []
     for path in race.records():
