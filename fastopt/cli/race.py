@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from fastopt.viz import Race
@@ -14,20 +15,18 @@ if TYPE_CHECKING:
 HELP = "draw the paths that optimizers take over a cost surface"
 
 _EPILOG = """\
-An optimizer is its name and its hyperparameters, name=value, with blanks between them and none
-around = and commas:
+{syntax}
   --optimizer "adam lr=0.1 betas=0.9,0.99" --optimizer "sgd lr=0.02 momentum=0.9"
-All of fastopt's can race (python -c "import fastopt; print(fastopt.optimizers.names())"). What is
-not named is as the class has it; label='any text' is what the picture calls it. Those that need
-the loss or the curvature are given it; Muon and NorMuon, which update matrices, get the point as
-a matrix of one row.
+All of fastopt's can race (python -c "import fastopt; print(fastopt.optimizers.names())"). Those
+that need the loss or the curvature are given it; Muon and NorMuon, which update matrices, get the
+point as a matrix of one row.
 
 surfaces:
 {surfaces}
   or a formula in x and y, such as --surface "x**2 + 3*y**2 + sin(3*x)", or --surface="-x + ..." if
   it begins with a minus; with + - * / ** ( ) pi e {functions}
 
-The page of --html shows up to four optimizers, and not those on whole arrays.
+The page of --html shows up to four optimizers, and says which it does not have.
 A path that diverges is drawn up to where it leaves the picture, and the legend says so.
 Exit code: 0; 1 if a file cannot be written or matplotlib is missing; 2 for a wrong command line.
 """
@@ -36,9 +35,11 @@ Exit code: 0; 1 if a file cannot be written or matplotlib is missing; 2 for a wr
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what ``race`` takes."""
     from fastopt.viz import surfaces
+    from fastopt.viz.race import SYNTAX
 
     named = "\n".join(f"  {name:<11} {about}" for name, about in surfaces.SURFACES.items())
-    parser.epilog = _EPILOG.format(surfaces=named, functions=" ".join(surfaces.FUNCTIONS))
+    functions = " ".join(surfaces.FUNCTIONS)
+    parser.epilog = _EPILOG.format(syntax=SYNTAX, surfaces=named, functions=functions)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.set_defaults(refuse=parser.error)
     add = parser.add_argument
@@ -89,6 +90,7 @@ def run(given: argparse.Namespace) -> int:
     from fastopt.errors import FastoptError
     from fastopt.viz import drawing
 
+    refuse: Callable[[str], NoReturn] = given.refuse
     try:
         files = _files(given)
         drawing.check_frames(given.frames, given.fps)
@@ -102,13 +104,13 @@ def run(given: argparse.Namespace) -> int:
             seed=given.seed,
         )
     except (ValueError, TypeError, FloatingPointError, FastoptError) as error:
-        given.refuse(str(error))
+        refuse(str(error))
     print(report(race))
     for path in files:
         try:
             race.save(path, dark=given.dark, frames=given.frames, fps=given.fps)
         except ValueError as error:  # of a page, which does not have all that races
-            given.refuse(f"{path}: {error}")
+            refuse(f"{path}: {error}")
         except (OSError, ImportError) as error:
             print(f"fastopt race: cannot write {path}: {error}", file=sys.stderr)
             return 1

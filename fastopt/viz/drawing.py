@@ -251,8 +251,8 @@ def _draw_surface(race: Race, axes: Any, look: Theme, shown: Window) -> None:
     from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.ticker import MaxNLocator
 
-    x = np.linspace(shown.left, shown.right, 451)
-    y = np.linspace(shown.bottom, shown.top, 451)
+    x = np.linspace(shown.left, shown.right, 361)
+    y = np.linspace(shown.bottom, shown.top, 361)
     costs = race.surface.cost(*np.meshgrid(x, y))
     masked = np.ma.masked_invalid(costs)
     levels = _levels(costs)

@@ -7,13 +7,14 @@ import importlib
 import io
 import json
 import math
+import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from inspect import signature
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -24,17 +25,25 @@ from fastopt.optimizers.base import Optimizer
 from fastopt.viz import surfaces
 from fastopt.viz.surfaces import Surface
 
-Make = Callable[[Array], Any]
+if TYPE_CHECKING:
+    from matplotlib.animation import FuncAnimation
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Make: TypeAlias = Callable[[Array], Any]
 """Makes an optimizer, or what stands around one, of an array of two numbers: the point."""
+
+Contenders: TypeAlias = str | Make | Sequence[str | Make] | Mapping[str, str | Make]
+"""Who races: texts such as "adam lr=0.1" and functions, one, some, or by label."""
 
 # -------------------------------------------------------------------------------------------------
 # Who races: an optimizer in one line of text, or a function that makes one.
 
 SYNTAX = """\
-An optimizer is its name and its hyperparameters, name=value, with blanks between them:
-"adam lr=0.1 betas=0.9,0.99". A value is a number, true, false, none, a word, or several of
-these with commas and without blanks. What is not named is as the optimizer's class has it. label=
-'any text' is what pictures call it."""
+An optimizer is its name and its hyperparameters, name=value, with blanks between them and none
+around = and commas: "adam lr=0.1 betas=0.9,0.99". A value is a number, true, false, none, a word,
+or several of these with commas. What is not named is as the optimizer's class has it.
+label='any text' is what pictures call it."""
 
 
 class Contender(NamedTuple):
@@ -70,12 +79,13 @@ class Contender(NamedTuple):
         made = by_name.named(name)
         options, label = _options(text, words)
         words = [word for word in words if not word.startswith("label=")]
-        settings = {"name": made.__name__, "options": {**options}}
-        options.setdefault("backend", "numpy")  # two numbers need no compiled code; the same bits
+        # Two numbers need no compiled code. The bits are the same, so it is no setting.
+        backend = options.pop("backend", "numpy")
+        settings = {"name": made.__name__, "options": options}
         shape = (2,) if _takes_vectors(made) else (1, 2)
 
         def make(point: Array) -> Optimizer:
-            return made(point.reshape(shape), **options)
+            return made(point.reshape(shape), backend=backend, **options)
 
         if "lr" not in options:
             words.append(f"lr={signature(made).parameters['lr'].default:g}")
@@ -153,7 +163,7 @@ def _contenders(given: Any) -> list[Contender]:
 # The race
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Race:
     """What optimizers did on a surface; ``race`` makes it.
 
@@ -179,6 +189,10 @@ class Race:
     noise: float = 0.0
     batch: int = 8
     seed: int = 0
+
+    def __repr__(self) -> str:
+        who = ", ".join(self.labels)
+        return f"<Race over {self.surface.name}, {self.steps} steps: {who}>"
 
     @property
     def steps(self) -> int:
@@ -272,7 +286,7 @@ class Race:
             "optimizers": [{**one} for one in self.settings if one is not None],
         }
 
-    def plot(self, ax: Any = None, *, dark: bool = False) -> Any:
+    def plot(self, ax: Axes | None = None, *, dark: bool = False) -> Figure:
         """Draw the paths over the surface with matplotlib; return the figure.
 
         Args:
@@ -284,12 +298,16 @@ class Race:
         """
         from fastopt.viz import drawing
 
-        if ax is not None:
+        figure: Any
+        if ax is None:
+            figure = drawing.whole_picture(self, drawing.new_window, dark)
+        else:
             drawing.draw_map(self, ax, drawing.theme(dark))
-            return ax.get_figure()
-        return drawing.whole_picture(self, drawing.new_window, dark)
+            figure = ax.figure
+        found: Figure = figure
+        return found
 
-    def animate(self, *, dark: bool = False, frames: int = 120, fps: float = 12.0) -> Any:
+    def animate(self, *, dark: bool = False, frames: int = 120, fps: float = 12.0) -> FuncAnimation:
         """Return matplotlib's ``FuncAnimation`` of the race, which notebooks show and files hold.
 
         Args:
@@ -301,9 +319,17 @@ class Race:
         """
         from fastopt.viz import drawing
 
-        return drawing.animation(self, dark, frames, fps)
+        film: FuncAnimation = drawing.animation(self, dark, frames, fps)
+        return film
 
-    def save(self, path: Any, *, dark: bool = False, frames: int = 120, fps: float = 12.0) -> None:
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        dark: bool = False,
+        frames: int = 120,
+        fps: float = 12.0,
+    ) -> None:
         """Write the race to a file; its suffix says as what.
 
         ``.png``, ``.svg`` and ``.pdf`` are pictures, ``.gif`` is an animation, ``.html`` the page
@@ -311,7 +337,7 @@ class Race:
         are numbers. dark, frames and fps are those of ``plot`` and ``animate``.
 
         Raises ValueError for another suffix, and for what a page does not have (it shows up to four
-        optimizers, and not those on whole arrays); OSError where the file cannot be written;
+        optimizers, and has the elementwise ones); OSError where the file cannot be written;
         ImportError where matplotlib is not installed and a picture is asked for.
         """
         kind = suffix(path)
@@ -339,7 +365,7 @@ SUFFIXES = (".png", ".svg", ".pdf", ".gif", ".html", ".json", ".csv")
 """What a race is written as."""
 
 
-def suffix(path: Any) -> str:
+def suffix(path: str | os.PathLike[str]) -> str:
     """Return the suffix of a file that a race can be written to, or raise ValueError."""
     found = Path(path).suffix.lower()
     if found not in SUFFIXES:
@@ -350,10 +376,10 @@ def suffix(path: Any) -> str:
 
 
 def race(
-    optimizers: Any = None,
+    optimizers: Contenders | None = None,
     surface: str | Surface = "bowl",
     *,
-    start: Any = None,
+    start: Sequence[float] | Array | None = None,
     steps: int | None = None,
     noise: float | None = None,
     batch: int = 8,

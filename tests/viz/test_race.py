@@ -481,7 +481,7 @@ def test_a_page_is_asked_for_with_the_race_as_its_state(
     page = types.ModuleType("fastopt.viz.explorer")
     page.write = lambda path, **given: asked.update(given, path=path)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "fastopt.viz.explorer", page)
-    adam = ["adam lr=0.1 betas=0.9,0.99"]
+    adam = ["adam lr=0.1 betas=0.9,0.99 backend=numpy"]
     viz.race(adam, viz.surface("bowl", condition=9), seed=4).save(tmp_path / "race.html")
     assert asked["path"] == tmp_path / "race.html"
     state = asked["state"]
