@@ -1,7 +1,7 @@
 """The built manual in a browser: nothing comes from elsewhere, formulas are set, pages fit a phone.
 
-It looks at docs/_build/html, after ``make -C docs html``, with FASTOPT_TEST_BROWSER set alone, since
-it opens every page.
+It looks at docs/_build/html, after ``make -C docs html``, and with FASTOPT_TEST_BROWSER set alone,
+since it opens every page.
 """
 
 from __future__ import annotations
