@@ -216,7 +216,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import what is not needed by every program when it is first asked for."""
-    if name in ("interop", "schedules", "torch", "viz"):
+    if name in ("interop", "schedules", "sklearn", "thinc", "torch", "viz"):
         return importlib.import_module(f"fastopt.{name}")
     if name in _ON_FIRST_USE:
         found = getattr(importlib.import_module(f"fastopt.{_ON_FIRST_USE[name]}"), name)

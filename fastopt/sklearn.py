@@ -1,0 +1,4 @@
+"""Networks for scikit-learn, trained by any optimizer: ``fastopt.sklearn.MLPClassifier()``."""
+
+from fastopt.interop.sklearn import MLPClassifier as MLPClassifier
+from fastopt.interop.sklearn import MLPRegressor as MLPRegressor
