@@ -57,7 +57,7 @@ def docstring(
 
 def _prose(text: str, inside: str) -> str:
     # Several names of one entry are one word, or the first is taken for the type of the second.
-    text = SEVERAL.sub(lambda found: found[0].replace(", ", ",\u200b"), _escaped(text))
+    text = _escaped(SEVERAL.sub(lambda found: found[0].replace(", ", ",\u200b"), text))
     return NAME.sub(lambda found: _linked(found, inside), text)
 
 
@@ -113,6 +113,11 @@ def bases(_app: Sphinx, name: str, item: Any, options: Any, found: list[Any]) ->
     """Show of the classes that a class is made of the next one that is public."""
     public = [one for one in item.__mro__[1:] if one.__name__ in fastopt.__all__]
     found[:] = public[:1] or [object]
+
+
+def skipped(_app: Sphinx, _what: str, name: str, *_: Any) -> bool | None:
+    """Leave out what scikit-learn adds to estimators for its own routing."""
+    return True if re.fullmatch(r"set_\w+_request", name) else None
 
 
 def missing(_app: Sphinx, env: Any, node: Any, content: Any) -> Any:
@@ -293,6 +298,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("source-read", tables_made)
     app.connect("autodoc-process-docstring", docstring, priority=400)
     app.connect("autodoc-process-signature", signature)
+    app.connect("autodoc-skip-member", skipped)
     app.connect("autodoc-process-bases", bases)
     app.connect("missing-reference", missing)
     app.tags.add("explorer")  # Learn links to it where a build has it
