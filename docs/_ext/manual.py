@@ -37,7 +37,7 @@ BLOCK = re.compile(r"^( *)(.*?)::\n\n((?:\1 {4,}.*(?:\n|\Z)|[ ]*\n)+)", re.MULTI
 SPECIAL = re.compile(r"[|\\]|_(?=\W|$)|(?<!\n)\*(?! )|(?<=\S )\* ")
 """What means itself in a docstring, which has lists and literals, and no other marks."""
 SEVERAL = re.compile(r"^( +[a-z]\w*(?:, [a-z]\w*)+):", re.MULTILINE)
-NAME = re.compile(r"(?<![`\w])``(?:fastopt\.)?([A-Za-z_]\w*)``(?!`)")
+NAME = re.compile(r"(?<![`\w])``(fastopt\.)?([A-Za-z_]\w*)``(?!`)")
 
 
 def docstring(
@@ -83,8 +83,10 @@ def _marked(body: str) -> list[str]:
 
 
 def _linked(found: re.Match[str], inside: str) -> str:
-    name = found[1]
-    if name in fastopt.__all__ and name != inside.rpartition(".")[2] and not name.startswith("_"):
+    name = found[2]
+    # Small letters alone may be an argument, as ``optimizer`` is.
+    public = name in fastopt.__all__ and (found[1] or name[0].isupper())
+    if public and name != inside.rpartition(".")[2] and not name.startswith("_"):
         if name in ("optimizers", "schedules", "interop"):
             return f":py:mod:`~fastopt.{name}`"
         return f":py:obj:`~fastopt.{name}`"
