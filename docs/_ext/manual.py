@@ -37,7 +37,7 @@ BLOCK = re.compile(r"^( *)(.*?)::\n\n((?:\1 {4,}.*(?:\n|\Z)|[ ]*\n)+)", re.MULTI
 SPECIAL = re.compile(r"[|\\]|_(?=\W|$)|(?<!\n)\*(?! )|(?<=\S )\* ")
 """What means itself in a docstring, which has lists and literals, and no other marks."""
 SEVERAL = re.compile(r"^( +[a-z]\w*(?:, [a-z]\w*)+):", re.MULTILINE)
-NAME = re.compile(r"(?<![`\w])``(?:fastopt\.)?([A-Za-z_]\w*)``(?!`)")
+NAME = re.compile(r"(?<![`\w])``(fastopt\.)?([A-Za-z_]\w*)``(?!`)")
 
 
 def docstring(
@@ -57,7 +57,7 @@ def docstring(
 
 def _prose(text: str, inside: str) -> str:
     # Several names of one entry are one word, or the first is taken for the type of the second.
-    text = SEVERAL.sub(lambda found: found[0].replace(", ", ",\u200b"), _escaped(text))
+    text = _escaped(SEVERAL.sub(lambda found: found[0].replace(", ", ",\u200b"), text))
     return NAME.sub(lambda found: _linked(found, inside), text)
 
 
@@ -83,8 +83,10 @@ def _marked(body: str) -> list[str]:
 
 
 def _linked(found: re.Match[str], inside: str) -> str:
-    name = found[1]
-    if name in fastopt.__all__ and name != inside.rpartition(".")[2] and not name.startswith("_"):
+    name = found[2]
+    # Small letters alone may be an argument, as ``optimizer`` is.
+    public = name in fastopt.__all__ and (found[1] or name[0].isupper())
+    if public and name != inside.rpartition(".")[2] and not name.startswith("_"):
         if name in ("optimizers", "schedules", "interop"):
             return f":py:mod:`~fastopt.{name}`"
         return f":py:obj:`~fastopt.{name}`"
@@ -113,6 +115,11 @@ def bases(_app: Sphinx, name: str, item: Any, options: Any, found: list[Any]) ->
     """Show of the classes that a class is made of the next one that is public."""
     public = [one for one in item.__mro__[1:] if one.__name__ in fastopt.__all__]
     found[:] = public[:1] or [object]
+
+
+def skipped(_app: Sphinx, _what: str, name: str, *_: Any) -> bool | None:
+    """Leave out what scikit-learn adds to estimators for its own routing."""
+    return True if re.fullmatch(r"set_\w+_request", name) else None
 
 
 def missing(_app: Sphinx, env: Any, node: Any, content: Any) -> Any:
@@ -293,8 +300,10 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("source-read", tables_made)
     app.connect("autodoc-process-docstring", docstring, priority=400)
     app.connect("autodoc-process-signature", signature)
+    app.connect("autodoc-skip-member", skipped)
     app.connect("autodoc-process-bases", bases)
     app.connect("missing-reference", missing)
+    app.tags.add("explorer")  # Learn links to it where a build has it
     app.connect("build-finished", write_explorer)
     app.connect("build-finished", check)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

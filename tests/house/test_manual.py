@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.util
 import io
 import os
@@ -133,18 +134,18 @@ def reference() -> set[str]:
         for line in path.read_text(encoding="utf-8").splitlines():
             if place := re.match(r"\.\. (?:currentmodule|automodule):: ([\w.]+)", line):
                 module = place[1]
-            elif name := re.fullmatch(r"   (\w+)", line):
+            elif name := re.fullmatch(r"(?:   |\.\. py:data:: )(\w+)", line):
                 found.add(f"{module}.{name[1]}")
     return found
 
 
 def test_every_public_name_is_in_the_reference() -> None:
-    modules = {"interop", "optimizers", "schedules"}
+    modules = {"interop", "optimizers", "schedules", "viz"}
     public = {
         f"fastopt.{name}" for name in fastopt.__all__ if name not in {*modules, "__version__"}
     }
     for module in modules:
-        inside = getattr(fastopt, module)
+        inside = importlib.import_module(f"fastopt.{module}")
         public |= {f"fastopt.{module}.{name}" for name in inside.__all__}
     missing = public - reference()
     assert missing <= {"fastopt.optimizers.optimizer"}, "the same as fastopt.optimizer"
