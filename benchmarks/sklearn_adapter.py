@@ -42,7 +42,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "(256, 256)": {"hidden_layer_sizes": (256, 256)},
     "(100,), early stopping": {"early_stopping": True},
 }
-EPOCHS = 50
+EPOCHS = 25
 
 
 def seconds(make: Any, options: dict[str, Any], X: Any, y: Any) -> tuple[float, Any]:

@@ -258,6 +258,8 @@ class _Network(BaseEstimator):  # type: ignore[misc]  # scikit-learn is not look
         fraction = self.validation_fraction
         within = _at_least(fraction, 0) and fraction < 1
         _number("validation_fraction", fraction, within, "a number from 0 on and below 1")
+        if not _is_lbfgs(self.optimizer):
+            _made_of(self.optimizer, self.optimizer_options, None)
         if self.n_iter_no_change != math.inf:
             _whole("n_iter_no_change (inf for never)", self.n_iter_no_change)
 
@@ -374,10 +376,11 @@ class _Network(BaseEstimator):  # type: ignore[misc]  # scikit-learn is not look
         self.intercepts_ = [np.require(one, None, ["C", "W"]) for one in self.intercepts_]
         opt: Any = self._made.make(self._tree())
         opt.load_state_dict(saved["state"])
-        if saved["in_training"] is not None:  # they are averages now
-            for now, one in zip(chain(*self._tree().values()), saved["in_training"], strict=True):
-                now[...] = one
+        if saved["in_training"] is not None:
+            predicting = self._copies()
+            self._write(saved["in_training"])
             opt.eval()
+            self._write(predicting)
         made: Optimizer = opt
         return made
 
@@ -392,10 +395,21 @@ class _Network(BaseEstimator):  # type: ignore[misc]  # scikit-learn is not look
         if opt is not None:
             in_training = None
             if hasattr(opt, "train"):
+                predicting = self._copies()  # averages, or the best of them
                 with opt.train():
-                    in_training = [one.copy() for one in chain(*self._tree().values())]
+                    in_training = self._copies()
+                self._write(predicting)
             state["_saved"] = {"state": opt.state_dict(), "in_training": in_training}
         return state
+
+    def _copies(self) -> list[Array]:
+        """Return copies of the layers."""
+        return [one.copy() for one in chain(self.coefs_, self.intercepts_)]
+
+    def _write(self, layers: Sequence[Array]) -> None:
+        """Write what was copied back into the layers."""
+        for now, one in zip(chain(self.coefs_, self.intercepts_), layers, strict=True):
+            now[...] = one
 
     def _tree(self) -> dict[str, list[Array]]:
         return {"coefs": self.coefs_, "intercepts": self.intercepts_}
@@ -433,15 +447,15 @@ class _Network(BaseEstimator):  # type: ignore[misc]  # scikit-learn is not look
         data, held_out = self._split(data) if self.early_stopping else (data, None)
         opt = self._ready_optimizer()
         epochs = self._epochs(data, opt, partial)
-        best: Layers | None = None
+        best: list[Array] | None = None
         self.n_iter_ = 0
         try:
             for loss in epochs:
                 self._note(loss, data, opt)
                 if held_out is None:
                     self._judge_loss()
-                elif self._judge(held_out, opt):
-                    best = self._copied(opt)
+                else:
+                    best = self._judge(held_out, opt) or best
                 if self._without_improvement > self.n_iter_no_change:
                     self._say_end()
                     break
@@ -460,10 +474,7 @@ class _Network(BaseEstimator):  # type: ignore[misc]  # scikit-learn is not look
         if hasattr(opt, "eval"):
             opt.eval()
         if best is not None:
-            for kept, now in zip(best.coefs, self.coefs_, strict=True):
-                now[...] = kept
-            for kept, now in zip(best.intercepts, self.intercepts_, strict=True):
-                now[...] = kept
+            self._write(best)
 
     def _epochs(self, data: _Data, opt: Optimizer, partial: bool) -> Iterator[float]:
         """Make epochs for ever; yield the mean loss of each, as it was during the epoch."""
@@ -537,27 +548,25 @@ class _Network(BaseEstimator):  # type: ignore[misc]  # scikit-learn is not look
         self._without_improvement = self._without_improvement + 1 if loss > best - self.tol else 0
         self.best_loss_ = min(loss, best)
 
-    def _judge(self, held: _Held, opt: Optimizer) -> bool:
-        """Count epochs in which the score rose by less than tol; return whether it is the best."""
+    def _judge(self, held: _Held, opt: Optimizer) -> list[Array] | None:
+        """Count epochs in which the score rose by less than tol; return the layers if it is best.
+
+        They are copies, as they are to predict.
+        """
         assert self.validation_scores_ is not None
         assert self.best_validation_score_ is not None
         with opt.eval() if hasattr(opt, "eval") else nullcontext():
             score = self._score_of(held)
+            is_best = score > self.best_validation_score_
+            copies = self._copies() if is_best else None
         self.validation_scores_.append(score)
         if self.verbose:
             print(f"Validation score: {score:f}")
         risen = not score < self.best_validation_score_ + self.tol
         self._without_improvement = 0 if risen else self._without_improvement + 1
-        is_best = score > self.best_validation_score_
         if is_best:
             self.best_validation_score_ = score
-        return is_best
-
-    def _copied(self, opt: Optimizer) -> Layers:
-        """Return a copy of the layers, as they are to predict."""
-        with opt.eval() if hasattr(opt, "eval") else nullcontext():
-            coefs = [coef.copy() for coef in self.coefs_]
-            return Layers(coefs, [intercept.copy() for intercept in self.intercepts_])
+        return copies
 
     def _score_of(self, held: _Held) -> float:
         raw = self._network().outputs(held.inputs, self._layers())

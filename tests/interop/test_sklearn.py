@@ -275,6 +275,11 @@ def test_early_stopping_predicts_with_the_best_of_a_schedule_free_run() -> None:
     ).fit(X, y)
     assert max(model.validation_scores_) == model.best_validation_score_ > 0.8
     assert not model.optimizer_.training
+    before = model.predict_proba(X)
+    copied = pickle.loads(pickle.dumps(model))
+    assert not copied.optimizer_.training
+    for one in (model, copied):
+        assert np.array_equal(one.predict_proba(X), before)
 
 
 def test_a_file_that_is_mapped_predicts_and_goes_on(tmp_path: Any) -> None:
