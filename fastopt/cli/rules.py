@@ -128,7 +128,7 @@ def roundings(case: Case, options: Options, longest: int) -> int:
     rule = case.rule
     if isinstance(rule, ArrayRule):
         counts = [n for _, n in rule.settings if isinstance(n, int) and not isinstance(n, bool)]
-        return _operations(rule.compute, set()) * longest * max(1, *counts, 1)
+        return _operations(rule.compute, set()) * longest * max([1, *counts])
     forms: list[Callable[..., Any]] = [rule.numba]
     forms += [rule.sums.numba] if rule.sums else []
     forms += [rule.memory.host] if rule.memory else []

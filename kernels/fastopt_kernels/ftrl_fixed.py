@@ -34,7 +34,8 @@ def _numpy(
     z += lr * (grad + shrinkage * param)
     shrunk = np.where(z < -threshold, -threshold - z, z - z)
     shrunk = np.where(z > threshold, threshold - z, shrunk)
-    np.divide(shrunk, beta + stretch, out=param)
+    # Both as they are in the arithmetic's dtype, whether they come as floats or as arrays.
+    np.divide(shrunk, np.add(beta, stretch, dtype=param.dtype), out=param)
 
 
 def _numba(

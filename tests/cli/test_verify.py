@@ -90,6 +90,13 @@ def test_nothing_is_wrong_with_all_rules_in_all_formats() -> None:
         assert row.check == "recorded" or row.allowed is None or row.allowed < 2**16, row
 
 
+@needs_numba
+def test_scalars_that_are_added_are_rounded_first_in_half_precision_too() -> None:
+    # 1.7 + 0.18 in float32, which is not 1.88 rounded: NumPy is handed floats there.
+    report = verify.verify(["FTRL"], ["float16", "bfloat16"])
+    assert report.failed == []
+
+
 def test_what_is_allowed_counts_what_a_rule_does() -> None:
     by = {str(case): case for case in CASES}
     count = {name: roundings(by[name], {}, 4) for name in ("SGD", "Adam", "Muon")}
