@@ -73,7 +73,6 @@ sphinx_gallery_conf = {
     "show_signature": False,
     "write_computation_times": False,  # their page loads scripts from elsewhere
     "capture_repr": ("_repr_html_",),
-    "image_srcset": ["2x"],
     "notebook_extensions": [],  # they would lack docs/learning.py
 }
 

@@ -13,7 +13,9 @@ import atexit
 import contextlib
 import html
 import importlib.util
+import io
 import json
+import re
 import shutil
 import sys
 import tempfile
@@ -59,6 +61,7 @@ _LOOK = {
     "axes.axisbelow": True,
     "figure.facecolor": "white",
     "savefig.facecolor": "white",
+    "savefig.dpi": 200,  # sharp on fine screens
     "lines.linewidth": 1.7,
     "figure.constrained_layout.w_pad": 0.1,
     "figure.constrained_layout.h_pad": 0.1,
@@ -203,7 +206,9 @@ class Table:
 
     def _repr_html_(self) -> str:
         def line(cells: Sequence[str], tag: str) -> str:
-            return "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells)
+            texts = (re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(cell)) for cell in cells)
+            left = ' style="text-align: left"'
+            return "".join(f"<{tag}{left}>{text}</{tag}>" for text in texts)
 
         body = "".join(f"<tr>{line(row, 'td')}</tr>" for row in self.rows)
         head = f"<thead><tr>{line(self.head, 'th')}</tr></thead>"
@@ -227,7 +232,7 @@ def run_example(name: str, *arguments: str) -> Path:
     sys.modules[name] = module  # dataclasses look their module up
     try:
         spec.loader.exec_module(module)
-        with contextlib.chdir(folder):
+        with contextlib.chdir(folder), contextlib.redirect_stderr(io.StringIO()):  # progress bars
             module.main(list(arguments))
     finally:
         del sys.modules[name]
@@ -236,9 +241,10 @@ def run_example(name: str, *arguments: str) -> Path:
 
 def show(path: Path, said: str) -> Figure:
     """Show a picture that a program has saved, as the other pictures are."""
+    plt.rcParams.update(_LOOK)
     pixels = plt.imread(path)
     height, width = pixels.shape[:2]
-    figure = plt.figure(figsize=(5.4, 5.4 * height / width), dpi=width / 5.4)
+    figure = plt.figure(figsize=(width / 200, height / 200))  # pixel by pixel
     axes = figure.add_axes((0, 0, 1, 1))
     axes.imshow(pixels)
     axes.set_axis_off()
@@ -282,8 +288,6 @@ def setup(app: Any) -> dict[str, bool]:
     def place(app: Any, _config: Any) -> None:
         global _folder
         _folder = Path(app.srcdir) / "learn_pages" / "numbers"
-        if (Path(app.srcdir) / "explorer" / "index.html").is_file():
-            app.tags.add("explorer")  # or whoever brings the page adds it: Learn links to it then
 
     app.add_role("number", number)
     app.add_css_file("learn.css")

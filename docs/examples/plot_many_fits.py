@@ -3,16 +3,16 @@ Many fits at once
 =================
 
 A step on a slope, fitted to profiles of real terrain: five numbers each, from three starts, all
-side by side. Here to the first forty rows of the map.
+side by side. Here to the first twenty rows of the map.
 
 ::
 
-    python examples/many_fits.py --rows 40 --picture many_fits.png
+    python examples/many_fits.py --rows 20 --picture many_fits.png
 """
 
 from learning import run_example, show
 
-folder = run_example("many_fits", "--rows", "40", "--picture", "many_fits.png")
+folder = run_example("many_fits", "--rows", "20", "--picture", "many_fits.png")
 
 # sphinx_gallery_start_ignore
 show(

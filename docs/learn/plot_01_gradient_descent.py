@@ -178,6 +178,6 @@ axes.annotate("our valley", (25, needed[4]), (8, -12), textcoords="offset points
 
 # %%
 # A round bowl takes :number:`condition.round` step, our valley :number:`condition.ours`, and one of
-# condition number 1000 takes :number:`condition.worst`. Real networks are worse still.
+# condition number 1000 takes :number:`condition.worst`.
 # The next pages are about ways out: *momentum* lets the swinging cancel itself, *AdaGrad*,
 # *RMSProp* and *Adam* give each direction a step length of its own.

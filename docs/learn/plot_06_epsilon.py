@@ -58,7 +58,9 @@ assert 3e-9 < half["outside, ε = 1e-8"] < 3e-8
 assert 2e-5 < half["inside, ε = 1e-8"] < 2e-4
 assert at[0] > 0.98
 assert at[1] < 0.02
-keep("eps", outside=f"{at[0]:.2f}", inside=f"{at[1]:.2f}")
+tame = step_length(np.array([1e-6]), eps=1e-5)[0]
+assert tame < 0.1
+keep("eps", outside=f"{at[0]:.2f}", inside=f"{at[1]:.2f}", tame=f"{tame:.2f}")
 figure, axes = picture(
     "Length of a step against the size of a steady gradient. Each curve is flat at one learning "
     "rate for large gradients and falls in proportion below a knee. The knee is at 1e-8 for an "
@@ -106,8 +108,8 @@ assert max(worst[0], worst[-1]) < 0.002
 # * fastopt and PyTorch add ε outside (``eps=1e-8``). optax and Keras put that of RMSProp inside.
 #   For their numbers: ``eps_inside_sqrt=True``.
 # * ε is also a choice: "treat gradients below this size as nothing". Where most gradients of a
-#   network are noise of size 1e-6, ε = 1e-8 blows the noise up to full steps. An ε of 1e-5 does
-#   not.
+#   network are noise of size 1e-6, ε = 1e-8 blows the noise up to :number:`eps.outside` of a full
+#   step. With ε = 1e-5 it is :number:`eps.tame`.
 # * In Adam there is one more place. ε can be added before or after v is
 #   :ref:`corrected <learn-bias>`. fastopt, PyTorch and optax add it after, Keras before
 #   (``eps_hat=True``). With gradients of ordinary size nobody sees it.

@@ -14,23 +14,12 @@ import json
 import numpy as np
 from learning import ROOT, Table
 
-results = json.loads((ROOT / "benchmarks/results/sweep.json").read_text())[
-    "problems"
-]
+file = ROOT / "benchmarks/results/sweep.json"
+results = json.loads(file.read_text())["problems"]
 digits, characters = (
     results[name]["optimizers"] for name in ("digits", "characters")
 )
-usual = (
-    "SGD",
-    "Momentum",
-    "Adagrad",
-    "RMSprop",
-    "Adam",
-    "AdamW",
-    "NAdam",
-    "Lion",
-    "MuonWithAdamW",
-)
+usual = "SGD Momentum Adagrad RMSprop Adam AdamW NAdam Lion MuonWithAdamW".split()
 
 
 def loss(found, which):
@@ -127,8 +116,8 @@ figure.legend(
 # 1. **Begin with AdamW or Adam** and :ref:`look for the learning rate <learn-choose-lr>`.
 # 2. **RMSProp** is as good on both problems, with half the memory, and needed no search here (its
 #    default ended at :number:`which.rms` on characters).
-# 3. **SGD with momentum** has the least memory. It is the usual choice for convolutional networks.
-#    On characters it is behind (:number:`which.sgd`).
+# 3. **SGD** keeps nothing, and with momentum half of what Adam does. It is the usual choice for
+#    convolutional networks. On characters it is behind (:number:`which.sgd`).
 # 4. **MuonWithAdamW** was the best on characters (:number:`which.muon`). Its steps cost much more.
 # 5. **AdaGrad** is for sparse features (:ref:`learn-adagrad-slows`).
 #
@@ -146,20 +135,21 @@ import choosing
 sys.path.remove(str(ROOT / "benchmarks"))
 rules = json.loads((ROOT / "benchmarks/results/rules.json").read_text())
 cells = choosing.figures(rules, {"problems": results})
+memory = {name: float(cells[name][0]) for name in cells}
+assert memory["RMSprop"] == memory["Momentum"] == memory["Adam"] / 2
+assert memory["SGD"] == 0
+assert float(cells["MuonWithAdamW"][1].rstrip("†")) > 50
 # sphinx_gallery_end_ignore
+head = [
+    "class",
+    "bytes of state per number",
+    "time of a step, Adam = 1",
+    "use it for",
+]
 Table(
-    [
-        "class",
-        "bytes of state per number",
-        "time of a step, Adam = 1",
-        "use it for",
-    ],
-    [
-        [name, cells[name][0], cells[name][1], text]
-        for name, text in choosing.FIRST.items()
-    ],
+    head, [[name, *cells[name][:2], text] for name, text in choosing.FIRST.items()]
 )
 
 # %%
 # A † marks optimizers on matrices, timed on matrices of 512 by 512; the others on one array of 20
-# million numbers. All others, with the same figures, are in the reference.
+# million numbers. :doc:`All others </use/choosing>` have the same figures in *Use*.

@@ -172,13 +172,18 @@ def _verify(given: argparse.Namespace) -> int:
     names = None if given.optimizer is None else list(dict.fromkeys(given.optimizer))
     # One line, written over again, where somebody looks at it.
     start, end = ("\r\x1b[K", "") if sys.stderr.isatty() else ("", "\n")
-    report = verify.verify(
-        names, formats, tell=lambda text: print(start + text, end=end, file=sys.stderr, flush=True)
-    )
+    with verify.compiled_ahead(names, formats):
+        report = verify.verify(
+            names,
+            formats,
+            tell=lambda text: print(start + text, end=end, file=sys.stderr, flush=True),
+        )
     print(start, end="", file=sys.stderr, flush=True)
     verify.show(report)
-    if given.json is not None:
-        _write(given.json, {"machine": machine(), **report.as_data()})
+    if given.json is not None and not _write(
+        given.json, {"machine": machine(), **report.as_data()}
+    ):
+        return 2
     return 1 if report.failed else 0
 
 
@@ -210,13 +215,18 @@ def _bench(given: argparse.Namespace) -> int:
     versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
     print(f"{found['processor']}, {found['cores']} cores, {found['threads']} threads; {versions}")
     print(bench.report(measured))
-    if given.json is not None:
-        _write(given.json, {"machine": found, **measured})
-    return 0
+    written = given.json is None or _write(given.json, {"machine": found, **measured})
+    return 0 if written else 2
 
 
-def _write(path: Path, found: dict[str, Any]) -> None:
-    path.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", "utf-8")
+def _write(path: Path, found: dict[str, Any]) -> bool:
+    """Write results to a file; where that fails say why, and return False."""
+    try:
+        path.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", "utf-8")
+    except OSError as error:
+        print(f"fastopt: {path} cannot be written: {error.strerror}", file=sys.stderr)
+        return False
+    return True
 
 
 def _new_file(text: str) -> Path:

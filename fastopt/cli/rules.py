@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 
-import fastopt
 from fastopt import optimizers
 from fastopt.core.hyperparameters import Check, Flag, Maybe, OneOf, OneOrMore, Options, Whole
 from fastopt.core.options import FRAGMENTS, GROUP_CHECKS, is_on
@@ -50,9 +49,10 @@ def cases(names: list[str] | None = None) -> list[Case]:
     """Return every rule of the optimizers of these names, all by default; then what acts around.
 
     Options that act around any rule (a fragment each) are met around AdamW, which takes them all.
+    Raises ValueError for a name that no optimizer has; it tells the closest.
     """
     names = optimizers.names() if names is None else names
-    found = [case for name in names for case in _of(getattr(fastopt, name))]
+    found = [case for name in names for case in _of(optimizers.named(name))]
     if "AdamW" in names:
         plain = next(case for case in found if str(case) == "AdamW")
         for option in FRAGMENTS:
@@ -75,7 +75,7 @@ class _Asked(Options):
 
 def _of(optimizer: type[Optimizer]) -> Iterator[Case]:
     """Yield a case for each rule that an optimizer has, the one of its defaults first."""
-    group = optimizer(np.ones((1, 1))).param_groups[0]
+    group = optimizer(np.ones((1, 1)), backend="numpy").param_groups[0]
     defaults = {name: group[name] for name in group if name != "params"}
     order = list(optimizer._checks)
     known: set[tuple[str, Any]] = set()

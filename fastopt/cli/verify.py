@@ -18,9 +18,11 @@ How far off a result may be
     ``n`` times eps is allowed: twice the ``n`` halves, since four runs do not find the worst signs.
 
     What is stored in a narrower format than it is computed in is rounded once more, by half an eps
-    of that format. The recorded results may be off by 1e-11 of the largest value on the way, 45 036
-    eps of float64: others work out 1 - beta^t by a power, which loses 1 000 eps where beta is
-    0.999, in each of ten steps, and have roundings of their own beside that.
+    of that format. Numbers below the least normal one of a format are as far apart as that is.
+
+    The recorded results may be off by 1e-11 of the largest value on the way, 45 036 eps of float64:
+    others work out 1 - beta^t by a power, which loses 1 000 eps where beta is 0.999, in each of ten
+    steps, and have roundings of their own beside that.
 
 Errors are in units of eps of the format in which a number is stored, of the largest value that its
 element had on the way.
@@ -28,19 +30,22 @@ element had on the way.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import cache
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastopt import backends
+from fastopt.backends.numba import cache
 from fastopt.cli.rules import Case, cases, roundings
 from fastopt.cli.table import aligned
 from fastopt.core import arrays
@@ -59,8 +64,6 @@ OFF = 2.0**-20
 AGAIN = 4
 RECORDED = 1e-11
 """How far the reference may be from the recorded results, of the largest value on the way."""
-
-TINY = float(np.finfo(np.float64).tiny)
 
 # -------------------------------------------------------------------------------------------------
 # What a run goes in with.
@@ -133,7 +136,7 @@ def _takes(case: Case, shape: tuple[int, ...]) -> bool:
     return True
 
 
-@cache
+@functools.cache
 def _recorded() -> dict[str, Any]:
     """Return recorded runs and their inputs, as ``tests/golden/make_recorded.py`` wrote them."""
     text = files("fastopt.cli").joinpath("recorded.json").read_text("utf-8")
@@ -301,17 +304,19 @@ class Distance:
 
 def _distance(end: End, reference: Reference, rounds: int, dtype: np.dtype[Any]) -> Distance:
     """Return the distance of an end whose parameters are of this dtype."""
-    arithmetic = _eps(np.dtype(np.float64) if dtype.itemsize == 8 else np.dtype(np.float32))
+    computed = _Format.of(np.dtype(np.float64) if dtype.itemsize == 8 else np.dtype(np.float32))
     worst = Distance(0.0, 0.0, "")
     used = -1.0
-    for name, exact in reference.end.arrays.items():
+    for name, twin in _twins(end, reference):
         got = end.arrays[name]
-        eps = max(_eps(got.dtype), arithmetic)
-        unit = eps * np.maximum(reference.largest[name], TINY)
-        allowed = rounds * arithmetic * np.maximum(reference.moved[name], TINY)
-        if eps > arithmetic:
-            allowed = allowed + eps / 2 * reference.largest[name]
-        off = np.abs(got.astype(np.float64) - exact)
+        stored = _Format.of(got.dtype)
+        allowed = rounds * computed.eps * np.maximum(reference.moved[twin], computed.least)
+        if stored.eps > computed.eps:
+            allowed += stored.eps / 2 * np.maximum(reference.largest[twin], stored.least)
+        else:
+            stored = computed
+        unit = stored.eps * np.maximum(reference.largest[twin], stored.least)
+        off = np.abs(got.astype(np.float64) - reference.end.arrays[twin])
         off = np.where(np.isfinite(off), off, np.inf)
         if not off.size:
             continue
@@ -324,11 +329,27 @@ def _distance(end: End, reference: Reference, rounds: int, dtype: np.dtype[Any])
     return worst
 
 
-def _eps(dtype: np.dtype[Any]) -> float:
-    import ml_dtypes
+def _twins(end: End, reference: Reference) -> Iterator[tuple[str, str]]:
+    """Yield the names of what is held to what: masters, which float64 lacks, to parameters."""
+    for name in reference.end.arrays:
+        yield name, name
+        if f"master of {name}" in end.arrays:
+            yield f"master of {name}", name
 
-    known: Any = ml_dtypes.finfo  # of NumPy's formats, and of its own
-    return float(known(dtype).eps)
+
+class _Format(NamedTuple):
+    """How far numbers of a format are apart: ``eps`` of their size, or of the ``least`` normal."""
+
+    eps: float
+    least: float
+
+    @classmethod
+    def of(cls, dtype: np.dtype[Any]) -> _Format:
+        import ml_dtypes
+
+        known: Any = ml_dtypes.finfo  # of NumPy's formats, and of its own
+        found = known(dtype)
+        return cls(float(found.eps), float(found.smallest_normal))
 
 
 # -------------------------------------------------------------------------------------------------
@@ -505,6 +526,53 @@ def _dtype(name: str) -> np.dtype[Any]:
 
 def _said(error: Exception) -> str:
     return " ".join(f"raised {type(error).__name__}: {error}".split())[:300]
+
+
+# -------------------------------------------------------------------------------------------------
+# Compiling for Numba, which takes most of the time where no code is kept yet.
+
+MANY = 20
+"""From so many rules on others compile too: a process of its own takes a second to begin."""
+MOST = 4
+_COMPILE = """
+import json, sys
+from fastopt.cli import verify
+verify.compile_share(*json.loads(sys.argv[1]))
+"""
+
+
+@contextmanager
+def compiled_ahead(names: list[str] | None, formats: Sequence[str]) -> Iterator[None]:
+    """Have other processes compile rules while the block checks them, from the last one on.
+
+    What they compile is found on disk. There are none where nothing is kept there, for few rules,
+    and on one processor. They end with the block.
+    """
+    count = min(backends.most_threads() - 1, MOST)
+    if find_spec("numba") is None or cache.folder() is None or len(cases(names)) < MANY:
+        count = 0
+    command = [sys.executable, "-c", _COMPILE]
+    quiet: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+    others = [
+        subprocess.Popen([*command, json.dumps([names, formats, k, count])], **quiet)
+        for k in range(count)
+    ]
+    try:
+        yield
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+
+
+def compile_share(names: list[str] | None, formats: Sequence[str], number: int, count: int) -> None:
+    """Compile every ``count``-th rule, from the last one on; what fails is found elsewhere."""
+    for case in cases(names)[::-1][number::count]:
+        whole = _drawn(case)
+        one_step = replace(whole, grads=whole.grads[:1])
+        for name in formats:
+            with suppress(Exception):
+                _run(case, one_step, _dtype(name), "numba")
 
 
 # -------------------------------------------------------------------------------------------------

@@ -40,7 +40,7 @@ class Table:
             widths = [max(map(len, column)) for column in zip(*given, strict=True)]
             lines += ["", *(self._line(row, widths) for row in given)]
         if self.notes:
-            lines += ["", *self.notes]
+            lines += ["", *(f"! {note}" for note in self.notes)]
         return "\n".join(lines)
 
     def _line(self, row: tuple[str, ...], widths: list[int]) -> str:
@@ -96,7 +96,12 @@ class Table:
             made.add_row(*map(text, row[: len(shown)]))  # brackets in names are no markup
         said = [f"{row[0]}: {row[-1]}" for row in self.rows if remarks and row[-1]]
         tables = [made] if self.rows else []
-        parts = [*map(text, self.heading), *tables, *map(text, (*said, *self.notes))]
+        parts = [
+            *map(text, self.heading),
+            *tables,
+            *map(text, said),
+            *(text(f"! {one}") for one in self.notes),
+        ]
         return group(*parts)
 
 

@@ -63,6 +63,8 @@ class Context(NamedTuple):
     """Whether the learning rate is a function of the step number."""
     master: bool
     """Whether it has master weights."""
+    squares: bool
+    """Whether its state v is an average of squares, and not a velocity."""
 
 
 Around = Mapping[str, Context]
@@ -143,14 +145,14 @@ def _same(shared: tuple[str, str] | None) -> Iterator[Advice]:
     if shared is not None:
         text = (
             f"the gradients of {shared[0]} and {shared[1]} share memory: 2 parameters step by the "
-            "same numbers. Hand in an array for each, if it was overwritten or handed in twice"
+            "same numbers. If it was handed in twice, or overwritten, hand in an array for each"
         )
         yield Advice("same_gradient", text, shared)
 
 
 def _of_rates(made: Explanation) -> Iterator[Advice]:
     moving = [one for one in made.parameters if one.grad_rms is not None]
-    still = [one.name for one in moving if one.lr == 0.0]
+    still = [one.name for one in moving if one.lr == 0.0 and not one.update_rms]
     if still:
         text = (
             f"lr is 0 in step {_first(made.step_count) + 1} for {_named(still)}: nothing moves. If "
@@ -181,7 +183,7 @@ def _matrices(made: Explanation) -> list[ParameterStep]:
 
 
 def _large(made: Explanation, around: Around) -> Iterator[Advice]:
-    found = [(one.ratio or 0.0, one) for one in _matrices(made)]
+    found = [(one.ratio or 0.0, one) for one in _matrices(made) if not _began_with_zeros(one)]
     found = [pair for pair in found if pair[0] > LARGE_RATIO]
     if found:
         ratio, one, names, every = _worst(found)
@@ -191,6 +193,11 @@ def _large(made: Explanation, around: Around) -> Iterator[Advice]:
             f"{_rounded(ratio / 1e-2):g} times smaller, or warm up"
         )
         yield Advice("large_step", text, every)
+
+
+def _began_with_zeros(one: ParameterStep) -> bool:
+    """Return whether a parameter may be no more than what a few steps like this one have made."""
+    return one.step > 1 and one.weight_rms <= 1.5 * (one.step - 1) * (one.update_rms or 0.0)
 
 
 def _rounded(value: float) -> float:
@@ -229,12 +236,12 @@ def _small(made: Explanation, around: Around) -> Iterator[Advice]:
 def _eps(made: Explanation, around: Around) -> Iterator[Advice]:
     found = []
     for one in made.parameters if not made.memory else ():  # or squares are in units of that
-        root, eps = _root_of_squares(one, around[one.name].options)
+        root, eps = _root_of_squares(one, around[one.name])
         if one.status == "updated" and one.grad_rms and root and eps > root:
             found.append((eps / root, one))
     if found:
         _, one, names, every = _worst(found)
-        root, eps = _root_of_squares(one, around[one.name].options)
+        root, eps = _root_of_squares(one, around[one.name])
         text = (
             f"eps is larger than the root of v of {names} ({eps:.2g} and {root:.2g} in RMS), so "
             "that steps shrink with the gradient, as SGD's do: choose an eps far below "
@@ -243,13 +250,14 @@ def _eps(made: Explanation, around: Around) -> Iterator[Advice]:
         yield Advice("eps", text, every)
 
 
-def _root_of_squares(one: ParameterStep, options: Options) -> tuple[float, float]:
+def _root_of_squares(one: ParameterStep, context: Context) -> tuple[float, float]:
     """Return the root of the average of squares that eps is added to, and eps as it acts on it."""
+    options = context.options
     eps = options.get("eps")
-    if "v" not in one.state or not isinstance(eps, float):
+    if not context.squares or "v" not in one.state or not isinstance(eps, float):
         return 0.0, 0.0
     root = math.sqrt(one.state["v"])
-    filled = _last_filled(one) if options.get("bias_correction") else 1.0
+    filled = _last_filled(one) if options.get("bias_correction", True) else 1.0
     if not options.get("eps_hat") and filled:
         root /= math.sqrt(filled)
     return root, math.sqrt(eps) if options.get("eps_inside_sqrt") else eps
@@ -264,8 +272,8 @@ def _last_filled(one: ParameterStep) -> float:
 def _beginning(made: Explanation, around: Around) -> Iterator[Advice]:
     found = []
     for one in made.parameters if not made.memory else ():  # what is estimated allows for it
-        given = around[one.name].options
-        uncorrected = given.get("bias_correction") is False and "v" in one.state
+        given, _, _, squares = around[one.name]
+        uncorrected = given.get("bias_correction") is False and "v" in one.state and squares
         if one.status != "updated" or not uncorrected or not one.filled:
             continue
         numbers = [value for value in one.filled.values() if isinstance(value, float)]
@@ -309,7 +317,6 @@ def _cut(made: Explanation, around: Around) -> Iterator[Advice]:
     if found:
         cut, one, names, every = _worst(found)
         limit = around[one.name].options["clip_value"]
-        limit = around[one.name].options["clip_value"]
         text = (
             f"clip_value={limit:.3g} cuts off {cut:.0%} of the elements of the gradient of "
             f"{names}, so that little more than their signs is left: set it above "
@@ -337,9 +344,10 @@ def _underflow(made: Explanation, around: Around) -> Iterator[Advice]:
 def _rounding(made: Explanation, around: Around) -> Iterator[Advice]:
     found = []
     for one in made.parameters:
-        given, _, master = around[one.name]
+        given, _, master, _ = around[one.name]
         kept = one.dtype not in ("float16", "bfloat16") or master
-        blocked = given["cautious"] or given["stochastic_rounding"] or one.at_bounds
+        blocked = given["cautious"] or given["stochastic_rounding"] or given["l1"] or one.at_bounds
+        blocked = blocked or (one.step == 1 and not one.update_max)  # some only fill state then
         if one.status == "updated" and not kept and not blocked and one.lr != 0.0:
             found.append((one.unmoved or 0.0, one))
     found = [pair for pair in found if pair[0] > MANY]

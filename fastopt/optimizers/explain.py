@@ -212,8 +212,12 @@ class Explanation:
         raise KeyError(f"no parameter is called {name!r}; there are {known}")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all of it as plain dicts, tuples and numbers, which JSON can hold."""
-        return asdict(self)
+        """Return all of it as plain dicts, lists and numbers, which JSON can hold.
+
+        Numbers that are not finite are None.
+        """
+        found: dict[str, Any] = _plain(asdict(self))
+        return found
 
     def __str__(self) -> str:
         return self._table.text
@@ -248,7 +252,7 @@ class Explanation:
             tuple(line for line in heading if line),
             COLUMNS,
             tuple(map(_cells, self.parameters)),
-            tuple(f"! {one}" for one in self.advice),
+            tuple(str(one) for one in self.advice),
             left=(0, 1, 5, 9),
         )
 
@@ -266,6 +270,15 @@ COLUMNS = (
     "",
 )
 """Of the table; the last one has remarks."""
+
+
+def _plain(value: Any) -> Any:
+    """Return nested values as JSON holds them."""
+    if isinstance(value, dict):
+        return {name: _plain(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _said_of_norm(made: Explanation) -> str:
@@ -590,7 +603,8 @@ def _options_of(state: OptimizerState, where: Where, options: Mapping[int, Optio
 def _context(state: OptimizerState, where: Where, options: Mapping[int, Options]) -> Context:
     bucket, _ = _place(state, where)
     scheduled = callable(bucket.formula._view(state.groups[bucket.group])["lr"])
-    return Context(_options_of(state, where, options), scheduled, bucket.spec.master)
+    squares = bucket.rule.averages_squares and "v" not in bucket.rule.signed
+    return Context(_options_of(state, where, options), scheduled, bucket.spec.master, squares)
 
 
 def _shared_gradients(tree: Tree, given: Sequence[Any]) -> tuple[str, str] | None:

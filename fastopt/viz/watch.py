@@ -496,7 +496,7 @@ COLOURS = (
     "#000000",
     "#999933",
 )
-"""Okabe and Ito's, which colour-blind people tell apart."""
+"""Okabe and Ito's, with olive for their yellow: colour-blind people tell them apart."""
 
 STYLES = {"-": "solid", "--": "dashed", ":": "dotted", "-.": "dash-dotted"}
 """Of lines, for the arrays of state."""
@@ -513,7 +513,8 @@ def _drawn(seen: Watch, path: str | os.PathLike[str] | None) -> Figure:
         ) from error
     history, names = seen.history, seen.names
     steps = history["step"]
-    figure, panels = plt.subplots(2, 2, figsize=(10, 7), sharex=True, layout="constrained")
+    figure: Figure = plt.figure(figsize=(10, 7), layout="constrained")
+    panels = figure.subplots(2, 2, sharex=True)
     _draw_run(panels[0, 0], seen, history, steps)
     slots = [q for q in seen._quantities if q not in OF_PARAMETERS]
     chosen = [*names][: len(COLOURS)]
@@ -543,8 +544,7 @@ def _drawn(seen: Watch, path: str | os.PathLike[str] | None) -> Figure:
         panel.set_xlabel("step")
     for panel in panels.flat:
         panel.grid(alpha=0.25)
-    if panels[0, 1].lines:
-        panels[0, 1].legend(fontsize=8)
+    figure.legend(*panels[0, 1].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     figure.suptitle(f"{type(seen._opt).__name__}: {len(seen)} records")
     if path is not None:
         figure.savefig(path)
@@ -569,12 +569,12 @@ def _draw_run(panel: Any, seen: Watch, history: Mapping[str, Array], steps: Arra
         panel.plot(steps, history[name], color=colour, label=name, **_marked(steps))
     rates = panel.twinx()
     rates.plot(steps, history["lr"], color="0.5", linestyle="--", label="lr")
-    rates.set_ylabel("lr", color="0.4")
+    rates.set_ylabel("lr (dashed)", color="0.4")
     rates.tick_params(axis="y", labelcolor="0.4")
     rates.set_ylim(bottom=0.0)
     panel.set_title(", ".join(own), loc="left")
-    lines = [*panel.lines, *rates.lines]
-    panel.legend(lines, [line.get_label() for line in lines], fontsize=8)
+    if len(own) > 1:
+        panel.legend(fontsize=8)
     skipped = steps[history["made"] < 1.0]
     if len(skipped):
         panel.plot(skipped, np.zeros_like(skipped), "x", color="#d55e00", clip_on=False)

@@ -23,7 +23,7 @@ from fastopt.cli.rules import cases, roundings
 from fastopt.core.options import FRAGMENTS
 from fastopt_kernels import adam, lamb, muon, prodigy
 from golden import make_recorded
-from helpers.variants import HAS_NUMBA, OF_MATRICES, VARIANTS
+from helpers.variants import HAS_NUMBA, OF_MATRICES, VARIANTS, script
 
 CASES = cases()
 NO_VECTOR = {
@@ -73,7 +73,7 @@ SOME = ["Adam", "LAMB", "MoMo", "Prodigy", "Sophia", "Muon", "Shampoo"]
 """With sums, with memory, with a loss, with estimates, of matrices, with decompositions."""
 
 
-def test_nothing_is_wrong_with_right_rules() -> None:
+def test_nothing_is_wrong_with_the_right_rules() -> None:
     report = verify.verify(SOME, ["float32"])
     assert report.failed == []
     assert {row.backend for row in report.rows} == {*report.backends}
@@ -106,6 +106,12 @@ def test_on_a_device(cupy: Any) -> None:
     assert report.failed == []
     same = {row.same_bits for row in report.rows if row.backend == "cupy" and row.rule != "muon"}
     assert same == {True}
+
+
+@pytest.mark.exhaustive
+def test_all_rules_on_a_device(cupy: Any) -> None:
+    report = verify.verify(formats=["float32"])
+    assert report.failed == []
 
 
 # Faults ------------------------------------------------------------------------------------------
@@ -174,6 +180,23 @@ def test_a_broken_numpy_is_found(monkeypatch: Any) -> None:
     right = np.sqrt
     monkeypatch.setattr(np, "sqrt", lambda *given, **named: right(*given, **named) * (1 + 1e-9))
     assert ("Adagrad", "recorded", "numpy") in failing(["Adagrad"])
+
+
+def test_a_fault_that_half_precision_hides_is_found_in_its_masters(monkeypatch: Any) -> None:
+    report = verify.verify(["Adam"], ["bfloat16"])
+    assert report.failed == []
+    right = verify._ends
+
+    def wrong(opt: fastopt.Optimizer) -> dict[str, Any]:
+        found = right(opt)
+        return {k: x * np.float32(1 + 2e-5) if "master" in k else x for k, x in found.items()}
+
+    monkeypatch.setattr(verify, "_ends", wrong)
+    report = verify.verify(["Adam"], ["bfloat16"])
+    assert {row.where.split("[")[0] for row in report.failed} <= {
+        f"master of {name}" for name in ("scalar", "vector", "matrix", "large")
+    }
+    assert {row.backend for row in report.failed} == {*report.backends}
 
 
 @needs_numba
@@ -289,6 +312,28 @@ def test_a_wrong_command_line_exits_with_2(given: list[str], said: str, capsys: 
     assert said in capsys.readouterr().err
 
 
+def test_a_file_that_cannot_be_written_after_all_exits_with_2(
+    monkeypatch: Any, capsys: Any, tmp_path: Path
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    given = ["--quick", "--optimizer", "Signum", "--json", str(tmp_path / "found.json")]
+    assert cli.main(["verify", *given]) == 2
+    told = capsys.readouterr()
+    assert "found.json cannot be written: No space left on device" in told.err
+    assert "All is as it should be." in told.out
+
+
+@pytest.mark.parametrize("asked", ["cupy", "nonsense"])
+def test_which_backend_is_asked_for_elsewhere_makes_no_difference(
+    asked: str, monkeypatch: Any
+) -> None:
+    monkeypatch.setenv("FASTOPT_BACKEND", asked)
+    assert cli.main(["verify", "--quick", "--optimizer", "Signum"]) == 0
+
+
 def test_a_backend_that_cannot_run_is_named_with_the_reason(monkeypatch: Any, capsys: Any) -> None:
     reasons = {"numpy": None, "numba": "no module", "cupy": "no  driver"}
     monkeypatch.setattr(backends, "available_backends", lambda: reasons)
@@ -297,6 +342,37 @@ def test_a_backend_that_cannot_run_is_named_with_the_reason(monkeypatch: Any, ca
     told = capsys.readouterr().out
     assert "Left out: numba: not installed" in told
     assert "Left out: cupy: no driver" in told
+
+
+@needs_numba
+def test_what_another_process_compiles_is_kept_on_disk(tmp_path: Path) -> None:
+    program = "from fastopt.cli import verify; verify.compile_share(['Lion'], ['float32'], 0, 1)"
+    done = script(program, FASTOPT_CACHE_DIR=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert [path for path in tmp_path.iterdir() if path.name.startswith("lion-float32")]
+
+
+@needs_numba
+def test_other_processes_compile_shares_and_end_with_the_block(monkeypatch: Any) -> None:
+    begun: list[Any] = []
+
+    class Process:
+        def __init__(self, command: list[str], **_: Any) -> None:
+            begun.append(json.loads(command[-1]))
+            self.ended = False
+
+        def kill(self) -> None:
+            self.ended = True
+
+        def wait(self) -> None:
+            assert self.ended
+
+    monkeypatch.setattr(verify.subprocess, "Popen", Process)
+    monkeypatch.setattr(backends, "most_threads", lambda: 3)
+    with verify.compiled_ahead(None, ["float32"]):
+        assert begun == [[None, ["float32"], 0, 2], [None, ["float32"], 1, 2]]
+    with verify.compiled_ahead(["Adam"], ["float32"]):
+        assert len(begun) == 2  # few rules compile sooner than a process begins
 
 
 def test_rich_prints_the_table_on_a_terminal(capsys: Any) -> None:

@@ -43,7 +43,7 @@ def test_the_wheel_and_the_sdist_have_every_file(
     monkeypatch.chdir(ROOT)
     wheel = tmp_path / build.build_wheel(str(tmp_path))
     sdist = tmp_path / build.build_sdist(str(tmp_path))
-    assert {"fastopt/py.typed", "fastopt/viz/rules.js"} <= DATA
+    assert {"fastopt/py.typed", "fastopt/viz/rules.js", "fastopt/cli/recorded.json"} <= DATA
     assert {f"{FOLDER}/{name}" for name in IN_CHECKOUT} <= DATA
     with zipfile.ZipFile(wheel) as archive:
         assert set(archive.namelist()) >= DATA

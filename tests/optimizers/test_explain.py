@@ -376,6 +376,22 @@ def test_gradients_that_are_not_finite(policy: Any, backend: str) -> None:
     assert why["a"].state == why["a"].state_before
 
 
+def test_what_nan_makes_of_factors_and_sums_goes_through_json_as_none() -> None:
+    params = {"W": np.ones((2, 2)), "b": np.ones(2)}
+    grads = {"W": np.full((2, 2), np.nan), "b": np.array([np.inf, 0.1])}
+    for make in (
+        lambda: fastopt.LAMB(params, max_grad_norm=1.0, clip_each=1.0),
+        lambda: fastopt.Prodigy(params, max_grad_norm=math.inf),
+        lambda: fastopt.SOAP(params, clip_value=0.5),
+    ):
+        why = make().explain(grads)
+        assert why.made
+        json.dumps(why.to_dict(), allow_nan=False)
+        assert about(why) == ["nonfinite"]
+        assert str(why)
+        assert why._repr_html_()
+
+
 def test_squares_that_overflow_float32_and_a_loss_that_is_not_finite() -> None:
     opt = fastopt.Adam(np.ones(2, np.float32), on_nonfinite="skip")
     why = opt.explain(np.full(2, 1e19, np.float32))
@@ -781,6 +797,29 @@ def test_advice_is_given_where_it_is_due(case: str) -> None:
         assert word in why.advice[0].text
     assert any(one.isdigit() for one in why.advice[0].text) or kind == "no_gradient"
     assert why.advice[0].text in str(why)
+
+
+def test_matrices_that_begin_with_zeros_may_grow() -> None:
+    param = np.zeros((20, 10), np.float32)
+    opt = fastopt.Adam(param, 0.01)
+    for _ in range(6):
+        assert opt.explain(GRAD).advice == ()
+        opt.step(GRAD)
+
+
+def test_a_velocity_is_no_average_of_squares() -> None:
+    assert fastopt.Momentum(matrix(), 1.0, beta=0.999).explain(GRAD).advice == ()
+
+
+def test_what_velocity_moves_is_not_said_to_stand_still() -> None:
+    opt = fastopt.SGD(matrix(), 0.1, momentum=0.9, lr_inside=True)
+    opt.step(GRAD)
+    opt.lr = 0.0
+    assert about(opt.explain(GRAD)) == []
+    opt = fastopt.SGD(matrix(), 0.1, momentum=0.9)
+    opt.step(GRAD)
+    opt.lr = 0.0
+    assert about(opt.explain(GRAD)) == ["lr_zero"]
 
 
 def healthy() -> list[tuple[str, Callable[[Any], Any]]]:

@@ -129,7 +129,12 @@ def _checked(state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _optimizer(given: Mapping[str, Any]) -> dict[str, Any]:
-    name, options = given["name"], dict(given.get("options", {}))
+    if not isinstance(given, Mapping) or "name" not in given or set(given) - {"name", "options"}:
+        raise ValueError(
+            'an optimizer of state must be a dict such as {"name": "Adam", "options": {"lr": 0.1}},'
+            f" and not {given!r}"
+        )
+    name, options = given["name"], dict(given.get("options") or {})
     if name not in javascript.OFFERED:
         raise ValueError(
             f"the page has the optimizers {', '.join(javascript.OFFERED)}; got {name!r}. Give one "

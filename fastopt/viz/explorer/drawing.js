@@ -222,9 +222,11 @@ const Drawing = (() => {
       context.fillRect(0, at, 4, 1);
       context.fillText(Numbers.text(y, 3), 8, at + 4);
     }
-    context.fillText(model.axes[1], 8, 14);
-    context.textAlign = "right";
-    context.fillText(model.axes[0], width - 8, height - 22);
+    if (width > 440) {
+      context.fillText(model.axes[1], 8, 14);
+      context.textAlign = "right";
+      context.fillText(model.axes[0], width - 8, height - 22);
+    }
     context.globalAlpha = 1;
 
     context.strokeStyle = colour.ink;
@@ -255,7 +257,15 @@ const Drawing = (() => {
       context.globalAlpha = 0.25;
       context.lineWidth = 1.5;
       line(now, spots.length - 1);
+      // light (or dark) along both sides, so that it stands out from the ground
+      context.globalAlpha = 0.75;
+      context.setLineDash([]);
+      context.strokeStyle = colour.paper;
+      context.lineWidth = 5;
+      line(0, now);
       context.globalAlpha = 1;
+      context.setLineDash(DASHES[i]);
+      context.strokeStyle = colour.runs[i];
       context.lineWidth = i === model.focus ? 2.5 : 2;
       line(0, now);
       context.setLineDash([]);

@@ -63,10 +63,77 @@ const Lines = (() => {
       return [...lines, "buf <- momentum * buf + d", "p <- p - lr * buf"];
     },
     Adam: adam,
+    Adadelta: (o) => [
+      ...decayed(o),
+      "v <- rho * v + (1 - rho) * g^2",
+      "d <- sqrt(u + eps) / sqrt(v + eps) * g",
+      "u <- rho * u + (1 - rho) * d^2",
+      "p <- p - lr * d",
+    ],
+    Adamax: (o) => [
+      ...decayed(o),
+      "m <- beta1 * m + (1 - beta1) * g",
+      "u <- max(beta2 * u, abs(g) + eps)",
+      "p <- p - lr / (1 - beta1^t) * m / u",
+    ],
+    RAdam(o, t) {
+      const beta2 = o.betas[1];
+      const rho = 2 / (1 - beta2) - 1;
+      const adapts = rho - (2 * t * Math.pow(beta2, t)) / (1 - Math.pow(beta2, t)) > 5;
+      return [
+        ...decayed(o),
+        "m <- beta1 * m + (1 - beta1) * g",
+        "v <- beta2 * v + (1 - beta2) * g^2",
+        "c1 <- 1 - beta1^t",
+        "c2 <- 1 - beta2^t",
+        "rho <- 2 / (1 - beta2) - 1",
+        "rho_t <- rho - 2 * t * beta2^t / c2",
+        ...(adapts
+          ? [
+              "r <- sqrt((rho_t - 4) * (rho_t - 2) * rho / ((rho - 4) * (rho - 2) * rho_t))",
+              "p <- p - lr * r * sqrt(c2) / c1 * m / (sqrt(v) + eps)",
+            ]
+          : ["p <- p - lr / c1 * m"]),
+      ];
+    },
+    AdaBelief: (o) => [
+      ...decayed({ ...o, decoupled_weight_decay: true }),
+      "m <- beta1 * m + (1 - beta1) * g",
+      "v <- beta2 * v + (1 - beta2) * (g - m)^2 + eps_root",
+      "c1 <- 1 - beta1^t",
+      "c2 <- 1 - beta2^t",
+      "p <- p - lr * (m / c1) / (sqrt(v / c2) + eps)",
+    ],
+    Yogi: (o) => [
+      ...decayed(o),
+      "m <- beta1 * m + (1 - beta1) * g",
+      "v <- v - (1 - beta2) * sign(v - g^2) * g^2",
+      "c1 <- 1 - beta1^t",
+      "c2 <- 1 - beta2^t",
+      "p <- p - lr * (m / c1) / (sqrt(v / c2) + eps)",
+    ],
+    Lion: (o) => [
+      ...(o.weight_decay > 0 ? ["p <- p - lr * weight_decay * p"] : []),
+      "c <- beta1 * m + (1 - beta1) * grad",
+      "m <- beta2 * m + (1 - beta2) * grad",
+      "p <- p - lr * sign(c)",
+    ],
+    Signum: (o) => [
+      ...decayed(o),
+      "m <- momentum * m + (1 - momentum) * g",
+      "p <- p - lr * sign(m)",
+    ],
+    QHM: (o) => [
+      ...decayed(o),
+      "m <- momentum * m + (1 - momentum) * g",
+      "p <- p - lr * (nu * m + (1 - nu) * g)",
+    ],
     AdamW: (o) => adam({ ...o, decoupled_weight_decay: true }),
   };
 
   const GUARD = Math.pow(2, -511); // what stands in for an eps of 0, as in the package
+
+  const BEGINS = ["Adagrad", "Yogi"]; // whose state begins with initial_accumulator_value
 
   function split(line) {
     const [left, right] = line.split(" <- ");
@@ -109,9 +176,10 @@ const Lines = (() => {
       if (typeof value === "number") values[option] = value;
     }
     if (Array.isArray(options.betas)) [values.beta1, values.beta2] = options.betas;
-    for (const slot of Object.keys(step.state))
-      values[slot] = before ? before[slot][coordinate] : 0;
-    if (name === "Adagrad" && !before) values.s = options.initial_accumulator_value;
+    const first = BEGINS.includes(name) ? options.initial_accumulator_value : 0;
+    for (const slot of Object.keys(step.state)) {
+      values[slot] = before ? before[slot][coordinate] : first;
+    }
     return CHOSEN[name](options, step.t).map((line) => {
       const { left, right } = split(line);
       const shown = { ...values };

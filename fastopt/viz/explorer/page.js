@@ -47,7 +47,7 @@ const Explorer = (() => {
     try {
       next = State.completed(patch, state);
     } catch (wrong) {
-      return wrong.message;
+      return wrong.message.replace(/[^.]$/, "$&.");
     }
     const before = state;
     state = next;
@@ -79,7 +79,7 @@ const Explorer = (() => {
     $("play").classList.remove("playing");
     $("play").setAttribute("aria-label", "Play");
     $("status").setAttribute("aria-live", "polite");
-    showStatus();
+    show();
   }
 
   function play() {
@@ -110,7 +110,7 @@ const Explorer = (() => {
     $("formulatitle").textContent = `This step of ${label(state.focus)}, in numbers`;
     Panel.showLines($("lines"), scene());
     showStatus();
-    if ($("tablebox").open) Panel.showTable($("table"), scene());
+    if ($("tablebox").open && playing === null) Panel.showTable($("table"), scene());
     keepLink();
   }
 
@@ -120,7 +120,10 @@ const Explorer = (() => {
       view: [x, y, width],
       goals,
     } = Surfaces.ALL[surface];
-    if (zoom > 1) return [...(goals[0] ?? [x, y]), width / zoom];
+    if (zoom > 1) {
+      const { lost, points } = runs[state.focus]; // where no lowest point is known: its end
+      return [...(goals[0] ?? (lost ? [x, y] : points.at(-1))), width / zoom];
+    }
     const [dx, dy] = [Math.abs(start[0] - x), Math.abs(start[1] - y)];
     return [x, y, Math.max(width, 2.2 * dx, (2.2 * dy) / Drawing.RATIO) / zoom];
   }
@@ -186,7 +189,8 @@ const Explorer = (() => {
     const made = step
       ? ` ${label(state.focus)}: gradient ${Numbers.point(step.gradient, 3)}, step ${Numbers.point(step.update, 3)}.`
       : "";
-    $("status").textContent = `After step ${state.t}: ${said.join("; ")}.${made}`;
+    const when = state.t === 0 ? "At the start" : `After step ${state.t}`;
+    $("status").textContent = `${when}: ${said.join("; ")}.${made}`;
   }
 
   // ----------------------------------------------------------------------------------------------
@@ -299,11 +303,17 @@ const Explorer = (() => {
   // ----------------------------------------------------------------------------------------------
   // Link, colours, keys.
 
-  let own = null; // the link that this page wrote itself
+  let own = null; // what the link had when this page last read or wrote it
+  let writes = null; // the timer until it is written: browsers refuse it many times a second
 
   function keepLink() {
-    own = `#${State.toLink(state)}`;
-    if (location.hash !== own) history.replaceState(null, "", own);
+    if (writes !== null || playing !== null) return;
+    writes = setTimeout(() => {
+      writes = null;
+      if (location.hash !== own) return; // another one has been entered, and will be read
+      own = `#${State.toLink(state)}`;
+      history.replaceState(null, "", own);
+    }, 300);
   }
 
   function notice(text) {
@@ -313,11 +323,13 @@ const Explorer = (() => {
 
   function fromLink() {
     if (location.hash === own) return;
+    own = location.hash;
     pause();
     let wrong;
-    let given = initial();
+    let given;
     try {
-      given = { ...given, ...State.fromLink(location.hash) };
+      // A link says all that is not the default, whatever the file begins with.
+      given = location.hash.length > 1 ? State.fromLink(location.hash) : initial();
     } catch (mistake) {
       wrong = mistake.message;
     }
@@ -359,13 +371,14 @@ const Explorer = (() => {
     );
     $("tablebox").addEventListener("toggle", () => show());
     $("copy").addEventListener("click", async () => {
+      const link = `${location.href.split("#")[0]}#${State.toLink(state)}`;
       try {
-        await navigator.clipboard.writeText(location.href);
+        await navigator.clipboard.writeText(link);
         $("copy").textContent = "Copied";
         setTimeout(() => ($("copy").textContent = "Copy link"), 2000);
       } catch {
         notice(
-          `The browser does not let this page copy. The link is in the address bar, and here: ${location.href}`,
+          `The browser does not let this page copy. The link is in the address bar, and here: ${link}`,
         );
       }
     });

@@ -405,17 +405,21 @@ const Questions = (() => {
           ).map((one) => Math.abs(one.update[0]));
         const without = lengths("RMSprop", { bias_correction: false }, 100);
         const corrected = lengths("RMSprop", { bias_correction: true }, 100);
+        const adam = lengths("Adam", { bias_correction: false }, 6000);
         return {
           answer: without[0],
           corrected: corrected[0],
           until: without.findIndex((one, t) => one <= 1.01 * corrected[t]) + 1,
-          adam: lengths("Adam", { bias_correction: false }, 1)[0],
+          adam: adam[0],
+          adamMost: Math.max(...adam),
+          adamUntil: adam.findLastIndex((one) => one > 1.01) + 2,
         };
       },
       tell: (n) =>
         `${say(n.answer)}, against ${say(n.corrected)} with it. By step ${n.until} the two are within 1 %:` +
-        " RMSprop only starts with some long steps, and can do without. Adam’s second average remembers ten" +
-        ` to a hundred times longer; its first step would be ${say(n.adam)}, and many after it.`,
+        " RMSprop only starts with some long steps, and can do without. Adam’s second average remembers a" +
+        ` hundred times longer: without the correction its first step is ${say(n.adam)} learning rates` +
+        ` long, the longest ${say(n.adamMost)}, and it is step ${n.adamUntil} before it is within 1 %.`,
       show: {
         ...BOWL,
         steps: 60,
@@ -463,7 +467,7 @@ const Questions = (() => {
         "Which learning rates bring RMSprop within 1 % of the distance in 200 steps, and keep it there? The" +
         " largest of them is how many times the smallest?",
       choices: [
-        ["about 2 times", 2],
+        ["less than 2 times", 1.3],
         ["about 10 times", 10],
         ["about 100 times", 100],
         ["any will do", 1e3],
@@ -485,7 +489,7 @@ const Questions = (() => {
       },
       tell: (n) =>
         `${say(n.answer)} times: from ${say(n.low)} to ${say(n.high)}. The learning rate is the length of a` +
-        " step: smaller, and 200 steps do not get there; larger, and it never settles. So the right one hangs" +
+        " step: smaller, and 200 steps do not get there; larger, and it never settles. So the right one depends" +
         ` on how far there is to go: from a start ten times as far it is ${say(n.farLow)} to` +
         ` ${say(n.farHigh)}, and none is good for both. Gradient descent, whose steps grow with the` +
         ` gradient, can keep its own: ${say(n.plainLow)} to ${say(n.plainHigh)}, and from far` +

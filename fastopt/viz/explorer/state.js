@@ -75,12 +75,12 @@ const State = (() => {
     if (!Array.isArray(state.start) || state.start.length !== 2) {
       throw new Wrong("The start has to be two numbers, x and y.");
     }
-    state.start = [0, 1].map((n) => number(`The start’s ${"xy"[n]}`, state.start[n], -1e6, 1e6));
-    number("The condition", state.condition, 1, 1000);
+    state.start = [0, 1].map((n) => number(`The start’s ${"xy"[n]}`, state.start[n], -1e8, 1e8));
+    number("The condition", state.condition, 1e-6, 1e6);
     number("The number of steps", state.steps, 1, MOST_STEPS, true);
-    number("The noise", state.noise, 0, 1000);
+    number("The noise", state.noise, 0, 1e9);
     among("The batch", state.batch, BATCHES);
-    number("The seed", state.seed, 0, 999999, true);
+    number("The seed", state.seed, 0, Number.MAX_SAFE_INTEGER, true);
     among("zoom", state.zoom, ZOOMS);
     among("The colours", state.theme, THEMES);
     among("The question", state.ask, ["", ...Questions.ALL.map((one) => one.id)]);

@@ -5,25 +5,38 @@ const Strips = (() => {
   const { element } = Controls;
   const AXES = ["x", "y"];
 
+  // Not all divide what they gather by its weight.
+  const SUMS = {
+    SGD: { average: "fading sum" },
+    Adagrad: { square: "sum" },
+    FTRL: { square: "sum" },
+    MADGRAD: { average: "sum", square: "sum" },
+  };
+  const summed = (run, kind) => SUMS[run.name]?.[kind] ?? "average";
+
   // Each row of strips has a title, and a value per step and coordinate, or null.
   const ROWS = [
     { id: "gradient", title: () => "gradient g", value: (run, step, n) => step.gradient[n] },
     {
       id: "average",
       title: (run) =>
-        run.average ? `average of g: ${run.average}` : "average of g: it keeps none",
+        run.average
+          ? `${summed(run, "average")} of g: ${run.average}`
+          : "average of g: it keeps none",
       value: (run, step, n) => (run.average ? step.state[run.average][n] : null),
     },
     {
       id: "square",
       title: (run) =>
-        run.square ? `average of g²: ${run.square}` : "average of g²: it keeps none",
+        run.square
+          ? `${summed(run, "square")} of g²: ${run.square}`
+          : "average of g²: it keeps none",
       value: (run, step, n) => (run.square ? step.state[run.square][n] : null),
     },
     { id: "update", title: () => "step", value: (run, step, n) => step.update[n] },
     {
       id: "rate",
-      title: (run) => `rate in effect: step ÷ ${run.average ?? "g"}`,
+      title: (run) => `rate: step ÷ ${run.average ?? "g"}`,
       value: (run, step, n) => {
         const along = run.average ? step.state[run.average][n] : step.gradient[n];
         return along === 0 ? NaN : -step.update[n] / along;
@@ -37,6 +50,11 @@ const Strips = (() => {
     Momentum: { average: (o) => o.beta },
     RMSprop: { average: (o) => o.beta, square: (o) => o.beta },
     Adadelta: { square: (o) => o.rho },
+    Adamax: { average: (o) => o.betas[0] },
+    Yogi: { average: (o) => o.betas[0] },
+    Lion: { average: (o) => o.betas[1] },
+    Signum: { average: (o) => o.momentum },
+    QHM: { average: (o) => o.momentum },
   };
   const WITH_BETAS = [
     "Adam",
