@@ -405,8 +405,8 @@ class Optimizer(Formula):
         Takes what ``step`` does. The step is made on a copy in host memory, by the NumPy backend,
         whose bits are those of the others (rules on whole arrays, such as Muon's, differ on a GPU
         in the last digits), so neither parameters nor state, counts and random bits change, nor
-        what the optimizer has compiled or measured. It takes the memory of three copies of the
-        parameters and one of the state, and far longer than a step. Hooks are not called; schedules
+        what the optimizer has compiled or measured. It takes the memory of two copies of parameters
+        and state, and far longer than a step. Hooks are not called; schedules
         are asked for the coming step's values. Where the parameters are CuPy arrays it waits for
         the device.
 
