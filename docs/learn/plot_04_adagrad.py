@@ -135,5 +135,5 @@ axes.legend()
 # rare one still moves by :number:`rare.rare`, the other by :number:`rare.often`. Each is as fast as
 # it has news.
 #
-# In a network all parameters get a gradient in every step, for a very long time. There AdaGrad
+# In a network nearly all parameters get a gradient in every step, for a very long time. There AdaGrad
 # slows down before it has arrived. RMSProp lets it forget: :ref:`next <learn-rmsprop>`.

@@ -66,6 +66,7 @@ keep(
     "first",
     rms_9=f"{first[0]:.1f}",
     rms_999=f"{first[2]:.0f}",
+    adam=f"{first[3]:.1f}",
     adam_max=f"{table['Adam, 0.9 and 0.999'].max():.1f}",
     extra_9=f"{(table['RMSProp, β = 0.9'] - 1).sum():.0f}",
     extra_999=f"{(table['RMSProp, β = 0.999'] - 1).sum():.0f}",
@@ -99,9 +100,10 @@ axes.legend()
 # steps, and all of them together went :number:`first.extra_9` learning rates too far. With 0.999 it
 # is :number:`first.extra_999`.
 #
-# Adam without correction has *two* averages that are too small. m, above the line, is the smaller
-# one at first, but it has filled up in tens of steps, and v, below the line, takes thousands. So
-# its steps grow to :number:`first.adam_max` times the right length and come back late, after
+# Adam without correction has *two* averages that are too small: m above the line, which makes the
+# step shorter, and v below it, which makes it longer. √v is the smaller one, so the first step is
+# :number:`first.adam` times too long. m has filled up after tens of steps, v after thousands. So the
+# steps grow to :number:`first.adam_max` times the right length and come back late, after
 # :number:`first.until_adam` steps.
 #
 # .. _learn-bias-runs:

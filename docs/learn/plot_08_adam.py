@@ -69,10 +69,11 @@ axes[0].set_xlabel("")
 # How long a step is
 # ------------------
 #
-# The step is lr times :math:`\hat{m}/\sqrt{\hat{v}}`. That number is never much above 1. It is 1 if
-# all gradients agree. It is near 0 if they cancel. So Adam goes fast where the gradients agree and
-# slows down where they only scatter. Three parameters, each with gradients whose root mean square
-# is 1:
+# The step is lr times :math:`\hat{m}/\sqrt{\hat{v}}`. That is 1 if all gradients agree. It is near 0
+# if they cancel. So Adam goes fast where the gradients agree and slows down where they only
+# scatter. (If they suddenly become much larger, v follows more slowly than m, and for a while the
+# step is longer: up to :number:`ratio_adam.burst` lr.) Three parameters, each with gradients whose
+# root mean square is 1:
 
 rng = np.random.default_rng(0)
 steps = 2000
@@ -103,8 +104,16 @@ for name, a, r in zip(kinds, mean_adam, mean_rms, strict=True):
 assert mean_adam[0] > 0.99
 assert mean_adam[0] > 2 * mean_adam[1] > 2.5 * mean_adam[2]
 assert mean_rms.min() > 0.7
+p = np.zeros(1)
+opt, burst = fastopt.Adam(p, lr=1.0), []
+for size in [1e-9] * 8000 + [1.0] * 100:
+    before = p.copy()
+    opt.step(np.array([size]))
+    burst.append(abs(p - before)[0])
+assert max(burst) == max(burst[8000:])
 keep(
     "ratio_adam",
+    burst=f"{max(burst):.1f}",
     noise=f"{mean_adam[2]:.2f}",
     rms=f"{mean_rms[2]:.2f}",
 )

@@ -137,7 +137,7 @@ axes.legend(ncols=2, loc="upper right")
 # sphinx_gallery_end_ignore
 
 # %%
-# With β = 0.9 :number:`trade.noise_9` of the noise is left and the average turns after
+# With β = 0.9, :number:`trade.noise_9` of the noise is left and the average turns after
 # :number:`trade.late_9` steps. With 0.99 it is :number:`trade.noise_99`, and
 # :number:`trade.late_99` steps.
 #

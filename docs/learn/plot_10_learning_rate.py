@@ -114,8 +114,8 @@ axes[1].set(xlabel="learning rate", title="steps until\nit is there")
 # %%
 # There are two prices, and the learning rate trades them:
 #
-# * *Too large:* it never comes nearer than :number:`settles.ratio` times lr. (It jumps from lr/2 on
-#   one side to lr/2 on the other, in x and in y.)
+# * *Too large:* it settles :number:`settles.ratio` times lr away. (It jumps from lr/2 on one side to
+#   lr/2 on the other, in x and in y.)
 # * *Too small:* the way is about :number:`settles.way` long, and each step covers lr of it. So it
 #   takes about :number:`settles.way` / lr steps.
 #

@@ -149,6 +149,7 @@ assert by_epoch["v"][-1] > 1.4 * by_epoch["g"][-1]
 assert np.all(by_epoch["m"] < 0.8 * by_epoch["g"])
 assert abs(abs(step[0]) / lr - 1) < 1e-3
 assert by_epoch["step"][:4].mean() > 1.5 * by_epoch["step"][5:].mean()
+assert np.abs(g).argmax() % 43 == 42  # "the batch of three images"
 assert np.abs(g).max() > 4 * np.sqrt(v_hat[np.abs(g).argmax()])
 keep(
     "weight",
