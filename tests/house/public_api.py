@@ -278,13 +278,34 @@ def errors() -> list[str]:
     return told
 
 
+def seen() -> dict[str, Any]:
+    """Look at a run: what a step would do, what the optimizer is, its history, a race."""
+    x = np.ones(3)
+    opt = fastopt.Adam(x, lr=0.1)
+    explanation = opt.explain(2.0 * x)
+    advice: list[str] = [one.text for one in explanation.advice]
+    bytes_of_state: int = opt.summary().state_bytes
+    with fastopt.watch(opt, every=1) as recorder:
+        for _ in range(3):
+            opt.step(2.0 * x)
+    race = fastopt.viz.race(["adam lr=0.1", "sgd lr=0.02"], "bowl", steps=5)
+    return {
+        "advice": advice,
+        "bytes": bytes_of_state,
+        "steps": recorder.history["step"].size,
+        "race": race.to_json(),
+    }
+
+
 def from_other_libraries() -> dict[str, Callable[..., Any]]:
-    """Name what takes over other libraries' state."""
+    """Name what takes over other libraries' state and arrays."""
     return {
         "torch": interop.load_torch,
         "to_torch": interop.to_torch,
         "optax": interop.load_optax,
         "keras": interop.load_keras,
+        "jax": interop.from_jax,
+        "to_jax": interop.to_jax,
     }
 
 

@@ -33,6 +33,7 @@ def test_the_program_runs(tmp_path: Path) -> None:
     assert public_api.fits() >= 0.0
     assert "numpy" in public_api.settings()
     assert len(public_api.errors()) == 1
+    assert public_api.seen()["steps"] == 3
     assert len(public_api.from_other_libraries()) == len(interop.__all__)
 
 
