@@ -39,6 +39,7 @@ const Asked = (() => {
         element("p", {}, question.tell(numbers)),
       );
       showMe.hidden = false;
+      made.scrollIntoView({ block: "nearest" });
     });
     showMe.addEventListener("click", () => page.showMe(question));
     const made = element(
