@@ -362,6 +362,8 @@ def expected_answers() -> dict[str, dict[str, float]]:
     answers["momentum"] = {
         "answer": plain[0] / heavy[0], "plain": plain[0], "plainLr": plain[1],
         "momentum": heavy[0], "momentumLr": heavy[1],
+        "widePlain": best("SGD", {}, 20.0, 700)[0],
+        "wideMomentum": best("SGD", {"momentum": 0.9}, 20.0, 700)[0],
     }  # fmt: skip
     answers["memory"] = {
         "answer": carrying(0.9, 1000), "slow": carrying(0.99, 10000),
@@ -786,6 +788,7 @@ def test_settings_the_start_and_the_table_follow_the_hand(tmp_path: Path) -> Non
     $("tablebox").open = true;
     await wait(50);
     const rows = $("table").querySelectorAll("tbody tr").length;
+    const meant = all('[data-card="0"]', ".meanings")[0].textContent;
     const name = (one) =>
       one.labels?.length || one.getAttribute("aria-label") || one.textContent.trim();
     const unnamed = all("input, select, button, summary").filter((one) => !name(one))
@@ -797,7 +800,7 @@ def test_settings_the_start_and_the_table_follow_the_hand(tmp_path: Path) -> Non
     const wrong = FASTOPT.optimizers
       .map((one) => Explorer.set({ optimizers: [{ name: one.name, options: {} }], t: 3 }))
       .filter(Boolean);
-    return { dragged, moved, t, good, told, kept, flag, rows, unnamed, other, wrong };
+    return { dragged, moved, t, good, told, kept, flag, rows, meant, unnamed, other, wrong };
     """
     got = opened(tmp_path, body)
     assert got["dragged"] == pytest.approx([2.5, 1.5], abs=0.05)
@@ -811,5 +814,6 @@ def test_settings_the_start_and_the_table_follow_the_hand(tmp_path: Path) -> Non
     assert "needs momentum > 0" in got["flag"][1]
     assert got["rows"] == 61
     assert got["unnamed"] == []
+    assert "nesterovlook ahead along the buffer" in got["meant"]
     assert got["other"][0]["name"] == "FTRL"
     assert got["wrong"] == []

@@ -258,7 +258,7 @@ const Drawing = (() => {
       context.strokeStyle = colour.runs[i];
       context.fillStyle = colour.runs[i];
       context.setLineDash(DASHES[i]);
-      context.globalAlpha = 0.45;
+      context.globalAlpha = 0.55;
       context.lineWidth = 1.5;
       line(now, spots.length - 1);
       // light (or dark) along both sides, so that it stands out from the ground

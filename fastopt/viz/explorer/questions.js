@@ -107,14 +107,15 @@ const Questions = (() => {
         ` ${say(Math.abs(n.across))} left. What stays the same adds up: of 4 along there are` +
         ` ${say(Math.abs(n.along))}. So the step points down the valley, and may be longer.`,
       look:
-        "Both have the same learning rate. In the strips of y, the gradient swings from side " +
-        "to side and its average much less; in those of x the two agree.",
+        "In the strips of y the gradients swing from side to side, and their average (here " +
+        "with β = 0.7) much less; in those of x the two are alike. So Momentum can take twice " +
+        "the learning rate, and is ahead.",
       show: {
         ...BOWL,
         steps: 60,
-        t: 14,
+        t: 12,
         focus: 1,
-        optimizers: [make("SGD", { lr: 0.094 }), make("Momentum", { lr: 0.094, beta: 0.9 })],
+        optimizers: [make("SGD", { lr: 0.094 }), make("Momentum", { lr: 0.2, beta: 0.7 })],
       },
     },
     {
@@ -134,18 +135,22 @@ const Questions = (() => {
         const setup = { ...BOWL, condition: 100 };
         const plain = best(setup, "SGD", {}, 700);
         const with9 = best(setup, "SGD", { momentum: 0.9 }, 700);
+        const wide = { ...BOWL, condition: 20 };
         return {
           answer: plain.steps / with9.steps,
           plain: plain.steps,
           plainLr: plain.lr,
           momentum: with9.steps,
           momentumLr: with9.lr,
+          widePlain: best(wide, "SGD", {}, 700).steps,
+          wideMomentum: best(wide, "SGD", { momentum: 0.9 }, 700).steps,
         };
       },
       tell: (n) =>
         `${say(n.answer)} times: ${n.plain} steps (learning rate ${say(n.plainLr)}) against` +
         ` ${n.momentum} with momentum (learning rate ${say(n.momentumLr)}). Along the valley the steps` +
-        " add up; across they cancel, so nothing flies apart.",
+        " add up; across they cancel, so nothing flies apart. It takes a long valley: on a bowl 20 times as" +
+        ` curved across, gradient descent takes ${n.widePlain} steps and momentum 0.9 takes ${n.wideMomentum}.`,
       look:
         "Both have about their best learning rate. SGD’s momentum keeps a fading sum of " +
         "gradients, up to 10 times as long as their average: that is why its best learning " +
@@ -209,8 +214,9 @@ const Questions = (() => {
         " take β so that the memory is shorter than the time in which the slope changes, and longer than" +
         " one swing of the noise.",
       look:
-        "In the bend of the valley the gradient turns: look at the strips of the average for " +
-        "which one follows sooner, and in the picture which one runs past.",
+        "Between the walls of the valley the gradient turns round: with β = 0.9 the average " +
+        "follows soon, and the path settles; with 0.99 it follows late, and the path runs " +
+        "past, again and again.",
       show: {
         ...BOWL,
         surface: "rosenbrock",
@@ -252,14 +258,15 @@ const Questions = (() => {
         " the sign away, so the root says how large gradients are, whichever way they point. That size is" +
         " what is divided by.",
       look:
-        "Look at the strips of y: the gradient’s signs alternate, Momentum’s average of g " +
-        "stays near 0, and RMSprop’s average of g² does not.",
+        "This RMSprop keeps both averages (it is “centered”), and its learning rate is so " +
+        "large that it jumps to and fro across the valley: in the strips of y the signs of g " +
+        "alternate, its average stays near 0, and that of g² does not.",
       show: {
         ...BOWL,
-        steps: 40,
-        t: 20,
+        steps: 66,
+        t: 60,
         focus: 0,
-        optimizers: [make("RMSprop", { lr: 0.2 }), make("Momentum", { lr: 0.098 })],
+        optimizers: [make("RMSprop", { lr: 0.5, centered: true })],
       },
     },
     {
@@ -290,8 +297,8 @@ const Questions = (() => {
         ` On a bowl 100 times as curved across it is ${n.long} against ${n.longPlain}. What helps is that` +
         " each direction is divided by its own size; the square only measures that size.",
       look:
-        "RMSprop goes equally far along as across, so it does not crawl along the valley as " +
-        "gradient descent (SGD) does.",
+        "At first RMSprop goes as far along as across, so it does not crawl along the valley " +
+        "as gradient descent (SGD) does.",
       show: {
         ...BOWL,
         condition: 100,
@@ -373,9 +380,10 @@ const Questions = (() => {
         };
       },
       tell: (n) =>
-        `${say(n.answer)} of it. The step with the 100 itself is only ${say(n.during)} times as long, not` +
+        `${say(n.answer)} times as long. The step with the 100 itself is only ${say(n.during)} times as long, not` +
         " 100. Its square stays in v and divides the steps that follow, until it is forgotten." +
-        ` (Steady gradients of 0.01 and of 100 make steps of ${say(n.small)} and ${say(n.large)} learning rates.)`,
+        ` (Steady gradients of 0.01 and of 100 make steps of ${say(n.small)} and of ${say(n.large)} times the` +
+        " learning rate.)",
       look:
         "Look at the strips “average of g²” and “step”: after a large gradient the average is " +
         "large for some steps, and the steps are short.",
@@ -465,7 +473,7 @@ const Questions = (() => {
         ` long, the longest ${say(n.adamMost)}, and the first ${n.adamUntil} are more than 5 % too long.`,
       look:
         "The first step is shown: without the correction it is 3.16 learning rates long, with " +
-        "it 1. Step on, and the two become equally long.",
+        "it 1. Step on, and the two soon become about equally long.",
       show: {
         ...BOWL,
         steps: 60,
@@ -548,12 +556,12 @@ const Questions = (() => {
         " as in the manual’s example of digits (noisy mini-batches, a loss below 0.15), the factor within" +
         " which RMSprop’s learning rates do is the larger one.",
       look:
-        "With 0.01 it has not arrived, with 0.04 it has, with 0.3 it jumps around the lowest " +
-        "point: follow the strip “step”, whose length hardly depends on the gradient.",
+        "At the end: with 0.01 it has not arrived, with 0.04 it has, and with 0.3 it keeps " +
+        "jumping around the lowest point.",
       show: {
         ...BOWL,
         steps: 200,
-        t: 100,
+        t: 200,
         focus: 1,
         optimizers: [
           make("RMSprop", { lr: 0.01 }),

@@ -92,11 +92,14 @@ const Runs = (() => {
     lr: "lr",
   };
 
+  const NONE = ["momentum", "dampening", "weight_decay"]; // of which 0 is none
+
   function inWords(option, value) {
     const words = WORDS[option] ?? option.replaceAll("_", " ");
     if (typeof value === "boolean") {
       return Array.isArray(words) ? words[Number(value)] : `${value ? "" : "no "}${words}`;
     }
+    if (value === 0 && NONE.includes(option)) return `no ${words}`;
     const all = [value].flat().map((one) => (typeof one === "number" ? Numbers.plain(one) : one));
     return `${words} = ${all.map((one) => one ?? "none").join(", ")}`;
   }

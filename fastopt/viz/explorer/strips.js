@@ -169,7 +169,8 @@ const Strips = (() => {
             "aria-label",
             `${title}, ${axes[n]}, of ${label(state.focus)} over ${state.steps} steps${text && `; in this step ${text}`}`,
           );
-        const beyond = lines.some((one) => one?.some((each) => each < low || each > high));
+        const [least, most] = [low - 0.01 * (high - low), high + 0.01 * (high - low)];
+        const beyond = lines.some((one) => one?.some((each) => each < least || each > most));
         box.querySelector(".range").textContent =
           `from ${Numbers.text(low, 3)} to ${Numbers.text(high, 3)}${beyond ? "; some lie beyond" : ""}`;
       }
