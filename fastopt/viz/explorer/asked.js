@@ -36,7 +36,7 @@ const Asked = (() => {
           { class: `verdict ${good ? "good" : "other"}` },
           good ? "As you said." : `It is otherwise: ${question.choices[right][0]}.`,
         ),
-        element("p", {}, question.tell(numbers)),
+        ...question.tell(numbers).split("\n").map((text) => element("p", {}, text)),
       );
       showMe.hidden = false;
       made.scrollIntoView({ block: "nearest" });

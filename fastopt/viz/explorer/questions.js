@@ -149,7 +149,7 @@ const Questions = (() => {
       tell: (n) =>
         `${say(n.answer)} times: ${n.plain} steps (learning rate ${say(n.plainLr)}) against` +
         ` ${n.momentum} with momentum (learning rate ${say(n.momentumLr)}). Along the valley the steps` +
-        " add up; across they cancel, so nothing flies apart. It takes a long valley: on a bowl 20 times as" +
+        " add up; across they cancel, so nothing flies apart.\nIt takes a long valley: on a bowl 20 times as" +
         ` curved across, gradient descent takes ${n.widePlain} steps and momentum 0.9 takes ${n.wideMomentum}.`,
       look:
         "Both have about their best learning rate. SGD’s momentum keeps a fading sum of " +
@@ -548,13 +548,13 @@ const Questions = (() => {
       tell: (n) =>
         `${say(n.answer)} times: from ${say(n.low)} to ${say(n.high)}. The learning rate is the length of a` +
         " step: smaller, and 200 steps do not get there; larger, and it stays too far away (ten times the" +
-        ` rate, ${say(n.nearer)} times as far). So the right one depends on how far there is to go: from a` +
+        ` rate, ${say(n.nearer)} times as far).\nSo the right one depends on how far there is to go: from a` +
         ` start ten times as far it is ${say(n.farLow)} to ${say(n.farHigh)}, and none is good for both.` +
-        " Gradient descent’s steps shrink with the gradient; it can keep its own:" +
+        "\nGradient descent’s steps shrink with the gradient; it can keep its own:" +
         ` ${say(n.plainLow)} to ${say(n.plainHigh)}, and from far ${say(n.plainFarLow)} to` +
-        ` ${say(n.plainFarHigh)}. This holds for a smooth bowl and a goal of 1 %. Where less is asked,` +
+        ` ${say(n.plainFarHigh)}.\nThis holds for a smooth bowl and a goal of 1 %. Where less is asked,` +
         " as in the manual’s example of digits (noisy mini-batches, a loss below 0.15), the factor within" +
-        " which RMSprop’s learning rates do is the larger one.",
+        " which RMSprop’s learning rates work is the larger one.",
       look:
         "At the end: with 0.01 it has not arrived, with 0.04 it has, and with 0.3 it keeps " +
         "jumping around the lowest point.",
