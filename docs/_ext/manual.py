@@ -274,7 +274,7 @@ def write_explorer(app: Sphinx, error: Exception | None) -> None:
         return
     folder = Path(app.outdir) / "explorer"
     folder.mkdir(exist_ok=True)
-    explorer.write(folder / "index.html")
+    explorer.write(folder / "index.html", manual="../learn_pages/index.html")
 
 
 def check(app: Sphinx, error: Exception | None) -> None:

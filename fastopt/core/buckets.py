@@ -831,8 +831,8 @@ class Remembered(Mapping[str, float]):
     """
 
     def __init__(self, given: Mapping[str, float] | None = None) -> None:
-        self.names = tuple(given or ())
-        self.numbers = np.array([*(given or {}).values()], float)
+        self.names: tuple[str, ...] = tuple(given or ())
+        self.numbers: Array = np.array([*(given or {}).values()], float)
 
     def __getitem__(self, name: str) -> float:
         try:

@@ -217,7 +217,7 @@ class NumbaKernel:
             self._table = np.zeros((width, self._members), spec.real)
         self._passes = derived.passes
         self._sums = [self._room_for_sums(one) for one in derived.passes]
-        self.derived = np.zeros((len(parameters), len(derived.names)))
+        self.derived: Array = np.zeros((len(parameters), len(derived.names)))
         """The derived scalars of a fused step: a row for each parameter."""
         self._width = width
         words: dict[str, int | Array] = {

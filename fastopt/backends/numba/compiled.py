@@ -346,7 +346,9 @@ _BUCKETS, _IN_SINGLE, _SUM_LANES, _STEP_COUNT, _NORM, _PASSES, _PASSES_AT = (
 _LINES_AT, _LINE_BYTES = 8 * len(PROGRAM), 8 * len(PROGRAM_LINES)
 _UPDATE, _MEASURE, _THREADS = (8 * k for k in range(len(PROGRAM_LINES)))
 _PASS_BYTES = 8 * len(PASS_LINES)
-_SUM, _PASS_THREADS, _COPIED, _COPIES, _MAKE, _UNITS, _, _ = (8 * k for k in range(len(PASS_LINES)))
+_SUM, _PASS_THREADS, _COPIED, _COPIES, _MAKE, _UNITS = (
+    8 * PASS_LINES.index(name) for name in ("SUM", "THREADS", "COPIED", "COPIES", "MAKE", "UNITS")
+)
 _PART_SUMS, _PITCH, _TILES = (PART.index(name) for name in ("SUMS", "PITCH", "TILES"))
 
 

@@ -7,6 +7,7 @@ with ``style.css``, and the scripts of ``SCRIPTS``, each of which defines one na
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from collections.abc import Mapping
@@ -44,7 +45,12 @@ NUMBERS = ("condition", "steps", "t", "noise", "batch", "seed", "focus", "zoom")
 TEXTS = ("surface", "formula", "theme", "ask")
 
 
-def write(path: str | Path, state: Mapping[str, Any] | None = None) -> None:
+_LINK = '<a id="manual" href="{}">Learn: the same, explained</a>'
+
+
+def write(
+    path: str | Path, state: Mapping[str, Any] | None = None, *, manual: str | None = None
+) -> None:
     """Write the explorer to one HTML file, which needs nothing else.
 
     Args:
@@ -58,15 +64,17 @@ def write(path: str | Path, state: Mapping[str, Any] | None = None) -> None:
             power of 2 from 1/8 to 32, above 1 nearer to the lowest point; ``theme``, "auto",
             "light" or "dark"; ``ask``, the question that is open. What is None is left as it is.
             The page itself checks the options, and says what is wrong with them.
+        manual: where the pages lie that explain what is shown, as an address or from where the file
+            lies; the page then has a link to it.
 
     Raises:
         ValueError: for a state with a name or a value that the page does not have.
         OSError: if the file cannot be written.
     """
-    Path(path).write_text(page(state), encoding="utf-8", newline="\n")
+    Path(path).write_text(page(state, manual=manual), encoding="utf-8", newline="\n")
 
 
-def page(state: Mapping[str, Any] | None = None) -> str:
+def page(state: Mapping[str, Any] | None = None, *, manual: str | None = None) -> str:
     """Return the text of the page; the arguments and errors of ``write``."""
     beginning = _checked(state or {})
     scripts = [javascript.source(), *(_text(f"{name}.js") for name in SCRIPTS)]
@@ -75,6 +83,7 @@ def page(state: Mapping[str, Any] | None = None) -> str:
             raise ValueError("a script of the explorer has a tag of HTML in it; write it otherwise")
     parts = {
         "style": _text("style.css").strip(),
+        "manual": "" if manual is None else _LINK.format(html.escape(manual)),
         # "<" of a text would be read as a tag of the page
         "initial": json.dumps(beginning, ensure_ascii=False).replace("<", "\\u003c"),
         "scripts": "\n".join(f"<script>\n{script.strip()}\n</script>" for script in scripts),

@@ -36,9 +36,10 @@ const Asked = (() => {
           { class: `verdict ${good ? "good" : "other"}` },
           good ? "As you said." : `It is otherwise: ${question.choices[right][0]}.`,
         ),
-        element("p", {}, question.tell(numbers)),
+        ...question.tell(numbers).split("\n").map((text) => element("p", {}, text)),
       );
       showMe.hidden = false;
+      made.scrollIntoView({ block: "nearest" });
     });
     showMe.addEventListener("click", () => page.showMe(question));
     const made = element(

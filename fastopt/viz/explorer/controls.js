@@ -222,7 +222,20 @@ const Controls = (() => {
         );
       }
     }
-    if (seldom.length === 0) return often;
+    const meanings = element(
+      "details",
+      { class: "meanings" },
+      element("summary", {}, "What the options mean"),
+      element(
+        "dl",
+        {},
+        ...described.options.flatMap((one) => [
+          element("dt", {}, one.name),
+          element("dd", {}, one.help),
+        ]),
+      ),
+    );
+    if (seldom.length === 0) return [...often, meanings];
     const changed = described.options.some(
       (one) =>
         !OFTEN.includes(one.name) &&
@@ -232,6 +245,7 @@ const Controls = (() => {
     return [
       ...often,
       element("details", { open: changed }, element("summary", {}, "More options"), ...seldom),
+      meanings,
     ];
   }
 

@@ -207,28 +207,32 @@ const Drawing = (() => {
     context.fillStyle = colour.ink;
     const [left, top] = map.from([0, 0]);
     const [rightmost, bottom] = map.from([width, height]);
-    context.globalAlpha = 0.75;
+    // on the colour of the paper, or the lines of the ground would run through them
+    const write = (text, x, y) => {
+      context.strokeStyle = colour.low;
+      context.lineWidth = 4;
+      context.strokeText(text, x, y);
+      context.fillText(text, x, y);
+    };
     context.textAlign = "center";
     for (const x of ticks(left, rightmost, 5)) {
       const at = map.to([x, 0])[0];
       if (at < 44 || at > width - 44) continue;
       context.fillRect(at, height - 4, 1, 4);
-      context.fillText(Numbers.text(x, 3), at, height - 8);
+      write(Numbers.text(x, 3), at, height - 8);
     }
     context.textAlign = "left";
     for (const y of ticks(bottom, top, 4)) {
       const at = map.to([0, y])[1];
       if (at < 14 || at > height - 30) continue;
       context.fillRect(0, at, 4, 1);
-      context.fillText(Numbers.text(y, 3), 8, at + 4);
+      write(Numbers.text(y, 3), 8, at + 4);
     }
     if (width > 440) {
-      context.fillText(model.axes[1], 8, 14);
+      write(model.axes[1], 8, 14);
       context.textAlign = "right";
-      context.fillText(model.axes[0], width - 8, height - 22);
+      write(model.axes[0], width - 8, height - 22);
     }
-    context.globalAlpha = 1;
-
     context.strokeStyle = colour.ink;
     context.lineWidth = 1.5;
     for (const goal of model.goals) {
@@ -254,7 +258,7 @@ const Drawing = (() => {
       context.strokeStyle = colour.runs[i];
       context.fillStyle = colour.runs[i];
       context.setLineDash(DASHES[i]);
-      context.globalAlpha = 0.25;
+      context.globalAlpha = 0.55;
       context.lineWidth = 1.5;
       line(now, spots.length - 1);
       // light (or dark) along both sides, so that it stands out from the ground
@@ -290,31 +294,33 @@ const Drawing = (() => {
     if (step) {
       const from = map.to(Array.from(step.before));
       const length = Math.hypot(...step.gradient);
+      const long = Math.min(52, 0.09 * width);
+      const head = Math.min(8, 0.02 * width);
       if (length > 0) {
         const downhill = [
-          from[0] - (52 * step.gradient[0]) / length,
-          from[1] + (52 * step.gradient[1]) / length,
+          from[0] - (long * step.gradient[0]) / length,
+          from[1] + (long * step.gradient[1]) / length,
         ];
         context.strokeStyle = colour.paper;
         context.lineWidth = 4;
-        arrow(context, from, downhill, 8);
+        arrow(context, from, downhill, head);
         context.strokeStyle = colour.ink;
         context.lineWidth = 1.75;
         context.setLineDash([3, 4]);
-        arrow(context, from, downhill, 8);
+        arrow(context, from, downhill, head);
       }
       const size = Math.hypot(...step.update);
       if (size > 0) {
         // as long as it is, but never so short that its direction cannot be seen
-        const stretch = Math.max(1, 26 / (size * map.scale));
+        const stretch = Math.max(1, (0.5 * long) / (size * map.scale));
         const to = map.to([0, 1].map((n) => step.before[n] + stretch * step.update[n]));
         context.setLineDash([]);
         context.strokeStyle = colour.paper;
         context.lineWidth = 5;
-        arrow(context, from, to, 9);
+        arrow(context, from, to, head + 1);
         context.strokeStyle = colour.runs[model.focus];
         context.lineWidth = 3;
-        arrow(context, from, to, 9);
+        arrow(context, from, to, head + 1);
       }
     }
   }

@@ -131,6 +131,40 @@ const Lines = (() => {
     AdamW: (o) => adam({ ...o, decoupled_weight_decay: true }),
   };
 
+  // What a line works out, in words.
+  const MEANING = {
+    g: "the gradient that is used",
+    p: "the place",
+    m: "average of g",
+    v: "average of g²",
+    s: "sum of g²",
+    vmax: "largest v so far",
+    c1: "by which m is corrected; 1: not at all",
+    c2: "by which v is corrected; 1: not at all",
+    a: "average of g",
+    buf: "sum of what comes in, of which a share fades in each step",
+    u: "sum of what comes in, of which a share fades in each step",
+    d: "the direction of the step",
+    rho: "how long v’s memory can become",
+    rho_t: "how long it is by now",
+    r: "shortens the step while v is uncertain",
+  };
+  const OWN = {
+    SGD: { v: "sum of steps, of which a share fades in each step" },
+    Momentum: { v: "average of g, as Adam’s m" },
+    RMSprop: { c: "by which v is corrected; 1: not at all", w: "what stands under the root" },
+    Adadelta: { u: "average of d²", d: "the step, before lr" },
+    Adamax: { u: "largest |g|, which fades" },
+    AdaBelief: { v: "average of (g − m)²" },
+    Yogi: { v: "moves to g² by a share of g²" },
+    Lion: { c: "average of which the sign is taken" },
+  };
+
+  function meaning(name, { left, right }) {
+    if (left === "p" && right.includes("weight_decay")) return "weight decay, off the place itself";
+    return OWN[name]?.[left] ?? MEANING[left];
+  }
+
   const GUARD = Math.pow(2, -511); // what stands in for an eps of 0, as in the package
 
   const BEGINS = ["Adagrad", "Yogi"]; // whose state begins with initial_accumulator_value
@@ -191,5 +225,5 @@ const Lines = (() => {
     });
   }
 
-  return { CHOSEN, of, written, split };
+  return { CHOSEN, of, meaning, written, split };
 })();

@@ -7,6 +7,7 @@ const Explorer = (() => {
 
   let state = State.DEFAULT;
   let runs = [];
+  let names = []; // what each is called
   let ran = null; // the state that `runs` are of
   let startFields = []; // the two fields that the start stands in
   let playing = null; // the timer while it plays
@@ -14,11 +15,7 @@ const Explorer = (() => {
   // What the parts of the page are shown from.
   const scene = () => ({ state, runs, label, axes: Surfaces.ALL[state.surface].axes });
 
-  const label = (i) => {
-    const { name } = state.optimizers[i];
-    const twice = state.optimizers.filter((one) => one.name === name).length > 1;
-    return twice ? `${name} ${"ABCD"[i]}` : name;
-  };
+  const label = (i) => names[i].label;
 
   // ----------------------------------------------------------------------------------------------
   // Changes.
@@ -38,6 +35,7 @@ const Explorer = (() => {
   function calculate() {
     if (ran !== null && CAUSES.every((key) => State.same(ran[key], state[key]))) return;
     runs = state.optimizers.map((one) => Runs.run(state, one));
+    names = Runs.names(state.optimizers);
     ran = state;
   }
 
@@ -61,8 +59,7 @@ const Explorer = (() => {
       buildFields();
       buildLegend();
     }
-    const rates = document.querySelectorAll("#legend small");
-    rates.forEach((small, i) => (small.textContent = short(i)));
+    rename();
     show();
     return undefined;
   }
@@ -110,6 +107,7 @@ const Explorer = (() => {
     $("formulatitle").textContent = `This step of ${label(state.focus)}, in numbers`;
     Panel.showLines($("lines"), scene());
     showStatus();
+    showLook();
     if ($("tablebox").open && playing === null) Panel.showTable($("table"), scene());
     keepLink();
   }
@@ -158,7 +156,7 @@ const Explorer = (() => {
     $("start").style.left = `${inside(x, width)}px`;
     $("start").style.top = `${inside(y, height)}px`;
     $("start").hidden = x < -12 || x > width + 12 || y < -12 || y > height + 12;
-    $("start").classList.toggle("low", y < 30);
+    $("start").classList.toggle("aside", y < 30 || x < 60);
     $("out").disabled = state.zoom <= State.ZOOMS[0];
     $("in").disabled = state.zoom >= State.ZOOMS.at(-1);
   }
@@ -206,15 +204,23 @@ const Explorer = (() => {
         {},
         input,
         element("canvas", { class: "sample", "data-run": i, "aria-hidden": "true" }),
-        label(i),
-        element("small", {}, short(i)),
+        element("span", { "data-label": i }),
+        element("small", {}),
       );
     });
     $("legend").replaceChildren(...options);
     drawSamples();
   }
 
-  const short = (i) => `lr ${Numbers.plain(runs[i].options.lr)}`;
+  // Writes the optimizers' names where they stand, which change with their options.
+  function rename() {
+    for (const one of document.querySelectorAll("[data-label]")) {
+      one.textContent = label(Number(one.dataset.label));
+    }
+    document.querySelectorAll("#legend small").forEach((small, i) => {
+      small.textContent = names[i].more;
+    });
+  }
 
   function drawSamples() {
     for (const canvas of document.querySelectorAll("canvas.sample"))
@@ -284,6 +290,37 @@ const Explorer = (() => {
   // ----------------------------------------------------------------------------------------------
   // Questions.
 
+  // What to look at, as long as what is shown is what a question or the page itself begins with.
+  function showLook() {
+    const isShown = (shown) => {
+      const whole = State.completed(shown, state);
+      const all = (one) => ({
+        ...one,
+        optimizers: one.optimizers.map(({ name, options }) => [
+          name,
+          FASTOPT.create(name, options).options,
+        ]),
+      });
+      const [a, b] = [all(whole), all(state)];
+      return CAUSES.every((key) => State.same(a[key], b[key]));
+    };
+    const question = Questions.ALL.find((one) => isShown(one.show));
+    const text = question?.look ?? (isShown(State.DEFAULT) ? State.LOOK : "");
+    $("look").hidden = text === "";
+    $("look").firstElementChild.textContent = text;
+    $("toquestion").hidden = !question;
+    asking = question ?? null;
+  }
+
+  let asking = null; // the question whose picture is shown
+
+  function backToQuestion() {
+    const box = $(`question-${asking.id}`);
+    box.open = true;
+    box.querySelector("summary").focus({ preventScroll: true });
+    box.scrollIntoView({ block: "start" });
+  }
+
   function showMe(question) {
     pause();
     set({ ...question.show, ask: question.id });
@@ -292,9 +329,6 @@ const Explorer = (() => {
   }
 
   function opened(question, isOpen) {
-    // Where the questions scroll by themselves, the open one is brought into sight.
-    const box = $(`question-${question.id}`);
-    if (isOpen) $("questions").scrollTo({ top: box.offsetTop - 60 });
     if (isOpen) state = { ...state, ask: question.id };
     else if (state.ask === question.id) state = { ...state, ask: "" };
     keepLink();
@@ -365,6 +399,7 @@ const Explorer = (() => {
     $("back").addEventListener("click", () => (pause(), setStep(state.t - 1)));
     $("forward").addEventListener("click", () => (pause(), setStep(state.t + 1)));
     $("play").addEventListener("click", play);
+    $("toquestion").addEventListener("click", backToQuestion);
     $("t").addEventListener("input", () => (pause(), setStep(Number($("t").value))));
     $("theme").addEventListener("change", () =>
       set({ theme: $("theme").value }, { fields: false }),

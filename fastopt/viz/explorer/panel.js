@@ -46,6 +46,7 @@ const Panel = (() => {
           "th",
           { scope: "row" },
           element("code", {}, `${line.left} ← `, ...pieces(line.right, null)),
+          element("small", {}, Lines.meaning(name, line)),
         ),
         ...[line, y[k]].map((one, n) =>
           element(

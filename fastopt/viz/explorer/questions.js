@@ -39,15 +39,15 @@ const Questions = (() => {
     return steps;
   }
 
-  // After how many steps an average points the new way, once the gradient has turned round.
+  // For how many steps an average still points the old way, once the gradient has turned round.
   function turning(beta) {
-    const before = 2000;
+    const before = 200;
     const seen = feed(
       make("Momentum", { lr: 1, beta }),
       repeat(2 * before, (t) => [t < before ? 1 : -1]),
     );
     const average = stateOf("Momentum", "average");
-    return seen.slice(before).findIndex((one) => one.state[average][0] < 0) + 1;
+    return seen.slice(before).filter((one) => one.state[average][0] > 0).length;
   }
 
   const RATES = repeat(61, (k) => Math.pow(10, -3 + k / 20)); // 0.001 to 1, 20 per decade
@@ -106,12 +106,16 @@ const Questions = (() => {
         `${say(n.answer)} times as far. In the average the signs across cancel: of 30 there is` +
         ` ${say(Math.abs(n.across))} left. What stays the same adds up: of 4 along there are` +
         ` ${say(Math.abs(n.along))}. So the step points down the valley, and may be longer.`,
+      look:
+        "In the strips of y the gradients swing from side to side, and their average (here " +
+        "with β = 0.7) much less; in those of x the two are alike. So Momentum can take twice " +
+        "the learning rate, and is ahead.",
       show: {
         ...BOWL,
         steps: 60,
-        t: 14,
+        t: 12,
         focus: 1,
-        optimizers: [make("SGD", { lr: 0.094 }), make("Momentum", { lr: 0.094, beta: 0.9 })],
+        optimizers: [make("SGD", { lr: 0.094 }), make("Momentum", { lr: 0.2, beta: 0.7 })],
       },
     },
     {
@@ -131,18 +135,26 @@ const Questions = (() => {
         const setup = { ...BOWL, condition: 100 };
         const plain = best(setup, "SGD", {}, 700);
         const with9 = best(setup, "SGD", { momentum: 0.9 }, 700);
+        const wide = { ...BOWL, condition: 20 };
         return {
           answer: plain.steps / with9.steps,
           plain: plain.steps,
           plainLr: plain.lr,
           momentum: with9.steps,
           momentumLr: with9.lr,
+          widePlain: best(wide, "SGD", {}, 700).steps,
+          wideMomentum: best(wide, "SGD", { momentum: 0.9 }, 700).steps,
         };
       },
       tell: (n) =>
         `${say(n.answer)} times: ${n.plain} steps (learning rate ${say(n.plainLr)}) against` +
         ` ${n.momentum} with momentum (learning rate ${say(n.momentumLr)}). Along the valley the steps` +
-        " add up; across they cancel, so nothing flies apart.",
+        " add up; across they cancel, so nothing flies apart.\nIt takes a long valley: on a bowl 20 times as" +
+        ` curved across, gradient descent takes ${n.widePlain} steps and momentum 0.9 takes ${n.wideMomentum}.`,
+      look:
+        "Both have about their best learning rate. SGD’s momentum keeps a fading sum of " +
+        "gradients, up to 10 times as long as their average: that is why its best learning " +
+        "rate is the smaller one.",
       show: {
         ...BOWL,
         condition: 100,
@@ -170,6 +182,9 @@ const Questions = (() => {
       tell: (n) =>
         `The newest ${n.answer}. With β = 0.99 it is ${n.slow}, with β = 0.999 it is ${n.slowest}:` +
         " each further 9 makes the memory ten times as long. The shaded band in the strips shows it.",
+      look:
+        "The shaded band is what carries 90 % of the average: 22 steps for β = 0.9. Choose β " +
+        "= 0.99 in the legend, and it is nearly the whole run.",
       show: {
         ...BOWL,
         steps: 80,
@@ -185,19 +200,23 @@ const Questions = (() => {
       id: "beta",
       title: "How do I choose β?",
       ask:
-        "The gradient has been +1 for long, and turns to −1. After how many steps does an average with" +
-        " β = 0.99 point the new way?",
+        "The gradient has been +1 for 200 steps, and turns to −1. For how many steps does an average with" +
+        " β = 0.99 still point the old way?",
       choices: [
-        ["after 1", 1],
-        ["after 7", 7],
-        ["after 69", 69],
-        ["after 690", 690],
+        ["1", 1],
+        ["6", 6],
+        ["62", 62],
+        ["620", 620],
       ],
       compute: () => ({ answer: turning(0.99), short: turning(0.9) }),
       tell: (n) =>
-        `After ${n.answer}; with β = 0.9 after ${n.short}. A longer memory is calmer and turns later:` +
+        `For ${n.answer}; with β = 0.9 for ${n.short}. A longer memory is calmer and turns later:` +
         " take β so that the memory is shorter than the time in which the slope changes, and longer than" +
         " one swing of the noise.",
+      look:
+        "Between the walls of the valley the gradient turns round: with β = 0.9 the average " +
+        "follows soon, and the path settles; with 0.99 it follows late, and the path runs " +
+        "past, again and again.",
       show: {
         ...BOWL,
         surface: "rosenbrock",
@@ -238,12 +257,16 @@ const Questions = (() => {
         `${say(n.answer)}. The average itself is ${say(n.average)}, for the signs cancel. The square takes` +
         " the sign away, so the root says how large gradients are, whichever way they point. That size is" +
         " what is divided by.",
+      look:
+        "This RMSprop keeps both averages (it is “centered”), and its learning rate is so " +
+        "large that it jumps to and fro across the valley: in the strips of y the signs of g " +
+        "alternate, its average stays near 0, and that of g² does not.",
       show: {
         ...BOWL,
-        steps: 40,
-        t: 20,
+        steps: 66,
+        t: 60,
         focus: 0,
-        optimizers: [make("RMSprop", { lr: 0.2 }), make("Momentum", { lr: 0.098 })],
+        optimizers: [make("RMSprop", { lr: 0.5, centered: true })],
       },
     },
     {
@@ -273,6 +296,9 @@ const Questions = (() => {
         `${n.round} steps against ${n.roundPlain}: nothing is gained where there is nothing to even out.` +
         ` On a bowl 100 times as curved across it is ${n.long} against ${n.longPlain}. What helps is that` +
         " each direction is divided by its own size; the square only measures that size.",
+      look:
+        "At first RMSprop goes as far along as across, so it does not crawl along the valley " +
+        "as gradient descent (SGD) does.",
       show: {
         ...BOWL,
         condition: 100,
@@ -309,6 +335,9 @@ const Questions = (() => {
         `Exactly as far: the ratio is ${say(n.answer)}, and RMSprop’s is ${say(n.rmsprop)}; gradient` +
         ` descent goes ${say(n.plain)} times as far across. A gradient divided by its own size is +1 or −1: the first` +
         " step is diagonal, whatever the surface.",
+      look:
+        "After the first step Adam has gone equally far in x and in y, and gradient descent " +
+        "(SGD) mostly across. Step on: later steps differ.",
       show: {
         ...BOWL,
         steps: 60,
@@ -319,15 +348,16 @@ const Questions = (() => {
     },
     {
       id: "spike",
-      title: "Why do large gradients take small steps?",
+      title: "Do large gradients take small steps?",
       ask:
-        "The gradient is always 1, once it is 100, then 1 again. How long is RMSprop’s next step (β = 0.9)," +
-        " compared with those before?",
+        "Not as such: RMSprop’s steps are equally long for a steady gradient of 0.01 and for one of 100. But" +
+        " now the gradient is 1 for long, once 100, then 1 again. How long is the step after the 100" +
+        " (β = 0.9), compared with those before?",
       choices: [
         ["100 times as long", 100],
         ["the same", 1],
-        ["about 1⁄30", 1 / 30],
-        ["1⁄10 000", 1e-4],
+        ["about 1⁄30 of it", 1 / 30],
+        ["1⁄10 000 of it", 1e-4],
       ],
       compute() {
         const seen = feed(
@@ -335,11 +365,28 @@ const Questions = (() => {
           repeat(202, (t) => [t === 200 ? 100 : 1]),
         );
         const length = (t) => Math.abs(seen[t].update[0]);
-        return { answer: length(201) / length(199), during: length(200) / length(199) };
+        const steady = (gradient) =>
+          Math.abs(
+            feed(
+              make("RMSprop", { lr: 1 }),
+              repeat(200, () => [gradient]),
+            )[199].update[0],
+          );
+        return {
+          answer: length(201) / length(199),
+          during: length(200) / length(199),
+          small: steady(0.01),
+          large: steady(100),
+        };
       },
       tell: (n) =>
-        `${say(n.answer)} of it. The step with the 100 itself is only ${say(n.during)} times as long, not` +
-        " 100. Its square stays in v and divides the steps that follow, until it is forgotten.",
+        `${say(n.answer)} times as long. The step with the 100 itself is only ${say(n.during)} times as long, not` +
+        " 100. Its square stays in v and divides the steps that follow, until it is forgotten." +
+        ` (Steady gradients of 0.01 and of 100 make steps of ${say(n.small)} and of ${say(n.large)} times the` +
+        " learning rate.)",
+      look:
+        "Look at the strips “average of g²” and “step”: after a large gradient the average is " +
+        "large for some steps, and the steps are short.",
       show: {
         ...BOWL,
         surface: "beale",
@@ -373,10 +420,14 @@ const Questions = (() => {
       tell: (n) =>
         `${say(n.answer)} times: ${say(n.outside)} of the learning rate against ${say(n.inside)}. Inside the` +
         " root, ε is compared with the square of the gradient, and acts like √ε = 0.0001 outside it.",
+      look:
+        "At the start the gradient is 10⁻⁶ in both directions. With ε outside the root the " +
+        "steps are nearly one learning rate long; inside, a hundredth of it: that path has " +
+        "hardly begun.",
       show: {
         ...BOWL,
         surface: "formula",
-        formula: "1e-5*(x^2 + y^2/10)",
+        formula: "1.25e-7*x^2 + 2e-7*y^2",
         start: [-4, 2.5],
         steps: 60,
         t: 20,
@@ -409,17 +460,20 @@ const Questions = (() => {
         return {
           answer: without[0],
           corrected: corrected[0],
-          until: without.findIndex((one, t) => one <= 1.01 * corrected[t]) + 1,
+          until: without.findLastIndex((one) => one > 1.05) + 1,
           adam: adam[0],
           adamMost: Math.max(...adam),
-          adamUntil: adam.findLastIndex((one) => one > 1.01) + 2,
+          adamUntil: adam.findLastIndex((one) => one > 1.05) + 1,
         };
       },
       tell: (n) =>
-        `${say(n.answer)}, against ${say(n.corrected)} with it. By step ${n.until} the two are within 1 %:` +
-        " RMSprop only starts with some long steps, and can do without. Adam’s second average remembers a" +
+        `${say(n.answer)}, against ${say(n.corrected)} with it. The first ${n.until} steps are more than 5 % too` +
+        " long, and then it is over: RMSprop with β = 0.9 can do without. Adam’s second average remembers a" +
         ` hundred times longer: without the correction its first step is ${say(n.adam)} learning rates` +
-        ` long, the longest ${say(n.adamMost)}, and it is step ${n.adamUntil} before it is within 1 %.`,
+        ` long, the longest ${say(n.adamMost)}, and the first ${n.adamUntil} are more than 5 % too long.`,
+      look:
+        "The first step is shown: without the correction it is 3.16 learning rates long, with " +
+        "it 1. Step on, and the two soon become about equally long.",
       show: {
         ...BOWL,
         steps: 60,
@@ -451,6 +505,9 @@ const Questions = (() => {
         `${say(n.answer)} times: ${say(n.large)} against ${say(n.small)}. Its steps are about one learning` +
         " rate long even where gradients are tiny, so it keeps jumping over the lowest point. Gradient descent’s steps" +
         ` shrink with the gradient: it ends at ${say(n.plain)}. Lower the learning rate towards the end.`,
+      look:
+        "The picture is magnified 32 times, to the lowest point: with lr = 0.1 the path jumps " +
+        "around it, with 0.01 ten times as near.",
       show: {
         ...BOWL,
         steps: 800,
@@ -485,19 +542,26 @@ const Questions = (() => {
           plainHigh: plain.high,
           plainFarLow: plainFar.low,
           plainFarHigh: plainFar.high,
+          nearer: settles("RMSprop", 0.1) / settles("RMSprop", 0.01),
         };
       },
       tell: (n) =>
         `${say(n.answer)} times: from ${say(n.low)} to ${say(n.high)}. The learning rate is the length of a` +
-        " step: smaller, and 200 steps do not get there; larger, and it never settles. So the right one depends" +
-        ` on how far there is to go: from a start ten times as far it is ${say(n.farLow)} to` +
-        ` ${say(n.farHigh)}, and none is good for both. Gradient descent, whose steps grow with the` +
-        ` gradient, can keep its own: ${say(n.plainLow)} to ${say(n.plainHigh)}, and from far` +
-        ` ${say(n.plainFarLow)} to ${say(n.plainFarHigh)}.`,
+        " step: smaller, and 200 steps do not get there; larger, and it stays too far away (ten times the" +
+        ` rate, ${say(n.nearer)} times as far).\nSo the right one depends on how far there is to go: from a` +
+        ` start ten times as far it is ${say(n.farLow)} to ${say(n.farHigh)}, and none is good for both.` +
+        "\nGradient descent’s steps shrink with the gradient; it can keep its own:" +
+        ` ${say(n.plainLow)} to ${say(n.plainHigh)}, and from far ${say(n.plainFarLow)} to` +
+        ` ${say(n.plainFarHigh)}.\nThis holds for a smooth bowl and a goal of 1 %. Where less is asked,` +
+        " as in the manual’s example of digits (noisy mini-batches, a loss below 0.15), the factor within" +
+        " which RMSprop’s learning rates work is the larger one.",
+      look:
+        "At the end: with 0.01 it has not arrived, with 0.04 it has, and with 0.3 it keeps " +
+        "jumping around the lowest point.",
       show: {
         ...BOWL,
         steps: 200,
-        t: 100,
+        t: 200,
         focus: 1,
         optimizers: [
           make("RMSprop", { lr: 0.01 }),
@@ -526,6 +590,9 @@ const Questions = (() => {
       tell: (n) =>
         `${say(100 * n.answer)} %. The optimizer counts steps, not epochs: m and v go on across the border` +
         ` (the dotted lines, every ${n.steps} steps). An epoch only says when every example has been seen once.`,
+      look:
+        "Dotted lines end an epoch, of 8 steps. The average of g goes on across them; the " +
+        "shaded band reaches into the epoch before.",
       show: {
         ...BOWL,
         surface: "noisy",

@@ -79,5 +79,53 @@ const Runs = (() => {
     return found;
   }
 
-  return { STAY, run, gradients, stepsToReach, weights };
+  // What optimizers are called: {label: the name and what tells it from others of its class, more:
+  // the learning rate and what else is not usual}. The label has the learning rate only where
+  // nothing else differs, and a letter where nothing at all does. optimizers: [{name, options}].
+  const WORDS = {
+    eps_inside_sqrt: ["ε outside the root", "ε inside the root"],
+    bias_correction: ["without correction", "with correction"],
+    lr_inside: ["lr outside", "lr inside"],
+    eps: "ε",
+    beta: "β",
+    betas: "β₁, β₂",
+    lr: "lr",
+  };
+
+  const NONE = ["momentum", "dampening", "weight_decay"]; // of which 0 is none
+
+  function inWords(option, value) {
+    const words = WORDS[option] ?? option.replaceAll("_", " ");
+    if (typeof value === "boolean") {
+      return Array.isArray(words) ? words[Number(value)] : `${value ? "" : "no "}${words}`;
+    }
+    if (value === 0 && NONE.includes(option)) return `no ${words}`;
+    const all = [value].flat().map((one) => (typeof one === "number" ? Numbers.plain(one) : one));
+    return `${words} = ${all.map((one) => one ?? "none").join(", ")}`;
+  }
+
+  function names(optimizers) {
+    const whole = optimizers.map(({ name, options }) => FASTOPT.create(name, options).options);
+    const same = (a, b) => JSON.stringify(a) === JSON.stringify(b);
+    return optimizers.map(({ name }, i) => {
+      const others = whole.filter((_, k) => k !== i && optimizers[k].name === name);
+      const usual = FASTOPT.create(name, {}).options;
+      const differ = (option) => others.some((one) => !same(one[option], whole[i][option]));
+      const options = Object.keys(whole[i]).filter(differ);
+      const words = options.filter((option) => option !== "lr");
+      const enough = others.every((one) => words.some((key) => !same(one[key], whole[i][key])));
+      const named = enough ? words : options;
+      const twin = others.some((one) => same(one, whole[i]));
+      const more = Object.keys(whole[i]).filter(
+        (key) => !named.includes(key) && (key === "lr" || !same(whole[i][key], usual[key])),
+      );
+      const say = (keys) => keys.map((key) => inWords(key, whole[i][key]));
+      return {
+        label: [name, ...say(named), ...(twin ? ["ABCD"[i]] : [])].join(", "),
+        more: say(more).join(", "),
+      };
+    });
+  }
+
+  return { STAY, run, gradients, stepsToReach, weights, names };
 })();

@@ -9,7 +9,6 @@ const Settings = (() => {
 
   // page: {scene(), set(patch, {fields})}, where a scene is {state, label, ...} as it is now.
   function optimizerCard(page, i) {
-    const { label } = page.scene();
     const optimizers = () => page.scene().state.optimizers;
     const one = optimizers()[i];
     const described = State.described(one.name);
@@ -33,7 +32,7 @@ const Settings = (() => {
       "button",
       {
         type: "button",
-        "aria-label": `Remove ${label(i)}`,
+        "aria-label": `Remove optimizer ${i + 1}, ${one.name}`,
         onclick: () => page.set({ optimizers: optimizers().filter((_, n) => n !== i) }),
       },
       "Remove",
@@ -45,7 +44,7 @@ const Settings = (() => {
         "legend",
         {},
         element("canvas", { class: "sample", "data-run": i, "aria-hidden": "true" }),
-        label(i),
+        element("span", { "data-label": i }),
       ),
       Controls.choiceRow({ label: "Optimizer", value: one.name, choices: names, set: choose }),
       ...Controls.optionRows(described, one.options, setOption),

@@ -26,10 +26,16 @@ const State = (() => {
     ask: "",
     optimizers: [
       { name: "SGD", options: { lr: 0.094 } },
-      { name: "Momentum", options: { lr: 0.094 } },
-      { name: "Adam", options: { lr: 0.4 } },
+      { name: "Momentum", options: { lr: 0.2, beta: 0.7 } },
+      { name: "RMSprop", options: { lr: 0.2 } },
     ],
   };
+
+  // What to look at in it.
+  const LOOK =
+    "Gradient descent (SGD) zigzags across the valley; with a learning rate above 0.1 it would fly out." +
+    " Momentum steps along an average of the gradients, in which the zigzag cancels: it takes 0.2 and is" +
+    " ahead. RMSprop divides each direction by its own size.";
 
   class Wrong extends Error {}
 
@@ -175,6 +181,7 @@ const State = (() => {
 
   return {
     DEFAULT,
+    LOOK,
     MOST_STEPS,
     MOST_OPTIMIZERS,
     BATCHES,

@@ -20,17 +20,12 @@ const Strips = (() => {
     {
       id: "average",
       title: (run) =>
-        run.average
-          ? `${summed(run, "average")} of g: ${run.average}`
-          : "average of g: it keeps none",
+        run.average ? `${summed(run, "average")} of g: ${run.average}` : "average of g",
       value: (run, step, n) => (run.average ? step.state[run.average][n] : null),
     },
     {
       id: "square",
-      title: (run) =>
-        run.square
-          ? `${summed(run, "square")} of g²: ${run.square}`
-          : "average of g²: it keeps none",
+      title: (run) => (run.square ? `${summed(run, "square")} of g²: ${run.square}` : "average of g²"),
       value: (run, step, n) => (run.square ? step.state[run.square][n] : null),
     },
     { id: "update", title: () => "step", value: (run, step, n) => step.update[n] },
@@ -88,6 +83,18 @@ const Strips = (() => {
     const found = [];
     for (let t = each; t < state.steps; t += each) found.push(t);
     return each * 80 < state.steps ? [] : found;
+  }
+
+  // Rules keep their own letters: says so where one letter means two things in what is shown.
+  function letters(runs) {
+    const first = runs.find((one) => runs.some((other) => one.average && one.average === other.square));
+    if (!first) return "";
+    const other = runs.find((one) => one.square === first.average);
+    const letter = first.average;
+    return (
+      `Each rule has its own letters: ${first.name}’s ${letter} averages g (Adam calls that m),` +
+      ` and ${other.name}’s ${letter} averages g².`
+    );
   }
 
   // Builds the strips into a grid; choose(step) is called when one is clicked or dragged over, where
@@ -150,7 +157,9 @@ const Strips = (() => {
         }) ?? { low: 0, high: 0 };
         const title = row.title(run);
         const value = step ? row.value(run, step, n) : null;
-        const text = value === null || Number.isNaN(value) ? "" : Numbers.text(value);
+        const keeps = !["average", "square"].includes(row.id) || run[row.id];
+        let text = keeps ? "" : `${run.name}: none`;
+        if (value !== null && !Number.isNaN(value)) text = Numbers.text(value);
         box.querySelector("b").textContent = title;
         box.querySelector("b").title = title;
         box.querySelector("output").textContent = text;
@@ -160,8 +169,10 @@ const Strips = (() => {
             "aria-label",
             `${title}, ${axes[n]}, of ${label(state.focus)} over ${state.steps} steps${text && `; in this step ${text}`}`,
           );
+        const [least, most] = [low - 0.01 * (high - low), high + 0.01 * (high - low)];
+        const beyond = lines.some((one) => one?.some((each) => each < least || each > most));
         box.querySelector(".range").textContent =
-          `from ${Numbers.text(low, 3)} to ${Numbers.text(high, 3)}`;
+          `from ${Numbers.text(low, 3)} to ${Numbers.text(high, 3)}${beyond ? "; some lie beyond" : ""}`;
       }
     });
     const said = [];
@@ -169,7 +180,7 @@ const Strips = (() => {
       said.push(`the newest ${average} of ${state.t} gradients carry 90 % of ${run.average}`);
     if (square) said.push(`the newest ${square} carry 90 % of ${run.square}`);
     const shaded = said.length ? `Shaded: ${said.join("; ")}. ` : "";
-    return shaded + (ends.length ? "Dotted lines: an epoch ends." : "");
+    return [shaded, ends.length ? "Dotted lines: an epoch ends. " : "", letters(runs)].join("");
   }
 
   return { AXES, ROWS, build, show };
