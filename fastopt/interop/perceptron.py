@@ -138,12 +138,14 @@ class Batch:
 
     def __init__(self, rows: int, like: Any, targets: Array, sizes: Sequence[int]) -> None:
         dtype = targets.dtype
-        self.inputs = None if issparse(like) else np.empty((rows, like.shape[1]), dtype)
-        self.targets = np.empty((rows, targets.shape[1]), dtype)
-        self.values = [np.empty((rows, size), dtype) for size in sizes[1:]]
-        self.errors = [np.empty((rows, size), dtype) for size in sizes[1:-1]]
-        self.ones = np.ones(rows, dtype)
-        self.decays = [np.empty(shape, dtype) for shape in pairwise(sizes)]
+        self.inputs: Array | None = (
+            None if issparse(like) else np.empty((rows, like.shape[1]), dtype)
+        )
+        self.targets: Array = np.empty((rows, targets.shape[1]), dtype)
+        self.values: list[Array] = [np.empty((rows, size), dtype) for size in sizes[1:]]
+        self.errors: list[Array] = [np.empty((rows, size), dtype) for size in sizes[1:-1]]
+        self.ones: Array = np.ones(rows, dtype)
+        self.decays: list[Array] = [np.empty(shape, dtype) for shape in pairwise(sizes)]
 
     def take(self, inputs: Any, targets: Array, which: Array | slice) -> tuple[Any, Array]:
         """Return some rows of the inputs and targets: those of a slice as they lie there."""

@@ -26,11 +26,11 @@ from fastopt.optimizers.base import Optimizer
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, is_classifier
-except ImportError as error:
+except ImportError as _error:
     raise ImportError(
         "fastopt.sklearn has estimators for scikit-learn, and scikit-learn is not installed here; "
         "install it (pip install scikit-learn)"
-    ) from error
+    ) from _error
 
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import accuracy_score, r2_score
@@ -195,6 +195,12 @@ def _goes_step_by_step(self: Any) -> bool:
 class _Network(BaseEstimator):  # type: ignore[misc]  # scikit-learn is not looked into
     """Base of both estimators."""
 
+    n_iter_: int
+    t_: int
+    n_layers_: int
+    n_outputs_: int
+    out_activation_: str
+    loss_: float
     _made: _Made
     _given_rate: Any
 
@@ -739,6 +745,8 @@ class MLPClassifier(ClassifierMixin, _Network):  # type: ignore[misc]  # likewis
         optimizer_: the optimizer, with its state. ("lbfgs" has none.)
         classes_: the labels.
     """
+
+    classes_: Any
 
     def __sklearn_tags__(self) -> Any:
         """Say that samples may have several labels."""

@@ -20,11 +20,11 @@ from fastopt.optimizers.sgd import SGD
 
 try:
     from thinc.backends import get_array_ops
-except ImportError as error:
+except ImportError as _error:
     raise ImportError(
         "fastopt.thinc has optimizers for thinc, and thinc is not installed here; install it "
         "(pip install thinc)"
-    ) from error
+    ) from _error
 
 from thinc.config import registry
 from thinc.optimizers import Optimizer as ThincOptimizer
