@@ -16,7 +16,7 @@ OTHERS = {
     *(f"fastopt.interop.sklearn.{name}" for name in ("_Network", "MLPClassifier", "MLPRegressor")),
     *(f"fastopt.interop.thinc.{name}" for name in ("Optimizer", "configured")),
 }
-"""Classes that are also those of libraries, which have no types or are not installed, and a maker."""
+"""Classes that are those of libraries too, which have no types here, and what makes one."""
 COMMAND = ["pyright", "--verifytypes", "fastopt", "--ignoreexternal", "--outputjson"]
 
 
