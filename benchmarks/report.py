@@ -11,7 +11,7 @@ from typing import Any
 from targets import Target
 from traffic import BYTES_PER_PARAMETER
 
-from fastopt.cli.bench import aligned
+from fastopt.cli.table import aligned
 
 # From the colours of Okabe and Ito, which colour-blind eyes tell apart, with markers of their own.
 STYLES: dict[str, dict[str, str]] = {

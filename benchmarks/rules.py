@@ -25,8 +25,8 @@ import command_line
 import numpy as np
 
 import fastopt
-from fastopt.cli.bench import aligned
 from fastopt.cli.main import machine
+from fastopt.cli.table import aligned
 from fastopt.cli.timing import Effort, Turn, take_turns
 from fastopt_kernels import Rule
 

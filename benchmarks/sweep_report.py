@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fastopt.cli.bench import aligned
+from fastopt.cli.table import aligned
 
 Found = Mapping[str, Any]
 """How an optimizer did on a problem."""
