@@ -313,8 +313,8 @@ axes.legend()
 
 # %%
 # Gradient descent takes :number:`speed.sgd` steps. With the *same* learning rate momentum gains
-# some: β = :number:`speed.least_beta` takes :number:`speed.least` steps, and β = :number:`speed.beta` it is
-# :number:`speed.same`. With its *own* learning rate, β = :number:`speed.beta` takes
+# some: it takes :number:`speed.least` with β = :number:`speed.least_beta`, and :number:`speed.same`
+# with β = :number:`speed.beta`. With its *own* learning rate, β = :number:`speed.beta` takes
 # :number:`speed.mom`. So most of the speed comes from the larger learning rate, which the average
 # makes room for.
 #
