@@ -147,23 +147,27 @@ axes.legend(ncols=2, loc="upper right")
 # -------------
 #
 # Try it where it counts. RMSProp and Adam on the digits, ten epochs of 43 steps, each with the best
-# of four learning rates:
+# of three learning rates; the median of three runs, from other first weights and with another order
+# of the images:
 
 from learning import batches, digits, loss_and_gradients, network
 
 x, y, *_ = digits()
 
 
+def train(make, lr, seed=0):
+    """Return the loss after ten epochs."""
+    params = network(seed)
+    opt = make(params, lr)
+    for bx, by in batches(x, y, epochs=10, seed=seed):
+        opt.step(loss_and_gradients(params, bx, by)[1])
+    return loss_and_gradients(params, x, y)[0]
+
+
 def best_end(make):
-    """Return the least loss after ten epochs over four learning rates."""
-    ends = []
-    for lr in (0.003, 0.01, 0.03, 0.1):
-        params = network()
-        opt = make(params, lr)
-        for bx, by in batches(x, y, epochs=10):
-            opt.step(loss_and_gradients(params, bx, by)[1])
-        ends.append(loss_and_gradients(params, x, y)[0])
-    return min(ends)
+    """Return the median of three runs with the best of three learning rates."""
+    first, lr = min((train(make, lr), lr) for lr in (0.003, 0.01, 0.03))
+    return np.median([first, train(make, lr, 1), train(make, lr, 2)])
 
 
 tried = {"RMSProp, β": [], "Adam, β1": [], "Adam, β2": []}
@@ -191,7 +195,8 @@ assert beta1.argmin() == 2  # 0.9
 assert some[beta2.argmin()] >= 0.99
 assert beta2[0] > 10  # "fails"
 assert max(beta2[3], beta2[4]) < 1.5 * beta2.min()
-assert rms[4] > 3 * rms.min()
+assert rms[4] > 2 * rms.min()
+assert rms[1] < 1.6 * rms[2] > rms[3] / 1.6  # "its neighbours are near"
 assert abs(beta1[0] / rms[4] - 1) < 1e-6  # "the same rule"
 assert beta1[4] > 3 * beta1[2]
 newest = 0.001 / (
@@ -246,8 +251,8 @@ axes.legend()
 # * **Begin with 0.9 for the average of gradients** (momentum's β, Adam's :math:`\beta_1`). Here
 #   none at all (0) ends at :number:`choose.b1_0`, 0.9 at :number:`choose.b1_9`, and a memory longer
 #   than the whole run (0.999) at :number:`choose.b1_999`.
-# * **0.9 or 0.99 for RMSProp.** Here 0.9 is best with :number:`choose.rms_9`. With a memory longer
-#   than the run it is :number:`choose.rms_999`.
+# * **0.9 or 0.99 for RMSProp.** Here 0.9 is best with :number:`choose.rms_9`, and its neighbours are
+#   near. With a memory longer than the run it is :number:`choose.rms_999`.
 # * **0.99 to 0.999 for Adam's** :math:`\beta_2`: :number:`choose.adam_99` and
 #   :number:`choose.adam_999`. It must not be much shorter than :math:`\beta_1`'s memory. At 0 the run
 #   fails: v then holds the newest square alone. Where that is nearly 0, the step is old gradients
