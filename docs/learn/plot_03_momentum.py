@@ -201,7 +201,7 @@ for beta, limit in limits.items():
 
 
 def race(beta, steep=25, most=150):
-    """Return the fewest steps over 300 rates, the rate, and the steps at gradient descent's."""
+    """Return the fewest steps over 300 rates, its rate, and all."""
     curvatures = np.array([1.0, steep])
     rates = np.geomspace(0.5, 25, 300) / steep
     points = np.tile(start, (300, 1))
@@ -219,9 +219,8 @@ at = np.abs(np.geomspace(0.02, 1, 300) - lr_descent).argmin()
 races = {beta: race(beta) for beta in (0.0, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)}
 print(f"       with lr = {lr_descent:.3f}   with its best lr")
 for beta, (steps, lr, all_rates) in races.items():
-    print(
-        f"β = {beta}:  {all_rates[at]:3} steps         {steps:3} steps, lr = {lr:.3f}"
-    )
+    same_lr = f"{all_rates[at]:3} steps"
+    print(f"β = {beta}:  {same_lr:19} {steps:3} steps, lr = {lr:.3f}")
 
 # sphinx_gallery_start_ignore
 steps_sgd, lr_sgd, _ = races[0.0]

@@ -192,7 +192,10 @@ rules = {
         lambda p, lr: fastopt.Adagrad(p, lr=lr).step,
         large,
     ),
-    "nothing: gradient descent": (lambda p, lr: fastopt.SGD(p, lr=lr).step, large),
+    "nothing: gradient descent": (
+        lambda p, lr: fastopt.SGD(p, lr=lr).step,
+        large,
+    ),
 }
 print("divided by ...                   loss: median  least  most   with lr")
 ends, chosen = {}, {}
@@ -200,9 +203,8 @@ for name, (make, rates) in rules.items():
     first, lr = min((train(make, lr), lr) for lr in rates)
     losses = [first, *(train(make, lr, seed) for seed in (1, 2, 3, 4))]
     ends[name], chosen[name] = np.sort(losses), lr
-    print(
-        f"{name:32} {np.median(losses):13.3f} {min(losses):6.3f} {max(losses):5.3f}   {lr}"
-    )
+    middle, least, most = np.median(losses), min(losses), max(losses)
+    print(f"{name:32} {middle:13.3f} {least:6.3f} {most:5.3f}   {lr}")
 
 # sphinx_gallery_start_ignore
 one, two, four, sign, adagrad, none = (losses[2] for losses in ends.values())

@@ -108,7 +108,7 @@ axes.legend()
 # ------------------
 #
 # The digits again: ten epochs, five learning rates, with and without. These are single
-# runs; with other first weights an end may be half or twice as high. The loss at the end:
+# runs; with other first weights an end may be some times as high. The loss at the end:
 
 x, y, *_ = digits()
 rates = (0.001, 0.003, 0.01, 0.03, 0.1)
