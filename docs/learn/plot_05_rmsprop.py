@@ -251,7 +251,7 @@ bars = {
 }
 colors = [s["color"] for s in (GREEN, VERMILION, ORANGE, PURPLE, BLACK, BLUE)]
 axes.barh(list(bars), list(bars.values()), color=colors, alpha=0.8)
-axes.hlines(range(6), *zip(*spans, strict=True), color="black", linewidth=1.2)
+axes.hlines(range(6), *zip(*spans, strict=True), color="0.5", linewidth=2)
 axes.invert_yaxis()
 axes.set_xlabel("loss after 10 epochs: median, least to most")
 axes.grid(axis="y", visible=False)
