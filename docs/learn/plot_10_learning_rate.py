@@ -181,17 +181,16 @@ axes.legend()
 
 many = np.geomspace(1e-3, 10, 401)
 window = {}
-for name, make in (("gradient descent", fastopt.SGD), ("RMSProp", fastopt.RMSprop)):
+pair = {"gradient descent": fastopt.SGD, "RMSProp": fastopt.RMSprop}
+for name, make in pair.items():
     for further in (1, 10):  # and from ten times as far away
         points = further * np.tile(start, (len(many), 1))
         opt = make(points, lr=many, members=len(many))
         with np.errstate(over="ignore"):  # some run away
             far = distance(walk(opt, steps=200)[-20:]).max(axis=0)
         good = many[far < 0.01 * distance(further * start)]
-        window[name, further] = good[0], good[-1]
-        print(
-            f"{name:16} {further:3} times as far: from {good[0]:.3f} to {good[-1]:.3f}"
-        )
+        low, high = window[name, further] = good[0], good[-1]
+        print(f"{name:16} {further:3} times as far: from {low:.3f} to {high:.3f}")
 
 # sphinx_gallery_start_ignore
 near_gd, far_gd, near_rms, far_rms = window.values()
