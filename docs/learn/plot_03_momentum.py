@@ -7,12 +7,13 @@ steps along an average of the gradients so far:
 
 .. math::
 
-   v &\leftarrow \beta\, v + (1 - \beta)\, g \\
-   p &\leftarrow p - \mathrm{lr} \cdot v
+   m &\leftarrow \beta\, m + (1 - \beta)\, g \\
+   p &\leftarrow p - \mathrm{lr} \cdot m
 
-v begins at 0. In each step a share :math:`\beta` of the old average stays and a share
+m begins at 0. In each step a share :math:`\beta` of the old average stays and a share
 :math:`1 - \beta` of the new gradient comes in. An old gradient counts :math:`\beta` times as much
-after each step, so it fades away. (This is called an *exponentially weighted average*.)
+after each step, so it fades away. (This is called an *exponentially weighted average*. Some texts call
+m the *velocity* and write v. Here v is always the average of *squares*, which comes with RMSProp.)
 """
 
 import numpy as np
@@ -30,6 +31,18 @@ from learning import BLUE, GREEN, VERMILION, contours, keep, path, picture
 
 late = slice(15, 41)
 assert np.abs(momentum[late, 1]).max() < 0.5 * np.abs(descent[late, 1]).max()
+across_descent, across_momentum = np.abs([descent[-1, 1], momentum[-1, 1]])
+along_descent, along_momentum = np.abs([descent[-1, 0], momentum[-1, 0]])
+assert 25 * across_descent**2 > 4 * along_descent**2  # "most of the cost"
+assert along_descent > 2 * along_momentum
+keep(
+    "same",
+    times=f"{cost(descent[-1]) / cost(momentum[-1]):.0f}",
+    across_descent=f"{across_descent:.2f}",
+    across_momentum=f"{across_momentum:.3f}",
+    along_descent=f"{along_descent:.2f}",
+    along_momentum=f"{along_momentum:.2f}",
+)
 figure, axes = picture(
     "Two paths with the same learning rate. Gradient descent zigzags across the valley for all of "
     "its steps. Momentum makes a few wide sways and then runs along the valley floor.",
@@ -47,6 +60,12 @@ axes[1].set_title("momentum, lr = 0.078, β = 0.7")
 # sphinx_gallery_end_ignore
 
 # %%
+# Momentum ends :number:`same.times` times lower, though the learning rate is the same. This one is
+# near gradient descent's limit of 0.08, where its swinging dies slowly: it is still
+# :number:`same.across_descent` away across, and momentum :number:`same.across_momentum`. Along the
+# valley, momentum is :number:`same.along_momentum` away and gradient descent
+# :number:`same.along_descent`: the average still holds earlier gradients, which were larger.
+#
 # .. _learn-momentum-cancels:
 #
 # Why the swinging cancels and the steady part stays
@@ -59,21 +78,21 @@ axes[1].set_title("momentum, lr = 0.078, β = 0.7")
 g = gradient(descent[:40])  # a row for each step: along, across
 
 beta = 0.9
-v = size = np.zeros(2)
+m = size = np.zeros(2)
 averages, sizes = [], []
 for each in g:
-    v = beta * v + (1 - beta) * each
+    m = beta * m + (1 - beta) * each
     size = beta * size + (1 - beta) * np.abs(each)
-    averages.append(v)
+    averages.append(m)
     sizes.append(size)
 averages, sizes = np.array(averages), np.array(sizes)
 
 print("       along the valley           across it")
 print("step      g  average  of sizes        g  average  of sizes")
 for t in (0, 1, 2, 3, 20, 21, 22, 23):
-    (gx, gy), (vx, vy), (sx, sy) = g[t], averages[t], sizes[t]
+    (gx, gy), (mx, my), (sx, sy) = g[t], averages[t], sizes[t]
     print(
-        f"{t + 1:4} {gx:6.2f} {vx:8.2f} {sx:9.2f}   {gy:6.2f} {vy:8.2f} {sy:9.2f}"
+        f"{t + 1:4} {gx:6.2f} {mx:8.2f} {sx:9.2f}   {gy:6.2f} {my:8.2f} {sy:9.2f}"
     )
 
 share_along, share_across = (np.abs(averages) / sizes)[20:].mean(axis=0)
@@ -94,14 +113,14 @@ def degrees(vectors):
     return np.degrees(np.arctan2(np.abs(vectors[:, 1]), np.abs(vectors[:, 0])))
 
 
-slope_of_g, slope_of_v = degrees(g[20:]).mean(), degrees(averages[20:]).mean()
-assert slope_of_g > 2 * slope_of_v
+slope_of_g, slope_of_m = degrees(g[20:]).mean(), degrees(averages[20:]).mean()
+assert slope_of_g > 2 * slope_of_m
 keep(
     "cancels",
     along=f"{share_along:.0%}",
     across=f"{share_across:.0%}",
     degrees_g=f"{slope_of_g:.0f}",
-    degrees_v=f"{slope_of_v:.0f}",
+    degrees_m=f"{slope_of_m:.0f}",
 )
 figure, axes = picture(
     "Two strips over forty steps. Across the valley the gradients alternate between plus and minus "
@@ -127,7 +146,7 @@ for one, k, title in zip(
         averages[:, k],
         color=VERMILION["color"],
         linewidth=2.2,
-        label="average v",
+        label="average m",
     )
     one.axhline(0, color="black", linewidth=0.8)
     one.set_title(title)
@@ -142,7 +161,7 @@ axes[1].set_xlabel("step")
 #
 # So the *direction* changes. The gradients of the last twenty steps stand
 # :number:`cancels.degrees_g` degrees from the valley floor, their averages
-# :number:`cancels.degrees_v`. That is the whole trick. **An average of gradients is never longer
+# :number:`cancels.degrees_m`. That is the whole trick. **An average of gradients is never longer
 # than the longest of them. It is turned towards where they agree: down the valley.** If "a steeper
 # path" means one that goes more directly to the minimum, this is where it comes from.
 #
@@ -176,53 +195,96 @@ for beta, limit in limits.items():
 # sphinx_gallery_end_ignore
 
 # %%
-# Now both race to a cost below 0.001, each with the best learning rate it has. Momentum has the
-# best β, too.
+# That alone is not speed yet: what matters is how many steps it takes. Now they race until the cost
+# stays below 0.001: all with the same learning rate (the best that gradient descent has), and each
+# with its own best.
 
-rates = np.geomspace(0.02, 1, 300)
 
-
-def race(beta):
-    """Return the fewest steps over all rates, and the rate."""
-    opt = fastopt.Momentum(
-        np.tile(start, (300, 1)), lr=rates, beta=beta, members=300
-    )
+def race(beta, steep=25, most=150):
+    """Return the fewest steps over 300 rates, its rate, and all."""
+    curvatures = np.array([1.0, steep])
+    rates = np.geomspace(0.5, 25, 300) / steep
+    points = np.tile(start, (300, 1))
+    opt = fastopt.Momentum(points, lr=rates, beta=beta, members=300)
+    last = np.zeros(300, int)  # the last step at which the cost was still above
     with np.errstate(over="ignore"):  # some run away
-        high = (
-            cost(walk(opt, 150)) > 1e-3
-        )  # a row for each step, a column for each rate
-    last = np.where(high.any(axis=0), 151 - high[::-1].argmax(axis=0), 0)
-    return last.min(), rates[last.argmin()]
+        for t in range(1, most + 1):
+            opt.step(curvatures * points)
+            last[~((curvatures * points**2).sum(axis=1) < 2e-3)] = t
+    return last.min() + 1, rates[last.argmin()], last + 1
 
 
-for beta in (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9):
-    steps, lr = race(beta)
-    print(f"β = {beta}: {steps:3} steps, with lr = {lr:.3f}")
+_, lr_descent, _ = race(0.0)
+at = np.abs(np.geomspace(0.02, 1, 300) - lr_descent).argmin()
+races = {beta: race(beta) for beta in (0.0, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)}
+print(f"       with lr = {lr_descent:.3f}   with its best lr")
+for beta, (steps, lr, all_rates) in races.items():
+    same_lr = f"{all_rates[at]:3} steps"
+    print(f"β = {beta}:  {same_lr:19} {steps:3} steps, lr = {lr:.3f}")
 
 # sphinx_gallery_start_ignore
-steps_sgd, lr_sgd = race(0.0)
-steps_mom, best_beta = min(
-    (race(beta)[0], beta) for beta in (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-)
-lr_mom = race(best_beta)[1]
-same = walk(fastopt.Momentum(start.copy(), lr=lr_sgd, beta=best_beta), 400)
-steps_same = steps_to(same, 1e-3)
-assert steps_mom < steps_sgd / 2.5
-assert lr_mom > 2 * lr_sgd
-assert steps_same > 1.5 * steps_mom
+steps_sgd, lr_sgd, _ = races[0.0]
+best_beta = min(races, key=lambda beta: races[beta][0])
+steps_mom, lr_mom, at_rates = races[best_beta]
+steps_same = at_rates[at]
+for beta, (steps, lr, all_rates) in races.items():
+    alone = fastopt.Momentum(start.copy(), lr=lr_sgd, beta=beta)
+    assert steps_to(walk(alone, 400), 1e-3) == all_rates[at]
+    alone = fastopt.Momentum(start.copy(), lr=lr, beta=beta)
+    assert steps_to(walk(alone, 400), 1e-3) == steps
+same = {beta: all_rates[at] for beta, (_, _, all_rates) in races.items()}
+least = min(same, key=lambda beta: same[beta])
+assert same[least] < 0.9 * steps_sgd  # "some"
+assert steps_mom < steps_sgd / 4
+assert steps_same > 0.9 * steps_sgd  # "most of it comes from the learning rate"
+assert lr_mom > 2.5 * lr_sgd
+assert races[0.9][0] > steps_sgd
+assert races[0.9][1] < lr_sgd
+
+
+def factor(beta):
+    """Return the least factor per step, over all rates, of the slower of the two directions."""
+
+    def slowest(lr):
+        return max(
+            np.abs(np.roots([1, -(1 + beta - (1 - beta) * lr * c), beta])).max()
+            for c in (1, 25)
+        )
+
+    return min(slowest(lr) for lr in np.geomspace(0.02, 1, 300))
+
+
+assert abs(factor(0.9) - np.sqrt(0.9)) < 1e-3  # "√β is the best that it can do"
+assert abs(factor(0.0) - 24 / 26) < 2e-3
+assert factor(0.0) < np.sqrt(0.9)
+turning = ((np.sqrt(25) - 1) / (np.sqrt(25) + 1)) ** 2
+assert abs(factor(turning) - np.sqrt(turning)) < 0.02
+assert abs(turning - best_beta) < 0.06
+plain_100, nine_100 = race(0.0, 100, 300)[0], race(0.9, 100, 300)[0]
+assert plain_100 > 2 * nine_100
 keep(
     "speed",
     limit_0=f"{limits[0.0]:.2f}",
     limit_9=f"{limits[0.9]:.2f}",
+    times_5=f"{limits[0.5] / limits[0.0]:.0f}",
     times=f"{limits[0.9] / limits[0.0]:.0f}",
     beta=f"{best_beta}",
+    least_beta=f"{least}",
+    least=f"{same[least]}",
     sgd=f"{steps_sgd}",
     same=f"{steps_same}",
     mom=f"{steps_mom}",
+    nine=f"{races[0.9][0]}",
+    root_9=f"{np.sqrt(0.9):.2f}",
+    factor_0=f"{factor(0.0):.2f}",
+    turning=f"{turning:.2f}",
+    plain_100=f"{plain_100}",
+    nine_100=f"{nine_100}",
 )
 figure, axes = picture(
-    "Cost against step for three runs. Momentum at gradient descent's learning rate is no faster "
-    "than gradient descent; momentum with the larger learning rate that it allows is far ahead.",
+    f"Cost against step for three runs. Momentum with beta {best_beta} at gradient descent's "
+    f"learning rate takes {steps_same} steps to a cost of 0.001, hardly fewer than gradient "
+    f"descent's {steps_sgd}; with the larger learning rate that it allows it takes {steps_mom}.",
     height=3.6,
 )
 for opt, label, style in (
@@ -233,12 +295,12 @@ for opt, label, style in (
     ),
     (
         fastopt.Momentum(start.copy(), lr=lr_sgd, beta=best_beta),
-        f"momentum, lr = {lr_sgd:.3f}",
+        f"momentum, β = {best_beta}, lr = {lr_sgd:.3f}",
         GREEN,
     ),
     (
         fastopt.Momentum(start.copy(), lr=lr_mom, beta=best_beta),
-        f"momentum, lr = {lr_mom:.2f}",
+        f"momentum, β = {best_beta}, lr = {lr_mom:.2f}",
         VERMILION,
     ),
 ):
@@ -249,13 +311,31 @@ axes.legend()
 # sphinx_gallery_end_ignore
 
 # %%
-# Gradient descent takes :number:`speed.sgd` steps. Momentum with β = :number:`speed.beta` takes
-# :number:`speed.same` with the *same* learning rate, and :number:`speed.mom` with its own, which is
-# larger. The average alone is not the speed. It makes room for a learning rate that is: with
-# β = 0.9 the limit rises from :number:`speed.limit_0` to :number:`speed.limit_9`,
-# :number:`speed.times` times as much. (In this short valley a small β is best, because a large one
-# is slow to turn at the minimum. In long runs with noise 0.9 is usual:
-# :ref:`choosing β <learn-beta>`.)
+# Gradient descent takes :number:`speed.sgd` steps. With the *same* learning rate momentum gains
+# some: it takes :number:`speed.least` with β = :number:`speed.least_beta`, and :number:`speed.same`
+# with β = :number:`speed.beta`. With its *own* learning rate, β = :number:`speed.beta` takes
+# :number:`speed.mom`. So most of the speed comes from the larger learning rate, which the average
+# makes room for.
+#
+# .. _learn-momentum-too-much:
+#
+# A larger β is not always faster
+# -------------------------------
+#
+# With β = 0.9 the limit of the learning rate is :number:`speed.times` times as high
+# (:number:`speed.limit_9` after :number:`speed.limit_0`), and yet the best run takes
+# :number:`speed.nine` steps, more than gradient descent. A learning rate below the limit does not
+# run away; that does not make it fast. The average of β = 0.9 is slow to turn: it carries the point
+# past the minimum and back. Each step leaves at least √β = :number:`speed.root_9` of this sway, at
+# any learning rate. Gradient descent at its best leaves :number:`speed.factor_0` of the distance.
+#
+# A smaller β forgets its sway sooner, but allows less learning rate. The best stands between: where
+# the point comes to the minimum as fast as it can without swaying past it. (This is called
+# *critical damping*.) For a valley of condition number κ it is
+# :math:`\beta = \left(\frac{\sqrt κ - 1}{\sqrt κ + 1}\right)^2`, here :number:`speed.turning`. The
+# more oblong the valley, the larger it is: in one 100 times as steep across as along, β = 0.9 takes
+# :number:`speed.nine_100` steps and gradient descent :number:`speed.plain_100`. For networks
+# 0.9 is usual: :ref:`choosing β <learn-beta>`.
 #
 # .. _learn-momentum-names:
 #

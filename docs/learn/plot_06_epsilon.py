@@ -78,8 +78,9 @@ axes.legend(loc="lower right")
 # sphinx_gallery_end_ignore
 
 # %%
-# Far above the knee, ε does nothing: the step is as long as the learning rate says. Far below it, ε
-# is all of the denominator, and the step is g/ε (or g/√ε): gradient descent with a large learning
+# Each curve has a knee, where the gradient is as large as ε (or as √ε, if ε is inside). Far above it,
+# ε does nothing: the step is as long as the learning rate says. Far below it,
+# ε is all of the denominator, and the step is g/ε (or g/√ε): gradient descent with a large learning
 # rate. A gradient of 1e-6 with ε = 1e-8 makes :number:`eps.outside` of a step if ε is outside, and
 # :number:`eps.inside` if it is inside.
 #

@@ -126,12 +126,12 @@ figure.legend(
 # What they cost and what they are for
 # ------------------------------------
 
-# sphinx_gallery_start_ignore
 import sys
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
-import choosing
+import choosing  # the sentences, and what belongs into a row
 
+# sphinx_gallery_start_ignore
 sys.path.remove(str(ROOT / "benchmarks"))
 rules = json.loads((ROOT / "benchmarks/results/rules.json").read_text())
 cells = choosing.figures(rules, {"problems": results})
