@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import inspect
 import re
 import sys
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import docstrings
 import formulas
 import mathjax
 import pages
@@ -33,74 +32,21 @@ INSIDE = {"core", "engine", "checkpoint", "fits", "backends"}
 
 # Docstrings ---------------------------------------------------------------------------------------
 
-BLOCK = re.compile(r"^( *)(.*?)::\n\n((?:\1 {4,}.*(?:\n|\Z)|[ ]*\n)+)", re.MULTILINE)
-SPECIAL = re.compile(r"[|\\]|_(?=\W|$)|(?<!\n)\*(?! )|(?<=\S )\* ")
-"""What means itself in a docstring, which has lists and literals, and no other marks."""
-SEVERAL = re.compile(r"^( +[a-z]\w*(?:, [a-z]\w*)+):", re.MULTILINE)
-NAME = re.compile(r"(?<![`\w])``(fastopt\.)?([A-Za-z_]\w*)``(?!`)")
-
 
 def docstring(
     _app: Sphinx, what: str, name: str, item: Any, options: Any, lines: list[str]
 ) -> None:
     """Mark formulas as such, and make links of public names."""
-    text = "\n".join([*lines, ""])
-    parts, at = [], 0
-    for block in BLOCK.finditer(text):
-        parts += [_prose(text[at : block.start()], name), _block(block, name)]
-        at = block.end()
-    parts.append(_prose(text[at:], name))
-    lines[:] = "".join(parts).split("\n")
+    lines[:] = docstrings.marked("\n".join([*lines, ""]), name).split("\n")
     if what in ("attribute", "property"):  # or what stands before a colon is taken for a type
         lines[:0] = ["..", ""]
 
 
-def _prose(text: str, inside: str) -> str:
-    # Several names of one entry are one word, or the first is taken for the type of the second.
-    text = _escaped(SEVERAL.sub(lambda found: found[0].replace(", ", ",\u200b"), text))
-    return NAME.sub(lambda found: _linked(found, inside), text)
-
-
-def _block(found: re.Match[str], inside: str) -> str:
-    indent, body = found[1], textwrap.dedent(found[3]).strip("\n")
-    before = _prose(found[2], inside)
-    # As in reStructuredText: "text::" ends with a colon, "text ::" does not.
-    said = before.rstrip() if before.endswith(" ") else f"{before}:"
-    lines = [said, ""] if before.strip() else []
-    for part in [body] if formulas.is_code(body) else body.split("\n\n"):
-        lines += [*_marked(part), ""]
-    return textwrap.indent("\n".join([*lines, ""]), indent)
-
-
-def _marked(body: str) -> list[str]:
-    kind = "text"
-    if formulas.is_code(body):
-        kind = "python"
-    elif formulas.is_formula(body):
-        kind = ""
-    head = f".. code-block:: {kind}" if kind else ".. formula::"
-    return [head, "", *textwrap.indent(body, "    ").splitlines(), ""]
-
-
-def _linked(found: re.Match[str], inside: str) -> str:
-    name = found[2]
-    # Small letters alone may be an argument, as ``optimizer`` is.
-    public = name in fastopt.__all__ and (found[1] or name[0].isupper())
-    if public and name != inside.rpartition(".")[2] and not name.startswith("_"):
-        if name in ("optimizers", "schedules", "interop"):
-            return f":py:mod:`~fastopt.{name}`"
-        return f":py:obj:`~fastopt.{name}`"
-    parts = inside.split(".")
-    owner = getattr(fastopt, parts[1], None) if len(parts) > 1 and parts[1] != name else None
-    if inspect.isclass(owner) and inspect.isfunction(getattr(owner, name, None)):
-        where = next(one for one in owner.__mro__ if name in vars(one))
-        if where.__name__ in fastopt.__all__ and parts[2:] != [name]:
-            return f":py:meth:`{name} <fastopt.{where.__name__}.{name}>`"
-    if inside.startswith("fastopt.schedules.") and name in fastopt.schedules.__all__:
-        return f":py:obj:`~fastopt.schedules.{name}`" if parts[2] != name else found[0]
-    if name == "Common":
-        return ":ref:`Common <common-options>`"
-    return found[0]
+def several_names(_app: Sphinx, doctree: nodes.document) -> None:
+    """Put spaces between names that share an entry, which were one word until here."""
+    for text in list(doctree.findall(nodes.Text)):
+        if docstrings.JOINT in text:
+            text.parent.replace(text, nodes.Text(text.replace(docstrings.JOINT, ", ")))
 
 
 def signature(_app: Sphinx, what: str, *args: Any) -> tuple[str, str] | None:
@@ -206,7 +152,7 @@ class CommonOptions(SphinxDirective):
         lines: list[str] = []
         for name, option in OPTIONS.items():
             lines += [f".. _option-{name}:", "", f"``{name}={option.default!r}``"]
-            lines += [f"    {_prose(option.text, '')}", ""]
+            lines += [f"    {docstrings.prose(option.text, '')}", ""]
         return self._parsed(lines)
 
     def _parsed(self, lines: list[str]) -> list[nodes.Node]:
@@ -214,14 +160,6 @@ class CommonOptions(SphinxDirective):
         node = nodes.Element()
         self.state.nested_parse(StringList(text.splitlines(), "options.py"), 0, node)
         return node.children
-
-
-def _escaped(text: str) -> str:
-    """Return a sentence whose stars and bars mean themselves, outside of literals."""
-    parts = re.split(r"(``.*?``)", text)
-    return "".join(
-        part if part.startswith("``") else SPECIAL.sub(r"\\\g<0>", part) for part in parts
-    )
 
 
 class CommandLine(SphinxDirective):
@@ -283,6 +221,7 @@ def check(app: Sphinx, error: Exception | None) -> None:
         return
     folder = Path(app.outdir)
     wrong = pages.loaded_from_outside(folder) + pages.broken_links(folder)
+    wrong += pages.changed_doctests(folder / "reference", docstrings.doctests())
     outside = pages.links_to_outside(folder)
     text = "".join(f"{link}  {page}\n" for link, page in sorted(outside.items()))
     (folder / "external_links.txt").write_text(text, encoding="utf-8")
@@ -302,6 +241,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("autodoc-process-signature", signature)
     app.connect("autodoc-skip-member", skipped)
     app.connect("autodoc-process-bases", bases)
+    app.connect("doctree-read", several_names)
     app.connect("missing-reference", missing)
     app.tags.add("explorer")  # Learn links to it where a build has it
     app.connect("build-finished", write_explorer)

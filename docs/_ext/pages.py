@@ -1,4 +1,4 @@
-"""Checks of the built pages: nothing is loaded from outside, every link leads somewhere."""
+"""Checks of the built pages: nothing from outside, links that lead somewhere, whole examples."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NO_LOADS = {"canonical", "search", "next", "prev", "index", "genindex", "author"
 
 
 class _Page(HTMLParser):
-    """The links, identifiers and loaded files of a page."""
+    """The links, identifiers, loaded files and code of a page."""
 
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
@@ -28,7 +28,9 @@ class _Page(HTMLParser):
         self.loads: list[str] = []
         self.ids: set[str] = set()
         self.styles: list[str] = []
+        self.code: list[str] = []
         self._in_style = False
+        self._in_code = False
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         """Note what an element links to, loads and is called."""
@@ -42,15 +44,21 @@ class _Page(HTMLParser):
         self.loads += [one.split()[0] for one in given.get("srcset", "").split(",") if one.strip()]
         self.styles.append(given.get("style", ""))
         self._in_style = tag == "style"
+        if tag == "pre":
+            self.code.append("")
+            self._in_code = True
 
     def handle_data(self, data: str) -> None:
-        """Note the text of styles."""
+        """Note the text of styles and of code."""
         if self._in_style:
             self.styles.append(data)
+        if self._in_code:
+            self.code[-1] += data
 
     def handle_endtag(self, tag: str) -> None:
-        """Leave a style."""
+        """Leave a style, or code."""
         self._in_style = False
+        self._in_code = self._in_code and tag != "pre"
 
 
 @cache
@@ -111,3 +119,19 @@ def links_to_outside(folder: Path) -> dict[str, str]:
         for link in _read(file).links
         if OUTSIDE.match(link)
     }
+
+
+def changed_doctests(folder: Path, wanted: dict[str, str]) -> list[str]:
+    """Return the doctests that pages show and nobody wrote, and those that are shown nowhere.
+
+    ``wanted`` are those of the docstrings, each with the name of what it belongs to.
+    """
+    shown = {
+        code.strip("\n"): str(file.relative_to(folder))
+        for file in _pages(folder)
+        for code in _read(file).code
+        if code.startswith(">>> ")
+    }
+    changed = [f"{shown[one]} shows what no docstring has:\n{one}" for one in shown.keys() - wanted]
+    absent = [f"no page shows of {wanted[one]}:\n{one}" for one in wanted.keys() - shown]
+    return sorted(changed) + sorted(absent)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import importlib
 import inspect
 import re
@@ -15,8 +16,9 @@ import pytest
 
 import fastopt
 
+PARSER = doctest.DocTestParser()
 EXTENSIONS = Path(__file__).parents[2] / "docs" / "_ext"
-NAMES = ("formulas", "pages", "tables")
+NAMES = ("docstrings", "formulas", "pages", "tables")
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +92,54 @@ def test_the_formula_of_every_optimizer_is_shown_as_one(modules: dict[str, Modul
         assert formulas.is_formula(text) or name == "MuonWithAdamW", name
         parts += [part for row in formulas.rows(text.splitlines()) for part in row.parts]
     assert sum(part.tex is not None for part in parts) > 0.95 * len(parts)
+
+
+def test_examples_are_shown_as_they_are_written(modules: dict[str, ModuleType]) -> None:
+    docstrings, found = modules["docstrings"], 0
+    for name, item in docstrings.documented():
+        text = inspect.getdoc(item) or ""
+        written = [example.source + example.want for example in PARSER.get_examples(text)]
+        shown = PARSER.get_examples(docstrings.marked(f"{text}\n", name))
+        assert [example.source + example.want for example in shown] == written, name
+        found += len(written)
+    assert found > 100
+    # What is compared with the built pages is all of it: a prompt begins every example.
+    prompts = sum(code.count(">>> ") for code in docstrings.doctests())
+    assert prompts == found
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("is a **view** of", "is a **view** of"),
+        ("**Evaluate\nat x**: so", "**Evaluate\nat x**: so"),
+        ("a**b, c**d", r"a\*\*b, c\*\*d"),
+        ("``**/b`` and name_ *args", r"``**/b`` and name\_ \*args"),
+        (">>> y = 2 * x_ * t\n... # *\n\na_ *b", ">>> y = 2 * x_ * t\n... # *\n\n" + r"a\_ \*b"),
+    ],
+)
+def test_marks_mean_themselves_but_for_literals_and_strong_words(
+    modules: dict[str, ModuleType], text: str, shown: str
+) -> None:
+    assert modules["docstrings"].prose(text, "") == shown
+
+
+def test_examples_that_a_page_changes_or_leaves_out_are_found(
+    modules: dict[str, ModuleType], tmp_path: Path
+) -> None:
+    wanted = {">>> a * b\n6": "fastopt.one", ">>> 1\n1": "fastopt.two"}
+    (tmp_path / "a.html").write_text(
+        "<pre><span></span><span>&gt;&gt;&gt; </span>a \\* b\n6\n</pre><pre>x</pre>"
+    )
+    assert modules["pages"].changed_doctests(tmp_path, wanted) == [
+        "a.html shows what no docstring has:\n>>> a \\* b\n6",
+        "no page shows of fastopt.one:\n>>> a * b\n6",
+        "no page shows of fastopt.two:\n>>> 1\n1",
+    ]
+    (tmp_path / "a.html").write_text(
+        "<pre>&gt;&gt;&gt; a * b\n6\n</pre><pre>&gt;&gt;&gt; 1\n1</pre>"
+    )
+    assert modules["pages"].changed_doctests(tmp_path, wanted) == []
 
 
 @pytest.mark.parametrize(
