@@ -158,7 +158,8 @@ def _saved_steps(saved: Any) -> dict[str, Any]:
 class Optimizer(Formula):
     """Base of all optimizers: holds the parameters and makes the steps.
 
-    A subclass says which rule it uses and with what scalars, see ``Formula``.
+    A subclass says which rule it uses and with what scalars; the manual's part Extend
+    (``kernels/README.md``) shows how one is written.
     """
 
     def __init__(
@@ -406,9 +407,9 @@ class Optimizer(Formula):
         whose bits are those of the others (rules on whole arrays, such as Muon's, differ on a GPU
         in the last digits), so neither parameters nor state, counts and random bits change, nor
         what the optimizer has compiled or measured. It takes the memory of two copies of parameters
-        and state, and far longer than a step. Hooks are not called; schedules
-        are asked for the coming step's values. Where the parameters are CuPy arrays it waits for
-        the device.
+        and state, and of up to four of the largest array in float64, and far longer than a step.
+        Hooks are not called; schedules are asked for the coming step's values. Where the parameters
+        are CuPy arrays it waits for the device.
 
         Raises what ``step`` does for arguments that are no good. A NaN or an infinity in the
         gradients raises nothing: the explanation says what the step would do about it.
@@ -636,6 +637,7 @@ class Optimizer(Formula):
 
             stream, pool = cupy.cuda.Stream(non_blocking=True), cupy.cuda.MemoryPool()
             opt.warmup()
+            cupy.cuda.Device().synchronize()  # such a stream does not wait for others
             with stream, cupy.cuda.using_allocator(pool.malloc):
                 stream.begin_capture()
                 try:
