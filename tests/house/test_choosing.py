@@ -94,6 +94,23 @@ def test_state_is_what_an_optimizer_holds_now(
         assert float(cells[0]) == pytest.approx(held, abs=0.01), name
 
 
+def test_what_is_said_of_all_of_them_is_what_was_measured() -> None:
+    """``docs/learn/plot_11_which_optimizer.py`` counts the second in the same way."""
+    problems = results("sweep")["problems"]
+    best = {
+        name: [row["best"] for row in problem["optimizers"].values()]
+        for name, problem in problems.items()
+    }
+    adam = problems["characters"]["optimizers"]["Adam"]["best"]["loss"]["median"]
+    losses = [row["loss"]["median"] for row in best["characters"]]
+    near = sum(loss is not None and loss < 1.05 * adam for loss in losses)
+    read = sum(row["accuracy"]["median"] >= 0.97 for row in best["digits"])
+    page = (ROOT / "docs" / "measured" / "gained.md").read_text(encoding="utf-8")
+    said = re.search(r"(\d+) of the (\d+) read 97 %.*?(\d+) end\s+within 5 %", page, re.DOTALL)
+    assert said is not None
+    assert [int(number) for number in said.groups()] == [read, len(losses), near]
+
+
 def test_a_page_is_brought_up_to_date_and_one_without_a_place_is_refused(
     modules: dict[str, ModuleType], tmp_path: Path, capsys: Any
 ) -> None:

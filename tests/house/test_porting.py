@@ -13,6 +13,7 @@ import pytest
 import fastopt
 from helpers.variants import CPU_BACKENDS
 
+USE = Path(__file__).parents[2] / "docs" / "use"
 PAGE = (Path(__file__).parents[2] / "docs" / "porting.md").read_text(encoding="utf-8")
 BLOCK = re.compile(
     r"^```python\n# (both|by hand|fastopt|nearest)\n(.*?)^```$", re.DOTALL | re.MULTILINE
@@ -98,6 +99,7 @@ def test_the_page_has_its_forms_and_a_table_of_them() -> None:
     assert len(ROWS) >= 20
     assert [title for title, _, _ in TABLE] == [row.title for row in ROWS]
     assert all({"by hand", "fastopt"} <= row.code.keys() for row in ROWS)
+    assert f"{len(ROWS)} forms of update" in (USE / "other_libraries.md").read_text()
     assert len(re.findall("^```python", PAGE, re.MULTILINE)) == len(BLOCK.findall(PAGE))
 
 
