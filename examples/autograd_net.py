@@ -17,7 +17,7 @@ meant here: hand in ``conj(g)``.
 
 The network is that of autograd's own example ``neural_net.py`` (layers of tanh, the logarithm of
 the softmax, a Gaussian prior of the weights), on the digits that come with scikit-learn. Needs
-``pip install fastopt[examples]``.
+``pip install -e '.[examples]'``.
 """
 
 from __future__ import annotations

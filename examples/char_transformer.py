@@ -17,7 +17,7 @@ before can get below the first, and none that sees only the last character below
 of 1 nat is 1/log(2) = 1.44 bits per character.
 
 With ``--dtype bfloat16`` the model's parameters take half the memory; the optimizer keeps float32
-master weights beside them, so that its small steps add up. Needs ``pip install fastopt[examples]``.
+master weights beside them, so that its small steps add up. Needs ``pip install -e '.[examples]'``.
 """
 
 from __future__ import annotations

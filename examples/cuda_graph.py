@@ -13,7 +13,7 @@ device: that is what ``capturable=True`` is for.
 The network is that of train_digits.py: hidden = tanh(x W1 + b1), scores = hidden W2 + b2, softmax
 and cross-entropy, gradients written by hand. With NumPy (FASTOPT_BACKEND=numpy, or no GPU) there is
 nothing to capture: the same steps are made one after another, and end in the same losses, but for
-the last digits of the matrix products. Needs ``pip install fastopt[examples]``.
+the last digits of the matrix products. Needs ``pip install -e '.[examples]'``.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ lowest is kept: 13 416 fits of five parameters, which ``fastopt.minimize(..., st
 by side. Every fit ends by itself, and the function is asked for all of them at once.
 
 The program is written once, against ``xp = fastopt.array_namespace()``: with FASTOPT_BACKEND=cupy
-data, fits and gradients stay on the GPU. Needs ``pip install fastopt[examples]``.
+data, fits and gradients stay on the GPU. Needs ``pip install -e '.[examples]'``.
 """
 
 from __future__ import annotations

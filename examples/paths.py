@@ -15,7 +15,7 @@ there it creeps along. Four pictures show what goes wrong and what the optimizer
 
 Both axes have the same scale, so every step of gradient descent is seen to leave its contour at a
 right angle. ``python -m fastopt race`` draws such pictures of any optimizers and costs. Needs
-``pip install fastopt[viz]``.
+``pip install -e '.[viz]'``.
 """
 
 from __future__ import annotations

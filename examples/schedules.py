@@ -8,7 +8,7 @@ reader's own, which does as well.
 
 ``ReduceLROnPlateau`` is not a function of the step: it is told a loss every ten steps, here one
 that falls in three stages (the thin line, on a scale of its own), and reduces the learning rate
-where the loss stays flat. Needs ``pip install fastopt[examples]``.
+where the loss stays flat. Needs ``pip install -e '.[examples]'``.
 """
 
 from __future__ import annotations

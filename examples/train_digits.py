@@ -17,7 +17,7 @@ the optimizers are used, it does not rank them.
 
 Two times are printed at the end: that of the whole training, with what its first step compiles, and
 that of one ``opt.step`` alone, which ``microseconds_per_step`` measures after the training and
-without the first step. Needs ``pip install fastopt[examples]``.
+without the first step. Needs ``pip install -e '.[examples]'``.
 """
 
 from __future__ import annotations
