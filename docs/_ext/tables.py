@@ -7,6 +7,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
+import numpy as np
+
+import fastopt
+
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 CPU = "cpu-amd-epyc-2-threads"
 
@@ -141,13 +146,27 @@ def quality() -> Made:
             ways.setdefault(row["way"], []).append(row["training"])
     cells = []
     for way in loss["digits"]:
-        row = [way]
+        row = [way, f"{_bytes_held(way):.3g}"]
         for ways in loss.values():
             mean, first = (sum(ways[w]) / len(ways[w]) for w in (way, "float32"))
             row += [f"{mean:.4f}", f"{mean / first - 1:+.2%}"]
         cells.append(row)
-    head = ["parameters and state", "digits", "", "characters", ""]
+    head = ["parameters and state", "bytes", "digits", "", "characters", ""]
     return table(head, cells), [file]
+
+
+def _bytes_held(way: str) -> float:
+    """Return the bytes per parameter that a way of ``benchmarks/quality.py`` takes with Adam."""
+    kept, _, rest = way.partition(", ")
+    options: dict[str, Any] = {}
+    if kept == "bfloat16":
+        options["master_weights"] = "master weights" in rest
+        options["stochastic_rounding"] = "stochastic rounding" in rest
+    if "state " in rest:
+        options["state_dtype"] = rest.rpartition("state ")[2]
+    params = np.zeros(1_000_000, {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}[kept])
+    opt = fastopt.Adam(params, backend="numpy", **options)
+    return (params.nbytes + opt.state_bytes) / params.size
 
 
 def members() -> Made:

@@ -162,6 +162,14 @@ def test_tables_are_made_of_the_committed_results(
     assert "nan" not in text
 
 
+def test_the_table_of_precision_has_the_bytes_of_each_way(modules: dict[str, ModuleType]) -> None:
+    text, _ = modules["tables"].MAKERS["quality"]()
+    held = dict(re.findall(r"^\| (.*?) \| ([\d.]+) \|", text, re.MULTILINE))
+    assert list(held.values()) == ["12", "8", "6.03", "14", "10", "4.03", "10"]
+    assert held["bfloat16, master weights"] == "14"
+    assert held["bfloat16, stochastic rounding, state int8"] == "4.03"
+
+
 def test_tables_have_the_units_of_what_was_measured(modules: dict[str, ModuleType]) -> None:
     tables = modules["tables"]
     assert [tables.duration(s) for s in (2.0, 4.37e-3, 6.6e-6, 2e-10)] == [
