@@ -94,6 +94,10 @@ def test_state_is_what_an_optimizer_holds_now(
         assert float(cells[0]) == pytest.approx(held, abs=0.01), name
 
 
+def test_the_readme_counts_all_of_them() -> None:
+    assert f"Ten of the {len(fastopt.optimizers.names())};" in README
+
+
 def test_what_is_said_of_all_of_them_is_what_was_measured() -> None:
     """``docs/learn/plot_11_which_optimizer.py`` counts the second in the same way."""
     problems = results("sweep")["problems"]

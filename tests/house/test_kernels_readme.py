@@ -63,6 +63,15 @@ def optimizer_of(rule: Any, **numbers: float) -> type[Optimizer]:
     return Example
 
 
+def test_what_a_new_optimizer_has_to_be_named_in_is_there() -> None:
+    places = README.read_text(encoding="utf-8").split("**3. `fastopt/__init__.py`**")[1]
+    files = re.findall(r"`((?:[\w<>]+/)+[\w<>]+\.\w+)`", places)
+    assert len(files) >= 9
+    root = README.parents[1]
+    missing = [one for one in files if not (root / one.replace("<family>", "signs")).exists()]
+    assert missing == []
+
+
 @each_backend
 def test_the_elementwise_rule_and_its_optimizer(example: Any, backend: str) -> None:
     example('name="maxnorm"', "fastopt_kernels.maxnorm")
