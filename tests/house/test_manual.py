@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted(path for part in ("start", "use") for path in (DOCS / part).glob("*.md"))
 FENCE = re.compile(r"^(`{3,})([^\n`]*)\n(.*?)^\1$", re.DOTALL | re.MULTILINE)
-LIBRARIES = ("autograd", "cupy", "jax", "mpi4py", "sklearn", "torch")
+LIBRARIES = ("autograd", "cupy", "jax", "mpi4py", "sklearn", "thinc", "torch")
 ON_A_DEVICE = "cupy"
 
 
