@@ -98,6 +98,18 @@ def test_the_readme_counts_all_of_them() -> None:
     assert f"Ten of the {len(fastopt.optimizers.names())};" in README
 
 
+def test_what_is_said_of_default_rates_is_what_was_measured() -> None:
+    problems = results("sweep")["problems"]
+    digits, characters = (problems[name]["optimizers"] for name in ("digits", "characters"))
+    factors = [p[name]["best"]["factor"] for name in ("Adam", "SGD") for p in (digits, characters)]
+    said = [*re.findall(r"was (\d+) times the default for `Adam`", MANUAL) * 2]
+    said += re.findall(r"for `SGD` ([\d ]+) times on digits \((\d+) on characters\)", MANUAL)[0]
+    assert [int(number.replace(" ", "")) for number in said] == [round(one) for one in factors]
+    losses = digits["SGD"]["at_default"]["loss"]["median"], problems["digits"]["no_knowledge"]
+    assert "a loss of {:.2f}, with {:.2f} for one".format(*losses) in MANUAL
+    assert digits["SGD"]["default"] == 0.001
+
+
 def test_what_is_said_of_all_of_them_is_what_was_measured() -> None:
     """``docs/learn/plot_11_which_optimizer.py`` counts the second in the same way."""
     problems = results("sweep")["problems"]
