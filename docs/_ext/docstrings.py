@@ -13,10 +13,10 @@ import formulas
 
 import fastopt
 
-JOINT = ",\u200b"
-"""Between the names of one entry, which must be one word while fields are read: else the first is
-taken for the type of the second."""
-DOORS = ("fastopt", *(f"fastopt.{name}" for name in ("interop", "schedules", "viz")))
+JOINER = "\u200b"
+"""Stands for the space between the names of one entry, which must be one word while fields are
+read: else the first is taken for the type of the second. It is in no page."""
+DOORS = ("fastopt", *(f"fastopt.{name}" for name in ("interop", "optimizers", "schedules", "viz")))
 
 BLOCK = re.compile(r"^( *)(.*?)::\n\n((?:\1 {4,}.*(?:\n|\Z)|[ ]*\n)+)", re.MULTILINE)
 DOCTEST = re.compile(r"^ *>>> .*(?:\n *\S.*)*", re.MULTILINE)
@@ -47,7 +47,7 @@ def prose(text: str, inside: str) -> str:
 
 
 def _sentences(text: str, inside: str) -> str:
-    text = escaped(SEVERAL.sub(lambda found: found[0].replace(", ", JOINT), text))
+    text = escaped(SEVERAL.sub(lambda found: found[0].replace(", ", f",{JOINER}"), text))
     return NAME.sub(lambda found: _linked(found, inside), text)
 
 
@@ -104,12 +104,15 @@ def _linked(found: re.Match[str], inside: str) -> str:
 
 def documented() -> Iterator[tuple[str, Any]]:
     """Yield every public name that has a docstring of its own, methods and properties too."""
+    seen = set()
     for door in DOORS:
         module = importlib.import_module(door)
         for name in module.__all__:
             item = getattr(module, name)
-            if inspect.ismodule(item) or not getattr(item, "__doc__", None):
+            known = inspect.ismodule(item) or id(item) in seen
+            if known or not getattr(item, "__doc__", None):
                 continue
+            seen.add(id(item))
             yield f"{door}.{name}", item
             for part, value in vars(item).items() if inspect.isclass(item) else ():
                 value = value.__func__ if isinstance(value, staticmethod | classmethod) else value

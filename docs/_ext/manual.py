@@ -33,20 +33,25 @@ INSIDE = {"core", "engine", "checkpoint", "fits", "backends"}
 # Docstrings ---------------------------------------------------------------------------------------
 
 
-def docstring(
-    _app: Sphinx, what: str, name: str, item: Any, options: Any, lines: list[str]
-) -> None:
+def docstring(app: Sphinx, what: str, name: str, item: Any, options: Any, lines: list[str]) -> None:
     """Mark formulas as such, and make links of public names."""
+    for module in (docstrings, formulas):  # a page is read again when these are changed
+        app.env.note_dependency(str(module.__file__))
     lines[:] = docstrings.marked("\n".join([*lines, ""]), name).split("\n")
     if what in ("attribute", "property"):  # or what stands before a colon is taken for a type
         lines[:0] = ["..", ""]
 
 
 def several_names(_app: Sphinx, doctree: nodes.document) -> None:
-    """Put spaces between names that share an entry, which were one word until here."""
+    """Put spaces between the names that share an entry, which were one word until here."""
     for text in list(doctree.findall(nodes.Text)):
-        if docstrings.JOINT in text:
-            text.parent.replace(text, nodes.Text(text.replace(docstrings.JOINT, ", ")))
+        if docstrings.JOINER in text:
+            above = text.parent
+            while not isinstance(above, nodes.TextElement) or isinstance(above, nodes.Inline):
+                above = above.parent
+            first = above.astext().startswith(docstrings.JOINER)  # of an entry of its own
+            shown = text.replace(docstrings.JOINER, "" if first else " ")
+            text.parent.replace(text, nodes.Text(shown))
 
 
 def signature(_app: Sphinx, what: str, *args: Any) -> tuple[str, str] | None:
@@ -222,6 +227,7 @@ def check(app: Sphinx, error: Exception | None) -> None:
     folder = Path(app.outdir)
     wrong = pages.loaded_from_outside(folder) + pages.broken_links(folder)
     wrong += pages.changed_doctests(folder / "reference", docstrings.doctests())
+    wrong += pages.joined_names(folder / "reference", docstrings.JOINER)
     outside = pages.links_to_outside(folder)
     text = "".join(f"{link}  {page}\n" for link, page in sorted(outside.items()))
     (folder / "external_links.txt").write_text(text, encoding="utf-8")
@@ -246,4 +252,4 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.tags.add("explorer")  # Learn links to it where a build has it
     app.connect("build-finished", write_explorer)
     app.connect("build-finished", check)
-    return {"parallel_read_safe": True, "parallel_write_safe": True}
+    return {"env_version": 3, "parallel_read_safe": True, "parallel_write_safe": True}

@@ -135,3 +135,9 @@ def changed_doctests(folder: Path, wanted: dict[str, str]) -> list[str]:
     changed = [f"{shown[one]} shows what no docstring has:\n{one}" for one in shown.keys() - wanted]
     absent = [f"no page shows of {wanted[one]}:\n{one}" for one in wanted.keys() - shown]
     return sorted(changed) + sorted(absent)
+
+
+def joined_names(folder: Path, joiner: str) -> list[str]:
+    """Return the pages that still have what joins names while docstrings are read."""
+    found = [file for file in _pages(folder) if joiner in file.read_text(encoding="utf-8")]
+    return [f"{file.relative_to(folder)} has {joiner!a} in it" for file in found]

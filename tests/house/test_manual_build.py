@@ -142,6 +142,18 @@ def test_examples_that_a_page_changes_or_leaves_out_are_found(
     assert modules["pages"].changed_doctests(tmp_path, wanted) == []
 
 
+def test_pages_in_which_names_stayed_joined_are_found(
+    modules: dict[str, ModuleType], tmp_path: Path
+) -> None:
+    joiner = modules["docstrings"].JOINER
+    text = modules["docstrings"].prose("    a, b_two: of one entry.\n", "")
+    assert text.startswith(f"    a,{joiner}b_two: of")
+    (tmp_path / "a.html").write_text("<p>a, b_two</p>", encoding="utf-8")
+    assert modules["pages"].joined_names(tmp_path, joiner) == []
+    (tmp_path / "a.html").write_text(text, encoding="utf-8")
+    assert modules["pages"].joined_names(tmp_path, joiner) == [r"a.html has '\u200b' in it"]
+
+
 @pytest.mark.parametrize(
     "made",
     [
