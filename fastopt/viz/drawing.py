@@ -19,7 +19,7 @@ from fastopt.core.hyperparameters import as_float, whole
 if TYPE_CHECKING:
     from fastopt.viz.race import Race
 
-INSTALL = "pip install 'fastopt[viz]'"
+INSTALL = "pip install matplotlib pillow"
 
 
 def check_installed() -> None:

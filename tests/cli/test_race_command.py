@@ -126,7 +126,7 @@ def test_without_matplotlib_it_says_what_to_install(
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert main(["race", "--json", str(tmp_path / "race.json")]) == 0
     assert main(["race", "--out", str(tmp_path / "race.png")]) == 1
-    assert "pip install 'fastopt[viz]'" in capsys.readouterr().err
+    assert "pip install matplotlib pillow" in capsys.readouterr().err
 
 
 def test_html_is_the_page_of_the_explorer(
