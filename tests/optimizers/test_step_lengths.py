@@ -26,7 +26,7 @@ def lengths(name: str, gradients: Sequence[float] | np.ndarray[Any, Any], **opti
 
 
 def worst(beta1: float, beta2: float) -> Any:
-    """Return gradients whose last Adam step is the longest that there can be, after a quiet time."""
+    """Return gradients whose last Adam step is the longest that there can be, after quiet."""
     growing = (beta1 / beta2) ** np.arange(150)[::-1]  # by the inequality of Cauchy and Schwarz
     return np.concatenate([np.full(5000, 1e-9), growing])
 
