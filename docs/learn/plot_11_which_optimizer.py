@@ -139,18 +139,7 @@ memory = {name: float(cells[name][0]) for name in cells}
 assert memory["RMSprop"] == memory["Momentum"] == memory["Adam"] / 2
 assert memory["SGD"] == 0
 assert float(cells["MuonWithAdamW"][1].rstrip("†")) > 50
-# sphinx_gallery_end_ignore
-head = [
-    "class",
-    "bytes of state per number",
-    "time of a step, Adam = 1",
-    "use it for",
-]
-Table(
-    head, [[name, *cells[name][:2], text] for name, text in choosing.FIRST.items()]
-)
 
-# sphinx_gallery_start_ignore
 import fastopt
 
 decayed = {}
@@ -172,6 +161,15 @@ assert abs(p - trained)[0] > 0.05
 opt.train()
 assert np.allclose(p, trained)
 # sphinx_gallery_end_ignore
+head = [
+    "class",
+    "bytes of state per number",
+    "time of a step, Adam = 1",
+    "use it for",
+]
+Table(
+    head, [[name, *cells[name][:2], text] for name, text in choosing.FIRST.items()]
+)
 
 # %%
 # A † marks optimizers on matrices, timed on matrices of 512 by 512; the others on one array of 20
@@ -180,8 +178,8 @@ assert np.allclose(p, trained)
 # Words of the table:
 #
 # * *Decay* (weight decay) pulls each weight towards 0 in each step, which keeps weights small. *Inside
-#   the gradient* it is added to the gradient, so that Adam divides it by √v, too, and it comes to about
-#   the same whatever its size; AdamW takes it off the weight itself.
+#   the gradient* it is added to the gradient, so that Adam divides it by √v, too (alone, with no
+#   other gradient, it moves a weight by lr, whatever its size). AdamW takes it off the weight itself.
 # * *Transformers* are the networks of language models, *convolutional* ones those of images.
 # * ``opt.eval()``: a schedule-free optimizer takes gradients at one point, and its answer is another, an
 #   average of earlier points. ``opt.eval()`` puts the answer into the parameters, and ``opt.train()``
