@@ -280,7 +280,7 @@ axes[0, 0].legend(loc="upper left")
 # and :number:`runs.without_adam` (:number:`runs.lr_adam_without`). But the start is rough: for
 # RMSProp with lr = 0.01 and β = 0.999 the highest loss of a batch was :number:`runs.high_without`
 # without correction and :number:`runs.high_with` with it. Most runs recover from that and some do not:
-# of five with other first weights, four end lower without correction than with it, and one at
+# of five, each with its own first weights, four end lower without correction than with it, and one at
 # :number:`runs.lost_without` in the place of :number:`runs.lost_with`. With a learning rate that rises
 # from 0 in the first epoch, and no correction, all five end lower than with either (at most
 # :number:`runs.warm_most`), and the highest loss is :number:`runs.warm_high`.
