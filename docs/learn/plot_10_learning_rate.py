@@ -297,7 +297,7 @@ for (name, curve), style in zip(
     curves.items(), (BLUE, ORANGE, VERMILION, GREEN), strict=True
 ):
     axes.loglog(rates, curve, label=name, **style)
-axes.set(xlabel="learning rate", ylabel="loss after 10 epochs", ylim=(0.0015, 8))
+axes.set(xlabel="learning rate", ylabel="loss after 10 epochs", ylim=(0.0007, 8))
 axes.legend(loc="lower left", fontsize=8.5)
 # sphinx_gallery_end_ignore
 
