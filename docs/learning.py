@@ -239,6 +239,13 @@ def run_example(name: str, *arguments: str) -> Path:
     return folder
 
 
+def printed_by_example(name: str, *arguments: str) -> str:
+    """Run a program of ``examples/`` as from the command line; return what it printed."""
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        run_example(name, *arguments)
+    return printed.getvalue()
+
+
 def show(path: Path, said: str) -> Figure:
     """Show a picture that a program has saved, as the other pictures are."""
     plt.rcParams.update(_LOOK)

@@ -13,7 +13,8 @@ steps along an average of the gradients so far:
 m begins at 0. In each step a share :math:`\beta` of the old average stays and a share
 :math:`1 - \beta` of the new gradient comes in. An old gradient counts :math:`\beta` times as much
 after each step, so it fades away. (This is called an *exponentially weighted average*. Some texts call
-m the *velocity* and write v. Here v is always the average of *squares*, which comes with RMSProp.)
+m the *velocity* and write v, as the reference of ``fastopt.Momentum`` does. On these pages v is always
+the average of *squares*, which comes with RMSProp.)
 """
 
 import numpy as np

@@ -55,7 +55,15 @@ for name, points in (("descent", descent), ("rmsprop", rmsprop)):
     ratio[name] = across / along
 assert ratio["descent"] > 2
 assert ratio["rmsprop"] < 0.5
-keep("ratio", descent=f"{ratio['descent']:.1f}", rmsprop=f"{ratio['rmsprop']:.1f}")
+away = {n: np.linalg.norm(p[-1]) for n, p in (("gd", descent), ("rms", rmsprop))}
+assert abs(away["gd"] / away["rms"] - 1) < 0.25  # "about as near"
+keep(
+    "ratio",
+    descent=f"{ratio['descent']:.1f}",
+    rmsprop=f"{ratio['rmsprop']:.1f}",
+    away_descent=f"{away['gd']:.2f}",
+    away_rmsprop=f"{away['rms']:.2f}",
+)
 figure, axes = picture(
     "Gradient descent zigzags across the valley; RMSProp turns into the valley floor in its first "
     "steps and walks along it in steps of about equal length.",
@@ -69,7 +77,10 @@ axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
 
 # %%
 # In its first ten steps gradient descent moves :number:`ratio.descent` times as far across the
-# valley as along it, RMSProp :number:`ratio.rmsprop` times.
+# valley as along it, RMSProp :number:`ratio.rmsprop` times. That is another way, and not yet a faster
+# one: after forty steps both are about as near (:number:`ratio.away_descent` and
+# :number:`ratio.away_rmsprop` away). What the division is good for is measured
+# :ref:`below <learn-division-buys>`.
 #
 # .. _learn-large-small:
 #
@@ -145,7 +156,7 @@ axes[1].set(ylabel="step", xlabel="step number")
 # Is it the square that makes it faster?
 # --------------------------------------
 #
-# No. It is the division. To see that, write the rule with any power k in the place of 2, and take
+# No. If anything it is the division. To see that, write the rule with any power k in the place of 2, and take
 # the k-th root. With k = 2 it is RMSProp, with k = 1 it divides by the average size:
 
 
@@ -196,6 +207,10 @@ rules = {
         lambda p, lr: fastopt.SGD(p, lr=lr).step,
         large,
     ),
+    "nothing: momentum, beta = 0.9": (
+        lambda p, lr: fastopt.Momentum(p, lr=lr, beta=0.9).step,
+        large,
+    ),
 }
 print("divided by ...                   loss: median  least  most   with lr")
 ends, chosen = {}, {}
@@ -207,19 +222,25 @@ for name, (make, rates) in rules.items():
     print(f"{name:32} {middle:13.3f} {least:6.3f} {most:5.3f}   {lr}")
 
 # sphinx_gallery_start_ignore
-one, two, four, sign, adagrad, none = (losses[2] for losses in ends.values())
+one, two, four, sign, adagrad, none, momentum = (
+    losses[2] for losses in ends.values()
+)
 ours = train(lambda p, lr: fastopt.RMSprop(p, lr=lr).step, 0.03)
 assert chosen["root mean square       (k = 2)"] == 0.03
 assert np.abs(ends["root mean square       (k = 2)"] / ours - 1).min() < 1e-6
 assert max(one, two, four) < 1.6 * min(one, two, four)
 assert none > 1.5 * max(one, two, four)
 assert sign > 1.5 * none
+assert none > 1.5 * momentum
+assert momentum < 1.1 * one
 assert adagrad > 1.5 * max(one, two, four)
 spans = [(losses[0], losses[-1]) for losses in ends.values()]
 assert max(low for low, _ in spans[:3]) < min(
     high for _, high in spans[:3]
 )  # they overlap
-assert spans[5][0] < spans[1][1]  # and with no division's, too
+assert spans[5][0] < spans[0][1]  # and with no division's, too
+assert spans[5][0] < spans[1][1]
+assert spans[1][0] < spans[6][0] < spans[6][1] < spans[1][1]  # momentum's inside
 for name, (_, rates) in rules.items():
     assert rates[0] < chosen[name] < rates[-1]  # no better one lies outside
 keep(
@@ -234,12 +255,18 @@ keep(
     two_most=f"{spans[1][1]:.3f}",
     none_least=f"{spans[5][0]:.3f}",
     none_most=f"{spans[5][1]:.3f}",
+    one_least=f"{spans[0][0]:.3f}",
+    one_most=f"{spans[0][1]:.3f}",
+    momentum=f"{momentum:.3f}",
+    momentum_least=f"{spans[6][0]:.3f}",
+    momentum_most=f"{spans[6][1]:.3f}",
 )
 figure, axes = picture(
     "Loss on the digits after ten epochs, a bar for each rule: the median of five runs, and a line from "
-    "the least to the most. Dividing by the mean size, the root mean square or the fourth root end "
-    "below gradient descent, which does not divide; their lines overlap. The sign alone ends highest.",
-    height=3.0,
+    "the least to the most. The medians of dividing by the mean size, the root mean square and the fourth "
+    "root are below that of gradient descent, which does not divide, though the lines overlap. So is that of "
+    "momentum, which does not divide either. The sign alone ends highest.",
+    height=3.3,
 )
 bars = {
     "mean |g|": one,
@@ -247,11 +274,12 @@ bars = {
     "4th root of g⁴": four,
     "sign alone": sign,
     "AdaGrad's sum": adagrad,
-    "no division": none,
+    "gradient descent": none,
+    "momentum": momentum,
 }
-colors = [s["color"] for s in (GREEN, VERMILION, ORANGE, PURPLE, BLACK, BLUE)]
+colors = [s["color"] for s in (GREEN, VERMILION, ORANGE, PURPLE, BLACK, BLUE, BLUE)]
 axes.barh(list(bars), list(bars.values()), color=colors, alpha=0.8)
-axes.hlines(range(6), *zip(*spans, strict=True), color="0.5", linewidth=2)
+axes.hlines(range(7), *zip(*spans, strict=True), color="0.5", linewidth=2)
 axes.invert_yaxis()
 axes.set_xlabel("loss after 10 epochs: median, least to most")
 axes.grid(axis="y", visible=False)
@@ -259,14 +287,115 @@ axes.grid(axis="y", visible=False)
 
 # %%
 # The medians: k = 1 ends at :number:`square.one`, k = 2 at :number:`square.two`, k = 4 at
-# :number:`square.four`. Gradient descent, which does not divide, ends at :number:`square.none`. Single
-# runs scatter widely (k = 2 from :number:`square.two_least` to :number:`square.two_most`, gradient
-# descent from :number:`square.none_least` to :number:`square.none_most`), so five runs do not say
-# which k is best. **What helps is dividing by the usual size. The square is one way to measure it.**
+# :number:`square.four`. Gradient descent, which does not divide, ends at :number:`square.none`, and
+# momentum, which does not either, at :number:`square.momentum`. Single runs scatter widely (k = 1 from
+# :number:`square.one_least` to :number:`square.one_most`, k = 2 from :number:`square.two_least` to
+# :number:`square.two_most`, gradient descent from :number:`square.none_least` to
+# :number:`square.none_most`), so five runs do not say which k is best. What they say: in the same number
+# of epochs, each at the best of its four rates, **dividing by the usual size ends lower than plain
+# gradient descent, and the square is only one way to measure that size.** They do not say that one has
+# to divide: momentum does not, and all its five runs (:number:`square.momentum_least` to
+# :number:`square.momentum_most`) lie within the range of k = 2.
 #
 # It has to be the *usual* size. Divided by its own size alone, a gradient leaves nothing but its
 # sign: a tiny one then makes as long a step as a large one. That ends at :number:`square.sign`, worse
-# than no division. AdaGrad's sum, which never forgets, ends at :number:`square.adagrad`.
+# than gradient descent. AdaGrad's sum, which never forgets, ends at :number:`square.adagrad`.
+#
+# .. _learn-division-buys:
+#
+# What the division buys
+# ----------------------
+#
+# One learning rate for directions of different steepness. Here are the valley and a far steeper one,
+# each along the axes and turned by 45 degrees. How many steps does it take to come nearer than 1, and
+# nearer than 0.01, and to stay there? Each rule has the best of 300 rates for each number:
+
+
+def fewest(make, steep, turned=False, near=(1.0, 0.01)):
+    """Return the fewest steps of 300 rates to each distance from the minimum."""
+    turn = np.array([[1, -1], [1, 1]]) / np.sqrt(2) if turned else np.eye(2)
+    hessian = turn @ np.diag([1.0, steep]) @ turn.T
+    rates = np.geomspace(1e-3, 3, 300)
+    points = np.tile(turn @ start, (300, 1))
+    opt = make(points, rates)
+    last = np.zeros((len(near), 300), int)
+    with np.errstate(over="ignore", invalid="ignore"):  # some run away
+        for t in range(1, 1500):
+            opt.step(points @ hessian)
+            far = np.linalg.norm(points, axis=1)
+            last[~(far < np.array(near)[:, None])] = t
+    return last.min(axis=1) + 1
+
+
+racers = {
+    "gradient descent": lambda p, lr: fastopt.SGD(p, lr=lr, members=300),
+    "momentum, β = 0.5": lambda p, lr: fastopt.Momentum(
+        p, lr=lr, beta=0.5, members=300
+    ),
+    "momentum, β = 0.9": lambda p, lr: fastopt.Momentum(
+        p, lr=lr, beta=0.9, members=300
+    ),
+    "RMSProp, β = 0.9": lambda p, lr: fastopt.RMSprop(p, lr=lr, members=300),
+}
+needed = {}
+print("steep  turned   rule                to 1   to 0.01")
+for steep, turned in ((25, False), (400, False), (25, True), (400, True)):
+    for name, make in racers.items():
+        steps = needed[name, steep, turned] = fewest(make, steep, turned)
+        one, hundredth = (f"{n}" if n < 1500 else "> 1499" for n in steps)
+        print(f"{steep:5}  {turned!s:7}  {name:18} {one:>5} {hundredth:>8}")
+
+# sphinx_gallery_start_ignore
+gd, half, nine, rms = (
+    {(c, t): needed[name, c, t] for c in (25, 400) for t in (False, True)}
+    for name in racers
+)
+assert np.all(gd[400, False] > 15 * gd[25, False])
+for same in (gd, half, nine):  # what does not divide does not see the turn
+    for c in (25, 400):
+        assert np.all(np.abs(same[c, True] - same[c, False]) <= 1)
+assert list(rms[25, False]) == list(rms[400, False])
+assert rms[25, False][0] < gd[25, False][0]
+assert rms[25, False][1] > 10 * gd[25, False][1]
+assert rms[400, False][1] < gd[400, False][1]
+assert np.all(np.abs(nine[400, False] - nine[25, False]) <= 1)
+assert half[25, False][0] < rms[25, False][0]
+assert half[400, False][0] > 5 * rms[400, False][0]
+assert nine[400, False][1] < rms[400, False][1] / 5
+assert rms[400, True][0] > 0.95 * gd[400, True][0]
+assert rms[400, True][1] == 1500  # not reached
+keep(
+    "buys",
+    gd_25=f"{gd[25, False][0]}",
+    gd_400=f"{gd[400, False][0]}",
+    gd_25_near=f"{gd[25, False][1]}",
+    half_25=f"{half[25, False][0]}",
+    half_400=f"{half[400, False][0]}",
+    nine_25=f"{nine[25, False][0]}",
+    nine_400=f"{nine[400, False][0]}",
+    nine_near=f"{nine[400, False][1]}",
+    rms=f"{rms[400, False][0]}",
+    rms_near=f"{rms[400, False][1]}",
+    rms_turned=f"{rms[400, True][0]}",
+    gd_turned=f"{gd[400, True][0]}",
+)
+# sphinx_gallery_end_ignore
+
+# %%
+# * **Gradient descent** has one rate, and the steepest direction sets it: :number:`buys.gd_25` steps in
+#   the valley, :number:`buys.gd_400` in the steeper one.
+# * **RMSProp** takes :number:`buys.rms` in both: the steepness of each axis is divided out. But only that
+#   of an axis. In the steep valley that lies between the axes it takes :number:`buys.rms_turned`, hardly
+#   fewer than gradient descent (:number:`buys.gd_turned`). And to come nearer than 0.01 takes it
+#   :number:`buys.rms_near` steps where gradient descent needs :number:`buys.gd_25_near` in the first
+#   valley: only a small rate :ref:`settles near <learn-lr-settles>`.
+# * **Momentum** does not divide. With β = 0.9 it takes :number:`buys.nine_25` and
+#   :number:`buys.nine_400` steps, however the valley lies, and :number:`buys.nine_near` to 0.01. With
+#   β = 0.5 it is the fastest in the first valley (:number:`buys.half_25`), and slow in the steeper one
+#   (:number:`buys.half_400`).
+#
+# So dividing is not *the* way to be fast. It makes one learning rate serve parameters whose gradients
+# are of very different size, without knowing how different.
 #
 # .. _learn-what-square-does:
 #
@@ -328,7 +457,7 @@ for size in (0.01, 1.0, 100.0):
     )
 
 # %%
-# So: the division makes it fast. The square makes the size positive, and careful with what is
-# rare and large. The root gives the size its unit back.
+# So: the division gives each parameter its own scale. The square makes the size positive, and careful
+# with what is rare and large. The root gives the size its unit back.
 # Two details are left: :ref:`where ε goes <learn-eps>`, and
 # :ref:`whether v has to be corrected at the beginning <learn-bias>`.

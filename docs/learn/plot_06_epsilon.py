@@ -18,6 +18,7 @@ comes to is its root. With ε = 1e-8, that is 1e-4: ten thousand times as much.
 """
 
 import numpy as np
+from learning import batches, digits, loss_and_gradients, network
 
 import fastopt
 
@@ -128,3 +129,75 @@ for hat in (False, True):
 assert abs(p[0] + 1) < 1e-3
 assert abs(p[1] + 1) > 0.1
 # sphinx_gallery_end_ignore
+
+# %%
+# .. _learn-eps-take:
+#
+# Which ε to take, and how to tell
+# --------------------------------
+#
+# Leave it at 1e-8, and look at √v once. ε does nothing as long as it is far below the √v of almost all
+# weights. On the :ref:`digits <learn-epochs>`, ten epochs with lr = 0.01:
+
+x, y, *_ = digits()
+found = {}
+print("      ε   RMSProp    Adam   share of weights with √v < 100 ε (RMSProp)")
+for eps in (1e-12, 1e-8, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2):
+    ends = []
+    for make in (fastopt.RMSprop, fastopt.Adam):
+        params = network()
+        opt = make(params, lr=0.01, eps=eps)
+        for bx, by in batches(x, y, epochs=10):
+            opt.step(loss_and_gradients(params, bx, by)[1])
+        ends.append(loss_and_gradients(params, x, y)[0])
+        if make is fastopt.RMSprop:
+            v = np.concatenate(
+                [state["v"].ravel() for state in opt.state_dict()["state"].values()]
+            )
+            root = np.sqrt(v[v > 0])  # 0: pixels that are black in all images
+            share = (root < 100 * eps).mean()
+    found[eps] = *ends, share, np.median(root)
+    print(f"{eps:7g}   {ends[0]:7.3f} {ends[1]:7.3f}   {share:.0%}")
+
+# sphinx_gallery_start_ignore
+rms, adam, shares, roots = (
+    np.array(column) for column in zip(*found.values(), strict=True)
+)
+assert np.all(np.abs(rms[:3] / rms[0] - 1) < 0.01)  # up to 1e-6
+assert np.all(np.abs(adam[:4] / adam[0] - 1) < 0.01)
+assert rms[4] > 1.05 * rms[0]
+assert min(rms[6] / rms[0], adam[6] / adam[0]) > 1.5
+params = network()  # a loss a millionth as large
+opt = fastopt.RMSprop(params, lr=0.01, eps=1e-8)
+for bx, by in batches(x, y, epochs=10):
+    grads = loss_and_gradients(params, bx, by)[1]
+    opt.step({name: 1e-6 * g for name, g in grads.items()})
+small_loss = loss_and_gradients(params, x, y)[0]
+assert abs(small_loss / rms[6] - 1) < 1e-6  # as with 1e-2
+assert np.all(roots[:3] > 1e-3)
+assert shares[2] < 0.2 < 0.5 < shares[4]
+keep(
+    "eps_take",
+    small=f"{small_loss:.3f}",
+    adam_2=f"{adam[6]:.3f}",
+    at_4=f"{rms[4]:.3f}",
+    root=f"{roots[1]:.0e}",
+    same=f"{rms[1]:.3f}",
+    at_2=f"{rms[6]:.3f}",
+    share_8=f"{shares[1]:.0%}",
+    share_6=f"{shares[2]:.0%}",
+    share_4=f"{shares[4]:.0%}",
+)
+# sphinx_gallery_end_ignore
+
+# %%
+# * **Take 1e-8, the default.** From 1e-12 to 1e-6 the end is the same (:number:`eps_take.same` for
+#   RMSProp): the median √v is :number:`eps_take.root`, and few weights come near ε
+#   (:number:`eps_take.share_8` of them with 1e-8, :number:`eps_take.share_6` with 1e-6).
+# * **To tell whether yours is too large,** read v as above, from ``opt.state_dict()``. With 1e-4 most
+#   weights (:number:`eps_take.share_4`) have a √v of less than 100 ε, and the loss is higher
+#   (:number:`eps_take.at_4`). With 1e-2 it is :number:`eps_take.at_2`, in Adam :number:`eps_take.adam_2`,
+#   because all steps have become shorter.
+# * **A smaller loss needs a smaller ε.** Multiply this loss by a millionth, and all gradients are a
+#   millionth as large. Then 1e-8 is what 1e-2 was: the run ends at :number:`eps_take.small`.
+# * A larger ε is for gradients that are nothing but noise, as above.

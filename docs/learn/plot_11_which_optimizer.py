@@ -117,9 +117,9 @@ figure.legend(
 # 2. **RMSProp** is as good on both problems, with half the memory, and needed no search here (its
 #    default ended at :number:`which.rms` on characters).
 # 3. **SGD** keeps nothing, and with momentum half of what Adam does. It is the usual choice for
-#    convolutional networks. On characters it is behind (:number:`which.sgd`).
+#    convolutional networks (they read images with small filters that slide over them). On characters it is behind (:number:`which.sgd`).
 # 4. **MuonWithAdamW** was the best on characters (:number:`which.muon`). Its steps cost much more.
-# 5. **AdaGrad** is for sparse features (:ref:`learn-adagrad-slows`).
+# 5. **AdaGrad** is for sparse features, inputs that are 0 almost always, as the words of a text are (:ref:`learn-adagrad-slows`).
 #
 # .. _learn-which-table:
 #
@@ -139,6 +139,27 @@ memory = {name: float(cells[name][0]) for name in cells}
 assert memory["RMSprop"] == memory["Momentum"] == memory["Adam"] / 2
 assert memory["SGD"] == 0
 assert float(cells["MuonWithAdamW"][1].rstrip("†")) > 50
+
+import fastopt
+
+decayed = {}
+for name in ("Adam", "AdamW"):
+    for decay in (0.01, 0.1):
+        p = np.ones(1)
+        opt = getattr(fastopt, name)(p, lr=0.001, weight_decay=decay)
+        opt.step(np.zeros(1))
+        decayed[name, decay] = 1 - p[0]
+assert np.isclose(decayed["Adam", 0.01], decayed["Adam", 0.1], rtol=1e-4)
+assert np.isclose(decayed["AdamW", 0.1], 10 * decayed["AdamW", 0.01])
+p = np.array([5.0])
+opt = fastopt.ScheduleFreeAdamW(p, lr=0.1, weight_decay=0.0)
+for _ in range(50):
+    opt.step(2 * p)
+trained = p.copy()
+opt.eval()
+assert abs(p - trained)[0] > 0.05
+opt.train()
+assert np.allclose(p, trained)
 # sphinx_gallery_end_ignore
 head = [
     "class",
@@ -153,3 +174,13 @@ Table(
 # %%
 # A † marks optimizers on matrices, timed on matrices of 512 by 512; the others on one array of 20
 # million numbers. :doc:`All others </use/choosing>` have the same figures in *Use*.
+#
+# Words of the table:
+#
+# * *Decay* (weight decay) pulls each weight towards 0 in each step, which keeps weights small. *Inside
+#   the gradient* it is added to the gradient, so that Adam divides it by √v, too (alone, with no
+#   other gradient, it moves a weight by lr, whatever its size). AdamW takes it off the weight itself.
+# * *Transformers* are the networks of language models, *convolutional* ones those of images.
+# * ``opt.eval()``: a schedule-free optimizer takes gradients at one point, and its answer is another, an
+#   average of earlier points. ``opt.eval()`` puts the answer into the parameters, and ``opt.train()``
+#   goes back to the point for the next steps.

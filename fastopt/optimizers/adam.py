@@ -52,8 +52,9 @@ class Adam(Optimizer):
     Args:
         params: an array, a tree of arrays, a list of parameter groups, or ``fastopt.groups(...)``;
             updated in place.
-        lr: learning rate, >= 0, in units of the parameter (no step is much longer); a number,
-            or a function of the step number (0 for the first step).
+        lr: learning rate, >= 0, in units of the parameter (about the length of a step where
+            gradients are steady, up to 7.3 times it where they grow after a quiet time with the
+            default betas); a number, or a function of the step number (0 for the first step).
         betas: shares of the two averages that are kept, each in [0, 1), or a function of the step
             number; c1 and c2 are those of the step's own betas.
         eps: added to the denominator, >= 0, in units of the gradient (of its square if inside the

@@ -45,8 +45,8 @@ class Adamax(Optimizer):
     Args:
         params: an array, a tree of arrays, a list of parameter groups, or ``fastopt.groups(...)``;
             updated in place.
-        lr: learning rate, >= 0, in units of the parameter (no step is much longer); a number,
-            or a function of the step number (0 for the first step).
+        lr: learning rate, >= 0, in units of the parameter (no step is more than 1 % longer with the
+            default betas); a number, or a function of the step number (0 for the first step).
         betas: shares of the average and of the maximum that are kept, each in [0, 1), or a
             function of the step number; the correction is that of the step's own beta1.
         eps: added to the gradient's size, >= 0, in units of the gradient; 0 leaves only a guard

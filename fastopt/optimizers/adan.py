@@ -42,7 +42,8 @@ class Adan(Optimizer):
     Args:
         params: an array, a tree of arrays, a list of parameter groups, or ``fastopt.groups(...)``;
             updated in place.
-        lr: learning rate, >= 0, in units of the parameter (no step is much longer); a number,
+        lr: learning rate, >= 0, in units of the parameter (about the length of a step where
+            gradients are steady, and never above 1.21 times it with the default betas); a number,
             or a function of the step number (0 for the first step).
         betas: shares of the three averages that are kept, each in [0, 1), or a function of the step
             number; c1 to c3 are those of the step's own betas.

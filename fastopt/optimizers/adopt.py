@@ -34,14 +34,15 @@ class LaProp(Optimizer):
         p  <- p - lr * m / c1
         p  <- p - lr * weight_decay * p
 
-    The division comes first, so that any two betas go together: with Adam, steps can be as long
-    as (1 - beta1) / sqrt(1 - beta2) times lr.
+    The division comes first, so that any two betas go together: no step is longer than
+    lr / sqrt(1 - beta2), where those of Adam have no bound if beta1^2 > beta2.
 
     Args:
         params: an array, a tree of arrays, a list of parameter groups, or ``fastopt.groups(...)``;
             updated in place.
-        lr: learning rate, >= 0, in units of the parameter (no step is much longer); a number,
-            or a function of the step number (0 for the first step).
+        lr: learning rate, >= 0, in units of the parameter (about the length of a step where
+            gradients are steady, and never above lr / sqrt(1 - beta2)); a number, or a function of
+            the step number (0 for the first step).
         betas: shares of the two averages that are kept, each in [0, 1), or a function of the step
             number; c1 and c2 are those of the step's own betas.
         eps: added to the denominator, >= 0, in units of the gradient; 0 leaves only a guard that
@@ -129,8 +130,9 @@ class ADOPT(Optimizer):
     Args:
         params: an array, a tree of arrays, a list of parameter groups, or ``fastopt.groups(...)``;
             updated in place.
-        lr: learning rate, >= 0, in units of the parameter (steps are mostly no longer); a number,
-            or a function of the step number (0 for the first step).
+        lr: learning rate, >= 0, in units of the parameter (about the length of a step where
+            gradients are steady, and never above c times it); a number, or a function of the step
+            number (0 for the first step).
         betas: shares of the averages m and v that are kept, each in [0, 1), or a function of the
             step number.
         eps: the smallest denominator, >= 0, in units of the gradient; 0 leaves only a guard that

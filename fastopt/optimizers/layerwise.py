@@ -147,8 +147,10 @@ class StableAdamW(Optimizer):
     Args:
         params: an array, a tree of arrays, a list of parameter groups, or ``fastopt.groups(...)``;
             updated in place.
-        lr: learning rate, >= 0, in units of the parameter (no step is much longer); it scales the
-            decay too; a number, or a function of the step number (0 for the first step).
+        lr: learning rate, >= 0, in units of the parameter (about the length of a step where
+            gradients are steady, and up to 2.35 times it behind sudden large ones with the default
+            betas); it scales the decay too; a number, or a function of the step number (0 for the
+            first step).
         betas: shares of the two averages that are kept, each in [0, 1), or a function of the step
             number.
         eps: added to the denominator, and the least of sqrt(v) in the surprise, >= 0, in units of
