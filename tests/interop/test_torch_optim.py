@@ -560,13 +560,15 @@ def test_gradients_without_memory_are_refused_and_zeros_need_none(backend: str) 
 def test_gradients_that_are_not_aligned_are_read_as_arrays() -> None:
     params = [torch.zeros(4, requires_grad=True) for _ in range(2)]
     one, other = (ours.SGD([p], lr=1.0, backend=CPU_BACKENDS[-1]) for p in params)
-    for step in range(4):
-        memory = bytearray(8 * 5)
-        grad = torch.frombuffer(memory, dtype=torch.float64, offset=step % 2, count=4)
+    for step, offset in enumerate((0, 1, 8, 17, 16, 4, 32, 33, 40, 56)):
+        memory = bytearray(256)
+        whole = torch.frombuffer(memory, dtype=torch.uint8)
+        first = -whole.data_ptr() % 64 + offset
+        grad = torch.frombuffer(memory, dtype=torch.float64, offset=first, count=4)
         grad.copy_(torch.arange(4.0) + step)
         params[0].grad, params[1].grad = grad, grad.clone()
         if one._windows is not None:
-            assert one._windows.look([params[0]], [grad]) == (step % 2 == 0)
+            assert one._windows.look([params[0]], [grad]) == (offset % 8 == 0)
         one.step()
         other.step()
     assert torch.equal(*params)

@@ -68,7 +68,7 @@ def locate(job: int, params: int, grads: int) -> bool:
         if int64_at(grad + _TYPE) != kind:
             return False
         place = _found(job, line, grad)
-        size = int64_at(line + 16) >> 43 & 0xFF  # of an element in bytes: the dtype's bits by 8
+        size = int64_at(line + 16) >> 43 & 0x1F  # of an element in bytes: the dtype's bits by 8
         if place == 0 or place & (size - 1):  # a window is as aligned as its parameter
             return False
         store(int64_at(line + 8), place)
