@@ -28,7 +28,7 @@ from fastopt.core.signals import Deferred
 from fastopt.engine import members, passes, rows, whole
 from fastopt.engine.buffers import GradientBuffers
 from fastopt.engine.estimates import Estimate, Estimates, check_first
-from fastopt.engine.extra import NOTHING, Extra, checked_value, judged
+from fastopt.engine.extra import NOTHING, Extra, checked_value, judged, scaled
 from fastopt.engine.later import Later, failed
 from fastopt.engine.passes import Update
 from fastopt.engine.policy import (
@@ -191,10 +191,10 @@ class HostEngine:
         plain = extra is NOTHING or extra.hessian is None
         usual = plain and not self._estimate_first and not self._given_rows
         loss: tuple[float, ...] = ()
-        if extra.value is not None:
+        if self._fused is not None and usual and extra.value is not None:
             value = checked_value(extra.value, None)
-            loss = (value * (self._sign * grad_scale),)
-            usual = usual and isfinite(value)
+            loss = (scaled(value, self._sign, grad_scale),)
+            usual = isfinite(value)
         if self._fused is not None and usual:
             if policy is not self._limit_of:  # a fortieth of a small step
                 self._limit_of, self._limit = policy, policy.limit
@@ -268,7 +268,7 @@ class HostEngine:
         if extra.value is not None:
             value = checked_value(extra.value, None)
             verdict = judged(policy, verdict, value, self.state.counts.steps.item(0))
-            given = {**memory, "value": value * (self._sign * grad_scale)}
+            given = {**memory, "value": scaled(value, self._sign, grad_scale)}
         if not verdict.made:
             return Prepared([], verdict, memory)
         works, of_some = self._planned(bound, leaves, verdict, asked)
