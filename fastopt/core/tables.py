@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import importlib
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,6 +104,25 @@ class Table:
             *(text(f"! {one}") for one in self.notes),
         ]
         return group(*parts)
+
+
+class Shown(ABC):
+    """What is shown as a table: printed, in a notebook, and by rich."""
+
+    @property
+    @abstractmethod
+    def _table(self) -> Table:
+        """All of it."""
+
+    def __str__(self) -> str:
+        return self._table.text
+
+    def _repr_html_(self) -> str:
+        return self._table.html
+
+    def __rich__(self) -> Any:
+        """Return what rich draws."""
+        return self._table.rich()
 
 
 def number(value: float | None) -> str:

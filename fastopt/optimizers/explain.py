@@ -23,7 +23,7 @@ from fastopt.core.buckets import Bucket, OptimizerState
 from fastopt.core.hyperparameters import Options
 from fastopt.core.passes import derived_of
 from fastopt.core.rows import RowGrad
-from fastopt.core.tables import Table, number, share
+from fastopt.core.tables import Shown, Table, number, share
 from fastopt.engine import rows
 from fastopt.engine.build import Construction
 from fastopt.engine.extra import Extra
@@ -169,7 +169,7 @@ class ParameterStep:
 
 
 @dataclass(frozen=True)
-class Explanation:
+class Explanation(Shown):
     """What a step would do: data, and a table by ``print``, by rich, and in notebooks.
 
     ``explanation["W1"]`` is the ``ParameterStep`` of that name.
@@ -219,18 +219,8 @@ class Explanation:
         found: dict[str, Any] = _plain(asdict(self))
         return found
 
-    def __str__(self) -> str:
-        return self._table.text
-
     def __repr__(self) -> str:
         return f"<Explanation of {self._headline}; {len(self.advice)} advice>"
-
-    def _repr_html_(self) -> str:
-        return self._table.html
-
-    def __rich__(self) -> Any:
-        """Return what rich draws."""
-        return self._table.rich()
 
     @property
     def _headline(self) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastopt.core import arrays
 from fastopt.core.options import GROUP_DEFAULTS
-from fastopt.core.tables import Table, count_of_bytes
+from fastopt.core.tables import Shown, Table, count_of_bytes
 
 if TYPE_CHECKING:
     from fastopt.core.buckets import OptimizerState
@@ -79,7 +79,7 @@ class GroupSummary:
 
 
 @dataclass(frozen=True)
-class Summary:
+class Summary(Shown):
     """What an optimizer is: data, and a table by ``print``, by rich, and in notebooks.
 
     Attributes:
@@ -110,16 +110,6 @@ class Summary:
     def to_dict(self) -> dict[str, Any]:
         """Return all of it as plain dicts, tuples, words and numbers."""
         return asdict(self)
-
-    def __str__(self) -> str:
-        return self._table.text
-
-    def _repr_html_(self) -> str:
-        return self._table.html
-
-    def __rich__(self) -> Any:
-        """Return what rich draws."""
-        return self._table.rich()
 
     @property
     def _table(self) -> Table:
