@@ -205,6 +205,7 @@ class Leaf:
     place: str  # ["layers"][0]["W"], or [0]["W"]: what stands behind the name of its gradients
     name: str  # layers.0.W
     array: Array
+    origin: int = 0  # where it begins in the parameter that it is a part of, in real numbers
 
     @property
     def is_counter(self) -> bool:

@@ -1038,13 +1038,24 @@ class Optimizer(Formula):
 
     def _become(self, copied: dict[str, Any]) -> None:
         """Be a copy of what another optimizer consisted of."""
+        made_with, policy = build.Construction(*copied["made_with"]), Policy(*copied["policy"])
+        self._begin(made_with, policy, *rebuilt(type(self), copied))
+
+    def _begin(
+        self,
+        made_with: build.Construction,
+        policy: Policy,
+        state: OptimizerState,
+        engine: HostEngine,
+    ) -> None:
+        """Consist of what an optimizer consists of; hooks are none."""
         self._state_lock = StateLock()
-        self._made_with = made_with = build.Construction(*copied["made_with"])
-        self._policy = Policy(*copied["policy"])
-        self._other_policy = self._policy, self._policy
+        self._made_with = made_with
+        self._policy = policy
+        self._other_policy = policy, policy
         self._members, self._capturable = made_with.members, made_with.capturable
         self._before_step, self._after_step = [], []
-        self._state, self._engine = rebuilt(type(self), copied)
+        self._state, self._engine = state, engine
 
 
 def rebuilt(formula: type[Optimizer], copied: dict[str, Any]) -> tuple[OptimizerState, HostEngine]:
