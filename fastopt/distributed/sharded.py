@@ -77,23 +77,23 @@ class Sharded(OverRanks):
         super().__init__(opt, comm, time_limit)
         self._agree("constructs", lambda: {"the state": _state_digest(opt)}, same=True)
         tree = opt._state.tree
-        whole = _whole(opt)
-        layout = laid_out(tree, whole, self.size)
+        kept = _kept(opt)
+        layout = laid_out(tree, [one.whole for one in kept], self.size)
         shares: list[Optimizer] = []
 
         def take() -> dict[str, Any]:
-            shares.append(_share_of(opt, layout, self.rank))
+            shares.append(_share_of(opt, layout, kept, self.rank))
             return {}
 
         self._agree("constructs", take)
         self._opt = self._innermost = shares[0]
-        self._whole = whole
+        self._kept = kept
         self._params_tree = tree
         self._ignored: frozenset[int] = frozenset()
         self._positions_of = [tuple(group.positions) for group in opt._state.groups]
         self._order = [p for bucket in opt._state.buckets for p in bucket.positions]
         self._group_of = {p: b.group for b in opt._state.buckets for p in b.positions}
-        self._local = {leaf.name: k for k, leaf in enumerate(tree.leaves)}
+        self._position_of = {leaf.name: k for k, leaf in enumerate(tree.leaves)}
         self._follow(layout)
         broadcast(self._ranks, self._layout.parameters)
         self.innermost.warmup()
@@ -102,11 +102,7 @@ class Sharded(OverRanks):
         """Go by this layout from now on."""
         self._layout = layout
         self._extents = Extents(self._params_tree.leaves)
-        self._parts: dict[int, Part] = {
-            part.position: part
-            for section in layout.sections
-            for part in section.parts[self.rank]
-        }
+        self._parts = _parts_of(layout, self.rank)
         like = self._params_tree.leaves[0].array
         with arrays.on_device_of(like):
             xp = array_namespace(like)
@@ -117,7 +113,7 @@ class Sharded(OverRanks):
         self._sums = Sums(self._ranks, layout.sections, own)
         engine = self.innermost._engine
         sizes = [parameter.size for parameter in layout.parameters]
-        positions = [self._local[leaf.name] for leaf in self.innermost._state.tree.leaves]
+        positions = [self._position_of[leaf.name] for leaf in self.innermost._state.tree.leaves]
         engine.other_parts = _OtherParts(self._ranks, layout.sections, sizes, positions)
 
     # What can be read ---------------------------------------------------------------------------
@@ -152,7 +148,7 @@ class Sharded(OverRanks):
             self._params_tree.ignore(p for n in frozen for p in self._positions_of[n])
             self._ignored = frozen
         for number, group in enumerate(self.innermost._state.groups):
-            cut = any(not self._whole[p] for p in self._positions_of[number])
+            cut = any(not self._kept[p].whole for p in self._positions_of[number])
             if cut and _looks_at_whole(group):
                 raise ValueError(
                     f"{group.owner}: adaptive_clip and centralize look at whole arrays, and these "
@@ -204,14 +200,16 @@ class Sharded(OverRanks):
         engine, state = opt._engine, opt._state
         grads: list[Array | None] = []
         for leaf in state.tree.leaves:
-            position = self._local[leaf.name]
+            position = self._position_of[leaf.name]
             flat = self._sums.own[position] if given[position] else None
-            if flat is None or position in self._parts and self._whole[position]:
-                whole = self._layout.parameters[position]
-                grads.append(None if flat is None else whole.in_shape(flat))
+            if flat is None:
+                grads.append(None)
+            elif self._kept[position].whole and position in self._parts:
+                grads.append(self._layout.parameters[position].in_shape(flat))
             else:
-                complex_ = leaf.array.dtype.kind == "c"
-                grads.append(flat.view(np.dtype(f"c{2 * flat.itemsize}")) if complex_ else flat)
+                if leaf.array.dtype.kind == "c":
+                    flat = flat.view(np.dtype(f"c{2 * flat.itemsize}"))
+                grads.append(flat.reshape(leaf.array.shape))
         matched = engine.ready_on_host(state.tree.nest(grads), scale)
         verdict = self._judged(matched, given, scale, policy, extra)
         if not verdict.made:
@@ -239,7 +237,7 @@ class Sharded(OverRanks):
         counts = [tile_counts([self._layout.parameters[k].size])[0] for k in wanted]
 
         mine = {
-            self._local[leaf.name]: grad
+            self._position_of[leaf.name]: grad
             for leaf, grad in zip(opt._state.tree.leaves, matched, strict=True)
         }
 
@@ -255,7 +253,8 @@ class Sharded(OverRanks):
 
         measured = total_norm(kept)
         steps = int(opt._state.counts.steps[0])
-        verdict = judge(policy, measured, scale, self._squares_in_single(given))
+        looks = policy.on_nonfinite != "propagate"
+        verdict = judge(policy, measured, scale, looks and self._squares_in_single(given))
         if extra.value is not None:
             verdict = judged(policy, verdict, extra.value, steps)
         if not verdict.made and policy.on_nonfinite == "raise":
@@ -264,13 +263,14 @@ class Sharded(OverRanks):
 
     def _squares_in_single(self, given: Sequence[bool]) -> bool:
         """Return whether float32 averages squares of some gradient, on whatever rank that is."""
-        for bucket in self.innermost._state.buckets:
-            for leaf, parameter in zip(bucket.positions, bucket.parameters, strict=True):
-                name = self.innermost._state.tree.leaves[leaf].name
-                if given[self._local[name]] and bucket.rule.averages_squares:
-                    if bucket.spec.real.itemsize == 4 and parameter.dtype.itemsize:
-                        return True
-        return False
+        state = self.innermost._state
+        own = any(
+            bucket.rule.averages_squares
+            and bucket.spec.real.itemsize == 4
+            and any(given[self._position_of[p.leaf.name]] for p in bucket.parameters)
+            for bucket in state.buckets
+        )
+        return any(one[0] for one in exchanged(self._ranks, np.array([float(own)])))
 
     def _refuse_gradients(
         self, wanted: Sequence[int], tiles: Sequence[Array], verdict: Verdict, steps: int
@@ -321,15 +321,15 @@ class Sharded(OverRanks):
                     f"{getattr(array, 'shape', None)}"
                 )
         tree = Tree(params, self._params_tree.grouped)
-        layout = laid_out(tree, self._whole, self.size)
+        layout = laid_out(tree, [one.whole for one in self._kept], self.size)
         before = self._layout
         if any(
-            not whole and not arrays.layout_of(leaf.array).plain
-            for whole, leaf in zip(self._whole, tree.leaves, strict=True)
+            not one.whole and not arrays.layout_of(leaf.array).plain
+            for one, leaf in zip(self._kept, tree.leaves, strict=True)
         ):
             raise ValueError("Sharded: arrays that have been cut have to stay in C order")
-        local = _local_arrays(tree, layout, self._whole, self.rank)
-        nested = [local[self._local[leaf.name]] for leaf in self.innermost._state.tree.leaves]
+        local = _local_arrays(tree, layout, self._kept, self.rank)
+        nested = [local[self._position_of[leaf.name]] for leaf in self.innermost._state.tree.leaves]
         self.innermost.rebind(self.innermost._state.tree.nest(nested))
         self._params_tree, self._ignored = tree, frozenset()
         own = self._sums
@@ -372,17 +372,30 @@ def _scaled_back(extra: Extra, scale: float, verdict: Verdict) -> Extra:
 # The share of a rank as an optimizer of its own.
 
 
-def _whole(opt: Optimizer) -> list[bool]:
-    """Return of each parameter whether one rank has all of it."""
-    found = [True] * len(opt._state.tree.leaves)
+class Kept(NamedTuple):
+    """How a parameter is shared out: whether one rank has all of it, and the others nothing."""
+
+    whole: bool = True
+    absent: bool = False
+
+
+def _kept(opt: Optimizer) -> list[Kept]:
+    """Return how each parameter is shared out.
+
+    Where a rule needs whole arrays, the ranks that have none of one do not know it. Of all other
+    arrays every rank has a part, which may be empty, so that sums over arrays are made together.
+    """
+    found = [Kept()] * len(opt._state.tree.leaves)
     for bucket in opt._state.buckets:
         group = opt._state.groups[bucket.group]
-        if isinstance(bucket.rule, ArrayRule) or _looks_at_whole(group):
-            continue
         for position, parameter in zip(bucket.positions, bucket.parameters, strict=True):
+            if isinstance(bucket.rule, ArrayRule):
+                found[position] = Kept(absent=True)
+                continue
             shape = (max(parameter.leaf.array.size, 1),)
             part = type(opt)._part(group, parameter.leaf.path, shape)
-            found[position] = not (parameter.layout.plain and part is bucket.formula)
+            cuts = parameter.layout.plain and part is bucket.formula and not _looks_at_whole(group)
+            found[position] = Kept(whole=not cuts)
     return found
 
 
@@ -399,43 +412,45 @@ def _has_arrays(group: Options) -> bool:
 
 
 def _local_arrays(
-    tree: Tree, layout: Layout, whole: Sequence[bool], rank: int
+    tree: Tree, layout: Layout, kept: Sequence[Kept], rank: int
 ) -> dict[int, Array]:
-    """Return what a rank's optimizer has of each array, by position: views of the parameters.
-
-    Of an array that is cut it has a range, which may be empty; of one that is not, all or nothing.
-    """
-    parts = {p.position: p for section in layout.sections for p in section.parts[rank]}
+    """Return what a rank's optimizer has of each array, by position: views of the parameters."""
+    parts = _parts_of(layout, rank)
     found = {}
-    for position, (parameter, kept) in enumerate(zip(layout.parameters, whole, strict=True)):
-        array = parameter.leaf.array
-        part = parts.get(position)
-        if kept:
-            if part is not None or parameter.leaf.is_counter:
-                found[position] = array
+    for position, (parameter, how) in enumerate(zip(layout.parameters, kept, strict=True)):
+        array, part = parameter.leaf.array, parts.get(position)
+        if parameter.leaf.is_counter or (how.whole and part is not None):
+            found[position] = array
+        elif how.absent:
             continue
-        per = 2 if array.dtype.kind == "c" else 1
-        start, stop = (0, 0) if part is None else (part.start // per, part.stop // per)
-        found[position] = array.reshape(-1)[start:stop]
+        elif how.whole or part is None:  # nothing, in as many axes
+            found[position] = array[:0] if array.ndim and how.whole else array.reshape(-1)[:0]
+        else:
+            per = 2 if array.dtype.kind == "c" else 1
+            found[position] = array.reshape(-1)[part.start // per : part.stop // per]
     return found
 
 
-def _share_of(opt: Optimizer, layout: Layout, rank: int) -> Optimizer:
+def _parts_of(layout: Layout, rank: int) -> dict[int, Part]:
+    """Return a rank's parts by position."""
+    return {part.position: part for section in layout.sections for part in section.parts[rank]}
+
+
+def _share_of(opt: Optimizer, layout: Layout, kept: Sequence[Kept], rank: int) -> Optimizer:
     """Return an optimizer of a rank's share of another one's parameters, with its state."""
     state, kind = opt._state, type(opt)
-    whole = _whole(opt)
-    mine = _local_arrays(state.tree, layout, whole, rank)
-    if not any(not state.tree.leaves[k].is_counter for k in mine):
+    mine = _local_arrays(state.tree, layout, kept, rank)
+    if all(state.tree.leaves[k].is_counter for k in mine):
         raise ValueError(
             f"Sharded: rank {rank} gets no array, since {kind.__name__} needs whole ones and there "
             "are fewer than ranks; take fewer ranks, or DataParallel"
         )
-    parts = {p.position: p for section in layout.sections for p in section.parts[rank]}
+    parts = _parts_of(layout, rank)
     grouped = state.tree.grouped
     trees: list[OrderedDict[str, Array]] = [OrderedDict() for _ in state.groups if grouped]
     alone: OrderedDict[str, Array] = OrderedDict()
     order: list[int] = []
-    for number, positions in enumerate(state.tree.groups() if grouped else [range(len(whole))]):
+    for number, positions in enumerate(state.tree.groups() if grouped else [range(len(kept))]):
         for position in positions:
             if position in mine:
                 name = state.tree.leaves[position].name
@@ -448,7 +463,7 @@ def _share_of(opt: Optimizer, layout: Layout, rank: int) -> Optimizer:
         replace(
             state.tree.leaves[position],
             array=leaf.array,
-            origin=parts[position].start if position in parts and not whole[position] else 0,
+            origin=parts[position].start if position in parts else 0,
         )
         for leaf, position in zip(tree.leaves, order, strict=True)
     ]
@@ -468,7 +483,7 @@ def _share_of(opt: Optimizer, layout: Layout, rank: int) -> Optimizer:
         *build.assemble(kind, tree, groups, opt._made_with),
     )
     if opt._steps or opt.skipped_steps:
-        saved = sliced(opt.state_dict(), state.tree, parts, whole)
+        saved = sliced(opt.state_dict(), state.tree, parts, kept)
         commit, _ = state_dict.state_restorer(
             kind.__name__, made._state, opt._policy._asdict(), saved, strict=True
         )
@@ -479,7 +494,7 @@ def _share_of(opt: Optimizer, layout: Layout, rank: int) -> Optimizer:
 
 
 def sliced(
-    saved: Mapping[str, Any], tree: Tree, parts: Mapping[int, Part], whole: Sequence[bool]
+    saved: Mapping[str, Any], tree: Tree, parts: Mapping[int, Part], kept: Sequence[Kept]
 ) -> dict[str, Any]:
     """Return of a state_dict what a rank needs for its share."""
     entries: dict[str, Any] = {}
@@ -487,9 +502,10 @@ def sliced(
     for position, leaf in enumerate(tree.leaves):
         if leaf.name not in given:
             continue
-        if whole[position]:
-            if position in parts or leaf.is_counter:
-                entries[leaf.name] = given[leaf.name]
+        if leaf.is_counter or (kept[position].whole and position in parts):
+            entries[leaf.name] = given[leaf.name]
+            continue
+        if kept[position].absent:
             continue
         part = parts.get(position, Part(position, 0, 0))
         entries[leaf.name] = {
