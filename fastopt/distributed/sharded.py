@@ -21,7 +21,7 @@ from fastopt.core.hyperparameters import ElementScales, Options
 from fastopt.core.norms import TILE, Norm, tile_counts, tiles_of, total_norm
 from fastopt.core.options import NonfinitePolicy
 from fastopt.core.param_groups import GivenGroup, shown_in
-from fastopt.core.tree import Leaf, Tree
+from fastopt.core.tree import Leaf, Origin, Tree
 from fastopt.distributed.base import Gradients, Layout, OverRanks, exchanged, laid_out
 from fastopt.distributed.parallel import _state_digest, broadcast
 from fastopt.distributed.ranks import Ranks
@@ -392,9 +392,7 @@ def _kept(opt: Optimizer) -> list[Kept]:
             if isinstance(bucket.rule, ArrayRule):
                 found[position] = Kept(absent=True)
                 continue
-            shape = (max(parameter.leaf.array.size, 1),)
-            part = type(opt)._part(group, parameter.leaf.path, shape)
-            cuts = parameter.layout.plain and part is bucket.formula and not _looks_at_whole(group)
+            cuts = parameter.layout.plain and not _looks_at_whole(group)
             found[position] = Kept(whole=not cuts)
     return found
 
@@ -423,8 +421,8 @@ def _local_arrays(
             found[position] = array
         elif how.absent:
             continue
-        elif how.whole or part is None:  # nothing, in as many axes
-            found[position] = array[:0] if array.ndim and how.whole else array.reshape(-1)[:0]
+        elif part is None:
+            found[position] = array.reshape(-1)[:0] if parameter.layout.plain else array[:0]
         else:
             per = 2 if array.dtype.kind == "c" else 1
             found[position] = array.reshape(-1)[part.start // per : part.stop // per]
@@ -463,7 +461,10 @@ def _share_of(opt: Optimizer, layout: Layout, kept: Sequence[Kept], rank: int) -
         replace(
             state.tree.leaves[position],
             array=leaf.array,
-            origin=parts[position].start if position in parts else 0,
+            origin=Origin(
+                state.tree.leaves[position].array.shape,
+                parts[position].start if position in parts else 0,
+            ),
         )
         for leaf, position in zip(tree.leaves, order, strict=True)
     ]
