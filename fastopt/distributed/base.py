@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import threading
@@ -21,6 +22,7 @@ from fastopt.core.hyperparameters import Number
 from fastopt.core.options import NonfinitePolicy
 from fastopt.core.rows import RowGrad
 from fastopt.core.tree import Tree
+from fastopt.distributed.backward import Backward
 from fastopt.distributed.ranks import MpiRanks, Ranks, is_mpi, named
 from fastopt.distributed.shares import Described, Section, sections_of
 from fastopt.distributed.sums import Contribution, Sums
@@ -105,6 +107,7 @@ class OverRanks(Wrapper):
 
     _sums: Sums
     _layout: Layout
+    _positions: dict[str, int]  # of the parameters among the leaves, by name
 
     def __init__(self, opt: Optimizer, comm: Any, time_limit: float) -> None:
         owner = type(self).__name__
@@ -177,6 +180,77 @@ class OverRanks(Wrapper):
         """
         with self._lock:
             self._round(lambda: self._looked_at(grads, weight, grad_scale, value, params))
+
+    def backward(
+        self, weight: float = 1.0, *, grad_scale: float = 1.0, value: Any = None
+    ) -> Backward:
+        """Add a micro-batch whose gradients are handed in as the backward pass makes them.
+
+        ::
+
+            with opt.backward() as handed:
+                for layer in reversed(layers):
+                    handed.ready(f"{layer.name}.W", layer.backward())
+            opt.step()
+
+        They are sent by a thread while the pass goes on, the last parameters first, so that sending
+        hides behind computing (where MPI was not initialised for several threads, whenever one is
+        handed in). All ranks enter such a block together; the micro-batch counts as one of ``add``,
+        and the bits are the same. Parameters that are not handed in have no gradient. Half
+        precision is sent in float32. An error in the block on one rank is one on all, and drops
+        all that was added since the last step.
+
+        Args: as for ``add``.
+        """
+        return Backward(self, weight, grad_scale, value)
+
+    def _begin_backward(
+        self, weight: float, grad_scale: float, value: Any
+    ) -> Sequence[Contribution]:
+        """Agree on a micro-batch of every rank; return what is added of each."""
+
+        def words() -> Words:
+            self._check_tree()
+            return {**self._about(weight, grad_scale, value), "given": None}
+
+        with self._lock:
+            said = self._agree("begins a backward pass", words)
+            return [self._counted(one) for one in said]
+
+    def _end_backward(self, given: Sequence[bool], error: BaseException | None) -> None:
+        """Agree on which gradients there were, or that all is dropped for an error on some rank."""
+
+        def words() -> Words:
+            if error is not None:
+                raise error
+            return {"given": _as_text(given)}
+
+        with self._lock:
+            try:
+                said = self._agree("ends a backward pass", words)
+            except BaseException:
+                self._clear()
+                if error is None:
+                    raise
+                return  # it goes on by itself
+            every = [_of_text(one["given"], len(given)) for one in said]
+            self._sums.given = [any(each) for each in zip(self._sums.given, *every, strict=True)]
+
+    def _flat_of(self, name: str, grad: Any) -> tuple[int, Array]:
+        """Return a parameter's position and its gradient, flat, in the dtype of the sum."""
+        position = self._positions.get(name)
+        if position is None:
+            close = difflib.get_close_matches(str(name), self._positions, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise KeyError(f"no parameter is called {name!r}{hint}")
+        parameter, real = self._layout.parameters[position], self._layout.wide[position]
+        path = f"grads{parameter.leaf.place}"
+        if grad is None or isinstance(grad, RowGrad):
+            raise TypeError(f"{path} must be an array; got {type(grad).__name__}. Leave it out")
+        dtype = _as_complex(real) if parameter.dtype.kind == "c" else real
+        flat = parameter.flat_gradient(grad, dtype, path, self._extents)
+        assert flat is not None
+        return position, flat
 
     def step(
         self,
@@ -258,33 +332,31 @@ class OverRanks(Wrapper):
     ) -> tuple[Words, Gradients]:
         """Return what this rank says of a micro-batch, and its gradients, checked."""
         self._go_over(params)
+        about = self._about(weight, grad_scale, value)
+        found = self._checked(grads)
+        return {**about, "given": _as_text(found.given), "stored": found.stored}, found
+
+    def _about(self, weight: float, grad_scale: Any, value: Any) -> Words:
+        """Return what is said of a micro-batch beside its gradients, checked."""
         name = type(self).__name__
         taken = self.innermost._takes_value
         if value is not None and not taken:
             raise TypeError(f"{type(self.innermost).__name__} takes no value; leave it away")
         if value is None and taken:
             raise TypeError(f"{type(self.innermost).__name__} needs the loss: value=loss; got none")
-        found = self._checked(grads)
-        words = {
+        return {
             "weight": WEIGHT(f"{name}: weight", weight),
             "scale": self.innermost._engine.checked_scale(grad_scale, "raise"),
             "value": None if value is None else checked_value(value, None),
-            "given": _as_text(found.given),
-            "stored": found.stored,
         }
-        return words, found
 
     def _checked(self, grads: Any) -> Gradients:
         """Return a micro-batch's gradients as they are sent; raise what is wrong with them."""
-        tree = self._full_tree
-        engine = self.innermost._engine
-        engine.follow_settings()
-        given = tree.match(grads)
-        self._check_parameters()
-        return self._flattened(given)
+        self._check_tree()
+        return self._flattened(self._tree.match(grads))
 
     def _flattened(self, given: Sequence[Any]) -> Gradients:
-        for leaf, grad in zip(self._full_tree.leaves, given, strict=True):
+        for leaf, grad in zip(self._tree.leaves, given, strict=True):
             if isinstance(grad, RowGrad):
                 raise TypeError(
                     f"grads{leaf.place} is a RowGrad, and whole arrays are added up over the ranks: "
@@ -305,14 +377,10 @@ class OverRanks(Wrapper):
             flats.append(parameter.flat_gradient(grad, dtype, path, self._extents))
         return Gradients(flats, [g is not None for g in given], stored)
 
-    @property
-    def _full_tree(self) -> Tree:
-        """All parameters, whoever has the state of them."""
-        return self._tree
-
-    def _check_parameters(self) -> None:
-        """Raise ValueError for parameters that are no longer those of the optimizer."""
-        for parameter, now in zip(self._layout.parameters, self._full_tree.current(), strict=True):
+    def _check_tree(self) -> None:
+        """Follow the settings, and raise for parameters that are no longer the optimizer's."""
+        self.innermost._engine.follow_settings()
+        for parameter, now in zip(self._layout.parameters, self._tree.current(), strict=True):
             if now is not None:
                 parameter.check_array(now)
 

@@ -73,6 +73,7 @@ class DataParallel(OverRanks):
     def _follow(self, tree: Tree) -> None:
         """Get ready for the parameters of a tree."""
         self._laid_out_for = tree
+        self._positions = {leaf.name: k for k, leaf in enumerate(tree.leaves)}
         self._layout = laid_out(tree, [False] * len(tree.leaves), self.size)
         self._extents = Extents(tree.leaves)
         like = tree.leaves[0].array
@@ -88,7 +89,7 @@ class DataParallel(OverRanks):
                 own[part.position] = self._full[part.position][part.start : part.stop]
         self._sums = Sums(self._ranks, self._layout.sections, own)
 
-    def _check_parameters(self) -> None:
+    def _check_tree(self) -> None:
         tree = self._tree
         if tree is not self._laid_out_for:  # resized, or with one more group
             if self._count:
@@ -104,7 +105,7 @@ class DataParallel(OverRanks):
         if stale:  # rebound: other arrays of the same shapes
             self._layout = laid_out(tree, [False] * len(tree.leaves), self.size)
             self._extents = Extents(tree.leaves)
-        super()._check_parameters()
+        super()._check_tree()
 
     def broadcast(self) -> Self:
         """Give the parameters of all ranks the values of rank 0's; their state stays."""

@@ -45,6 +45,8 @@ class Ranks(ABC):
     def __init__(self, rank: int, size: int) -> None:
         self.rank = rank
         self.size = size
+        self.in_threads = True
+        """Whether any thread may send and receive."""
         self.lost: str | None = None
         """Why nothing more can be sent; None as long as something can."""
 
@@ -114,6 +116,7 @@ class MpiRanks(Ranks):
         self._time_limit = time_limit
         self._cuda_aware = cuda_aware
         super().__init__(self._comm.Get_rank(), self._comm.Get_size())
+        self.in_threads = MPI.Query_thread() >= MPI.THREAD_MULTIPLE
 
     def tell(self, words: bytes) -> list[bytes]:
         """Tell all others something, and return what each one has said, this one too."""

@@ -89,11 +89,11 @@ class Sharded(OverRanks):
         self._opt = self._innermost = shares[0]
         self._kept = kept
         self._params_tree = tree
+        self._positions = {leaf.name: k for k, leaf in enumerate(tree.leaves)}
         self._ignored: frozenset[int] = frozenset()
         self._positions_of = [tuple(group.positions) for group in opt._state.groups]
         self._order = [p for bucket in opt._state.buckets for p in bucket.positions]
         self._group_of = {p: b.group for b in opt._state.buckets for p in b.positions}
-        self._position_of = {leaf.name: k for k, leaf in enumerate(tree.leaves)}
         self._follow(layout)
         broadcast(self._ranks, self._layout.parameters)
         self.innermost.warmup()
@@ -113,7 +113,7 @@ class Sharded(OverRanks):
         self._sums = Sums(self._ranks, layout.sections, own)
         engine = self.innermost._engine
         sizes = [parameter.size for parameter in layout.parameters]
-        positions = [self._position_of[leaf.name] for leaf in self.innermost._state.tree.leaves]
+        positions = [self._positions[leaf.name] for leaf in self.innermost._state.tree.leaves]
         engine.other_parts = _OtherParts(self._ranks, layout.sections, sizes, positions)
 
     # What can be read ---------------------------------------------------------------------------
@@ -138,7 +138,7 @@ class Sharded(OverRanks):
             "or an optimizer that has loaded what save has written"
         )
 
-    def _checked(self, grads: Any) -> Gradients:
+    def _check_tree(self) -> None:
         frozen = frozenset(
             number
             for number, group in enumerate(self.innermost._state.groups)
@@ -154,7 +154,7 @@ class Sharded(OverRanks):
                     f"{group.owner}: adaptive_clip and centralize look at whole arrays, and these "
                     "have been cut; set them when the optimizer is constructed"
                 )
-        return super()._checked(grads)
+        super()._check_tree()
 
     # The step -----------------------------------------------------------------------------------
 
@@ -200,7 +200,7 @@ class Sharded(OverRanks):
         engine, state = opt._engine, opt._state
         grads: list[Array | None] = []
         for leaf in state.tree.leaves:
-            position = self._position_of[leaf.name]
+            position = self._positions[leaf.name]
             flat = self._sums.own[position] if given[position] else None
             if flat is None:
                 grads.append(None)
@@ -237,7 +237,7 @@ class Sharded(OverRanks):
         counts = [tile_counts([self._layout.parameters[k].size])[0] for k in wanted]
 
         mine = {
-            self._position_of[leaf.name]: grad
+            self._positions[leaf.name]: grad
             for leaf, grad in zip(opt._state.tree.leaves, matched, strict=True)
         }
 
@@ -267,7 +267,7 @@ class Sharded(OverRanks):
         own = any(
             bucket.rule.averages_squares
             and bucket.spec.real.itemsize == 4
-            and any(given[self._position_of[p.leaf.name]] for p in bucket.parameters)
+            and any(given[self._positions[p.leaf.name]] for p in bucket.parameters)
             for bucket in state.buckets
         )
         return any(one[0] for one in exchanged(self._ranks, np.array([float(own)])))
@@ -329,7 +329,7 @@ class Sharded(OverRanks):
         ):
             raise ValueError("Sharded: arrays that have been cut have to stay in C order")
         local = _local_arrays(tree, layout, self._kept, self.rank)
-        nested = [local[self._position_of[leaf.name]] for leaf in self.innermost._state.tree.leaves]
+        nested = [local[self._positions[leaf.name]] for leaf in self.innermost._state.tree.leaves]
         self.innermost.rebind(self.innermost._state.tree.nest(nested))
         self._params_tree, self._ignored = tree, frozenset()
         own = self._sums
