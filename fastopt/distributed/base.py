@@ -18,7 +18,7 @@ from fastopt.core import arrays
 from fastopt.core.arrays import Array, Extents
 from fastopt.core.buckets import Parameter
 from fastopt.core.dtypes import real_dtype, real_size, wide
-from fastopt.core.hyperparameters import Number
+from fastopt.core.hyperparameters import Flag, Number
 from fastopt.core.options import NonfinitePolicy
 from fastopt.core.rows import RowGrad
 from fastopt.core.tree import Tree
@@ -109,8 +109,9 @@ class OverRanks(Wrapper):
     _layout: Layout
     _positions: dict[str, int]  # of the parameters among the leaves, by name
 
-    def __init__(self, opt: Optimizer, comm: Any, time_limit: float) -> None:
+    def __init__(self, opt: Optimizer, comm: Any, time_limit: float, fast: bool) -> None:
         owner = type(self).__name__
+        self._fast = Flag()(f"{owner}: fast", fast)
         if not isinstance(opt, Optimizer):
             raise TypeError(
                 f"{owner} takes an optimizer, as fastopt.distributed.{owner}(fastopt.Adam(params), "
@@ -120,7 +121,7 @@ class OverRanks(Wrapper):
         super().__init__(opt)
         self._ranks = ranks_of(comm, time_limit, owner)
         self._refuse(opt, owner)
-        self._agree("constructs", lambda: _description(opt), same=True)
+        self._agree("constructs", lambda: {**_description(opt), "fast": self._fast}, same=True)
         self._clear()
 
     @staticmethod
@@ -493,6 +494,7 @@ class OverRanks(Wrapper):
             verdict = made[0].verdict
             return {
                 "step count": step_count,
+                "lr": repr(self.innermost.lr),
                 "whether the step is made": verdict.made,
                 "what multiplies the gradients": repr(verdict.scale),
                 "norm": repr(verdict.norm),

@@ -16,7 +16,7 @@ from fastopt.core.options import NonfinitePolicy
 from fastopt.core.tree import Tree
 from fastopt.distributed.base import Layout, OverRanks, Words, laid_out
 from fastopt.distributed.ranks import Ranks
-from fastopt.distributed.sums import LONGEST, Sums, gather
+from fastopt.distributed.sums import LONGEST, FastSums, Sums, gather
 from fastopt.engine.extra import Extra, NOTHING
 from fastopt.engine.policy import Outcome
 from fastopt.engine.step import Prepared
@@ -51,6 +51,8 @@ class DataParallel(OverRanks):
             as ever: ``opt.lr``, hooks, ``EMA(opt)``.
         comm: a communicator of mpi4py, or ``fastopt.distributed.nccl()`` for CuPy arrays.
         time_limit: seconds that the others wait for a rank, > 0.
+        fast: add up as MPI or NCCL do it (an all-reduce when the step is made): the last bits
+            then depend on the number of ranks.
 
     Raises:
         TypeError: for what is no optimizer or no communicator, and for optimizers that take
@@ -63,8 +65,10 @@ class DataParallel(OverRanks):
     the others RankError, and nothing has changed on any.
     """
 
-    def __init__(self, opt: Optimizer, comm: Any, *, time_limit: float = 1800.0) -> None:
-        super().__init__(opt, comm, time_limit)
+    def __init__(
+        self, opt: Optimizer, comm: Any, *, time_limit: float = 1800.0, fast: bool = False
+    ) -> None:
+        super().__init__(opt, comm, time_limit, fast)
         self._agree("constructs", lambda: {"the state": _state_digest(opt)}, same=True)
         self._follow(self._tree)
         self.broadcast()
@@ -87,7 +91,8 @@ class DataParallel(OverRanks):
         for section in self._layout.sections:
             for part in section.parts[self.rank]:
                 own[part.position] = self._full[part.position][part.start : part.stop]
-        self._sums = Sums(self._ranks, self._layout.sections, own)
+        where = self._ranks, self._layout.sections, own
+        self._sums = FastSums(*where, self._full, True) if self._fast else Sums(*where)
 
     def _check_tree(self) -> None:
         tree = self._tree
@@ -121,7 +126,9 @@ class DataParallel(OverRanks):
         value: float | None,
     ) -> Outcome:
         given = self._sums.given
-        gather(self._ranks, self._layout.sections, self._full, given)
+        self._sums.complete()
+        if not self._fast:
+            gather(self._ranks, self._layout.sections, self._full, given)
         sums = [
             parameter.in_shape(full) if has else None
             for parameter, full, has in zip(

@@ -69,6 +69,10 @@ class Ranks(ABC):
         received between two ranks are of the same length.
         """
 
+    @abstractmethod
+    def sum_up(self, array: Array, root: int | None) -> None:
+        """Put the sum of all ranks' arrays into that of one, or of all (None), in any order."""
+
     def check(self) -> None:
         """Raise RankError if ranks have been lost before."""
         if self.lost is not None:
@@ -81,6 +85,11 @@ class Ranks(ABC):
         """Raise RankError, now and from now on."""
         self.lost = why
         raise RankError(why, tuple(ranks)) from error
+
+
+def _fill(array: Array, host: Array) -> None:
+    with arrays.on_device_of(array):
+        array[...] = arrays.like(host, array)
 
 
 def _bytes_of(array: Array) -> Array:
@@ -171,6 +180,31 @@ class MpiRanks(Ranks):
             self._fail(error)
         return _Begun(self, begun, after, kept)
 
+    def sum_up(self, array: Array, root: int | None) -> None:
+        """Put the sum of all ranks' arrays into that of one, or of all (None), in any order."""
+        self.check()
+        if self.size == 1 or not array.size:
+            return
+        after: list[Callable[[], None]] = []
+        mpi, there = self._mpi, array
+        if arrays.kind(array) == "cupy":
+            if self._cuda_aware:
+                arrays.namespace_of(array).cuda.get_current_stream().synchronize()
+            else:
+                there = arrays.on_host(array)
+                after.append(lambda: _fill(array, there))
+        buffer = [there, mpi.FLOAT if array.dtype.itemsize == 4 else mpi.DOUBLE]
+        try:
+            if root is None:
+                request = self._comm.Iallreduce(mpi.IN_PLACE, buffer, op=mpi.SUM)
+            elif root == self.rank:
+                request = self._comm.Ireduce(mpi.IN_PLACE, buffer, op=mpi.SUM, root=root)
+            else:
+                request = self._comm.Ireduce(buffer, None, op=mpi.SUM, root=root)
+        except mpi.Exception as error:
+            self._fail(error)
+        _Begun(self, [(request, -1)], after, [there]).wait()
+
     def _ready(self, array: Array) -> Any:
         """Return the bytes of an array for MPI to read."""
         if arrays.kind(array) != "cupy":
@@ -186,11 +220,7 @@ class MpiRanks(Ranks):
             return _bytes_of(array)
         host = np.empty(array.shape, array.dtype)
 
-        def fill() -> None:
-            with arrays.on_device_of(array):
-                array[...] = arrays.like(host, array)
-
-        after.append(fill)
+        after.append(lambda: _fill(array, host))
         return _bytes_of(host)
 
     def finish(self, begun: list[tuple[Any, int]]) -> None:
@@ -215,6 +245,7 @@ class MpiRanks(Ranks):
             else:
                 return
             silent = sorted({rank for request, rank in begun if not request.Test()})
+            silent = self.others if silent == [-1] else silent
         except self._mpi.Exception as error:
             self._fail(error)
         except KeyboardInterrupt:

@@ -26,7 +26,7 @@ from fastopt.distributed.base import Gradients, Layout, OverRanks, exchanged, la
 from fastopt.distributed.parallel import _state_digest, broadcast
 from fastopt.distributed.ranks import Ranks
 from fastopt.distributed.shares import Part, Section
-from fastopt.distributed.sums import Sums, gather
+from fastopt.distributed.sums import FastSums, Sums, gather
 from fastopt.engine import build
 from fastopt.engine.extra import NOTHING, Extra, judged
 from fastopt.engine.policy import Outcome, Policy, Verdict, judge, refusal
@@ -62,6 +62,8 @@ class Sharded(OverRanks):
         opt: the optimizer, the same with the same settings on every rank.
         comm: a communicator of mpi4py, or ``fastopt.distributed.nccl()`` for CuPy arrays.
         time_limit: seconds that the others wait for a rank, > 0.
+        fast: add up as MPI or NCCL do it, when the step is made: the last bits then depend on the
+            number of ranks, and every rank has memory for sums of all parameters.
 
     Raises:
         TypeError: for what is no optimizer or no communicator, and for optimizers that cannot be
@@ -73,8 +75,10 @@ class Sharded(OverRanks):
     What is collective is as for ``DataParallel``.
     """
 
-    def __init__(self, opt: Optimizer, comm: Any, *, time_limit: float = 1800.0) -> None:
-        super().__init__(opt, comm, time_limit)
+    def __init__(
+        self, opt: Optimizer, comm: Any, *, time_limit: float = 1800.0, fast: bool = False
+    ) -> None:
+        super().__init__(opt, comm, time_limit, fast)
         self._agree("constructs", lambda: {"the state": _state_digest(opt)}, same=True)
         tree = opt._state.tree
         kept = _kept(opt)
@@ -106,11 +110,18 @@ class Sharded(OverRanks):
         like = self._params_tree.leaves[0].array
         with arrays.on_device_of(like):
             xp = array_namespace(like)
-            own = [
-                xp.zeros(self._parts[k].size if k in self._parts else 0, dtype)
-                for k, dtype in enumerate(layout.wide)
-            ]
-        self._sums = Sums(self._ranks, layout.sections, own)
+            if self._fast:
+                sizes = [0 if p.leaf.is_counter else p.size for p in layout.parameters]
+                full = [xp.zeros(n, dtype) for n, dtype in zip(sizes, layout.wide, strict=True)]
+                ranges = [self._parts.get(k, Part(k, 0, 0)) for k in range(len(full))]
+                own = [one[part.start : part.stop] for one, part in zip(full, ranges, strict=True)]
+                self._sums = FastSums(self._ranks, layout.sections, own, full, False)
+            else:
+                own = [
+                    xp.zeros(self._parts[k].size if k in self._parts else 0, dtype)
+                    for k, dtype in enumerate(layout.wide)
+                ]
+                self._sums = Sums(self._ranks, layout.sections, own)
         engine = self.innermost._engine
         sizes = [parameter.size for parameter in layout.parameters]
         positions = [self._positions[leaf.name] for leaf in self.innermost._state.tree.leaves]
@@ -167,6 +178,7 @@ class Sharded(OverRanks):
     ) -> Outcome:
         opt, extra = self.innermost, NOTHING if value is None else Extra(value)
         given = self._given()
+        self._sums.complete()
 
         def step(agreeing: Any) -> Outcome:
             def make(_: Any) -> Outcome:

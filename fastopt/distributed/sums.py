@@ -51,6 +51,9 @@ class Sums:
         """Begin anew."""
         self.given = [False] * len(self.own)
 
+    def complete(self) -> None:
+        """Bring together what the ranks have: nothing, as every round does that."""
+
     def add(self, flats: Sequence[Array | None], dtypes: Sequence[Any], said: Contributions) -> None:
         """Add a round: a micro-batch of each rank that has one, in the order of the ranks.
 
@@ -131,6 +134,63 @@ class Sums:
             with arrays.on_device_of(like):
                 self._rooms[key] = array_namespace(like).empty(size, dtype)
         return self._rooms[key]
+
+
+class FastSums(Sums):
+    """Sums that each rank makes of its own micro-batches, added up as MPI or NCCL do it: at once.
+
+    Their order, and so the last bits, depend on the number of ranks. ``full`` are flat arrays of
+    whole parameters, of which ``own`` are this rank's parts; ``everywhere`` says whether all ranks
+    want all of the sums.
+    """
+
+    def __init__(
+        self,
+        ranks: Ranks,
+        sections: Sequence[Section],
+        own: Sequence[Array],
+        full: Sequence[Array],
+        everywhere: bool,
+    ) -> None:
+        super().__init__(ranks, sections, own)
+        self._full = full
+        self._everywhere = everywhere
+        self._here = [False] * len(own)  # which this rank has added something to
+
+    def clear(self) -> None:
+        """Begin anew."""
+        super().clear()
+        self._here = [False] * len(self.own)
+
+    def add_section(
+        self, section: Section, flats: Sequence[Array | None], dtype: Any, said: Contributions
+    ) -> None:
+        """Add what this rank has of one section."""
+        mine = said[self._ranks.rank]
+        for position in section.positions if mine is not None else ():
+            assert mine is not None
+            flat = flats[position]
+            if flat is not None and mine.given[position] and flat.size:
+                _add(self._full[position], flat, mine.factor, self._here[position])
+                self._here[position] = True
+
+    def complete(self) -> None:
+        """Add up what all ranks have."""
+        for section in self.sections:
+            for rank, parts in enumerate(section.parts):
+                for part in parts:
+                    if not self.given[part.position]:
+                        continue
+                    total = self._full[part.position]
+                    if not self._here[part.position]:
+                        with arrays.on_device_of(total):
+                            total[...] = 0
+                        self._here[part.position] = True
+                    root = None if self._everywhere else rank
+                    step = LONGEST // total.dtype.itemsize
+                    for first in range(part.start, part.stop, step):
+                        piece = total[first : min(first + step, part.stop)]
+                        self._ranks.sum_up(piece, root)
 
 
 def _within(
