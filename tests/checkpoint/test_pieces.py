@@ -88,7 +88,7 @@ some_arrays = st.dictionaries(
 )
 
 
-@given(some_arrays)
+@given(some_arrays.filter(bool))  # of none safetensors 0.4.3 writes what is no JSON
 def test_a_file_is_laid_out_as_safetensors_does_it(arrays: Arrays) -> None:
     packed = file.pack_arrays({"x": [1, "ü"]}, arrays)
     stored = {}
