@@ -24,6 +24,7 @@ TRANSFORMS, TRANSFORMS_TESTS = "fastopt/engine/transforms.py", "tests/engine/tes
 DECOUPLED_TESTS = "tests/optimizers/test_decoupled_lr.py"
 DEVICE, POLICY = "fastopt/engine/device.py", "fastopt/engine/policy.py"
 STATE, FILE = "fastopt/checkpoint/state_dict.py", "fastopt/checkpoint/file.py"
+PIECES_TESTS = "tests/checkpoint/test_pieces.py"
 AVERAGING = "fastopt/wrappers/averaging.py"
 BY_VALUE = "kernels/fastopt_kernels/around/clip_value.py"
 EACH = "kernels/fastopt_kernels/around/clip_each.py"
@@ -312,7 +313,7 @@ FAULTS = (
     Fault(
         "a_hash_is_there_and_not_compared",
         FILE,
-        '    if hashlib.sha256(view["data"]).hexdigest() != sha:',
+        "    if digest != sha:",
         "    if not sha:",
         ("tests/checkpoint/test_damage.py",),
     ),
@@ -322,6 +323,48 @@ FAULTS = (
         "        while key in self.arrays:",
         "        if key in self.arrays:",
         ("tests/checkpoint/test_save_load.py::test_names_that_are_written_alike_are_told_apart",),
+    ),
+    Fault(
+        "arrays_of_one_byte_are_laid_out_in_another_order",
+        FILE,
+        '    *("I8", "U8", "BOOL"),',
+        '    *("U8", "I8", "BOOL"),',
+        (f"{PIECES_TESTS}::test_a_file_is_laid_out_as_safetensors_does_it",),
+    ),
+    Fault(
+        "a_piece_may_leave_a_gap",
+        FILE,
+        "                if offset != done or done + len(data) > place.size:",
+        "                if done + len(data) > place.size:",
+        (f"{PIECES_TESTS}::test_pieces_in_another_order_are_an_error_that_says_which",),
+    ),
+    Fault(
+        "a_manifest_that_is_an_array_keeps_the_room_for_its_hashes",
+        FILE,
+        "for at, content in ((at_text, self._text), (0, self._start)):",
+        "for at, content in ((0, self._start),):",
+        (f"{PIECES_TESTS}::test_a_run_in_pieces_is_the_same_file_and_loads",),
+    ),
+    Fault(
+        "what_came_in_pieces_is_read_back_and_not_compared",
+        FILE,
+        "else _digest(file, place.size) == self._hashes[place.key]",
+        "else bool(_digest(file, place.size))",
+        (f"{PIECES_TESTS}::test_what_reads_back_as_something_else_does_not_replace_the_old_file",),
+    ),
+    Fault(
+        "an_error_of_another_process_is_taken_for_one_of_the_file",
+        FILE,
+        "if error.filename is None and error is not content.raised:",
+        "if error.filename is None:",
+        (f"{PIECES_TESTS}::test_what_the_pieces_raise_goes_through_as_it_is",),
+    ),
+    Fault(
+        "arrays_in_a_file_need_not_follow_one_another",
+        FILE,
+        "        if begin != at or end < begin:",
+        "        if end < begin:",
+        (f"{PIECES_TESTS}::test_a_header_that_does_not_fit_is_told_by_what_is_wrong",),
     ),
     # rows
     Fault(
@@ -862,8 +905,8 @@ FAULTS = (
     Fault(
         "a_manifest_without_a_sha256_is_believed",
         FILE,
-        '    if hashlib.sha256(view["data"]).hexdigest() != sha:',
-        '    if sha and hashlib.sha256(view["data"]).hexdigest() != sha:',
+        "    if digest != sha:",
+        "    if sha and digest != sha:",
         ("tests/checkpoint/test_damage.py::test_an_array_without_its_own_sha256_is_refused",),
     ),
     Fault(
