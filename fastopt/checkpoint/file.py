@@ -279,9 +279,13 @@ class Encoder:
         while key in self.arrays:  # {"a/b": x, "a": {"b": y}}
             count += 1
             key = f"{wanted}#{count}"
-        copied = self.copies or core_arrays.kind(array) == "cupy"
-        self.arrays[key] = core_arrays.on_host(array) if copied else np.asarray(array, order="C")
+        self.arrays[key] = self.kept(array)
         return key
+
+    def kept(self, array: Array) -> Array:
+        """Return an array as it is collected."""
+        copied = self.copies or core_arrays.kind(array) == "cupy"
+        return core_arrays.on_host(array) if copied else np.asarray(array, order="C")
 
 
 _LONGEST_WHOLE = 10_000
@@ -374,7 +378,7 @@ def _place(key: str, dtype: str, shape: tuple[int, ...]) -> _Place:
     if real not in _NAMES:
         raise TypeError(f"{key} is of dtype {dtype}, which has no place in a file")
     stored = (*shape, 2) if dtype in _REAL else shape
-    return _Place(key, key, _NAMES[real], stored, math.prod(shape) * _dtype(dtype).itemsize)
+    return _Place(key, key, _NAMES[real], stored, math.prod(shape) * dtype_of(dtype).itemsize)
 
 
 @dataclass(frozen=True)
@@ -825,17 +829,17 @@ def _array(
     if digest != sha:
         _damaged(f"the sha256 of {key} is another")
     try:
-        return np.frombuffer(data, _dtype(dtype)).reshape(shape)
+        return np.frombuffer(data, dtype_of(dtype)).reshape(shape)
     except ValueError as error:  # no elements along an axis that is too long for NumPy
         _damaged(f"{key}: {error}")
 
 
 def _size(described: Mapping[str, tuple[str, tuple[int, ...], str]]) -> int:
     """Return the bytes of all arrays."""
-    return sum(math.prod(shape) * _dtype(dtype).itemsize for dtype, shape, _ in described.values())
+    return sum(math.prod(shape) * dtype_of(dtype).itemsize for dtype, shape, _ in described.values())
 
 
-def _dtype(name: str) -> np.dtype[Any]:
+def dtype_of(name: str) -> np.dtype[Any]:
     if name != "bfloat16":
         return np.dtype(name)
     import ml_dtypes
@@ -897,9 +901,23 @@ def collect(
     """Return what a checkpoint of an optimizer is to hold."""
     content = checkpoint_state_dict.collect_state(optimizer, state, policy)
     content["params"] = checkpoint_state_dict.collect_parameters(state) if params else None
-    content["also"] = {k: one.state_dict() for k, one in _checked(also, "state_dict").items()}
-    content["notes"] = _mapping("notes", notes)
-    encoder, manifest = Encoder(), {}
+    return content_of(content, also, notes, Encoder(), detached)
+
+
+def content_of(
+    content: Mapping[str, Any],
+    also: Companions | None,
+    notes: Mapping[str, Any] | None,
+    encoder: Encoder,
+    detached: bool = False,
+) -> Content:
+    """Return what a checkpoint is to hold, given a ``state_dict`` with "params" beside it."""
+    content = {
+        **content,
+        "also": {k: one.state_dict() for k, one in _checked(also, "state_dict").items()},
+        "notes": _mapping("notes", notes),
+    }
+    manifest: dict[str, Any] = {}
     for name, value in content.items():
         encoder.copies = detached and name != "state"  # that has been copied
         try:
@@ -1020,22 +1038,43 @@ def restore(
     changes: tuple[str, ...] = ()
     if convert:
         content, changes = converted(state, content)
+    params = partial(checkpoint_state_dict.parameters_restorer, state)
+    commit, made = restorer(optimizer, state, policy, content, strict, also, params)
+    commit()
+    return replace(made, converted=changes)
+
+
+ParametersRestorer = Callable[[Mapping[str, Any], bool], tuple[Callable[[], None], Differences]]
+
+
+def restorer(
+    optimizer: str,
+    state: OptimizerState,
+    policy: Mapping[str, Any],
+    content: Mapping[str, Any],
+    strict: bool,
+    also: Companions | None,
+    params: ParametersRestorer,
+) -> tuple[Callable[[], None], LoadReport]:
+    """Look at all that is in a checkpoint; return what takes it over, and the report on that.
+
+    ``params`` looks at saved parameters, if there are any, and whether that is done strictly.
+    """
     commit, differences = checkpoint_state_dict.state_restorer(
         optimizer, state, policy, content, strict
     )
     commits = [commit]
     saved_params = content["params"]
     if saved_params is not None:
-        commit, more = checkpoint_state_dict.parameters_restorer(state, saved_params, strict)
+        commit, more = params(saved_params, strict)
         commits.append(commit)
         differences += more
     companions, saved = _checked(also, "_restorer"), content["also"]
     differences += compare_names("companions (also=)", "also:", companions, saved, strict)
     taken = [key for key in companions if key in saved]
     commits += [_restorer_of(key, companions[key], saved[key]) for key in taken]
-    _commit(commits)
     made = report(content, differences, saved_params is not None, taken, content["notes"])
-    return replace(made, converted=changes)
+    return lambda: _commit(commits), made
 
 
 def _restorer_of(key: str, companion: Companion, saved: Any) -> Callable[[], None]:

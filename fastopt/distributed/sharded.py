@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple, NoReturn, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Self
 
 import numpy as np
 
@@ -15,13 +15,16 @@ from fastopt.backends import array_namespace
 from fastopt.checkpoint import state_dict
 from fastopt.core import arrays
 from fastopt.core.arrays import Array, Extents
-from fastopt.core.buckets import BLOCK, SCALE, Bucket, Parameter
+from fastopt.checkpoint.state_dict import ORDER
+from fastopt.core.buckets import SCALE, Bucket, memory_names
+from fastopt.core.quantization import BLOCK
 from fastopt.core.dtypes import real_size
 from fastopt.core.hyperparameters import ElementScales, Options
 from fastopt.core.norms import TILE, Norm, tile_counts, tiles_of, total_norm
 from fastopt.core.options import NonfinitePolicy
 from fastopt.core.param_groups import GivenGroup, shown_in
 from fastopt.core.tree import Leaf, Origin, Tree
+from fastopt.distributed import files
 from fastopt.distributed.base import Gradients, Layout, OverRanks, exchanged, laid_out
 from fastopt.distributed.parallel import _state_digest, broadcast
 from fastopt.distributed.ranks import Ranks
@@ -34,6 +37,12 @@ from fastopt.engine.step import Prepared
 from fastopt.optimizers.base import Around, Optimizer
 from fastopt.optimizers.schedule_free import ScheduleFree
 from fastopt_kernels import ArrayRule
+
+if TYPE_CHECKING:
+    import os
+
+    from fastopt.checkpoint.file import Companions
+    from fastopt.checkpoint.state_dict import LoadReport
 
 
 class Sharded(OverRanks):
@@ -313,6 +322,42 @@ class Sharded(OverRanks):
             with arrays.on_device_of(flat):
                 parameter.leaf.array[...] = parameter.layout.in_shape(flat)
 
+    # Checkpoints --------------------------------------------------------------------------------
+
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        params: bool = True,
+        also: Companions | None = None,
+        notes: Mapping[str, Any] | None = None,
+        keep_previous: bool = True,
+    ) -> None:
+        """Write one file, what the optimizer's ``save`` writes for a single process.
+
+        Rank 0 writes, and is sent the others' shares piece by piece, so that no rank holds all of
+        the state; what ``also`` and ``notes`` hold are rank 0's. If anything fails on any rank, or
+        any is killed, the file from before is as it was.
+        """
+        files.save(self, path, params, also, notes, keep_previous)
+
+    def load(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        strict: bool = True,
+        also: Companions | None = None,
+    ) -> LoadReport:
+        """Take over what ``save`` of any optimizer of this class wrote, on any number of ranks.
+
+        Every rank reads the file, and of it what belongs to its share: all of it or, on an error on
+        any rank, nothing on any. See ``Optimizer.load``; state of another dtype is converted there
+        (``convert=True``), before it is shared out.
+        """
+        report = files.load(self, path, strict, also)
+        self._clear()
+        return report
+
     # Other parameters ---------------------------------------------------------------------------
 
     def rebind(self, params: Any) -> Self:
@@ -382,6 +427,11 @@ def _scaled_back(extra: Extra, scale: float, verdict: Verdict) -> Extra:
 
 # -------------------------------------------------------------------------------------------------
 # The share of a rank as an optimizer of its own.
+
+
+def remembered_of(opt: Optimizer) -> set[str]:
+    """Return the names of numbers that an optimizer remembers of each array."""
+    return {name for b in opt._state.buckets for name in memory_names(b.rule, "array")}
 
 
 class Kept(NamedTuple):
@@ -496,7 +546,7 @@ def _share_of(opt: Optimizer, layout: Layout, kept: Sequence[Kept], rank: int) -
         *build.assemble(kind, tree, groups, opt._made_with),
     )
     if opt._steps or opt.skipped_steps:
-        saved = sliced(opt.state_dict(), state.tree, parts, kept)
+        saved = sliced(opt.state_dict(), state.tree, parts, kept, remembered_of(made))
         commit, _ = state_dict.state_restorer(
             kind.__name__, made._state, opt._policy._asdict(), saved, strict=True
         )
@@ -507,36 +557,55 @@ def _share_of(opt: Optimizer, layout: Layout, kept: Sequence[Kept], rank: int) -
 
 
 def sliced(
-    saved: Mapping[str, Any], tree: Tree, parts: Mapping[int, Part], kept: Sequence[Kept]
+    saved: Mapping[str, Any],
+    tree: Tree,
+    parts: Mapping[int, Part],
+    kept: Sequence[Kept],
+    remembered: Collection[str],
 ) -> dict[str, Any]:
-    """Return of a state_dict what a rank needs for its share."""
-    entries: dict[str, Any] = {}
-    given = saved["state"]
+    """Return of a state_dict of all parameters what a rank needs for its share.
+
+    ``remembered`` are the names of numbers that a rule remembers of each array.
+    """
+    entries = dict(saved["state"])
+    absent = set()
     for position, leaf in enumerate(tree.leaves):
-        if leaf.name not in given:
-            continue
-        if leaf.is_counter or (kept[position].whole and position in parts):
-            entries[leaf.name] = given[leaf.name]
+        entry = entries.get(leaf.name)
+        if not isinstance(entry, Mapping) or (kept[position].whole and position in parts):
             continue
         if kept[position].absent:
+            absent.add(leaf.name)
+            del entries[leaf.name]
             continue
         part = parts.get(position, Part(position, 0, 0))
         entries[leaf.name] = {
-            name: _slice(name, value, leaf, part) for name, value in given[leaf.name].items()
+            name: value if name in remembered else _slice(name, value, leaf, part)
+            for name, value in entry.items()
+            if name != ORDER
         }
-    return {**saved, "state": entries}
+    groups = [
+        {**group, "params": [name for name in group["params"] if name not in absent]}
+        if isinstance(group, Mapping) and "params" in group
+        else group
+        for group in saved["groups"]
+    ]
+    return {**saved, "state": entries, "groups": groups}
 
 
 def _slice(name: str, value: Any, leaf: Leaf, part: Part) -> Any:
-    """Return the part of what is saved of a slot; numbers as they are."""
+    """Return the part of what is saved of a slot; what does not fit the parameter as it is."""
     if not isinstance(value, np.ndarray):
         return value
-    if name.endswith(SCALE) and value.shape != leaf.array.shape:
+    shape, complex_ = leaf.array.shape, leaf.array.dtype.kind == "c"
+    if value.shape == shape or (complex_ and value.shape == (*shape, 2)):
+        flat = value.reshape(-1, *value.shape[len(shape) :])
+        per = 1 + complex_
+        if not part.size and not arrays.layout_of(leaf.array).plain:
+            return value[:0]  # none of a whole array that another rank has
+        return flat[part.start // per : part.stop // per]
+    if name.endswith(SCALE) and value.ndim == 1:
         return value[part.start // BLOCK : -(-part.stop // BLOCK)]
-    per = 2 if leaf.array.dtype.kind == "c" else 1
-    pairs = value.shape == (*leaf.array.shape, 2) and per == 2 and value.dtype.kind != "c"
-    flat = value.reshape(-1, 2) if pairs else value.reshape(-1)
-    return flat[part.start // per : part.stop // per]
+    return value
 
 
 # -------------------------------------------------------------------------------------------------

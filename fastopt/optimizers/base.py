@@ -845,7 +845,7 @@ class Optimizer(Formula):
         from fastopt.checkpoint import convert as conversion
         from fastopt.checkpoint import file, names, state_dict
 
-        content = names.as_here(self._state, saved, strict)
+        content = names.as_here(self._state.tree, saved, strict)
         content, changes = conversion.converted(self._state, content) if convert else (content, ())
         self._engine.before_load(_saved_steps(content))
         commit, differences = state_dict.state_restorer(
@@ -972,7 +972,7 @@ class Optimizer(Formula):
         saved, name = file.read(path), type(self).__name__
 
         def restore() -> LoadReport:
-            content = names.as_here(self._state, saved, strict)
+            content = names.as_here(self._state.tree, saved, strict)
             self._engine.before_load(_saved_steps(content))
             policy = self._policy._asdict()
             report = file.restore(name, self._state, policy, content, strict, also, ask)
