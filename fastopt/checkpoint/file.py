@@ -352,8 +352,7 @@ _ORDER = (
     *("U64", "I64", "F64", "F32", "U32", "I32", "BF16", "F16", "U16", "I16"),
     *("I8", "U8", "BOOL"),
 )
-"""Of the dtypes in a file."""
-
+"""Of the dtypes in a file: what takes more bytes comes first, so that all arrays are aligned."""
 
 _UNKNOWN = "0" * 64
 """In the place of a sha256 that is not known yet: all are of one length, so are texts with them."""
@@ -430,7 +429,7 @@ def _laid_out(content: Mapping[str, Any], described: Described) -> _Layout:
 
 
 def _in_order(places: Iterable[_Place]) -> tuple[_Place, ...]:
-    """Return arrays as safetensors lays them out: by dtype, so that all are aligned, and name."""
+    """Return arrays as safetensors lays them out: by dtype and name."""
     return tuple(sorted(places, key=lambda place: (_ORDER.index(place.dtype), place.name)))
 
 
@@ -515,6 +514,7 @@ def _most_bytes(places: Iterable[_Place], metadata: Mapping[str, str]) -> int:
 
 Buffer = bytes | bytearray | memoryview | Array
 Pieces = Iterable[tuple[str, int, Buffer]]
+"""An array's key, the offset in its bytes, and bytes from there on."""
 
 
 def order_of(manifest: Mapping[str, Any], described: Described) -> list[str]:
@@ -598,6 +598,7 @@ class _InPieces:
             raise
 
     def is_in(self, file: BinaryIO) -> bool:
+        """Return it by the hashes of the arrays, and all the rest itself."""
         return (
             _continues(file, self._start)
             and all(
@@ -619,7 +620,7 @@ def _out_of_order(place: _Place, done: int, got: tuple[str, int, memoryview] | N
 
 
 Take = Callable[[BufferedReader, int, int], tuple[bytearray | memoryview, str]]
-"""Returns the bytes of a file from the first to the last, not with it, and their sha256."""
+"""Returns the bytes of a file from the first on, up to the last without it, and their sha256."""
 
 
 def _loaded(file: BufferedReader, first: int, last: int) -> tuple[bytearray, str]:
@@ -736,6 +737,7 @@ def _total(about: Mapping[str, Any]) -> int:
 
 
 Taken = Callable[[int, int], tuple[bytearray | memoryview, str]]
+"""The same of a file that is known."""
 
 
 def _manifest_in(entry: _Entry | None, about: Mapping[str, Any], taken: Taken) -> dict[str, Any]:
@@ -960,6 +962,7 @@ def mapped(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
 
 
 def _read(path: str | os.PathLike[str], take: Take) -> dict[str, Any]:
+    """Return what is in a checkpoint, its arrays as ``take`` gives them."""
     place = place_of(path)
     try:
         if place.is_dir():
