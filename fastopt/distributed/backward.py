@@ -66,7 +66,8 @@ class Backward:
         try:
             for number in range(len(self._owner._layout.sections)):
                 with self._ready:
-                    self._ready.wait_for(lambda k=number: self._ended or self._is_complete(k))
+                    while not (self._ended or self._is_complete(number)):
+                        self._ready.wait()
                 self._send(number)
         except BaseException as error:
             self._error = error
@@ -111,4 +112,3 @@ class Backward:
             raise self._error
         if self._error is None:
             self._owner._end_backward(self._given, error)
-

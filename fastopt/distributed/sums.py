@@ -54,7 +54,9 @@ class Sums:
     def complete(self) -> None:
         """Bring together what the ranks have: nothing, as every round does that."""
 
-    def add(self, flats: Sequence[Array | None], dtypes: Sequence[Any], said: Contributions) -> None:
+    def add(
+        self, flats: Sequence[Array | None], dtypes: Sequence[Any], said: Contributions
+    ) -> None:
         """Add a round: a micro-batch of each rank that has one, in the order of the ranks.
 
         ``flats`` are this rank's gradients by position, flat real numbers of these ``dtypes``, in
@@ -193,9 +195,7 @@ class FastSums(Sums):
                         self._ranks.sum_up(piece, root)
 
 
-def _within(
-    parts: Sequence[Part], first: int, last: int
-) -> Iterator[tuple[Part, int, int, int]]:
+def _within(parts: Sequence[Part], first: int, last: int) -> Iterator[tuple[Part, int, int, int]]:
     """Yield the parts that reach into a chunk of the share: where in it, and from where to where.
 
     The last two count from the beginning of the part.
@@ -219,7 +219,7 @@ def _share(
             flat = flats[part.position]
             piece = xp.zeros(part.size, dtype) if flat is None else flat[part.start : part.stop]
             pieces.append(piece)
-        return pieces[0] if len(pieces) == 1 else xp.concatenate(pieces)  # type: ignore[no-any-return]
+        return pieces[0] if len(pieces) == 1 else xp.concatenate(pieces)
 
 
 def _add(total: Array, piece: Array, factor: float, adds: bool) -> None:
@@ -258,11 +258,12 @@ def gather(
             share = shares[other]
             if other == rank or share is None or len(of) == 1:
                 continue
-            for part, _, start, stop in _within(of, 0, share.size):
+            first = 0
+            for part in of:
                 with arrays.on_device_of(share):
                     place = flats[part.position][part.start : part.stop]
-                    place[...] = share[: stop - start]
-                    share = share[stop - start :]
+                    place[...] = share[first : first + part.size]
+                first += part.size
 
 
 LONGEST = 1 << 28
@@ -286,4 +287,5 @@ def _place_for(parts: Sequence[Part], flats: Sequence[Array], filled: bool) -> A
         xp = array_namespace(views[0])
         if filled:
             return xp.concatenate(views)  # type: ignore[no-any-return]
-        return xp.empty(sum(view.size for view in views), views[0].dtype)  # type: ignore[no-any-return]
+        place: Array = xp.empty(sum(view.size for view in views), views[0].dtype)
+        return place
