@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from fastopt.core import arrays
 from fastopt.core.arrays import Array
 from fastopt.distributed.sums import Contribution
 from fastopt.errors import RankError
@@ -35,7 +36,8 @@ class Backward:
         self._said = owner._begin_backward(*self._about)
         count = len(owner._layout.parameters)
         self._flats, self._given = [None] * count, [False] * count
-        if owner._ranks.in_threads and owner.size > 1:
+        on_host = arrays.kind(owner._tree.leaves[0].array) == "numpy"
+        if owner._ranks.in_threads and on_host and owner.size > 1:
             self._thread = threading.Thread(target=self._send_all, name="fastopt-ranks")
             self._thread.start()
         return self
