@@ -16,7 +16,7 @@ from fastopt.core.options import NonfinitePolicy
 from fastopt.core.tree import Tree
 from fastopt.distributed.base import OverRanks, Words, laid_out
 from fastopt.distributed.ranks import Ranks
-from fastopt.distributed.sums import LONGEST, FastSums, Sums, gather
+from fastopt.distributed.sums import LARGE, FastSums, Sums, gather
 from fastopt.engine.extra import NOTHING, Extra
 from fastopt.engine.policy import Outcome
 from fastopt.engine.step import Prepared
@@ -128,7 +128,7 @@ class DataParallel(OverRanks):
         given = self._sums.given
         self._sums.complete()
         if not self._fast:
-            gather(self._ranks, self._layout.sections, self._full, given)
+            gather(self._sums, self._full, given)
         sums = [
             parameter.in_shape(full) if has else None
             for parameter, full, has in zip(self._layout.parameters, self._full, given, strict=True)
@@ -222,7 +222,7 @@ def broadcast(ranks: Ranks, parameters: Sequence[Parameter]) -> None:
 
 def _broadcast(ranks: Ranks, flat: Array) -> None:
     """Give a flat array on all ranks the values of rank 0's."""
-    step = LONGEST // flat.dtype.itemsize
+    step = LARGE // flat.dtype.itemsize
     for first in range(0, flat.size, step):
         piece = flat[first : first + step]
         nothing: list[Array | None] = [None] * ranks.size

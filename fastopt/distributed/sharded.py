@@ -316,7 +316,7 @@ class Sharded(OverRanks):
                     if given[k] and k not in self._parts:
                         beside.append((parameter, flat))
                 flats.append(flat.view(self._layout.stored[k]))
-        gather(self._ranks, self._layout.sections, flats, given)
+        gather(self._sums, flats, given)
         for parameter, flat in beside:
             with arrays.on_device_of(flat):
                 parameter.leaf.array[...] = parameter.layout.in_shape(flat)
