@@ -19,9 +19,9 @@ class TcpRanks(Ranks):
     """Ranks that tell each other words over TCP, and send no arrays."""
 
     def __init__(self, rank: int, size: int, host: str, port: int, time_limit: float) -> None:
+        self._sockets: dict[int, socket.socket] = {}
         super().__init__(rank, size)
         self._time_limit = time_limit
-        self._sockets: dict[int, socket.socket] = {}
         until = time.monotonic() + time_limit
         if rank == 0:
             self._hear_all(host, port, until)
@@ -34,15 +34,13 @@ class TcpRanks(Ranks):
                 server.settimeout(max(until - time.monotonic(), 0.001))
                 try:
                     found, _ = server.accept()
-                    found.settimeout(5.0)
-                    greeting = _read(found, len(_GREETING) + 8)
-                except (TimeoutError, ConnectionError):
-                    if time.monotonic() < until:
-                        continue
+                except TimeoutError as error:
                     missing = [k for k in range(1, self.size) if k not in self._sockets]
-                    self.lose(f"{named(missing)} did not come to {host}:{port}", missing)
-                if greeting.startswith(_GREETING):
-                    other = int.from_bytes(greeting[len(_GREETING) :], "little")
+                    self.close()
+                    self.lose(f"{named(missing)} did not come to {host}:{port}", missing, error)
+                if (other := _greeted(found)) is None:  # it is no rank
+                    found.close()
+                else:
                     self._sockets[other] = self._ready(found)
 
     def _find(self, host: str, port: int, until: float) -> None:
@@ -56,6 +54,14 @@ class TcpRanks(Ranks):
                 time.sleep(0.05)
         self._sockets[0] = self._ready(found)
         found.sendall(_GREETING + self.rank.to_bytes(8, "little"))
+
+    def close(self) -> None:
+        """End all connections; nothing can be said any more."""
+        for one in self._sockets.values():
+            one.close()
+
+    def __del__(self) -> None:
+        self.close()
 
     def _ready(self, found: socket.socket) -> socket.socket:
         found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -102,6 +108,17 @@ class TcpRanks(Ranks):
     def sum_up(self, array: Array, root: int | None) -> None:
         """Raise TypeError: arrays go another way."""
         raise TypeError("words alone are sent over TCP")
+
+
+def _greeted(found: socket.socket) -> int | None:
+    """Return which rank has connected; None for what is none."""
+    found.settimeout(5.0)
+    try:
+        greeting = _read(found, len(_GREETING) + 8)
+    except OSError:
+        return None
+    ours = greeting.startswith(_GREETING)
+    return int.from_bytes(greeting[len(_GREETING) :], "little") if ours else None
 
 
 def _read(one: socket.socket, count: int) -> bytes:
