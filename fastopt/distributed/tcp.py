@@ -14,6 +14,9 @@ Result = TypeVar("Result")
 
 _GREETING = b"fastopt"
 
+_LATER = 5.0
+"""Seconds that others wait longer than rank 0, which knows who is silent and tells them."""
+
 
 class TcpRanks(Ranks):
     """Ranks that tell each other words over TCP, and send no arrays."""
@@ -53,6 +56,7 @@ class TcpRanks(Ranks):
                     self.lose(f"rank 0 was not found at {host}:{port}: {error}", [0], error)
                 time.sleep(0.05)
         self._sockets[0] = self._ready(found)
+        found.settimeout(self._time_limit + _LATER)
         found.sendall(_GREETING + self.rank.to_bytes(8, "little"))
 
     def close(self) -> None:
@@ -76,7 +80,12 @@ class TcpRanks(Ranks):
             if said[:1] != b"=":
                 self.lose(said[1:].decode(), ())
             return _split(said[1:])
-        every = [words, *(self._with(other, _read_framed) for other in range(1, self.size))]
+        until = time.monotonic() + self._time_limit  # for all of them together
+        every = [words]
+        for other in range(1, self.size):
+            self._sockets[other].settimeout(max(until - time.monotonic(), 0.001))
+            every.append(self._with(other, _read_framed))
+            self._sockets[other].settimeout(self._time_limit)
         together = b"=" + b"".join(len(one).to_bytes(8, "little") + one for one in every)
         for other in range(1, self.size):
             self._with(other, lambda one: _write(one, together))
