@@ -268,9 +268,9 @@ class Watch(Observer):
         ``grad_scale``), ``grad_zeros`` (share of elements that are exactly 0), ``grad_nonfinite``
         (how many are NaN or infinite; the other numbers are NaN then), ``weight_rms`` and
         ``update_rms`` of the parameter before the step and of what the step added to it,
-        ``update_ratio`` of both, and ``<slot>_rms`` of the state after the step, such as ``m_rms``,
-        for state of the parameter's shape that is not coded. RMS is the root of the mean square.
-        Of a ``RowGrad`` gradients are those of its rows.
+        ``update_ratio`` of both, and ``<slot>_rms`` of each array of the state after the step, such
+        as ``m_rms``: codes (``state_dtype="int8"``) as the numbers that they stand for. RMS is the
+        root of the mean square. Of a ``RowGrad`` gradients are those of its rows.
         """
         found: dict[str, Array] = {}
         for name in self._run_names:
@@ -430,13 +430,14 @@ def _moved(bucket: Bucket, index: int, before: Array) -> Numbers:
             weights = weights + (weight * weight).sum()
         found |= {"moved": moved, "weights": weights}
         for slot in bucket.rule.state:
-            values = bucket.arena.view(slot, parameter)
-            if values is not None and values.size:
-                own_squares = 0.0
-                for (piece,) in blocks(values):
-                    moduli = _moduli(piece)
-                    own_squares = own_squares + (moduli * moduli).sum()
-                found[f"{slot}_rms"] = own_squares / values.size
+            own_squares, count = 0.0, 0
+            for piece in bucket.arena.pieces(slot, parameter, slot in bucket.rule.signed):
+                numbers = piece.astype(np.float64)
+                own_squares = own_squares + (numbers * numbers).sum()
+                count += piece.size
+            if count:  # of complex numbers two reals each
+                pair = now.dtype.kind == "c" and slot not in parameter.places
+                found[f"{slot}_rms"] = own_squares / (count // 2 if pair else count)
     return found
 
 
