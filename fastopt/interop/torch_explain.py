@@ -145,6 +145,9 @@ def _said_of_none(tensors: Iterable[Tensor]) -> str:
 def summarised(opt: TorchOptimizer) -> Summary:
     """Return what an optimizer is; see ``TorchOptimizer.summary``."""
     names, numbers = _named(opt)
+    if opt._inner is None:
+        opt = opt._twin()
+        opt._bind_known()
     own = None if opt._inner is None else opt._inner.summary()
     # Whose groups are as they are set now, whatever the last step has seen of that.
     stand = _stand_in(opt, names, there=own is None)

@@ -288,11 +288,6 @@ class TorchOptimizer(_TorchOptimizer):  # type: ignore[misc]  # torch is not loo
     written into it does nothing, ``opt.state = {}`` lets all begin anew. From then on arrays share
     the parameter's memory, so that PyTorch refuses to resize its storage; ``p.data = ...`` gives it
     another one.
-
-    ``explain`` and ``summary`` say what the next step would do and what the optimizer is, and
-    ``fastopt.watch(opt)`` records its steps. They call parameters as they were named
-    (``Adam(model.named_parameters())``), with the number of the group before it, "1.weight", where
-    two groups have the same name; others by group and place, "0.2", from 0 on.
     """
 
     _formula: ClassVar[type[Optimizer]]
@@ -454,6 +449,11 @@ class TorchOptimizer(_TorchOptimizer):  # type: ignore[misc]  # torch is not loo
             known = self._tensors
             fresh = [t for t in self._waiting if t.grad is not None or t.requires_grad]
         self._bind([*known, *fresh], self.state)
+
+    def _bind_known(self) -> None:
+        """Make an optimizer of what there is state of, and no optimizer yet."""
+        if known := [tensor for tensor in self._waiting if tensor in self._pending]:
+            self._bind(known, self._pending)
 
     def _follow_memory(self) -> Optimizer:
         """Go over to parameters that lie elsewhere or otherwise, as after ``p.data = ...``.
@@ -627,6 +627,10 @@ class TorchOptimizer(_TorchOptimizer):  # type: ignore[misc]  # torch is not loo
         on a copy: see ``fastopt.Optimizer.explain`` for what that takes. Every parameter is there,
         also one that has no gradient, and is "frozen" then if it requires none.
 
+        Parameters are called as they were named, ``Adam(model.named_parameters())``, with the
+        number of the group before it, "1.weight", where two groups have the same name; else by
+        group and place, "0.2". So they are in ``summary`` and ``fastopt.watch`` too.
+
         Example:
             >>> import torch
             >>> import fastopt.torch
@@ -634,7 +638,7 @@ class TorchOptimizer(_TorchOptimizer):  # type: ignore[misc]  # torch is not loo
             >>> opt = fastopt.torch.SGD(model.named_parameters(), lr=0.5)
             >>> model(torch.ones(1, 2)).sum().backward()
             >>> why = opt.explain()
-            >>> why["weight"].grad_rms, why["weight"].update_rms, why["bias"].status
+            >>> why["weight"].grad_rms, round(why["weight"].update_rms, 6), why["bias"].status
             (1.0, 0.5, 'updated')
 
         Args:
@@ -671,18 +675,25 @@ class TorchOptimizer(_TorchOptimizer):  # type: ignore[misc]  # torch is not loo
     def _repr_html_(self) -> str:
         return self.summary()._repr_html_()
 
+    def _twin(self) -> TorchOptimizer:
+        """Return a copy of this one, with the very same optimizer within, to be given another."""
+        twin: TorchOptimizer = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        twin._settings, twin._seen = [*self._settings], [*self._seen]
+        return twin
+
     def _for_the_next_step(self) -> TorchOptimizer:
         """Return what holds the optimizer that would make the next step, where nothing changes.
 
         It goes on from this one as ``_step`` does, with an optimizer of its own where that would
         change this one's: parameters have come, have other settings, or lie elsewhere.
         """
-        twin: TorchOptimizer = object.__new__(type(self))
-        twin.__dict__.update(self.__dict__)
-        twin._settings, twin._seen = [*self._settings], [*self._seen]
+        twin = self._twin()
         if any(tensor.grad is not None for tensor in self._waiting):
             twin._bind_more()
-        elif self._inner is not None:
+        elif self._inner is None:
+            twin._bind_known()
+        else:
             now = [read(group) for group, read, _, _ in self._settings]
             moved = [*map(place_of, self._tensors)] != self._places
             if moved or now != self._seen or any(one.live for one in self._settings):
@@ -798,8 +809,7 @@ class TorchOptimizer(_TorchOptimizer):  # type: ignore[misc]  # torch is not loo
         with self._lock:
             try:
                 super().load_state_dict(state_dict)
-                if known := [tensor for tensor in self._waiting if tensor in self._pending]:
-                    self._bind(known, self._pending)
+                self._bind_known()
             except BaseException:
                 self.__dict__.clear()
                 self.__dict__.update(before)

@@ -341,6 +341,26 @@ def test_what_was_loaded_acts_in_what_is_explained(name: str) -> None:
     assert all(value > 0.0 for value in why["0.0"].state_before.values())
 
 
+def test_copies_are_explained_as_what_they_are_copies_of() -> None:
+    net = Net()
+    opt = ours.Adam(net.named_parameters())
+    train(net, opt, 2)
+    for grads in (True, False):
+        other, copied = copy.deepcopy((net, opt))  # whose optimizer within is not made yet
+        for one, its in ((net, opt), (other, copied)):
+            backward(one, its) if grads else its.zero_grad()
+        why = explained(copied)
+        assert copied.fastopt is None
+        assert why.to_dict() == opt.explain().to_dict()
+        assert copied.summary().to_dict() == {
+            **opt.summary().to_dict(),
+            "why": copied.summary().why,
+        }
+        assert copied.fastopt is None
+    backward(other, copied)
+    hold_to_the_step(copied)
+
+
 def test_the_loss_and_estimates_of_the_hessian_are_handed_in() -> None:
     net = Net()
     opt = ours.MoMo(net.parameters())
