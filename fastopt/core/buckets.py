@@ -453,7 +453,7 @@ class Arena:
         """Yield the real numbers of a slot of the rule in the order of memory; codes as float32.
 
         The pieces fit the cache, so that what is decoded takes no memory worth speaking of; on a
-        device there is one. None if the parameter has no such slot.
+        device there is one. Yields nothing for a parameter that has no such slot.
         """
         first, size = parameter.offset, parameter.size
         if (place := parameter.places.get(slot)) is not None:

@@ -120,7 +120,7 @@ class Watch(Observer):
     captured in a CUDA graph is not recorded, nor are its replays. Several can watch one optimizer.
     A copy of the optimizer (``copy.deepcopy``, ``pickle``) has a copy of it among its hooks, with
     what was recorded so far, which goes on with the copy; and a copy of it has a copy of the
-    optimizer.
+    optimizer. (Those of ``fastopt.torch`` have no hooks in their copies, as all of PyTorch's.)
 
     Attributes:
         every: of how many steps one is recorded; can be set.
