@@ -235,6 +235,15 @@ def test_settings_of_groups_are_those_of_now(backend: str) -> None:
     assert opt.fastopt.step_count == 4
 
 
+def test_a_rate_that_changes_in_its_tensor_is_that_of_now() -> None:
+    net, rate = Net(), torch.tensor(0.5)
+    opt = ours.SGD(net.named_parameters(), lr=rate)
+    for _ in range(3):
+        backward(net, opt)
+        close(hold_to_the_step(opt)["last.weight"].lr, float(rate))
+        rate.mul_(0.5)
+
+
 @each_backend
 def test_parameters_that_come_later_move_and_change(backend: str) -> None:
     net = Net()
