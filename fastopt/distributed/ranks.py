@@ -6,7 +6,9 @@ for with a time limit, so that a rank that is gone is named instead of waited fo
 
 from __future__ import annotations
 
+import atexit
 import os
+import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -268,10 +270,16 @@ class MpiRanks(Ranks):
         super().lose(why, ranks, error)
 
     def _stay(self) -> None:
-        """Let this process end without waiting for those that are gone, as MPI_Finalize would."""
-        import mpi4py
+        """Let this process, when it ends, end the whole job.
 
-        mpi4py.rc.finalize = False
+        MPI_Finalize would wait for ever for those that are gone.
+        """
+        atexit.register(self._abort)
+
+    def _abort(self) -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self._comm.Abort(1)
 
     def _fail(self, error: Exception) -> NoReturn:
         self.lose(f"MPI says: {error}", (), error)
