@@ -230,6 +230,7 @@ class Optimizer {
       t,
       scalars,
       state: copies(this.state),
+      memory: { ...this.memory },
       before,
       gradient: g.slice(),
       update: x.map((value, k) => value - before[k]),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import itertools
 import json
 import math
 import re
@@ -232,63 +231,6 @@ def test_paths_are_those_of_fastopt(tmp_path: Path) -> None:
             np.testing.assert_allclose(
                 points, expected, CLOSE, CLOSE, err_msg=f"{surface}, {name} {options}"
             )
-
-
-LINES = """
-const runners = %s;
-return runners.map(([name, options]) => {
-  const setup = { ...State.DEFAULT, steps: 12 };
-  const { steps, points, options: all } = Runs.run(setup, { name, options });
-  return steps.map((step, k) => [0, 1].map((n) => {
-    const lines = Lines.of(name, all, step, k ? steps[k - 1].state : null, n);
-    return { texts: lines.map((one) => one.left + " <- " + one.right), result: lines.at(-1).result,
-             point: points[k + 1][n] };
-  }));
-});
-"""
-
-
-def flag_combinations() -> Iterator[tuple[str, Options]]:
-    """Yield optimizers whose formula is written out, with every choice that changes its lines."""
-    both = (False, True)
-    for inside, hat, ams, bias, decay, decoupled in itertools.product(*[both] * 6):
-        yield "Adam", {"lr": 0.1, "eps": 1e-3, "eps_inside_sqrt": inside, "eps_hat": hat,
-                       "amsgrad": ams, "bias_correction": bias,
-                       "weight_decay": 0.1 * decay,
-                       "decoupled_weight_decay": decoupled}  # fmt: skip
-    yield "AdamW", {"lr": 0.1}
-    for centered, lr_in, inside, bias, momentum in itertools.product(*[both] * 5):
-        yield "RMSprop", {"lr": 0.1, "eps": 1e-3, "centered": centered, "lr_inside": lr_in,
-                          "eps_inside_sqrt": inside, "bias_correction": bias,
-                          "momentum": 0.5 * momentum, "weight_decay": 0.1}  # fmt: skip
-    for inside in both:
-        yield "Adagrad", {"lr": 0.1, "lr_decay": 0.1, "initial_accumulator_value": 0.1,
-                          "eps": 1e-3, "eps_inside_sqrt": inside}  # fmt: skip
-    for bias in both:
-        yield "Momentum", {"lr": 0.01, "bias_correction": bias, "weight_decay": 0.1}
-    for nesterov, lr_in, decoupled in itertools.product(*[both] * 3):
-        yield "SGD", {"lr": 0.01, "momentum": 0.9, "nesterov": nesterov, "lr_inside": lr_in,
-                      "weight_decay": 0.1, "decoupled_weight_decay": decoupled}  # fmt: skip
-    for name in ("Adadelta", "Adamax", "AdaBelief", "Yogi", "Lion", "Signum", "QHM", "RAdam"):
-        yield name, {"lr": 0.1, "weight_decay": 0.1}
-        yield name, {"lr": 0.1, "weight_decay": 0.0}
-    yield "SGD", {"lr": 0.01, "momentum": 0.9, "dampening": 0.5}
-    yield "SGD", {"lr": 0.01}
-
-
-def test_the_formula_with_numbers_gives_what_the_rule_does(tmp_path: Path) -> None:
-    runners = list(flag_combinations())
-    got = opened(tmp_path, LINES % json.dumps(runners))
-    for (name, options), steps in zip(runners, got, strict=True):
-        for t, one in enumerate(itertools.chain(*steps)):
-            assert one["result"] == pytest.approx(one["point"], CLOSE), (name, options, t)
-    # The texts of the plain forms stand word for word in the docstrings.
-    for name in dict.fromkeys(name for name, _ in runners if name not in ("SGD", "AdamW")):
-        said = re.sub(r"\s+", " ", getattr(fastopt, name).__doc__)
-        at = next(k for k, (other, _) in enumerate(runners) if other == name)
-        for text in got[at][5][0]["texts"]:
-            composed = text in ("g <- grad", "c <- 1", "p <- p - lr * d")  # of alternatives
-            assert composed or text.replace("abs(g)", "|g|") in said, (name, text)
 
 
 # -------------------------------------------------------------------------------------------------
@@ -742,19 +684,6 @@ def test_names_say_what_differs_and_pictures_what_to_look_at(tmp_path: Path) -> 
     assert got["other"] == ""
     assert "Momentum, β = 0.5lr = 0.2" in got["renamed"][0]
     assert got["renamed"][1] == "Momentum, β = 0.5"
-
-
-MEANINGS = """
-return %s.map(([name, options]) => {
-  const { steps, options: all } = Runs.run({ ...State.DEFAULT, steps: 2 }, { name, options });
-  return Lines.of(name, all, steps[1], steps[0].state, 0).map((one) => Lines.meaning(name, one));
-});
-"""
-
-
-def test_each_line_of_a_formula_says_what_it_works_out(tmp_path: Path) -> None:
-    for lines in opened(tmp_path, MEANINGS % json.dumps(list(flag_combinations()))):
-        assert all(lines), lines
 
 
 def test_settings_the_start_and_the_table_follow_the_hand(tmp_path: Path) -> None:

@@ -26,12 +26,24 @@ const Formula = (() => {
   };
 
   // Those that the rules of optimizers need besides, of which no derivative is taken.
-  const VALUES = { max: Math.max, sign: Math.sign };
+  const VALUES = {
+    max: Math.max,
+    min: Math.min,
+    sign: Math.sign,
+    clip: (a, low, high) => Math.min(Math.max(a, low), high),
+    atan2: Math.atan2,
+    cbrt: Math.cbrt,
+  };
   for (const [name, [of]] of Object.entries(FUNCTIONS)) VALUES[name] = of;
 
-  const TOKEN = /\s*(?:((?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)|([A-Za-z_]\w*)|(\*\*|[-+*/^(),]))/y;
+  const NUMBER = String.raw`(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?`;
+  const reader = (name) =>
+    new RegExp(String.raw`\s*(?:(${NUMBER})|(${name})|(\*\*|[-+*/^(),]))`, "y");
+  const TOKEN = reader(String.raw`[A-Za-z_]\w*`);
+  // The names in rules may end in [0], in ', and in (t+1) where that is an index: mu_(t+1).
+  const RULE_TOKEN = reader(String.raw`[A-Za-z]\w*(?:(?<=_)\(t[+-]1\)|\[\d\]|')?`);
 
-  function tokens(text) {
+  function tokens(text, TOKEN) {
     const found = [];
     let at = 0;
     while (text.slice(at).trim() !== "") {
@@ -55,12 +67,12 @@ const Formula = (() => {
   }
 
   // A tree of {kind, ...}; variables are the names that may stand in it.
-  function parse(text, variables = ["x", "y"], functions = Object.keys(FUNCTIONS)) {
+  function parse(text, variables = ["x", "y"], functions = Object.keys(FUNCTIONS), token = TOKEN) {
     if (text.trim() === "")
       throw new Mistake("The formula is empty. Write one, such as x^2 + 10*y^2.");
     if (text.length > MOST)
       throw new Mistake(`The formula is longer than ${MOST} signs. Make it shorter.`);
-    const list = tokens(text);
+    const list = tokens(text, token);
     let next = 0;
 
     const peek = (sign) =>
@@ -119,7 +131,7 @@ const Formula = (() => {
             throw new Mistake(`After “${token.text}” a bracket has to follow: ${token.text}(x).`);
           }
           const given = [sum()];
-          while (token.text === "max" && take(",")) given.push(sum());
+          while (!Object.hasOwn(FUNCTIONS, token.text) && take(",")) given.push(sum());
           if (!take(")")) throw expected("a closing bracket");
           return { kind: "call", name: token.text, given };
         }
@@ -157,6 +169,17 @@ const Formula = (() => {
       );
     }
     return tree;
+  }
+
+  // The tree of a formula in an optimizer's rule, in which |a| stands for abs(a).
+  const parseRule = (text, variables) =>
+    parse(text.replace(/\|([^|]+)\|/g, "abs($1)"), variables, Object.keys(VALUES), RULE_TOKEN);
+
+  // The variables of a tree.
+  function names(tree) {
+    if (tree.kind === "variable") return [tree.name];
+    const parts = [tree.left, tree.right, tree.of, ...(tree.given ?? [])];
+    return [...new Set(parts.filter(Boolean).flatMap(names))];
   }
 
   // The number that a tree comes to for the given values of its variables.
@@ -239,9 +262,9 @@ const Formula = (() => {
   return {
     Mistake,
     FUNCTIONS: Object.keys(FUNCTIONS),
-    ALL_FUNCTIONS: Object.keys(VALUES),
-    tokens,
     parse,
+    parseRule,
+    names,
     value,
     surface,
   };
