@@ -278,9 +278,11 @@ def check(
                 guard = values[one] == GUARD and text == "0"  # where that is the same
                 assert guard or same(text, values[one]), (at, one, values[one])
             off = abs(worked_out(python(numbers)) - number(result))
-            assert off <= unit(result) or " ≈ " in cell, at
+            zero = 1e-12 * max(abs(values[one]) for one in names) if result == "0" else 0.0
+            assert off <= max(zero, unit(result)) or " ≈ " in cell, at
         assert same(result, value), (at, value)
         assert row["meaning"], at
+        assert ("rounding" in row["meaning"]) == (" ≈ " in "".join(row["cells"])), at
         for said in row["said"]:
             assert re.fullmatch(r"[\w\s,.'()\[\]+-]+", said), (at, said)
         values[left] = value

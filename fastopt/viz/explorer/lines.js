@@ -237,6 +237,7 @@ const Lines = (() => {
 
   const FEWEST = 4;
   const MOST = 12;
+  const ZERO = 1e-12; // of the numbers in a line: what is less is 0
   const ALL = 15; // what is given is shown as it is
 
   // As many digits of a result as show by how much it differs from what the name stood for before.
@@ -257,7 +258,8 @@ const Lines = (() => {
     const names = Formula.names(tree);
     const guards = names.filter((name) => values[name] === GUARD);
     const trials = guards.length ? [0, GUARD] : [GUARD];
-    const limit = result === 0 ? 0 : 0.5 * lastPlace(result, digits);
+    const size = Math.max(0, ...names.map((name) => Math.abs(values[name])));
+    const limit = result === 0 ? ZERO * size : 0.5 * lastPlace(result, digits);
     for (let shown = FEWEST; shown <= MOST; shown += 1) {
       for (const guard of trials) {
         const rounded = {};
