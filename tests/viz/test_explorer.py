@@ -411,6 +411,7 @@ FORMULAS = {
         lambda x, y: math.tan(x / 3) + math.sinh(x) * math.cosh(y) - math.tanh(x * y) + math.atan(y)
     ),
     "abs(x)^1.5": lambda x, y: abs(x) ** 1.5,
+    "x·x \N{MINUS SIGN} 2\N{MULTIPLICATION SIGN}y ÷ 4": lambda x, y: x * x - y / 2,
 }
 
 POINTS = [(0.3, 1.1), (-1.7, 0.4), (2.0, -1.9)]
@@ -427,6 +428,8 @@ MISTAKES = {
     "x = y": "right of the =",
     "1,5*x": "decimals take a point",
     "x $ y": r"cannot read “\$” at place 3",
+    "x² + y": r"cannot read “²” at place 2.*x\^2",
+    "x + 😀": "cannot read “😀” at place 5",
     "x*/y": "At place 3 stands “/”",
     "alert(1)": "“alert” is not known",
     "constructor": "“constructor” is not known",
@@ -479,6 +482,40 @@ def test_mistakes_in_formulas_are_told_and_change_nothing(tmp_path: Path) -> Non
         assert re.search(pattern, told), (text, told)
         assert wrong == "true", text
         assert same, text
+
+
+ENDS = [
+    (
+        "log(x + 4)",
+        [-3.9, 1],
+        1,
+        "cannot go on after step 1: the cost is not a number at (\N{MINUS SIGN}13.9, 1)",
+    ),
+    (
+        "-exp(x)",
+        [700, 1],
+        1e-302,
+        "cannot go on after step 1: the cost is \N{MINUS SIGN}∞ at (801, 1)",
+    ),
+    ("x^0.5", [0, 1], 1, "cannot go on after step 0: the cost has no finite slope at (0, 1)"),
+    ("x^2", [1e5, 1], 1.68, "left all bounds in step 11: its learning rate is too large here"),
+]
+
+
+def test_a_run_that_cannot_go_on_says_why(tmp_path: Path) -> None:
+    body = """
+    return %s.map(([formula, start, lr]) => {
+      const optimizers = [{ name: "SGD", options: { lr } }];
+      Explorer.set({ surface: "formula", formula, start, optimizers });
+      Explorer.setStep(60);
+      return [$("status").textContent, $("lines").textContent];
+    });
+    """
+    for (formula, *_, expected), texts in zip(
+        ENDS, opened(tmp_path, body % json.dumps(ENDS)), strict=True
+    ):
+        for text in texts:
+            assert expected in text, (formula, text)
 
 
 # -------------------------------------------------------------------------------------------------
@@ -534,6 +571,40 @@ def test_a_link_restores_the_state_and_is_written_back_the_same(tmp_path: Path) 
     assert got["cleared"]
 
 
+LINKS = {
+    "#%": "The link has “%”, which is not known here.",
+    "#optimizers=Adam": "The link has “optimizers”, which is not known here.",
+    "#formula=%E0%A4%A": "The link has “%E0%A4%A”, in which a % is not followed by two hex digits.",
+    "#start=a,b": "The start\N{RIGHT SINGLE QUOTATION MARK}s x has to be a number from -100000000 to 100000000, and not “a”.",
+    "#zoom=": "The zoom has to be one of 0.125, 0.25, 0.5, 1, 2, 4, 8, 16, 32, and not “”.",
+    "#o=": 'there is no optimizer "" here. Take one of SGD, Momentum, ',
+    "#o=constructor": 'there is no optimizer "constructor" here. Take one of SGD, Momentum, ',
+    "#o=Adam;lr": 'Adam: lr must be a number in [0, inf); got "". Give such a number.',
+    "#o=Adam;betas:0.9": "Adam: betas must be an array of 2 numbers; got 0.9. Give so many.",
+    "#o=Adam;__proto__:1": 'Adam has no option "__proto__" here. Give one of lr, betas, ',
+    "#o=Lion&o=Lion&o=Lion&o=Lion&o=Lion": "There can be one to 4 optimizers, and not 5.",
+}
+
+
+def test_a_link_that_is_wrong_is_told_and_shows_the_beginning(tmp_path: Path) -> None:
+    body = """
+    const seen = [];
+    for (const link of %s) {
+      location.hash = link;
+      await wait(50);
+      const shown = State.same(Explorer.state(), State.completed({}));
+      seen.push([$("notice").hidden ? "" : $("notice").textContent, shown]);
+    }
+    return seen;
+    """
+    for (link, expected), (notice, shown) in zip(
+        LINKS.items(), opened(tmp_path, body % json.dumps(list(LINKS))), strict=True
+    ):
+        assert notice.startswith(f"This cannot be shown: {expected}"), (link, notice)
+        assert notice.endswith(". Here is the usual beginning instead."), (link, notice)
+        assert shown, link
+
+
 def test_the_state_that_the_file_was_written_with_is_shown(tmp_path: Path) -> None:
     state: dict[str, Any] = {
         "surface": "formula", "formula": "x^2 + y^2", "steps": 25, "condition": None,
@@ -574,6 +645,13 @@ def test_steps_forward_and_back_and_keys_show_the_same_numbers(tmp_path: Path) -
     const result = { same, different: new Set(steps).size };
     press("End");
     result.end = Explorer.state().t;
+    Explorer.setStep(1);
+    $("back").focus();
+    $("back").click();
+    await wait(50);
+    result.kept = [document.activeElement.id, $("back").getAttribute("aria-disabled")];
+    $("back").click();
+    press("End");
     press("Home");
     result.home = Explorer.state().t;
     press(" ");
@@ -596,6 +674,7 @@ def test_steps_forward_and_back_and_keys_show_the_same_numbers(tmp_path: Path) -
     got = opened(tmp_path, body)
     assert (got["same"], got["different"]) == (20, 20)
     assert (got["end"], got["home"], got["playing"], got["paused"]) == (60, 0, True, True)
+    assert got["kept"] == ["back", "true"]  # a disabled button would lose the focus
     assert 3 <= got["played"] < 60
     assert got["still"] == got["field"] == got["played"]
     assert got["again"] == 0

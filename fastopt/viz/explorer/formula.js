@@ -38,30 +38,41 @@ const Formula = (() => {
 
   const NUMBER = String.raw`(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?`;
   const reader = (name) =>
-    new RegExp(String.raw`\s*(?:(${NUMBER})|(${name})|(\*\*|[-+*/^(),]))`, "y");
+    new RegExp(String.raw`\s*(?:(${NUMBER})|(${name})|(\*\*|[-+*/^(),−·×÷]))`, "y");
   const TOKEN = reader(String.raw`[A-Za-z_]\w*`);
   // The names in rules may end in [0], in ', and in (t+1) where that is an index: mu_(t+1).
   const RULE_TOKEN = reader(String.raw`[A-Za-z]\w*(?:(?<=_)\(t[+-]1\)|\[\d\]|')?`);
 
-  function tokens(text, TOKEN) {
+  // Signs that texts have from elsewhere, this page among them.
+  const SIGNS = { "**": "^", "−": "-", "·": "*", "×": "*", "÷": "/" };
+  const HINTS = {
+    "=": " Write only what stands to the right of the = sign.",
+    "²": " A power is written x^2.",
+    "³": " A power is written x^3.",
+    "|": " |x| is written abs(x).",
+    "√": " A root is written sqrt(x).",
+  };
+
+  function tokens(text, pattern) {
     const found = [];
     let at = 0;
     while (text.slice(at).trim() !== "") {
-      TOKEN.lastIndex = at;
-      const match = TOKEN.exec(text);
+      pattern.lastIndex = at;
+      const match = pattern.exec(text);
       if (match === null) {
         const rest = text.slice(at).trimStart();
-        const hint = rest[0] === "=" ? " Write only what stands to the right of the = sign." : "";
+        const [sign] = rest; // all of one that is two in JavaScript
+        const hint = HINTS[sign] ?? "";
         throw new Mistake(
-          `I cannot read “${rest[0]}” at place ${text.length - rest.length + 1}.` +
+          `I cannot read “${sign}” at place ${text.length - rest.length + 1}.` +
             ` A formula has numbers, x, y, + - * / ^ and brackets.${hint}`,
         );
       }
-      at = TOKEN.lastIndex;
+      at = pattern.lastIndex;
       const [whole, number, name, sign] = match;
       const start = at - whole.trimStart().length;
       const kind = number !== undefined ? "number" : name !== undefined ? "name" : "sign";
-      found.push({ kind, text: sign === "**" ? "^" : whole.trimStart(), start });
+      found.push({ kind, text: SIGNS[sign] ?? whole.trimStart(), start });
     }
     return found;
   }

@@ -53,7 +53,7 @@ const Panel = (() => {
       const why =
         state.t === 0
           ? "No step has been made yet. Step forward, and the numbers stand here. The rule:"
-          : "This run has left all bounds before this step. The rule:";
+          : `This step was not made, for the run ${run.lost}. The rule:`;
       const { formula: lines } = State.described(name);
       box.replaceChildren(element("p", { class: "note" }, why), preformatted(lines));
       return;
