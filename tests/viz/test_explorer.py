@@ -575,7 +575,10 @@ LINKS = {
     "#%": "The link has “%”, which is not known here.",
     "#optimizers=Adam": "The link has “optimizers”, which is not known here.",
     "#formula=%E0%A4%A": "The link has “%E0%A4%A”, in which a % is not followed by two hex digits.",
-    "#start=a,b": "The start\N{RIGHT SINGLE QUOTATION MARK}s x has to be a number from -100000000 to 100000000, and not “a”.",
+    "#start=a,b": (
+        "The start\N{RIGHT SINGLE QUOTATION MARK}s x has to be a number from -100000000 to "
+        "100000000, and not “a”."
+    ),
     "#zoom=": "The zoom has to be one of 0.125, 0.25, 0.5, 1, 2, 4, 8, 16, 32, and not “”.",
     "#o=": 'there is no optimizer "" here. Take one of SGD, Momentum, ',
     "#o=constructor": 'there is no optimizer "constructor" here. Take one of SGD, Momentum, ',
