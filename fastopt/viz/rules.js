@@ -235,6 +235,7 @@ class Optimizer {
       state: copies(this.state),
       memory: { ...this.memory },
       before,
+      after: x.slice(),
       gradient: g.slice(),
       update: x.map((value, k) => value - before[k]),
     };

@@ -319,18 +319,18 @@ def test_the_lines_are_said_in_words(tmp_path: Path) -> None:
     momentum, adagrad, lion = opened(tmp_path, SAID % json.dumps(asked))
     assert momentum[0] == (
         "p becomes p minus lr times v over open bracket, 1 minus beta to the power of t, "
-        "close bracket"
+        "close bracket."
     )
     assert momentum[1] == (
         "minus 4 minus 0.5 times open bracket, minus 2, close bracket, over open bracket, 1 minus "
-        "0.5 to the power of 1, close bracket, equals minus 2"
+        "0.5 to the power of 1, close bracket, equals minus 2."
     )
     assert adagrad[2].endswith(
         "over open bracket, the square root of, open bracket, 1600, close bracket, plus 1 times 10 "
-        "to the power minus 10, close bracket, equals 1.5"
+        "to the power minus 10, close bracket, equals 1.5."
     )
     assert lion[1] == (
-        "minus 4 minus 0.5 times sign of, open bracket, minus 0.4, close bracket, equals minus 3.5"
+        "minus 4 minus 0.5 times sign of, open bracket, minus 0.4, close bracket, equals minus 3.5."
     )
 
 

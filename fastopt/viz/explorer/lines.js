@@ -295,19 +295,23 @@ const Lines = (() => {
 
   // The lines of one step for one coordinate: [{left, right, tree, texts: of the numbers that the
   // names stand for, result: a text, rounding: whether that is only what rounding left, value: what
-  // it is exactly, place: whether it is the parameter's}]. before: the step before it, or null.
+  // it is exactly, last: whether that is where the step leads}]. before: the step before it, or null.
   function of(name, options, step, before, coordinate) {
     const { values, given } = atBegin(name, options, step, before, coordinate);
-    return chosen(name, options, { t: step.t, values: { ...values } }).map((line) => {
-      const { left, right } = split(line);
+    const lines = chosen(name, options, { t: step.t, values: { ...values } }).map(split);
+    const last = lines.findLast(({ left }) => PLACES.includes(left)); // where the run really goes
+    return lines.map((line) => {
+      const { left, right } = line;
       const tree = Formula.parseRule(right, Object.keys(values));
       const value =
-        AS_THE_RULE[name]?.[left]?.(values, step, coordinate) ?? Formula.value(tree, values);
+        line === last
+          ? step.after[coordinate]
+          : (AS_THE_RULE[name]?.[left]?.(values, step, coordinate) ?? Formula.value(tree, values));
       const digits = digitsOf(value, values[left]);
       const shown = written(tree, values, given, value, digits);
       values[left] = value;
       const result = Numbers.significant(value, digits);
-      return { left, right, tree, ...shown, result, value, place: PLACES.includes(left) };
+      return { left, right, tree, ...shown, result, value, last: line === last };
     });
   }
 

@@ -22,7 +22,7 @@ const Panel = (() => {
   // A formula as it is seen, and in words for those who hear it.
   const formula = (seen, said) => [
     element("code", { "aria-hidden": "true" }, ...seen),
-    element("span", { class: "said" }, said),
+    element("span", { class: "said" }, `${said}.`),
   ];
 
   function ruleOf({ left, tree }) {
@@ -62,7 +62,6 @@ const Panel = (() => {
     const both = [0, 1].map((n) => Lines.of(name, run.options, step, before, n));
     const [x, y] = both;
     // display: block would take a table's roles from it, so that they are said
-    const last = x.findLastIndex((line) => line.place);
     const rows = x.map((line, k) => {
       const rules =
         line.right === y[k].right // a rule that looks at signs may do otherwise along y
@@ -72,7 +71,7 @@ const Panel = (() => {
             ]);
       return element(
         "tr",
-        { class: k === last ? "last" : null, role: "row" },
+        { class: line.last ? "last" : null, role: "row" },
         element(
           "th",
           { scope: "row", role: "rowheader" },
