@@ -144,10 +144,9 @@ const Lines = (() => {
       if (o.learning_rate_power !== 0) return lines;
       return exchanged(lines, "s <- 0").map((line) => line.replace("sqrt(n) + 2", "1 + 2"));
     },
-    ScheduleFreeSGD(lines, o, { t, values }) {
+    ScheduleFreeSGD(lines, o, { values }) {
       const all = o.warmup_steps > 0 ? lines : exchanged(lines, "s <- lr");
-      const rate = o.lr * Math.min(1, t / (o.warmup_steps || t));
-      const counts = values.total > 0 || Math.pow(rate, o.weight_lr_power) > 0;
+      const counts = values.total > 0 || Math.pow(o.lr, o.weight_lr_power) > 0;
       return counts ? all : exchanged(all, "c <- 0"); // as the rule has it, for 0 / 0
     },
     ScheduleFreeAdamW: (lines, o, here) => CHOSEN.ScheduleFreeSGD(lines, o, here),
