@@ -39,7 +39,7 @@ const Lines = (() => {
   // Which lines hold.
 
   const DECAY = "p <- p - lr * weight_decay * p";
-  const APART = ["AdamW"]; // whose decay acts on the parameter, and which have no option for it
+  const APART = ["AdamW"]; // whose decay acts on the parameter without an option that says so
 
   // The lines in which weight decay acts as the options say, if at all.
   function decayed(lines, o, apart) {
