@@ -26,6 +26,7 @@ SCRIPTS = (
     "state",
     "notation",
     "lines",
+    "meanings",
     "drawing",
     "controls",
     "strips",

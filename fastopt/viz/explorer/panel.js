@@ -76,7 +76,7 @@ const Panel = (() => {
           "th",
           { scope: "row", role: "rowheader" },
           ...rules,
-          element("small", {}, Lines.meaning(name, line), both.some(isRounding(k)) ? LEFT : ""),
+          element("small", {}, Meanings.of(name, line), both.some(isRounding(k)) ? LEFT : ""),
         ),
         ...both.map((lines, n) =>
           element("td", { "data-axis": AXES[n], role: "cell" }, ...numbersOf(lines[k])),
