@@ -1,6 +1,6 @@
 r"""
-A network of autograd
-=====================
+A network that autograd differentiates
+======================================
 
 The gradients come from HIPS autograd, the steps from fastopt.
 
