@@ -91,6 +91,33 @@ def missing(_app: Sphinx, env: Any, node: Any, content: Any) -> Any:
     return content if root.split(".")[1] in INSIDE else None
 
 
+LONGEST_WORD = 24
+"""Characters of code that fit a line of a phone, in a list within a list."""
+
+
+def long_names(_app: Sphinx, doctree: nodes.document) -> None:
+    """Mark the names in running text that have to break on a narrow screen."""
+    for literal in doctree.findall(nodes.literal):
+        if any(len(word) > LONGEST_WORD for word in literal.astext().split()):
+            literal["classes"].append("long")
+
+
+POWER = re.compile(r"(\d(?:\.\d+)?e-\d+)")
+
+
+def numbers(_app: Sphinx, doctree: nodes.document) -> None:
+    """Keep numbers such as 1e-15 in one line: a browser breaks them at the sign."""
+    for text in list(doctree.findall(nodes.Text)):
+        if isinstance(text.parent, nodes.paragraph | nodes.reference | nodes.strong):
+            parts = POWER.split(text)
+            if len(parts) > 1:
+                inlines = [
+                    nodes.inline(part, part, classes=["number"]) if k % 2 else nodes.Text(part)
+                    for k, part in enumerate(parts)
+                ]
+                text.parent.replace(text, inlines)
+
+
 def pictures(app: Sphinx, doctree: nodes.document) -> None:
     """Make every picture a link to itself, so that a small screen can show it in its own size."""
     up = "../" * app.env.current_document.docname.count("/")
@@ -264,8 +291,10 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("autodoc-process-bases", bases)
     app.connect("doctree-read", several_names)
     app.connect("doctree-read", pictures)
+    app.connect("doctree-read", long_names)
+    app.connect("doctree-read", numbers)
     app.connect("missing-reference", missing)
     app.tags.add("explorer")  # Learn links to it where a build has it
     app.connect("build-finished", write_explorer)
     app.connect("build-finished", check)
-    return {"env_version": 4, "parallel_read_safe": True, "parallel_write_safe": True}
+    return {"env_version": 6, "parallel_read_safe": True, "parallel_write_safe": True}

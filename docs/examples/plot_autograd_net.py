@@ -1,6 +1,6 @@
 r"""
-A network that autograd differentiates
-======================================
+A network with autograd
+=======================
 
 The gradients come from HIPS autograd, the steps from fastopt.
 
