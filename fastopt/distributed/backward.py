@@ -87,7 +87,8 @@ class Backward:
         owner = self._owner
         section = owner._layout.sections[number]
         dtype = owner._layout.wide[section.positions[0]]
-        owner._sums.add_section(section, self._flats, dtype, self._said)
+        with owner._ranks.sending():
+            owner._sums.add_section(section, self._flats, dtype, self._said)
         for position in section.positions:
             self._flats[position] = None  # sent: it can be dropped
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NoReturn, Protocol
 
 import numpy as np
@@ -81,6 +82,16 @@ class Ranks(ABC):
                 "checkpoint in new processes"
             )
 
+    @contextmanager
+    def sending(self) -> Iterator[None]:
+        """Send what the others wait for: nothing more can be sent if an error comes in between."""
+        try:
+            yield
+        except BaseException as error:
+            if self.lost is None:
+                self.lost = f"{type(error).__name__} came in the middle of sending: {error}"
+            raise
+
     def lose(self, why: str, ranks: Sequence[int], error: BaseException | None = None) -> NoReturn:
         """Raise RankError, now and from now on."""
         self.lost = why
@@ -126,6 +137,8 @@ class MpiRanks(Ranks):
         self._cuda_aware = cuda_aware
         super().__init__(self._comm.Get_rank(), self._comm.Get_size())
         self.in_threads = MPI.Query_thread() >= MPI.THREAD_MULTIPLE
+        self.under_way: set[_Begun] = set()
+        """Messages whose memory MPI still reads or writes, also after an error."""
 
     def tell(self, words: bytes) -> list[bytes]:
         """Tell all others something, and return what each one has said, this one too."""
@@ -158,7 +171,7 @@ class MpiRanks(Ranks):
                 ]
         except self._mpi.Exception as error:
             self._fail(error)
-        self.finish(begun)
+        _Begun(self, begun, [], [words, rooms]).wait()
 
     def exchange(
         self, outgoing: Sequence[Array | None], incoming: Sequence[Array | None]
@@ -276,10 +289,12 @@ class _Begun:
         kept: list[Any],
     ) -> None:
         self._ranks, self._begun, self._after, self._kept = ranks, begun, after, kept
+        ranks.under_way.add(self)
 
     def wait(self) -> None:
         """Wait until all of it has been sent and has come in; RankError if it does not."""
         self._ranks.finish(self._begun)
+        self._ranks.under_way.discard(self)
         self._kept.clear()
         for write in self._after:
             write()
