@@ -6,7 +6,9 @@ for with a time limit, so that a rank that is gone is named instead of waited fo
 
 from __future__ import annotations
 
+import atexit
 import os
+import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -48,8 +50,20 @@ class Ranks(ABC):
         self.size = size
         self.in_threads = True
         """Whether any thread may send and receive."""
-        self.lost: str | None = None
+        self._lost: str | None = None
+
+    @property
+    def lost(self) -> str | None:
         """Why nothing more can be sent; None as long as something can."""
+        return self._lost
+
+    @lost.setter
+    def lost(self, why: str) -> None:
+        self._lost = why
+        self._end()
+
+    def _end(self) -> None:
+        """Do what has to be done once nothing more can be sent."""
 
     @property
     def others(self) -> list[int]:
@@ -88,7 +102,7 @@ class Ranks(ABC):
         try:
             yield
         except BaseException as error:
-            if self.lost is None:
+            if self.lost is None and self.size > 1:
                 self.lost = f"{type(error).__name__} came in the middle of sending: {error}"
             raise
 
@@ -139,6 +153,10 @@ class MpiRanks(Ranks):
         self.in_threads = MPI.Query_thread() >= MPI.THREAD_MULTIPLE
         self.under_way: set[_Begun] = set()
         """Messages whose memory MPI still reads or writes, also after an error."""
+
+    def _end(self) -> None:
+        """Have this process abort when it ends, since MPI would wait for all ranks then."""
+        _worlds.append(self._mpi.COMM_WORLD)
 
     def tell(self, words: bytes) -> list[bytes]:
         """Tell all others something, and return what each one has said, this one too."""
@@ -299,6 +317,25 @@ class _Begun:
         for write in self._after:
             write()
 
+
+_worlds: list[Any] = []  # in which ranks were lost
+
+_GRACE = 1.0  # seconds that the others have to say what they have found, before all are ended
+
+
+def _abort_if_lost() -> None:
+    """End all ranks, at the end of a process that has lost some: MPI_Finalize waits for ever."""
+    if not _worlds:
+        return
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
+    time.sleep(_GRACE)
+    _worlds[0].Abort(1)
+
+
+# What is registered first is called last, after what others have to do at the end.
+atexit.register(_abort_if_lost)
 
 _TAGS = 2  # of each user of a communicator
 

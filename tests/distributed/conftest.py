@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from helpers.ranks.starting import is_mpich, launcher
+from helpers.ranks.starting import launcher
 
 
 @pytest.fixture(scope="session")
@@ -12,9 +12,3 @@ def _mpi() -> None:
     pytest.importorskip("mpi4py", reason="mpi4py is not installed: pip install mpi4py mpich")
     if launcher() is None:
         pytest.skip("there is no mpiexec: pip install mpich")
-
-
-@pytest.fixture(scope="session")
-def _hydra(_mpi: None) -> None:
-    if not is_mpich():
-        pytest.skip("the launcher's clean-up can be switched off in MPICH's alone")

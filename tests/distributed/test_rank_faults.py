@@ -117,7 +117,7 @@ def test_what_stands_around_an_optimizer_stands_around_ranks(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_failure_in_the_middle_of_sending_is_the_end(kind: str, tmp_path: Path) -> None:
-    ranks = on_ranks(3, "faults.in_the_middle", tmp_path, kind=kind, guilty=1)
+    ranks = on_ranks(3, "faults.in_the_middle", tmp_path, aborts=True, kind=kind, guilty=1)
     for rank, (first, second) in enumerate(ranks):
         assert not first["changed"]
         assert not second["changed"]

@@ -30,15 +30,6 @@ def launcher() -> str | None:
     return str(beside) if beside.exists() else shutil.which("mpiexec")
 
 
-def is_mpich() -> bool:
-    """Return whether the launcher is Hydra, whose clean-up can be switched off."""
-    found = launcher()
-    if found is None:
-        return False
-    said = subprocess.run([found, "--version"], capture_output=True, text=True, check=False).stdout
-    return "HYDRA" in said
-
-
 class Started(NamedTuple):
     """How a start ended: what each rank has written (None: nothing), and how the launcher ended."""
 
@@ -56,11 +47,14 @@ def start(
     folder: Path,
     arguments: dict[str, Any],
     *,
-    options: Sequence[str] = (),
+    outlived: bool = False,
     threads: str = "multiple",
     limit: float = LIMIT,
 ) -> Started:
-    """Call ``module.function`` of helpers.ranks on so many ranks; AssertionError at the limit."""
+    """Call ``module.function`` of helpers.ranks on so many ranks; AssertionError at the limit.
+
+    ``outlived`` says whether the launcher is kept from knowing that one is killed.
+    """
     found = launcher()
     assert found is not None
     module, _, function = program.partition(".")
@@ -70,6 +64,7 @@ def start(
     environment = {
         "PYTHONPATH": os.pathsep.join(one for one in sys.path if one),
         MARK: mark,
+        **({"FASTOPT_TEST_OUTLIVED": "1"} if outlived else {}),
         # More ranks than processors, for Open MPI.
         "OMPI_MCA_rmaps_base_oversubscribe": "1",
         "OMPI_ALLOW_RUN_AS_ROOT": "1",
@@ -78,7 +73,7 @@ def start(
     python = [sys.executable, "-m", "helpers.ranks.main", module, function, str(place), threads]
     begin = time.monotonic()
     launched = subprocess.Popen(
-        [found, *options, "-n", str(count), *python, json.dumps(arguments)],
+        [found, "-n", str(count), *python, json.dumps(arguments)],
         env={**os.environ, **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -103,13 +98,22 @@ def start(
 
 
 def on_ranks(
-    count: int, program: str, folder: Path, *, threads: str = "multiple", **arguments: Any
+    count: int,
+    program: str,
+    folder: Path,
+    *,
+    threads: str = "multiple",
+    aborts: bool = False,
+    **arguments: Any,
 ) -> list[Any]:
-    """Return what a function of helpers.ranks returns on each rank; AssertionError if it raises."""
+    """Return what a function of helpers.ranks returns on each rank; AssertionError if it raises.
+
+    ``aborts`` says whether it loses ranks, so that all are ended then.
+    """
     ended = start(count, program, folder, arguments, threads=threads)
     failed = [one["failed"] for one in ended.ranks if one and "failed" in one]
     assert not failed, "\n".join([*failed, ended.output])
-    assert ended.returncode == 0, ended
+    assert (ended.returncode != 0) == aborts, ended
     assert all(ended.ranks), ended
     assert not ended.left_over, ended
     return [one["result"] for one in ended.ranks]
