@@ -2,8 +2,8 @@
 
     pip install -e '.[mpi,examples]' && mpiexec -n 2 python examples/train_digits_mpi.py
 
-Each step takes 96 images, as 12 micro-batches of 8, which are numbered over all processes: rank k of
-n has those with the numbers k, k + n, k + 2 n, ... Their gradients are added up in the order of the
+Each step takes 96 images, as 12 micro-batches of 8, which are numbered over all processes: rank k
+of n has the numbers k, k + n, k + 2 n, ... Their gradients are added up in the order of the
 numbers whatever rank they are on, so that 1, 2, 3, 4 or 12 processes (and any other number, which
 only share the work out less evenly) end in the same weights. The last line has a hash of them to
 compare.
