@@ -838,10 +838,13 @@ def _array(
 
 def _size(described: Mapping[str, tuple[str, tuple[int, ...], str]]) -> int:
     """Return the bytes of all arrays."""
-    return sum(math.prod(shape) * dtype_of(dtype).itemsize for dtype, shape, _ in described.values())
+    return sum(
+        math.prod(shape) * dtype_of(dtype).itemsize for dtype, shape, _ in described.values()
+    )
 
 
 def dtype_of(name: str) -> np.dtype[Any]:
+    """Return the dtype of this name, bfloat16 of ml_dtypes too."""
     if name != "bfloat16":
         return np.dtype(name)
     import ml_dtypes

@@ -198,7 +198,7 @@ def _unread(tree: Any) -> list[Any]:
 
 
 class Origin(NamedTuple):
-    """The parameter that a leaf is a part of: its shape, and where in its real numbers that begins."""
+    """The parameter that a leaf is a part of, and where in its real numbers the leaf begins."""
 
     shape: tuple[int, ...]
     start: int

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from fastopt.core import arrays
 from fastopt.core.arrays import Array
-from fastopt.distributed.sums import Contribution
+from fastopt.distributed.sums import Round
 from fastopt.errors import RankError
 
 if TYPE_CHECKING:
@@ -26,16 +26,17 @@ class Backward:
         self._given: list[bool] = []
         self._ended = False
         self._error: BaseException | None = None
-        self._said: Sequence[Contribution] = ()
         self._thread: threading.Thread | None = None
         self._next = 0  # the section that is sent next
+        self._round: Round | None = None
 
     def __enter__(self) -> Self:
         owner = self._owner
-        self._said = owner._begin_backward(*self._about)
+        self._round = owner._sums.begin(owner._begin_backward(*self._about))
         count = len(owner._layout.parameters)
         self._flats, self._given = [None] * count, [False] * count
-        if owner._ranks.in_threads and owner.size > 1:
+        on_host = arrays.kind(owner._tree.leaves[0].array) == "numpy"
+        if owner._ranks.in_threads and on_host and owner.size > 1:
             self._thread = threading.Thread(target=self._send_all, name="fastopt-ranks")
             self._thread.start()
         return self
@@ -63,32 +64,40 @@ class Backward:
 
     def _send_all(self) -> None:
         """Send section by section, each as soon as it is complete or the block has ended."""
+        assert self._round is not None
         try:
             for number in range(len(self._owner._layout.sections)):
                 with self._ready:
-                    self._ready.wait_for(lambda k=number: self._ended or self._is_complete(k))
+                    due = self._ended or self._is_complete(number)
+                if not due:
+                    self._round.finish()  # there is time for it
+                    with self._ready:
+                        while not (self._ended or self._is_complete(number)):
+                            self._ready.wait()
                 self._send(number)
+            self._round.finish()
         except BaseException as error:
             self._error = error
 
     def _send_complete(self) -> None:
         """Send the sections that are complete, where there is no thread for it."""
-        while self._next < len(self._owner._layout.sections) and (
-            self._ended or self._is_complete(self._next)
-        ):
+        assert self._round is not None
+        count = len(self._owner._layout.sections)
+        while self._next < count and (self._ended or self._is_complete(self._next)):
             self._send(self._next)
             self._next += 1
+        if self._ended:
+            self._round.finish()
 
     def _is_complete(self, number: int) -> bool:
         return all(self._given[k] for k in self._owner._layout.sections[number].positions)
 
     def _send(self, number: int) -> None:
-        owner = self._owner
-        section = owner._layout.sections[number]
-        dtype = owner._layout.wide[section.positions[0]]
-        owner._sums.add_section(section, self._flats, dtype, self._said)
+        assert self._round is not None
+        section = self._owner._layout.sections[number]
+        self._round.send(section, self._flats, self._owner._layout.wide[section.positions[0]])
         for position in section.positions:
-            self._flats[position] = None  # sent: it can be dropped
+            self._flats[position] = None  # what is under way is kept by the round
 
     def __exit__(
         self,
@@ -111,4 +120,3 @@ class Backward:
             raise self._error
         if self._error is None:
             self._owner._end_backward(self._given, error)
-

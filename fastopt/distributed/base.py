@@ -5,12 +5,11 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-import threading
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, NamedTuple, NoReturn, Self, TypeVar
+from functools import partial
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import numpy as np
 
@@ -28,7 +27,7 @@ from fastopt.distributed.shares import Described, Section, sections_of
 from fastopt.distributed.sums import Contribution, Sums
 from fastopt.engine.extra import NOTHING, Extra, checked_value
 from fastopt.engine.policy import Outcome
-from fastopt.engine.step import HostEngine, Prepared
+from fastopt.engine.step import Prepared
 from fastopt.errors import RankError
 from fastopt.optimizers.base import Around, Optimizer
 from fastopt.version import __version__
@@ -69,7 +68,7 @@ class Layout(NamedTuple):
 
 
 def laid_out(tree: Tree, whole: Sequence[bool], ranks: int) -> Layout:
-    """Return the layout of the parameters of a tree; counters, which nobody trains, have no part."""
+    """Return the layout of a tree's parameters; counters, which nobody trains, have no part."""
     parameters = [Parameter.of(leaf, 0, bridges_gaps=True) for leaf in tree.leaves]
     described = []
     for one, kept in zip(parameters, whole, strict=True):
@@ -108,6 +107,7 @@ class OverRanks(Wrapper):
     _sums: Sums
     _layout: Layout
     _positions: dict[str, int]  # of the parameters among the leaves, by name
+    _extents: Extents  # where all of them lie
 
     def __init__(self, opt: Optimizer, comm: Any, time_limit: float, fast: bool) -> None:
         owner = type(self).__name__
@@ -129,9 +129,9 @@ class OverRanks(Wrapper):
         """Raise TypeError for optimizers whose steps need more than the mean of gradients."""
         if opt._estimate is not None:
             raise TypeError(
-                f"{owner}: {type(opt).__name__} takes estimates of the Hessian, and gradients alone "
-                "are added up over the ranks; average both yourself (comm.Allreduce) and step the "
-                "optimizer on every rank"
+                f"{owner}: {type(opt).__name__} takes estimates of the Hessian, and gradients "
+                "alone are added up over the ranks; average both yourself (comm.Allreduce) and "
+                "step the optimizer on every rank"
             )
 
     @property
@@ -360,15 +360,14 @@ class OverRanks(Wrapper):
         for leaf, grad in zip(self._tree.leaves, given, strict=True):
             if isinstance(grad, RowGrad):
                 raise TypeError(
-                    f"grads{leaf.place} is a RowGrad, and whole arrays are added up over the ranks: "
-                    f"hand in grads{leaf.place}.dense(like), an array like the parameter"
+                    f"grads{leaf.place} is a RowGrad, and whole arrays are added up over the "
+                    f"ranks: hand in grads{leaf.place}.dense(like), an array like the parameter"
                 )
         pairs = list(zip(self._layout.parameters, given, strict=True))
-        given = [
-            None if g is None else p.checked(g, f"grads{p.leaf.place}") for p, g in pairs
-        ]
+        given = [None if g is None else p.checked(g, f"grads{p.leaf.place}") for p, g in pairs]
         stored = all(
-            g is None or g.dtype == p.dtype for p, g in zip(self._layout.parameters, given, strict=True)
+            g is None or g.dtype == p.dtype
+            for p, g in zip(self._layout.parameters, given, strict=True)
         )
         reals = self._layout.stored if stored else self._layout.wide
         flats = []
@@ -413,7 +412,7 @@ class OverRanks(Wrapper):
 
     def _widened(self, found: Gradients) -> Gradients:
         """Return gradients in the dtypes of the sums, since another rank has them so."""
-        flats = []
+        flats: list[Array | None] = []
         for flat, dtype in zip(found.flats, self._layout.wide, strict=True):
             if flat is None:
                 flats.append(None)
@@ -509,7 +508,9 @@ class OverRanks(Wrapper):
         seen = hashlib.sha256()
         buckets = self.innermost._state.buckets
         for work in prepared.works:
-            if not isinstance(buckets[work.number].rule, ArrayRule):  # which a rank may have none of
+            if not isinstance(
+                buckets[work.number].rule, ArrayRule
+            ):  # which a rank may have none of
                 seen.update(np.ascontiguousarray(work.plan.table).tobytes())
         return seen.hexdigest()[:16]
 
@@ -533,11 +534,7 @@ class OverRanks(Wrapper):
             return step(lambda: reached.append(True))
         except BaseException as error:
             if not reached:
-
-                def fail() -> NoReturn:
-                    raise error
-
-                self._agree("steps", fail)
+                self._agree("steps", partial(raised, error))
             raise
 
     # What cannot be ----------------------------------------------------------------------------
@@ -590,7 +587,8 @@ def exchanged(ranks: Ranks, own: Array) -> list[Array]:
 
 def _words(said: bytes) -> Words:
     """Return what a rank says; of numbers, that it is in the middle of a step."""
-    return {"does": "steps"} if said[:1] == NUMBERS else json.loads(said)  # type: ignore[no-any-return]
+    words: Words = {"does": "steps"} if said[:1] == NUMBERS else json.loads(said)
+    return words
 
 
 def _refuse_failed(said: Sequence[Words]) -> None:
@@ -608,6 +606,11 @@ def _as_complex(real: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype(f"c{2 * real.itemsize}")
 
 
+def raised(error: BaseException) -> NoReturn:
+    """Raise an error, where work is to be done that has failed already."""
+    raise error
+
+
 def _as_text(given: Sequence[bool]) -> str | None:
     return None if all(given) else np.packbits(np.array(given, bool)).tobytes().hex()
 
@@ -616,7 +619,7 @@ def _of_text(text: str | None, count: int) -> list[bool]:
     if text is None:
         return [True] * count
     bits = np.frombuffer(bytes.fromhex(text), np.uint8)
-    return np.unpackbits(bits)[:count].astype(bool).tolist()  # type: ignore[no-any-return]
+    return [bool(bit) for bit in np.unpackbits(bits)[:count]]
 
 
 def _description(opt: Optimizer) -> Words:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -20,6 +21,7 @@ from fastopt.core import arrays
 from fastopt.core.arrays import Array
 from fastopt.core.buckets import SCALE
 from fastopt.core.quantization import BLOCK
+from fastopt.distributed.base import raised
 from fastopt.errors import CheckpointError, RankError
 
 if TYPE_CHECKING:
@@ -102,12 +104,6 @@ def _write(
         agreed = True
         sharded._agree("saves", None)  # all ranks have sent what they have
 
-    def fail(error: BaseException) -> Callable[[], Words]:
-        def work() -> Words:
-            raise error
-
-        return work
-
     try:
         file.write_pieces(path, plan.manifest, plan.described, pieces(), keep_previous)
     except BaseException as error:
@@ -116,10 +112,10 @@ def _write(
         if not agreed:
             for _ in came:  # the others send what they have, and then ask
                 pass
-            sharded._agree("saves", fail(error))
+            sharded._agree("saves", partial(raised, error))
         if isinstance(error, RankError):
             raise
-        sharded._agree("saves", fail(error))
+        sharded._agree("saves", partial(raised, error))
     sharded._agree("saves", None)
 
 
@@ -140,7 +136,9 @@ def _entries(sharded: Sharded) -> list[Any]:
     """
     found = []
     for bucket in sharded.innermost._state.buckets:
-        scales = {slot + SCALE for slot in bucket.arena.slots} if bucket.arena.scales is not None else ()
+        scales = (
+            {slot + SCALE for slot in bucket.arena.slots} if bucket.arena.scales is not None else ()
+        )
         for leaf, step, slots in bucket.state():
             position = sharded._positions[leaf.name]
             if sharded.rank and position not in sharded._parts:
@@ -298,9 +296,7 @@ def load(
         def look() -> Words:
             content = stack.enter_context(file.mapped(path))
             seen = names.as_here(sharded._tree, content, strict)
-            own = sliced(
-                seen, sharded._tree, sharded._parts, sharded._kept, remembered_of(opt)
-            )
+            own = sliced(seen, sharded._tree, sharded._parts, sharded._kept, remembered_of(opt))
 
             def params(
                 saved: Mapping[str, Any], strict: bool

@@ -14,10 +14,10 @@ from fastopt.core.arrays import Array, Extents
 from fastopt.core.buckets import Parameter
 from fastopt.core.options import NonfinitePolicy
 from fastopt.core.tree import Tree
-from fastopt.distributed.base import Layout, OverRanks, Words, laid_out
+from fastopt.distributed.base import OverRanks, Words, laid_out
 from fastopt.distributed.ranks import Ranks
-from fastopt.distributed.sums import LONGEST, FastSums, Sums, gather
-from fastopt.engine.extra import Extra, NOTHING
+from fastopt.distributed.sums import LARGE, FastSums, Sums, gather
+from fastopt.engine.extra import NOTHING, Extra
 from fastopt.engine.policy import Outcome
 from fastopt.engine.step import Prepared
 from fastopt.optimizers.base import Around, Optimizer
@@ -69,7 +69,7 @@ class DataParallel(OverRanks):
         self, opt: Optimizer, comm: Any, *, time_limit: float = 1800.0, fast: bool = False
     ) -> None:
         super().__init__(opt, comm, time_limit, fast)
-        self._agree("constructs", lambda: {"the state": _state_digest(opt)}, same=True)
+        self._agree("constructs", lambda: {"the state": state_digest(opt)}, same=True)
         self._follow(self._tree)
         self.broadcast()
         opt.warmup()
@@ -99,8 +99,8 @@ class DataParallel(OverRanks):
         if tree is not self._laid_out_for:  # resized, or with one more group
             if self._count:
                 raise RuntimeError(
-                    f"DataParallel: the parameters became others after {self._count} micro-batches, "
-                    "whose sums do not fit them; do that between steps"
+                    f"DataParallel: the parameters became others after {self._count} "
+                    "micro-batches, whose sums do not fit them; do that between steps"
                 )
             self._follow(tree)
         stale = any(
@@ -128,12 +128,10 @@ class DataParallel(OverRanks):
         given = self._sums.given
         self._sums.complete()
         if not self._fast:
-            gather(self._ranks, self._layout.sections, self._full, given)
+            gather(self._sums, self._full, given)
         sums = [
             parameter.in_shape(full) if has else None
-            for parameter, full, has in zip(
-                self._layout.parameters, self._full, given, strict=True
-            )
+            for parameter, full, has in zip(self._layout.parameters, self._full, given, strict=True)
         ]
         opt, extra = self.innermost, NOTHING if value is None else Extra(value)
         nested = self._tree.nest(sums)
@@ -203,7 +201,7 @@ class DataParallel(OverRanks):
 
         def work() -> Words:
             reports.append(opt.load(path, strict=strict, also=also, convert=convert))
-            return {"the state": _state_digest(opt)}
+            return {"the state": state_digest(opt)}
 
         self._agree("loads", work, same=True)
         self._clear()
@@ -224,7 +222,7 @@ def broadcast(ranks: Ranks, parameters: Sequence[Parameter]) -> None:
 
 def _broadcast(ranks: Ranks, flat: Array) -> None:
     """Give a flat array on all ranks the values of rank 0's."""
-    step = LONGEST // flat.dtype.itemsize
+    step = LARGE // flat.dtype.itemsize
     for first in range(0, flat.size, step):
         piece = flat[first : first + step]
         nothing: list[Array | None] = [None] * ranks.size
@@ -235,11 +233,11 @@ def _broadcast(ranks: Ranks, flat: Array) -> None:
             ranks.exchange(nothing, [piece, *nothing[1:]]).wait()
 
 
-def _state_digest(opt: Optimizer) -> int:
+def state_digest(opt: Optimizer) -> int:
     """Return a number that tells states apart; 0 before the first step."""
     seen = 0
     opt._engine.synchronize()
     for bucket in opt._state.buckets if opt._steps else ():
         for part in bucket.arena.parts:
-            seen = zlib.crc32(np.ascontiguousarray(arrays.on_host(part)).view(np.uint8), seen)
+            seen = zlib.crc32(np.ascontiguousarray(arrays.on_host(part)).view(np.uint8).data, seen)
     return seen

@@ -152,8 +152,10 @@ class MpiRanks(Ranks):
                 if room:
                     begun.append((self._comm.Irecv([room, self._mpi.BYTE], rank, tag), rank))
             if words:
-                for rank in self.others:
-                    begun.append((self._comm.Isend([words, self._mpi.BYTE], rank, tag), rank))
+                begun += [
+                    (self._comm.Isend([words, self._mpi.BYTE], rank, tag), rank)
+                    for rank in self.others
+                ]
         except self._mpi.Exception as error:
             self._fail(error)
         self.finish(begun)

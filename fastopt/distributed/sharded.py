@@ -13,20 +13,19 @@ import numpy as np
 
 from fastopt.backends import array_namespace
 from fastopt.checkpoint import state_dict
+from fastopt.checkpoint.state_dict import ORDER
 from fastopt.core import arrays
 from fastopt.core.arrays import Array, Extents
-from fastopt.checkpoint.state_dict import ORDER
 from fastopt.core.buckets import SCALE, Bucket, memory_names
-from fastopt.core.quantization import BLOCK
-from fastopt.core.dtypes import real_size
 from fastopt.core.hyperparameters import ElementScales, Options
-from fastopt.core.norms import TILE, Norm, tile_counts, tiles_of, total_norm
+from fastopt.core.norms import TILE, tile_counts, tiles_of, total_norm
 from fastopt.core.options import NonfinitePolicy
 from fastopt.core.param_groups import GivenGroup, shown_in
+from fastopt.core.quantization import BLOCK
 from fastopt.core.tree import Leaf, Origin, Tree
 from fastopt.distributed import files
-from fastopt.distributed.base import Gradients, Layout, OverRanks, exchanged, laid_out
-from fastopt.distributed.parallel import _state_digest, broadcast
+from fastopt.distributed.base import Layout, OverRanks, exchanged, laid_out
+from fastopt.distributed.parallel import broadcast, state_digest
 from fastopt.distributed.ranks import Ranks
 from fastopt.distributed.shares import Part, Section
 from fastopt.distributed.sums import FastSums, Sums, gather
@@ -88,7 +87,7 @@ class Sharded(OverRanks):
         self, opt: Optimizer, comm: Any, *, time_limit: float = 1800.0, fast: bool = False
     ) -> None:
         super().__init__(opt, comm, time_limit, fast)
-        self._agree("constructs", lambda: {"the state": _state_digest(opt)}, same=True)
+        self._agree("constructs", lambda: {"the state": state_digest(opt)}, same=True)
         tree = opt._state.tree
         kept = _kept(opt)
         layout = laid_out(tree, [one.whole for one in kept], self.size)
@@ -317,7 +316,7 @@ class Sharded(OverRanks):
                     if given[k] and k not in self._parts:
                         beside.append((parameter, flat))
                 flats.append(flat.view(self._layout.stored[k]))
-        gather(self._ranks, self._layout.sections, flats, given)
+        gather(self._sums, flats, given)
         for parameter, flat in beside:
             with arrays.on_device_of(flat):
                 parameter.leaf.array[...] = parameter.layout.in_shape(flat)
@@ -471,9 +470,7 @@ def _has_arrays(group: Options) -> bool:
     return isinstance(group["lr_scale"], ElementScales | np.ndarray) or not numbers
 
 
-def _local_arrays(
-    tree: Tree, layout: Layout, kept: Sequence[Kept], rank: int
-) -> dict[int, Array]:
+def _local_arrays(tree: Tree, layout: Layout, kept: Sequence[Kept], rank: int) -> dict[int, Array]:
     """Return what a rank's optimizer has of each array, by position: views of the parameters."""
     parts = _parts_of(layout, rank)
     found = {}
@@ -510,7 +507,8 @@ def _share_of(opt: Optimizer, layout: Layout, kept: Sequence[Kept], rank: int) -
     trees: list[OrderedDict[str, Array]] = [OrderedDict() for _ in state.groups if grouped]
     alone: OrderedDict[str, Array] = OrderedDict()
     order: list[int] = []
-    for number, positions in enumerate(state.tree.groups() if grouped else [range(len(kept))]):
+    ranges = list(state.tree.groups()) if grouped else [range(len(kept))]
+    for number, positions in enumerate(ranges):
         for position in positions:
             if position in mine:
                 name = state.tree.leaves[position].name
@@ -530,15 +528,11 @@ def _share_of(opt: Optimizer, layout: Layout, kept: Sequence[Kept], rank: int) -
         )
         for leaf, position in zip(tree.leaves, order, strict=True)
     ]
-    groups = [
-        GivenGroup(
-            positions := [where[p] for p in group.positions if p in where],
-            shown_in(tree, number, positions, group["params"] is state.tree.params),
-            group.plain,
-            group.owner[len(kind.__name__) :],
-        )
-        for number, group in enumerate(state.groups)
-    ]
+    groups = []
+    for number, group in enumerate(state.groups):
+        here = [where[position] for position in group.positions if position in where]
+        seen = shown_in(tree, number, here, group["params"] is state.tree.params)
+        groups.append(GivenGroup(here, seen, group.plain, group.owner[len(kind.__name__) :]))
     made = kind.__new__(kind)
     made._begin(
         opt._made_with,
@@ -639,9 +633,7 @@ class _OtherParts:
         local = np.cumsum([0, *tile_counts(p.size for p in bucket.parameters)])
         rows = []
         for row in own:
-            mine = {
-                position: row[local[k] : local[k + 1]] for k, position in enumerate(positions)
-            }
+            mine = {position: row[local[k] : local[k + 1]] for k, position in enumerate(positions)}
             rows.append(
                 np.concatenate(
                     [

@@ -29,6 +29,37 @@ class Part(NamedTuple):
         return self.stop - self.start
 
 
+Message = tuple[Part, ...]
+"""Numbers that travel together: a part of a parameter, or several small ones that are packed."""
+
+DIRECT = 1 << 16
+"""Bytes from which on numbers are sent from where they lie, and received where they belong."""
+
+
+def messages_of(parts: Sequence[Part], itemsize: int, longest: int) -> list[Message]:
+    """Return the messages in which some parts travel, each of so many bytes at most."""
+    step = longest // itemsize
+    found: list[Message] = []
+    packed: list[Part] = []
+    for part in parts:
+        if part.size * itemsize >= DIRECT:
+            found += [
+                (Part(part.position, first, min(first + step, part.stop)),)
+                for first in range(part.start, part.stop, step)
+            ]
+            continue
+        if (sum(one.size for one in packed) + part.size) * itemsize > longest:
+            found.append(tuple(packed))
+            packed = []
+        packed.append(part)
+    return [*found, tuple(packed)] if packed else found
+
+
+def size_of(message: Message) -> int:
+    """Return how many numbers a message has."""
+    return sum(part.size for part in message)
+
+
 class Described(NamedTuple):
     """What has to be known of a parameter to share it: its real numbers, their bytes, its dtype.
 
@@ -47,9 +78,9 @@ class Section(NamedTuple):
     positions: tuple[int, ...]
     parts: tuple[tuple[Part, ...], ...]
 
-    def sizes(self) -> list[int]:
-        """Return how many numbers each rank has of it."""
-        return [sum(part.size for part in parts) for parts in self.parts]
+    def messages(self, itemsize: int, longest: int) -> list[list[Message]]:
+        """Return the messages in which each rank's parts travel."""
+        return [messages_of(parts, itemsize, longest) for parts in self.parts]
 
 
 def sections_of(given: Sequence[Described], ranks: int) -> list[Section]:

@@ -16,10 +16,13 @@ from fastopt.backends import array_namespace
 from fastopt.core import arrays
 from fastopt.core.arrays import Array
 from fastopt.distributed.ranks import Pending, Ranks
-from fastopt.distributed.shares import Part, Section
+from fastopt.distributed.shares import Message, Part, Section, messages_of, size_of
 
-CHUNK = 1 << 20
-"""Bytes of a share that travel at a time, while those before them are added."""
+LONGEST = 1 << 21
+"""Bytes of a message: long enough for MPI, short enough that adding begins soon."""
+
+UNDER_WAY = 3
+"""How many messages to each rank are under way, while those before them are added."""
 
 
 class Contribution(NamedTuple):
@@ -33,6 +36,23 @@ Contributions = Sequence[Contribution | None]
 """Those of all ranks in one round; None for one that has no micro-batch in it."""
 
 
+class Rooms:
+    """Memory for messages, kept for the next ones, in the place of an array."""
+
+    def __init__(self, like: Array) -> None:
+        self._like = like
+        self._rooms: dict[Any, Array] = {}
+
+    def room(self, what: str, turn: int, rank: int, dtype: np.dtype[Any], size: int) -> Array:
+        """Return memory for so many numbers; the same for equal arguments but for the size."""
+        key = what, turn % (UNDER_WAY + 1), rank, dtype
+        found = self._rooms.get(key)
+        if found is None or found.size < size:
+            with arrays.on_device_of(self._like):
+                found = self._rooms[key] = array_namespace(self._like).empty(size, dtype)
+        return found[:size]
+
+
 class Sums:
     """This rank's share of the sums.
 
@@ -41,11 +61,13 @@ class Sums:
     """
 
     def __init__(self, ranks: Ranks, sections: Sequence[Section], own: Sequence[Array]) -> None:
-        self._ranks = ranks
+        self.ranks = ranks
         self.sections = sections
         self.own = own
         self.given = [False] * len(own)
-        self._rooms: dict[Any, Array] = {}
+        self.rooms = Rooms(own[0])
+        # Where this rank's parts begin, as all that travels is named by the place in the parameter.
+        self.starts = {p.position: p.start for one in sections for p in one.parts[ranks.rank]}
 
     def clear(self) -> None:
         """Begin anew."""
@@ -54,86 +76,111 @@ class Sums:
     def complete(self) -> None:
         """Bring together what the ranks have: nothing, as every round does that."""
 
-    def add(self, flats: Sequence[Array | None], dtypes: Sequence[Any], said: Contributions) -> None:
-        """Add a round: a micro-batch of each rank that has one, in the order of the ranks.
+    def begin(self, said: Contributions) -> Round:
+        """Begin a round: a micro-batch of each rank that has one, in the order of the ranks."""
+        return Round(self, said)
+
+    def add(
+        self, flats: Sequence[Array | None], dtypes: Sequence[Any], said: Contributions
+    ) -> None:
+        """Add a whole round.
 
         ``flats`` are this rank's gradients by position, flat real numbers of these ``dtypes``, in
         which they are sent.
         """
+        adding = self.begin(said)
         for section in self.sections:
-            self.add_section(section, flats, dtypes[section.positions[0]], said)
+            adding.send(section, flats, dtypes[section.positions[0]])
+        adding.finish()
         for one in said:
             if one is not None:
                 self.given = [a or b for a, b in zip(self.given, one.given, strict=True)]
 
-    def add_section(
-        self, section: Section, flats: Sequence[Array | None], dtype: Any, said: Contributions
-    ) -> None:
-        """Add what a round has of one section; ``given`` is not looked after."""
-        rank = self._ranks.rank
-        contributing = [k for k, one in enumerate(said) if one is not None]
-        mine = section.parts[rank]
-        step = max(CHUNK // np.dtype(dtype).itemsize, 1)
-        shares: list[Array | None] = [None] * self._ranks.size
-        for other, parts in enumerate(section.parts):
-            if parts and said[rank] is not None:
-                shares[other] = _share(parts, flats, dtype, self.own)
-        sizes = section.sizes()
-        chunks = [-(-size // step) for size in sizes]
-        expected = [k for k in contributing if k != rank] if mine else []
-        steps = chunks[rank] if said[rank] is None else max(chunks)
-        begun: list[tuple[int, Pending, list[Array | None]]] = []
-        for chunk in range(steps):
-            first = chunk * step
-            length = max(min(step, sizes[rank] - first), 0)
-            incoming: list[Array | None] = [None] * self._ranks.size
-            for other in expected if length else ():
-                incoming[other] = self._room(chunk % 2, other, dtype, step)[:length]
-            outgoing = [
-                None if share is None or k == rank else share[first : first + step]
-                for k, share in enumerate(shares)
-            ]
-            begun.append((first, self._ranks.exchange(outgoing, incoming), incoming))
-            if len(begun) == 2:
-                self._take(begun.pop(0), mine, shares[rank], step, said)
-        while begun:
-            self._take(begun.pop(0), mine, shares[rank], step, said)
 
-    def _take(
-        self,
-        begun: tuple[int, Pending, list[Array | None]],
-        mine: Sequence[Part],
-        own_share: Array | None,
-        step: int,
-        said: Contributions,
-    ) -> None:
-        """Wait for a chunk, and add what has come and what this rank has, in the ranks' order."""
-        first, pending, incoming = begun
+class _UnderWay(NamedTuple):
+    """A message of every rank to every other one, and what this rank has of its own."""
+
+    message: Message
+    mine: Array | None
+    incoming: Sequence[Array | None]
+    pending: Pending
+
+
+class Round:
+    """The gradients of a micro-batch of each rank, on their way to the sums."""
+
+    def __init__(self, sums: Sums, said: Contributions) -> None:
+        self._sums, self._said = sums, said
+        self._under_way: list[_UnderWay] = []
+        self._turn = 0
+
+    def send(self, section: Section, flats: Sequence[Array | None], dtype: Any) -> None:
+        """Send a section's gradients to those whose shares they are, and add what has come."""
+        sums, said, dtype = self._sums, self._said, np.dtype(dtype)
+        rank = sums.ranks.rank
+        messages = section.messages(dtype.itemsize, LONGEST)
+        mine = messages[rank]
+        has = said[rank] is not None
+        for number in range(max(map(len, messages)) if has else len(mine)):
+            outgoing: list[Array | None] = [None] * len(said)
+            for other, of in enumerate(messages):
+                if has and number < len(of):
+                    outgoing[other] = self._packed(of[number], other, flats, dtype)
+            own, outgoing[rank] = outgoing[rank], None
+            incoming: list[Array | None] = [None] * len(said)
+            message: Message = mine[number] if number < len(mine) else ()
+            for other, one in enumerate(said):
+                if message and one is not None and other != rank:
+                    where = "in", self._turn, other, dtype, size_of(message)
+                    incoming[other] = sums.rooms.room(*where)
+            pending = sums.ranks.exchange(outgoing, incoming)
+            self._under_way.append(_UnderWay(message, own, incoming, pending))
+            self._turn += 1
+            if len(self._under_way) > UNDER_WAY:
+                self._take()
+
+    def finish(self) -> None:
+        """Add all that is still to come."""
+        while self._under_way:
+            self._take()
+
+    def _packed(
+        self, message: Message, other: int, flats: Sequence[Array | None], dtype: np.dtype[Any]
+    ) -> Array:
+        """Return a message's numbers: where they lie, or packed; zeros where there are none."""
+        if len(message) == 1 and (flat := flats[message[0].position]) is not None:
+            return flat[message[0].start : message[0].stop]
+        room = self._sums.rooms.room("out", self._turn, other, dtype, size_of(message))
+        with arrays.on_device_of(room):
+            for part, first, last in _places(message):
+                flat = flats[part.position]
+                room[first:last] = 0 if flat is None else flat[part.start : part.stop]
+        return room
+
+    def _take(self) -> None:
+        """Wait for the first message, and add what has come and what is here, in ranks' order."""
+        message, mine, incoming, pending = self._under_way.pop(0)
         pending.wait()
-        for part, at, start, stop in _within(mine, first, first + step):
-            total = self.own[part.position][start:stop]
-            adds = self.given[part.position]
-            for rank, one in enumerate(said):
+        sums = self._sums
+        for part, first, last in _places(message):
+            begin = sums.starts[part.position]
+            total = sums.own[part.position][part.start - begin : part.stop - begin]
+            adds = sums.given[part.position]
+            for rank, one in enumerate(self._said):
                 if one is None or not one.given[part.position]:
                     continue
-                if rank == self._ranks.rank:
-                    assert own_share is not None
-                    piece = own_share[first + at : first + at + stop - start]
-                else:
-                    there = incoming[rank]
-                    assert there is not None
-                    piece = there[at : at + stop - start]
-                _add(total, piece, one.factor, adds)
+                there = mine if rank == sums.ranks.rank else incoming[rank]
+                assert there is not None
+                _add(total, there[first:last], one.factor, adds)
                 adds = True
 
-    def _room(self, parity: int, rank: int, dtype: Any, size: int) -> Array:
-        """Return memory for what comes from a rank, kept for the next time."""
-        key = parity, rank, np.dtype(dtype)
-        if key not in self._rooms:
-            like = self.own[0]
-            with arrays.on_device_of(like):
-                self._rooms[key] = array_namespace(like).empty(size, dtype)
-        return self._rooms[key]
+
+def _places(message: Message) -> Iterator[tuple[Part, int, int]]:
+    """Yield the parts of a message, and from where to where in it they are."""
+    at = 0
+    for part in message:
+        yield part, at, at + part.size
+        at += part.size
 
 
 class FastSums(Sums):
@@ -162,13 +209,13 @@ class FastSums(Sums):
         super().clear()
         self._here = [False] * len(self.own)
 
-    def add_section(
-        self, section: Section, flats: Sequence[Array | None], dtype: Any, said: Contributions
-    ) -> None:
+    def begin(self, said: Contributions) -> Round:
+        """Begin a round, in which each rank adds what it has itself."""
+        return _FastRound(self, said)
+
+    def add_here(self, section: Section, flats: Sequence[Array | None], mine: Contribution) -> None:
         """Add what this rank has of one section."""
-        mine = said[self._ranks.rank]
-        for position in section.positions if mine is not None else ():
-            assert mine is not None
+        for position in section.positions:
             flat = flats[position]
             if flat is not None and mine.given[position] and flat.size:
                 _add(self._full[position], flat, mine.factor, self._here[position])
@@ -187,39 +234,20 @@ class FastSums(Sums):
                             total[...] = 0
                         self._here[part.position] = True
                     root = None if self._everywhere else rank
-                    step = LONGEST // total.dtype.itemsize
-                    for first in range(part.start, part.stop, step):
-                        piece = total[first : min(first + step, part.stop)]
-                        self._ranks.sum_up(piece, root)
+                    for (one,) in messages_of([part], total.dtype.itemsize, LARGE):
+                        self.ranks.sum_up(total[one.start : one.stop], root)
 
 
-def _within(
-    parts: Sequence[Part], first: int, last: int
-) -> Iterator[tuple[Part, int, int, int]]:
-    """Yield the parts that reach into a chunk of the share: where in it, and from where to where.
+class _FastRound(Round):
+    """A round in which nothing is sent."""
 
-    The last two count from the beginning of the part.
-    """
-    begin = 0
-    for part in parts:
-        low, high = max(first, begin), min(last, begin + part.size)
-        if low < high:
-            yield part, low - first, low - begin, high - begin
-        begin += part.size
+    _sums: FastSums
 
-
-def _share(
-    parts: Sequence[Part], flats: Sequence[Array | None], dtype: Any, own: Sequence[Array]
-) -> Array:
-    """Return a rank's share of the gradients as one flat array; zeros where there is none."""
-    with arrays.on_device_of(own[0]):
-        xp = array_namespace(own[0])
-        pieces = []
-        for part in parts:
-            flat = flats[part.position]
-            piece = xp.zeros(part.size, dtype) if flat is None else flat[part.start : part.stop]
-            pieces.append(piece)
-        return pieces[0] if len(pieces) == 1 else xp.concatenate(pieces)  # type: ignore[no-any-return]
+    def send(self, section: Section, flats: Sequence[Array | None], dtype: Any) -> None:
+        """Add what this rank has of a section."""
+        mine = self._said[self._sums.ranks.rank]
+        if mine is not None:
+            self._sums.add_here(section, flats, mine)
 
 
 def _add(total: Array, piece: Array, factor: float, adds: bool) -> None:
@@ -234,56 +262,57 @@ def _add(total: Array, piece: Array, factor: float, adds: bool) -> None:
             total[...] = values
 
 
-def gather(
-    ranks: Ranks, sections: Sequence[Section], flats: Sequence[Array], wanted: Sequence[bool]
-) -> None:
+LARGE = 1 << 28
+"""Bytes of the longest message, well below the 2 GiB that MPI counts to."""
+
+
+def gather(sums: Sums, flats: Sequence[Array], wanted: Sequence[bool]) -> None:
     """Complete flat arrays, of which each rank has its parts, for the parameters that are wanted.
 
     ``flats`` are by position, whole; this rank's parts of them are sent to all others.
     """
-    rank = ranks.rank
-    for section in sections:
-        parts = [[p for p in of if wanted[p.position]] for of in section.parts]
-        shares: list[Array | None] = []
-        for other, of in enumerate(parts):
-            shares.append(_place_for(of, flats, filled=other == rank) if of else None)
-        outgoing = [shares[rank] if other != rank else None for other in range(ranks.size)]
-        incoming = [share if other != rank else None for other, share in enumerate(shares)]
-        for first, last in _messages(shares):
-            ranks.exchange(
-                [None if one is None else one[first:last] for one in outgoing],
-                [None if one is None else one[first:last] for one in incoming],
-            ).wait()
-        for other, of in enumerate(parts):
-            share = shares[other]
-            if other == rank or share is None or len(of) == 1:
-                continue
-            for part, _, start, stop in _within(of, 0, share.size):
-                with arrays.on_device_of(share):
-                    place = flats[part.position][part.start : part.stop]
-                    place[...] = share[: stop - start]
-                    share = share[stop - start :]
+    under_way: list[tuple[Pending, list[tuple[Message, Array]]]] = []
+    rank, turn = sums.ranks.rank, 0
+    for section in sums.sections:
+        dtype = flats[section.positions[0]].dtype
+        messages = [
+            messages_of([p for p in parts if wanted[p.position]], dtype.itemsize, LARGE)
+            for parts in section.parts
+        ]
+        for number in range(max(map(len, messages))):
+            there: list[Array | None] = [None] * len(messages)
+            packed: list[tuple[Message, Array]] = []
+            for other, of in enumerate(messages):
+                if number >= len(of):
+                    continue
+                message = of[number]
+                if len(message) == 1:
+                    there[other] = flats[message[0].position][message[0].start : message[0].stop]
+                    continue
+                room = sums.rooms.room("gathered", turn, other, dtype, size_of(message))
+                there[other] = room
+                if other != rank:
+                    packed.append((message, room))
+                    continue
+                with arrays.on_device_of(room):
+                    for part, first, last in _places(message):
+                        room[first:last] = flats[part.position][part.start : part.stop]
+            mine, there[rank] = there[rank], None
+            outgoing = [None if other == rank else mine for other in range(len(there))]
+            under_way.append((sums.ranks.exchange(outgoing, there), packed))
+            turn += 1
+            if len(under_way) > UNDER_WAY:
+                _unpack(*under_way.pop(0), flats)
+    for one in under_way:
+        _unpack(*one, flats)
 
 
-LONGEST = 1 << 28
-"""Bytes of one message, well below the 2 GiB that MPI counts to."""
-
-
-def _messages(shares: Sequence[Array | None]) -> Iterator[tuple[int, int]]:
-    there = [one for one in shares if one is not None]
-    size = max((one.size for one in there), default=0)
-    step = LONGEST // (there[0].dtype.itemsize if there else 1)
-    for first in range(0, size, step):
-        yield first, first + step
-
-
-def _place_for(parts: Sequence[Part], flats: Sequence[Array], filled: bool) -> Array:
-    """Return one array for some parts: where they lie if there is one, else a copy or memory."""
-    views = [flats[part.position][part.start : part.stop] for part in parts]
-    if len(views) == 1:
-        return views[0]
-    with arrays.on_device_of(views[0]):
-        xp = array_namespace(views[0])
-        if filled:
-            return xp.concatenate(views)  # type: ignore[no-any-return]
-        return xp.empty(sum(view.size for view in views), views[0].dtype)  # type: ignore[no-any-return]
+def _unpack(
+    pending: Pending, packed: Sequence[tuple[Message, Array]], flats: Sequence[Array]
+) -> None:
+    """Wait for messages, and put what came packed where it belongs."""
+    pending.wait()
+    for message, room in packed:
+        with arrays.on_device_of(room):
+            for part, first, last in _places(message):
+                flats[part.position][part.start : part.stop] = room[first:last]
