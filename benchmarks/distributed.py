@@ -6,10 +6,10 @@
 
 Starts itself under ``mpiexec`` with 2 and 4 ranks, one thread in each. What is timed, of all alike:
 from gradients that lie ready in plain arrays on every rank to parameters that have been stepped
-with their mean; ranks begin together, and the slowest counts. PyTorch's backward pass only hands over
-gradients that are there (``rank_contenders.py``). Up to 20 million parameters contenders are in the
-same processes and take turns step by step; larger ones come one after another, and what the memory
-has no room for is left out and named. All end in the same parameters, or this program says so.
+with their mean; ranks begin together, and the slowest counts. PyTorch's backward pass only hands
+over gradients that are there (``rank_contenders.py``). Up to 20 million parameters contenders are
+in the same processes and take turns step by step; larger ones come one after another, and what the
+memory has no room for is left out and named. All end in the same parameters, or it says so.
 
 ``overlap``: a backward pass that takes as long as its gradients take to be sent, once with ``step``
 after it and once with ``backward()`` within it. It either computes (then it and the sending share

@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
+import pytest
+
 import fastopt
-from fastopt import interop, schedules
+from fastopt import distributed, interop, schedules
 from house import public_api, type_completeness
 
 
@@ -19,7 +21,9 @@ def used() -> set[str]:
 
 
 def test_every_public_name_is_met() -> None:
-    public = {*fastopt.__all__, *schedules.__all__, *interop.__all__, *fastopt.optimizers.__all__}
+    public = {*fastopt.__all__, *fastopt.optimizers.__all__}
+    for module in (distributed, interop, schedules):
+        public |= {*module.__all__}
     assert public - used() == set()
 
 
@@ -35,6 +39,11 @@ def test_the_program_runs(tmp_path: Path) -> None:
     assert len(public_api.errors()) == 1
     assert public_api.seen()["steps"] == 3
     assert len(public_api.from_other_libraries()) == len(interop.__all__)
+
+
+def test_the_program_steps_over_ranks() -> None:
+    mpi4py = pytest.importorskip("mpi4py.MPI", exc_type=ImportError)
+    assert public_api.over_ranks(mpi4py.COMM_SELF) == 4
 
 
 def test_what_is_left_to_be_inferred_is_named() -> None:
