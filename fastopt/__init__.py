@@ -17,6 +17,7 @@ from fastopt.errors import (
     BackendUnavailableError,
     CheckpointError,
     FastoptError,
+    RankError,
 )
 from fastopt.optimizers import optimizer
 from fastopt.optimizers.base import Optimizer
@@ -181,6 +182,7 @@ __all__ = [
     "RAdam",
     "RMSprop",
     "RangeTest",
+    "RankError",
     "RowGrad",
     "Rprop",
     "ScheduleFreeAdamW",

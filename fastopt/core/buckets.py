@@ -451,6 +451,35 @@ class Arena:
             return parameter.in_shape(quantization.from_int8(codes, scales, signed)[:size])
         assert_never(self.spec.state)
 
+    def pieces(self, slot: str, parameter: Parameter, signed: bool) -> Iterator[Array]:
+        """Yield the real numbers of a slot of the rule in the order of memory; codes as float32.
+
+        The pieces fit the cache, so that what is decoded takes no memory worth speaking of; on a
+        device there is one. Yields nothing for a parameter that has no such slot.
+        """
+        first, size = parameter.offset, parameter.size
+        if (place := parameter.places.get(slot)) is not None:
+            assert self.own is not None
+            source = place.view(self.own).reshape(-1)
+            first, size = 0, source.size
+        elif slot in self.slots:
+            row = self.slots.index(slot)
+            source = self.numbers[row] if self.codes is None else self.codes[row]
+        else:
+            return
+        step = arrays.BLOCK if arrays.kind(source) == "numpy" else max(size, 1)
+        for start in range(0, size, step):
+            begin, length = first + start, min(step, size - start)
+            if self.codes is None:
+                yield source[begin : begin + length]
+            elif self.scales is None:
+                yield quantization.from_bfloat16(source[begin : begin + length])
+            else:
+                count = -(-length // BLOCK)
+                scales = self.scales[row, begin // BLOCK : begin // BLOCK + count]
+                codes = source[begin : begin + count * BLOCK]
+                yield quantization.from_int8(codes, scales, signed)[:length]
+
     def _set_numbers(self, slot: str, parameter: Parameter, values: Array, signed: bool) -> None:
         """Set a slot of the rule to numbers in the parameter's shape, rounded to nearest."""
         row, first, size = self.slots.index(slot), parameter.offset, parameter.size

@@ -7,7 +7,7 @@ belongs to its share.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,17 +16,20 @@ import numpy as np
 
 from fastopt.checkpoint import file, names, state_dict
 from fastopt.checkpoint.file import Companions, Encoder
-from fastopt.checkpoint.state_dict import Differences, LoadReport
+from fastopt.checkpoint.state_dict import ORDER, Differences, LoadReport
 from fastopt.core import arrays
 from fastopt.core.arrays import Array
-from fastopt.core.buckets import SCALE
+from fastopt.core.buckets import SCALE, memory_names
 from fastopt.core.quantization import BLOCK
+from fastopt.core.tree import Leaf, Tree
 from fastopt.distributed.base import raised
+from fastopt.distributed.shares import Kept, Part
 from fastopt.errors import CheckpointError, RankError
 
 if TYPE_CHECKING:
     from fastopt.distributed.base import Words
     from fastopt.distributed.sharded import Sharded
+    from fastopt.optimizers.base import Optimizer
 
 PIECE = 1 << 22
 """Bytes that are sent and written at a time."""
@@ -287,8 +290,6 @@ def load(
     sharded: Sharded, path: str | os.PathLike[str], strict: bool, also: Companions | None
 ) -> LoadReport:
     """Take over what is in a checkpoint, on all ranks or on none."""
-    from fastopt.distributed.sharded import remembered_of, sliced
-
     opt = sharded.innermost
     with ExitStack() as stack:
         found: list[tuple[Callable[[], None], LoadReport]] = []
@@ -322,3 +323,60 @@ def load(
         opt._alone(commit)
         opt._engine.after_load(opt._policy)
         return report
+
+
+def remembered_of(opt: Optimizer) -> set[str]:
+    """Return the names of numbers that an optimizer remembers of each array."""
+    return {name for b in opt._state.buckets for name in memory_names(b.rule, "array")}
+
+
+def sliced(
+    saved: Mapping[str, Any],
+    tree: Tree,
+    parts: Mapping[int, Part],
+    kept: Sequence[Kept],
+    remembered: Collection[str],
+) -> dict[str, Any]:
+    """Return of a state_dict of all parameters what a rank needs for its share.
+
+    ``remembered`` are the names of numbers that a rule remembers of each array.
+    """
+    entries = dict(saved["state"])
+    absent = set()
+    for position, leaf in enumerate(tree.leaves):
+        entry = entries.get(leaf.name)
+        if not isinstance(entry, Mapping) or (kept[position].whole and position in parts):
+            continue
+        if kept[position].absent:
+            absent.add(leaf.name)
+            del entries[leaf.name]
+            continue
+        part = parts.get(position, Part(position, 0, 0))
+        entries[leaf.name] = {
+            name: value if name in remembered else _slice(name, value, leaf, part)
+            for name, value in entry.items()
+            if name != ORDER
+        }
+    groups = [
+        {**group, "params": [name for name in group["params"] if name not in absent]}
+        if isinstance(group, Mapping) and "params" in group
+        else group
+        for group in saved["groups"]
+    ]
+    return {**saved, "state": entries, "groups": groups}
+
+
+def _slice(name: str, value: Any, leaf: Leaf, part: Part) -> Any:
+    """Return the part of what is saved of a slot; what does not fit the parameter as it is."""
+    if not isinstance(value, np.ndarray):
+        return value
+    shape, complex_ = leaf.array.shape, leaf.array.dtype.kind == "c"
+    if value.shape == shape or (complex_ and value.shape == (*shape, 2)):
+        flat = value.reshape(-1, *value.shape[len(shape) :])
+        per = 1 + complex_
+        if not part.size and not arrays.layout_of(leaf.array).plain:
+            return value[:0]  # none of a whole array that another rank has
+        return flat[part.start // per : part.stop // per]
+    if name.endswith(SCALE) and value.ndim == 1:
+        return value[part.start // BLOCK : -(-part.stop // BLOCK)]
+    return value

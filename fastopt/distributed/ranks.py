@@ -252,6 +252,7 @@ class MpiRanks(Ranks):
             self._fail(error)
         except KeyboardInterrupt:
             self.lost = "an interrupt came while others were waited for"
+            self._stay()
             raise
         if silent:
             self.lose(
@@ -260,6 +261,17 @@ class MpiRanks(Ranks):
                 "two steps (then set time_limit)",
                 silent,
             )
+
+    def lose(self, why: str, ranks: Sequence[int], error: BaseException | None = None) -> NoReturn:
+        """Raise RankError, now and from now on."""
+        self._stay()
+        super().lose(why, ranks, error)
+
+    def _stay(self) -> None:
+        """Let this process end without waiting for those that are gone, as MPI_Finalize would."""
+        import mpi4py
+
+        mpi4py.rc.finalize = False
 
     def _fail(self, error: Exception) -> NoReturn:
         self.lose(f"MPI says: {error}", (), error)

@@ -4,30 +4,28 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import numpy as np
 
 from fastopt.backends import array_namespace
 from fastopt.checkpoint import state_dict
-from fastopt.checkpoint.state_dict import ORDER
 from fastopt.core import arrays
 from fastopt.core.arrays import Array, Extents
-from fastopt.core.buckets import SCALE, Bucket, memory_names
+from fastopt.core.buckets import Bucket
 from fastopt.core.hyperparameters import ElementScales, Options
 from fastopt.core.norms import TILE, tile_counts, tiles_of, total_norm
 from fastopt.core.options import NonfinitePolicy
 from fastopt.core.param_groups import GivenGroup, shown_in
-from fastopt.core.quantization import BLOCK
-from fastopt.core.tree import Leaf, Origin, Tree
+from fastopt.core.tree import Origin, Tree
 from fastopt.distributed import files
 from fastopt.distributed.base import Layout, OverRanks, exchanged, laid_out
 from fastopt.distributed.parallel import broadcast, state_digest
 from fastopt.distributed.ranks import Ranks
-from fastopt.distributed.shares import Part, Section
+from fastopt.distributed.shares import Kept, Part, Section
 from fastopt.distributed.sums import FastSums, Sums, gather
 from fastopt.engine import build
 from fastopt.engine.extra import NOTHING, Extra, judged
@@ -428,18 +426,6 @@ def _scaled_back(extra: Extra, scale: float, verdict: Verdict) -> Extra:
 # The share of a rank as an optimizer of its own.
 
 
-def remembered_of(opt: Optimizer) -> set[str]:
-    """Return the names of numbers that an optimizer remembers of each array."""
-    return {name for b in opt._state.buckets for name in memory_names(b.rule, "array")}
-
-
-class Kept(NamedTuple):
-    """How a parameter is shared out: whether one rank has all of it, and the others nothing."""
-
-    whole: bool = True
-    absent: bool = False
-
-
 def _kept(opt: Optimizer) -> list[Kept]:
     """Return how each parameter is shared out.
 
@@ -540,7 +526,7 @@ def _share_of(opt: Optimizer, layout: Layout, kept: Sequence[Kept], rank: int) -
         *build.assemble(kind, tree, groups, opt._made_with),
     )
     if opt._steps or opt.skipped_steps:
-        saved = sliced(opt.state_dict(), state.tree, parts, kept, remembered_of(made))
+        saved = files.sliced(opt.state_dict(), state.tree, parts, kept, files.remembered_of(made))
         commit, _ = state_dict.state_restorer(
             kind.__name__, made._state, opt._policy._asdict(), saved, strict=True
         )
@@ -548,58 +534,6 @@ def _share_of(opt: Optimizer, layout: Layout, kept: Sequence[Kept], rank: int) -
         made._state.counts.skipped = opt._state.counts.skipped
     made._before_step, made._after_step = opt._before_step, opt._after_step
     return made
-
-
-def sliced(
-    saved: Mapping[str, Any],
-    tree: Tree,
-    parts: Mapping[int, Part],
-    kept: Sequence[Kept],
-    remembered: Collection[str],
-) -> dict[str, Any]:
-    """Return of a state_dict of all parameters what a rank needs for its share.
-
-    ``remembered`` are the names of numbers that a rule remembers of each array.
-    """
-    entries = dict(saved["state"])
-    absent = set()
-    for position, leaf in enumerate(tree.leaves):
-        entry = entries.get(leaf.name)
-        if not isinstance(entry, Mapping) or (kept[position].whole and position in parts):
-            continue
-        if kept[position].absent:
-            absent.add(leaf.name)
-            del entries[leaf.name]
-            continue
-        part = parts.get(position, Part(position, 0, 0))
-        entries[leaf.name] = {
-            name: value if name in remembered else _slice(name, value, leaf, part)
-            for name, value in entry.items()
-            if name != ORDER
-        }
-    groups = [
-        {**group, "params": [name for name in group["params"] if name not in absent]}
-        if isinstance(group, Mapping) and "params" in group
-        else group
-        for group in saved["groups"]
-    ]
-    return {**saved, "state": entries, "groups": groups}
-
-
-def _slice(name: str, value: Any, leaf: Leaf, part: Part) -> Any:
-    """Return the part of what is saved of a slot; what does not fit the parameter as it is."""
-    if not isinstance(value, np.ndarray):
-        return value
-    shape, complex_ = leaf.array.shape, leaf.array.dtype.kind == "c"
-    if value.shape == shape or (complex_ and value.shape == (*shape, 2)):
-        flat = value.reshape(-1, *value.shape[len(shape) :])
-        per = 1 + complex_
-        if not part.size and not arrays.layout_of(leaf.array).plain:
-            return value[:0]  # none of a whole array that another rank has
-        return flat[part.start // per : part.stop // per]
-    if name.endswith(SCALE) and value.ndim == 1:
-        return value[part.start // BLOCK : -(-part.stop // BLOCK)]
-    return value
 
 
 # -------------------------------------------------------------------------------------------------

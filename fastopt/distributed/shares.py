@@ -72,6 +72,13 @@ class Described(NamedTuple):
     whole: bool = False
 
 
+class Kept(NamedTuple):
+    """How a parameter is shared out: whether one rank has all of it, and the others nothing."""
+
+    whole: bool = True
+    absent: bool = False
+
+
 class Section(NamedTuple):
     """Parameters whose gradients are sent together: their positions, and the parts of each rank."""
 

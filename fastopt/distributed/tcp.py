@@ -14,14 +14,17 @@ Result = TypeVar("Result")
 
 _GREETING = b"fastopt"
 
+_LATER = 5.0
+"""Seconds that others wait longer than rank 0, which knows who is silent and tells them."""
+
 
 class TcpRanks(Ranks):
     """Ranks that tell each other words over TCP, and send no arrays."""
 
     def __init__(self, rank: int, size: int, host: str, port: int, time_limit: float) -> None:
+        self._sockets: dict[int, socket.socket] = {}
         super().__init__(rank, size)
         self._time_limit = time_limit
-        self._sockets: dict[int, socket.socket] = {}
         until = time.monotonic() + time_limit
         if rank == 0:
             self._hear_all(host, port, until)
@@ -34,15 +37,13 @@ class TcpRanks(Ranks):
                 server.settimeout(max(until - time.monotonic(), 0.001))
                 try:
                     found, _ = server.accept()
-                    found.settimeout(5.0)
-                    greeting = _read(found, len(_GREETING) + 8)
-                except (TimeoutError, ConnectionError):
-                    if time.monotonic() < until:
-                        continue
+                except TimeoutError as error:
                     missing = [k for k in range(1, self.size) if k not in self._sockets]
-                    self.lose(f"{named(missing)} did not come to {host}:{port}", missing)
-                if greeting.startswith(_GREETING):
-                    other = int.from_bytes(greeting[len(_GREETING) :], "little")
+                    self.close()
+                    self.lose(f"{named(missing)} did not come to {host}:{port}", missing, error)
+                if (other := _greeted(found)) is None:  # it is no rank
+                    found.close()
+                else:
                     self._sockets[other] = self._ready(found)
 
     def _find(self, host: str, port: int, until: float) -> None:
@@ -55,7 +56,16 @@ class TcpRanks(Ranks):
                     self.lose(f"rank 0 was not found at {host}:{port}: {error}", [0], error)
                 time.sleep(0.05)
         self._sockets[0] = self._ready(found)
+        found.settimeout(self._time_limit + _LATER)
         found.sendall(_GREETING + self.rank.to_bytes(8, "little"))
+
+    def close(self) -> None:
+        """End all connections; nothing can be said any more."""
+        for one in self._sockets.values():
+            one.close()
+
+    def __del__(self) -> None:
+        self.close()
 
     def _ready(self, found: socket.socket) -> socket.socket:
         found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -70,7 +80,12 @@ class TcpRanks(Ranks):
             if said[:1] != b"=":
                 self.lose(said[1:].decode(), ())
             return _split(said[1:])
-        every = [words, *(self._with(other, _read_framed) for other in range(1, self.size))]
+        until = time.monotonic() + self._time_limit  # for all of them together
+        every = [words]
+        for other in range(1, self.size):
+            self._sockets[other].settimeout(max(until - time.monotonic(), 0.001))
+            every.append(self._with(other, _read_framed))
+            self._sockets[other].settimeout(self._time_limit)
         together = b"=" + b"".join(len(one).to_bytes(8, "little") + one for one in every)
         for other in range(1, self.size):
             self._with(other, lambda one: _write(one, together))
@@ -102,6 +117,17 @@ class TcpRanks(Ranks):
     def sum_up(self, array: Array, root: int | None) -> None:
         """Raise TypeError: arrays go another way."""
         raise TypeError("words alone are sent over TCP")
+
+
+def _greeted(found: socket.socket) -> int | None:
+    """Return which rank has connected; None for what is none."""
+    found.settimeout(5.0)
+    try:
+        greeting = _read(found, len(_GREETING) + 8)
+    except OSError:
+        return None
+    ours = greeting.startswith(_GREETING)
+    return int.from_bytes(greeting[len(_GREETING) :], "little") if ours else None
 
 
 def _read(one: socket.socket, count: int) -> bytes:

@@ -7,6 +7,7 @@ of every kind, the state as PyTorch's ``state_dict`` has it.
 
 from __future__ import annotations
 
+import copy
 import difflib
 import inspect
 import threading
@@ -28,7 +29,7 @@ from fastopt.core.rows import RowGrad
 from fastopt.errors import CheckpointError
 from fastopt.interop.common import count_of, plain
 from fastopt.interop.torch import TWINS
-from fastopt.optimizers.base import Optimizer
+from fastopt.optimizers.base import Hook, Optimizer
 from fastopt.optimizers.factored import Adafactor
 from fastopt.optimizers.matrices import Muon
 from fastopt.optimizers.rmsprop import RMSprop
@@ -48,6 +49,8 @@ from torch.optim.optimizer import _global_optimizer_pre_hooks as _pre_hooks
 
 if TYPE_CHECKING:
     from fastopt.backends.numba.tensors import TensorWindows
+    from fastopt.optimizers.explain import Explanation
+    from fastopt.optimizers.summary import Summary
 
 Tensor = Any
 
@@ -243,6 +246,19 @@ def tensor_of(array: Array) -> Tensor:
     return torch.from_numpy(array)
 
 
+def small_arrays(tensors: Iterable[Tensor], there: bool = False) -> list[Array]:
+    """Return an array of zeros for each tensor, small, of as many axes and its dtype.
+
+    They are in host memory, or ``there``, on the tensor's device.
+    """
+    found = []
+    for tensor in tensors:
+        shape = [min(length, 2) for length in tensor.shape]
+        device = tensor.device if there else "cpu"
+        found.append(array_of(torch.zeros(shape, dtype=tensor.dtype, device=device)))
+    return found
+
+
 def saved_array(value: Any) -> Any:
     """Return what was stored for a slot as a state_dict of ours has it, in host memory."""
     return array_of(value.cpu()).copy() if isinstance(value, torch.Tensor) else value
@@ -306,7 +322,10 @@ class TorchOptimizer(_TorchOptimizer):  # type: ignore[misc]  # torch is not loo
 
     def _unbind(self) -> None:
         """Have no optimizer yet: the next gradients make one."""
-        self.__dict__.setdefault("_lock", threading.RLock())
+        if "_lock" not in self.__dict__:
+            self._lock = threading.RLock()
+            self._before_step: list[Hook] = []
+            self._after_step: list[Hook] = []
         self._inner: Optimizer | None = None
         self._tensors: list[Tensor] = []
         self._waiting: list[Tensor] = []
@@ -335,14 +354,12 @@ class TorchOptimizer(_TorchOptimizer):  # type: ignore[misc]  # torch is not loo
             self.param_groups.pop()
             raise
         self._waiting.extend(group["params"])
+        if self._inner is not None:
+            self._name_parameters(self._inner)
 
     def _check(self, group: Mapping[str, Any]) -> None:
-        """Raise for options that no optimizer can be made with, and tensors that it cannot update.
-
-        Small arrays of as many axes stand for the tensors.
-        """
+        """Raise for options that no optimizer can be made with, and tensors it cannot update."""
         options = self._options.read(group)
-        like = []
         for tensor in group["params"]:
             if not (tensor.is_floating_point() or tensor.is_complex()):
                 raise TypeError(
@@ -350,11 +367,9 @@ class TorchOptimizer(_TorchOptimizer):  # type: ignore[misc]  # torch is not loo
                 )
             if noted(tensor):
                 parameter_array(tensor)  # raises
-            shape = [min(length, 2) for length in tensor.shape]
-            like.append(array_of(torch.zeros(shape, dtype=tensor.dtype)))
-        of_all = {k: v for k, v in self._of_all.items() if k != "backend"}
-        if like:
-            self._made_of([{"params": like, **options}], backend="numpy", **of_all)
+        if like := small_arrays(group["params"]):
+            of_all = {**self._of_all, "backend": "numpy"}
+            self._made_of([{"params": like, **options}], **of_all)
 
     def _made_of(self, groups: list[dict[str, Any]], **of_all: Any) -> Optimizer:
         """Return an optimizer of ours; what depends on other options does so as in its class."""
@@ -383,11 +398,39 @@ class TorchOptimizer(_TorchOptimizer):  # type: ignore[misc]  # torch is not loo
             inner.load_state_dict(self._saved(inner, own, ranges, entries), convert=True)
         self._inner, self._pending = inner, {}
         self._tensors, self._ranges, self._settings = own, ranges, settings
+        inner.before_step, inner.after_step = self._before_step, self._after_step
+        self._name_parameters(inner)
         every = chain.from_iterable(group["params"] for group in self.param_groups)
         self._waiting = [tensor for tensor in every if tensor not in wanted]
         self._places = [*map(place_of, own)]
         self._seen = [one.read(one.group) for one in settings]
         self._look_anew()
+
+    def _called(self) -> dict[Tensor, str]:
+        """Return what every parameter is called where it is shown, in the order of the groups."""
+        groups = [*enumerate(self.param_groups)]
+        places = {t: f"{n}.{k}" for n, group in groups for k, t in enumerate(group["params"])}
+        pairs = [
+            (n, tensor, name)
+            for n, group in groups
+            for tensor, name in zip(group["params"], group.get("param_names", ()), strict=False)
+        ]
+        for names in (
+            {tensor: str(name) for _, tensor, name in pairs},
+            {tensor: f"{n}.{name}" for n, tensor, name in pairs},
+        ):
+            if len({*names.values()}) == len(places):
+                return names
+        return places
+
+    @property
+    def _parameter_names(self) -> list[str]:
+        return [*self._called().values()]
+
+    def _name_parameters(self, inner: Optimizer) -> None:
+        """Tell an optimizer of ours what its parameters are called where they are shown."""
+        names = map(self._called().__getitem__, self._tensors)
+        inner._shown_as = dict(zip(self._names(self._ranges), names, strict=True))
 
     def _refuse_averages(self) -> None:
         """Raise RuntimeError while parameters are averages, from which no training goes on."""
@@ -406,6 +449,11 @@ class TorchOptimizer(_TorchOptimizer):  # type: ignore[misc]  # torch is not loo
             known = self._tensors
             fresh = [t for t in self._waiting if t.grad is not None or t.requires_grad]
         self._bind([*known, *fresh], self.state)
+
+    def _bind_known(self) -> None:
+        """Make an optimizer of what there is state of, and no optimizer yet."""
+        if known := [tensor for tensor in self._waiting if tensor in self._pending]:
+            self._bind(known, self._pending)
 
     def _follow_memory(self) -> Optimizer:
         """Go over to parameters that lie elsewhere or otherwise, as after ``p.data = ...``.
@@ -510,7 +558,7 @@ class TorchOptimizer(_TorchOptimizer):  # type: ignore[misc]  # torch is not loo
             if self._on_device is None:
                 inner.step(grads, **extra)
             else:
-                with _stream_of(self._on_device):
+                with stream_of(self._on_device):
                     inner.step(grads, **extra)
             torch.autograd.graph.increment_version(tensors)  # autograd cannot see what arrays write
         return loss
@@ -553,6 +601,108 @@ class TorchOptimizer(_TorchOptimizer):  # type: ignore[misc]  # torch is not loo
             flat = [gradient_of(by_tensor[tensor]) for tensor in self._tensors]
             found["hessian"] = [flat[begin:end] for begin, end in self._ranges]
         return found
+
+    # What is seen --------------------------------------------------------------------------------
+
+    @property
+    def before_step(self) -> list[Hook]:
+        """Functions of ``fastopt``, the optimizer within, that its steps call first: append to it.
+
+        A step without any gradient calls none. As PyTorch's own hooks, which are called around
+        these, they are no part of copies.
+        """
+        return self._before_step
+
+    @property
+    def after_step(self) -> list[Hook]:
+        """Functions of ``fastopt``, the optimizer within, that its steps call last, likewise."""
+        return self._after_step
+
+    def explain(
+        self, *, grad_scale: float = 1.0, value: Any = None, hessian: Any = None
+    ) -> Explanation:
+        """Return what ``step()`` would do with the gradients as they are now, and why.
+
+        Call it after ``loss.backward()``; nothing changes, and no hook is called. The step is made
+        on a copy: see ``fastopt.Optimizer.explain`` for what that takes. Every parameter is there,
+        also one that has no gradient, and is "frozen" then if it requires none.
+
+        Parameters are called as they were named, ``Adam(model.named_parameters())``, with the
+        number of the group before it, "1.weight", where two groups have the same name; else by
+        group and place, "0.2". So they are in ``summary`` and ``fastopt.watch`` too.
+
+        Example:
+            >>> import torch
+            >>> import fastopt.torch
+            >>> model = torch.nn.Linear(2, 1)
+            >>> opt = fastopt.torch.SGD(model.named_parameters(), lr=0.5)
+            >>> model(torch.ones(1, 2)).sum().backward()
+            >>> why = opt.explain()
+            >>> why["weight"].grad_rms, round(why["weight"].update_rms, 6), why["bias"].status
+            (1.0, 0.5, 'updated')
+
+        Args:
+            grad_scale: what gradients are multiplied by first. With a ``GradScaler`` call
+                ``scaler.unscale_(opt)`` before, or hand in ``1 / scaler.get_scale()``; it is the
+                scaler that leaves steps out then, which is not foreseen here.
+            value, hessian: as for ``step``; what a closure would return is ``value``.
+
+        Raises what ``step`` does for gradients and parameters that are no good.
+        """
+        from fastopt.interop import torch_explain  # milliseconds, which a program may do without
+
+        with self._lock:
+            return torch_explain.explained(self, grad_scale, value, hessian)
+
+    def summary(self) -> Summary:
+        """Return what this optimizer is: settings, groups, arrays, bytes, backend and why.
+
+        State is that which there is: a parameter has some from its first gradient on.
+
+        Example:
+            >>> import torch
+            >>> import fastopt.torch
+            >>> layer = torch.nn.Linear(2, 3)
+            >>> opt = fastopt.torch.Adam(layer.named_parameters())
+            >>> [(one.name, one.shape) for one in opt.summary().arrays]
+            [('weight', (3, 2)), ('bias', (3,))]
+        """
+        from fastopt.interop import torch_explain
+
+        with self._lock:
+            return torch_explain.summarised(self)
+
+    def _repr_html_(self) -> str:
+        return self.summary()._repr_html_()
+
+    def _twin(self) -> TorchOptimizer:
+        """Return a copy of this one, with the very same optimizer within, to be given another."""
+        twin: TorchOptimizer = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        twin._settings, twin._seen = [*self._settings], [*self._seen]
+        return twin
+
+    def _for_the_next_step(self) -> TorchOptimizer:
+        """Return what holds the optimizer that would make the next step, where nothing changes.
+
+        It goes on from this one as ``_step`` does, with an optimizer of its own where that would
+        change this one's: parameters have come, have other settings, or lie elsewhere.
+        """
+        twin = self._twin()
+        if any(tensor.grad is not None for tensor in self._waiting):
+            twin._bind_more()
+        elif self._inner is None:
+            twin._bind_known()
+        else:
+            now = [read(group) for group, read, _, _ in self._settings]
+            moved = [*map(place_of, self._tensors)] != self._places
+            if moved or now != self._seen or any(one.live for one in self._settings):
+                twin._inner = copy.copy(self._inner)  # of the same arrays
+                for place, values in enumerate(now):
+                    twin._follow_settings(place, values)
+                if moved:
+                    twin._follow_memory()
+        return twin
 
     # State ---------------------------------------------------------------------------------------
 
@@ -659,8 +809,7 @@ class TorchOptimizer(_TorchOptimizer):  # type: ignore[misc]  # torch is not loo
         with self._lock:
             try:
                 super().load_state_dict(state_dict)
-                if known := [tensor for tensor in self._waiting if tensor in self._pending]:
-                    self._bind(known, self._pending)
+                self._bind_known()
             except BaseException:
                 self.__dict__.clear()
                 self.__dict__.update(before)
@@ -714,7 +863,7 @@ def _same(one: Any, other: Any) -> bool:
     return one is other or bool(one == other)
 
 
-def _stream_of(tensor: Tensor) -> Any:
+def stream_of(tensor: Tensor) -> Any:
     """Return a context in which CuPy works on PyTorch's stream of a tensor's device."""
     with backends.use_backend("cupy"):
         cupy: Any = backends.array_namespace()

@@ -157,7 +157,7 @@ def _of_rates(made: Explanation) -> Iterator[Advice]:
         text = (
             f"lr is 0 in step {_first(made.step_count) + 1} for {_named(still)}: nothing moves. If "
             "a schedule gives it, look at its number of steps, and at whether it begins at 0; else "
-            "set opt.lr"
+            'set "lr" in opt.param_groups'
         )
         yield Advice("lr_zero", text, tuple(still))
     factor = made.clip_factor if isinstance(made.clip_factor, float) else min(made.clip_factor)
@@ -166,7 +166,8 @@ def _of_rates(made: Explanation) -> Iterator[Advice]:
         text = (
             f"max_grad_norm={made.max_grad_norm:.3g} makes all gradients {1.0 / factor:.3g} times "
             f"smaller, their norm is {made.grad_norm:.3g}: as a limit for outliers, set it above "
-            "the usual norm (opt.grad_norm over some steps); if this step is one, nothing is wrong"
+            "the usual norm (watch grad_norm over some steps); if this step is one, nothing is "
+            "wrong"
         )
         yield Advice("clipped", text)
 
@@ -336,7 +337,7 @@ def _underflow(made: Explanation, around: Around) -> Iterator[Advice]:
         text = (
             f"{small:.0%} of the elements of the float16 gradient of {names} are below 6.1e-5, "
             f"where float16 loses digits, and {one.zeros:.0%} are 0: scale the loss up "
-            "(fastopt.LossScaler), or hand in float32 gradients"
+            "(fastopt.LossScaler, torch.amp.GradScaler), or hand in float32 gradients"
         )
         yield Advice("underflow", text, every)
 

@@ -187,6 +187,7 @@ class Optimizer(Formula):
         self._refuse_policy(self._policy)
         self._before_step: list[Hook] = []
         self._after_step: list[Hook] = []
+        self._shown_as: Mapping[str, str] = {}
         self._made_with = build.Construction(
             hyperparameters,
             backends.requested(backend),
@@ -709,6 +710,15 @@ class Optimizer(Formula):
         counts = self._state.counts
         return counts.grad_norm if counts.members is None else counts.members.norms  # type: ignore[return-value]
 
+    def _shown(self, leaf: Leaf) -> str:
+        """Return what a parameter is called where it is shown: as in ``state_dict``, by default."""
+        return self._shown_as.get(leaf.name, leaf.name)
+
+    @property
+    def _parameter_names(self) -> list[str]:
+        """What the parameters are called where they are shown."""
+        return [*map(self._shown, self._state.tree.leaves)]
+
     def _synchronize(self, norm: bool = False) -> None:
         if self._engine.device is not None:  # the host's counts can be read at any moment
             with self._state_lock.lock:
@@ -1030,6 +1040,7 @@ class Optimizer(Formula):
                 ],
                 "made_with": tuple(self._made_with),
                 "policy": tuple(self._policy),
+                "shown_as": dict(self._shown_as),
                 "counts": (counts.skipped, counts.grad_norm, counts.members),
                 "saved": self._collect_state(),
             }
@@ -1040,6 +1051,7 @@ class Optimizer(Formula):
         """Be a copy of what another optimizer consisted of."""
         made_with, policy = build.Construction(*copied["made_with"]), Policy(*copied["policy"])
         self._begin(made_with, policy, *rebuilt(type(self), copied))
+        self._shown_as = copied["shown_as"]
 
     def _begin(
         self,
@@ -1048,7 +1060,8 @@ class Optimizer(Formula):
         state: OptimizerState,
         engine: HostEngine,
     ) -> None:
-        """Consist of what an optimizer consists of; hooks are none."""
+        """Consist of what an optimizer consists of; hooks are none, names as in ``state_dict``."""
+        self._shown_as = {}
         self._state_lock = StateLock()
         self._made_with = made_with
         self._policy = policy

@@ -11,7 +11,7 @@ import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -32,11 +32,9 @@ from fastopt.engine.step import HostEngine, Prepared
 from fastopt.optimizers.advice import Advice, Context, advice_on
 from fastopt.optimizers.base import Optimizer, rebuilt
 
-if TYPE_CHECKING:
-    from fastopt.core.tree import Tree
-
 Status = Literal["updated", "skipped", "no gradient", "frozen"]
-"""What a step does with a parameter: ``frozen`` is one of a group with trainable=False."""
+"""What a step does with a parameter: ``frozen`` is one of a group with trainable=False, in PyTorch
+one without a gradient that has requires_grad=False."""
 
 Each = float | tuple[float, ...]
 """A number; where an optimizer has members, a tuple of one for each of them."""
@@ -67,7 +65,7 @@ class ParameterStep:
     its rows alone, each once.
 
     Attributes:
-        name: as in ``state_dict``.
+        name: as in ``state_dict``; of PyTorch's tensors see ``explain`` of ``fastopt.torch``.
         shape, dtype: of the parameter.
         group: the number of its group.
         status: "updated", "skipped" (the step would be left out), "no gradient" or "frozen".
@@ -524,7 +522,7 @@ def explained(
     engine.follow_settings()
     given = engine.matched(grads)
     _check(opt, engine, given)
-    shared = _shared_gradients(state.tree, given)
+    shared = _shared_gradients(opt, given)
     given = [_on_host(grad) for grad in given]
     if arrays.kind(grad_scale) == "cupy":
         grad_scale = arrays.on_host(grad_scale).item()
@@ -542,7 +540,7 @@ def explained(
     prepared = engine.prepare(transformed, scale, looked, {**options}, extra)
     engine.commit(prepared)
     frozen = {n for n, group in enumerate(state.groups) if not group["trainable"]}
-    step = _Step(engine, prepared, given, transformed, scale, frozen)
+    step = _Step(opt, engine, prepared, given, transformed, scale, frozen)
     parameters = tuple(
         step.of(where, before[where], steps[where], scalars[where], options) for where in before
     )
@@ -597,13 +595,13 @@ def _context(state: OptimizerState, where: Where, options: Mapping[int, Options]
     return Context(_options_of(state, where, options), scheduled, bucket.spec.master, squares)
 
 
-def _shared_gradients(tree: Tree, given: Sequence[Any]) -> tuple[str, str] | None:
+def _shared_gradients(opt: Optimizer, given: Sequence[Any]) -> tuple[str, str] | None:
     """Return the names of two parameters whose gradients share memory; None if no two do."""
     there = [k for k, grad in enumerate(given) if arrays.kind(grad) is not None and grad.size]
     found = arrays.sharing([given[k] for k in there])
     if found is None:
         return None
-    first, second = (tree.leaves[there[k]].name for k in found)
+    first, second = (opt._shown(opt._state.tree.leaves[there[k]]) for k in found)
     return first, second
 
 
@@ -678,6 +676,7 @@ class _Step:
 
     def __init__(
         self,
+        opt: Optimizer,
         engine: HostEngine,
         prepared: Prepared,
         given: Sequence[Any],
@@ -685,6 +684,7 @@ class _Step:
         scale: float,
         frozen: set[int],
     ) -> None:
+        self._shown = opt._shown
         self._engine = engine
         self._verdict = verdict = prepared.verdict
         self._works = {work.number: work for work in prepared.works}
@@ -748,7 +748,7 @@ class _Step:
         if position in self._bounds:
             about["at_bounds"] = _at_bounds(parameter.leaf.array, self._bounds[position])
         return ParameterStep(
-            parameter.leaf.name,
+            self._shown(parameter.leaf),
             parameter.layout.shape,
             parameter.dtype.name,
             bucket.group,

@@ -177,7 +177,7 @@ def _collected(opt: Optimizer) -> Summary:
     skipped: int | tuple[int, ...] = counts.skipped
     if counts.members is not None:
         skipped = tuple(counts.members.skipped.tolist())
-    found = _arrays_of(state)
+    found = _arrays_of(opt, state)
     backend = opt._engine.backend.name
     groups = [
         GroupSummary(
@@ -211,7 +211,7 @@ def _collected(opt: Optimizer) -> Summary:
     )
 
 
-def _arrays_of(state: OptimizerState) -> tuple[ArraySummary, ...]:
+def _arrays_of(opt: Optimizer, state: OptimizerState) -> tuple[ArraySummary, ...]:
     """Return all parameters in the order of the tree."""
     group_of = {p: n for n, group in enumerate(state.groups) for p in group.positions}
     about: dict[int, tuple[str, int, tuple[StateArray, ...]]] = {}
@@ -223,13 +223,11 @@ def _arrays_of(state: OptimizerState) -> tuple[ArraySummary, ...]:
     for position, leaf in enumerate(state.tree.leaves):
         array = leaf.array
         rule, steps, own = about.get(position, ("", 0, ()))
-        shape = tuple(array.shape)
+        name, shape = opt._shown(leaf), tuple(array.shape)
         nbytes = math.prod(shape) * array.dtype.itemsize
         where = group_of.get(position, 0)
         found.append(
-            ArraySummary(
-                leaf.name, shape, array.dtype.name, array.size, nbytes, where, rule, steps, own
-            )
+            ArraySummary(name, shape, array.dtype.name, array.size, nbytes, where, rule, steps, own)
         )
     return tuple(found)
 
@@ -251,5 +249,5 @@ def _why(opt: Optimizer, backend: str) -> str:
         )
     return (
         f"auto: it goes over to Numba when its steps have taken about as long as that does, of "
-        f"which they have taken {later.spent:.2g} s; opt.warmup() does it now"
+        f"which they have taken {later.spent:.2g} s; warmup() does it now"
     )

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from fastopt.core.buckets import Bucket
 from fastopt.core.hyperparameters import as_float, whole
 from fastopt.core.norms import clip_factor
 from fastopt.core.rows import RowGrad
-from fastopt.optimizers.base import Observer, Optimizer
+from fastopt.optimizers.base import Hook, Observer, Optimizer
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,6 +37,25 @@ OF_PARAMETERS = (
     "update_ratio",
 )
 """What is recorded of every parameter; ``<slot>_rms`` of its state comes behind."""
+
+
+class Watched(Protocol):
+    """An optimizer, or what has its steps made by one, now and then another: these hooks go along.
+
+    Whether something is so is told by its ``_parameter_names``.
+    """
+
+    @property
+    def before_step(self) -> list[Hook]:
+        """What the steps call first, with the optimizer that makes them."""
+
+    @property
+    def after_step(self) -> list[Hook]:
+        """What they call last."""
+
+    @property
+    def _parameter_names(self) -> list[str]:
+        """What the parameters are called where they are shown."""
 
 
 class Row(NamedTuple):
@@ -76,12 +95,14 @@ def watch(opt: Any, every: int = 1, *, parameters: Iterable[str] | None = None) 
     arrays these are made on the device, and the host waits for the numbers alone.
 
     Args:
-        opt: an optimizer, or what stands around one (``Accumulator``, ``Lookahead``, ``SAM``): then
-            its own steps are recorded, with the gradients that it is given. A ``LossScaler`` or an
-            ``EMA`` stands beside: watch the optimizer.
+        opt: an optimizer, also one of ``fastopt.torch``, or what stands around one
+            (``Accumulator``, ``Lookahead``, ``SAM``): then its own steps are recorded, with the
+            gradients that it is given. A ``LossScaler`` or an ``EMA`` stands beside: watch the
+            optimizer.
         every: of how many steps one is recorded, >= 1, from the next one on. Steps that are skipped
             count, calls that only add up gradients do not.
-        parameters: the names of those to record, as in ``state_dict``; None for all.
+        parameters: the names of those to record, as in ``state_dict``, of PyTorch's tensors as
+            ``explain`` calls them; None for all.
 
     Raises:
         TypeError: if ``opt`` is no optimizer, and for names that are no strings.
@@ -99,7 +120,7 @@ class Watch(Observer):
     captured in a CUDA graph is not recorded, nor are its replays. Several can watch one optimizer.
     A copy of the optimizer (``copy.deepcopy``, ``pickle``) has a copy of it among its hooks, with
     what was recorded so far, which goes on with the copy; and a copy of it has a copy of the
-    optimizer.
+    optimizer. (Those of ``fastopt.torch`` have no hooks in their copies, as all of PyTorch's.)
 
     Attributes:
         every: of how many steps one is recorded; can be set.
@@ -109,14 +130,12 @@ class Watch(Observer):
         self, opt: Any, every: int = 1, *, parameters: Iterable[str] | None = None
     ) -> None:
         inner = getattr(opt, "innermost", opt)
-        if not isinstance(inner, Optimizer):
-            beside = type(opt).__name__ in ("LossScaler", "EMA")
+        if not hasattr(type(inner), "_parameter_names"):
             raise TypeError(
-                f"watch takes an optimizer, or what makes its steps; got {type(opt).__name__}"
-                + (", which stands beside one: watch the optimizer itself" if beside else "")
+                f"watch takes an optimizer, or what makes its steps; got {_said_of(opt)}"
             )
         self.every = every
-        self._opt: Optimizer = inner
+        self._opt: Watched = inner
         self._only = None if parameters is None else _checked_names(inner, parameters)
         self._rows: list[Row] = []
         self._given: dict[str, Any] = {}
@@ -203,7 +222,8 @@ class Watch(Observer):
         every = sorted(position for bucket in state.buckets for position in bucket.positions)
         if self._only is None:
             return every
-        return [position for position in every if state.tree.leaves[position].name in self._only]
+        leaves = state.tree.leaves
+        return [position for position in every if opt._shown(leaves[position]) in self._only]
 
     def _row(self, opt: Optimizer, pending: Pending, given: Mapping[str, Any]) -> Row:
         state = opt._state
@@ -229,7 +249,7 @@ class Watch(Observer):
         for position, numbers in of_grads.items():
             total = math.hypot(total, numbers.get("norm", 0.0) * scale)
             if position in of_params:
-                name = state.tree.leaves[position].name
+                name = opt._shown(state.tree.leaves[position])
                 found[name] = _finished(numbers, of_params[position], scale)
         limit = opt.max_grad_norm
         factor = 1.0 if limit is None or not math.isfinite(total) else clip_factor(limit, total)
@@ -268,9 +288,9 @@ class Watch(Observer):
         ``grad_scale``), ``grad_zeros`` (share of elements that are exactly 0), ``grad_nonfinite``
         (how many are NaN or infinite; the other numbers are NaN then), ``weight_rms`` and
         ``update_rms`` of the parameter before the step and of what the step added to it,
-        ``update_ratio`` of both, and ``<slot>_rms`` of the state after the step, such as ``m_rms``,
-        for state of the parameter's shape that is not coded. RMS is the root of the mean square.
-        Of a ``RowGrad`` gradients are those of its rows.
+        ``update_ratio`` of both, and ``<slot>_rms`` of each array of the state after the step, such
+        as ``m_rms``: codes (``state_dtype="int8"``) as the numbers that they stand for. RMS is the
+        root of the mean square. Of a ``RowGrad`` gradients are those of its rows.
         """
         found: dict[str, Array] = {}
         for name in self._run_names:
@@ -344,10 +364,22 @@ class Watch(Observer):
         )
 
 
-def _checked_names(opt: Optimizer, names: Iterable[str]) -> frozenset[str]:
+def _said_of(opt: Any) -> str:
+    """Return what cannot be watched, and what can be in its place."""
+    if isinstance(opt, type):
+        return f"the class {opt.__name__}: make one of it, {opt.__name__}(params), and watch that"
+    name, module = type(opt).__name__, type(opt).__module__
+    if name in ("LossScaler", "EMA"):
+        return f"{name}, which stands beside one: watch the optimizer itself"
+    if module.startswith("torch."):
+        return f"{module}.{name}. Of PyTorch's tensors the optimizers of fastopt.torch are watched"
+    return name
+
+
+def _checked_names(opt: Watched, names: Iterable[str]) -> frozenset[str]:
     if isinstance(names, str):
         raise TypeError(f"watch: parameters must be a list of names; got {names!r}")
-    asked, known = [*names], [leaf.name for leaf in opt._state.tree.leaves]
+    asked, known = [*names], opt._parameter_names
     for name in asked:
         if not isinstance(name, str):
             raise TypeError(f"watch: parameters must be names; got {name!r:.200}")
@@ -430,13 +462,14 @@ def _moved(bucket: Bucket, index: int, before: Array) -> Numbers:
             weights = weights + (weight * weight).sum()
         found |= {"moved": moved, "weights": weights}
         for slot in bucket.rule.state:
-            values = bucket.arena.view(slot, parameter)
-            if values is not None and values.size:
-                own_squares = 0.0
-                for (piece,) in blocks(values):
-                    moduli = _moduli(piece)
-                    own_squares = own_squares + (moduli * moduli).sum()
-                found[f"{slot}_rms"] = own_squares / values.size
+            own_squares, count = 0.0, 0
+            for piece in bucket.arena.pieces(slot, parameter, slot in bucket.rule.signed):
+                numbers = piece.astype(np.float64)
+                own_squares = own_squares + (numbers * numbers).sum()
+                count += piece.size
+            if count:  # of complex numbers two reals each
+                pair = now.dtype.kind == "c" and slot not in parameter.places
+                found[f"{slot}_rms"] = own_squares / (count // 2 if pair else count)
     return found
 
 

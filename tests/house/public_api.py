@@ -91,6 +91,8 @@ from fastopt import (
     optimizers,
     schedules,
 )
+from fastopt.optimizers.explain import Explanation
+from fastopt.optimizers.summary import Summary
 
 Array = NDArray[np.float64]
 
@@ -317,6 +319,22 @@ def over_ranks(comm: Any) -> int:
 def ranks_of_nccl() -> Any:
     """Return what stands for a communicator where NCCL sends."""
     return fastopt.distributed.nccl()
+
+
+def on_tensors(torch: Any) -> int:
+    """Train a tensor of PyTorch, which is handed in where it is installed, and look at the run."""
+    weight = torch.ones(3, requires_grad=True)
+    opt: Any = fastopt.torch.Adam([("weight", weight)], lr=0.1)
+    explained: list[Explanation] = []
+    with fastopt.watch(opt, parameters=["weight"]) as recorder:
+        for _ in range(3):
+            opt.zero_grad()
+            (weight * weight).sum().backward()
+            explained.append(opt.explain())
+            opt.step()
+    summary: Summary = opt.summary()
+    assert explained[-1]["weight"].step == summary.step_count
+    return len(recorder)
 
 
 def from_other_libraries() -> dict[str, Callable[..., Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,8 @@ def test_the_program_runs(tmp_path: Path) -> None:
     assert "numpy" in public_api.settings()
     assert len(public_api.errors()) == 1
     assert public_api.seen()["steps"] == 3
+    if importlib.util.find_spec("torch") is not None:
+        assert public_api.on_tensors(importlib.import_module("torch")) == 3
     assert len(public_api.from_other_libraries()) == len(interop.__all__)
 
 

@@ -114,6 +114,65 @@ def test_other_dtypes(dtype: Any) -> None:
     close(seen.history["update_rms"], [[rms(np.abs(param.astype(wide) - held.astype(wide)))]])
 
 
+def numbers_of(saved: dict[str, Any], slot: str, signed: bool) -> Array:
+    """Return what a slot of a state_dict stands for: 8-bit floats of a block's scale, or numbers.
+
+    A sign where there is one, three bits of exponent or four, four of fraction, with denormals.
+    """
+    codes = saved[slot]
+    if codes.dtype != np.uint8:
+        return codes.astype(np.complex128 if codes.dtype.kind == "c" else np.float64)
+    order = saved.get("order")
+    flat = (codes if order is None else codes.transpose(order)).reshape(-1)
+    size = (flat & (127 if signed else 255)).astype(int)
+    exponent, fraction = size >> 4, size & 15
+    magnitude = np.where(exponent, (16.0 + fraction) * 2.0 ** (exponent - 1), fraction)
+    scales = saved[f"{slot}_scale"].astype(float).repeat(256)[: flat.size]
+    found: Array = magnitude * 2.0 ** (-10 if signed else -18) * scales
+    return found  # without signs
+
+
+CODED: list[tuple[Any, str]] = [
+    (np.float32, "int8"),
+    (np.float32, "bfloat16"),
+    (np.complex64, "int8"),
+    (np.float32, "float64"),
+]
+
+
+@pytest.mark.parametrize(("dtype", "state"), CODED, ids=str)
+def test_state_in_codes_is_recorded_as_the_numbers_it_stands_for(
+    dtype: Any, state: Any, place: tuple[Any, str]
+) -> None:
+    xp, backend = place
+    shapes = {"a": (40_000,), "b": (31, 17), "c": (), "d": (0, 3)}
+    params = {name: xp.asarray(draw(1, *shape, dtype=dtype)) for name, shape in shapes.items()}
+    params["b"] = params["b"].T  # another order in memory than that of the gradients
+    opt = fastopt.Adam(params, 1e-3, amsgrad=True, state_dtype=state, backend=backend)
+    seen = fastopt.watch(opt)
+    for step in range(2):
+        opt.step({n: xp.asarray(draw(step, *p.shape, dtype=dtype)) for n, p in params.items()})
+    saved = opt.state_dict()["state"]
+    for slot in ("m", "v", "vmax"):
+        for k, name in enumerate(seen.names):
+            numbers = numbers_of(saved[name], slot, slot == "m")
+            count = math.prod(shapes[name])
+            recorded = seen.history[f"{slot}_rms"][-1, k]
+            if count:
+                close(recorded, math.sqrt((np.abs(numbers) ** 2).sum() / count))
+            else:
+                assert math.isnan(recorded)
+
+
+def test_state_in_codes_that_is_not_finite_is_recorded_as_nan() -> None:
+    opt = fastopt.Adam(np.ones(300, np.float32), state_dtype="int8")
+    seen = fastopt.watch(opt)
+    grad = np.ones(300, np.float32)
+    grad[280] = np.nan
+    opt.step(grad)
+    assert np.isnan(seen.history["m_rms"]).all()
+
+
 def test_steps_that_are_skipped_missing_gradients_and_frozen_groups(
     place: tuple[Any, str],
 ) -> None:
