@@ -40,7 +40,7 @@ SIZES = {"1M": (1_000_000, 256, 41), "20M": (20_000_000, 1024, 11), "200M": (200
 """Parameters, the side of the matrices that they are in, and the rounds."""
 APART = "200M"
 """Where contenders come one after another."""
-PARTS = ("1M", "20M", "overlap", "200M")
+PARTS = ("link", "1M", "20M", "overlap", "200M")
 RANKS = (2, 4)
 MINUTES = 7.5
 ONE_THREAD = dict.fromkeys(
@@ -117,7 +117,10 @@ def on_a_rank(task: Mapping[str, Any]) -> None:
     contenders = {
         name: made(name, arrays_of(size, side, 0, 1.0), grads, comm) for name in task["names"]
     }
-    if task["overlap"]:
+    found: dict[str, Any]
+    if task["link"]:
+        found = link(comm)
+    elif task["overlap"]:
         found = {name: overlap(comm, one, grads) for name, one in contenders.items()}
     else:
         seconds: dict[str, list[float]] = {name: [] for name in contenders}
@@ -138,6 +141,40 @@ def on_a_rank(task: Mapping[str, Any]) -> None:
         Path(task["told"]).write_text(json.dumps(told), encoding="utf-8")
     if torch:
         torch.distributed.destroy_process_group()
+
+
+def link(comm: Any) -> dict[str, float]:
+    """Return the seconds of a short message, and the bytes per second each way of long ones."""
+    import numpy as np
+    from mpi4py import MPI
+
+    other, count = 1 - comm.rank, 2_000
+    word = np.zeros(1, np.uint8)
+
+    def short() -> None:
+        for _ in range(count):
+            for sender in (0, 1):
+                if comm.rank == sender:
+                    comm.Send(word, other)
+                else:
+                    comm.Recv(word, other)
+
+    size, length = 40 << 20, 2 << 20
+    here, there = np.ones(size, np.uint8), np.ones(size, np.uint8)
+
+    def long() -> None:
+        under_way = []
+        for first in range(0, size, length):
+            piece = slice(first, first + length)
+            under_way += [comm.Irecv(there[piece], other), comm.Isend(here[piece], other)]
+        MPI.Request.Waitall(under_way)
+
+    short_ones = [timed(comm, short) for _ in range(5)]
+    long_ones = [timed(comm, long) for _ in range(15)]
+    return {
+        "seconds": statistics.median(short_ones) / (2 * count),
+        "bytes_per_second": size / statistics.median(long_ones),
+    }
 
 
 def overlap(comm: Any, contender: Any, grads: Sequence[Any]) -> dict[str, Any]:
@@ -210,7 +247,13 @@ def mpiexec() -> str:
 def measured(ranks: int, seconds: float, **task: Any) -> dict[str, Any]:
     """Return what ranks have found, or why not: {"left out": ...}."""
     with tempfile.TemporaryDirectory() as folder:
-        given = {"overlap": False, **task, "meet": f"{folder}/meet", "told": f"{folder}/told"}
+        given = {
+            "overlap": False,
+            "link": False,
+            **task,
+            "meet": f"{folder}/meet",
+            "told": f"{folder}/told",
+        }
         command = [
             mpiexec(),
             "-n",
@@ -318,6 +361,12 @@ def main(arguments: list[str] | None = None) -> None:
         print(said(row), flush=True)
 
     for part in given.parts:
+        if part == "link":
+            task = {"names": [], "parameters": 1, "side": 1, "rounds": 1}
+            result["link"] = measured(2, until - time.monotonic(), link=True, **task)
+            result["link"].pop("machine", None)
+            print(json.dumps(result["link"]), flush=True)
+            continue
         if part == "overlap":
             result["overlap"] = [overlapped(until - time.monotonic())]
             continue
@@ -340,7 +389,9 @@ def overlapped(seconds: float) -> dict[str, Any]:
     load = os.getloadavg()[0]
     task = {"names": list(OURS), "parameters": parameters, "side": side, "rounds": rounds}
     found = measured(2, seconds, overlap=True, **task)
-    row = {"ranks": 2, "parameters": parameters, "load": load, **found.get("found", found)}
+    row = {"ranks": 2, "parameters": parameters, "load": load, **found}
+    row.pop("machine", None)
+    row.pop("ends", None)
     print(json.dumps(row, indent=1), flush=True)
     return row
 
