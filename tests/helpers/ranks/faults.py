@@ -408,10 +408,10 @@ def in_the_middle(comm: Any, kind: str, guilty: int) -> list[Any]:
     opt = KINDS[kind](made("AdamW", params, backend="numpy"), comm, time_limit=1.0)
     if comm.rank == guilty:
 
-        def share(*_: Any) -> Any:
+        def packed(*_: Any) -> Any:
             raise MemoryError("planted")
 
-        sums._share = share
+        sums.Round._packed = packed
     grads = gradients(params, comm.rank)
     first = tried(opt, params, lambda: opt.step(grads))
     second = tried(opt, params, lambda: opt.step(grads))

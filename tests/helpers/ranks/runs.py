@@ -146,9 +146,13 @@ def every_optimizer() -> dict[str, Run]:
     return found
 
 
-def cut_short(run: Run, whole: tuple[int, int] = (shares.SECTION, sums.CHUNK)) -> None:
+USUAL = shares.SECTION, shares.DIRECT, sums.LONGEST
+
+
+def cut_short(run: Run) -> None:
     """Set how much is sent together: for short pieces 30 kB, and messages of 4 kB."""
-    shares.SECTION, sums.CHUNK = (30_000, 4_096) if run.pieces else whole
+    short = 30_000, 2_048, 4_096
+    shares.SECTION, shares.DIRECT, sums.LONGEST = short if run.pieces else USUAL
 
 
 def trained(comm: Any, kind: str, run: Run, fast: bool = False) -> tuple[Any, Arrays]:
