@@ -73,6 +73,7 @@ sphinx_gallery_conf = {
     "show_signature": False,
     "write_computation_times": False,  # their page loads scripts from elsewhere
     "capture_repr": ("_repr_html_",),
+    "default_thumb_file": str(HERE / "_static" / "icon.svg"),
     "notebook_extensions": [],  # they would lack docs/learning.py
 }
 
@@ -82,6 +83,8 @@ html_theme = "pydata_sphinx_theme"
 html_title = "fastopt"
 html_static_path = ["_static"]
 html_css_files = ["manual.css"]
+html_favicon = "_static/icon.svg"
+html_context = {"default_mode": "auto"}  # without it the theme complains on the first visit
 html_show_sourcelink = False
 html_theme_options = {
     "logo": {"text": "fastopt"},

@@ -19,6 +19,7 @@ from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective
+from sphinx_gallery.directives import imgsgnode
 
 import fastopt
 from fastopt.viz import explorer
@@ -88,6 +89,47 @@ def missing(_app: Sphinx, env: Any, node: Any, content: Any) -> Any:
             env, node["refdoc"], env._app.builder, "obj", public, node, content
         )
     return content if root.split(".")[1] in INSIDE else None
+
+
+LONGEST_WORD = 24
+"""Characters of code that fit a line of a phone, in a list within a list."""
+
+
+def long_names(_app: Sphinx, doctree: nodes.document) -> None:
+    """Mark the names in running text that have to break on a narrow screen."""
+    for literal in doctree.findall(nodes.literal):
+        if any(len(word) > LONGEST_WORD for word in literal.astext().split()):
+            literal["classes"].append("long")
+
+
+POWER = re.compile(r"(\d(?:\.\d+)?e-\d+)")
+
+
+def numbers(_app: Sphinx, doctree: nodes.document) -> None:
+    """Keep numbers such as 1e-15 in one line: a browser breaks them at the sign."""
+    for text in list(doctree.findall(nodes.Text)):
+        if isinstance(text.parent, nodes.paragraph | nodes.reference | nodes.strong):
+            parts = POWER.split(text)
+            if len(parts) > 1:
+                inlines = [
+                    nodes.inline(part, part, classes=["number"]) if k % 2 else nodes.Text(part)
+                    for k, part in enumerate(parts)
+                ]
+                text.parent.replace(text, inlines)
+
+
+def pictures(app: Sphinx, doctree: nodes.document) -> None:
+    """Make every picture a link to itself, so that a small screen can show it in its own size."""
+    up = "../" * app.env.current_document.docname.count("/")
+    for picture in list(doctree.findall(imgsgnode)):
+        shown = nodes.reference(
+            "", "", refuri=f"{up}{app.builder.imagedir}/{Path(picture['uri']).name}"
+        )
+        picture.replace_self(nodes.paragraph("", "", shown))
+        shown += picture
+    for picture in doctree.findall(nodes.image):
+        if not Path(picture["uri"]).match("thumb/*"):
+            picture["width"] = "100%"  # Sphinx links those that it scales
 
 
 ROW = re.compile(r"^\| `\w+`(?:, `\w+`)* \|", re.MULTILINE)
@@ -248,8 +290,11 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("autodoc-skip-member", skipped)
     app.connect("autodoc-process-bases", bases)
     app.connect("doctree-read", several_names)
+    app.connect("doctree-read", pictures)
+    app.connect("doctree-read", long_names)
+    app.connect("doctree-read", numbers)
     app.connect("missing-reference", missing)
     app.tags.add("explorer")  # Learn links to it where a build has it
     app.connect("build-finished", write_explorer)
     app.connect("build-finished", check)
-    return {"env_version": 3, "parallel_read_safe": True, "parallel_write_safe": True}
+    return {"env_version": 6, "parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,6 +1,6 @@
 r"""
-A network of autograd
-=====================
+A network with autograd
+=======================
 
 The gradients come from HIPS autograd, the steps from fastopt.
 

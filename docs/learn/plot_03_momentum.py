@@ -324,7 +324,7 @@ axes.legend()
 # -------------------------------
 #
 # With β = 0.9 the limit of the learning rate is :number:`speed.times` times as high
-# (:number:`speed.limit_9` after :number:`speed.limit_0`), and yet the best run takes
+# (:number:`speed.limit_9`, not :number:`speed.limit_0`), and yet the best run takes
 # :number:`speed.nine` steps, more than gradient descent. A learning rate below the limit does not
 # run away; that does not make it fast. The average of β = 0.9 is slow to turn: it carries the point
 # past the minimum and back. Each step leaves at least √β = :number:`speed.root_9` of this sway, at

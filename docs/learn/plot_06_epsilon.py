@@ -9,9 +9,8 @@ places are in use, and they are **not** the same:
 
 .. math::
 
-   \text{outside the root:}\quad \frac{g}{\sqrt{v} + \varepsilon}
-   \qquad\qquad
-   \text{inside it:}\quad \frac{g}{\sqrt{v + \varepsilon}}
+   \text{outside the root:}\quad &\frac{g}{\sqrt{v} + \varepsilon} \\[1ex]
+   \text{inside it:}\quad &\frac{g}{\sqrt{v + \varepsilon}}
 
 Outside, ε is added to a gradient's size. Inside, it is added to a gradient's *square*, and what it
 comes to is its root. With ε = 1e-8, that is 1e-4: ten thousand times as much.

@@ -9,12 +9,13 @@ Momentum turns the step towards where the gradients agree. RMSProp divides by th
 
 .. math::
 
-   m &\leftarrow \beta_1 m + (1 - \beta_1)\, g     &\text{the average of gradients: momentum} \\
-   v &\leftarrow \beta_2 v + (1 - \beta_2)\, g^2   &\text{the average of squares: RMSProp} \\
-   \hat{m} &= m / (1 - \beta_1^t),\quad \hat{v} = v / (1 - \beta_2^t)  &\text{bias correction} \\
+   m &\leftarrow \beta_1 m + (1 - \beta_1)\, g    &&\quad\text{as in momentum} \\
+   v &\leftarrow \beta_2 v + (1 - \beta_2)\, g^2  &&\quad\text{as in RMSProp} \\
+   \hat{m} &= m / (1 - \beta_1^t)                &&\quad\text{bias correction} \\
+   \hat{v} &= v / (1 - \beta_2^t)                &&\quad\text{of both} \\
    p &\leftarrow p - \mathrm{lr} \cdot \frac{\hat{m}}{\sqrt{\hat{v}} + \varepsilon}
 
-The usual numbers are :math:`\beta_1 = 0.9`, :math:`\beta_2 = 0.999`.
+The usual numbers are :math:`\beta_1 = 0.9`, :math:`\beta_2 = 0.999.`
 """
 
 import numpy as np

@@ -70,12 +70,12 @@ class Backward:
                 with self._ready:
                     due = self._ended or self._is_complete(number)
                 if not due:
-                    self._round.finish()  # there is time for it
+                    self._finish()  # there is time for it
                     with self._ready:
                         while not (self._ended or self._is_complete(number)):
                             self._ready.wait()
                 self._send(number)
-            self._round.finish()
+            self._finish()
         except BaseException as error:
             self._error = error
 
@@ -87,15 +87,23 @@ class Backward:
             self._send(self._next)
             self._next += 1
         if self._ended:
-            self._round.finish()
+            self._finish()
 
     def _is_complete(self, number: int) -> bool:
         return all(self._given[k] for k in self._owner._layout.sections[number].positions)
 
+    def _finish(self) -> None:
+        """Add all that is under way."""
+        assert self._round is not None
+        with self._owner._ranks.sending():
+            self._round.finish()
+
     def _send(self, number: int) -> None:
         assert self._round is not None
         section = self._owner._layout.sections[number]
-        self._round.send(section, self._flats, self._owner._layout.wide[section.positions[0]])
+        with self._owner._ranks.sending():
+            dtype = self._owner._layout.wide[section.positions[0]]
+            self._round.send(section, self._flats, dtype)
         for position in section.positions:
             self._flats[position] = None  # what is under way is kept by the round
 

@@ -111,17 +111,22 @@ class OverRanks(Wrapper):
 
     def __init__(self, opt: Optimizer, comm: Any, time_limit: float, fast: bool) -> None:
         owner = type(self).__name__
-        self._fast = Flag()(f"{owner}: fast", fast)
-        if not isinstance(opt, Optimizer):
-            raise TypeError(
-                f"{owner} takes an optimizer, as fastopt.distributed.{owner}(fastopt.Adam(params), "
-                f"comm); got {type(opt).__name__}. What stands around an optimizer stands around "
-                f"{owner} too: LossScaler().step({owner}(opt, comm), grads)"
-            )
-        super().__init__(opt)
         self._ranks = ranks_of(comm, time_limit, owner)
-        self._refuse(opt, owner)
-        self._agree("constructs", lambda: {**_description(opt), "fast": self._fast}, same=True)
+
+        def look() -> Words:
+            self._fast = Flag()(f"{owner}: fast", fast)
+            if not isinstance(opt, Optimizer):
+                raise TypeError(
+                    f"{owner} takes an optimizer, as fastopt.distributed.{owner}"
+                    f"(fastopt.Adam(params), comm); got {type(opt).__name__}. What stands around "
+                    f"an optimizer stands around {owner} too: "
+                    f"LossScaler().step({owner}(opt, comm), grads)"
+                )
+            self._refuse(opt, owner)
+            return {**_description(opt), "fast": fast}
+
+        self._agree("constructs", look, same=True)
+        super().__init__(opt)
         self._clear()
 
     @staticmethod
@@ -407,7 +412,8 @@ class OverRanks(Wrapper):
             found[0] = self._widened(found[0])
         dtypes = self._layout.stored if stored else self._layout.wide
         contributions = [self._counted(one) if one["has"] else None for one in said]
-        self._sums.add(found[0].flats if found else (), dtypes, contributions)
+        with self._ranks.sending():
+            self._sums.add(found[0].flats if found else (), dtypes, contributions)
         return True
 
     def _widened(self, found: Gradients) -> Gradients:
@@ -448,8 +454,8 @@ class OverRanks(Wrapper):
         mine: Words = {}
         try:
             mine = {} if work is None else work()
-        except _HeardError:  # all know it already
-            raise
+        except _HeardError as heard:  # all know it already
+            raise RankError(str(heard), heard.ranks) from None
         except BaseException as caught:
             error = caught
         words = {"does": what, **mine}
@@ -581,13 +587,19 @@ def exchanged(ranks: Ranks, own: Array) -> list[Array]:
             _refuse_failed([_words(one) for one in said])
         except RankError as error:
             raise _HeardError(str(error), error.ranks) from None
-        raise _HeardError("ranks do different things in a step: their settings differ")
+        unlike = [rank for rank, one in enumerate(said) if one[:1] != NUMBERS]
+        raise _HeardError(
+            f"settings differ: {named(unlike)} of {len(said)} did not measure in this step what "
+            f"rank {ranks.rank} measured (max_grad_norm, on_nonfinite)",
+            tuple(unlike),
+        )
     return [np.frombuffer(one, np.float64, offset=1) for one in said]
 
 
 def _words(said: bytes) -> Words:
     """Return what a rank says; of numbers, that it is in the middle of a step."""
-    words: Words = {"does": "steps"} if said[:1] == NUMBERS else json.loads(said)
+    numbers = {"does": "measures gradients or arrays: settings differ"}
+    words: Words = numbers if said[:1] == NUMBERS else json.loads(said)
     return words
 
 
@@ -639,6 +651,13 @@ def _description(opt: Optimizer) -> Words:
     words["names, dtypes and shapes"] = hashlib.sha256("\n".join(arrays_there).encode()).hexdigest()
     for number, group in enumerate(opt._state.groups):
         for name, option in group.plain.items():
-            if name != "params" and isinstance(option, bool | int | float | str | None):
+            if name != "params" and _is_plain(option):
                 words[f"{name} of group {number}"] = repr(option)
     return words
+
+
+def _is_plain(option: Any) -> bool:
+    """Return whether an option is a number or a word, or several, and so reads alike anywhere."""
+    if isinstance(option, tuple | list):
+        return all(map(_is_plain, option))
+    return isinstance(option, bool | int | float | str | None)

@@ -115,7 +115,8 @@ class DataParallel(OverRanks):
     def broadcast(self) -> Self:
         """Give the parameters of all ranks the values of rank 0's; their state stays."""
         self._agree("broadcasts", None)
-        broadcast(self._ranks, self._layout.parameters)
+        with self._ranks.sending():
+            broadcast(self._ranks, self._layout.parameters)
         return self
 
     def _finish(
@@ -126,9 +127,10 @@ class DataParallel(OverRanks):
         value: float | None,
     ) -> Outcome:
         given = self._sums.given
-        self._sums.complete()
-        if not self._fast:
-            gather(self._sums, self._full, given)
+        with self._ranks.sending():
+            self._sums.complete()
+            if not self._fast:
+                gather(self._sums, self._full, given)
         sums = [
             parameter.in_shape(full) if has else None
             for parameter, full, has in zip(self._layout.parameters, self._full, given, strict=True)

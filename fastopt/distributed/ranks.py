@@ -6,10 +6,13 @@ for with a time limit, so that a rank that is gone is named instead of waited fo
 
 from __future__ import annotations
 
+import atexit
 import os
+import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NoReturn, Protocol
 
 import numpy as np
@@ -47,8 +50,20 @@ class Ranks(ABC):
         self.size = size
         self.in_threads = True
         """Whether any thread may send and receive."""
-        self.lost: str | None = None
+        self._lost: str | None = None
+
+    @property
+    def lost(self) -> str | None:
         """Why nothing more can be sent; None as long as something can."""
+        return self._lost
+
+    @lost.setter
+    def lost(self, why: str) -> None:
+        self._lost = why
+        self._end()
+
+    def _end(self) -> None:
+        """Do what has to be done once nothing more can be sent."""
 
     @property
     def others(self) -> list[int]:
@@ -80,6 +95,16 @@ class Ranks(ABC):
                 f"ranks were lost before ({self.lost}), so nothing more can be sent; load the last "
                 "checkpoint in new processes"
             )
+
+    @contextmanager
+    def sending(self) -> Iterator[None]:
+        """Send what the others wait for: nothing more can be sent if an error comes in between."""
+        try:
+            yield
+        except BaseException as error:
+            if self.lost is None and self.size > 1:
+                self.lost = f"{type(error).__name__} came in the middle of sending: {error}"
+            raise
 
     def lose(self, why: str, ranks: Sequence[int], error: BaseException | None = None) -> NoReturn:
         """Raise RankError, now and from now on."""
@@ -126,6 +151,12 @@ class MpiRanks(Ranks):
         self._cuda_aware = cuda_aware
         super().__init__(self._comm.Get_rank(), self._comm.Get_size())
         self.in_threads = MPI.Query_thread() >= MPI.THREAD_MULTIPLE
+        self.under_way: set[_Begun] = set()
+        """Messages whose memory MPI still reads or writes, also after an error."""
+
+    def _end(self) -> None:
+        """Have this process abort when it ends, since MPI would wait for all ranks then."""
+        _worlds.append(self._mpi.COMM_WORLD)
 
     def tell(self, words: bytes) -> list[bytes]:
         """Tell all others something, and return what each one has said, this one too."""
@@ -158,7 +189,7 @@ class MpiRanks(Ranks):
                 ]
         except self._mpi.Exception as error:
             self._fail(error)
-        self.finish(begun)
+        _Begun(self, begun, [], [words, rooms]).wait()
 
     def exchange(
         self, outgoing: Sequence[Array | None], incoming: Sequence[Array | None]
@@ -252,7 +283,6 @@ class MpiRanks(Ranks):
             self._fail(error)
         except KeyboardInterrupt:
             self.lost = "an interrupt came while others were waited for"
-            self._stay()
             raise
         if silent:
             self.lose(
@@ -261,17 +291,6 @@ class MpiRanks(Ranks):
                 "two steps (then set time_limit)",
                 silent,
             )
-
-    def lose(self, why: str, ranks: Sequence[int], error: BaseException | None = None) -> NoReturn:
-        """Raise RankError, now and from now on."""
-        self._stay()
-        super().lose(why, ranks, error)
-
-    def _stay(self) -> None:
-        """Let this process end without waiting for those that are gone, as MPI_Finalize would."""
-        import mpi4py
-
-        mpi4py.rc.finalize = False
 
     def _fail(self, error: Exception) -> NoReturn:
         self.lose(f"MPI says: {error}", (), error)
@@ -288,14 +307,35 @@ class _Begun:
         kept: list[Any],
     ) -> None:
         self._ranks, self._begun, self._after, self._kept = ranks, begun, after, kept
+        ranks.under_way.add(self)
 
     def wait(self) -> None:
         """Wait until all of it has been sent and has come in; RankError if it does not."""
         self._ranks.finish(self._begun)
+        self._ranks.under_way.discard(self)
         self._kept.clear()
         for write in self._after:
             write()
 
+
+_worlds: list[Any] = []  # in which ranks were lost
+
+_GRACE = 1.0  # seconds that the others have to say what they have found, before all are ended
+
+
+def _abort_if_lost() -> None:
+    """End all ranks, at the end of a process that has lost some: MPI_Finalize waits for ever."""
+    if not _worlds:
+        return
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
+    time.sleep(_GRACE)
+    _worlds[0].Abort(1)
+
+
+# What is registered first is called last, after what others have to do at the end.
+atexit.register(_abort_if_lost)
 
 _TAGS = 2  # of each user of a communicator
 

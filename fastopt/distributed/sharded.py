@@ -31,6 +31,7 @@ from fastopt.engine import build
 from fastopt.engine.extra import NOTHING, Extra, judged
 from fastopt.engine.policy import Outcome, Policy, Verdict, judge, refusal
 from fastopt.engine.step import Prepared
+from fastopt.errors import RankError
 from fastopt.optimizers.base import Around, Optimizer
 from fastopt.optimizers.schedule_free import ScheduleFree
 from fastopt_kernels import ArrayRule
@@ -105,7 +106,8 @@ class Sharded(OverRanks):
         self._order = [p for bucket in opt._state.buckets for p in bucket.positions]
         self._group_of = {p: b.group for b in opt._state.buckets for p in b.positions}
         self._follow(layout)
-        broadcast(self._ranks, self._layout.parameters)
+        with self._ranks.sending():
+            broadcast(self._ranks, self._layout.parameters)
         self.innermost.warmup()
 
     def _follow(self, layout: Layout) -> None:
@@ -184,7 +186,8 @@ class Sharded(OverRanks):
     ) -> Outcome:
         opt, extra = self.innermost, NOTHING if value is None else Extra(value)
         given = self._given()
-        self._sums.complete()
+        with self._ranks.sending():
+            self._sums.complete()
 
         def step(agreeing: Any) -> Outcome:
             def make(_: Any) -> Outcome:
@@ -192,9 +195,10 @@ class Sharded(OverRanks):
                 steps = opt._state.counts.steps.item(0)
                 agreeing()
                 prepared = self._agreed(partial(self._prepared, given, scale, policy, extra), steps)
-                outcome = opt._engine.commit(prepared)
-                if outcome:
-                    self._gather(given)
+                with self._ranks.sending():  # the others wait for what is updated here
+                    outcome = opt._engine.commit(prepared)
+                    if outcome:
+                        self._gather(given)
                 return outcome
 
             own = make if around is None else lambda inner: around(lambda: make(inner))
@@ -256,8 +260,8 @@ class Sharded(OverRanks):
 
         mine = {
             self._positions[leaf.name]: grad
-            for leaf, grad in zip(opt._state.tree.leaves, matched, strict=True)
-        }
+            for leaf, grad in zip(opt._state.tree.leaves, matched, strict=bool(matched))
+        }  # empty where nothing that this rank has is trained
 
         def squares(factor: float) -> list[Array]:
             own = {k: tiles_of(mine[k], factor) for k in wanted if k in self._parts}
@@ -594,7 +598,13 @@ def _completed(
     ]
     mine = [np.zeros(0), *(own[p.position] for p in parts[ranks.rank])]
     vectors = exchanged(ranks, np.concatenate(mine))
-    for of, vector in zip(parts, vectors, strict=True):
+    for rank, (of, vector) in enumerate(zip(parts, vectors, strict=True)):
+        if sum(-(-part.size // TILE) for part in of) != len(vector):
+            raise RankError(
+                f"settings differ: rank {rank} has not measured the arrays in this step that rank "
+                f"{ranks.rank} has (trainable)",
+                (rank,),
+            )
         at = 0
         for part in of:
             count = -(-part.size // TILE)

@@ -65,7 +65,7 @@ class LBFGS(Resumable):
 
     ::
 
-        H g = gamma g + [S gamma Y] M [S gamma Y]^T g     from the last ``history`` pairs
+        H g = gamma g + [S gamma Y] M [S gamma Y]^T g     from the last history pairs
         p   <- p - t * H g                                s = p' - p,  y = g' - g
         f(p') <= f(p) - 1e-3 t g^T H g   and   |g'^T H g| <= 0.9 g^T H g      (strong Wolfe)
 

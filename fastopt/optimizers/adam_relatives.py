@@ -116,7 +116,7 @@ class NAdam(Optimizer):
         m  <- beta1 * m + (1 - beta1) * g                m = 0 at first
         v  <- beta2 * v + (1 - beta2) * g^2              v = 0 at first
         mu_t <- beta1 * (1 - 0.5 * 0.96^(t * momentum_decay))
-        M_t  <- mu_1 * mu_2 * ... * mu_t
+        M_t  <- M_(t-1) * mu_t                           M_0 = 1
         n  <- (1 - mu_t) / (1 - M_t) * g + mu_(t+1) / (1 - M_(t+1)) * m
         p  <- p - lr * n / (sqrt(v / (1 - beta2^t)) + eps)
 

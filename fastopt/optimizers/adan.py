@@ -28,7 +28,7 @@ class Adan(Optimizer):
 
     ::
 
-        d  <- g - (the gradient before g)                0 at first; g is the gradient
+        d  <- g - last                                   0 at first; last is the gradient before g
         m  <- beta1 * m + (1 - beta1) * g                m = 0 at first
         v  <- beta2 * v + (1 - beta2) * d                v = 0 at first
         n  <- beta3 * n + (1 - beta3) * (g + beta2 * d)^2            n = 0 at first

@@ -120,7 +120,8 @@ class ADOPT(Optimizer):
 
         p  <- p - lr * weight_decay * p
         u  <- g / max(sqrt(v), eps)                      g is the gradient
-        u  <- min(max(u, -c), c)                         c = (t - 1)^clip_exponent
+        c  <- (t - 1)^clip_exponent
+        u  <- min(max(u, -c), c)
         v  <- beta2 * v + (1 - beta2) * g^2
         m  <- beta1 * m + (1 - beta1) * u                m = 0 at first
         p  <- p - lr * m

@@ -400,7 +400,7 @@ class Optimizer(Formula):
 
             why = opt.explain(grads)
             print(why)              # a table; in a notebook `why` alone, with rich rich.print(why)
-            why["W1"].ratio         # the numbers, see ``ParameterStep``
+            why["W1"].ratio         # the numbers, see ParameterStep
             for one in why.advice:  # what looks wrong, with a reason, a number and what to do
                 print(one)
 

@@ -70,7 +70,10 @@ function tiny(floor) {
 // ------------------------------------------------------------------------------------------------
 // Options: what is given is held against the class's own ranges.
 
-const show = (value) => (Array.isArray(value) ? `[${value.map(show).join(", ")}]` : String(value));
+function show(value) {
+  if (Array.isArray(value)) return `[${value.map(show).join(", ")}]`;
+  return typeof value === "string" ? JSON.stringify(value) : String(value);
+}
 
 function checkNumber(name, value, range) {
   const { low, high, lowOpen, highOpen, whole, said } = range;
@@ -230,7 +233,9 @@ class Optimizer {
       t,
       scalars,
       state: copies(this.state),
+      memory: { ...this.memory },
       before,
+      after: x.slice(),
       gradient: g.slice(),
       update: x.map((value, k) => value - before[k]),
     };

@@ -37,7 +37,7 @@ class Accumulator(Wrapper):
         W <- W + (w / w1)                                W = 0 at first
         the optimizer's step with s / W; s, W <- 0       every every-th call
 
-        w is the micro-batch's weight, 1 unless ``add`` is given one; w1 the first above 0 of a step
+        w is the micro-batch's weight, 1 unless add is given one; w1 the first above 0 of a step
 
     With losses that are means over micro-batches of n_i samples, this is the step of the whole
     batch for weights of n_i, up to rounding; micro-batches of equal size need none. Sums are kept

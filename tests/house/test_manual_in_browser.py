@@ -1,4 +1,5 @@
-"""The built manual in a browser: nothing comes from elsewhere, formulas are set, pages fit a phone.
+"""The built manual in a browser: nothing comes from elsewhere, formulas are set, pages fit a phone,
+and text is legible by day and by night.
 
 It looks at docs/_build/html, after ``make -C docs html``, and with FASTOPT_TEST_BROWSER set alone,
 since it opens every page.
@@ -24,6 +25,57 @@ from helpers.browser import REQUIRED, browser
 BUILT = Path(__file__).parents[2] / "docs" / "_build" / "html"
 FRAMES = """<!doctype html><meta charset="utf-8"><body><pre id="written"></pre><script>
 const wait = (ms) => new Promise((done) => setTimeout(done, ms));
+
+// Colours as [red, green, blue, opacity]; contrast as WCAG 2 has it, from 1 to 21.
+function colour(text) {
+  const numbers = text.match(/[\\d.]+/g).map(Number);
+  const scale = text.startsWith("color(") ? 255 : 1;
+  return [...numbers.slice(0, 3).map((one) => one * scale), numbers[3] ?? 1];
+}
+function over(upper, lower) {
+  return [0, 1, 2].map((k) => upper[k] * upper[3] + lower[k] * (1 - upper[3])).concat(1);
+}
+function luminance(of) {
+  const linear = (one) => one <= 0.03928 ? one / 12.92 : ((one + 0.055) / 1.055) ** 2.4;
+  const [r, g, b] = of.slice(0, 3).map((one) => linear(one / 255));
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+}
+function contrast(one, other) {
+  const [dark, light] = [luminance(one), luminance(other)].sort((a, b) => a - b);
+  return (light + 0.05) / (dark + 0.05);
+}
+function ground(inside, element) {
+  if (!element) return [255, 255, 255, 1];
+  const own = colour(inside.getComputedStyle(element).backgroundColor);
+  return own[3] === 1 ? own : over(own, ground(inside, element.parentElement));
+}
+function texts(inside) {  // elements with text of their own that can be seen
+  const all = [...inside.document.body.querySelectorAll("*")];
+  return all.filter((one) =>
+    !one.closest("script, style, noscript, mjx-container") &&
+    [...one.childNodes].some((node) => node.nodeType === 3 && node.nodeValue.trim()) &&
+    one.checkVisibility({opacityProperty: true, visibilityProperty: true}));
+}
+function faint(inside, theme) {
+  inside.document.documentElement.dataset.theme = theme;
+  const found = texts(inside).filter((one) => {
+    const style = inside.getComputedStyle(one), back = ground(inside, one);
+    const size = parseFloat(style.fontSize);
+    const large = size >= 24 || (size >= 18.66 && Number(style.fontWeight) >= 700);
+    return contrast(over(colour(style.color), back), back) < (large ? 3 : 4.5);
+  });
+  return found.map((one) => `${theme}: ${one.textContent.trim().slice(0, 40)}`);
+}
+function cut(inside) {  // titles that the theme hides a part of, without the dots that say so
+  const boxes = inside.document.querySelectorAll(".prev-next-area a");
+  const beyond = (box) => [...box.querySelectorAll("p")].some((one) => {
+    const range = inside.document.createRange();
+    range.selectNodeContents(one);
+    const [text, frame] = [range, box].map((it) => it.getBoundingClientRect());
+    return text.left < frame.left - 1 || text.right > frame.right + 1;
+  });
+  return [...boxes].filter(beyond).map((one) => one.textContent.trim());
+}
 async function look(page) {
   const frame = document.createElement("iframe");
   frame.style.width = "WIDTHpx";
@@ -35,9 +87,20 @@ async function look(page) {
     if (inside.MathJax?.startup?.promise) { await inside.MathJax.startup.promise; break; }
     await wait(100);
   }
+  const still = inside.document.createElement("style");
+  still.textContent = "* {transition: none !important}";
+  inside.document.head.append(still);
+  const column = inside.document.querySelector(".bd-article-container");
+  const images = [...inside.document.images];
+  images.forEach((one) => { one.loading = "eager"; });
+  for (let k = 0; k < 50 && images.some((one) => !one.complete); ++k) await wait(100);
   const found = {
     page,
     width: inside.document.documentElement.scrollWidth,
+    beyond: column ? column.scrollWidth - column.clientWidth : 0,
+    broken: images.filter((one) => !one.naturalWidth).map((one) => one.src),
+    cut: cut(inside),
+    faint: [...faint(inside, "light"), ...faint(inside, "dark")],
     math: inside.document.querySelectorAll(".math").length,
     set: inside.document.querySelectorAll("mjx-container").length,
     wrong: inside.document.querySelectorAll("[data-mjx-error], mjx-merror").length,
@@ -89,7 +152,7 @@ def address() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("width", [360, 800])
-def test_pages_load_nothing_from_elsewhere_set_their_formulas_and_fit(
+def test_pages_load_nothing_from_elsewhere_set_their_formulas_fit_and_are_legible(
     address: str, width: int, tmp_path: Path
 ) -> None:
     made = subprocess.run(
@@ -110,6 +173,10 @@ def test_pages_load_nothing_from_elsewhere_set_their_formulas_and_fit(
     assert sum(page["math"] for page in seen) > 200
     for page in seen:
         assert page["width"] <= width, page["page"]
+        assert page["beyond"] <= 0, page["page"]  # the column scrolls sideways as a page would
+        assert (page["broken"], page["cut"]) == ([], []), page["page"]
+        if "explorer" not in page["page"]:  # it has a test of its own, and other switches
+            assert page["faint"] == [], page["page"]
         assert (page["set"], page["wrong"]) == (page["math"], 0), page["page"]
         outside = [one for one in page["loads"] if not one.startswith((address, "data:"))]
         assert not outside, page["page"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import itertools
 import json
 import math
 import re
@@ -234,63 +233,6 @@ def test_paths_are_those_of_fastopt(tmp_path: Path) -> None:
             )
 
 
-LINES = """
-const runners = %s;
-return runners.map(([name, options]) => {
-  const setup = { ...State.DEFAULT, steps: 12 };
-  const { steps, points, options: all } = Runs.run(setup, { name, options });
-  return steps.map((step, k) => [0, 1].map((n) => {
-    const lines = Lines.of(name, all, step, k ? steps[k - 1].state : null, n);
-    return { texts: lines.map((one) => one.left + " <- " + one.right), result: lines.at(-1).result,
-             point: points[k + 1][n] };
-  }));
-});
-"""
-
-
-def flag_combinations() -> Iterator[tuple[str, Options]]:
-    """Yield optimizers whose formula is written out, with every choice that changes its lines."""
-    both = (False, True)
-    for inside, hat, ams, bias, decay, decoupled in itertools.product(*[both] * 6):
-        yield "Adam", {"lr": 0.1, "eps": 1e-3, "eps_inside_sqrt": inside, "eps_hat": hat,
-                       "amsgrad": ams, "bias_correction": bias,
-                       "weight_decay": 0.1 * decay,
-                       "decoupled_weight_decay": decoupled}  # fmt: skip
-    yield "AdamW", {"lr": 0.1}
-    for centered, lr_in, inside, bias, momentum in itertools.product(*[both] * 5):
-        yield "RMSprop", {"lr": 0.1, "eps": 1e-3, "centered": centered, "lr_inside": lr_in,
-                          "eps_inside_sqrt": inside, "bias_correction": bias,
-                          "momentum": 0.5 * momentum, "weight_decay": 0.1}  # fmt: skip
-    for inside in both:
-        yield "Adagrad", {"lr": 0.1, "lr_decay": 0.1, "initial_accumulator_value": 0.1,
-                          "eps": 1e-3, "eps_inside_sqrt": inside}  # fmt: skip
-    for bias in both:
-        yield "Momentum", {"lr": 0.01, "bias_correction": bias, "weight_decay": 0.1}
-    for nesterov, lr_in, decoupled in itertools.product(*[both] * 3):
-        yield "SGD", {"lr": 0.01, "momentum": 0.9, "nesterov": nesterov, "lr_inside": lr_in,
-                      "weight_decay": 0.1, "decoupled_weight_decay": decoupled}  # fmt: skip
-    for name in ("Adadelta", "Adamax", "AdaBelief", "Yogi", "Lion", "Signum", "QHM", "RAdam"):
-        yield name, {"lr": 0.1, "weight_decay": 0.1}
-        yield name, {"lr": 0.1, "weight_decay": 0.0}
-    yield "SGD", {"lr": 0.01, "momentum": 0.9, "dampening": 0.5}
-    yield "SGD", {"lr": 0.01}
-
-
-def test_the_formula_with_numbers_gives_what_the_rule_does(tmp_path: Path) -> None:
-    runners = list(flag_combinations())
-    got = opened(tmp_path, LINES % json.dumps(runners))
-    for (name, options), steps in zip(runners, got, strict=True):
-        for t, one in enumerate(itertools.chain(*steps)):
-            assert one["result"] == pytest.approx(one["point"], CLOSE), (name, options, t)
-    # The texts of the plain forms stand word for word in the docstrings.
-    for name in dict.fromkeys(name for name, _ in runners if name not in ("SGD", "AdamW")):
-        said = re.sub(r"\s+", " ", getattr(fastopt, name).__doc__)
-        at = next(k for k, (other, _) in enumerate(runners) if other == name)
-        for text in got[at][5][0]["texts"]:
-            composed = text in ("g <- grad", "c <- 1", "p <- p - lr * d")  # of alternatives
-            assert composed or text.replace("abs(g)", "|g|") in said, (name, text)
-
-
 # -------------------------------------------------------------------------------------------------
 # Questions: each answer by fastopt, on its own.
 
@@ -469,6 +411,7 @@ FORMULAS = {
         lambda x, y: math.tan(x / 3) + math.sinh(x) * math.cosh(y) - math.tanh(x * y) + math.atan(y)
     ),
     "abs(x)^1.5": lambda x, y: abs(x) ** 1.5,
+    "x·x \N{MINUS SIGN} 2\N{MULTIPLICATION SIGN}y ÷ 4": lambda x, y: x * x - y / 2,
 }
 
 POINTS = [(0.3, 1.1), (-1.7, 0.4), (2.0, -1.9)]
@@ -485,6 +428,8 @@ MISTAKES = {
     "x = y": "right of the =",
     "1,5*x": "decimals take a point",
     "x $ y": r"cannot read “\$” at place 3",
+    "x² + y": r"cannot read “²” at place 2.*x\^2",
+    "x + 😀": "cannot read “😀” at place 5",
     "x*/y": "At place 3 stands “/”",
     "alert(1)": "“alert” is not known",
     "constructor": "“constructor” is not known",
@@ -537,6 +482,40 @@ def test_mistakes_in_formulas_are_told_and_change_nothing(tmp_path: Path) -> Non
         assert re.search(pattern, told), (text, told)
         assert wrong == "true", text
         assert same, text
+
+
+ENDS = [
+    (
+        "log(x + 4)",
+        [-3.9, 1],
+        1,
+        "cannot go on after step 1: the cost is not a number at (\N{MINUS SIGN}13.9, 1)",
+    ),
+    (
+        "-exp(x)",
+        [700, 1],
+        1e-302,
+        "cannot go on after step 1: the cost is \N{MINUS SIGN}∞ at (801, 1)",
+    ),
+    ("x^0.5", [0, 1], 1, "cannot go on after step 0: the cost has no finite slope at (0, 1)"),
+    ("x^2", [1e5, 1], 1.68, "left all bounds in step 11: its learning rate is too large here"),
+]
+
+
+def test_a_run_that_cannot_go_on_says_why(tmp_path: Path) -> None:
+    body = """
+    return %s.map(([formula, start, lr]) => {
+      const optimizers = [{ name: "SGD", options: { lr } }];
+      Explorer.set({ surface: "formula", formula, start, optimizers });
+      Explorer.setStep(60);
+      return [$("status").textContent, $("lines").textContent];
+    });
+    """
+    for (formula, *_, expected), texts in zip(
+        ENDS, opened(tmp_path, body % json.dumps(ENDS)), strict=True
+    ):
+        for text in texts:
+            assert expected in text, (formula, text)
 
 
 # -------------------------------------------------------------------------------------------------
@@ -592,6 +571,43 @@ def test_a_link_restores_the_state_and_is_written_back_the_same(tmp_path: Path) 
     assert got["cleared"]
 
 
+LINKS = {
+    "#%": "The link has “%”, which is not known here.",
+    "#optimizers=Adam": "The link has “optimizers”, which is not known here.",
+    "#formula=%E0%A4%A": "The link has “%E0%A4%A”, in which a % is not followed by two hex digits.",
+    "#start=a,b": (
+        "The start\N{RIGHT SINGLE QUOTATION MARK}s x has to be a number from -100000000 to "
+        "100000000, and not “a”."
+    ),
+    "#zoom=": "The zoom has to be one of 0.125, 0.25, 0.5, 1, 2, 4, 8, 16, 32, and not “”.",
+    "#o=": 'there is no optimizer "" here. Take one of SGD, Momentum, ',
+    "#o=constructor": 'there is no optimizer "constructor" here. Take one of SGD, Momentum, ',
+    "#o=Adam;lr": 'Adam: lr must be a number in [0, inf); got "". Give such a number.',
+    "#o=Adam;betas:0.9": "Adam: betas must be an array of 2 numbers; got 0.9. Give so many.",
+    "#o=Adam;__proto__:1": 'Adam has no option "__proto__" here. Give one of lr, betas, ',
+    "#o=Lion&o=Lion&o=Lion&o=Lion&o=Lion": "There can be one to 4 optimizers, and not 5.",
+}
+
+
+def test_a_link_that_is_wrong_is_told_and_shows_the_beginning(tmp_path: Path) -> None:
+    body = """
+    const seen = [];
+    for (const link of %s) {
+      location.hash = link;
+      await wait(50);
+      const shown = State.same(Explorer.state(), State.completed({}));
+      seen.push([$("notice").hidden ? "" : $("notice").textContent, shown]);
+    }
+    return seen;
+    """
+    for (link, expected), (notice, shown) in zip(
+        LINKS.items(), opened(tmp_path, body % json.dumps(list(LINKS))), strict=True
+    ):
+        assert notice.startswith(f"This cannot be shown: {expected}"), (link, notice)
+        assert notice.endswith(". Here is the usual beginning instead."), (link, notice)
+        assert shown, link
+
+
 def test_the_state_that_the_file_was_written_with_is_shown(tmp_path: Path) -> None:
     state: dict[str, Any] = {
         "surface": "formula", "formula": "x^2 + y^2", "steps": 25, "condition": None,
@@ -632,6 +648,13 @@ def test_steps_forward_and_back_and_keys_show_the_same_numbers(tmp_path: Path) -
     const result = { same, different: new Set(steps).size };
     press("End");
     result.end = Explorer.state().t;
+    Explorer.setStep(1);
+    $("back").focus();
+    $("back").click();
+    await wait(50);
+    result.kept = [document.activeElement.id, $("back").getAttribute("aria-disabled")];
+    $("back").click();
+    press("End");
     press("Home");
     result.home = Explorer.state().t;
     press(" ");
@@ -654,6 +677,7 @@ def test_steps_forward_and_back_and_keys_show_the_same_numbers(tmp_path: Path) -
     got = opened(tmp_path, body)
     assert (got["same"], got["different"]) == (20, 20)
     assert (got["end"], got["home"], got["playing"], got["paused"]) == (60, 0, True, True)
+    assert got["kept"] == ["back", "true"]  # a disabled button would lose the focus
     assert 3 <= got["played"] < 60
     assert got["still"] == got["field"] == got["played"]
     assert got["again"] == 0
@@ -742,19 +766,6 @@ def test_names_say_what_differs_and_pictures_what_to_look_at(tmp_path: Path) -> 
     assert got["other"] == ""
     assert "Momentum, β = 0.5lr = 0.2" in got["renamed"][0]
     assert got["renamed"][1] == "Momentum, β = 0.5"
-
-
-MEANINGS = """
-return %s.map(([name, options]) => {
-  const { steps, options: all } = Runs.run({ ...State.DEFAULT, steps: 2 }, { name, options });
-  return Lines.of(name, all, steps[1], steps[0].state, 0).map((one) => Lines.meaning(name, one));
-});
-"""
-
-
-def test_each_line_of_a_formula_says_what_it_works_out(tmp_path: Path) -> None:
-    for lines in opened(tmp_path, MEANINGS % json.dumps(list(flag_combinations()))):
-        assert all(lines), lines
 
 
 def test_settings_the_start_and_the_table_follow_the_hand(tmp_path: Path) -> None:

@@ -26,41 +26,64 @@ const Formula = (() => {
   };
 
   // Those that the rules of optimizers need besides, of which no derivative is taken.
-  const VALUES = { max: Math.max, sign: Math.sign };
+  const VALUES = {
+    max: Math.max,
+    min: Math.min,
+    sign: Math.sign,
+    clip: (a, low, high) => Math.min(Math.max(a, low), high),
+    atan2: Math.atan2,
+    cbrt: Math.cbrt,
+  };
   for (const [name, [of]] of Object.entries(FUNCTIONS)) VALUES[name] = of;
 
-  const TOKEN = /\s*(?:((?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)|([A-Za-z_]\w*)|(\*\*|[-+*/^(),]))/y;
+  const NUMBER = String.raw`(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?`;
+  const reader = (name) =>
+    new RegExp(String.raw`\s*(?:(${NUMBER})|(${name})|(\*\*|[-+*/^(),−·×÷]))`, "y");
+  const TOKEN = reader(String.raw`[A-Za-z_]\w*`);
+  // The names in rules may end in [0], in ', and in (t+1) where that is an index: mu_(t+1).
+  const RULE_TOKEN = reader(String.raw`[A-Za-z]\w*(?:(?<=_)\(t[+-]1\)|\[\d\]|')?`);
 
-  function tokens(text) {
+  // Signs that texts have from elsewhere, this page among them.
+  const SIGNS = { "**": "^", "−": "-", "·": "*", "×": "*", "÷": "/" };
+  const HINTS = {
+    "=": " Write only what stands to the right of the = sign.",
+    "²": " A power is written x^2.",
+    "³": " A power is written x^3.",
+    "|": " |x| is written abs(x).",
+    "√": " A root is written sqrt(x).",
+  };
+
+  function tokens(text, pattern) {
     const found = [];
     let at = 0;
     while (text.slice(at).trim() !== "") {
-      TOKEN.lastIndex = at;
-      const match = TOKEN.exec(text);
+      pattern.lastIndex = at;
+      const match = pattern.exec(text);
       if (match === null) {
         const rest = text.slice(at).trimStart();
-        const hint = rest[0] === "=" ? " Write only what stands to the right of the = sign." : "";
+        const [sign] = rest; // all of one that is two in JavaScript
+        const hint = HINTS[sign] ?? "";
         throw new Mistake(
-          `I cannot read “${rest[0]}” at place ${text.length - rest.length + 1}.` +
+          `I cannot read “${sign}” at place ${text.length - rest.length + 1}.` +
             ` A formula has numbers, x, y, + - * / ^ and brackets.${hint}`,
         );
       }
-      at = TOKEN.lastIndex;
+      at = pattern.lastIndex;
       const [whole, number, name, sign] = match;
       const start = at - whole.trimStart().length;
       const kind = number !== undefined ? "number" : name !== undefined ? "name" : "sign";
-      found.push({ kind, text: sign === "**" ? "^" : whole.trimStart(), start });
+      found.push({ kind, text: SIGNS[sign] ?? whole.trimStart(), start });
     }
     return found;
   }
 
   // A tree of {kind, ...}; variables are the names that may stand in it.
-  function parse(text, variables = ["x", "y"], functions = Object.keys(FUNCTIONS)) {
+  function parse(text, variables = ["x", "y"], functions = Object.keys(FUNCTIONS), token = TOKEN) {
     if (text.trim() === "")
       throw new Mistake("The formula is empty. Write one, such as x^2 + 10*y^2.");
     if (text.length > MOST)
       throw new Mistake(`The formula is longer than ${MOST} signs. Make it shorter.`);
-    const list = tokens(text);
+    const list = tokens(text, token);
     let next = 0;
 
     const peek = (sign) =>
@@ -119,7 +142,7 @@ const Formula = (() => {
             throw new Mistake(`After “${token.text}” a bracket has to follow: ${token.text}(x).`);
           }
           const given = [sum()];
-          while (token.text === "max" && take(",")) given.push(sum());
+          while (!Object.hasOwn(FUNCTIONS, token.text) && take(",")) given.push(sum());
           if (!take(")")) throw expected("a closing bracket");
           return { kind: "call", name: token.text, given };
         }
@@ -157,6 +180,17 @@ const Formula = (() => {
       );
     }
     return tree;
+  }
+
+  // The tree of a formula in an optimizer's rule, in which |a| stands for abs(a).
+  const parseRule = (text, variables) =>
+    parse(text.replace(/\|([^|]+)\|/g, "abs($1)"), variables, Object.keys(VALUES), RULE_TOKEN);
+
+  // The variables of a tree.
+  function names(tree) {
+    if (tree.kind === "variable") return [tree.name];
+    const parts = [tree.left, tree.right, tree.of, ...(tree.given ?? [])];
+    return [...new Set(parts.filter(Boolean).flatMap(names))];
   }
 
   // The number that a tree comes to for the given values of its variables.
@@ -239,9 +273,9 @@ const Formula = (() => {
   return {
     Mistake,
     FUNCTIONS: Object.keys(FUNCTIONS),
-    ALL_FUNCTIONS: Object.keys(VALUES),
-    tokens,
     parse,
+    parseRule,
+    names,
     value,
     surface,
   };

@@ -39,13 +39,15 @@ const Explorer = (() => {
     ran = state;
   }
 
+  const sentence = (mistake) => mistake.message.replace(/[^.]$/, "$&.");
+
   // Takes over a part of a state. Returns what is wrong with it, in words, and then changes nothing.
   function set(patch, { fields = true } = {}) {
     let next;
     try {
       next = State.completed(patch, state);
     } catch (wrong) {
-      return wrong.message.replace(/[^.]$/, "$&.");
+      return sentence(wrong);
     }
     const before = state;
     state = next;
@@ -149,6 +151,9 @@ const Explorer = (() => {
     placeStart();
   }
 
+  // A button that does nothing more keeps the focus, which a disabled one would lose.
+  const atEnd = (id, isAtEnd) => $(id).setAttribute("aria-disabled", String(isAtEnd));
+
   function placeStart() {
     const { width, height } = $("surface").getBoundingClientRect();
     const [x, y] = Drawing.mapping(view, width, height).to(state.start);
@@ -157,8 +162,8 @@ const Explorer = (() => {
     $("start").style.top = `${inside(y, height)}px`;
     $("start").hidden = x < -12 || x > width + 12 || y < -12 || y > height + 12;
     $("start").classList.toggle("aside", y < 30 || x < 60);
-    $("out").disabled = state.zoom <= State.ZOOMS[0];
-    $("in").disabled = state.zoom >= State.ZOOMS.at(-1);
+    atEnd("out", state.zoom <= State.ZOOMS[0]);
+    atEnd("in", state.zoom >= State.ZOOMS.at(-1));
   }
 
   function showPlayer() {
@@ -167,9 +172,9 @@ const Explorer = (() => {
     $("t").setAttribute("aria-valuetext", `step ${state.t} of ${state.steps}`);
     $("stepname").textContent = `Step ${state.t}`;
     $("ofsteps").textContent = `of ${state.steps}`;
-    $("first").disabled = state.t === 0;
-    $("back").disabled = state.t === 0;
-    $("forward").disabled = state.t === state.steps;
+    atEnd("first", state.t === 0);
+    atEnd("back", state.t === 0);
+    atEnd("forward", state.t === state.steps);
     document.querySelector(".sign.went").style.borderTopColor = `var(--run-${state.focus})`;
   }
 
@@ -179,8 +184,7 @@ const Explorer = (() => {
     if (playing !== null && state.t % 5 !== 0) return;
     const said = runs.map((run, i) => {
       const last = run.points.length - 1;
-      if (state.t > last)
-        return `${label(i)} left all bounds in step ${last}: its learning rate is too large here`;
+      if (state.t > last) return `${label(i)} ${run.lost}`;
       return `${label(i)} is at ${Numbers.point(run.points[state.t], 3)}, cost ${COSTS(run, state.t)}`;
     });
     const step = runs[state.focus].steps[state.t - 1];
@@ -365,7 +369,7 @@ const Explorer = (() => {
       // A link says all that is not the default, whatever the file begins with.
       given = location.hash.length > 1 ? State.fromLink(location.hash) : initial();
     } catch (mistake) {
-      wrong = mistake.message;
+      wrong = sentence(mistake);
     }
     state = State.DEFAULT;
     wrong ??= set(given);

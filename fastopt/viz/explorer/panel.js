@@ -5,15 +5,44 @@ const Panel = (() => {
   const { element } = Controls;
   const { AXES } = Strips;
 
-  function pieces(right, values) {
-    return Lines.written(right, values).map(([text, kind]) =>
-      kind === "raised"
-        ? element("sup", {}, text)
-        : kind === "number"
-          ? element("span", { class: "number" }, text)
-          : text,
+  // Neighbouring pieces that are raised stand in one exponent.
+  function elements(pieces) {
+    const made = [];
+    let above = null;
+    for (const { text, kind, raised } of pieces) {
+      if (raised && above === null) made.push((above = element("sup", {})));
+      if (!raised) above = null;
+      const shown = kind === "number" ? element("span", { class: "number" }, text) : text;
+      if (raised) above.append(shown);
+      else made.push(shown);
+    }
+    return made;
+  }
+
+  // A formula as it is seen, and in words for those who hear it.
+  const formula = (seen, said) => [
+    element("code", { "aria-hidden": "true" }, ...seen),
+    element("span", { class: "said" }, `${said}.`),
+  ];
+
+  function ruleOf({ left, tree }) {
+    const pieces = Notation.written(tree, null);
+    return formula([`${left} ← `, ...elements(pieces)], `${left} becomes ${Notation.said(pieces)}`);
+  }
+
+  function numbersOf({ tree, texts, result, rounding }) {
+    const shown = element("span", { class: "result" }, result);
+    const said = Notation.saidNumber(result);
+    if (tree.kind === "variable" || tree.kind === "number") return formula([shown], said);
+    const pieces = Notation.written(tree, texts);
+    return formula(
+      [...elements(pieces), rounding ? " ≈ " : " = ", shown],
+      `${Notation.said(pieces)}, ${rounding ? "of which rounding leaves" : "equals"} ${said}`,
     );
   }
+
+  const LEFT = "; here only what rounding leaves of a difference";
+  const isRounding = (k) => (lines) => lines[k].rounding;
 
   // Fills a box with the step's formula in numbers; a scene is {state, runs, axes, label}.
   function showLines(box, { state, runs, axes }) {
@@ -21,55 +50,52 @@ const Panel = (() => {
     const run = runs[state.focus];
     const step = run.steps[state.t - 1];
     if (!step) {
-      const formula = State.described(name).formula;
       const why =
         state.t === 0
           ? "No step has been made yet. Step forward, and the numbers stand here. The rule:"
-          : "This run has left all bounds before this step. The rule:";
-      box.replaceChildren(element("p", { class: "note" }, why), preformatted(formula));
+          : `This step was not made, for the run ${run.lost}. The rule:`;
+      const { formula: lines } = State.described(name);
+      box.replaceChildren(element("p", { class: "note" }, why), preformatted(lines));
       return;
     }
-    const before = state.t > 1 ? run.steps[state.t - 2].state : null;
-    const [x, y] = [0, 1].map((n) => Lines.of(name, run.options, step, before, n));
-    if (x === null) {
-      box.replaceChildren(
-        preformatted(State.described(name).formula),
-        stateTable(step, before, axes),
-      );
-      return;
-    }
-    const rows = x.map((line, k) =>
-      element(
+    const before = state.t > 1 ? run.steps[state.t - 2] : null;
+    const both = [0, 1].map((n) => Lines.of(name, run.options, step, before, n));
+    const [x, y] = both;
+    // display: block would take a table's roles from it, so that they are said
+    const rows = x.map((line, k) => {
+      const rules =
+        line.right === y[k].right // a rule that looks at signs may do otherwise along y
+          ? ruleOf(line)
+          : both.flatMap((lines, n) => [
+              element("span", { class: "along" }, `${AXES[n]}: `, ...ruleOf(lines[k])),
+            ]);
+      return element(
         "tr",
-        { class: k === x.length - 1 ? "last" : null },
+        { class: line.last ? "last" : null, role: "row" },
         element(
           "th",
-          { scope: "row" },
-          element("code", {}, `${line.left} ← `, ...pieces(line.right, null)),
-          element("small", {}, Lines.meaning(name, line)),
+          { scope: "row", role: "rowheader" },
+          ...rules,
+          element("small", {}, Meanings.of(name, line), both.some(isRounding(k)) ? LEFT : ""),
         ),
-        ...[line, y[k]].map((one, n) =>
-          element(
-            "td",
-            { "data-axis": AXES[n] },
-            element(
-              "code",
-              {},
-              ...pieces(one.right, one.values),
-              " = ",
-              element("span", { class: "result" }, Numbers.text(one.result, 5)),
-            ),
-          ),
+        ...both.map((lines, n) =>
+          element("td", { "data-axis": AXES[n], role: "cell" }, ...numbersOf(lines[k])),
         ),
-      ),
-    );
+      );
+    });
+    const titles = [`rule (step t = ${step.t})`, ...axes];
     const head = element(
       "tr",
-      {},
-      ...[`rule (step t = ${step.t})`, ...axes].map((one) => element("th", { scope: "col" }, one)),
+      { role: "row" },
+      ...titles.map((one) => element("th", { scope: "col", role: "columnheader" }, one)),
     );
     box.replaceChildren(
-      element("table", {}, element("thead", {}, head), element("tbody", {}, ...rows)),
+      element(
+        "table",
+        { role: "table", "aria-labelledby": "formulatitle" },
+        element("thead", { role: "rowgroup" }, head),
+        element("tbody", { role: "rowgroup" }, ...rows),
+      ),
     );
   }
 
@@ -84,48 +110,6 @@ const Panel = (() => {
       },
       lines.join("\n").replaceAll("<-", "←"),
     );
-
-  // What a step did to state and parameter, for rules that are not written out.
-  function stateTable(step, before, axes) {
-    const row = (title, values) =>
-      element(
-        "tr",
-        {},
-        element("th", { scope: "row" }, title),
-        ...values.map((one) => element("td", {}, element("code", {}, one))),
-      );
-    const from = (slot, n) => (before ? Numbers.text(before[slot][n]) : "at first");
-    return element(
-      "table",
-      {},
-      element(
-        "thead",
-        {},
-        element("tr", {}, ...["", ...axes].map((one) => element("th", { scope: "col" }, one))),
-      ),
-      element(
-        "tbody",
-        {},
-        row(
-          "grad",
-          Array.from(step.gradient, (one) => Numbers.text(one)),
-        ),
-        ...Object.keys(step.state).map((slot) =>
-          row(
-            slot,
-            [0, 1].map((n) => `${from(slot, n)} → ${Numbers.text(step.state[slot][n])}`),
-          ),
-        ),
-        row(
-          "p",
-          [0, 1].map(
-            (n) =>
-              `${Numbers.text(step.before[n])} → ${Numbers.text(step.before[n] + step.update[n])}`,
-          ),
-        ),
-      ),
-    );
-  }
 
   // Fills a box with the table of all steps of the optimizer in focus.
   function showTable(box, { state, runs, label }) {

@@ -23,7 +23,8 @@ const Runs = (() => {
 
   // Returns {points, costs, steps, lost, name, options, average, square}: points[t] is where the optimizer
   // is after t steps, and steps[t - 1] what its step t was; both end early where a run leaves all
-  // bounds. options are all of them, and the last two the names of its state, or null.
+  // bounds, or comes to where there is no cost or gradient: lost says so in words, and is null if not.
+  // options are all of them, and the last two the names of its state, or null.
   function run(setup, optimizer) {
     const given = gradients(setup);
     const opt = FASTOPT.create(optimizer.name, optimizer.options);
@@ -31,20 +32,22 @@ const Runs = (() => {
     const points = [Array.from(x)];
     const costs = [given.value(x[0], x[1])];
     const steps = [];
-    let lost = false;
+    let lost = null;
+    const ended = (what) =>
+      `cannot go on after step ${points.length - 1}: ${what} at ${Numbers.point(points.at(-1), 3)}`;
     for (let t = 1; t <= setup.steps; t += 1) {
       const gradient = Float64Array.from(given.at(x[0], x[1], t));
       if (!Array.from(gradient).every(Number.isFinite)) {
-        lost = true;
+        lost = ended("the cost has no finite slope");
         break;
       }
       steps.push(opt.step(x, gradient));
       points.push(Array.from(x));
       costs.push(given.value(x[0], x[1]));
       if (!(Math.abs(x[0]) < FAR && Math.abs(x[1]) < FAR)) {
-        lost = true;
-        break;
-      }
+        lost = `left all bounds in step ${t}: its learning rate is too large here`;
+      } else if (!Number.isFinite(costs[t])) lost = ended(`the cost is ${Numbers.text(costs[t])}`);
+      if (lost) break;
     }
     const { options, average, square } = opt;
     return { name: optimizer.name, points, costs, steps, lost, options, average, square };

@@ -39,13 +39,17 @@ const State = (() => {
 
   class Wrong extends Error {}
 
+  const quoted = (value) => (typeof value === "string" ? `“${value}”` : String(value));
+
   function number(name, value, low, high, whole = false) {
     if (
       !(typeof value === "number" && value >= low && value <= high) ||
       (whole && value % 1 !== 0)
     ) {
       const kind = whole ? "a whole number" : "a number";
-      throw new Wrong(`${name} has to be ${kind} from ${low} to ${high}, and not ${value}.`);
+      throw new Wrong(
+        `${name} has to be ${kind} from ${low} to ${high}, and not ${quoted(value)}.`,
+      );
     }
     return value;
   }
@@ -53,7 +57,7 @@ const State = (() => {
   function among(name, value, list) {
     if (!list.includes(value)) {
       throw new Wrong(
-        `${name} has to be one of ${list.filter(String).join(", ")}, and not ${value}.`,
+        `${name} has to be one of ${list.filter(String).join(", ")}, and not ${quoted(value)}.`,
       );
     }
     return value;
@@ -87,8 +91,8 @@ const State = (() => {
     number("The noise", state.noise, 0, 1e9);
     among("The batch", state.batch, BATCHES);
     number("The seed", state.seed, 0, Number.MAX_SAFE_INTEGER, true);
-    among("zoom", state.zoom, ZOOMS);
-    among("The colours", state.theme, THEMES);
+    among("The zoom", state.zoom, ZOOMS);
+    among("The theme", state.theme, THEMES);
     among("The question", state.ask, ["", ...Questions.ALL.map((one) => one.id)]);
     if (!(state.optimizers.length >= 1 && state.optimizers.length <= MOST_OPTIMIZERS)) {
       throw new Wrong(
@@ -99,7 +103,7 @@ const State = (() => {
     for (const { name, options } of state.optimizers) FASTOPT.create(name, options);
     state.t = Math.min(number("The step", state.t, 0, MOST_STEPS, true), state.steps);
     state.focus = Math.min(
-      number("focus", state.focus, 0, MOST_OPTIMIZERS - 1, true),
+      number("The focus", state.focus, 0, MOST_OPTIMIZERS - 1, true),
       state.optimizers.length - 1,
     );
     return state;
@@ -154,13 +158,21 @@ const State = (() => {
     return text.includes(",") ? text.split(",").map(read) : read(text);
   }
 
+  function decoded(text) {
+    try {
+      return decodeURIComponent(text);
+    } catch {
+      throw new Wrong(`The link has “${text}”, in which a % is not followed by two hex digits.`);
+    }
+  }
+
   // The part of a state that stands in a link. Throws for a name that does not belong there.
   function fromLink(link) {
     const given = {};
     for (const part of link.replace(/^#/, "").split("&").filter(Boolean)) {
       const cut = part.indexOf("=");
       const key = cut < 0 ? part : part.slice(0, cut);
-      const text = cut < 0 ? "" : decodeURIComponent(part.slice(cut + 1).replace(/\+/g, "%2B"));
+      const text = cut < 0 ? "" : decoded(part.slice(cut + 1));
       if (key === "o") {
         const [name, ...options] = text.split(";");
         const pairs = options.map((one) => [
@@ -173,7 +185,7 @@ const State = (() => {
         ];
       } else if (key === "start") given.start = text.split(",").map(read);
       else if (["surface", "formula", "theme", "ask"].includes(key)) given[key] = text;
-      else if (Object.hasOwn(DEFAULT, key)) given[key] = read(text);
+      else if (Object.hasOwn(DEFAULT, key) && key !== "optimizers") given[key] = read(text);
       else throw new Wrong(`The link has “${key}”, which is not known here.`);
     }
     return given;

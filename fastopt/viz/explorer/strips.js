@@ -153,7 +153,7 @@ const Strips = (() => {
           band,
           borders: ends,
           robust: row.id === "rate",
-          lost: runs.map((one) => one.lost),
+          lost: runs.map((one) => one.lost !== null),
         }) ?? { low: 0, high: 0 };
         const title = row.title(run);
         const value = step ? row.value(run, step, n) : null;
