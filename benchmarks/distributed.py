@@ -311,6 +311,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--json", type=Path, default=HERE / "results" / "distributed.json")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="default: all")
+    parser.add_argument("--ranks", nargs="+", type=int, default=RANKS, help="default: 2 4")
     parser.add_argument("--spare", type=float, default=2.0, help="GB of memory to leave; default 2")
     parser.add_argument("--task", help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
@@ -328,7 +329,15 @@ def main(arguments: list[str] | None = None) -> None:
     if given.json.exists() and set(given.parts) != set(PARTS):
         result = json.loads(given.json.read_text(encoding="utf-8"))
     sizes = {SIZES[part][0] for part in given.parts if part in SIZES}
-    rows = [row for row in result["rows"] if row["parameters"] not in sizes]
+    rows = [
+        row
+        for row in result["rows"]
+        if row["parameters"] not in sizes or row["ranks"] not in given.ranks
+    ]
+
+    def write() -> None:
+        result["rows"] = sorted(rows, key=lambda row: (row["parameters"], row["ranks"]))
+        given.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
     def run(ranks: int, names: list[str], parameters: int, side: int, rounds: int) -> None:
         need = sum(bytes_per_parameter(name, ranks) for name in names)
@@ -370,17 +379,18 @@ def main(arguments: list[str] | None = None) -> None:
         if part == "overlap":
             result["overlap"] = [overlapped(until - time.monotonic())]
             continue
-        for ranks in RANKS:
+        for ranks in given.ranks:
             if part != APART:
                 run(ranks, [*OURS, *BESIDE, *theirs], *SIZES[part])
+                write()
                 continue
             first = len(rows)
             for name in (*OURS, *theirs):
                 run(ranks, [name], *SIZES[part])
             rows[first:] = [joined(rows[first:])]
             print(said(rows[-1]), flush=True)
-    result["rows"] = sorted(rows, key=lambda row: (row["parameters"], row["ranks"]))
-    given.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+            write()
+    write()
 
 
 def overlapped(seconds: float) -> dict[str, Any]:
