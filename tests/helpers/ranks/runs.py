@@ -132,6 +132,14 @@ REFUSED = {"AdaHessian", "Sophia"}
 NOT_SHARED = {"ScheduleFreeAdamW", "ScheduleFreeSGD"}
 
 
+def memory(comm: Any) -> list[int]:
+    """Return the bytes of the state of all, and of this rank's share."""
+    params = {"a": np.ones((1000, 500), np.float32), "b": np.ones(100_000, np.float32)}
+    opt = made("Adam", params, backend="numpy")
+    whole = sum(bucket.arena.nbytes for bucket in opt._state.buckets)
+    return [whole, Sharded(opt, comm, time_limit=LIMIT).nbytes]
+
+
 def every_optimizer() -> dict[str, Run]:
     """Return a run of each optimizer there is, on arrays that it takes."""
     found = {}
