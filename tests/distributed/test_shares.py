@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from fastopt.core.norms import TILE
 from fastopt.distributed import shares
-from fastopt.distributed.shares import Described, Part, sections_of
-from fastopt.distributed.sums import _messages, _within
+from fastopt.distributed.shares import Described, Part, messages_of, sections_of, size_of
+from fastopt.distributed.sums import LARGE, _places
 
 described = st.builds(
     lambda size, dtype, whole: Described(size, size * np.dtype(dtype).itemsize, dtype, whole),
@@ -33,7 +33,6 @@ def test_every_number_has_one_owner_and_cuts_lie_between_tiles(
     owners: dict[int, list[Part]] = {}
     for one in sections:
         assert len({given_[position].dtype for position in one.positions}) == 1
-        assert one.sizes() == [sum(part.size for part in parts) for parts in one.parts]
         before = [given_[position].nbytes for position in one.positions[:-1]]
         assert sum(before) < section, "the last one was not to be sent with these"
         cut = [given_[p] for p in one.positions if not given_[p].whole]
@@ -67,23 +66,30 @@ def test_whole_arrays_go_to_the_rank_that_has_least(sizes: list[int], ranks: int
     assert max(load) - min(load) <= max(sizes)
 
 
-@given(st.lists(st.integers(1, 50), max_size=6), st.integers(1, 40))
-def test_chunks_reach_each_number_of_a_share_once(sizes: list[int], step: int) -> None:
+@given(st.lists(st.integers(1, 60), max_size=8), st.sampled_from([2, 4, 8]), st.integers(64, 400))
+def test_messages_have_every_number_once_and_none_is_too_long(
+    sizes: list[int], itemsize: int, longest: int
+) -> None:
     parts = [Part(position, 7, 7 + size) for position, size in enumerate(sizes)]
-    share = np.concatenate([np.zeros(0), *(np.full(n, k) for k, n in enumerate(sizes))])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shares, "DIRECT", 64)
+        messages = messages_of(parts, itemsize, longest)
     seen = [np.zeros(size, int) for size in sizes]
-    for first in range(0, sum(sizes), step):
-        chunk = share[first : first + step]
-        for part, at, start, stop in _within(parts, first, first + step):
-            seen[part.position][start:stop] += 1
-            assert (chunk[at : at + stop - start] == part.position).all()
+    for message in messages:
+        assert message
+        assert size_of(message) * itemsize <= longest
+        for part in message:
+            seen[part.position][part.start - 7 : part.stop - 7] += 1
+            assert len(message) == 1 or part.size * itemsize < 64  # small ones alone are packed
+        at = 0
+        for part, first, last in _places(message):
+            assert (first, last - first) == (at, part.size)
+            at = last
     assert all((one == 1).all() for one in seen)
 
 
-def test_no_message_is_longer_than_mpi_counts_to(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastopt.distributed.sums.LONGEST", 64)
-    share = np.zeros(50, np.float32)
-    bounds = [*_messages([None, share, share[:10]])]
-    assert [first for first, _ in bounds] == [0, 16, 32, 48]
-    assert all((last - first) * 4 <= 64 for first, last in bounds)
-    assert [*_messages([None, None])] == []
+def test_no_message_is_longer_than_mpi_counts_to() -> None:
+    whole = [Part(0, 0, 3 << 30)]
+    messages = messages_of(whole, 8, LARGE)
+    assert all(size_of(message) * 8 <= LARGE < 1 << 31 for message in messages)
+    assert sum(map(size_of, messages)) == 3 << 30
