@@ -496,10 +496,10 @@ class OverRanks(Wrapper):
 
         def words() -> Words:
             made.append(prepare())
-            verdict = made[0].verdict
+            verdict, groups = made[0].verdict, self.innermost._state.groups
             return {
                 "step count": step_count,
-                "lr": repr(self.innermost.lr),
+                "lr": [repr(g["lr"]) for g in groups if isinstance(g["lr"], float)],
                 "whether the step is made": verdict.made,
                 "what multiplies the gradients": repr(verdict.scale),
                 "norm": repr(verdict.norm),

@@ -212,7 +212,8 @@ class _Plan:
         for number, group in enumerate(content["groups"]):
             if "params" in group:
                 positions = sharded._positions_of[number]
-                group["params"] = [tree.leaves[position].name for position in positions]
+                leaves = [tree.leaves[position] for position in positions]
+                group["params"] = [leaf.name for leaf in leaves if not leaf.is_counter]
         content["params"] = _parameters(sharded) if params else None
         found = file.content_of(content, also, notes, _Describer())
         self.manifest = found.manifest

@@ -149,5 +149,3 @@ def test_what_is_no_communicator_is_refused() -> None:
     for kind in (fastopt.distributed.DataParallel, fastopt.distributed.Sharded):
         with pytest.raises(TypeError, match="communicator of mpi4py"):
             kind(fastopt.SGD(np.zeros(3)), "MPI")
-        with pytest.raises(TypeError, match="takes an optimizer"):
-            kind(fastopt.Lookahead(fastopt.SGD(np.zeros(3))), None)

@@ -81,3 +81,9 @@ def test_sums_by_mpi_are_close_and_the_same_on_all_ranks(tmp_path: Path) -> None
             close = ranks[0][f"{kind} {name}"][1]
             tolerance = 1e-12 if wanted.dtype == np.float64 else 2e-5
             np.testing.assert_allclose(close, wanted, rtol=tolerance, atol=tolerance)
+
+
+def test_a_share_is_a_part_of_the_memory(tmp_path: Path) -> None:
+    for whole, own in on_ranks(3, "runs.memory", tmp_path):
+        assert whole == 2 * 4 * 600_000
+        assert abs(own - whole / 3) <= 2 * 4 * 4096 * 2  # a tile of each array, for two slots

@@ -132,6 +132,14 @@ REFUSED = {"AdaHessian", "Sophia"}
 NOT_SHARED = {"ScheduleFreeAdamW", "ScheduleFreeSGD"}
 
 
+def memory(comm: Any) -> list[int]:
+    """Return the bytes of the state of all, and of this rank's share."""
+    params = {"a": np.ones((1000, 500), np.float32), "b": np.ones(100_000, np.float32)}
+    opt = made("Adam", params, backend="numpy")
+    whole = sum(bucket.arena.nbytes for bucket in opt._state.buckets)
+    return [whole, Sharded(opt, comm, time_limit=LIMIT).nbytes]
+
+
 def every_optimizer() -> dict[str, Run]:
     """Return a run of each optimizer there is, on arrays that it takes."""
     found = {}
@@ -146,9 +154,13 @@ def every_optimizer() -> dict[str, Run]:
     return found
 
 
-def cut_short(run: Run, whole: tuple[int, int] = (shares.SECTION, sums.CHUNK)) -> None:
+USUAL = shares.SECTION, shares.DIRECT, sums.LONGEST
+
+
+def cut_short(run: Run) -> None:
     """Set how much is sent together: for short pieces 30 kB, and messages of 4 kB."""
-    shares.SECTION, sums.CHUNK = (30_000, 4_096) if run.pieces else whole
+    short = 30_000, 2_048, 4_096
+    shares.SECTION, shares.DIRECT, sums.LONGEST = short if run.pieces else USUAL
 
 
 def trained(comm: Any, kind: str, run: Run, fast: bool = False) -> tuple[Any, Arrays]:
@@ -209,30 +221,34 @@ def alone(run: Run) -> Arrays:
     """Return the parameters after the same run in one process, without ranks."""
     params = run.params()
     opt = run.made(params)
+    for step in range(run.steps):
+        train_alone(opt, run, params, step)
+    return params
+
+
+def train_alone(opt: fastopt.Optimizer, run: Run, params: Arrays, step: int) -> None:
+    """Make one step with all micro-batches."""
     if opt._takes_value:
-        return with_values(run, opt, params)
+        step_with_values(opt, run, params, step)
+        return
     accumulator = fastopt.Accumulator(opt, every=run.batches)
-    for step in range(run.steps):
-        for number in range(12 * step, 12 * step + run.batches):
-            accumulator.add(run.grads(params, number), weight=weight(number), grad_scale=0.5)
-    return params
+    for number in range(12 * step, 12 * step + run.batches):
+        accumulator.add(run.grads(params, number), weight=weight(number), grad_scale=0.5)
 
 
-def with_values(run: Run, opt: fastopt.Optimizer, params: Arrays) -> Arrays:
+def step_with_values(opt: fastopt.Optimizer, run: Run, params: Arrays, step: int) -> None:
     """Do by hand what an accumulator does not do: add up losses too."""
-    for step in range(run.steps):
-        total: Arrays = dict.fromkeys(params)
-        value = all_weights = 0.0
-        first = weight(12 * step)
-        for k in range(run.batches):
-            share = weight(12 * step + k) / first
-            if not share:
-                continue
-            all_weights += share
-            value += 0.5 * share * (1.0 + k)
-            for name, grad in run.grads(params, 12 * step + k).items():
-                if grad is not None:
-                    scaled = grad * (0.5 * share)
-                    total[name] = scaled if total[name] is None else total[name] + scaled
-        opt.step(total, grad_scale=1 / all_weights, value=value / all_weights)
-    return params
+    total: Arrays = dict.fromkeys(params)
+    value = all_weights = 0.0
+    first = weight(12 * step)
+    for k in range(run.batches):
+        share = weight(12 * step + k) / first
+        if not share:
+            continue
+        all_weights += share
+        value += 0.5 * share * (1.0 + k)
+        for name, grad in run.grads(params, 12 * step + k).items():
+            if grad is not None:
+                scaled = grad * (0.5 * share)
+                total[name] = scaled if total[name] is None else total[name] + scaled
+    opt.step(total, grad_scale=1 / all_weights, value=value / all_weights)

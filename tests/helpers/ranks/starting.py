@@ -101,6 +101,7 @@ def on_ranks(
     count: int,
     program: str,
     folder: Path,
+    /,
     *,
     threads: str = "multiple",
     aborts: bool = False,
