@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from fastopt.distributed.base import OverRanks
 
 
+MOST_WAITING = 1 << 26
+"""Bytes of gradients that wait to be sent, while those that come before them are complete."""
+
+
 class Backward:
     """A micro-batch whose gradients are handed in one by one: see ``OverRanks.backward``."""
 
@@ -28,6 +32,7 @@ class Backward:
         self._error: BaseException | None = None
         self._thread: threading.Thread | None = None
         self._next = 0  # the section that is sent next
+        self._waiting = 0  # bytes of gradients that have not been sent
         self._round: Round | None = None
 
     def __enter__(self) -> Self:
@@ -56,7 +61,17 @@ class Backward:
         with self._ready:
             self._flats[position] = flat
             self._given[position] = True
-            self._ready.notify()
+            self._waiting += flat.nbytes
+            self._ready.notify_all()
+            # What can be sent is waited for, so that gradients do not pile up.
+            while (
+                self._thread is not None
+                and self._error is None
+                and self._waiting > MOST_WAITING
+                and self._next < len(self._owner._layout.sections)
+                and self._is_complete(self._next)
+            ):
+                self._ready.wait()
         if self._thread is None:
             self._send_complete()
         elif self._error is not None:
@@ -75,9 +90,14 @@ class Backward:
                         while not (self._ended or self._is_complete(number)):
                             self._ready.wait()
                 self._send(number)
+                with self._ready:
+                    self._next = number + 1
+                    self._ready.notify_all()
             self._finish()
         except BaseException as error:
-            self._error = error
+            with self._ready:
+                self._error = error
+                self._ready.notify_all()
 
     def _send_complete(self) -> None:
         """Send the sections that are complete, where there is no thread for it."""
@@ -102,10 +122,13 @@ class Backward:
         assert self._round is not None
         section = self._owner._layout.sections[number]
         with self._owner._ranks.sending():
-            dtype = self._owner._layout.wide[section.positions[0]]
+            dtype = self._owner._layout.stored[section.positions[0]]
             self._round.send(section, self._flats, dtype)
-        for position in section.positions:
-            self._flats[position] = None  # what is under way is kept by the round
+        with self._ready:
+            for position in section.positions:
+                flat = self._flats[position]
+                self._waiting -= 0 if flat is None else flat.nbytes
+                self._flats[position] = None  # what is under way is kept by the round
 
     def __exit__(
         self,

@@ -6,7 +6,7 @@ import difflib
 import hashlib
 import json
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, NoReturn, TypeVar
@@ -202,8 +202,8 @@ class OverRanks(Wrapper):
         They are sent by a thread while the pass goes on, the last parameters first, so that sending
         hides behind computing (where MPI was not initialised for several threads, whenever one is
         handed in). All ranks enter such a block together; the micro-batch counts as one of ``add``,
-        and the bits are the same. Parameters that are not handed in have no gradient. Half
-        precision is sent in float32. An error in the block on one rank is one on all, and drops
+        and the bits are the same. Parameters that are not handed in have no gradient; those in half
+        precision take gradients of their own dtype. An error in the block on one rank is one on all, and drops
         all that was added since the last step.
 
         Args: as for ``add``.
@@ -243,18 +243,23 @@ class OverRanks(Wrapper):
             self._sums.given = [any(each) for each in zip(self._sums.given, *every, strict=True)]
 
     def _flat_of(self, name: str, grad: Any) -> tuple[int, Array]:
-        """Return a parameter's position and its gradient, flat, in the dtype of the sum."""
+        """Return a parameter's position and its gradient, flat, in the parameter's dtype."""
         position = self._positions.get(name)
         if position is None:
             close = difflib.get_close_matches(str(name), self._positions, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise KeyError(f"no parameter is called {name!r}{hint}")
-        parameter, real = self._layout.parameters[position], self._layout.wide[position]
+            hint = f"did you mean {close[0]!r}?" if close else f"they are {shown(self._positions)}"
+            raise KeyError(f"no parameter is called {name!r}; {hint}")
+        parameter = self._layout.parameters[position]
         path = f"grads{parameter.leaf.place}"
         if grad is None or isinstance(grad, RowGrad):
             raise TypeError(f"{path} must be an array; got {type(grad).__name__}. Leave it out")
-        dtype = _as_complex(real) if parameter.dtype.kind == "c" else real
-        flat = parameter.flat_gradient(grad, dtype, path, self._extents)
+        grad = parameter.checked(grad, path)
+        if grad.dtype != parameter.dtype and parameter.dtype.itemsize == 2:
+            raise TypeError(
+                f"{path} is sent as {parameter.dtype}, as its parameter is; got {grad.dtype}. Hand "
+                f"in an array of {parameter.dtype}, or all gradients at once: opt.add(grads)"
+            )
+        flat = parameter.flat_gradient(grad, parameter.dtype, path, self._extents)
         assert flat is not None
         return position, flat
 
@@ -612,6 +617,12 @@ def _refuse_failed(said: Sequence[Words]) -> None:
             f"{named(failed)} of {len(said)} failed, so nothing was done on any: {first}",
             tuple(failed),
         )
+
+
+def shown(names: Iterable[str]) -> str:
+    """Return some names as they are listed in an error."""
+    every = list(names)
+    return ", ".join(map(repr, every[:5])) + (", ..." if len(every) > 5 else "")
 
 
 def _as_complex(real: np.dtype[Any]) -> np.dtype[Any]:

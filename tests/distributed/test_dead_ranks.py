@@ -11,8 +11,7 @@ from helpers.ranks.starting import on_ranks, start
 
 pytestmark = [pytest.mark.usefixtures("_mpi"), pytest.mark.xdist_group("apart")]
 
-LIMIT = 1.0  # seconds that ranks wait for each other
-END = 40.0  # seconds after which a start has stalled
+LIMIT = 3.0  # seconds that ranks wait for each other
 
 
 MOMENTS = [
@@ -37,7 +36,7 @@ def test_the_others_name_a_rank_that_was_killed_and_end(
 ) -> None:
     """The launcher, which would end them all at once, does not come to know of it."""
     arguments = {"kind": kind, "moment": moment, "limit": LIMIT, "folder": str(tmp_path)}
-    ended = start(3, "deaths.killed", tmp_path, arguments, outlived=True, limit=END)
+    ended = start(3, "deaths.killed", tmp_path, arguments, outlived=True)
     assert ended.left_over == []
     assert ended.ranks[2] is None, "it was to be killed"
     assert ended.returncode != 0
@@ -51,13 +50,12 @@ def test_the_others_name_a_rank_that_was_killed_and_end(
         assert not heard["changed"]
         assert heard["again"]["error"] == "RankError"
         assert "ranks were lost before" in heard["again"]["message"]
-        assert heard["seconds"] < 10 * LIMIT
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_launcher_ends_all_when_one_is_killed(kind: str, tmp_path: Path) -> None:
     arguments = {"kind": kind, "moment": "exchange", "limit": LIMIT, "folder": str(tmp_path)}
-    ended = start(3, "deaths.killed", tmp_path, arguments, limit=END)
+    ended = start(3, "deaths.killed", tmp_path, arguments)
     assert ended.returncode != 0
     assert ended.left_over == []
 
@@ -66,10 +64,10 @@ def test_a_rank_that_is_late_is_waited_for_up_to_the_limit(tmp_path: Path) -> No
     for rank in on_ranks(2, "deaths.late", tmp_path, kind="Sharded", seconds=1.0, limit=30.0):
         assert rank["error"] is None
         assert rank["changed"]
-    arguments = {"kind": "DataParallel", "seconds": 4.0, "limit": 1.0}
-    ended = start(2, "deaths.late", tmp_path, arguments, limit=END)
+    arguments = {"kind": "DataParallel", "seconds": 8.0, "limit": 3.0}
+    ended = start(2, "deaths.late", tmp_path, arguments)
     heard = ended.ranks[0]["result"]
     assert (heard["error"], heard["ranks"]) == ("RankError", [1])
-    assert "rank 1 of 2 said nothing for 1 s" in heard["message"]
+    assert "rank 1 of 2 said nothing for 3 s" in heard["message"]
     assert not heard["changed"]
     assert ended.left_over == []

@@ -84,7 +84,7 @@ def test_what_fails_on_one_rank_fails_on_all_and_changes_nothing(tmp_path: Path)
 
 def check_kill(seed: int, folder: Path) -> None:
     arguments = {"folder": str(folder), "victim": seed % 3, "seed": seed}
-    ended = start(3, "checkpoints.until_killed", folder, arguments, limit=60.0)
+    ended = start(3, "checkpoints.until_killed", folder, arguments)
     assert ended.returncode != 0
     assert ended.left_over == []
     params = {"p": np.zeros(SIZE, np.float32), "q": np.zeros(1000)}

@@ -57,6 +57,17 @@ FLUSHED = (
     "test_n8_state_is_flushed_where_it_is_nothing_beside_the_smallest_denominator"
 )
 
+BASE, SHARDED = "fastopt/distributed/base.py", "fastopt/distributed/sharded.py"
+SUMS, RANKS = "fastopt/distributed/sums.py", "fastopt/distributed/ranks.py"
+WORLDS = ("tests/distributed/test_world_sizes.py::test_runs_end_in_the_bits_of_an_accumulator",)
+ONE_BY_ONE = (
+    "tests/distributed/test_rank_faults.py::test_a_fault_on_one_rank_changes_nothing_on_any",
+)
+SAME_FILE = (
+    "tests/distributed/test_shared_checkpoints.py::"
+    "test_the_bytes_are_those_of_one_process_whose_file_goes_on_in_its_bits",
+)
+
 FAULTS = (
     # core: where arrays lie in memory
     Fault(
@@ -1060,5 +1071,131 @@ FAULTS = (
         '            "made": float(np.mean(skipped == 0)),',
         '            "made": float(np.mean(skipped >= 0)),',
         (f"{WATCH_TESTS}::test_steps_that_are_skipped_missing_gradients_and_frozen_groups",),
+    ),
+    # distributed: sums, shares, agreement, checkpoints, the end
+    Fault(
+        "a_rank_adds_its_own_micro_batch_first",
+        SUMS,
+        "            for rank, one in enumerate(said):\n",
+        "            mine = self._ranks.rank\n"
+        "            for rank, one in sorted(enumerate(said), key=lambda x: x[0] != mine):\n",
+        WORLDS,
+    ),
+    Fault(
+        "a_rank_adds_the_first_chunk_of_its_own_share_again",
+        SUMS,
+        "own_share[first + at : first + at + stop - start]",
+        "own_share[at : at + stop - start]",
+        WORLDS,
+    ),
+    Fault(
+        "the_tiles_that_are_left_over_belong_to_nobody",
+        "fastopt/distributed/shares.py",
+        "sum(tiles) * rank // ranks",
+        "sum(tiles) // ranks * rank",
+        ("tests/distributed/test_shares.py",),
+    ),
+    Fault(
+        "losses_are_added_without_their_weights",
+        BASE,
+        'factor * said["value"]',
+        'said["value"]',
+        WORLDS,
+    ),
+    Fault(
+        "a_loss_is_scaled_by_what_clips_the_gradients",
+        SHARDED,
+        "Extra(extra.value * (scale / verdict.scale))",
+        "Extra(extra.value)",
+        WORLDS,
+    ),
+    Fault(
+        "a_rank_that_trains_nothing_fails",
+        SHARDED,
+        "strict=bool(matched)",
+        "strict=True",
+        WORLDS,
+    ),
+    Fault(
+        "a_rank_that_measures_is_taken_for_one_that_steps",
+        BASE,
+        '"measures gradients or arrays: settings differ"',
+        '"steps"',
+        ONE_BY_ONE,
+    ),
+    Fault(
+        "an_error_of_one_rank_is_kept_from_the_others",
+        BASE,
+        """        if error is not None:
+            words = {"does": what, "error": f"{type(error).__name__}: {error}"[:2000]}
+""",
+        """        if error is not None:
+            raise error
+""",
+        ONE_BY_ONE,
+    ),
+    Fault(
+        "settings_of_several_numbers_are_not_compared",
+        BASE,
+        "    if isinstance(option, tuple | list):\n        return all(map(_is_plain, option))\n",
+        "",
+        (
+            "tests/distributed/test_rank_faults.py::"
+            "test_what_differs_between_ranks_is_said_when_they_are_put_together",
+        ),
+    ),
+    Fault(
+        "an_error_in_the_middle_of_sending_is_forgotten",
+        RANKS,
+        "if self.lost is None and self.size > 1:",
+        "if False:",
+        (
+            "tests/distributed/test_rank_faults.py::"
+            "test_a_failure_in_the_middle_of_sending_is_the_end",
+        ),
+    ),
+    Fault(
+        "what_was_added_before_an_error_in_the_backward_pass_stays",
+        BASE,
+        "            except BaseException:\n                self._clear()\n",
+        "            except BaseException:\n",
+        (
+            "tests/distributed/test_handed_in.py::"
+            "test_an_error_in_the_block_on_one_rank_is_one_on_all",
+        ),
+    ),
+    Fault(
+        "a_process_that_has_lost_ranks_waits_for_them_at_its_end",
+        RANKS,
+        "        _worlds.append(self._mpi.COMM_WORLD)\n",
+        "        pass\n",
+        (
+            "tests/distributed/test_dead_ranks.py::"
+            "test_the_others_name_a_rank_that_was_killed_and_end",
+        ),
+    ),
+    Fault(
+        "the_last_scale_of_a_part_is_left_out",
+        SHARDED,
+        "-(-part.stop // BLOCK)",
+        "part.stop // BLOCK",
+        SAME_FILE,
+    ),
+    Fault(
+        "counters_are_saved_as_if_they_were_trained",
+        "fastopt/distributed/files.py",
+        "for leaf in leaves if not leaf.is_counter]",
+        "for leaf in leaves]",
+        SAME_FILE,
+    ),
+    Fault(
+        "an_average_over_ranks_is_one_of_a_share",
+        AVERAGING,
+        "        return opt._tree if isinstance(opt, Wrapper) else opt._state.tree\n",
+        "        return (opt.innermost if isinstance(opt, Wrapper) else opt)._state.tree\n",
+        (
+            "tests/distributed/test_rank_faults.py::"
+            "test_what_stands_around_an_optimizer_stands_around_ranks",
+        ),
     ),
 )

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from helpers.ranks.faults import tried
+from helpers.ranks.faults import LIMIT, tried, wait_less
 from helpers.ranks.models import gradients, made, model
 from helpers.ranks.runs import KINDS
 
@@ -21,8 +21,9 @@ def die(*_: Any, **__: Any) -> Any:
 def killed(comm: Any, kind: str, moment: str, limit: float, folder: str) -> dict[str, Any]:
     """Kill the last rank at some moment; return what the others hear of it."""
     params = model("mixed")
-    opt = KINDS[kind](made("AdamW", params, backend="numpy"), comm, time_limit=limit)
+    opt = KINDS[kind](made("AdamW", params, backend="numpy"), comm, time_limit=LIMIT)
     opt.step(gradients(params, comm.rank))
+    wait_less(opt, comm, limit)
     dies = comm.rank == comm.size - 1
     grads = gradients(params, 3 + comm.rank, missing=False)
     work: Callable[[], Any] = lambda: opt.step(grads)  # noqa: E731  # it is replaced below
@@ -49,9 +50,7 @@ def killed(comm: Any, kind: str, moment: str, limit: float, folder: str) -> dict
                         handed.ready(name, grads[name])
             opt.step()
 
-    begin = time.monotonic()
     result = tried(opt, params, work)
-    result["seconds"] = time.monotonic() - begin
     result["again"] = tried(opt, params, lambda: opt.step(grads))
     return result
 
@@ -59,7 +58,8 @@ def killed(comm: Any, kind: str, moment: str, limit: float, folder: str) -> dict
 def late(comm: Any, kind: str, seconds: float, limit: float) -> dict[str, Any]:
     """Let one rank come later than the others."""
     params = model("mixed")
-    opt = KINDS[kind](made("AdamW", params, backend="numpy"), comm, time_limit=limit)
+    opt = KINDS[kind](made("AdamW", params, backend="numpy"), comm, time_limit=LIMIT)
+    wait_less(opt, comm, limit)
     if comm.rank == 1:
         time.sleep(seconds)
     return tried(opt, params, lambda: opt.step(gradients(params, comm.rank)))
