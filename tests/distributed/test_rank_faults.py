@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.ranks.faults import FAULTS, around_alone, nonfinite_alone, without
+from helpers.ranks.faults import FAULTS, around_alone, nonfinite_alone, slow_weights_alone, without
 from helpers.ranks.models import digest
 from helpers.ranks.runs import KINDS
 from helpers.ranks.starting import on_ranks
@@ -113,6 +113,11 @@ def test_what_stands_around_an_optimizer_stands_around_ranks(tmp_path: Path) -> 
     for seen in on_ranks(3, "faults.around", tmp_path):
         for kind in KINDS:
             assert seen[kind] == wanted, kind
+
+
+def test_slow_weights_are_of_all_parameters_on_every_rank(tmp_path: Path) -> None:
+    wanted = dict.fromkeys(KINDS, slow_weights_alone(3))
+    assert on_ranks(3, "faults.slow_weights", tmp_path) == [wanted] * 3
 
 
 @pytest.mark.parametrize("kind", KINDS)

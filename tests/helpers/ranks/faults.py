@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -353,6 +354,28 @@ def around(comm: Any) -> dict[str, Any]:
     return found
 
 
+def slow_weights(comm: Any) -> dict[str, str]:
+    """Train with a Lookahead around ranks; return the digests."""
+    found = {}
+    for kind in KINDS:
+        params = model("mixed")
+        opt = fastopt.Lookahead(adamw(kind, comm, params), k=2, alpha=0.5)
+        for number in range(4):
+            opt.step(gradients(params, comm.size * number + comm.rank, missing=False))
+        found[kind] = digest(params)
+    return found
+
+
+def slow_weights_alone(count: int) -> str:
+    """Return the same of one process."""
+    params = model("mixed")
+    inner = made("AdamW", params, lr=0.01, max_grad_norm=1.0, backend="numpy")
+    sums = fastopt.Accumulator(fastopt.Lookahead(inner, k=2, alpha=0.5), every=count)
+    for number in range(4 * count):
+        sums.add(gradients(params, number, missing=False))
+    return digest(params)
+
+
 def around_alone(count: int) -> list[Any]:
     """Return the same of one process, which is given means."""
     params = model("mixed", "float16")
@@ -423,5 +446,5 @@ def in_the_middle(comm: Any, kind: str, guilty: int) -> list[Any]:
     first = tried(opt, params, lambda: opt.step(grads))
     second = tried(opt, params, lambda: opt.step(grads))
     if comm.rank == guilty:
-        time.sleep(1.5)  # the others find out first: the end of any is that of all
+        atexit.register(time.sleep, 6.0)  # its end is that of all
     return [first, second]
