@@ -17,13 +17,14 @@ from fastopt.errors import (
     BackendUnavailableError,
     CheckpointError,
     FastoptError,
+    RankError,
 )
 from fastopt.optimizers import optimizer
 from fastopt.optimizers.base import Optimizer
 from fastopt.version import __version__
 
 if TYPE_CHECKING:
-    from fastopt import interop, schedules, viz
+    from fastopt import distributed, interop, schedules, viz
     from fastopt.checkpoint.numbered import Checkpoints
     from fastopt.checkpoint.state_dict import LoadReport
     from fastopt.core.norms import clip_grad_norm_, clip_grad_value_, global_norm
@@ -181,6 +182,7 @@ __all__ = [
     "RAdam",
     "RMSprop",
     "RangeTest",
+    "RankError",
     "RowGrad",
     "Rprop",
     "ScheduleFreeAdamW",
@@ -196,6 +198,7 @@ __all__ = [
     "available_backends",
     "clip_grad_norm_",
     "clip_grad_value_",
+    "distributed",
     "find_lr",
     "global_norm",
     "groups",
@@ -216,7 +219,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import what is not needed by every program when it is first asked for."""
-    if name in ("interop", "schedules", "sklearn", "thinc", "torch", "viz"):
+    if name in ("distributed", "interop", "schedules", "sklearn", "thinc", "torch", "viz"):
         return importlib.import_module(f"fastopt.{name}")
     if name in _ON_FIRST_USE:
         found = getattr(importlib.import_module(f"fastopt.{_ON_FIRST_USE[name]}"), name)

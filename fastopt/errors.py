@@ -17,3 +17,15 @@ class BackendMismatchError(FastoptError, TypeError):
 
 class CheckpointError(FastoptError, ValueError):
     """A saved state does not belong to this optimizer, or is damaged."""
+
+
+class RankError(FastoptError, RuntimeError):
+    """A step, a save or a load over several processes failed on one of them, or one is gone.
+
+    Attributes:
+        ranks: the numbers of those at fault.
+    """
+
+    def __init__(self, message: str, ranks: tuple[int, ...] = ()) -> None:
+        super().__init__(message)
+        self.ranks: tuple[int, ...] = ranks

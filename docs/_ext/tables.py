@@ -191,7 +191,46 @@ def members() -> Made:
     return table(head, cells), [file]
 
 
+def ranks() -> Made:
+    """Return the times of a step over ranks beside torch.distributed's."""
+    found, file = _load("distributed")
+    names = list(dict.fromkeys(name for row in found["rows"] for name in row["seconds"]))
+    called = {"by hand": "`Allreduce` by hand", "DataParallel, fast": "`DataParallel(fast=True)`"}
+    head = ["ranks, parameters", *(called.get(name, name) for name in names), "times as fast"]
+    cells = []
+    for row in found["rows"]:
+        times = [
+            duration(row["seconds"][name]["median"]) if name in row["seconds"] else ""
+            for name in names
+        ]
+        ratios = ", ".join(f"{ratio:.2f}" for ratio in row["ratios"].values())
+        cells.append([f"{row['ranks']}, {number(row['parameters'])}", *times, ratios])
+    return table(head, cells), [file]
+
+
+def overlap() -> Made:
+    """Return how much of sending gradients a backward pass hides."""
+    found, file = _load("distributed")
+    cells = [
+        [
+            f"{name}, the pass {kind}",
+            *(duration(seconds) for seconds in (times["sending"], *_passes(times[kind]))),
+            f"{times[kind]['hidden']:.0%}",
+        ]
+        for row in found["overlap"]
+        for name, times in row.get("found", {}).items()
+        for kind in ("computes", "sleeps")
+    ]
+    head = ["", "sending", "pass alone", "pass, then `step`", "`backward()`, `step`", "hidden"]
+    return table(head, cells), [file]
+
+
+def _passes(times: Any) -> list[float]:
+    return [times[name] for name in ("alone", "after", "within")]
+
+
 MAKERS: dict[str, Callable[..., Made]] = {
-    made.__name__: made for made in (in_the_loop, machine, members, quality, sizes, targets, torch)
+    made.__name__: made
+    for made in (in_the_loop, machine, members, overlap, quality, ranks, sizes, targets, torch)
 }
 """What a page can name, as "{made} name arguments" in a fence of its own."""

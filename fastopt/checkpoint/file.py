@@ -7,16 +7,19 @@ import errno
 import hashlib
 import json
 import math
+import mmap
 import os
 import re
 import secrets
 import shutil
 import stat
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn, Protocol
+from typing import Any, BinaryIO, NamedTuple, NoReturn, Protocol
 
 import numpy as np
 
@@ -48,11 +51,62 @@ def previous(path: Path) -> Path:
     return path.with_name(f"{path.name}.prev")
 
 
+class _NewContent(Protocol):
+    """What a file is to hold."""
+
+    raised: BaseException | None
+    """What came out of where the content comes from, which has nothing to do with the file."""
+
+    def write(self, file: BinaryIO) -> None:
+        """Write all of it into an empty file."""
+
+    def is_in(self, file: BinaryIO) -> bool:
+        """Return whether a file, read from its start, holds what was written and no more."""
+
+
+class _Whole:
+    """Bytes that are all there."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+        self.raised: BaseException | None = None
+
+    def write(self, file: BinaryIO) -> None:
+        file.write(self._content)
+
+    def is_in(self, file: BinaryIO) -> bool:
+        return _continues(file, self._content) and not file.read(1)
+
+
+def _continues(file: BinaryIO, content: bytes) -> bool:
+    """Return whether these bytes come next in a file."""
+    whole = memoryview(content)
+    parts = (whole[i : i + _PIECE] for i in range(0, len(whole), _PIECE))
+    return all(file.read(len(part)) == part for part in parts)
+
+
+def _digest(file: BinaryIO, count: int) -> str:
+    """Return the sha256 of so many bytes that come next in a file, or of those that there are."""
+    hashed = hashlib.sha256()
+    while count and (piece := file.read(min(_PIECE, count))):
+        hashed.update(piece)
+        count -= len(piece)
+    return hashed.hexdigest()
+
+
 def replace_file(path: Path, content: bytes, keep_previous: bool) -> None:
     """Replace a file, or make it. A link is followed: what it points to is replaced.
 
     Raises OSError that names the file, which then is as it was, with one exception: if the folder
     cannot be flushed, the new file is there already, but may not survive a power cut.
+    """
+    _replace(path, _Whole(content), keep_previous)
+
+
+def _replace(path: Path, content: _NewContent, keep_previous: bool) -> None:
+    """Replace a file by content that comes from anywhere; as ``replace_file`` does it.
+
+    What the content raises goes through as it is, and the file stays as it was.
     """
     target = Path(os.path.realpath(path))
     _check_replaceable(target)
@@ -68,7 +122,7 @@ def replace_file(path: Path, content: bytes, keep_previous: bool) -> None:
             os.replace(temporary, target)
             _flush_folder(target.parent)
     except OSError as error:
-        if error.filename is None:  # as for a full disk
+        if error.filename is None and error is not content.raised:  # as for a full disk
             error.filename = str(path)
         raise
     finally:
@@ -86,20 +140,18 @@ def _check_replaceable(target: Path) -> None:
             raise OSError(errno.EINVAL, "a checkpoint replaces regular files only", str(target))
 
 
-def _write_through(path: Path, content: bytes) -> None:
+def _write_through(path: Path, content: _NewContent) -> None:
     """Write a new file, down to the disk."""
     with path.open("xb") as file:
-        file.write(content)
+        content.write(file)
         file.flush()
         os.fsync(file.fileno())
 
 
-def _compare(path: Path, content: bytes) -> None:
-    """Read a file again; OSError unless it holds these bytes and no more."""
-    whole = memoryview(content)
+def _compare(path: Path, content: _NewContent) -> None:
+    """Read a file again; OSError unless it holds what was written and no more."""
     with path.open("rb") as file:
-        same = all(file.read(_PIECE) == whole[i : i + _PIECE] for i in range(0, len(whole), _PIECE))
-        if not same or file.read(1):
+        if not content.is_in(file):
             raise OSError(errno.EIO, "what was written reads back as something else", str(path))
 
 
@@ -227,9 +279,13 @@ class Encoder:
         while key in self.arrays:  # {"a/b": x, "a": {"b": y}}
             count += 1
             key = f"{wanted}#{count}"
-        copied = self.copies or core_arrays.kind(array) == "cupy"
-        self.arrays[key] = core_arrays.on_host(array) if copied else np.asarray(array, order="C")
+        self.arrays[key] = self.kept(array)
         return key
+
+    def kept(self, array: Array) -> Array:
+        """Return an array as it is collected."""
+        copied = self.copies or core_arrays.kind(array) == "cupy"
+        return core_arrays.on_host(array) if copied else np.asarray(array, order="C")
 
 
 _LONGEST_WHOLE = 10_000
@@ -292,6 +348,102 @@ _NAMES = {  # safetensors' names of the dtypes
     **{f"uint{bits}": f"U{bits}" for bits in (8, 16, 32, 64)},
 }
 _REAL = {"complex64": "float32", "complex128": "float64"}
+_ORDER = (
+    *("U64", "I64", "F64", "F32", "U32", "I32", "BF16", "F16", "U16", "I16"),
+    *("I8", "U8", "BOOL"),
+)
+"""Of the dtypes in a file: what takes more bytes comes first, so that all arrays are aligned."""
+
+_UNKNOWN = "0" * 64
+"""In the place of a sha256 that is not known yet: all are of one length, so are texts with them."""
+
+Described = Mapping[str, tuple[str, tuple[int, ...]]]
+"""The dtype's name and the shape of arrays, by their keys."""
+
+
+class _Place(NamedTuple):
+    """What a file says of an array, but for where it begins."""
+
+    key: str
+    name: str  # in the file
+    dtype: str  # safetensors' name of it
+    shape: tuple[int, ...]  # with the axis of 2 that complex numbers have
+    size: int  # bytes
+
+
+def _place(key: str, dtype: str, shape: tuple[int, ...]) -> _Place:
+    """Return the place of an array under its own key; TypeError for a dtype that has none."""
+    real = _REAL.get(dtype, dtype)
+    if real not in _NAMES:
+        raise TypeError(f"{key} is of dtype {dtype}, which has no place in a file")
+    stored = (*shape, 2) if dtype in _REAL else shape
+    return _Place(key, key, _NAMES[real], stored, math.prod(shape) * dtype_of(dtype).itemsize)
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where everything is in a file, which does not depend on any number in its arrays.
+
+    ``places`` are in the order of the file. In format 2 the manifest's text is among them, with the
+    key ``fastopt:manifest``.
+    """
+
+    content: Mapping[str, Any]
+    described: Described
+    version: int
+    numbered: bool
+    places: tuple[_Place, ...]
+
+    def sealed(self, hashes: Mapping[str, str]) -> tuple[bytes, bytes]:
+        """Return what the file begins with, and the array with the manifest's text if it has one.
+
+        ``hashes`` are the sha256 of the arrays; those that are missing have zeros in their place.
+        """
+        text = _manifest_text(self.version, self.content, self.described, hashes)
+        if self.version == 1:
+            return _start(self.places, _sealed(text)), b""
+        total = sum(place.size for place in self.places)
+        return _start(self.places, _about(text, total, self.numbered)), text.encode("ascii")
+
+
+def _laid_out(content: Mapping[str, Any], described: Described) -> _Layout:
+    """Return a file's layout; TypeError and ValueError as of ``pack_arrays``."""
+    places = [_place(key, *one) for key, one in described.items()]
+    text = _manifest_text(1, content, described, {})
+    if _most_bytes(places, _sealed(text)) <= LONGEST_HEADER:
+        return _Layout(content, described, 1, False, _in_order(places))
+    text = _manifest_text(2, content, described, {})
+    manifest = _place(_MANIFEST, "uint8", (len(text),))
+    total = manifest.size + sum(place.size for place in places)
+    for numbered in (False, True):
+        if numbered:
+            places = [place._replace(name=str(k)) for k, place in enumerate(places)]
+        together = [*places, manifest]
+        if (length := _most_bytes(together, _about(text, total, numbered))) <= LONGEST_HEADER:
+            return _Layout(content, described, 2, numbered, _in_order(together))
+    raise ValueError(
+        f"{len(places)} arrays take a header of up to {length} bytes, and that of a safetensors "
+        f"file has at most {LONGEST_HEADER}; put small arrays together into larger ones, or leave "
+        "the parameters out (params=False)"
+    )
+
+
+def _in_order(places: Iterable[_Place]) -> tuple[_Place, ...]:
+    """Return arrays as safetensors lays them out: by dtype and name."""
+    return tuple(sorted(places, key=lambda place: (_ORDER.index(place.dtype), place.name)))
+
+
+def _start(places: Iterable[_Place], metadata: Mapping[str, str]) -> bytes:
+    """Return the header with its length, which is a multiple of 8."""
+    fields: dict[str, Any] = {"__metadata__": metadata}
+    first = 0
+    for place in places:
+        last = first + place.size
+        entry = {"dtype": place.dtype, "shape": place.shape, "data_offsets": [first, last]}
+        fields[place.name], first = entry, last
+    text = json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
 
 
 def pack_arrays(content: Mapping[str, Any], arrays: Mapping[str, Array]) -> bytes:
@@ -300,27 +452,33 @@ def pack_arrays(content: Mapping[str, Any], arrays: Mapping[str, Array]) -> byte
     Raises TypeError for an array of another dtype than real and complex numbers, integers and
     bool, ValueError if there are more arrays than a file's header can list.
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import save
+    for key, array in arrays.items():
+        if not array.dtype.isnative:
+            raise TypeError(f"{key} is of dtype {array.dtype.str}, which has no place in a file")
+    described = {key: (array.dtype.name, array.shape) for key, array in arrays.items()}
+    layout = _laid_out(content, described)
+    buffers = {key: _bytes_of(array) for key, array in arrays.items()}
+    hashes = {key: hashlib.sha256(buffer).hexdigest() for key, buffer in buffers.items()}
+    start, text = layout.sealed(hashes)
+    buffers[_MANIFEST] = memoryview(text)
+    return b"".join([start, *(buffers[place.key] for place in layout.places)])
 
-    stored = {key: _to_stored(key, array) for key, array in arrays.items()}
-    described = {
-        key: {
-            "dtype": array.dtype.name,
-            "shape": list(array.shape),
-            "sha256": _sha256(stored[key]),
-        }
-        for key, array in arrays.items()
+
+def _bytes_of(buffer: Buffer) -> memoryview:
+    """Return the bytes of an array in C order, or of anything else that has some."""
+    if isinstance(buffer, np.ndarray):  # memoryview knows no bfloat16
+        return buffer.reshape(-1).view(np.uint8).data
+    return memoryview(buffer).cast("B")
+
+
+def _manifest_text(
+    version: int, content: Mapping[str, Any], described: Described, hashes: Mapping[str, str]
+) -> str:
+    entries = {
+        key: {"dtype": dtype, "shape": list(shape), "sha256": hashes.get(key, _UNKNOWN)}
+        for key, (dtype, shape) in described.items()
     }
-    text = _text({"format_version": 1, **content, "arrays": described})
-    metadata = _sealed(text)
-    if _most_bytes(stored, metadata) > LONGEST_HEADER:
-        text = _text({"format_version": 2, **content, "arrays": described})
-        stored, metadata = _with_manifest(stored, text)
-    try:
-        return save(stored, metadata)
-    except SafetensorError as error:
-        raise ValueError(f"this has no place in a safetensors file: {error}") from error
+    return _text({"format_version": version, **content, "arrays": entries})
 
 
 def _text(manifest: Mapping[str, Any]) -> str:
@@ -337,67 +495,223 @@ def _sealed(text: str) -> dict[str, str]:
     return {"fastopt": text, "fastopt_sha256": hashlib.sha256(text.encode()).hexdigest()}
 
 
-def _most_bytes(stored: Mapping[str, Array], metadata: Mapping[str, str]) -> int:
+def _about(text: str, total: int, numbered: bool) -> dict[str, str]:
+    """Return the metadata of format 2: what the manifest's text is, which is an array itself."""
+    about = {"format_version": 2, "fastopt": __version__, "bytes": total, "numbered": numbered}
+    sha = hashlib.sha256(text.encode("ascii")).hexdigest()
+    return _sealed(_text({**about, "length": len(text), "sha256": sha}))
+
+
+def _most_bytes(places: Iterable[_Place], metadata: Mapping[str, str]) -> int:
     """Return how long the header will be at most."""
-    names = sum(len(json.dumps(key)) for key in stored)
-    numbers = sum(array.ndim + 2 for array in stored.values())  # of at most 19 digits
-    return len(json.dumps(metadata)) + names + 20 * numbers + 60 * (len(stored) + 1)
+    entries = sum(  # their numbers have at most 19 digits
+        len(json.dumps(place.name)) + 20 * (len(place.shape) + 2) + 60 for place in places
+    )
+    return len(json.dumps(metadata)) + entries + 60
 
 
-def _with_manifest(stored: dict[str, Array], text: str) -> tuple[dict[str, Array], dict[str, str]]:
-    """Return arrays and metadata of format 2; ValueError if they are too many for it."""
-    manifest = np.frombuffer(text.encode("ascii"), np.uint8)
-    total = manifest.nbytes + sum(array.nbytes for array in stored.values())
-    for numbered in (False, True):
-        if numbered:
-            stored = {str(number): array for number, array in enumerate(stored.values())}
-        about = {"format_version": 2, "fastopt": __version__, "bytes": total, "numbered": numbered}
-        metadata = _sealed(_text({**about, "length": manifest.size, "sha256": _sha256(manifest)}))
-        together = {**stored, _MANIFEST: manifest}
-        if (length := _most_bytes(together, metadata)) <= LONGEST_HEADER:
-            return together, metadata
-    raise ValueError(
-        f"{len(stored)} arrays take a header of up to {length} bytes, and that of a safetensors "
-        f"file has at most {LONGEST_HEADER}; put small arrays together into larger ones, or leave "
-        "the parameters out (params=False)"
+# Piece by piece, so that no more than a piece is held.
+
+Buffer = bytes | bytearray | memoryview | Array
+Pieces = Iterable[tuple[str, int, Buffer]]
+"""An array's key, the offset in its bytes, and bytes from there on."""
+
+
+def order_of(manifest: Mapping[str, Any], described: Described) -> list[str]:
+    """Return the keys of arrays in the order in which they are in a file.
+
+    ``manifest`` is that of ``Content``, ``described`` its arrays in the order in which they are
+    there. Raises TypeError and ValueError as ``pack_arrays``.
+    """
+    return [place.key for place in _laid_out(manifest, described).places if place.key != _MANIFEST]
+
+
+def write_pieces(
+    path: str | os.PathLike[str],
+    manifest: Mapping[str, Any],
+    described: Described,
+    pieces: Pieces,
+    keep_previous: bool,
+) -> None:
+    """Replace a checkpoint, whose arrays come piece by piece, by the bytes of ``write``.
+
+    Args:
+        path: the file.
+        manifest: that of ``Content``.
+        described: the dtype's name and the shape of each of its arrays, in the order of
+            ``Content.arrays``.
+        pieces: key, offset in bytes within the array and bytes (C-ordered); the arrays as
+            ``order_of`` has them, each from its start to its end. An array without elements needs
+            no piece. A buffer may be used anew as soon as the next piece is asked for.
+        keep_previous: keep the file from before as ``<path>.prev``.
+
+    Raises what ``pieces`` raises, AssertionError for pieces in another order, and else TypeError,
+    ValueError and OSError as ``write`` and ``pack_arrays`` do. The file then is as it was.
+    """
+    _replace(place_of(path), _InPieces(_laid_out(manifest, described), pieces), keep_previous)
+
+
+class _InPieces:
+    """A checkpoint whose arrays come piece by piece, which can be done once."""
+
+    def __init__(self, layout: _Layout, pieces: Pieces) -> None:
+        self._layout, self._pieces = layout, pieces
+        self._hashes: dict[str, str] = {}
+        self._start, self._text = layout.sealed({})
+        self.raised: BaseException | None = None
+
+    def write(self, file: BinaryIO) -> None:
+        """Write the arrays, then what their hashes are part of, for which room was left."""
+        file.write(self._start)
+        pieces, at_text = self._given(), 0
+        waiting = next(pieces, None)
+        for place in self._layout.places:
+            if place.key == _MANIFEST:
+                at_text = file.tell()
+                file.write(self._text)
+                continue
+            hashed, done = hashlib.sha256(), 0
+            while waiting and waiting[0] == place.key:
+                _, offset, data = waiting
+                if offset != done or done + len(data) > place.size:
+                    raise AssertionError(_out_of_order(place, done, waiting))
+                file.write(data)
+                hashed.update(data)
+                done += len(data)
+                waiting = next(pieces, None)
+            if done != place.size:
+                raise AssertionError(_out_of_order(place, done, waiting))
+            self._hashes[place.key] = hashed.hexdigest()
+        if waiting:
+            raise AssertionError(f"a piece of {waiting[0]!r} came behind the last array")
+        self._start, self._text = self._layout.sealed(self._hashes)
+        for at, content in ((at_text, self._text), (0, self._start)):
+            file.seek(at)
+            file.write(content)
+
+    def _given(self) -> Iterator[tuple[str, int, memoryview]]:
+        try:
+            for key, offset, buffer in self._pieces:
+                yield key, offset, _bytes_of(buffer)
+        except BaseException as error:
+            self.raised = error
+            raise
+
+    def is_in(self, file: BinaryIO) -> bool:
+        """Return it by the hashes of the arrays, and all the rest itself."""
+        return (
+            _continues(file, self._start)
+            and all(
+                _continues(file, self._text)
+                if place.key == _MANIFEST
+                else _digest(file, place.size) == self._hashes[place.key]
+                for place in self._layout.places
+            )
+            and not file.read(1)
+        )
+
+
+def _out_of_order(place: _Place, done: int, got: tuple[str, int, memoryview] | None) -> str:
+    came = f"{len(got[2])} bytes of {got[0]!r} at {got[1]}" if got else "the end"
+    return (
+        f"the next piece must be of {place.key!r} at {done}, of which {place.size - done} bytes of "
+        f"{place.size} are to come; got {came}"
     )
 
 
-def unpack(file: BinaryIO, size: int) -> tuple[dict[str, Any], dict[str, Array]]:
+Take = Callable[[BufferedReader, int, int], tuple[bytearray | memoryview, str]]
+"""Returns the bytes of a file from the first on, up to the last without it, and their sha256."""
+
+
+def _loaded(file: BufferedReader, first: int, last: int) -> tuple[bytearray, str]:
+    """Take bytes into memory of their own."""
+    data = bytearray(last - first)
+    file.seek(first)
+    file.readinto(data)
+    return data, hashlib.sha256(data).hexdigest()
+
+
+class _Mapped:
+    """Takes bytes as parts of a mapping of the file, which takes no memory."""
+
+    def __init__(self) -> None:
+        self._mapping: mmap.mmap | None = None
+
+    def __call__(self, file: BufferedReader, first: int, last: int) -> tuple[memoryview, str]:
+        if self._mapping is None:
+            self._mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        file.seek(first)  # a mapping that is read through is memory of this process
+        return memoryview(self._mapping)[first:last], _digest(file, last - first)
+
+    def close(self) -> None:
+        """End the mapping, or leave that to the last array in it."""
+        if self._mapping is not None:
+            with contextlib.suppress(BufferError):
+                self._mapping.close()
+
+
+def unpack(file: BufferedReader, size: int, take: Take) -> tuple[dict[str, Any], dict[str, Array]]:
     """Return manifest and arrays of a file of so many bytes.
 
     Raises CheckpointError for anything but a whole and undamaged file of a known format; until
     the sizes in it are known to fit the file's own, no more than the header is read.
     """
-    from safetensors import SafetensorError, deserialize
-
     start = file.read(8)
     length = int.from_bytes(start, "little")
     if len(start) < 8 or length > LONGEST_HEADER:
         raise CheckpointError(f"this is no safetensors file{_foreign(start)}")
     if length > size - 8:
         raise CheckpointError(f"this is no safetensors file, or it was cut off{_foreign(start)}")
-    header = file.read(length)
-    manifest = _manifest(header)
+    fields = _fields(file.read(length))
+    manifest = _manifest(fields)
     about = manifest if manifest["format_version"] == 2 else None
     described = {} if about else _described(manifest)
     expected = 8 + length + (_total(about) if about else _size(described))
     if size != expected:
         raise CheckpointError(f"{size} bytes instead of {expected}: cut off, or damaged")
-    data = start + header + file.read(size - 8 - length)
-    try:
-        views = dict(deserialize(data))  # type: ignore[no-untyped-call]  # its stub has no types
-    except SafetensorError as error:
-        _damaged(str(error))
+    entries = _entries(fields, 8 + length, size)
+    taken = partial(take, file)
     if about:
-        manifest = _manifest_in(views.pop(_MANIFEST, None), about)
+        manifest = _manifest_in(entries.pop(_MANIFEST, None), about, taken)
         described = _described(manifest)
         if about.get("numbered"):
             numbers = {str(number): key for number, key in enumerate(described)}
-            views = {numbers.get(number, number): view for number, view in views.items()}
-    if views.keys() != described.keys():
+            entries = {numbers.get(number, number): entry for number, entry in entries.items()}
+    if entries.keys() != described.keys():
         _damaged("the arrays are not those of the manifest")
-    return manifest, {key: _array(key, view, *described[key]) for key, view in views.items()}
+    return manifest, {k: _array(k, one, *described[k], taken) for k, one in entries.items()}
+
+
+class _Entry(NamedTuple):
+    """What a file's header says of an array, which may be anything, and where it lies."""
+
+    dtype: Any
+    shape: Any
+    first: int
+    last: int
+
+
+def _entries(fields: Mapping[str, Any], first: int, size: int) -> dict[str, _Entry]:
+    """Return the arrays of a file of so many bytes by their names, in the order of the file.
+
+    They must follow one another without gaps from the first byte behind the header to the end.
+    """
+    found = []
+    for name in fields.keys() - {"__metadata__"}:
+        entry = fields[name] if isinstance(fields[name], dict) else {}
+        dtype, shape, offsets = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
+        if not isinstance(offsets, list) or len(offsets) != 2 or not _is_shape(offsets):
+            _damaged(f"data_offsets of {name!r} are {offsets!r}")
+        found.append((first + offsets[0], first + offsets[1], name, dtype, shape))
+    found.sort(key=lambda one: one[:3])
+    at = first
+    for begin, end, name, *_ in found:
+        if begin != at or end < begin:
+            _damaged(f"{name!r} is not where the array before it ends")
+        at = end
+    if at != size:
+        _damaged(f"the last array ends {size - at} bytes before the file")
+    return {name: _Entry(dtype, shape, *place) for *place, name, dtype, shape in found}
 
 
 _FOREIGN = {
@@ -422,27 +736,36 @@ def _total(about: Mapping[str, Any]) -> int:
     return total
 
 
-def _manifest_in(view: Mapping[str, Any] | None, about: Mapping[str, Any]) -> dict[str, Any]:
+Taken = Callable[[int, int], tuple[bytearray | memoryview, str]]
+"""The same of a file that is known."""
+
+
+def _manifest_in(entry: _Entry | None, about: Mapping[str, Any], taken: Taken) -> dict[str, Any]:
     """Return the manifest from its array, which the metadata describes."""
-    if view is None:
+    if entry is None:
         _damaged("there is no manifest")
     shape = about.get("length")
     if not isinstance(shape, int) or not _is_shape([shape]):
         _damaged(f"length is {shape!r}")
-    text = _array(_MANIFEST, view, "uint8", (shape,), str(about.get("sha256")))
+    text = _array(_MANIFEST, entry, "uint8", (shape,), str(about.get("sha256")), taken)
     manifest = _parsed(text.tobytes())
     if manifest["format_version"] != 2:
         _damaged("the manifest is of another format")
     return manifest
 
 
-def _manifest(header: bytes) -> dict[str, Any]:
-    """Return the manifest from a file's header, checked by its hash."""
+def _fields(header: bytes) -> dict[str, Any]:
+    """Return what is in a file's header, which may be anything yet."""
     try:
-        fields = json.loads(header)
+        fields = json.loads(header.decode())
     except (ValueError, RecursionError):
         raise CheckpointError("this is no safetensors file, or its header is damaged") from None
-    metadata = fields.get("__metadata__") if isinstance(fields, dict) else None
+    return fields if isinstance(fields, dict) else {}
+
+
+def _manifest(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the manifest from a file's header, checked by its hash."""
+    metadata = fields.get("__metadata__")
     text = metadata.get("fastopt") if isinstance(metadata, dict) else None
     if not isinstance(metadata, dict) or not isinstance(text, str):
         raise CheckpointError("this is no checkpoint of fastopt: its header holds no manifest")
@@ -497,42 +820,31 @@ def _is_shape(shape: list[Any]) -> bool:
 
 
 def _array(
-    key: str, view: Mapping[str, Any], dtype: str, shape: tuple[int, ...], sha: str
+    key: str, entry: _Entry, dtype: str, shape: tuple[int, ...], sha: str, taken: Taken
 ) -> Array:
     """Return an array as it was saved, if all that is known of it is true."""
     real = _REAL.get(dtype, dtype)
     stored_shape = [*shape, 2] if dtype in _REAL else [*shape]
-    if view["dtype"] != _NAMES[real] or list(view["shape"]) != stored_shape:
-        _damaged(f"{key} is {view['dtype']} {view['shape']}, not {dtype} {shape}")
-    if hashlib.sha256(view["data"]).hexdigest() != sha:
+    if entry.dtype != _NAMES[real] or entry.shape != stored_shape:
+        _damaged(f"{key} is {entry.dtype} {entry.shape}, not {dtype} {shape}")
+    data, digest = taken(entry.first, entry.last)
+    if digest != sha:
         _damaged(f"the sha256 of {key} is another")
     try:
-        return np.frombuffer(view["data"], _dtype(dtype)).reshape(shape)
+        return np.frombuffer(data, dtype_of(dtype)).reshape(shape)
     except ValueError as error:  # no elements along an axis that is too long for NumPy
         _damaged(f"{key}: {error}")
 
 
-def _to_stored(key: str, array: Array) -> Array:
-    name = array.dtype.name
-    if _REAL.get(name, name) not in _NAMES or not array.dtype.isnative:
-        raise TypeError(
-            f"{key} is of dtype {array.dtype.str} ({name}), which has no place in a file"
-        )
-    if name in _REAL:
-        return array.reshape(-1).view(_REAL[name]).reshape(*array.shape, 2)
-    return array
-
-
-def _sha256(array: Array) -> str:
-    return hashlib.sha256(array.reshape(-1).view(np.uint8).data).hexdigest()
-
-
 def _size(described: Mapping[str, tuple[str, tuple[int, ...], str]]) -> int:
     """Return the bytes of all arrays."""
-    return sum(math.prod(shape) * _dtype(dtype).itemsize for dtype, shape, _ in described.values())
+    return sum(
+        math.prod(shape) * dtype_of(dtype).itemsize for dtype, shape, _ in described.values()
+    )
 
 
-def _dtype(name: str) -> np.dtype[Any]:
+def dtype_of(name: str) -> np.dtype[Any]:
+    """Return the dtype of this name, bfloat16 of ml_dtypes too."""
     if name != "bfloat16":
         return np.dtype(name)
     import ml_dtypes
@@ -594,9 +906,23 @@ def collect(
     """Return what a checkpoint of an optimizer is to hold."""
     content = checkpoint_state_dict.collect_state(optimizer, state, policy)
     content["params"] = checkpoint_state_dict.collect_parameters(state) if params else None
-    content["also"] = {k: one.state_dict() for k, one in _checked(also, "state_dict").items()}
-    content["notes"] = _mapping("notes", notes)
-    encoder, manifest = Encoder(), {}
+    return content_of(content, also, notes, Encoder(), detached)
+
+
+def content_of(
+    content: Mapping[str, Any],
+    also: Companions | None,
+    notes: Mapping[str, Any] | None,
+    encoder: Encoder,
+    detached: bool = False,
+) -> Content:
+    """Return what a checkpoint is to hold, given a ``state_dict`` with "params" beside it."""
+    content = {
+        **content,
+        "also": {k: one.state_dict() for k, one in _checked(also, "state_dict").items()},
+        "notes": _mapping("notes", notes),
+    }
+    manifest: dict[str, Any] = {}
     for name, value in content.items():
         encoder.copies = detached and name != "state"  # that has been copied
         try:
@@ -613,6 +939,33 @@ def write(path: str | os.PathLike[str], content: bytes, keep_previous: bool) -> 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return what is in a checkpoint; CheckpointError if the file is not a whole one."""
+    return _read(path, _loaded)
+
+
+@contextlib.contextmanager
+def mapped(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
+    """Give what ``read`` returns, its arrays read-only and of no memory: they are in the file.
+
+    It has been read by pieces then, and every sha256 compared. What is taken of an array is read
+    from the disk, or from what the system still has of it. The mapping ends with the ``with``
+    statement, and if an array is kept beyond that, with the last of these: copy what is to stay.
+    The file may be replaced meanwhile, and the arrays stay those of the old one; on Windows no
+    mapped file can be. It must not be written to in place or cut off.
+
+    Raises CheckpointError and OSError as ``read`` does.
+    """
+    mapping = _Mapped()
+    content = {}
+    try:
+        content = _read(path, mapping)
+        yield content
+    finally:
+        content.clear()
+        mapping.close()
+
+
+def _read(path: str | os.PathLike[str], take: Take) -> dict[str, Any]:
+    """Return what is in a checkpoint, its arrays as ``take`` gives them."""
     place = place_of(path)
     try:
         if place.is_dir():
@@ -620,10 +973,10 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
         if place.exists() and not place.is_file():
             raise CheckpointError("this is no regular file")  # a pipe could be waited for
         with place.open("rb") as file:
-            manifest, arrays = unpack(file, os.fstat(file.fileno()).st_size)
-        return _content(manifest, arrays)
+            return _content(*unpack(file, os.fstat(file.fileno()).st_size, take))
     except CheckpointError as error:
-        raise explained(path, error, whole=False) from None
+        told = explained(path, error, whole=False)
+    raise told  # here, where it does not keep what was read so far
 
 
 def place_of(path: str | os.PathLike[str]) -> Path:
@@ -691,22 +1044,43 @@ def restore(
     changes: tuple[str, ...] = ()
     if convert:
         content, changes = converted(state, content)
+    params = partial(checkpoint_state_dict.parameters_restorer, state)
+    commit, made = restorer(optimizer, state, policy, content, strict, also, params)
+    commit()
+    return replace(made, converted=changes)
+
+
+ParametersRestorer = Callable[[Mapping[str, Any], bool], tuple[Callable[[], None], Differences]]
+
+
+def restorer(
+    optimizer: str,
+    state: OptimizerState,
+    policy: Mapping[str, Any],
+    content: Mapping[str, Any],
+    strict: bool,
+    also: Companions | None,
+    params: ParametersRestorer,
+) -> tuple[Callable[[], None], LoadReport]:
+    """Look at all that is in a checkpoint; return what takes it over, and the report on that.
+
+    ``params`` looks at saved parameters, if there are any, and whether that is done strictly.
+    """
     commit, differences = checkpoint_state_dict.state_restorer(
         optimizer, state, policy, content, strict
     )
     commits = [commit]
     saved_params = content["params"]
     if saved_params is not None:
-        commit, more = checkpoint_state_dict.parameters_restorer(state, saved_params, strict)
+        commit, more = params(saved_params, strict)
         commits.append(commit)
         differences += more
     companions, saved = _checked(also, "_restorer"), content["also"]
     differences += compare_names("companions (also=)", "also:", companions, saved, strict)
     taken = [key for key in companions if key in saved]
     commits += [_restorer_of(key, companions[key], saved[key]) for key in taken]
-    _commit(commits)
     made = report(content, differences, saved_params is not None, taken, content["notes"])
-    return replace(made, converted=changes)
+    return lambda: _commit(commits), made
 
 
 def _restorer_of(key: str, companion: Companion, saved: Any) -> Callable[[], None]:

@@ -10,11 +10,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fastopt.core.buckets import OptimizerState
+from fastopt.core.tree import Tree
 from fastopt.errors import CheckpointError
 
 
-def as_here(state: OptimizerState, saved: Any, strict: bool) -> Any:
+def as_here(tree: Tree, saved: Any, strict: bool) -> Any:
     """Return a state_dict, or a checkpoint's content, with our names for its parameters.
 
     Names that are the same decide. Where they are not, and one side is a list of groups, its names
@@ -33,8 +33,8 @@ def as_here(state: OptimizerState, saved: Any, strict: bool) -> Any:
         return saved  # whatever it is, it is refused
     theirs = list(entries)
     in_groups = are_in_groups(theirs, groups)
-    mine = [leaf.name for leaf in state.tree.leaves if not leaf.is_counter]
-    ours = _paired(mine, state.tree.grouped, theirs, in_groups, strict)
+    mine = [leaf.name for leaf in tree.leaves if not leaf.is_counter]
+    ours = _paired(mine, tree.grouped, theirs, in_groups, strict)
     if not ours:
         return saved
     if in_groups:  # whose numbers are not in the names any more
@@ -45,8 +45,8 @@ def as_here(state: OptimizerState, saved: Any, strict: bool) -> Any:
     parts = {"state": _renamed(entries, ours), "groups": [_group(one, ours) for one in groups]}
     params = saved.get("params")
     if isinstance(params, Mapping) and all(isinstance(name, str) for name in params):
-        everything = [leaf.name for leaf in state.tree.leaves]  # counters have no state
-        ours = _paired(everything, state.tree.grouped, list(params), in_groups, strict)
+        everything = [leaf.name for leaf in tree.leaves]  # counters have no state
+        ours = _paired(everything, tree.grouped, list(params), in_groups, strict)
         parts["params"] = _renamed(params, ours)
     return {**saved, **parts}
 

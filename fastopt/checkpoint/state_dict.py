@@ -543,6 +543,13 @@ def collect_state(name: str, state: OptimizerState, policy: Mapping[str, Any]) -
             copies = {slot: shown(arrays.on_host(array)) for slot, array in slots.items()}
             order = order_of_blocks(leaf.array, bucket.spec)
             entries[leaf.name] = {"step": step, **order, **copies}
+    return with_entries(name, state, policy, entries)
+
+
+def with_entries(
+    name: str, state: OptimizerState, policy: Mapping[str, Any], entries: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the state_dict whose entries of parameters are these."""
     memory = {"memory": dict(state.memory)} if state.memory else {}
     described = [descriptions(group.plain) for group in state.groups]
     return {
@@ -802,6 +809,13 @@ def parameters_restorer(
                 f"with; got {type(now).__name__}. Put an array there that is not read-only"
             )
         targets[leaf.name] = now
+    return arrays_restorer(targets, saved, strict)
+
+
+def arrays_restorer(
+    targets: Mapping[str, Array], saved: Mapping[str, Any], strict: bool
+) -> tuple[Callable[[], None], Differences]:
+    """Look at saved parameters by name; return what writes them into these arrays."""
     differences = compare_names("parameters", "param:", targets, saved, strict)
     writes, mismatches = [], []
     for name, array in targets.items():

@@ -157,7 +157,9 @@ class Parameter:
     @property
     def stream(self) -> int:
         """Where its random bits begin."""
-        return quantization.stream(self.leaf.name)
+        origin = self.leaf.origin
+        begin = quantization.stream(self.leaf.name)
+        return begin if origin is None else (begin + origin.start) % 2**32
 
     def usual_strides(self, dtype: np.dtype[Any]) -> tuple[int, ...] | None:
         """Return the strides of a gradient that can be read flat as it stands; None if none can."""

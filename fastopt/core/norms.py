@@ -176,6 +176,13 @@ def total_of(parts: Iterable[Array]) -> float:
     return float(lane_sums(padded.reshape(1, -1, LANES))[0])
 
 
+def tiles_of(array: Array, factor: float) -> Array:
+    """Return the sums of squares of (factor * x) over an array by tiles, on the host."""
+    with np.errstate(all="ignore"):
+        flats = [_flat(array, magnitudes=False)] if array.size else []
+        return np.concatenate([np.zeros(0), *_squares(flats, factor)])
+
+
 def lane_sums(rows: Array) -> Array:
     """Return the sum of each tile; ``rows`` has the shape (tiles, rows, lanes).
 

@@ -17,7 +17,7 @@ from collections.abc import (
 )
 from dataclasses import dataclass
 from operator import is_
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import optree
@@ -197,6 +197,13 @@ def _unread(tree: Any) -> list[Any]:
 # Nested parameters: their leaves, the leaves' names, and gradients matched to them.
 
 
+class Origin(NamedTuple):
+    """The parameter that a leaf is a part of, and where in its real numbers the leaf begins."""
+
+    shape: tuple[int, ...]
+    start: int
+
+
 @dataclass(frozen=True, slots=True)
 class Leaf:
     """One parameter: where it stands in the user's tree, its name in a state_dict, its array."""
@@ -205,6 +212,12 @@ class Leaf:
     place: str  # ["layers"][0]["W"], or [0]["W"]: what stands behind the name of its gradients
     name: str  # layers.0.W
     array: Array
+    origin: Origin | None = None  # what the array is a part of
+
+    @property
+    def whole_shape(self) -> tuple[int, ...]:
+        """The shape of the parameter, of which the array may be a part."""
+        return self.array.shape if self.origin is None else self.origin.shape
 
     @property
     def is_counter(self) -> bool:

@@ -125,7 +125,7 @@ def check_parameters(formula: type[Formula], tree: Tree, members: int | None) ->
                 f"{leaf.path} has the shape {leaf.array.shape}"
             )
     for leaf in trained:
-        formula._check_array(f"{name}: {leaf.path}", leaf.array.shape, leaf.array.dtype.name)
+        formula._check_array(f"{name}: {leaf.path}", leaf.whole_shape, leaf.array.dtype.name)
 
 
 def watch(state: OptimizerState, number: int) -> None:
@@ -299,7 +299,7 @@ def _check_parts(formula: type[Formula], options: Options, leaves: Sequence[Leaf
     own: dict[type[Formula], list[Leaf]] = {}
     for leaf in leaves if len(formula._parts()) > 1 else ():
         path = f"{formula.__name__}: {leaf.path}"
-        own.setdefault(formula._part(options, path, leaf.array.shape), []).append(leaf)
+        own.setdefault(formula._part(options, path, leaf.whole_shape), []).append(leaf)
     for part, theirs in own.items() or [(formula._parts()[0], [*leaves])]:
         view = part._view(options)
         _check_arithmetic(part, view, theirs)
@@ -633,9 +633,10 @@ def new_buckets(
     def sort(position: int) -> tuple[int, str, State]:
         leaf = tree.leaves[position]
         array = leaf.array
-        part = formula._part(group, f"{formula.__name__}: {leaf.path}", array.shape)
+        shape = leaf.whole_shape
+        part = formula._part(group, f"{formula.__name__}: {leaf.path}", shape)
         coded = state_dtype if rules[part].state else None
-        stored_as = state_of(coded, real_size(array.size, array.dtype))
+        stored_as = state_of(coded, real_size(math.prod(shape), array.dtype))
         return parts.index(part), array.dtype.name, stored_as
 
     places = [place for place in group.positions if not tree.leaves[place].is_counter]

@@ -292,6 +292,13 @@ class DeviceEngine(HostEngine):
                     self.counts.request()
             return DeviceOutcome(self._control, place)
 
+    def ready_on_host(self, grads: Any, grad_scale: float) -> list[Any]:
+        """Return gradients for ``prepare`` to take, after the steps that the device decided on."""
+        self._refuse_on_host("gradients of several ranks", arrays.kind(grad_scale) == "cupy")
+        self._continue_on_host()
+        with self._control.here():
+            return super().ready_on_host(grads, grad_scale)
+
     def _step_on_host(
         self, handed: str | None, grads: Any, grad_scale: Any, policy: Policy, extra: Extra
     ) -> Outcome:

@@ -6,7 +6,7 @@ They belong to the preparation of a step: they come after the verdict and write 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -20,6 +20,19 @@ from fastopt.engine.scalars import Plan
 Sums = Mapping[str, float]
 
 
+class OtherParts(Protocol):
+    """What is known of arrays of which a bucket has parts alone, as ranks share them out."""
+
+    def tiles(self, bucket: Bucket, own: Array) -> Array:
+        """Return the sums of all tiles of a bucket's arrays, given those of the parts here.
+
+        ``own`` has a row for each sum, and so has what is returned.
+        """
+
+    def sizes(self, bucket: Bucket) -> Sequence[int]:
+        """Return how many real numbers the arrays have as a whole."""
+
+
 class Update(NamedTuple):
     """The update of one bucket that the passes are for; ``scale`` multiplies its gradients."""
 
@@ -28,6 +41,15 @@ class Update(NamedTuple):
     gradients: Gradients
     plan: Plan
     scale: float
+    others: OtherParts | None = None
+    """Where the other parts of the arrays are; None: there are none."""
+
+    @property
+    def sizes(self) -> Sequence[int]:
+        """How many real numbers the arrays have."""
+        if self.others is not None:
+            return self.others.sizes(self.bucket)
+        return [parameter.size for parameter in self.bucket.parameters]
 
     @property
     def active(self) -> Sequence[int]:
@@ -85,9 +107,10 @@ def _tiles(update: Update, number: int, one: Pass, found: PassResult) -> Array:
         return np.zeros((0, 0))
     plan = update.plan
     assert found.scalars is not None
-    return update.kernel.sums(
+    own = update.kernel.sums(
         number, update.gradients, plan.table, plan.row_numbers, update.scale, found.scalars
     )
+    return own if update.others is None else update.others.tiles(update.bucket, own)
 
 
 def _over_arrays(update: Update, number: int, one: Pass, found: PassResult) -> None:
@@ -95,7 +118,7 @@ def _over_arrays(update: Update, number: int, one: Pass, found: PassResult) -> N
     assert found.scalars is not None
     assert found.memory is not None
     tiles = _tiles(update, number, one, found)
-    sizes = [parameter.size for parameter in update.bucket.parameters]
+    sizes = update.sizes
     ends = np.cumsum(tile_counts(sizes)).tolist()
     names = one.memory.names  # of the rule's own pass: fragments remember nothing
     for index in update.active:
@@ -118,7 +141,7 @@ def _over_optimizer(
         return memory
     tiles = [_tiles(update, number, one, found) for update, number, one, found in together]
     first, _, one, _ = together[0]
-    size = sum(u.bucket.parameters[i].size for u, _, _, _ in together for i in u.active)
+    size = sum(u.sizes[i] for u, _, _, _ in together for i in u.active)
     columns = [np.concatenate(rows) for rows in zip(*tiles, strict=True)]
     if not size:
         return memory

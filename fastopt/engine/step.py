@@ -30,7 +30,7 @@ from fastopt.engine.buffers import GradientBuffers
 from fastopt.engine.estimates import Estimate, Estimates, check_first
 from fastopt.engine.extra import NOTHING, Extra, checked_value, judged, scaled
 from fastopt.engine.later import Later, failed
-from fastopt.engine.passes import Update
+from fastopt.engine.passes import OtherParts, Update
 from fastopt.engine.policy import (
     MADE,
     Outcome,
@@ -141,6 +141,8 @@ class HostEngine:
         self._by_member = state.counts.members is not None  # each is judged by itself
         self._buffers: GradientBuffers | None = None
         self._outdated: list[ref[Any]] = []  # gradient buffers of parameters that were replaced
+        self.other_parts: OtherParts | None = None
+        """Where the other parts of the parameters' arrays are, if these are parts."""
         self.invalidate()
 
     def invalidate(self) -> None:
@@ -239,6 +241,11 @@ class HostEngine:
     def checked_scale(self, scale: Any, on_nonfinite: NonfinitePolicy) -> Any:
         """Return what gradients are multiplied by under a policy, checked."""
         return checked_scale(scale)
+
+    def ready_on_host(self, grads: Any, grad_scale: float) -> list[Any]:
+        """Return gradients for ``prepare`` to take: for ranks, which agree before ``commit``."""
+        self.follow_settings()
+        return self.transformed(self.matched(grads), grad_scale)
 
     def prepare(
         self,
@@ -346,7 +353,10 @@ class HostEngine:
             for parameter in buckets[work.number].copied(work.gradients.active):
                 parameter.gather()
         updates = [
-            Update(buckets[w.number], self.kernels[w.number], w.gradients, w.plan, scale)
+            Update(
+                *(buckets[w.number], self.kernels[w.number], w.gradients, w.plan, scale),
+                self.other_parts,
+            )
             for w in works
         ]
         found, memory = passes.run(updates, memory)

@@ -88,13 +88,14 @@ def _side_by_side(bucket: Bucket, gradients: Gradients, scaled: Scaled) -> list[
     indices, row, _, on_host = scaled
     parameters = [bucket.parameters[index] for index in indices]
     xp = arrays.namespace_of(row)
-    param = xp.stack([_current(parameter, bucket) for parameter in parameters])
-    grad = xp.stack([_given(bucket.parameters[k], gradients, k, spec.real) for k in indices])
+    param = _stacked(xp, [_current(parameter, bucket) for parameter in parameters])
+    given = [_given(bucket.parameters[k], gradients, k, spec.real) for k in indices]
+    grad = _stacked(xp, given)
     views = {
         slot: [bucket.arena.view(slot, parameter) for parameter in parameters]
         for slot in rule.state
     }
-    state = {slot: xp.stack(found) for slot, found in views.items() if found[0] is not None}
+    state = {slot: _stacked(xp, found) for slot, found in views.items() if found[0] is not None}
     numbers = [row[k] for k in range(len(COMMON_SCALARS) + len(rule.scalars))]
     grad_scale, l2, decay, tiny_signed, tiny_positive, *own = numbers
     scalars: dict[str, Any] = dict(zip(rule.scalars, own, strict=True))
@@ -117,6 +118,15 @@ def _side_by_side(bucket: Bucket, gradients: Gradients, scaled: Scaled) -> list[
         NewValues(parameter, param[k], {slot: values[k] for slot, values in state.items()})
         for k, parameter in enumerate(parameters)
     ]
+
+
+def _stacked(xp: Any, given: Sequence[Any]) -> Any:
+    """Return arrays of one shape along a first axis, in C order whatever theirs is.
+
+    The order in memory decides in which order libraries add, and so the last bits: they must not
+    depend on how many arrays there are, nor on how a gradient came to be.
+    """
+    return xp.ascontiguousarray(xp.stack(given))
 
 
 def _around(

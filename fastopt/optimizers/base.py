@@ -855,7 +855,7 @@ class Optimizer(Formula):
         from fastopt.checkpoint import convert as conversion
         from fastopt.checkpoint import file, names, state_dict
 
-        content = names.as_here(self._state, saved, strict)
+        content = names.as_here(self._state.tree, saved, strict)
         content, changes = conversion.converted(self._state, content) if convert else (content, ())
         self._engine.before_load(_saved_steps(content))
         commit, differences = state_dict.state_restorer(
@@ -982,7 +982,7 @@ class Optimizer(Formula):
         saved, name = file.read(path), type(self).__name__
 
         def restore() -> LoadReport:
-            content = names.as_here(self._state, saved, strict)
+            content = names.as_here(self._state.tree, saved, strict)
             self._engine.before_load(_saved_steps(content))
             policy = self._policy._asdict()
             report = file.restore(name, self._state, policy, content, strict, also, ask)
@@ -1049,14 +1049,26 @@ class Optimizer(Formula):
 
     def _become(self, copied: dict[str, Any]) -> None:
         """Be a copy of what another optimizer consisted of."""
+        made_with, policy = build.Construction(*copied["made_with"]), Policy(*copied["policy"])
+        self._begin(made_with, policy, *rebuilt(type(self), copied))
+        self._shown_as = copied["shown_as"]
+
+    def _begin(
+        self,
+        made_with: build.Construction,
+        policy: Policy,
+        state: OptimizerState,
+        engine: HostEngine,
+    ) -> None:
+        """Consist of what an optimizer consists of; hooks are none, names as in ``state_dict``."""
+        self._shown_as = {}
         self._state_lock = StateLock()
-        self._made_with = made_with = build.Construction(*copied["made_with"])
-        self._policy = Policy(*copied["policy"])
-        self._other_policy = self._policy, self._policy
+        self._made_with = made_with
+        self._policy = policy
+        self._other_policy = policy, policy
         self._members, self._capturable = made_with.members, made_with.capturable
         self._before_step, self._after_step = [], []
-        self._shown_as = copied["shown_as"]
-        self._state, self._engine = rebuilt(type(self), copied)
+        self._state, self._engine = state, engine
 
 
 def rebuilt(formula: type[Optimizer], copied: dict[str, Any]) -> tuple[OptimizerState, HostEngine]:

@@ -111,7 +111,7 @@ class EMA(Resumable):
             self._lock = threading.RLock()
             """Held by all that writes the averages or copies them: another thread waits."""
         else:
-            tree = self._innermost._state.tree
+            tree = self._followed()
             self._lock = self._innermost._state_lock.lock
         self._arrays = CompanionArrays(tree)
         self._average = self._arrays.nest(self._arrays.own)
@@ -242,7 +242,7 @@ class EMA(Resumable):
         with self._lock:
             self._refuse_if_swapped("resize")
             before = self._arrays
-            theirs = None if self._innermost is None else self._innermost._state.tree
+            theirs = None if self._innermost is None else self._followed()
             position = parameters.position_of(theirs or before.tree, name)
             if theirs is not None:
                 self._refuse_to_resize(theirs, position, array)
@@ -270,11 +270,17 @@ class EMA(Resumable):
                 "what was resized meanwhile begins at its present values"
             )
 
+    def _followed(self) -> Tree:
+        """Return the parameters of the optimizer that is followed: all of them, on every rank."""
+        opt = self._opt
+        assert opt is not None
+        return opt._tree if isinstance(opt, Wrapper) else opt._state.tree
+
     def _follow_tree(self) -> None:
         """Go over to the parameters that the optimizer has now, if it follows one."""
         if self._innermost is None or self._swapped:
             return
-        tree = self._innermost._state.tree
+        tree = self._followed()
         if not self._arrays.stand_beside(tree):
             with Deferred():
                 self._begin_others(tree, self._arrays.chosen_rows(tree))

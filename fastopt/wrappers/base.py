@@ -205,7 +205,7 @@ class Wrapper(Resumable):
     @property
     def _tree(self) -> Tree:
         """The optimizer's parameters: another tree once they were rebound, resized or added to."""
-        return self._innermost._state.tree
+        return self._opt._tree if isinstance(self._opt, Wrapper) else self._innermost._state.tree
 
     @abstractmethod
     def _step(

@@ -24,6 +24,7 @@ TRANSFORMS, TRANSFORMS_TESTS = "fastopt/engine/transforms.py", "tests/engine/tes
 DECOUPLED_TESTS = "tests/optimizers/test_decoupled_lr.py"
 DEVICE, POLICY = "fastopt/engine/device.py", "fastopt/engine/policy.py"
 STATE, FILE = "fastopt/checkpoint/state_dict.py", "fastopt/checkpoint/file.py"
+PIECES_TESTS = "tests/checkpoint/test_pieces.py"
 AVERAGING = "fastopt/wrappers/averaging.py"
 BY_VALUE = "kernels/fastopt_kernels/around/clip_value.py"
 EACH = "kernels/fastopt_kernels/around/clip_each.py"
@@ -54,6 +55,17 @@ FUSED_PASSES = (
 FLUSHED = (
     "tests/optimizers/test_hyperparameters.py::"
     "test_n8_state_is_flushed_where_it_is_nothing_beside_the_smallest_denominator"
+)
+
+BASE, SHARDED = "fastopt/distributed/base.py", "fastopt/distributed/sharded.py"
+SUMS, RANKS = "fastopt/distributed/sums.py", "fastopt/distributed/ranks.py"
+WORLDS = ("tests/distributed/test_world_sizes.py::test_runs_end_in_the_bits_of_an_accumulator",)
+ONE_BY_ONE = (
+    "tests/distributed/test_rank_faults.py::test_a_fault_on_one_rank_changes_nothing_on_any",
+)
+SAME_FILE = (
+    "tests/distributed/test_shared_checkpoints.py::"
+    "test_the_bytes_are_those_of_one_process_whose_file_goes_on_in_its_bits",
 )
 
 FAULTS = (
@@ -312,7 +324,7 @@ FAULTS = (
     Fault(
         "a_hash_is_there_and_not_compared",
         FILE,
-        '    if hashlib.sha256(view["data"]).hexdigest() != sha:',
+        "    if digest != sha:",
         "    if not sha:",
         ("tests/checkpoint/test_damage.py",),
     ),
@@ -322,6 +334,48 @@ FAULTS = (
         "        while key in self.arrays:",
         "        if key in self.arrays:",
         ("tests/checkpoint/test_save_load.py::test_names_that_are_written_alike_are_told_apart",),
+    ),
+    Fault(
+        "arrays_of_one_byte_are_laid_out_in_another_order",
+        FILE,
+        '    *("I8", "U8", "BOOL"),',
+        '    *("U8", "I8", "BOOL"),',
+        (f"{PIECES_TESTS}::test_a_file_is_laid_out_as_safetensors_does_it",),
+    ),
+    Fault(
+        "a_piece_may_leave_a_gap",
+        FILE,
+        "                if offset != done or done + len(data) > place.size:",
+        "                if done + len(data) > place.size:",
+        (f"{PIECES_TESTS}::test_pieces_in_another_order_are_an_error_that_says_which",),
+    ),
+    Fault(
+        "a_manifest_that_is_an_array_keeps_the_room_for_its_hashes",
+        FILE,
+        "for at, content in ((at_text, self._text), (0, self._start)):",
+        "for at, content in ((0, self._start),):",
+        (f"{PIECES_TESTS}::test_a_run_in_pieces_is_the_same_file_and_loads",),
+    ),
+    Fault(
+        "what_came_in_pieces_is_read_back_and_not_compared",
+        FILE,
+        "else _digest(file, place.size) == self._hashes[place.key]",
+        "else bool(_digest(file, place.size))",
+        (f"{PIECES_TESTS}::test_what_reads_back_as_something_else_does_not_replace_the_old_file",),
+    ),
+    Fault(
+        "an_error_of_another_process_is_taken_for_one_of_the_file",
+        FILE,
+        "if error.filename is None and error is not content.raised:",
+        "if error.filename is None:",
+        (f"{PIECES_TESTS}::test_what_the_pieces_raise_goes_through_as_it_is",),
+    ),
+    Fault(
+        "arrays_in_a_file_need_not_follow_one_another",
+        FILE,
+        "        if begin != at or end < begin:",
+        "        if end < begin:",
+        (f"{PIECES_TESTS}::test_a_header_that_does_not_fit_is_told_by_what_is_wrong",),
     ),
     # rows
     Fault(
@@ -862,8 +916,8 @@ FAULTS = (
     Fault(
         "a_manifest_without_a_sha256_is_believed",
         FILE,
-        '    if hashlib.sha256(view["data"]).hexdigest() != sha:',
-        '    if sha and hashlib.sha256(view["data"]).hexdigest() != sha:',
+        "    if digest != sha:",
+        "    if sha and digest != sha:",
         ("tests/checkpoint/test_damage.py::test_an_array_without_its_own_sha256_is_refused",),
     ),
     Fault(
@@ -1017,5 +1071,131 @@ FAULTS = (
         '            "made": float(np.mean(skipped == 0)),',
         '            "made": float(np.mean(skipped >= 0)),',
         (f"{WATCH_TESTS}::test_steps_that_are_skipped_missing_gradients_and_frozen_groups",),
+    ),
+    # distributed: sums, shares, agreement, checkpoints, the end
+    Fault(
+        "a_rank_adds_its_own_micro_batch_first",
+        SUMS,
+        "            for rank, one in enumerate(said):\n",
+        "            mine = self._ranks.rank\n"
+        "            for rank, one in sorted(enumerate(said), key=lambda x: x[0] != mine):\n",
+        WORLDS,
+    ),
+    Fault(
+        "a_rank_adds_the_first_chunk_of_its_own_share_again",
+        SUMS,
+        "own_share[first + at : first + at + stop - start]",
+        "own_share[at : at + stop - start]",
+        WORLDS,
+    ),
+    Fault(
+        "the_tiles_that_are_left_over_belong_to_nobody",
+        "fastopt/distributed/shares.py",
+        "sum(tiles) * rank // ranks",
+        "sum(tiles) // ranks * rank",
+        ("tests/distributed/test_shares.py",),
+    ),
+    Fault(
+        "losses_are_added_without_their_weights",
+        BASE,
+        'factor * said["value"]',
+        'said["value"]',
+        WORLDS,
+    ),
+    Fault(
+        "a_loss_is_scaled_by_what_clips_the_gradients",
+        SHARDED,
+        "Extra(extra.value * (scale / verdict.scale))",
+        "Extra(extra.value)",
+        WORLDS,
+    ),
+    Fault(
+        "a_rank_that_trains_nothing_fails",
+        SHARDED,
+        "strict=bool(matched)",
+        "strict=True",
+        WORLDS,
+    ),
+    Fault(
+        "a_rank_that_measures_is_taken_for_one_that_steps",
+        BASE,
+        '"measures gradients or arrays: settings differ"',
+        '"steps"',
+        ONE_BY_ONE,
+    ),
+    Fault(
+        "an_error_of_one_rank_is_kept_from_the_others",
+        BASE,
+        """        if error is not None:
+            words = {"does": what, "error": f"{type(error).__name__}: {error}"[:2000]}
+""",
+        """        if error is not None:
+            raise error
+""",
+        ONE_BY_ONE,
+    ),
+    Fault(
+        "settings_of_several_numbers_are_not_compared",
+        BASE,
+        "    if isinstance(option, tuple | list):\n        return all(map(_is_plain, option))\n",
+        "",
+        (
+            "tests/distributed/test_rank_faults.py::"
+            "test_what_differs_between_ranks_is_said_when_they_are_put_together",
+        ),
+    ),
+    Fault(
+        "an_error_in_the_middle_of_sending_is_forgotten",
+        RANKS,
+        "if self.lost is None and self.size > 1:",
+        "if False:",
+        (
+            "tests/distributed/test_rank_faults.py::"
+            "test_a_failure_in_the_middle_of_sending_is_the_end",
+        ),
+    ),
+    Fault(
+        "what_was_added_before_an_error_in_the_backward_pass_stays",
+        BASE,
+        "            except BaseException:\n                self._clear()\n",
+        "            except BaseException:\n",
+        (
+            "tests/distributed/test_handed_in.py::"
+            "test_an_error_in_the_block_on_one_rank_is_one_on_all",
+        ),
+    ),
+    Fault(
+        "a_process_that_has_lost_ranks_waits_for_them_at_its_end",
+        RANKS,
+        "        _worlds.append(self._mpi.COMM_WORLD)\n",
+        "        pass\n",
+        (
+            "tests/distributed/test_dead_ranks.py::"
+            "test_the_others_name_a_rank_that_was_killed_and_end",
+        ),
+    ),
+    Fault(
+        "the_last_scale_of_a_part_is_left_out",
+        SHARDED,
+        "-(-part.stop // BLOCK)",
+        "part.stop // BLOCK",
+        SAME_FILE,
+    ),
+    Fault(
+        "counters_are_saved_as_if_they_were_trained",
+        "fastopt/distributed/files.py",
+        "for leaf in leaves if not leaf.is_counter]",
+        "for leaf in leaves]",
+        SAME_FILE,
+    ),
+    Fault(
+        "an_average_over_ranks_is_one_of_a_share",
+        AVERAGING,
+        "        return opt._tree if isinstance(opt, Wrapper) else opt._state.tree\n",
+        "        return (opt.innermost if isinstance(opt, Wrapper) else opt)._state.tree\n",
+        (
+            "tests/distributed/test_rank_faults.py::"
+            "test_what_stands_around_an_optimizer_stands_around_ranks",
+        ),
     ),
 )

@@ -299,6 +299,28 @@ def seen() -> dict[str, Any]:
     }
 
 
+def over_ranks(comm: Any) -> int:
+    """Step over the ranks of a communicator of mpi4py, and save."""
+    x = np.ones(3)
+    told = 0
+    for kind in (fastopt.distributed.DataParallel, fastopt.distributed.Sharded):
+        opt = kind(Adam({"x": x}, lr=0.1), comm, time_limit=60.0, fast=False)
+        opt.add({"x": 2.0 * x}, weight=1.0)
+        with opt.backward(weight=2.0) as handed:
+            handed.ready("x", 2.0 * x)
+        try:
+            told += bool(opt.step())
+        except fastopt.distributed.RankError as error:
+            told -= len(error.ranks)
+        told += opt.rank + opt.size
+    return told
+
+
+def ranks_of_nccl() -> Any:
+    """Return what stands for a communicator where NCCL sends."""
+    return fastopt.distributed.nccl()
+
+
 def on_tensors(torch: Any) -> int:
     """Train a tensor of PyTorch, which is handed in where it is installed, and look at the run."""
     weight = torch.ones(3, requires_grad=True)

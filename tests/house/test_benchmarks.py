@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
 import io
 import json
 import math
@@ -459,3 +460,66 @@ def test_fits_are_measured_beside_scipys_with_the_same_iterations(
     assert counted["median"] <= 1.1
     assert [row["parameters"] for row in found["overhead"]] == [10]
     assert "Evaluations until a minimum of 51 functions" in capsys.readouterr().out
+
+
+# Ranks -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def distributed() -> Iterator[Any]:
+    """``benchmarks/distributed.py`` as a module, and what the ranks that it starts need."""
+    pytest.importorskip("mpi4py.MPI", exc_type=ImportError)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+        patch.syspath_prepend(str(BENCHMARKS))
+        yield importlib.import_module("distributed")
+        for name in MODULES:
+            sys.modules.pop(name, None)
+
+
+def test_ranks_are_timed_beside_torch_and_the_rest_of_the_file_stays(
+    distributed: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any
+) -> None:
+    small = {"1M": (40_000, 64, 3), "20M": (40_001, 64, 3)}
+    monkeypatch.setattr(distributed, "SIZES", small)
+    monkeypatch.setattr(distributed, "RANKS", (2,))
+    path = tmp_path / "ranks.json"
+    for parts in (["1M", "link"], ["overlap"]):
+        distributed.main(["--json", str(path), "--parts", *parts])
+    assert "WARNING" not in capsys.readouterr().out  # all end in the same parameters
+    found = json.loads(path.read_text())
+    assert found.keys() == {"machine", "rows", "overlap", "link"}
+    assert [row["parameters"] for row in found["rows"]] == [40_000]
+    names = [*distributed.OURS]
+    if importlib.util.find_spec("torch"):
+        names += distributed.THEIRS.values()
+    for row in found["rows"]:
+        assert {*names} <= row["seconds"].keys()
+        assert not row.get("left out")
+        for name, ratio in row["ratios"].items():
+            theirs = row["seconds"][distributed.THEIRS[name]]["median"]
+            assert ratio == theirs / row["seconds"][name]["median"]
+    assert found["link"]["found"].keys() == {"seconds", "bytes_per_second"}
+    assert found["overlap"][0]["found"].keys() == {*distributed.OURS}
+
+
+def test_what_the_memory_has_no_room_for_is_left_out(
+    distributed: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "ranks.json"
+    distributed.main(["--json", str(path), "--parts", "200M", "--spare", "1e6"])
+    for row in json.loads(path.read_text())["rows"]:
+        assert not row["seconds"]
+        assert all("GB" in why for why in row["left out"].values())
+
+
+def test_what_a_rank_holds_is_the_formulas(distributed: Any, tmp_path: Path) -> None:
+    path = tmp_path / "held.json"
+    command = ["--parameters", "16e6", "--ranks", "2", "--steps", "1", "--rows", "4"]
+    importlib.import_module("billion").main([*command, "--json", str(path)])
+    found = json.loads(path.read_text())
+    assert found["parameters"] == 3 * 2048**2
+    for one in found["of_ranks"]:
+        assert one["state"] == pytest.approx(found["formula"]["state"], rel=0.01)
+        assert one["peak"] - one["before"] > sum(found["formula"].values())
+        assert one["moved"] > 0.0

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import re
+import shutil
+import subprocess
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -16,7 +20,8 @@ import fastopt
 from helpers.cuda.device import emulated
 from helpers.variants import CPU_BACKENDS
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
 
 
 def load(name: str) -> ModuleType:
@@ -193,3 +198,43 @@ def test_a_network_of_autograd_takes_any_optimizer(capsys: Any) -> None:
     for name in ("lion", "adan"):
         net.main(["--optimizer", name, "--steps", "200"])
         assert float(capsys.readouterr().out.split()[1]) > 85.0
+
+
+# Several processes -------------------------------------------------------------------------------
+
+
+def test_the_digits_end_in_the_same_weights_on_any_number_of_ranks() -> None:
+    pytest.importorskip("mpi4py")
+    beside = Path(sys.executable).with_name("mpiexec")
+    mpiexec = str(beside) if beside.exists() else shutil.which("mpiexec")
+    if mpiexec is None:
+        pytest.skip("needs mpiexec")
+    told = []
+    for ranks, backend, flags in (
+        (1, "numpy", []),
+        (2, CPU_BACKENDS[-1], ["--sharded"]),
+        (3, "numpy", []),
+    ):
+        program = [sys.executable, str(EXAMPLES / "train_digits_mpi.py"), "--epochs", "4", *flags]
+        done = subprocess.run(
+            [mpiexec, "-n", str(ranks), *program],
+            capture_output=True,
+            text=True,
+            env=os.environ
+            | {
+                "FASTOPT_BACKEND": backend,
+                "PYTHONPATH": os.pathsep.join(map(str, [ROOT, ROOT / "kernels", *sys.path])),
+            },
+        )
+        assert done.returncode == 0, done.stderr
+        start = f"{'Sharded' if flags else 'DataParallel'} on {ranks} x {backend}: "
+        assert done.stdout.startswith(start)
+        assert len(done.stdout.splitlines()) == 1
+        told.append(done.stdout.removeprefix(start))
+    found = re.fullmatch(
+        r"(.*)% of 450 held-out digits read correctly, training loss (.*), weights [0-9a-f]{16}\n",
+        told[0],
+    )
+    assert found is not None
+    assert float(found[1]) > 90.0
+    assert len(set(told)) == 1

@@ -23,8 +23,10 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted(path for part in ("start", "use") for path in (DOCS / part).glob("*.md"))
 FENCE = re.compile(r"^(`{3,})([^\n`]*)\n(.*?)^\1$", re.DOTALL | re.MULTILINE)
-LIBRARIES = ("autograd", "cupy", "jax", "mpi4py", "sklearn", "thinc", "torch")
+LIBRARIES = ("autograd", "cupy", "dask_mpi", "jax", "mpi4py", "ray", "sklearn", "thinc", "torch")
 ON_A_DEVICE = "cupy"
+ON_A_CLUSTER = {ON_A_DEVICE, "dask_mpi", "ray"}
+"""What the page of several machines needs for the parts that it says were not run."""
 
 
 class Block(NamedTuple):
@@ -90,9 +92,9 @@ def test_the_code_of_a_page_runs_and_prints_what_it_says(
 ) -> None:
     monkeypatch.setenv("FASTOPT_BACKEND", "numpy")  # or on the emulated CUDA, where that is built
     missing = {name for name in LIBRARIES if importlib.util.find_spec(name) is None}
-    gpus = path.stem == "gpus"
-    left_out = run(path, missing | {ON_A_DEVICE})
-    if left_out - ({ON_A_DEVICE} if gpus else set()):
+    elsewhere = {"gpus": {ON_A_DEVICE}, "machines": ON_A_CLUSTER}.get(path.stem, set())
+    left_out = run(path, missing | {ON_A_DEVICE} | elsewhere)
+    if left_out - elsewhere:
         pytest.skip(f"ran without the parts that need {', '.join(sorted(filter(None, left_out)))}")
 
 
@@ -101,22 +103,31 @@ def test_the_page_of_gpus_runs_on_cupy(cupy: Any, monkeypatch: pytest.MonkeyPatc
     assert not run(DOCS / "use" / "gpus.md", set())
 
 
-def test_the_program_for_several_processes_runs_on_two(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_the_page_of_several_machines_prints_the_same_on_any_number_of_ranks(
+    tmp_path: Path, ranks: int
+) -> None:
     pytest.importorskip("mpi4py")
     here = Path(sys.executable).with_name("mpiexec")
     mpiexec = str(here) if here.exists() else shutil.which("mpiexec")
     if mpiexec is None:
         pytest.skip("needs mpiexec")
-    (block,) = blocks((DOCS / "use" / "machines.md").read_text(encoding="utf-8"))
-    (tmp_path / "train.py").write_text(block.code, encoding="utf-8")
+    shown = blocks((DOCS / "use" / "machines.md").read_text(encoding="utf-8"))
+    run_here = [block for block in shown if needs(block.code) not in ON_A_CLUSTER]
+    assert len(run_here) >= 6
+    (tmp_path / "train.py").write_text("".join(b.code for b in run_here), encoding="utf-8")
     done = subprocess.run(
-        [mpiexec, "-n", "2", sys.executable, "train.py"],
+        [mpiexec, "-n", str(ranks), sys.executable, "-m", "mpi4py", "train.py"],
         capture_output=True,
         text=True,
         env=os.environ
-        | {"PYTHONPATH": os.pathsep.join(map(str, [ROOT, ROOT / "kernels", *sys.path]))},
+        | {
+            "FASTOPT_BACKEND": "numpy",
+            "PYTHONPATH": os.pathsep.join(map(str, [ROOT, ROOT / "kernels", *sys.path])),
+        },
     )
-    assert (done.returncode, done.stdout) == (0, block.printed), done.stderr
+    printed = "".join(block.printed or "" for block in run_here)
+    assert (done.returncode, done.stdout) == (0, printed), done.stderr
 
 
 def test_code_is_shown_in_no_other_way() -> None:
@@ -140,7 +151,7 @@ def reference() -> set[str]:
 
 
 def test_every_public_name_is_in_the_reference() -> None:
-    modules = {"interop", "optimizers", "schedules", "viz"}
+    modules = {"distributed", "interop", "optimizers", "schedules", "viz"}
     public = {
         f"fastopt.{name}" for name in fastopt.__all__ if name not in {*modules, "__version__"}
     }

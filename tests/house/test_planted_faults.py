@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shutil
@@ -74,9 +75,28 @@ def test_without_a_fault_the_same_tests_pass(copy: Path) -> None:
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
 
 
+ON_RANKS = [one for one in FAULTS if one.tests[0].startswith("tests/distributed/")]
+ALONE = [one for one in FAULTS if one not in ON_RANKS]
+needs_mpi = pytest.mark.skipif(
+    importlib.util.find_spec("mpi4py") is None,
+    reason="mpi4py is not installed, and the tests that notice these are skipped without it",
+)
+
+
 @pytest.mark.exhaustive
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+@pytest.mark.parametrize("fault", ALONE, ids=lambda fault: fault.name)
 def test_a_planted_fault_is_noticed(fault: Fault, copy: Path) -> None:
+    check(fault, copy)
+
+
+@needs_mpi
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("fault", ON_RANKS, ids=lambda fault: fault.name)
+def test_a_fault_planted_in_ranks_is_noticed(fault: Fault, copy: Path) -> None:
+    check(fault, copy)
+
+
+def check(fault: Fault, copy: Path) -> None:
     file = copy / fault.file
     sound = file.read_text("utf-8")
     file.write_text(sound.replace(fault.text, fault.replacement), "utf-8")

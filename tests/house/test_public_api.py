@@ -6,8 +6,10 @@ import ast
 import importlib.util
 from pathlib import Path
 
+import pytest
+
 import fastopt
-from fastopt import interop, schedules
+from fastopt import distributed, interop, schedules
 from house import public_api, type_completeness
 
 
@@ -20,7 +22,9 @@ def used() -> set[str]:
 
 
 def test_every_public_name_is_met() -> None:
-    public = {*fastopt.__all__, *schedules.__all__, *interop.__all__, *fastopt.optimizers.__all__}
+    public = {*fastopt.__all__, *fastopt.optimizers.__all__}
+    for module in (distributed, interop, schedules):
+        public |= {*module.__all__}
     assert public - used() == set()
 
 
@@ -38,6 +42,11 @@ def test_the_program_runs(tmp_path: Path) -> None:
     if importlib.util.find_spec("torch") is not None:
         assert public_api.on_tensors(importlib.import_module("torch")) == 3
     assert len(public_api.from_other_libraries()) == len(interop.__all__)
+
+
+def test_the_program_steps_over_ranks() -> None:
+    mpi4py = pytest.importorskip("mpi4py.MPI", exc_type=ImportError)
+    assert public_api.over_ranks(mpi4py.COMM_SELF) == 4
 
 
 def test_what_is_left_to_be_inferred_is_named() -> None:

@@ -121,6 +121,7 @@ def test_no_import_of_the_package_runs_in_a_circle() -> None:
 ROOMS = [
     ["__main__"],
     ["cli", "sklearn", "thinc", "torch"],
+    ["distributed"],
     ["interop", "wrappers"],
     ["fits", "viz"],
     ["optimizers"],

@@ -68,7 +68,12 @@ def limits(text: str) -> Iterator[int]:
 
 PLANTED = TESTS / "house" / "test_planted_faults.py"
 """It passes where its limit is reached: what a fault breaks may never end."""
-FILES = sorted(set(TESTS.rglob("*.py")) - {Path(__file__), TESTS / "conftest.py", PLANTED})
+STARTING = TESTS / "helpers" / "ranks" / "starting.py"
+"""Of ranks that wait for each other for ever nobody would hear: they are given two minutes."""
+ON_DEVICE = TESTS / "cuda" / "test_ranks_on_device.py"
+"""So are these, which start by themselves."""
+APART = {Path(__file__), TESTS / "conftest.py", PLANTED, STARTING, ON_DEVICE}
+FILES = sorted(set(TESTS.rglob("*.py")) - APART)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

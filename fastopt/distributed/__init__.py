@@ -1,0 +1,8 @@
+"""More than one process: gradients are averaged over ranks, and state can be shared out."""
+
+from fastopt.distributed.nccl_ranks import nccl
+from fastopt.distributed.parallel import DataParallel
+from fastopt.distributed.sharded import Sharded
+from fastopt.errors import RankError
+
+__all__ = ["DataParallel", "RankError", "Sharded", "nccl"]
