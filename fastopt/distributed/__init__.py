@@ -3,6 +3,5 @@
 from fastopt.distributed.nccl_ranks import nccl
 from fastopt.distributed.parallel import DataParallel
 from fastopt.distributed.sharded import Sharded
-from fastopt.errors import RankError
 
-__all__ = ["DataParallel", "RankError", "Sharded", "nccl"]
+__all__ = ["DataParallel", "Sharded", "nccl"]

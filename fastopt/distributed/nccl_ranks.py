@@ -68,7 +68,7 @@ class NcclRanks(Ranks):
 
     def __init__(self, words: Ranks, time_limit: float) -> None:
         super().__init__(words.rank, words.size)
-        self.in_threads = False  # a thread has a stream of its own
+        self.in_threads: bool = False  # a thread has a stream of its own
         from fastopt.backends.cupy import nccl as backend  # CuPy, where it is used
 
         backend.check()

@@ -48,7 +48,7 @@ class Ranks(ABC):
     def __init__(self, rank: int, size: int) -> None:
         self.rank = rank
         self.size = size
-        self.in_threads = True
+        self.in_threads: bool = True
         """Whether any thread may send and receive."""
         self._lost: str | None = None
 
@@ -150,7 +150,7 @@ class MpiRanks(Ranks):
         self._time_limit = time_limit
         self._cuda_aware = cuda_aware
         super().__init__(self._comm.Get_rank(), self._comm.Get_size())
-        self.in_threads = MPI.Query_thread() >= MPI.THREAD_MULTIPLE
+        self.in_threads: bool = bool(MPI.Query_thread() >= MPI.THREAD_MULTIPLE)
         self.under_way: set[_Begun] = set()
         """Messages whose memory MPI still reads or writes, also after an error."""
 

@@ -64,10 +64,12 @@ class Sums:
         self.ranks = ranks
         self.sections = sections
         self.own = own
-        self.given = [False] * len(own)
-        self.rooms = Rooms(own[0])
+        self.given: list[bool] = [False] * len(own)
+        self.rooms: Rooms = Rooms(own[0])
         # Where this rank's parts begin, as all that travels is named by the place in the parameter.
-        self.starts = {p.position: p.start for one in sections for p in one.parts[ranks.rank]}
+        self.starts: dict[int, int] = {
+            p.position: p.start for one in sections for p in one.parts[ranks.rank]
+        }
 
     def clear(self) -> None:
         """Begin anew."""

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 import fastopt
-from fastopt.distributed import RankError, nccl
+from fastopt import RankError
+from fastopt.distributed import nccl
 from fastopt.distributed.tcp import TcpRanks
 
 HOST = "127.0.0.1"

@@ -310,7 +310,7 @@ def over_ranks(comm: Any) -> int:
             handed.ready("x", 2.0 * x)
         try:
             told += bool(opt.step())
-        except fastopt.distributed.RankError as error:
+        except fastopt.RankError as error:
             told -= len(error.ranks)
         told += opt.rank + opt.size
     return told
