@@ -13,7 +13,10 @@ from typing import NamedTuple
 from fastopt.core.norms import TILE
 
 SECTION = 4 << 20
-"""Bytes of gradients that are sent together, at least; the parameters of a section are not cut."""
+"""Bytes of parameters that are sent together, at least."""
+
+SHARE = 1 << 16
+"""Bytes that each rank has of a section, about, where there are so many ranks."""
 
 
 class Part(NamedTuple):
@@ -93,12 +96,13 @@ class Section(NamedTuple):
 def sections_of(given: Sequence[Described], ranks: int) -> list[Section]:
     """Share parameters out, the last ones first: backward passes come to these first."""
     sections: list[Section] = []
+    enough = max(SECTION, ranks * SHARE)
     load = [0] * ranks
     together: list[int] = []
     nbytes = 0
     for position in reversed(range(len(given))):
         one = given[position]
-        if together and (nbytes >= SECTION or given[together[-1]].dtype != one.dtype):
+        if together and (nbytes >= enough or given[together[-1]].dtype != one.dtype):
             sections.append(_section(together, given, ranks, load))
             together, nbytes = [], 0
         together.append(position)

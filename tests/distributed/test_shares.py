@@ -27,6 +27,7 @@ def test_every_number_has_one_owner_and_cuts_lie_between_tiles(
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shares, "SECTION", section)
+        patch.setattr(shares, "SHARE", 1)
         sections = sections_of(given_, ranks)
     positions = [position for one in sections for position in one.positions]
     assert positions == [*reversed(range(len(given_)))]

@@ -154,13 +154,14 @@ def every_optimizer() -> dict[str, Run]:
     return found
 
 
-USUAL = shares.SECTION, shares.DIRECT, sums.LONGEST
+USUAL = shares.SECTION, shares.SHARE, shares.DIRECT, sums.LONGEST
 
 
 def cut_short(run: Run) -> None:
     """Set how much is sent together: for short pieces 30 kB, and messages of 4 kB."""
-    short = 30_000, 2_048, 4_096
-    shares.SECTION, shares.DIRECT, sums.LONGEST = short if run.pieces else USUAL
+    short = 30_000, 1, 2_048, 4_096
+    parts = short if run.pieces else USUAL
+    shares.SECTION, shares.SHARE, shares.DIRECT, sums.LONGEST = parts
 
 
 def trained(comm: Any, kind: str, run: Run, fast: bool = False) -> tuple[Any, Arrays]:
