@@ -33,7 +33,7 @@ assert abs(large[-1, 1]) > abs(large[0, 1])
 assert np.abs(good[-1, 0]) < 1 < 5 < np.abs(small[-1, 0])
 figure, axes = picture(
     "Three paths of forty steps. With a learning rate of 0.005 the path bends smoothly into the "
-    "valley and stops far from the minimum; with 0.07 it zigzags and arrives; with 0.0805 it "
+    "valley and stops far from the minimum; with 0.07 it zigzags and gets near; with 0.0805 it "
     "swings wider and wider across the valley.",
     3,
     height=7.0,
@@ -43,7 +43,7 @@ for one, (lr, points), style, word in zip(
     axes,
     paths.items(),
     (BLUE, GREEN, VERMILION),
-    ("too small: it creeps", "it arrives", "too large: it swings wider and wider"),
+    ("too small: it creeps", "it gets near", "too large: it swings wider and wider"),
     strict=True,
 ):
     contours(one, y=(-2.6, 2.6))

@@ -125,8 +125,8 @@ keep(
 )
 figure, axes = picture(
     "Two strips over forty steps. Across the valley the gradients alternate between plus and minus "
-    "and their average stays close to zero. Along the valley all gradients are negative and the "
-    "average soon agrees with them.",
+    "and their average stays close to zero. Along the valley all gradients are negative, and so is "
+    "their average, which lags behind: it is the larger one once the gradients become smaller.",
     2,
     height=5.0,
     sharex=True,

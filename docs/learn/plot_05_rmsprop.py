@@ -66,7 +66,7 @@ keep(
 )
 figure, axes = picture(
     "Gradient descent zigzags across the valley; RMSProp turns into the valley floor in its first "
-    "steps and walks along it in steps of about equal length.",
+    "steps and walks along it, in steps that become shorter only slowly.",
     height=3.2,
 )
 contours(axes)
@@ -135,7 +135,8 @@ keep(
 )
 figure, axes = picture(
     "Two strips. The gradient is 1 in all steps but one, where it is 10. The step is longer there, "
-    "but three times and not ten; in the steps behind it is short and recovers over about twenty.",
+    "but three times and not ten; in the steps behind it is short, and after twenty it has come "
+    "back about half of the way.",
     2,
     height=4.0,
     sharex=True,
@@ -295,7 +296,8 @@ axes.grid(axis="y", visible=False)
 # of epochs, each at the best of its four rates, **dividing by the usual size ends lower than plain
 # gradient descent, and the square is only one way to measure that size.** They do not say that one has
 # to divide: momentum does not, and all its five runs (:number:`square.momentum_least` to
-# :number:`square.momentum_most`) lie within the range of k = 2.
+# :number:`square.momentum_most`) lie within the range of k = 2. Nor do four rates, three times apart,
+# find the best one of each: of :ref:`61 rates <learn-lr-sensitive>` one is far better for momentum.
 #
 # It has to be the *usual* size. Divided by its own size alone, a gradient leaves nothing but its
 # sign: a tiny one then makes as long a step as a large one. That ends at :number:`square.sign`, worse

@@ -89,7 +89,7 @@ keep(
 )
 figure, axes = picture(
     "Loss against the epoch: a thin noisy line with a value for each batch, and a mean for each "
-    "epoch that falls steeply at first and ever more slowly.",
+    "epoch that falls steeply at first and slowly afterwards.",
     height=3.4,
 )
 t = np.arange(1, 431) / 43
@@ -106,8 +106,8 @@ axes.legend()
 # sphinx_gallery_end_ignore
 
 # %%
-# The mean loss falls fast at first and then ever more slowly, from :number:`epochs.loss_1` in the
-# first to :number:`epochs.loss_10` in the tenth. From batch to batch it jumps about by
+# The mean loss falls fast at first and then slowly (once it even rises a little), from
+# :number:`epochs.loss_1` in the first to :number:`epochs.loss_10` in the tenth. From batch to batch it jumps about by
 # :number:`epochs.scatter` (standard deviation, last epoch), because each batch holds other images.
 # :number:`epochs.right_1` of the held-out digits are right after one epoch,
 # :number:`epochs.right_10` after ten.
