@@ -43,7 +43,11 @@ for one, (lr, points), style, word in zip(
     axes,
     paths.items(),
     (BLUE, GREEN, VERMILION),
-    ("too small: it creeps", "it gets near", "too large: it swings wider and wider"),
+    (
+        "too small: it creeps",
+        "it gets near",
+        "too large: it swings wider and wider",
+    ),
     strict=True,
 ):
     contours(one, y=(-2.6, 2.6))

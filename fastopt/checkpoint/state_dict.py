@@ -676,6 +676,14 @@ def state_restorer(
     return commit, differences
 
 
+def saved_steps(saved: Any) -> dict[str, Any]:
+    """Return the step counts of a state_dict by name, as far as it is one."""
+    entries = saved.get("state") if isinstance(saved, Mapping) else None
+    pairs = entries.items() if isinstance(entries, Mapping) else ()
+    # Whatever else is wrong with it is found where it is taken over.
+    return {name: e["step"] for name, e in pairs if isinstance(e, Mapping) and "step" in e}
+
+
 def put(writes: Iterable[tuple[Array, Array]]) -> None:
     """Write arrays into others of the same shape, dtype and device."""
     for target, values in writes:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from fastopt.core import arrays
 from fastopt.core.arrays import Array
-from fastopt.distributed.sums import Round
+from fastopt.distributed.sums import Contribution, Round
 from fastopt.errors import RankError
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ class Backward:
         self._ready = threading.Condition()
         self._flats: list[Array | None] = []
         self._given: list[bool] = []
+        self._awaited: list[bool] = []  # which are waited for before what comes behind is sent
+        self._said: Sequence[Contribution] = ()
         self._ended = False
         self._error: BaseException | None = None
         self._thread: threading.Thread | None = None
@@ -37,30 +40,45 @@ class Backward:
 
     def __enter__(self) -> Self:
         owner = self._owner
-        self._round = owner._sums.begin(owner._begin_backward(*self._about))
+        self._said = owner._begin_backward(*self._about)
+        self._round = owner._sums.begin(self._said)
         count = len(owner._layout.parameters)
         self._flats, self._given = [None] * count, [False] * count
+        self._awaited = owner._trained()
+        owner._busy = "backward"
         on_host = arrays.kind(owner._tree.leaves[0].array) == "numpy"
         if owner._ranks.in_threads and on_host and owner.size > 1:
-            self._thread = threading.Thread(target=self._send_all, name="fastopt-ranks")
-            self._thread.start()
+            self._thread = threading.Thread(
+                target=self._send_all, name="fastopt-ranks", daemon=True
+            )
+            with owner._ranks.sending():
+                self._thread.start()
         return self
 
     def ready(self, name: str, grad: Any) -> None:
         """Hand in the gradient of one parameter, by its name in a ``state_dict``.
 
         The array is read until the block ends, or it was sent: do not write to it. Each may come
-        once, in any order; they are sent from the last parameter to the first. Raises KeyError for
+        once, in any order; they are sent from the last parameter to the first. None, for one that
+        has no gradient, lets those before it be sent before the block ends. Raises KeyError for
         another name, and what the optimizer's ``step`` does for a gradient that does not fit.
         """
         if self._ended or not self._flats:
             raise RuntimeError("gradients are handed in inside of the block: with opt.backward()")
         position, flat = self._owner._flat_of(name, grad)
+        if flat is None:
+            with self._ready:
+                self._awaited[position] = False
+                self._ready.notify_all()
+            if self._thread is None:
+                self._send_complete()
+            return
         if self._given[position]:
             raise ValueError(f"the gradient of {name!r} was handed in before, in this micro-batch")
         with self._ready:
             self._flats[position] = flat
             self._given[position] = True
+            self._awaited[position] = False
             self._waiting += flat.nbytes
             self._ready.notify_all()
             # What can be sent is waited for, so that gradients do not pile up.
@@ -110,7 +128,8 @@ class Backward:
             self._finish()
 
     def _is_complete(self, number: int) -> bool:
-        return all(self._given[k] for k in self._owner._layout.sections[number].positions)
+        positions = self._owner._layout.sections[number].positions
+        return not any(self._awaited[k] for k in positions)
 
     def _finish(self) -> None:
         """Add all that is under way."""
@@ -137,17 +156,26 @@ class Backward:
         trace: TracebackType | None,
     ) -> None:
         # A rank that has failed sends zeros, so that the others come to hear of it.
+        owner = self._owner
         with self._ready:
             self._ended = True
-            self._ready.notify()
+            self._ready.notify_all()
         try:
-            if self._thread is not None:
-                self._thread.join()
-            else:
-                self._send_complete()
+            with owner._ranks.sending():  # an interrupt here leaves the thread to itself
+                if self._thread is not None:
+                    self._thread.join()
+                else:
+                    self._send_complete()
         except RankError as lost:
             self._error = lost
-        if self._error is not None and error is None:
-            raise self._error
+        except BaseException:
+            owner._clear()
+            raise
+        finally:
+            owner._busy = None
         if self._error is None:
-            self._owner._end_backward(self._given, error)
+            owner._end_backward(self._said, self._given, error)
+            return
+        owner._clear()
+        if error is None:
+            raise self._error

@@ -6,7 +6,8 @@ import difflib
 import hashlib
 import json
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, NoReturn, TypeVar
@@ -22,7 +23,7 @@ from fastopt.core.options import NonfinitePolicy
 from fastopt.core.rows import RowGrad
 from fastopt.core.tree import Tree
 from fastopt.distributed.backward import Backward
-from fastopt.distributed.ranks import MpiRanks, Ranks, is_mpi, named
+from fastopt.distributed.ranks import SECONDS, TIME_LIMIT, MpiRanks, Ranks, is_mpi, named
 from fastopt.distributed.shares import Described, Section, sections_of
 from fastopt.distributed.sums import Contribution, Sums
 from fastopt.engine.extra import NOTHING, Extra, checked_value
@@ -37,7 +38,6 @@ from fastopt_kernels import ArrayRule
 Result = TypeVar("Result")
 
 WEIGHT = Number(low=0.0)
-SECONDS = Number(low=0.0, low_open=True)
 
 Words = dict[str, Any]
 """What a rank says, as JSON has it."""
@@ -85,11 +85,16 @@ def _real(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return dtype if dtype.kind in "biu" else real_dtype(dtype)
 
 
-def ranks_of(comm: Any, time_limit: float, owner: str) -> Ranks:
+def ranks_of(comm: Any, time_limit: float | None, owner: str) -> Ranks:
     """Return the ranks of a communicator; TypeError for what is none."""
-    limit = SECONDS(f"{owner}: time_limit", time_limit)
     if isinstance(comm, Ranks):
+        if time_limit is not None:
+            raise ValueError(
+                f"{owner}: these ranks have a time limit already; set it where they are made: "
+                f"nccl(time_limit={time_limit})"
+            )
         return comm
+    limit = SECONDS(f"{owner}: time_limit", TIME_LIMIT if time_limit is None else time_limit)
     if is_mpi(comm):
         return MpiRanks(comm, limit)
     raise TypeError(
@@ -98,18 +103,27 @@ def ranks_of(comm: Any, time_limit: float, owner: str) -> Ranks:
     )
 
 
+def described_of(tree: Tree) -> str:
+    """Return what tells trees of other names, dtypes or shapes apart."""
+    leaves = [f"{leaf.name} {leaf.array.dtype} {leaf.array.shape}" for leaf in tree.leaves]
+    return hashlib.sha256("\n".join(leaves).encode()).hexdigest()[:16]
+
+
 class OverRanks(Wrapper):
     """An optimizer that steps with the mean of the micro-batches of all ranks.
 
     What both ways of doing so have in common: ``DataParallel`` and ``Sharded``.
     """
 
+    _host_decides = True
     _sums: Sums
     _layout: Layout
     _positions: dict[str, int]  # of the parameters among the leaves, by name
+    _positions_of: list[tuple[int, ...]]  # of the parameters of each group
+    _described: str  # what tells whether ranks have laid out the same parameters
     _extents: Extents  # where all of them lie
 
-    def __init__(self, opt: Optimizer, comm: Any, time_limit: float, fast: bool) -> None:
+    def __init__(self, opt: Optimizer, comm: Any, time_limit: float | None, fast: bool) -> None:
         owner = type(self).__name__
         self._ranks = ranks_of(comm, time_limit, owner)
 
@@ -125,9 +139,29 @@ class OverRanks(Wrapper):
             self._refuse(opt, owner)
             return {**_description(opt), "fast": fast}
 
+        self._busy: str | None = None
         self._agree("constructs", look, same=True)
         super().__init__(opt)
         self._clear()
+
+    @contextmanager
+    def _alone(self, what: str) -> Iterator[None]:
+        """Do what all ranks do together, with nothing else in between; other threads wait."""
+        with self._lock:
+            self._refuse_within(what)
+            self._busy = what
+            try:
+                yield
+            finally:
+                self._busy = None
+
+    def _refuse_within(self, what: str) -> None:
+        if self._busy is not None:
+            raise RuntimeError(
+                f"{type(self).__name__}: {what} in the middle of {self._busy}, which all ranks do "
+                "together: do one after the other. The handler of a signal sets a flag that ranks "
+                "agree on between steps"
+            )
 
     @staticmethod
     def _refuse(opt: Optimizer, owner: str) -> None:
@@ -184,7 +218,7 @@ class OverRanks(Wrapper):
         Raises what the optimizer's ``step`` does for gradients that do not fit; on all other ranks
         RankError says so. Nothing has been added then on any.
         """
-        with self._lock:
+        with self._alone("add"):
             self._round(lambda: self._looked_at(grads, weight, grad_scale, value, params))
 
     def backward(
@@ -217,32 +251,42 @@ class OverRanks(Wrapper):
 
         def words() -> Words:
             self._check_tree()
-            return {**self._about(weight, grad_scale, value), "given": None}
+            about = self._about(weight, grad_scale, value)
+            return {**about, "given": None, "parameters": self._described}
 
-        with self._lock:
-            said = self._agree("begins a backward pass", words)
+        with self._alone("backward"):
+            said = self._agree("begins a backward pass", words, alike=("parameters",))
             return [self._counted(one) for one in said]
 
-    def _end_backward(self, given: Sequence[bool], error: BaseException | None) -> None:
-        """Agree on which gradients there were, or that all is dropped for an error on some rank."""
+    def _end_backward(
+        self, said: Sequence[Contribution], given: Sequence[bool], error: BaseException | None
+    ) -> None:
+        """Agree on which gradients there were, or that all is dropped for an error on some rank.
+
+        ``said`` are the contributions that ranks have announced; one of weight 0 adds nothing.
+        """
 
         def words() -> Words:
             if error is not None:
                 raise error
             return {"given": _as_text(given)}
 
-        with self._lock:
+        with self._alone("backward"):
             try:
-                said = self._agree("ends a backward pass", words)
+                ended = self._agree("ends a backward pass", words)
             except BaseException:
                 self._clear()
                 if error is None:
                     raise
                 return  # it goes on by itself
-            every = [_of_text(one["given"], len(given)) for one in said]
+            every = [
+                _of_text(one["given"], len(given))
+                for one, adds in zip(ended, said, strict=True)
+                if any(adds.given)
+            ]
             self._sums.given = [any(each) for each in zip(self._sums.given, *every, strict=True)]
 
-    def _flat_of(self, name: str, grad: Any) -> tuple[int, Array]:
+    def _flat_of(self, name: str, grad: Any) -> tuple[int, Array | None]:
         """Return a parameter's position and its gradient, flat, in the parameter's dtype."""
         position = self._positions.get(name)
         if position is None:
@@ -251,8 +295,10 @@ class OverRanks(Wrapper):
             raise KeyError(f"no parameter is called {name!r}; {hint}")
         parameter = self._layout.parameters[position]
         path = f"grads{parameter.leaf.place}"
-        if grad is None or isinstance(grad, RowGrad):
-            raise TypeError(f"{path} must be an array; got {type(grad).__name__}. Leave it out")
+        if grad is None:
+            return position, None
+        if isinstance(grad, RowGrad):
+            raise TypeError(f"{path} must be a whole array; got a RowGrad: see its dense()")
         grad = parameter.checked(grad, path)
         if grad.dtype != parameter.dtype and parameter.dtype.itemsize == 2:
             raise TypeError(
@@ -260,8 +306,15 @@ class OverRanks(Wrapper):
                 f"in an array of {parameter.dtype}, or all gradients at once: opt.add(grads)"
             )
         flat = parameter.flat_gradient(grad, parameter.dtype, path, self._extents)
-        assert flat is not None
         return position, flat
+
+    def _trained(self) -> list[bool]:
+        """Return of each parameter whether steps update it."""
+        found = [not one.leaf.is_counter for one in self._layout.parameters]
+        for number, group in enumerate(self.innermost._state.groups):
+            for position in self._positions_of[number] if not group["trainable"] else ():
+                found[position] = False
+        return found
 
     def step(
         self,
@@ -305,7 +358,7 @@ class OverRanks(Wrapper):
         extra: Extra,
         params: Any,
     ) -> Outcome:
-        with self._lock:
+        with self._alone("step"):
             try:
                 if grads is not None:
                     self._round(
@@ -326,7 +379,7 @@ class OverRanks(Wrapper):
 
     def reset(self) -> None:
         """Drop what has been added since the last step; to be called on all ranks."""
-        with self._lock:
+        with self._alone("reset"):
             self._agree("resets", None)
             self._clear()
 
@@ -403,22 +456,27 @@ class OverRanks(Wrapper):
 
         def words() -> Words:
             if look is None:
-                return {"has": False}
+                self._check_tree()
+                return {"has": False, "parameters": self._described}
             said, gradients = look()
             found.append(gradients)
-            return {"has": True, **said}
+            return {"has": True, "parameters": self._described, **said}
 
-        said = self._agree("adds or steps", words)
+        said = self._agree("adds or steps", words, alike=("parameters",))
         adding = [one for one in said if one["has"]]
         if not adding:
             return False
         stored = all(one["stored"] for one in adding)
-        if found and found[0].stored and not stored:
-            found[0] = self._widened(found[0])
         dtypes = self._layout.stored if stored else self._layout.wide
-        contributions = [self._counted(one) if one["has"] else None for one in said]
-        with self._ranks.sending():
-            self._sums.add(found[0].flats if found else (), dtypes, contributions)
+        try:
+            with self._ranks.sending():
+                if found and found[0].stored and not stored:
+                    found[0] = self._widened(found[0])
+                contributions = [self._counted(one) if one["has"] else None for one in said]
+                self._sums.add(found[0].flats if found else (), dtypes, contributions)
+        except BaseException:
+            self._clear()  # half of it may have been added
+            raise
         return True
 
     def _widened(self, found: Gradients) -> Gradients:
@@ -440,7 +498,7 @@ class OverRanks(Wrapper):
         share = weight / self._first_weight if weight else 0.0
         self._weight += share
         factor = said["scale"] if share == 1.0 else said["scale"] * share
-        if said["value"] is not None:
+        if share and said["value"] is not None:
             self._value = (self._value or 0.0) + factor * said["value"]
         given = _of_text(said["given"], len(self._layout.parameters))
         return Contribution(factor, given if share else [False] * len(given))
@@ -448,12 +506,17 @@ class OverRanks(Wrapper):
     # Agreement ---------------------------------------------------------------------------------
 
     def _agree(
-        self, what: str, work: Callable[[], Words] | None, same: bool = False
+        self,
+        what: str,
+        work: Callable[[], Words] | None,
+        same: bool = False,
+        alike: Sequence[str] = (),
     ) -> list[Words]:
         """Do something on every rank, and return what all say of it.
 
-        If it fails on any, that rank raises its error and all others RankError, which names it.
-        With ``same`` all have to say the same.
+        Every rank tells the others once, also if it fails: then it raises its own error and all
+        others RankError, which names it. So what ranks do goes on in step, whatever happens. With
+        ``same`` all have to say the same, with ``alike`` under these words.
         """
         error: BaseException | None = None
         mine: Words = {}
@@ -467,17 +530,19 @@ class OverRanks(Wrapper):
         if error is not None:
             words = {"does": what, "error": f"{type(error).__name__}: {error}"[:2000]}
         try:
-            said = [_words(one) for one in self._ranks.tell(json.dumps(words).encode())]
+            with self._ranks.sending():
+                said = [_words(one) for one in self._ranks.tell(json.dumps(words).encode())]
         except RankError:
             if error is not None:  # it is why the others are gone, perhaps
                 raise error from None
             raise
         if error is not None:
             raise error
-        self._compare(said, what, same)
+        every = {key: None for one in said for key in one} if same else alike
+        self._compare(said, what, every)
         return said
 
-    def _compare(self, said: Sequence[Words], what: str, same: bool) -> None:
+    def _compare(self, said: Sequence[Words], what: str, alike: Iterable[str]) -> None:
         _refuse_failed(said)
         others = [rank for rank, one in enumerate(said) if one["does"] != what]
         if others:
@@ -486,11 +551,11 @@ class OverRanks(Wrapper):
                 f"{said[others[0]]['does']}",
                 tuple(others),
             )
-        for rank, one in enumerate(said if same else ()):
-            key = next((key for key in said[0] if one.get(key) != said[0][key]), None)
+        for rank, one in enumerate(said):
+            key = next((key for key in alike if one.get(key) != said[0].get(key)), None)
             if key is not None:
                 raise RankError(
-                    f"ranks differ in {key}: rank 0 has {said[0][key]!r:.300}, and rank {rank} "
+                    f"ranks differ in {key}: rank 0 has {said[0].get(key)!r:.300}, and rank {rank} "
                     f"{one.get(key)!r:.300}",
                     (rank,),
                 )
@@ -586,7 +651,8 @@ def exchanged(ranks: Ranks, own: Array) -> list[Array]:
 
     A rank that has failed says so instead, and RankError is raised on all others.
     """
-    said = ranks.tell(NUMBERS + own.tobytes())
+    with ranks.sending():
+        said = ranks.tell(NUMBERS + own.tobytes())
     if not all(one[:1] == NUMBERS for one in said):
         try:
             _refuse_failed([_words(one) for one in said])
@@ -648,18 +714,19 @@ def _of_text(text: str | None, count: int) -> list[bool]:
 def _description(opt: Optimizer) -> Words:
     """Return what has to be the same on all ranks."""
     leaves = opt._state.tree.leaves
-    arrays_there = [f"{leaf.name} {leaf.array.dtype} {leaf.array.shape}" for leaf in leaves]
     words: Words = {
         "the version of fastopt": __version__,
         "optimizers": type(opt).__name__,
-        "parameters": len(leaves),
+        "number of parameters": len(leaves),
+        "number of groups": len(opt._state.groups),
         "step count": opt._steps,
         "max_grad_norm": opt.max_grad_norm,
         "on_nonfinite": opt.on_nonfinite,
     }
     if len(leaves) <= 64:
-        words |= {f"parameter {k}": said for k, said in enumerate(arrays_there)}
-    words["names, dtypes and shapes"] = hashlib.sha256("\n".join(arrays_there).encode()).hexdigest()
+        there = [f"{leaf.name} {leaf.array.dtype} {leaf.array.shape}" for leaf in leaves]
+        words |= {f"parameter {k}": said for k, said in enumerate(there)}
+    words["names, dtypes and shapes"] = described_of(opt._state.tree)
     for number, group in enumerate(opt._state.groups):
         for name, option in group.plain.items():
             if name != "params" and _is_plain(option):

@@ -261,17 +261,19 @@ def _pieces(
     nothing: list[Array | None] = [None] * ranks.size
     at = 0
     for rank, count in source.ranks:
-        data = _bytes_of(mine[source.slot]) if rank == ranks.rank else None
+        with ranks.sending():
+            data = _bytes_of(mine[source.slot]) if rank == ranks.rank else None
         for offset in range(0, count, PIECE):
             size = min(PIECE, count - offset)
-            if data is not None:
-                piece = data[offset : offset + size]
-                if ranks.rank:
-                    ranks.exchange([piece, *nothing[1:]], nothing).wait()
-            elif ranks.rank == 0:
-                piece = np.empty(size, np.uint8)
-                incoming = [piece if k == rank else None for k in range(ranks.size)]
-                ranks.exchange(nothing, incoming).wait()
+            with ranks.sending():
+                if data is not None:
+                    piece = data[offset : offset + size]
+                    if ranks.rank:
+                        ranks.exchange([piece, *nothing[1:]], nothing).wait()
+                elif ranks.rank == 0:
+                    piece = np.empty(size, np.uint8)
+                    incoming = [piece if k == rank else None for k in range(ranks.size)]
+                    ranks.exchange(nothing, incoming).wait()
             if ranks.rank == 0:
                 yield at + offset, piece
         at += count
@@ -317,7 +319,7 @@ def load(
                 )
             except CheckpointError as error:
                 raise file.explained(path, error, whole=True) from error
-            return {"the checkpoint": repr(content.get("step_count"))}
+            return {"the checkpoint": file.fingerprint(path)}
 
         sharded._agree("loads", look, same=True)
         commit, report = found[0]

@@ -8,17 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from fastopt.core import arrays
 from fastopt.core.arrays import Array
-from fastopt.core.hyperparameters import Number
-from fastopt.distributed.ranks import MpiRanks, Pending, Ranks, is_mpi
+from fastopt.distributed.ranks import SECONDS, TIME_LIMIT, MpiRanks, Pending, Ranks, is_mpi
 from fastopt.distributed.tcp import TcpRanks
+from fastopt.errors import RankError
 
 if TYPE_CHECKING:
     from fastopt.backends.cupy.nccl import Communicator
 
-SECONDS = Number(low=0.0, low_open=True)
 
-
-def nccl(comm: Any = None, *, time_limit: float = 1800.0) -> Ranks:
+def nccl(comm: Any = None, *, time_limit: float = TIME_LIMIT) -> Ranks:
     """Return the ranks of a job whose CuPy arrays NCCL sends, for ``DataParallel`` and ``Sharded``.
 
     ::
@@ -75,36 +73,51 @@ class NcclRanks(Ranks):
         self._words = words
         self._time_limit = time_limit
         own = backend.unique_id() if self.rank == 0 else b""
-        self._comm: Communicator = backend.Communicator(self.size, words.tell(own)[0], self.rank)
+        with self.sending():
+            identity = words.tell(own)[0]
+        self._comm: Communicator = backend.Communicator(self.size, identity, self.rank)
+
+    def _end(self) -> None:
+        """Give the words up too: what is heard no more belongs to nothing."""
+        if self._words.lost is None:
+            self._words.lost = self._lost or ""
 
     def tell(self, words: bytes) -> list[bytes]:
         """Tell all others something, and return what each one has said, this one too."""
         self.check()
-        return self._words.tell(words)
+        try:
+            return self._words.tell(words)
+        except RankError as error:
+            self.lose(str(error), error.ranks, error)
 
     def exchange(
         self, outgoing: Sequence[Array | None], incoming: Sequence[Array | None]
     ) -> Pending:
         """Begin to send an array to each rank, and to fill one from each; None: nothing."""
         self.check()
-        there = [self._there(outgoing), self._there(incoming)]
-        first = next((one for some in there for one in some if one is not None), None)
+        sent, filled = self._there(outgoing), self._there(incoming)
+        first = next((one for some in (sent, filled) for one in some if one is not None), None)
         if first is None:
-            return _Event(self, None)
+            return _Event(self, None, [])
+        on_host = [
+            (array, there)
+            for array, there in zip(incoming, filled, strict=True)
+            if there is not None and there is not array
+        ]
         with arrays.on_device_of(first):
-            return _Event(self, self._comm.exchange(*there))
+            return _Event(self, self._comm.exchange(sent, filled), on_host)
 
     def _there(self, given: Sequence[Array | None]) -> list[Array | None]:
-        """Return what is to be sent or filled: nothing of this rank, and nothing empty."""
-        found = [
-            None if array is None or not array.size or rank == self.rank else array
-            for rank, array in enumerate(given)
-        ]
-        for array in found:
-            if array is not None and arrays.kind(array) != "cupy":
-                raise TypeError(
-                    "NCCL sends CuPy arrays; for NumPy arrays hand in a communicator of mpi4py"
-                )
+        """Return what is to be sent or filled: nothing of this rank, and nothing empty.
+
+        Arrays in host memory, such as pieces of a checkpoint, pass through the device.
+        """
+        found: list[Array | None] = []
+        for rank, array in enumerate(given):
+            if array is None or not array.size or rank == self.rank:
+                found.append(None)
+            else:
+                found.append(array if arrays.kind(array) == "cupy" else self._comm.copy_of(array))
         return found
 
     def sum_up(self, array: Array, root: int | None) -> None:
@@ -112,7 +125,7 @@ class NcclRanks(Ranks):
         self.check()
         if array.size and self.size > 1:
             with arrays.on_device_of(array):
-                _Event(self, self._comm.sum_up(array, root)).wait()
+                _Event(self, self._comm.sum_up(array, root), []).wait()
 
     def finish(self, event: Any) -> None:
         """Wait for an event; RankError if it takes too long."""
@@ -125,10 +138,17 @@ class NcclRanks(Ranks):
 
 
 class _Event:
-    def __init__(self, ranks: NcclRanks, event: Any) -> None:
-        self._ranks, self._event = ranks, event
+    """What is under way, and arrays in host memory that are filled from the device afterwards."""
+
+    def __init__(
+        self, ranks: NcclRanks, event: Any, on_host: Sequence[tuple[Array | None, Array]]
+    ) -> None:
+        self._ranks, self._event, self._on_host = ranks, event, on_host
 
     def wait(self) -> None:
         """Wait until all of it has been sent and has come in; RankError if it does not."""
         if self._event is not None:
             self._ranks.finish(self._event)
+        for array, there in self._on_host:
+            if array is not None:
+                array[...] = arrays.on_host(there)

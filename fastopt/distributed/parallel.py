@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -12,14 +15,16 @@ from fastopt.backends import array_namespace
 from fastopt.core import arrays
 from fastopt.core.arrays import Array, Extents
 from fastopt.core.buckets import Parameter
+from fastopt.core.hyperparameters import Flag
 from fastopt.core.options import NonfinitePolicy
 from fastopt.core.tree import Tree
-from fastopt.distributed.base import OverRanks, Words, laid_out
+from fastopt.distributed.base import OverRanks, Words, described_of, laid_out
 from fastopt.distributed.ranks import Ranks
 from fastopt.distributed.sums import LARGE, FastSums, Sums, gather
 from fastopt.engine.extra import NOTHING, Extra
 from fastopt.engine.policy import Outcome
 from fastopt.engine.step import Prepared
+from fastopt.errors import CheckpointError
 from fastopt.optimizers.base import Around, Optimizer
 
 if TYPE_CHECKING:
@@ -42,15 +47,17 @@ class DataParallel(OverRanks):
 
     Every rank makes the optimizer of its own parameters; at the construction they become those of
     rank 0. Each step moves 2 (n - 1) / n times the bytes of the gradients over each rank's
-    connection, as an all-reduce does. The sums are made in the order in which micro-batches are
-    numbered (``add``), in the parameter's dtype, those of float16 and bfloat16 in float32: the bits
-    are the same for every number of ranks, and those of one process with ``fastopt.Accumulator``.
+    connection, as an all-reduce does; more of half precision, whose sums are float32. The sums are
+    made in the order in which micro-batches are numbered (``add``), in the parameter's dtype, those
+    of float16 and bfloat16 in float32: the bits are the same for every number of ranks, and those
+    of one process with ``fastopt.Accumulator``.
 
     Args:
         opt: the optimizer, the same with the same settings on every rank. Between steps it is used
             as ever: ``opt.lr``, hooks, ``EMA(opt)``.
         comm: a communicator of mpi4py, or ``fastopt.distributed.nccl()`` for CuPy arrays.
-        time_limit: seconds that the others wait for a rank, > 0.
+        time_limit: seconds that the others wait for a rank, > 0; 1800 if it is None. That of
+            ``nccl()`` is set there.
         fast: add up as MPI or NCCL do it (an all-reduce when the step is made): the last bits
             then depend on the number of ranks.
 
@@ -66,18 +73,25 @@ class DataParallel(OverRanks):
     """
 
     def __init__(
-        self, opt: Optimizer, comm: Any, *, time_limit: float = 1800.0, fast: bool = False
+        self, opt: Optimizer, comm: Any, *, time_limit: float | None = None, fast: bool = False
     ) -> None:
         super().__init__(opt, comm, time_limit, fast)
-        self._agree("constructs", lambda: {"the state": state_digest(opt)}, same=True)
-        self._follow(self._tree)
+        self._agree("constructs", self._get_ready, same=True)
         self.broadcast()
+
+    def _get_ready(self) -> Words:
+        """Allocate and compile what steps need; other ranks hear of it if that fails."""
+        opt = self.innermost
+        self._follow(self._tree)
         opt.warmup()
+        return {"the state": state_digest(opt)}
 
     def _follow(self, tree: Tree) -> None:
         """Get ready for the parameters of a tree."""
         self._laid_out_for = tree
         self._positions = {leaf.name: k for k, leaf in enumerate(tree.leaves)}
+        self._positions_of = [tuple(one.positions) for one in self.innermost._state.groups]
+        self._described = described_of(tree)
         self._layout = laid_out(tree, [False] * len(tree.leaves), self.size)
         self._extents = Extents(tree.leaves)
         like = tree.leaves[0].array
@@ -96,27 +110,26 @@ class DataParallel(OverRanks):
 
     def _check_tree(self) -> None:
         tree = self._tree
-        if tree is not self._laid_out_for:  # resized, or with one more group
-            if self._count:
+        if tree is not self._laid_out_for:
+            if described_of(tree) == self._described:  # rebound: other arrays of the same shapes
+                self._laid_out_for = tree
+                self._layout = laid_out(tree, [False] * len(tree.leaves), self.size)
+                self._extents = Extents(tree.leaves)
+            elif self._count:  # resized, or with one more group
                 raise RuntimeError(
                     f"DataParallel: the parameters became others after {self._count} "
                     "micro-batches, whose sums do not fit them; do that between steps"
                 )
-            self._follow(tree)
-        stale = any(
-            parameter.leaf.array is not leaf.array
-            for parameter, leaf in zip(self._layout.parameters, tree.leaves, strict=True)
-        )
-        if stale:  # rebound: other arrays of the same shapes
-            self._layout = laid_out(tree, [False] * len(tree.leaves), self.size)
-            self._extents = Extents(tree.leaves)
+            else:
+                self._follow(tree)
         super()._check_tree()
 
     def broadcast(self) -> Self:
         """Give the parameters of all ranks the values of rank 0's; their state stays."""
-        self._agree("broadcasts", None)
-        with self._ranks.sending():
-            broadcast(self._ranks, self._layout.parameters)
+        with self._alone("broadcast"):
+            self._agree("broadcasts", None)
+            with self._ranks.sending():
+                broadcast(self._ranks, self._layout.parameters)
         return self
 
     def _finish(
@@ -149,7 +162,9 @@ class DataParallel(OverRanks):
                     return engine.prepare(matched, scale, policy, {}, extra)
 
                 prepared = self._agreed(prepare, opt._state.counts.steps.item(0))
-                return engine.commit(prepared)
+                outcome = engine.commit(prepared)
+                self._busy = None  # the step is made: hooks may save
+                return outcome
 
             own = make if around is None else lambda inner: around(lambda: make(inner))
             return opt._step(nested, scale, on_nonfinite, own, extra)
@@ -179,7 +194,8 @@ class DataParallel(OverRanks):
                 )
             return {}
 
-        self._agree("saves", work)
+        with self._alone("save"):
+            self._agree("saves", work)
 
     def load(
         self,
@@ -189,25 +205,45 @@ class DataParallel(OverRanks):
         also: Companions | None = None,
         convert: bool = False,
     ) -> LoadReport:
-        """Do what the optimizer's ``load`` does on every rank, each of which reads the file."""
-        reports: list[LoadReport] = []
+        """Do what the optimizer's ``load`` does on every rank, each of which reads the file.
+
+        All ranks take it over or, on an error on any, none; the files must be the same.
+        """
+        from fastopt.checkpoint import convert as conversion
+        from fastopt.checkpoint import file, names, state_dict
+
+        ask = Flag()("load: convert", convert)
         opt = self.innermost
+        found: list[tuple[Callable[[], None], LoadReport]] = []
 
-        def look() -> Words:
-            from fastopt.checkpoint import file
+        def looked_at(content: Mapping[str, Any]) -> None:
+            state = opt._state
+            changes: tuple[str, ...] = ()
+            seen = names.as_here(state.tree, content, strict)
+            opt._engine.before_load(state_dict.saved_steps(seen))
+            if ask:
+                seen, changes = conversion.converted(state, seen)
+            params = partial(state_dict.parameters_restorer, state)
+            about = type(opt).__name__, state, opt._policy._asdict()
+            commit, report = file.restorer(*about, seen, strict, also, params)
+            found.append((commit, replace(report, converted=changes)))
 
-            content = file.read(path)  # all of it is looked at before any rank takes it over
-            return {"the checkpoint's step count": repr(content.get("step_count"))}
+        with self._alone("load"), ExitStack() as stack:
 
-        self._agree("loads", look, same=True)
+            def look() -> Words:
+                content = stack.enter_context(file.mapped(path))
+                try:
+                    opt._alone(partial(looked_at, content))
+                except CheckpointError as error:
+                    raise file.explained(path, error, whole=True) from error
+                return {"the checkpoint": file.fingerprint(path)}
 
-        def work() -> Words:
-            reports.append(opt.load(path, strict=strict, also=also, convert=convert))
-            return {"the state": state_digest(opt)}
-
-        self._agree("loads", work, same=True)
-        self._clear()
-        return reports[0]
+            self._agree("loads", look, same=True)
+            commit, report = found[0]
+            opt._alone(commit)
+            opt._engine.after_load(opt._policy)
+            self._clear()
+        return report
 
 
 def broadcast(ranks: Ranks, parameters: Sequence[Parameter]) -> None:

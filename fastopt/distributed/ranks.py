@@ -12,17 +12,23 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NoReturn, Protocol
 
 import numpy as np
 
 from fastopt.core import arrays
 from fastopt.core.arrays import Array
+from fastopt.core.hyperparameters import Number
 from fastopt.errors import RankError
 
 WORDS = 4096
 """Bytes: what is said in one message; the rest of longer words comes in a second one."""
+
+TIME_LIMIT = 1800.0
+"""Seconds that the others wait for a rank, unless another limit is given."""
+
+SECONDS = Number(low=0.0, low_open=True)
 
 _LENGTH = 8  # bytes that say how long the words are
 
@@ -112,6 +118,13 @@ class Ranks(ABC):
         raise RankError(why, tuple(ranks)) from error
 
 
+def _sleep_not() -> None:
+    time.sleep(0)
+
+
+_leave_the_processor: Callable[[], object] = getattr(os, "sched_yield", _sleep_not)  # not Windows'
+
+
 def _fill(array: Array, host: Array) -> None:
     with arrays.on_device_of(array):
         array[...] = arrays.like(host, array)
@@ -198,20 +211,25 @@ class MpiRanks(Ranks):
         self.check()
         begun: list[tuple[Any, int]] = []
         after: list[Callable[[], None]] = []
-        kept: list[Any] = []
+        ready_of: dict[int, Any] = {}
         try:
             for rank, array in enumerate(incoming):
                 if array is not None and array.size and rank != self.rank:
                     room = self._room_for(array, after)
-                    begun.append((self._comm.Irecv([room, self._mpi.BYTE], rank, self._tag), rank))
+                    begun.append(
+                        (self._comm.Irecv([room, self._mpi.BYTE], rank, self._tag + 2), rank)
+                    )
             for rank, array in enumerate(outgoing):
                 if array is not None and array.size and rank != self.rank:
-                    ready = self._ready(array)
-                    kept.append(ready)
-                    begun.append((self._comm.Isend([ready, self._mpi.BYTE], rank, self._tag), rank))
+                    if id(array) not in ready_of:  # the same may go to several
+                        ready_of[id(array)] = self._ready(array)
+                    ready = ready_of[id(array)]
+                    begun.append(
+                        (self._comm.Isend([ready, self._mpi.BYTE], rank, self._tag + 2), rank)
+                    )
         except self._mpi.Exception as error:
             self._fail(error)
-        return _Begun(self, begun, after, kept)
+        return _Begun(self, begun, after, [*ready_of.values()])
 
     def sum_up(self, array: Array, root: int | None) -> None:
         """Put the sum of all ranks' arrays into that of one, or of all (None), in any order."""
@@ -267,7 +285,7 @@ class MpiRanks(Ranks):
             while not self._mpi.Request.Testall(requests):
                 looks += 1
                 if looks < _SPINS:
-                    os.sched_yield()
+                    _leave_the_processor()
                     continue
                 now = time.monotonic()
                 if until is None:
@@ -328,7 +346,7 @@ def _abort_if_lost() -> None:
     if not _worlds:
         return
     for stream in (sys.stdout, sys.stderr):
-        if stream is not None:
+        with suppress(AttributeError, OSError, ValueError):  # there is none, or it is closed
             stream.flush()
     time.sleep(_GRACE)
     _worlds[0].Abort(1)
@@ -337,7 +355,7 @@ def _abort_if_lost() -> None:
 # What is registered first is called last, after what others have to do at the end.
 atexit.register(_abort_if_lost)
 
-_TAGS = 2  # of each user of a communicator
+_TAGS = 3  # of each user of a communicator: words, the rest of them, arrays
 
 _keys: list[int] = []
 

@@ -22,13 +22,13 @@ from fastopt.core.options import NonfinitePolicy
 from fastopt.core.param_groups import GivenGroup, shown_in
 from fastopt.core.tree import Origin, Tree
 from fastopt.distributed import files
-from fastopt.distributed.base import Layout, OverRanks, exchanged, laid_out
+from fastopt.distributed.base import Layout, OverRanks, described_of, exchanged, laid_out
 from fastopt.distributed.parallel import broadcast, state_digest
 from fastopt.distributed.ranks import Ranks
 from fastopt.distributed.shares import Kept, Part, Section
 from fastopt.distributed.sums import FastSums, Sums, gather
 from fastopt.engine import build
-from fastopt.engine.extra import NOTHING, Extra, judged
+from fastopt.engine.extra import NOTHING, Extra
 from fastopt.engine.policy import Outcome, Policy, Verdict, judge, refusal
 from fastopt.engine.step import Prepared
 from fastopt.errors import RankError
@@ -63,12 +63,14 @@ class Sharded(OverRanks):
 
     The optimizer that it is given is not stepped any more: drop it, as in the example, and its
     state goes with it (memory that was never written to takes no room). ``opt.param_groups`` and
-    ``opt.lr`` are those of the shares. State of more than a step is shared out as it is.
+    ``opt.lr`` are those of the shares, and hooks are called with the share's optimizer: what they
+    write into parameters is not sent to the others. State that is there already is shared out.
 
     Args:
         opt: the optimizer, the same with the same settings on every rank.
         comm: a communicator of mpi4py, or ``fastopt.distributed.nccl()`` for CuPy arrays.
-        time_limit: seconds that the others wait for a rank, > 0.
+        time_limit: seconds that the others wait for a rank, > 0; 1800 if it is None. That of
+            ``nccl()`` is set there.
         fast: add up as MPI or NCCL do it, when the step is made: the last bits then depend on the
             number of ranks, and every rank has memory for sums of all parameters.
 
@@ -83,7 +85,7 @@ class Sharded(OverRanks):
     """
 
     def __init__(
-        self, opt: Optimizer, comm: Any, *, time_limit: float = 1800.0, fast: bool = False
+        self, opt: Optimizer, comm: Any, *, time_limit: float | None = None, fast: bool = False
     ) -> None:
         super().__init__(opt, comm, time_limit, fast)
         self._agree("constructs", lambda: {"the state": state_digest(opt)}, same=True)
@@ -105,10 +107,17 @@ class Sharded(OverRanks):
         self._positions_of = [tuple(group.positions) for group in opt._state.groups]
         self._order = [p for bucket in opt._state.buckets for p in bucket.positions]
         self._group_of = {p: b.group for b in opt._state.buckets for p in b.positions}
-        self._follow(layout)
+        self._described = described_of(tree)
+        self._agree("constructs", lambda: self._get_ready(layout))
         with self._ranks.sending():
             broadcast(self._ranks, self._layout.parameters)
+        self._agree("constructs", None)
+
+    def _get_ready(self, layout: Layout) -> dict[str, Any]:
+        """Allocate and compile what steps need; other ranks hear of it if that fails."""
+        self._follow(layout)
         self.innermost.warmup()
+        return {}
 
     def _follow(self, layout: Layout) -> None:
         """Go by this layout from now on."""
@@ -199,6 +208,7 @@ class Sharded(OverRanks):
                     outcome = opt._engine.commit(prepared)
                     if outcome:
                         self._gather(given)
+                self._busy = None  # the step is made: hooks may save
                 return outcome
 
             own = make if around is None else lambda inner: around(lambda: make(inner))
@@ -233,12 +243,8 @@ class Sharded(OverRanks):
                     flat = flat.view(np.dtype(f"c{2 * flat.itemsize}"))
                 grads.append(flat.reshape(leaf.array.shape))
         matched = engine.ready_on_host(state.tree.nest(grads), scale)
-        verdict = self._judged(matched, given, scale, policy, extra)
-        if not verdict.made:
-            return Prepared([], verdict, state.memory)
-        extra = _scaled_back(extra, scale, verdict)
-        prepared = engine.prepare(matched, verdict.scale, Policy(), {}, extra)
-        return prepared._replace(verdict=verdict)
+        verdict = self._judged(matched, given, scale, policy)
+        return engine.prepare(matched, scale, policy, {}, extra, verdict)
 
     def _judged(
         self,
@@ -246,7 +252,6 @@ class Sharded(OverRanks):
         given: Sequence[bool],
         scale: float,
         policy: Policy,
-        extra: Extra,
     ) -> Verdict:
         """Return the verdict on the gradients of all ranks, the same on all.
 
@@ -277,8 +282,6 @@ class Sharded(OverRanks):
         steps = int(opt._state.counts.steps[0])
         looks = policy.on_nonfinite != "propagate"
         verdict = judge(policy, measured, scale, looks and self._squares_in_single(given))
-        if extra.value is not None:
-            verdict = judged(policy, verdict, extra.value, steps)
         if not verdict.made and policy.on_nonfinite == "raise":
             self._refuse_gradients(wanted, found[0], verdict, steps)
         return verdict
@@ -340,7 +343,8 @@ class Sharded(OverRanks):
         the state; what ``also`` and ``notes`` hold are rank 0's. If anything fails on any rank, or
         any is killed, the file from before is as it was.
         """
-        files.save(self, path, params, also, notes, keep_previous)
+        with self._alone("save"):
+            files.save(self, path, params, also, notes, keep_previous)
 
     def load(
         self,
@@ -355,8 +359,9 @@ class Sharded(OverRanks):
         any rank, nothing on any. See ``Optimizer.load``; state of another dtype is converted there
         (``convert=True``), before it is shared out.
         """
-        report = files.load(self, path, strict, also)
-        self._clear()
+        with self._alone("load"):
+            report = files.load(self, path, strict, also)
+            self._clear()
         return report
 
     # Other parameters ---------------------------------------------------------------------------
@@ -393,7 +398,7 @@ class Sharded(OverRanks):
         own = self._sums
         self._follow(layout)
         if before.sections == layout.sections:
-            self._sums.own, self._sums.given = own.own, own.given
+            self._sums = own
         return self
 
     def resize(self, name: str, array: Any, keep: Any = None) -> NoReturn:
@@ -417,13 +422,6 @@ class Sharded(OverRanks):
             why = "bounds and lr_scale are arrays, which are not shared out"
         if why is not None:
             raise TypeError(f"{owner}: {name} cannot be shared out: {why}. DataParallel takes it")
-
-
-def _scaled_back(extra: Extra, scale: float, verdict: Verdict) -> Extra:
-    """Return a loss such that the clipped scale does to it what the scale alone does."""
-    if extra.value is None or verdict.scale == scale:
-        return extra
-    return Extra(extra.value * (scale / verdict.scale))
 
 
 # -------------------------------------------------------------------------------------------------

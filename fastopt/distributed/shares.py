@@ -44,6 +44,7 @@ def messages_of(parts: Sequence[Part], itemsize: int, longest: int) -> list[Mess
     step = longest // itemsize
     found: list[Message] = []
     packed: list[Part] = []
+    room = step
     for part in parts:
         if part.size * itemsize >= DIRECT:
             found += [
@@ -51,10 +52,11 @@ def messages_of(parts: Sequence[Part], itemsize: int, longest: int) -> list[Mess
                 for first in range(part.start, part.stop, step)
             ]
             continue
-        if (sum(one.size for one in packed) + part.size) * itemsize > longest:
+        if part.size > room:
             found.append(tuple(packed))
-            packed = []
+            packed, room = [], step
         packed.append(part)
+        room -= part.size
     return [*found, tuple(packed)] if packed else found
 
 

@@ -16,13 +16,21 @@ from fastopt.backends import array_namespace
 from fastopt.core import arrays
 from fastopt.core.arrays import Array
 from fastopt.distributed.ranks import Pending, Ranks
-from fastopt.distributed.shares import Message, Part, Section, messages_of, size_of
+from fastopt.distributed.shares import DIRECT, Message, Part, Section, messages_of, size_of
 
 LONGEST = 1 << 21
 """Bytes of a message: long enough for MPI, short enough that adding begins soon."""
 
+MANY = 8
+"""Ranks from which on messages are shorter, so that their memory does not grow with the ranks."""
+
 UNDER_WAY = 3
 """How many messages to each rank are under way, while those before them are added."""
+
+
+def longest_for(ranks: int) -> int:
+    """Return the bytes of a message where there are so many ranks."""
+    return max(LONGEST * MANY // max(ranks, MANY), min(DIRECT, LONGEST))
 
 
 class Contribution(NamedTuple):
@@ -120,7 +128,7 @@ class Round:
         """Send a section's gradients to those whose shares they are, and add what has come."""
         sums, said, dtype = self._sums, self._said, np.dtype(dtype)
         rank = sums.ranks.rank
-        messages = section.messages(dtype.itemsize, LONGEST)
+        messages = section.messages(dtype.itemsize, longest_for(len(said)))
         mine = messages[rank]
         has = said[rank] is not None
         for number in range(max(map(len, messages)) if has else len(mine)):

@@ -41,8 +41,9 @@ class TcpRanks(Ranks):
                     missing = [k for k in range(1, self.size) if k not in self._sockets]
                     self.close()
                     self.lose(f"{named(missing)} did not come to {host}:{port}", missing, error)
-                if (other := _greeted(found)) is None:  # it is no rank
-                    found.close()
+                other = _greeted(found)
+                if other is None or not 0 < other < self.size or other in self._sockets:
+                    found.close()  # it is no rank, or one that is there already
                 else:
                     self._sockets[other] = self._ready(found)
 
@@ -57,7 +58,7 @@ class TcpRanks(Ranks):
                 time.sleep(0.05)
         self._sockets[0] = self._ready(found)
         found.settimeout(self._time_limit + _LATER)
-        found.sendall(_GREETING + self.rank.to_bytes(8, "little"))
+        self._with(0, lambda one: one.sendall(_GREETING + self.rank.to_bytes(8, "little")))
 
     def close(self) -> None:
         """End all connections; nothing can be said any more."""

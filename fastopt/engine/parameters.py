@@ -95,6 +95,8 @@ def nested_alike(before: Tree, params: Any, follower: Follower) -> Tree:
             f"were; missing {missing}, unexpected {extra}. {follower.others}"
         )
     tree.resizes, tree.selections = before.resizes, before.selections
+    pairs = zip(tree.leaves, before.leaves, strict=True)
+    tree.leaves = [dataclasses.replace(leaf, origin=old.origin) for leaf, old in pairs]
     return tree
 
 

@@ -254,11 +254,13 @@ class HostEngine:
         policy: Policy,
         asked: dict[int, Options],
         extra: Extra = NOTHING,
+        verdict: Verdict | None = None,
     ) -> Prepared:
         """Check everything and work out what the step does; raises, and writes nothing.
 
         ``matched`` are the gradients in the order of the leaves, transformed if they are to be.
         ``asked`` are the hyperparameters of groups whose schedules have been asked in this step.
+        ``verdict`` is that on the gradients, where ranks have reached it together.
         """
         memory: Mapping[str, float] = self.state.memory
         given = memory
@@ -269,7 +271,8 @@ class HostEngine:
         estimated = self._bind_estimate(extra)
         if self._estimate_first:
             check_first(self.state, bound, estimated)
-        verdict = self._judge(bound, some, leaves, grad_scale, policy)
+        if verdict is None:
+            verdict = self._judge(bound, some, leaves, grad_scale, policy)
         if self._estimates is not None and estimated:
             verdict = self._estimates.judged(estimated, policy, verdict, grad_scale)
         if extra.value is not None:

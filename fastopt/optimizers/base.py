@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import wraps
-from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self, TypeVar
 
 import numpy as np
 
@@ -147,20 +147,15 @@ def _with_parameters(construct: Callable[..., None]) -> Callable[..., None]:
     return init
 
 
-def _saved_steps(saved: Any) -> dict[str, Any]:
-    """Return the step counts of a state_dict by name, as far as it is one."""
-    entries = saved.get("state") if isinstance(saved, Mapping) else None
-    pairs = entries.items() if isinstance(entries, Mapping) else ()
-    # Whatever else is wrong with it is found where it is taken over.
-    return {name: e["step"] for name, e in pairs if isinstance(e, Mapping) and "step" in e}
-
-
 class Optimizer(Formula):
     """Base of all optimizers: holds the parameters and makes the steps.
 
     A subclass says which rule it uses and with what scalars; the manual's part Extend
     (``kernels/README.md``) shows how one is written.
     """
+
+    _host_decides: ClassVar[bool] = False
+    """Whether the host decides on every step, wherever the parameters are."""
 
     def __init__(
         self,
@@ -857,7 +852,7 @@ class Optimizer(Formula):
 
         content = names.as_here(self._state.tree, saved, strict)
         content, changes = conversion.converted(self._state, content) if convert else (content, ())
-        self._engine.before_load(_saved_steps(content))
+        self._engine.before_load(state_dict.saved_steps(content))
         commit, differences = state_dict.state_restorer(
             type(self).__name__, self._state, self._policy._asdict(), content, strict
         )
@@ -976,14 +971,14 @@ class Optimizer(Formula):
                 or have become read-only.
             RuntimeError: from within a step (a schedule, a signal's handler).
         """
-        from fastopt.checkpoint import file, names  # it takes milliseconds
+        from fastopt.checkpoint import file, names, state_dict  # it takes milliseconds
 
         ask = Flag()("load: convert", convert)
         saved, name = file.read(path), type(self).__name__
 
         def restore() -> LoadReport:
             content = names.as_here(self._state.tree, saved, strict)
-            self._engine.before_load(_saved_steps(content))
+            self._engine.before_load(state_dict.saved_steps(content))
             policy = self._policy._asdict()
             report = file.restore(name, self._state, policy, content, strict, also, ask)
             self._engine.after_load(self._policy)

@@ -134,6 +134,11 @@ class Watch(Observer):
             raise TypeError(
                 f"watch takes an optimizer, or what makes its steps; got {_said_of(opt)}"
             )
+        if getattr(getattr(inner, "_engine", None), "other_parts", None) is not None:
+            raise TypeError(
+                "watch: a rank of Sharded has parts of the gradients and of the parameters; watch "
+                "the optimizer in DataParallel, for some steps"
+            )
         self.every = every
         self._opt: Watched = inner
         self._only = None if parameters is None else _checked_names(inner, parameters)

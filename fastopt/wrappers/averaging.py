@@ -161,7 +161,10 @@ class EMA(Resumable):
         with self._lock:
             self._refuse_if_swapped("update")
             self._refuse_in_eval("update", params)
-            if isinstance(params, Optimizer | Wrapper):
+            own = self._opt is not None and (params is self._innermost or params is self._opt)
+            if own:
+                params = None  # what it follows, whose hook it may be
+            elif isinstance(params, Optimizer | Wrapper):
                 params = params.params
             if params is None:
                 self._check_parameters()

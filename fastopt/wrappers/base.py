@@ -7,7 +7,7 @@ import threading
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from functools import reduce
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
@@ -169,6 +169,9 @@ def move(own: Array, target: Array, share: float) -> None:
 
 class Wrapper(Resumable):
     """Steps an optimizer, or another wrapper, and passes on what can be read and set."""
+
+    _host_decides: ClassVar[bool] = False
+    """Whether the host decides on every step, wherever the parameters are."""
 
     def __init__(self, opt: Optimizer | Wrapper) -> None:
         name = type(self).__name__

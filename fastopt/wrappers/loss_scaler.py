@@ -179,7 +179,7 @@ class LossScaler(Resumable):
             )
         opt._go_over(params)
         extra = extra_of(value, hessian)
-        there = self._scale_for(inner._engine)
+        there = None if opt._host_decides else self._scale_for(inner._engine)
         if there is None:
             with Deferred():
                 outcome = opt._step(grads, 1.0 / self.scale, "skip", extra=extra)

@@ -30,7 +30,7 @@ RAISED = {
     "other_name": ("KeyError", "did you mean 'wide'"),
     "twice": ("ValueError", "handed in before"),
     "other_shape": ("ValueError", "wide"),
-    "none": ("TypeError", "Leave it out"),
+    "rows": ("TypeError", "whole array"),
     "steps": ("RankError", "do the same"),
     "negative_weight": ("ValueError", "weight"),
 }

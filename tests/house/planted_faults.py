@@ -1076,16 +1076,16 @@ FAULTS = (
     Fault(
         "a_rank_adds_its_own_micro_batch_first",
         SUMS,
-        "            for rank, one in enumerate(said):\n",
-        "            mine = self._ranks.rank\n"
-        "            for rank, one in sorted(enumerate(said), key=lambda x: x[0] != mine):\n",
+        "            for rank, one in enumerate(self._said):\n",
+        "            own, said = sums.ranks.rank, enumerate(self._said)\n"
+        "            for rank, one in sorted(said, key=lambda x: x[0] != own):\n",
         WORLDS,
     ),
     Fault(
-        "a_rank_adds_the_first_chunk_of_its_own_share_again",
+        "a_message_begins_where_the_one_before_did",
         SUMS,
-        "own_share[first + at : first + at + stop - start]",
-        "own_share[at : at + stop - start]",
+        "total = sums.own[part.position][part.start - begin : part.stop - begin]",
+        "total = sums.own[part.position][: part.size]",
         WORLDS,
     ),
     Fault(
@@ -1176,7 +1176,7 @@ FAULTS = (
     ),
     Fault(
         "the_last_scale_of_a_part_is_left_out",
-        SHARDED,
+        "fastopt/distributed/files.py",
         "-(-part.stop // BLOCK)",
         "part.stop // BLOCK",
         SAME_FILE,

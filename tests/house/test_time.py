@@ -61,7 +61,7 @@ def limits(text: str) -> Iterator[int]:
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and "\n" in node.value:
             try:
                 inner = list(limits(textwrap.dedent(node.value)))
-            except SyntaxError:
+            except (SyntaxError, ValueError):  # of null characters
                 continue
             yield from (node.lineno + line - 1 for line in inner)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -27,7 +28,7 @@ def check() -> None:
 def unique_id() -> bytes:
     """Return what a communicator is known by; one process makes it for all."""
     check()
-    return bytes(number % 256 for number in nccl.get_unique_id())
+    return json.dumps([int(number) for number in nccl.get_unique_id()]).encode()
 
 
 class Communicator:
@@ -35,8 +36,12 @@ class Communicator:
 
     def __init__(self, size: int, identity: bytes, rank: int) -> None:
         check()
-        signed = tuple(byte - 256 if byte > 127 else byte for byte in identity)
-        self._comm = nccl.NcclCommunicator(size, signed, rank)
+        self._comm = nccl.NcclCommunicator(size, tuple(json.loads(identity)), rank)
+
+    def copy_of(self, array: Array) -> Array:
+        """Return a copy of an array in host memory on the current device."""
+        copied: Array = cupy.asarray(array)
+        return copied
 
     def exchange(self, outgoing: Sequence[Array | None], incoming: Sequence[Array | None]) -> Any:
         """Send an array to each rank and fill one from each; return an event that comes after."""
@@ -70,6 +75,7 @@ class Communicator:
         """Wait for an event; False, with the communicator given up, if it takes too long."""
         until = time.monotonic() + seconds
         while not event.done:
+            self._comm.check_async_error()
             if time.monotonic() > until:
                 self._comm.abort()
                 return False

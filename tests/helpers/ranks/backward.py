@@ -7,7 +7,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 import fastopt
+from fastopt import RowGrad
 from helpers.ranks.faults import LIMIT, adamw, tried
 from helpers.ranks.models import Arrays, digest, gradients, made, model, weight
 from helpers.ranks.runs import KINDS, RUNS, cut_short
@@ -66,9 +69,9 @@ def other_shape(opt: Any, grads: Arrays) -> None:
         handed.ready("wide", grads["wide"][:4])
 
 
-def none(opt: Any, grads: Arrays) -> None:
+def rows(opt: Any, grads: Arrays) -> None:
     with opt.backward() as handed:
-        handed.ready("wide", None)
+        handed.ready("wide", RowGrad(np.array([1]), grads["wide"][:1]))
 
 
 def steps(opt: Any, grads: Arrays) -> None:
@@ -82,7 +85,7 @@ def negative_weight(opt: Any, grads: Arrays) -> None:
 
 FAULTS: dict[str, Callable[[Any, Arrays], None]] = {
     one.__name__: one
-    for one in (raises, other_name, twice, other_shape, none, steps, negative_weight)
+    for one in (raises, other_name, twice, other_shape, rows, steps, negative_weight)
 }
 
 
