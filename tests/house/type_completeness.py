@@ -13,10 +13,11 @@ from typing import Any
 
 OTHERS = {
     "fastopt.interop.torch_optim.TorchOptimizer",
+    *(f"fastopt.interop.torch_explain.{name}" for name in ("explained", "summarised")),
     *(f"fastopt.interop.sklearn.{name}" for name in ("_Network", "MLPClassifier", "MLPRegressor")),
     *(f"fastopt.interop.thinc.{name}" for name in ("Optimizer", "configured")),
 }
-"""Classes that are those of libraries too, which have no types here, and what makes one."""
+"""Classes that are those of libraries too, which have no types here, and what makes or takes one."""
 COMMAND = ["pyright", "--verifytypes", "fastopt", "--ignoreexternal", "--outputjson"]
 
 
