@@ -17,7 +17,7 @@ OTHERS = {
     *(f"fastopt.interop.sklearn.{name}" for name in ("_Network", "MLPClassifier", "MLPRegressor")),
     *(f"fastopt.interop.thinc.{name}" for name in ("Optimizer", "configured")),
 }
-"""Classes that are those of libraries too, which have no types here, and what makes or takes one."""
+"""Classes that are those of libraries too, which have no types here, and what takes one."""
 COMMAND = ["pyright", "--verifytypes", "fastopt", "--ignoreexternal", "--outputjson"]
 
 
