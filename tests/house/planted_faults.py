@@ -1105,8 +1105,8 @@ FAULTS = (
     Fault(
         "a_loss_is_scaled_by_what_clips_the_gradients",
         SHARDED,
-        "Extra(extra.value * (scale / verdict.scale))",
-        "Extra(extra.value)",
+        "engine.prepare(matched, scale, policy, {}, extra, verdict)",
+        "engine.prepare(matched, verdict.scale, policy, {}, extra, verdict)",
         WORLDS,
     ),
     Fault(
