@@ -67,7 +67,7 @@ def test_what_differs_between_ranks_is_said_when_they_are_put_together(tmp_path:
         "shape": r"parameter 7: rank 0 has 'wide float32 \(300, 50\)', and rank 2",
         "dtype": "parameter 7: rank 0 has 'wide float32 .*, and rank 2 'wide float64",
         "name": r"parameter \d: rank 0 has 'matrix float32 .*, and rank 2 'mat float32",
-        "count": "parameters: rank 0 has 8, and rank 2 7",
+        "count": "number of parameters: rank 0 has 8, and rank 2 7",
         "optimizer": "optimizers: rank 0 has 'Adam', and rank 2 'AdamW'",
         "setting": r"betas of group 0: rank 0 has .*0\.9, .*, and rank 2 .*0\.8",
         "lr": "lr of group 0: rank 0 has '0.1', and rank 2 '0.5'",
