@@ -145,7 +145,8 @@ def _cupy_source(made: Path) -> Path:
     _run([*pip, wanted, "-d", str(made)], environment=environment)
     archive = next(made.glob("cupy-*.tar.gz"))
     with tarfile.open(archive) as content:
-        content.extractall(made, filter="data")
+        safely = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # Python 3.11.4 on
+        content.extractall(made, **safely)
     archive.unlink()
     return next(made.glob("cupy-*"))
 
