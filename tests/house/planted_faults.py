@@ -1117,13 +1117,6 @@ FAULTS = (
         WORLDS,
     ),
     Fault(
-        "a_rank_that_measures_is_taken_for_one_that_steps",
-        BASE,
-        '"measures gradients or arrays: settings differ"',
-        '"steps"',
-        ONE_BY_ONE,
-    ),
-    Fault(
         "an_error_of_one_rank_is_kept_from_the_others",
         BASE,
         """        if error is not None:
