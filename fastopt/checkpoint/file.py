@@ -1038,25 +1038,6 @@ def _content(manifest: Mapping[str, Any], arrays: Mapping[str, Array]) -> dict[s
     return content
 
 
-def restore(
-    optimizer: str,
-    state: OptimizerState,
-    policy: Mapping[str, Any],
-    content: Mapping[str, Any],
-    strict: bool,
-    also: Companions | None,
-    convert: bool,
-) -> LoadReport:
-    """Take over what is in a checkpoint: look at all of it first, then write."""
-    changes: tuple[str, ...] = ()
-    if convert:
-        content, changes = converted(state, content)
-    params = partial(checkpoint_state_dict.parameters_restorer, state)
-    commit, made = restorer(optimizer, state, policy, content, strict, also, params)
-    commit()
-    return replace(made, converted=changes)
-
-
 ParametersRestorer = Callable[[Mapping[str, Any], bool], tuple[Callable[[], None], Differences]]
 
 
@@ -1067,12 +1048,18 @@ def restorer(
     content: Mapping[str, Any],
     strict: bool,
     also: Companions | None,
-    params: ParametersRestorer,
+    convert: bool = False,
+    params: ParametersRestorer | None = None,
 ) -> tuple[Callable[[], None], LoadReport]:
     """Look at all that is in a checkpoint; return what takes it over, and the report on that.
 
-    ``params`` looks at saved parameters, if there are any, and whether that is done strictly.
+    ``params`` looks at saved parameters, if there are any, and whether that is done strictly; None:
+    they are those of the state.
     """
+    changes: tuple[str, ...] = ()
+    if convert:
+        content, changes = converted(state, content)
+    params = params or partial(checkpoint_state_dict.parameters_restorer, state)
     commit, differences = checkpoint_state_dict.state_restorer(
         optimizer, state, policy, content, strict
     )
@@ -1087,7 +1074,7 @@ def restorer(
     taken = [key for key in companions if key in saved]
     commits += [_restorer_of(key, companions[key], saved[key]) for key in taken]
     made = report(content, differences, saved_params is not None, taken, content["notes"])
-    return lambda: _commit(commits), made
+    return lambda: _commit(commits), replace(made, converted=changes)
 
 
 def _restorer_of(key: str, companion: Companion, saved: Any) -> Callable[[], None]:

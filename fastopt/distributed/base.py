@@ -5,37 +5,41 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import zlib
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import numpy as np
 
 from fastopt.core import arrays
 from fastopt.core.arrays import Array, Extents
 from fastopt.core.buckets import Parameter
-from fastopt.core.dtypes import real_dtype, real_size, wide
+from fastopt.core.dtypes import dtype_of, real_dtype, real_size, wide
 from fastopt.core.hyperparameters import Flag, Number
 from fastopt.core.options import NonfinitePolicy
 from fastopt.core.rows import RowGrad
 from fastopt.core.tree import Tree
 from fastopt.distributed.backward import Backward
 from fastopt.distributed.ranks import SECONDS, TIME_LIMIT, MpiRanks, Ranks, is_mpi, named
-from fastopt.distributed.shares import Described, Section, sections_of
-from fastopt.distributed.sums import Contribution, Sums
-from fastopt.engine.extra import NOTHING, Extra, checked_value
-from fastopt.engine.policy import Outcome
+from fastopt.distributed.shares import Described, Part, Section, sections_of
+from fastopt.distributed.sums import Contribution, Sums, broadcast
+from fastopt.engine.extra import NOTHING, Extra, checked_value, extra_of
+from fastopt.engine.policy import Outcome, Policy, Verdict
 from fastopt.engine.step import Prepared
-from fastopt.errors import RankError
+from fastopt.errors import CheckpointError, RankError
 from fastopt.optimizers.base import Around, Optimizer
 from fastopt.version import __version__
 from fastopt.wrappers.base import Wrapper
 from fastopt_kernels import ArrayRule
 
-Result = TypeVar("Result")
+if TYPE_CHECKING:
+    import os
+
+    from fastopt.checkpoint.state_dict import LoadReport
 
 WEIGHT = Number(low=0.0)
 
@@ -65,6 +69,10 @@ class Layout(NamedTuple):
     wide: Sequence[np.dtype[Any]]
     """Those of their sums."""
     sections: Sequence[Section]
+
+    def parts(self, rank: int) -> dict[int, Part]:
+        """Return a rank's parts by position."""
+        return {part.position: part for section in self.sections for part in section.parts[rank]}
 
 
 def laid_out(tree: Tree, whole: Sequence[bool], ranks: int) -> Layout:
@@ -103,10 +111,14 @@ def ranks_of(comm: Any, time_limit: float | None, owner: str) -> Ranks:
     )
 
 
+def described(tree: Tree) -> list[str]:
+    """Return the name, dtype and shape of each parameter."""
+    return [f"{leaf.name} {leaf.array.dtype} {leaf.array.shape}" for leaf in tree.leaves]
+
+
 def described_of(tree: Tree) -> str:
     """Return what tells trees of other names, dtypes or shapes apart."""
-    leaves = [f"{leaf.name} {leaf.array.dtype} {leaf.array.shape}" for leaf in tree.leaves]
-    return hashlib.sha256("\n".join(leaves).encode()).hexdigest()[:16]
+    return hashlib.sha256("\n".join(described(tree)).encode()).hexdigest()[:16]
 
 
 class OverRanks(Wrapper):
@@ -115,7 +127,6 @@ class OverRanks(Wrapper):
     What both ways of doing so have in common: ``DataParallel`` and ``Sharded``.
     """
 
-    _host_decides = True
     _sums: Sums
     _layout: Layout
     _positions: dict[str, int]  # of the parameters among the leaves, by name
@@ -137,7 +148,7 @@ class OverRanks(Wrapper):
                     f"LossScaler().step({owner}(opt, comm), grads)"
                 )
             self._refuse(opt, owner)
-            return {**_description(opt), "fast": fast}
+            return {**_description(opt), "fast": fast, "the state": _state_digest(opt)}
 
         self._busy: str | None = None
         self._agree("constructs", look, same=True)
@@ -335,7 +346,7 @@ class OverRanks(Wrapper):
         all others; nothing has changed then on any, and what was added is dropped. ValueError if
         nothing was added, or all weights are 0.
         """
-        extra = NOTHING if value is None else Extra(value)
+        extra = extra_of(value, None)
         return self._make_step(grads, weight, grad_scale, None, None, extra, params)
 
     def _step(
@@ -435,7 +446,7 @@ class OverRanks(Wrapper):
         reals = self._layout.stored if stored else self._layout.wide
         flats = []
         for parameter, grad, real in zip(self._layout.parameters, given, reals, strict=True):
-            dtype = _as_complex(real) if parameter.dtype.kind == "c" else real
+            dtype = dtype_of(real, parameter.dtype)
             path = f"grads{parameter.leaf.place}"
             flats.append(parameter.flat_gradient(grad, dtype, path, self._extents))
         return Gradients(flats, [g is not None for g in given], stored)
@@ -584,13 +595,17 @@ class OverRanks(Wrapper):
         seen = hashlib.sha256()
         buckets = self.innermost._state.buckets
         for work in prepared.works:
-            if not isinstance(
-                buckets[work.number].rule, ArrayRule
-            ):  # which a rank may have none of
+            # A rank may have nothing of a rule on whole arrays.
+            if not isinstance(buckets[work.number].rule, ArrayRule):
                 seen.update(np.ascontiguousarray(work.plan.table).tobytes())
         return seen.hexdigest()[:16]
 
-    @abstractmethod
+    # The step ----------------------------------------------------------------------------------
+
+    @property
+    def _host_decides(self) -> bool:
+        return True
+
     def _finish(
         self,
         scale: float,
@@ -598,20 +613,97 @@ class OverRanks(Wrapper):
         around: Around | None,
         value: float | None,
     ) -> Outcome:
-        """Make the step with what was added; ``scale`` makes it a mean."""
+        """Make the step with what was added; ``scale`` makes it a mean.
 
-    def _reported(self, step: Callable[[Callable[[], None]], Outcome]) -> Outcome:
-        """Make a step; what it raises before the ranks agree on it is told the others.
-
-        ``step`` calls what it is handed right before that.
+        What fails before the ranks agree on it, as in a hook, is told the others.
         """
-        reached: list[bool] = []
+        opt, extra = self.innermost, extra_of(value, None)
+        nested = self._collected()
+        agreeing = False
+
+        def make(_: Callable[[], Outcome]) -> Outcome:
+            nonlocal agreeing
+            policy = opt._policy if on_nonfinite is None else opt._policy_with(on_nonfinite)
+            agreeing = True
+            prepared = self._agreed(
+                partial(self._prepared, nested, scale, policy, extra),
+                opt._state.counts.steps.item(0),
+            )
+            outcome = self._commit(prepared)
+            self._busy = None  # the step is made: hooks may save
+            return outcome
+
+        own = make if around is None else lambda inner: around(lambda: make(inner))
         try:
-            return step(lambda: reached.append(True))
+            return opt._step(nested, scale, on_nonfinite, own, extra)
         except BaseException as error:
-            if not reached:
+            if not agreeing:
                 self._agree("steps", partial(raised, error))
             raise
+
+    @abstractmethod
+    def _collected(self) -> Any:
+        """Return the sums that this rank steps with, nested as its optimizer's parameters."""
+
+    def _prepared(self, nested: Any, scale: float, policy: Policy, extra: Extra) -> Prepared:
+        """Return what this rank's optimizer does with these gradients."""
+        engine = self.innermost._engine
+        matched = engine.ready_on_host(nested, scale)
+        verdict = self._verdict(matched, scale, policy)
+        return engine.prepare(matched, scale, policy, {}, extra, verdict)
+
+    def _verdict(self, matched: Sequence[Any], scale: float, policy: Policy) -> Verdict | None:
+        """Return the verdict that all ranks reach together; None: each can by itself."""
+        return None
+
+    def _commit(self, prepared: Prepared) -> Outcome:
+        """Make the step that all ranks have agreed on."""
+        return self.innermost._engine.commit(prepared)
+
+    # Parameters and checkpoints ----------------------------------------------------------------
+
+    def _broadcast(self) -> None:
+        """Give the parameters of all ranks the values of rank 0's."""
+        with self._ranks.sending():
+            for parameter in self._layout.parameters:
+                array = parameter.leaf.array
+                with arrays.on_device_of(array):
+                    flat = arrays.flat_view(array, parameter.layout)
+                    turned = parameter.layout.in_memory_order(array)
+                    place = turned.flatten() if flat is None else flat
+                    broadcast(self._ranks, place)
+                    if flat is None and self.rank:
+                        array[...] = parameter.layout.in_shape(place)
+
+    def _load(
+        self,
+        path: str | os.PathLike[str],
+        look_at: Callable[[Mapping[str, Any]], tuple[Callable[[], None], LoadReport]],
+    ) -> LoadReport:
+        """Take over a checkpoint that every rank reads, on all or on none.
+
+        ``look_at`` looks at its content, and returns what takes that over, and the report.
+        """
+        from fastopt.checkpoint import file
+
+        opt = self.innermost
+        found: list[tuple[Callable[[], None], LoadReport]] = []
+        with self._alone("load"), ExitStack() as stack:
+
+            def look() -> Words:
+                content = stack.enter_context(file.mapped(path))
+                try:
+                    found.append(opt._alone(partial(look_at, content)))
+                except CheckpointError as error:
+                    raise file.explained(path, error, whole=True) from error
+                return {"the checkpoint": file.fingerprint(path)}
+
+            self._agree("loads", look, same=True)
+            commit, report = found[0]
+            opt._alone(commit)
+            opt._engine.after_load(opt._policy)
+            self._clear()
+        return report
 
     # What cannot be ----------------------------------------------------------------------------
 
@@ -691,10 +783,6 @@ def shown(names: Iterable[str]) -> str:
     return ", ".join(map(repr, every[:5])) + (", ..." if len(every) > 5 else "")
 
 
-def _as_complex(real: np.dtype[Any]) -> np.dtype[Any]:
-    return np.dtype(f"c{2 * real.itemsize}")
-
-
 def raised(error: BaseException) -> NoReturn:
     """Raise an error, where work is to be done that has failed already."""
     raise error
@@ -724,7 +812,7 @@ def _description(opt: Optimizer) -> Words:
         "on_nonfinite": opt.on_nonfinite,
     }
     if len(leaves) <= 64:
-        there = [f"{leaf.name} {leaf.array.dtype} {leaf.array.shape}" for leaf in leaves]
+        there = described(opt._state.tree)
         words |= {f"parameter {k}": said for k, said in enumerate(there)}
     words["names, dtypes and shapes"] = described_of(opt._state.tree)
     for number, group in enumerate(opt._state.groups):
@@ -739,3 +827,13 @@ def _is_plain(option: Any) -> bool:
     if isinstance(option, tuple | list):
         return all(map(_is_plain, option))
     return isinstance(option, bool | int | float | str | None)
+
+
+def _state_digest(opt: Optimizer) -> int:
+    """Return a number that tells states apart; 0 before the first step."""
+    seen = 0
+    opt._engine.synchronize()
+    for bucket in opt._state.buckets if opt._steps else ():
+        for part in bucket.arena.parts:
+            seen = zlib.crc32(np.ascontiguousarray(arrays.on_host(part)).view(np.uint8).data, seen)
+    return seen

@@ -6,9 +6,9 @@ belongs to its share.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from fastopt.checkpoint import file, names, state_dict
 from fastopt.checkpoint.file import Companions, Encoder
-from fastopt.checkpoint.state_dict import ORDER, Differences, LoadReport
+from fastopt.checkpoint.state_dict import ORDER, LoadReport
 from fastopt.core import arrays
 from fastopt.core.arrays import Array
 from fastopt.core.buckets import SCALE, memory_names
@@ -24,7 +24,7 @@ from fastopt.core.quantization import BLOCK
 from fastopt.core.tree import Leaf, Tree
 from fastopt.distributed.base import raised
 from fastopt.distributed.shares import Kept, Part
-from fastopt.errors import CheckpointError, RankError
+from fastopt.errors import RankError
 
 if TYPE_CHECKING:
     from fastopt.distributed.base import Words
@@ -199,7 +199,7 @@ class _Plan:
                     )
                 stand_in = np.broadcast_to(np.zeros((), file.dtype_of(dtype)), full)
                 itemsize = stand_in.dtype.itemsize
-                every = [(rank, itemsize * _count(one[2])) for rank, one in own]
+                every = [(rank, itemsize * math.prod(one[2])) for rank, one in own]
                 # What is remembered of an array is the same on all ranks.
                 ranks = every[:1] if full == () and len(every) > 1 else every
                 if full == () and not ranks:
@@ -225,10 +225,6 @@ class _Plan:
         }
         self.sources = [self.source_of[key] for key in self.order if key in self.source_of]
         self._entries = entries  # the stand-ins, whose numbers are in use
-
-
-def _count(shape: Sequence[int]) -> int:
-    return int(np.prod(shape, dtype=np.int64))
 
 
 def _parameters(sharded: Sharded) -> dict[str, Array]:
@@ -289,43 +285,20 @@ def _bytes_of(array: Array) -> Array:
 # Loading.
 
 
-def load(
-    sharded: Sharded, path: str | os.PathLike[str], strict: bool, also: Companions | None
-) -> LoadReport:
-    """Take over what is in a checkpoint, on all ranks or on none."""
+def looked_at(
+    sharded: Sharded, content: Mapping[str, Any], strict: bool, also: Companions | None
+) -> tuple[Callable[[], None], LoadReport]:
+    """Look at what is in a checkpoint of all; return what takes over this rank's share of it.
+
+    The parameters are taken over whole. The report comes with it.
+    """
     opt = sharded.innermost
-    with ExitStack() as stack:
-        found: list[tuple[Callable[[], None], LoadReport]] = []
-
-        def look() -> Words:
-            content = stack.enter_context(file.mapped(path))
-            seen = names.as_here(sharded._tree, content, strict)
-            own = sliced(seen, sharded._tree, sharded._parts, sharded._kept, remembered_of(opt))
-
-            def params(
-                saved: Mapping[str, Any], strict: bool
-            ) -> tuple[Callable[[], None], Differences]:
-                return state_dict.arrays_restorer(_parameters(sharded), saved, strict)
-
-            sharded._check_tree()
-            policy = opt._policy._asdict()
-            try:
-                found.append(
-                    opt._alone(
-                        lambda: file.restorer(
-                            type(opt).__name__, opt._state, policy, own, strict, also, params
-                        )
-                    )
-                )
-            except CheckpointError as error:
-                raise file.explained(path, error, whole=True) from error
-            return {"the checkpoint": file.fingerprint(path)}
-
-        sharded._agree("loads", look, same=True)
-        commit, report = found[0]
-        opt._alone(commit)
-        opt._engine.after_load(opt._policy)
-        return report
+    sharded._check_tree()
+    seen = names.as_here(sharded._tree, content, strict)
+    own = sliced(seen, sharded._tree, sharded._parts, sharded._kept, remembered_of(opt))
+    params = partial(state_dict.arrays_restorer, _parameters(sharded))
+    about = type(opt).__name__, opt._state, opt._policy._asdict()
+    return file.restorer(*about, own, strict, also, params=params)
 
 
 def remembered_of(opt: Optimizer) -> set[str]:

@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import replace
-from functools import partial
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
-
-import numpy as np
 
 from fastopt.backends import array_namespace
 from fastopt.core import arrays
 from fastopt.core.arrays import Array, Extents
-from fastopt.core.buckets import Parameter
 from fastopt.core.hyperparameters import Flag
-from fastopt.core.options import NonfinitePolicy
 from fastopt.core.tree import Tree
 from fastopt.distributed.base import OverRanks, Words, described_of, laid_out
-from fastopt.distributed.ranks import Ranks
-from fastopt.distributed.sums import LARGE, FastSums, Sums, gather
-from fastopt.engine.extra import NOTHING, Extra
-from fastopt.engine.policy import Outcome
-from fastopt.engine.step import Prepared
-from fastopt.errors import CheckpointError
-from fastopt.optimizers.base import Around, Optimizer
+from fastopt.distributed.sums import FastSums, Sums, gather, views_of
+from fastopt.optimizers.base import Optimizer
 
 if TYPE_CHECKING:
     import os
@@ -76,15 +63,14 @@ class DataParallel(OverRanks):
         self, opt: Optimizer, comm: Any, *, time_limit: float | None = None, fast: bool = False
     ) -> None:
         super().__init__(opt, comm, time_limit, fast)
-        self._agree("constructs", self._get_ready, same=True)
-        self.broadcast()
+        self._agree("constructs", self._get_ready)
+        self._broadcast()
 
     def _get_ready(self) -> Words:
         """Allocate and compile what steps need; other ranks hear of it if that fails."""
-        opt = self.innermost
         self._follow(self._tree)
-        opt.warmup()
-        return {"the state": state_digest(opt)}
+        self.innermost.warmup()
+        return {}
 
     def _follow(self, tree: Tree) -> None:
         """Get ready for the parameters of a tree."""
@@ -101,10 +87,7 @@ class DataParallel(OverRanks):
                 xp.zeros(0 if p.leaf.is_counter else p.size, dtype)
                 for p, dtype in zip(self._layout.parameters, self._layout.wide, strict=True)
             ]
-        own = [full[:0] for full in self._full]
-        for section in self._layout.sections:
-            for part in section.parts[self.rank]:
-                own[part.position] = self._full[part.position][part.start : part.stop]
+        own = views_of(self._full, self._layout.parts(self.rank))
         where = self._ranks, self._layout.sections, own
         self._sums = FastSums(*where, self._full, True) if self._fast else Sums(*where)
 
@@ -128,17 +111,10 @@ class DataParallel(OverRanks):
         """Give the parameters of all ranks the values of rank 0's; their state stays."""
         with self._alone("broadcast"):
             self._agree("broadcasts", None)
-            with self._ranks.sending():
-                broadcast(self._ranks, self._layout.parameters)
+            self._broadcast()
         return self
 
-    def _finish(
-        self,
-        scale: float,
-        on_nonfinite: NonfinitePolicy | None,
-        around: Around | None,
-        value: float | None,
-    ) -> Outcome:
+    def _collected(self) -> Any:
         given = self._sums.given
         with self._ranks.sending():
             self._sums.complete()
@@ -148,28 +124,7 @@ class DataParallel(OverRanks):
             parameter.in_shape(full) if has else None
             for parameter, full, has in zip(self._layout.parameters, self._full, given, strict=True)
         ]
-        opt, extra = self.innermost, NOTHING if value is None else Extra(value)
-        nested = self._tree.nest(sums)
-
-        def step(agreeing: Any) -> Outcome:
-            def make(_: Any) -> Outcome:
-                engine = opt._engine
-                policy = opt._policy if on_nonfinite is None else opt._policy_with(on_nonfinite)
-                agreeing()
-
-                def prepare() -> Prepared:
-                    matched = engine.ready_on_host(nested, scale)
-                    return engine.prepare(matched, scale, policy, {}, extra)
-
-                prepared = self._agreed(prepare, opt._state.counts.steps.item(0))
-                outcome = engine.commit(prepared)
-                self._busy = None  # the step is made: hooks may save
-                return outcome
-
-            own = make if around is None else lambda inner: around(lambda: make(inner))
-            return opt._step(nested, scale, on_nonfinite, own, extra)
-
-        return self._reported(step)
+        return self._tree.nest(sums)
 
     # Checkpoints -------------------------------------------------------------------------------
 
@@ -209,73 +164,5 @@ class DataParallel(OverRanks):
 
         All ranks take it over or, on an error on any, none; the files must be the same.
         """
-        from fastopt.checkpoint import convert as conversion
-        from fastopt.checkpoint import file, names, state_dict
-
-        ask = Flag()("load: convert", convert)
-        opt = self.innermost
-        found: list[tuple[Callable[[], None], LoadReport]] = []
-
-        def looked_at(content: Mapping[str, Any]) -> None:
-            state = opt._state
-            changes: tuple[str, ...] = ()
-            seen = names.as_here(state.tree, content, strict)
-            opt._engine.before_load(state_dict.saved_steps(seen))
-            if ask:
-                seen, changes = conversion.converted(state, seen)
-            params = partial(state_dict.parameters_restorer, state)
-            about = type(opt).__name__, state, opt._policy._asdict()
-            commit, report = file.restorer(*about, seen, strict, also, params)
-            found.append((commit, replace(report, converted=changes)))
-
-        with self._alone("load"), ExitStack() as stack:
-
-            def look() -> Words:
-                content = stack.enter_context(file.mapped(path))
-                try:
-                    opt._alone(partial(looked_at, content))
-                except CheckpointError as error:
-                    raise file.explained(path, error, whole=True) from error
-                return {"the checkpoint": file.fingerprint(path)}
-
-            self._agree("loads", look, same=True)
-            commit, report = found[0]
-            opt._alone(commit)
-            opt._engine.after_load(opt._policy)
-            self._clear()
-        return report
-
-
-def broadcast(ranks: Ranks, parameters: Sequence[Parameter]) -> None:
-    """Give parameters on all ranks the values of rank 0's."""
-    for parameter in parameters:
-        array = parameter.leaf.array
-        with arrays.on_device_of(array):
-            flat = arrays.flat_view(array, parameter.layout)
-            place = parameter.layout.in_memory_order(array).flatten() if flat is None else flat
-            _broadcast(ranks, place)
-            if flat is None and ranks.rank:
-                array[...] = parameter.layout.in_shape(place)
-
-
-def _broadcast(ranks: Ranks, flat: Array) -> None:
-    """Give a flat array on all ranks the values of rank 0's."""
-    step = LARGE // flat.dtype.itemsize
-    for first in range(0, flat.size, step):
-        piece = flat[first : first + step]
-        nothing: list[Array | None] = [None] * ranks.size
-        if ranks.rank == 0:
-            outgoing: Sequence[Array | None] = [None, *[piece] * (ranks.size - 1)]
-            ranks.exchange(outgoing, nothing).wait()
-        else:
-            ranks.exchange(nothing, [piece, *nothing[1:]]).wait()
-
-
-def state_digest(opt: Optimizer) -> int:
-    """Return a number that tells states apart; 0 before the first step."""
-    seen = 0
-    opt._engine.synchronize()
-    for bucket in opt._state.buckets if opt._steps else ():
-        for part in bucket.arena.parts:
-            seen = zlib.crc32(np.ascontiguousarray(arrays.on_host(part)).view(np.uint8).data, seen)
-    return seen
+        ask, look_at = Flag()("load: convert", convert), self.innermost._looked_at
+        return self._load(path, lambda content: look_at(content, strict, also, ask))

@@ -6,7 +6,6 @@ import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import numpy as np
@@ -16,23 +15,21 @@ from fastopt.checkpoint import state_dict
 from fastopt.core import arrays
 from fastopt.core.arrays import Array, Extents
 from fastopt.core.buckets import Bucket
+from fastopt.core.dtypes import dtype_of
 from fastopt.core.hyperparameters import ElementScales, Options
 from fastopt.core.norms import TILE, tile_counts, tiles_of, total_norm
-from fastopt.core.options import NonfinitePolicy
 from fastopt.core.param_groups import GivenGroup, shown_in
 from fastopt.core.tree import Origin, Tree
 from fastopt.distributed import files
 from fastopt.distributed.base import Layout, OverRanks, described_of, exchanged, laid_out
-from fastopt.distributed.parallel import broadcast, state_digest
 from fastopt.distributed.ranks import Ranks
-from fastopt.distributed.shares import Kept, Part, Section
-from fastopt.distributed.sums import FastSums, Sums, gather
-from fastopt.engine import build
-from fastopt.engine.extra import NOTHING, Extra
+from fastopt.distributed.shares import Kept, Section
+from fastopt.distributed.sums import FastSums, Sums, gather, views_of
+from fastopt.engine import build, parameters
 from fastopt.engine.policy import Outcome, Policy, Verdict, judge, refusal
 from fastopt.engine.step import Prepared
 from fastopt.errors import RankError
-from fastopt.optimizers.base import Around, Optimizer
+from fastopt.optimizers.base import Optimizer
 from fastopt.optimizers.schedule_free import ScheduleFree
 from fastopt_kernels import ArrayRule
 
@@ -41,6 +38,9 @@ if TYPE_CHECKING:
 
     from fastopt.checkpoint.file import Companions
     from fastopt.checkpoint.state_dict import LoadReport
+
+
+_FOLLOWER = parameters.Follower("Sharded: ", "opt", "Shares of others would have to be cut anew")
 
 
 class Sharded(OverRanks):
@@ -88,7 +88,6 @@ class Sharded(OverRanks):
         self, opt: Optimizer, comm: Any, *, time_limit: float | None = None, fast: bool = False
     ) -> None:
         super().__init__(opt, comm, time_limit, fast)
-        self._agree("constructs", lambda: {"the state": state_digest(opt)}, same=True)
         tree = opt._state.tree
         kept = _kept(opt)
         layout = laid_out(tree, [one.whole for one in kept], self.size)
@@ -109,9 +108,7 @@ class Sharded(OverRanks):
         self._group_of = {p: b.group for b in opt._state.buckets for p in b.positions}
         self._described = described_of(tree)
         self._agree("constructs", lambda: self._get_ready(layout))
-        with self._ranks.sending():
-            broadcast(self._ranks, self._layout.parameters)
-        self._agree("constructs", None)
+        self._broadcast()
 
     def _get_ready(self, layout: Layout) -> dict[str, Any]:
         """Allocate and compile what steps need; other ranks hear of it if that fails."""
@@ -123,15 +120,14 @@ class Sharded(OverRanks):
         """Go by this layout from now on."""
         self._layout = layout
         self._extents = Extents(self._params_tree.leaves)
-        self._parts = _parts_of(layout, self.rank)
+        self._parts = layout.parts(self.rank)
         like = self._params_tree.leaves[0].array
         with arrays.on_device_of(like):
             xp = array_namespace(like)
             if self._fast:
                 sizes = [0 if p.leaf.is_counter else p.size for p in layout.parameters]
                 full = [xp.zeros(n, dtype) for n, dtype in zip(sizes, layout.wide, strict=True)]
-                ranges = [self._parts.get(k, Part(k, 0, 0)) for k in range(len(full))]
-                own = [one[part.start : part.stop] for one, part in zip(full, ranges, strict=True)]
+                own = views_of(full, self._parts)
                 self._sums = FastSums(self._ranks, layout.sections, own, full, False)
             else:
                 own = [
@@ -176,8 +172,9 @@ class Sharded(OverRanks):
             self._params_tree.ignore(p for n in frozen for p in self._positions_of[n])
             self._ignored = frozen
         for number, group in enumerate(self.innermost._state.groups):
-            cut = any(not self._kept[p].whole for p in self._positions_of[number])
-            if cut and _looks_at_whole(group):
+            if _looks_at_whole(group) and not all(
+                self._kept[position].whole for position in self._positions_of[number]
+            ):
                 raise ValueError(
                     f"{group.owner}: adaptive_clip and centralize look at whole arrays, and these "
                     "have been cut; set them when the optimizer is constructed"
@@ -186,35 +183,29 @@ class Sharded(OverRanks):
 
     # The step -----------------------------------------------------------------------------------
 
-    def _finish(
-        self,
-        scale: float,
-        on_nonfinite: NonfinitePolicy | None,
-        around: Around | None,
-        value: float | None,
-    ) -> Outcome:
-        opt, extra = self.innermost, NOTHING if value is None else Extra(value)
-        given = self._given()
+    def _collected(self) -> Any:
         with self._ranks.sending():
             self._sums.complete()
+        given, tree = self._given(), self.innermost._state.tree
+        grads: list[Array | None] = []
+        for leaf in tree.leaves:
+            position = self._positions[leaf.name]
+            flat = self._sums.own[position] if given[position] else None
+            if flat is None:
+                grads.append(None)
+            elif self._kept[position].whole and position in self._parts:
+                grads.append(self._layout.parameters[position].in_shape(flat))
+            else:
+                own = flat.view(dtype_of(flat.dtype, leaf.array.dtype))
+                grads.append(own.reshape(leaf.array.shape))
+        return tree.nest(grads)
 
-        def step(agreeing: Any) -> Outcome:
-            def make(_: Any) -> Outcome:
-                policy = opt._policy if on_nonfinite is None else opt._policy_with(on_nonfinite)
-                steps = opt._state.counts.steps.item(0)
-                agreeing()
-                prepared = self._agreed(partial(self._prepared, given, scale, policy, extra), steps)
-                with self._ranks.sending():  # the others wait for what is updated here
-                    outcome = opt._engine.commit(prepared)
-                    if outcome:
-                        self._gather(given)
-                self._busy = None  # the step is made: hooks may save
-                return outcome
-
-            own = make if around is None else lambda inner: around(lambda: make(inner))
-            return opt._step(None, scale, on_nonfinite, own, extra)
-
-        return self._reported(step)
+    def _commit(self, prepared: Prepared) -> Outcome:
+        with self._ranks.sending():  # the others wait for what is updated here
+            outcome = super()._commit(prepared)
+            if outcome:
+                self._gather(self._given())
+        return outcome
 
     def _given(self) -> list[bool]:
         """Return which parameters have a gradient and are trained."""
@@ -224,40 +215,12 @@ class Sharded(OverRanks):
             for k, has in enumerate(self._sums.given)
         ]
 
-    def _prepared(
-        self, given: Sequence[bool], scale: float, policy: Policy, extra: Extra
-    ) -> Prepared:
-        """Return this rank's part of the step, whose verdict is that of all."""
-        opt = self.innermost
-        engine, state = opt._engine, opt._state
-        grads: list[Array | None] = []
-        for leaf in state.tree.leaves:
-            position = self._positions[leaf.name]
-            flat = self._sums.own[position] if given[position] else None
-            if flat is None:
-                grads.append(None)
-            elif self._kept[position].whole and position in self._parts:
-                grads.append(self._layout.parameters[position].in_shape(flat))
-            else:
-                if leaf.array.dtype.kind == "c":
-                    flat = flat.view(np.dtype(f"c{2 * flat.itemsize}"))
-                grads.append(flat.reshape(leaf.array.shape))
-        matched = engine.ready_on_host(state.tree.nest(grads), scale)
-        verdict = self._judged(matched, given, scale, policy)
-        return engine.prepare(matched, scale, policy, {}, extra, verdict)
-
-    def _judged(
-        self,
-        matched: Sequence[Any],
-        given: Sequence[bool],
-        scale: float,
-        policy: Policy,
-    ) -> Verdict:
+    def _verdict(self, matched: Sequence[Any], scale: float, policy: Policy) -> Verdict:
         """Return the verdict on the gradients of all ranks, the same on all.
 
         ``matched`` are those of this rank's share, in the order of its leaves, transformed.
         """
-        opt = self.innermost
+        opt, given = self.innermost, self._given()
         if not policy.measures:
             return Verdict(True, scale, None)
         wanted = [k for k in self._order if given[k]]
@@ -359,10 +322,7 @@ class Sharded(OverRanks):
         any rank, nothing on any. See ``Optimizer.load``; state of another dtype is converted there
         (``convert=True``), before it is shared out.
         """
-        with self._alone("load"):
-            report = files.load(self, path, strict, also)
-            self._clear()
-        return report
+        return self._load(path, lambda content: files.looked_at(self, content, strict, also))
 
     # Other parameters ---------------------------------------------------------------------------
 
@@ -371,19 +331,15 @@ class Sharded(OverRanks):
 
         Every rank does this for itself.
         """
-        found = self._params_tree.leaves_in(params)
-        for leaf, array in zip(self._params_tree.leaves, found, strict=True):
-            if (
-                arrays.kind(array) != arrays.kind(leaf.array)
-                or array.shape != leaf.array.shape
-                or array.dtype != leaf.array.dtype
-            ):
+        tree = parameters.nested_alike(self._params_tree, params, _FOLLOWER)
+        for old, new in zip(self._params_tree.leaves, tree.leaves, strict=True):
+            there, here = old.array, new.array
+            alike = here.shape == there.shape and here.dtype == there.dtype
+            if arrays.kind(here) != arrays.kind(there) or not alike:
                 raise ValueError(
-                    f"{leaf.path} must stay {leaf.array.dtype} of shape {leaf.array.shape}; got "
-                    f"{getattr(array, 'dtype', type(array).__name__)} of shape "
-                    f"{getattr(array, 'shape', None)}"
+                    f"{new.path} must stay {there.dtype} of shape {there.shape}; got {here.dtype} "
+                    f"of shape {here.shape}"
                 )
-        tree = Tree(params, self._params_tree.grouped)
         layout = laid_out(tree, [one.whole for one in self._kept], self.size)
         before = self._layout
         if any(
@@ -460,7 +416,7 @@ def _has_arrays(group: Options) -> bool:
 
 def _local_arrays(tree: Tree, layout: Layout, kept: Sequence[Kept], rank: int) -> dict[int, Array]:
     """Return what a rank's optimizer has of each array, by position: views of the parameters."""
-    parts = _parts_of(layout, rank)
+    parts = layout.parts(rank)
     found = {}
     for position, (parameter, how) in enumerate(zip(layout.parameters, kept, strict=True)):
         array, part = parameter.leaf.array, parts.get(position)
@@ -476,11 +432,6 @@ def _local_arrays(tree: Tree, layout: Layout, kept: Sequence[Kept], rank: int) -
     return found
 
 
-def _parts_of(layout: Layout, rank: int) -> dict[int, Part]:
-    """Return a rank's parts by position."""
-    return {part.position: part for section in layout.sections for part in section.parts[rank]}
-
-
 def _share_of(opt: Optimizer, layout: Layout, kept: Sequence[Kept], rank: int) -> Optimizer:
     """Return an optimizer of a rank's share of another one's parameters, with its state."""
     state, kind = opt._state, type(opt)
@@ -490,7 +441,7 @@ def _share_of(opt: Optimizer, layout: Layout, kept: Sequence[Kept], rank: int) -
             f"Sharded: rank {rank} gets no array, since {kind.__name__} needs whole ones and there "
             "are fewer than ranks; take fewer ranks, or DataParallel"
         )
-    parts = _parts_of(layout, rank)
+    parts = layout.parts(rank)
     grouped = state.tree.grouped
     trees: list[OrderedDict[str, Array]] = [OrderedDict() for _ in state.groups if grouped]
     alone: OrderedDict[str, Array] = OrderedDict()

@@ -7,7 +7,7 @@ those of a single process that is handed all micro-batches in turn.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -248,6 +248,12 @@ class FastSums(Sums):
                         self.ranks.sum_up(total[one.start : one.stop], root)
 
 
+def views_of(full: Sequence[Array], parts: Mapping[int, Part]) -> list[Array]:
+    """Return the parts of flat arrays of whole parameters, empty where there is none."""
+    ranges = [parts.get(position, Part(position, 0, 0)) for position in range(len(full))]
+    return [one[part.start : part.stop] for one, part in zip(full, ranges, strict=True)]
+
+
 class _FastRound(Round):
     """A round in which nothing is sent."""
 
@@ -326,3 +332,16 @@ def _unpack(
         with arrays.on_device_of(room):
             for part, first, last in _places(message):
                 flats[part.position][part.start : part.stop] = room[first:last]
+
+
+def broadcast(ranks: Ranks, flat: Array) -> None:
+    """Give a flat array on all ranks the values of rank 0's."""
+    step = LARGE // flat.dtype.itemsize
+    for first in range(0, flat.size, step):
+        piece = flat[first : first + step]
+        nothing: list[Array | None] = [None] * ranks.size
+        if ranks.rank == 0:
+            outgoing: Sequence[Array | None] = [None, *[piece] * (ranks.size - 1)]
+            ranks.exchange(outgoing, nothing).wait()
+        else:
+            ranks.exchange(nothing, [piece, *nothing[1:]]).wait()

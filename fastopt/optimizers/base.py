@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import wraps
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 
 import numpy as np
 
@@ -154,7 +154,7 @@ class Optimizer(Formula):
     (``kernels/README.md``) shows how one is written.
     """
 
-    _host_decides: ClassVar[bool] = False
+    _host_decides: bool = False
     """Whether the host decides on every step, wherever the parameters are."""
 
     def __init__(
@@ -675,6 +675,11 @@ class Optimizer(Formula):
         return self._state.counts.made  # type: ignore[no-any-return]
 
     @property
+    def _tree(self) -> Tree:
+        """The parameters, as those that follow them see them."""
+        return self._state.tree
+
+    @property
     def _steps(self) -> int:
         """How many steps have been made; of members, those of whoever made most."""
         self._synchronize()
@@ -971,16 +976,14 @@ class Optimizer(Formula):
                 or have become read-only.
             RuntimeError: from within a step (a schedule, a signal's handler).
         """
-        from fastopt.checkpoint import file, names, state_dict  # it takes milliseconds
+        from fastopt.checkpoint import file  # it takes milliseconds
 
         ask = Flag()("load: convert", convert)
-        saved, name = file.read(path), type(self).__name__
+        saved = file.read(path)
 
         def restore() -> LoadReport:
-            content = names.as_here(self._state.tree, saved, strict)
-            self._engine.before_load(state_dict.saved_steps(content))
-            policy = self._policy._asdict()
-            report = file.restore(name, self._state, policy, content, strict, also, ask)
+            commit, report = self._looked_at(saved, strict, also, ask)
+            commit()
             self._engine.after_load(self._policy)
             return report
 
@@ -988,6 +991,20 @@ class Optimizer(Formula):
             return self._alone(restore)
         except CheckpointError as error:
             raise file.explained(path, error, whole=True) from error
+
+    def _looked_at(
+        self, saved: Any, strict: bool, also: Companions | None, convert: bool
+    ) -> tuple[Callable[[], None], LoadReport]:
+        """Look at all that is in a checkpoint; return what takes it over, and the report on that.
+
+        ``after_load`` of the engine comes after the former.
+        """
+        from fastopt.checkpoint import file, names, state_dict
+
+        content = names.as_here(self._state.tree, saved, strict)
+        self._engine.before_load(state_dict.saved_steps(content))
+        about = type(self).__name__, self._state, self._policy._asdict()
+        return file.restorer(*about, content, strict, also, convert)
 
     def _remembered(self) -> dict[str, float]:
         """Return what the rule remembers of all arrays together, by name."""

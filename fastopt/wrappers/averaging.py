@@ -275,9 +275,8 @@ class EMA(Resumable):
 
     def _followed(self) -> Tree:
         """Return the parameters of the optimizer that is followed: all of them, on every rank."""
-        opt = self._opt
-        assert opt is not None
-        return opt._tree if isinstance(opt, Wrapper) else opt._state.tree
+        assert self._opt is not None
+        return self._opt._tree
 
     def _follow_tree(self) -> None:
         """Go over to the parameters that the optimizer has now, if it follows one."""

@@ -7,7 +7,7 @@ import threading
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from functools import reduce
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -170,9 +170,6 @@ def move(own: Array, target: Array, share: float) -> None:
 class Wrapper(Resumable):
     """Steps an optimizer, or another wrapper, and passes on what can be read and set."""
 
-    _host_decides: ClassVar[bool] = False
-    """Whether the host decides on every step, wherever the parameters are."""
-
     def __init__(self, opt: Optimizer | Wrapper) -> None:
         name = type(self).__name__
         if not isinstance(opt, Optimizer | Wrapper):
@@ -208,7 +205,12 @@ class Wrapper(Resumable):
     @property
     def _tree(self) -> Tree:
         """The optimizer's parameters: another tree once they were rebound, resized or added to."""
-        return self._opt._tree if isinstance(self._opt, Wrapper) else self._innermost._state.tree
+        return self._opt._tree
+
+    @property
+    def _host_decides(self) -> bool:
+        """Whether the host decides on every step, wherever the parameters are."""
+        return self._opt._host_decides
 
     @abstractmethod
     def _step(
