@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -14,19 +13,12 @@ from typing import Any
 import pytest
 
 from helpers.cuda.device import REAL
+from helpers.ranks.starting import launcher
 
 pytest.importorskip("mpi4py")
 
 TESTS = Path(__file__).parents[1]
 RANKS = 2
-
-
-def mpiexec() -> str:
-    beside = Path(sys.executable).with_name("mpiexec")
-    found = str(beside) if beside.exists() else shutil.which("mpiexec")
-    if found is None:
-        pytest.skip("needs mpiexec")
-    return found
 
 
 @pytest.mark.parametrize("way", ["mpi", "aware", "nccl", "tcp"])
@@ -43,7 +35,10 @@ def test_ranks_on_devices_end_in_the_bits_of_the_host(cupy: Any, way: str) -> No
         "MASTER_ADDR": "127.0.0.1",
         "FASTOPT_PORT": str(port),
     }
-    command = [mpiexec(), "-n", str(RANKS), sys.executable, "-m", "helpers.cuda.ranks_program", way]
+    mpiexec = launcher()
+    if mpiexec is None:
+        pytest.skip("needs mpiexec")
+    command = [mpiexec, "-n", str(RANKS), sys.executable, "-m", "helpers.cuda.ranks_program", way]
     run = subprocess.run(
         command, env=environment, capture_output=True, text=True, timeout=300, check=False
     )

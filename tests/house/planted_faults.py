@@ -1104,9 +1104,9 @@ FAULTS = (
     ),
     Fault(
         "a_loss_is_scaled_by_what_clips_the_gradients",
-        SHARDED,
+        BASE,
         "engine.prepare(matched, scale, policy, {}, extra, verdict)",
-        "engine.prepare(matched, verdict.scale, policy, {}, extra, verdict)",
+        "engine.prepare(matched, verdict.scale if verdict else scale, policy, {}, extra, verdict)",
         WORLDS,
     ),
     Fault(
@@ -1184,8 +1184,8 @@ FAULTS = (
     Fault(
         "an_average_over_ranks_is_one_of_a_share",
         AVERAGING,
-        "        return opt._tree if isinstance(opt, Wrapper) else opt._state.tree\n",
-        "        return (opt.innermost if isinstance(opt, Wrapper) else opt)._state.tree\n",
+        "        return self._opt._tree\n",
+        "        return self._innermost._tree  # type: ignore[union-attr]\n",
         (
             "tests/distributed/test_rank_faults.py::"
             "test_what_stands_around_an_optimizer_stands_around_ranks",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
-import shutil
 import subprocess
 import sys
 from contextlib import nullcontext
@@ -18,6 +17,7 @@ import pytest
 
 import fastopt
 from helpers.cuda.device import emulated
+from helpers.ranks.starting import launcher
 from helpers.variants import CPU_BACKENDS
 
 ROOT = Path(__file__).parents[2]
@@ -205,8 +205,7 @@ def test_a_network_of_autograd_takes_any_optimizer(capsys: Any) -> None:
 
 def test_the_digits_end_in_the_same_weights_on_any_number_of_ranks() -> None:
     pytest.importorskip("mpi4py")
-    beside = Path(sys.executable).with_name("mpiexec")
-    mpiexec = str(beside) if beside.exists() else shutil.which("mpiexec")
+    mpiexec = launcher()
     if mpiexec is None:
         pytest.skip("needs mpiexec")
     told = []

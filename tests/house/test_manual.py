@@ -8,7 +8,6 @@ import importlib.util
 import io
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +17,7 @@ import pytest
 
 import fastopt
 from fastopt.core.options import OPTIONS
+from helpers.ranks.starting import launcher
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -110,8 +110,7 @@ def test_the_page_of_several_machines_prints_the_same_on_any_number_of_ranks(
     tmp_path: Path, ranks: int
 ) -> None:
     pytest.importorskip("mpi4py")
-    here = Path(sys.executable).with_name("mpiexec")
-    mpiexec = str(here) if here.exists() else shutil.which("mpiexec")
+    mpiexec = launcher()
     if mpiexec is None:
         pytest.skip("needs mpiexec")
     shown = blocks((DOCS / "use" / "machines.md").read_text(encoding="utf-8"))

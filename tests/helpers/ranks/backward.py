@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-import fastopt
 from fastopt import RowGrad
+from helpers.ranks import faults as faults_module
 from helpers.ranks.faults import LIMIT, adamw, tried
-from helpers.ranks.models import Arrays, digest, gradients, made, model, weight
+from helpers.ranks.models import Arrays, digest, gradients, model, weight
 from helpers.ranks.runs import KINDS, RUNS, cut_short
 
 
@@ -112,9 +112,4 @@ def faults(comm: Any, guilty: int) -> dict[str, Any]:
 
 def without(count: int) -> str:
     """Return the digest of the parameters after the proper steps alone, in one process."""
-    params = model("mixed")
-    opt = made("AdamW", params, lr=0.01, max_grad_norm=1.0, backend="numpy")
-    sums = fastopt.Accumulator(opt, every=count)
-    for number in range(len(FAULTS) * count):
-        sums.add(gradients(params, 100 + number, missing=False))
-    return digest(params)
+    return digest(faults_module.without(count, len(FAULTS), missing=False))

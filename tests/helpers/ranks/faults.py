@@ -227,13 +227,13 @@ def one_by_one(comm: Any, guilty: int) -> dict[str, Any]:
     return found
 
 
-def without(count: int) -> Arrays:
-    """Return the parameters after the proper steps alone, in one process."""
+def without(count: int, faults: int | None = None, missing: bool = True) -> Arrays:
+    """Return the parameters after the proper steps alone, in one process; None: of all faults."""
     params = model("mixed")
     opt = made("AdamW", params, lr=0.01, max_grad_norm=1.0, backend="numpy")
     sums = fastopt.Accumulator(opt, every=count)
-    for number in range(len(FAULTS) * count):
-        sums.add(gradients(params, 100 + number))
+    for number in range((len(FAULTS) if faults is None else faults) * count):
+        sums.add(gradients(params, 100 + number, missing))
     return params
 
 
