@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import random
 from collections.abc import Hashable, Iterator
 from typing import Any
 from zlib import crc32
@@ -174,6 +175,16 @@ def one_thread(request: pytest.FixtureRequest) -> None:
     """Let steps use one thread, since there is a worker per processor; not in tests of threads."""
     apart = request.node.get_closest_marker("xdist_group")
     fastopt.set_num_threads(None if apart else 1)
+
+
+# Chance ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Let what draws from the global generators (``random_state=None``) draw the same each time."""
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002 - it is this one that scikit-learn draws from
 
 
 # Devices -----------------------------------------------------------------------------------------

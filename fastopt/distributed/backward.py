@@ -34,7 +34,9 @@ class Backward:
         self._ended = False
         self._error: BaseException | None = None
         self._thread: threading.Thread | None = None
-        self._next = 0  # the section that is sent next
+        self._next = 0  # the place of the section that is sent next
+        self._section_of: dict[int, int] = {}  # by position
+        self._completed: dict[int, None] = {}  # the sections whose gradients have all come
         self._waiting = 0  # bytes of gradients that have not been sent
         self._round: Round | None = None
 
@@ -45,6 +47,8 @@ class Backward:
         count = len(owner._layout.parameters)
         self._flats, self._given = [None] * count, [False] * count
         self._awaited = owner._trained()
+        sections = owner._layout.sections
+        self._section_of = {k: n for n, one in enumerate(sections) for k in one.positions}
         owner._busy = "backward"
         on_host = arrays.kind(owner._tree.leaves[0].array) == "numpy"
         if owner._ranks.in_threads and on_host and owner.size > 1:
@@ -68,8 +72,7 @@ class Backward:
         position, flat = self._owner._flat_of(name, grad)
         if flat is None:
             with self._ready:
-                self._awaited[position] = False
-                self._ready.notify_all()
+                self._came(position)
             if self._thread is None:
                 self._send_complete()
             return
@@ -78,16 +81,15 @@ class Backward:
         with self._ready:
             self._flats[position] = flat
             self._given[position] = True
-            self._awaited[position] = False
             self._waiting += flat.nbytes
-            self._ready.notify_all()
+            self._came(position)
             # What can be sent is waited for, so that gradients do not pile up.
             while (
                 self._thread is not None
                 and self._error is None
                 and self._waiting > MOST_WAITING
-                and self._next < len(self._owner._layout.sections)
-                and self._is_complete(self._next)
+                and self._next < len(self._owner._turns)
+                and self._is_complete(self._owner._turns[self._next])
             ):
                 self._ready.wait()
         if self._thread is None:
@@ -95,11 +97,19 @@ class Backward:
         elif self._error is not None:
             raise self._error
 
+    def _came(self, position: int) -> None:
+        """Wait no more for a parameter's gradient."""
+        self._awaited[position] = False
+        number = self._section_of[position]
+        if number not in self._completed and self._is_complete(number):
+            self._completed[number] = None
+        self._ready.notify_all()
+
     def _send_all(self) -> None:
         """Send section by section, each as soon as it is complete or the block has ended."""
         assert self._round is not None
         try:
-            for number in range(len(self._owner._layout.sections)):
+            for place, number in enumerate(self._owner._turns):
                 with self._ready:
                     due = self._ended or self._is_complete(number)
                 if not due:
@@ -109,7 +119,7 @@ class Backward:
                             self._ready.wait()
                 self._send(number)
                 with self._ready:
-                    self._next = number + 1
+                    self._next = place + 1
                     self._ready.notify_all()
             self._finish()
         except BaseException as error:
@@ -120,9 +130,9 @@ class Backward:
     def _send_complete(self) -> None:
         """Send the sections that are complete, where there is no thread for it."""
         assert self._round is not None
-        count = len(self._owner._layout.sections)
-        while self._next < count and (self._ended or self._is_complete(self._next)):
-            self._send(self._next)
+        turns = self._owner._turns
+        while self._next < len(turns) and (self._ended or self._is_complete(turns[self._next])):
+            self._send(turns[self._next])
             self._next += 1
         if self._ended:
             self._finish()
@@ -174,7 +184,8 @@ class Backward:
         finally:
             owner._busy = None
         if self._error is None:
-            owner._end_backward(self._said, self._given, error)
+            turns = [*self._completed, *(k for k in owner._turns if k not in self._completed)]
+            owner._end_backward(self._said, self._given, turns, error)
             return
         owner._clear()
         if error is None:

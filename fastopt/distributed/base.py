@@ -75,8 +75,11 @@ class Layout(NamedTuple):
         return {part.position: part for section in self.sections for part in section.parts[rank]}
 
 
-def laid_out(tree: Tree, whole: Sequence[bool], ranks: int) -> Layout:
-    """Return the layout of a tree's parameters; counters, which nobody trains, have no part."""
+def laid_out(tree: Tree, whole: Sequence[bool], ranks: int, forward: Sequence[int]) -> Layout:
+    """Return the layout of a tree's parameters; counters, which nobody trains, have no part.
+
+    ``forward`` are the positions in the order of the model, the same on all ranks.
+    """
     parameters = [Parameter.of(leaf, 0, bridges_gaps=True) for leaf in tree.leaves]
     described = []
     for one, kept in zip(parameters, whole, strict=True):
@@ -86,7 +89,7 @@ def laid_out(tree: Tree, whole: Sequence[bool], ranks: int) -> Layout:
     counters = [one.leaf.is_counter for one in parameters]
     stored = [_real(one.leaf.array.dtype) for one in parameters]
     sums = [real if c else wide(real) for real, c in zip(stored, counters, strict=True)]
-    return Layout(parameters, stored, sums, sections_of(described, ranks))
+    return Layout(parameters, stored, sums, sections_of(described, ranks, forward))
 
 
 def _real(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -129,6 +132,7 @@ class OverRanks(Wrapper):
 
     _sums: Sums
     _layout: Layout
+    _turns: list[int]  # the sections, in the order in which backward passes complete them
     _positions: dict[str, int]  # of the parameters among the leaves, by name
     _positions_of: list[tuple[int, ...]]  # of the parameters of each group
     _described: str  # what tells whether ranks have laid out the same parameters
@@ -152,8 +156,17 @@ class OverRanks(Wrapper):
 
         self._busy: str | None = None
         self._agree("constructs", look, same=True)
+        names = [opt._state.tree.leaves[position].name for position in opt._state.tree.as_given()]
+        told = self._agree("constructs", lambda: {} if self.rank else {"order": names})
+        self._forward = {name: place for place, name in enumerate(told[0]["order"])}
         super().__init__(opt)
         self._clear()
+
+    def _lay_out(self, tree: Tree, whole: Sequence[bool]) -> Layout:
+        """Return the layout of a tree, whose parameters are in the order that rank 0 has."""
+        last = len(self._forward)  # for those of a new group
+        places = [self._forward.get(leaf.name, last) for leaf in tree.leaves]
+        return laid_out(tree, whole, self.size, sorted(range(len(places)), key=places.__getitem__))
 
     @contextmanager
     def _alone(self, what: str) -> Iterator[None]:
@@ -244,9 +257,10 @@ class OverRanks(Wrapper):
                     handed.ready(f"{layer.name}.W", layer.backward())
             opt.step()
 
-        They are sent by a thread while the pass goes on, the last parameters first, so that sending
-        hides behind computing (where MPI was not initialised for several threads, whenever one is
-        handed in). All ranks enter such a block together; the micro-batch counts as one of ``add``,
+        They are sent by a thread while the pass goes on, so that sending hides behind computing
+        (where MPI was not initialised for several threads, whenever one is handed in): in the first
+        pass the last parameters first, in the order of rank 0's dicts and lists, and then in the
+        order in which its pass before came to them. All ranks enter such a block together; the micro-batch counts as one of ``add``,
         and the bits are the same. Parameters that are not handed in have no gradient; those in
         half precision take gradients of their own dtype. An error in the block on one rank is one
         on all, and drops all that was added since the last step.
@@ -270,17 +284,24 @@ class OverRanks(Wrapper):
             return [self._counted(one) for one in said]
 
     def _end_backward(
-        self, said: Sequence[Contribution], given: Sequence[bool], error: BaseException | None
+        self,
+        said: Sequence[Contribution],
+        given: Sequence[bool],
+        turns: list[int],
+        error: BaseException | None,
     ) -> None:
         """Agree on which gradients there were, or that all is dropped for an error on some rank.
 
         ``said`` are the contributions that ranks have announced; one of weight 0 adds nothing.
+        ``turns`` are the sections in the order in which they were complete: rank 0's is that of
+        the next pass.
         """
 
         def words() -> Words:
             if error is not None:
                 raise error
-            return {"given": _as_text(given)}
+            news = {} if self.rank or turns == self._turns else {"turns": turns}
+            return {"given": _as_text(given), **news}
 
         with self._alone("backward"):
             try:
@@ -296,6 +317,7 @@ class OverRanks(Wrapper):
                 if any(adds.given)
             ]
             self._sums.given = [any(each) for each in zip(self._sums.given, *every, strict=True)]
+            self._turns = ended[0].get("turns", self._turns)
 
     def _flat_of(self, name: str, grad: Any) -> tuple[int, Array | None]:
         """Return a parameter's position and its gradient, flat, in the parameter's dtype."""
@@ -719,8 +741,8 @@ class OverRanks(Wrapper):
 
     def _remembered(self) -> dict[str, Any]:
         raise TypeError(
-            f"{type(self).__name__} has no state_dict, since no rank has all of it; save and load "
-            "files instead: .save(path), .load(path)"
+            f"{type(self).__name__} has no state_dict, since all ranks save and load together, and "
+            "files: .save(path), .load(path)"
         )
 
     def _restorer(self, saved: Any) -> Callable[[], None]:

@@ -10,7 +10,7 @@ from fastopt.core import arrays
 from fastopt.core.arrays import Array, Extents
 from fastopt.core.hyperparameters import Flag
 from fastopt.core.tree import Tree
-from fastopt.distributed.base import OverRanks, Words, described_of, laid_out
+from fastopt.distributed.base import OverRanks, Words, described_of
 from fastopt.distributed.sums import FastSums, Sums, gather, views_of
 from fastopt.optimizers.base import Optimizer
 
@@ -78,7 +78,7 @@ class DataParallel(OverRanks):
         self._positions = {leaf.name: k for k, leaf in enumerate(tree.leaves)}
         self._positions_of = [tuple(one.positions) for one in self.innermost._state.groups]
         self._described = described_of(tree)
-        self._layout = laid_out(tree, [False] * len(tree.leaves), self.size)
+        self._layout = self._lay_out(tree, [False] * len(tree.leaves))
         self._extents = Extents(tree.leaves)
         like = tree.leaves[0].array
         with arrays.on_device_of(like):
@@ -87,6 +87,7 @@ class DataParallel(OverRanks):
                 xp.zeros(0 if p.leaf.is_counter else p.size, dtype)
                 for p, dtype in zip(self._layout.parameters, self._layout.wide, strict=True)
             ]
+        self._turns = [*range(len(self._layout.sections))]
         own = views_of(self._full, self._layout.parts(self.rank))
         where = self._ranks, self._layout.sections, own
         self._sums = FastSums(*where, self._full, True) if self._fast else Sums(*where)
@@ -96,7 +97,7 @@ class DataParallel(OverRanks):
         if tree is not self._laid_out_for:
             if described_of(tree) == self._described:  # rebound: other arrays of the same shapes
                 self._laid_out_for = tree
-                self._layout = laid_out(tree, [False] * len(tree.leaves), self.size)
+                self._layout = self._lay_out(tree, [False] * len(tree.leaves))
                 self._extents = Extents(tree.leaves)
             elif self._count:  # resized, or with one more group
                 raise RuntimeError(

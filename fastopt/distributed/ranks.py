@@ -19,7 +19,7 @@ import numpy as np
 
 from fastopt.core import arrays
 from fastopt.core.arrays import Array
-from fastopt.core.hyperparameters import Number
+from fastopt.core.hyperparameters import Flag, Number
 from fastopt.errors import RankError
 
 WORDS = 4096
@@ -157,15 +157,32 @@ class MpiRanks(Ranks):
     def __init__(self, comm: Any, time_limit: float, cuda_aware: bool = False) -> None:
         from mpi4py import MPI
 
+        super().__init__(comm.Get_rank(), comm.Get_size())
         self._mpi = MPI
-        self._comm, number = _own(comm)
-        self._tag = _TAGS * number
         self._time_limit = time_limit
         self._cuda_aware = cuda_aware
-        super().__init__(self._comm.Get_rank(), self._comm.Get_size())
         self.in_threads: bool = bool(MPI.Query_thread() >= MPI.THREAD_MULTIPLE)
         self.under_way: set[_Begun] = set()
         """Messages whose memory MPI still reads or writes, also after an error."""
+        self._comm, number = self._own(comm)
+        self._tag = _TAGS * number
+
+    def _own(self, comm: Any) -> tuple[Any, int]:
+        """Return the duplicate of a communicator that messages here travel in, and a number.
+
+        There is one for all that ask for it, kept with the communicator; each has its own number.
+        """
+        if not _keys:
+            _keys.append(self._mpi.Comm.Create_keyval())
+        kept = comm.Get_attr(_keys[0])
+        if kept is None:
+            duplicate, request = comm.Idup()
+            self.finish([(request, -1)])
+            duplicate.Set_errhandler(self._mpi.ERRORS_RETURN)
+            kept = [duplicate, 0]
+            comm.Set_attr(_keys[0], kept)
+        kept[1] += 1
+        return kept[0], kept[1] - 1
 
     def _end(self) -> None:
         """Have this process abort when it ends, since MPI would wait for all ranks then."""
@@ -360,22 +377,33 @@ _TAGS = 3  # of each user of a communicator: words, the rest of them, arrays
 _keys: list[int] = []
 
 
-def _own(comm: Any) -> tuple[Any, int]:
-    """Return the duplicate of a communicator that messages here travel in, and a number for each.
+def mpi(comm: Any, *, cuda_aware: bool = False, time_limit: float = TIME_LIMIT) -> Ranks:
+    """Return the ranks of a communicator of mpi4py, for ``DataParallel`` and ``Sharded``.
 
-    There is one for all that ask for it, kept with the communicator.
+    ::
+
+        opt = fastopt.distributed.Sharded(opt, fastopt.distributed.mpi(comm, cuda_aware=True))
+
+    Both take the communicator itself as well, which is the same as ``mpi(comm)``. Collective.
+
+    Args:
+        comm: the communicator. Messages travel in a duplicate of it, apart from the program's own.
+        cuda_aware: whether this MPI reads and writes the memory of GPUs itself. CuPy arrays are
+            handed to it as they are then, and pass through host memory otherwise. MPI does not say
+            reliably whether it can: one that cannot ends the process at the first message.
+        time_limit: seconds that the others wait for a rank, > 0.
+
+    Raises:
+        TypeError: for what is no communicator of mpi4py.
+        RankError: if not all ranks come within the time limit.
     """
-    from mpi4py import MPI
-
-    if not _keys:
-        _keys.append(MPI.Comm.Create_keyval())
-    kept = comm.Get_attr(_keys[0])
-    if kept is None:
-        kept = [comm.Dup(), 0]
-        kept[0].Set_errhandler(MPI.ERRORS_RETURN)
-        comm.Set_attr(_keys[0], kept)
-    kept[1] += 1
-    return kept[0], kept[1] - 1
+    if not is_mpi(comm):
+        raise TypeError(
+            "mpi takes a communicator of mpi4py (from mpi4py import MPI; MPI.COMM_WORLD); got "
+            f"{type(comm).__name__}"
+        )
+    aware = Flag()("mpi: cuda_aware", cuda_aware)
+    return MpiRanks(comm, SECONDS("mpi: time_limit", time_limit), aware)
 
 
 def is_mpi(comm: Any) -> bool:

@@ -21,7 +21,7 @@ from fastopt.core.norms import TILE, tile_counts, tiles_of, total_norm
 from fastopt.core.param_groups import GivenGroup, shown_in
 from fastopt.core.tree import Origin, Tree
 from fastopt.distributed import files
-from fastopt.distributed.base import Layout, OverRanks, described_of, exchanged, laid_out
+from fastopt.distributed.base import Layout, OverRanks, described_of, exchanged
 from fastopt.distributed.ranks import Ranks
 from fastopt.distributed.shares import Kept, Section
 from fastopt.distributed.sums import FastSums, Sums, gather, views_of
@@ -90,7 +90,7 @@ class Sharded(OverRanks):
         super().__init__(opt, comm, time_limit, fast)
         tree = opt._state.tree
         kept = _kept(opt)
-        layout = laid_out(tree, [one.whole for one in kept], self.size)
+        layout = self._lay_out(tree, [one.whole for one in kept])
         shares: list[Optimizer] = []
 
         def take() -> dict[str, Any]:
@@ -119,6 +119,7 @@ class Sharded(OverRanks):
     def _follow(self, layout: Layout) -> None:
         """Go by this layout from now on."""
         self._layout = layout
+        self._turns = [*range(len(layout.sections))]
         self._extents = Extents(self._params_tree.leaves)
         self._parts = layout.parts(self.rank)
         like = self._params_tree.leaves[0].array
@@ -340,7 +341,7 @@ class Sharded(OverRanks):
                     f"{new.path} must stay {there.dtype} of shape {there.shape}; got {here.dtype} "
                     f"of shape {here.shape}"
                 )
-        layout = laid_out(tree, [one.whole for one in self._kept], self.size)
+        layout = self._lay_out(tree, [one.whole for one in self._kept])
         before = self._layout
         if any(
             not one.whole and not arrays.layout_of(leaf.array).plain

@@ -95,14 +95,17 @@ class Section(NamedTuple):
         return [messages_of(parts, itemsize, longest) for parts in self.parts]
 
 
-def sections_of(given: Sequence[Described], ranks: int) -> list[Section]:
-    """Share parameters out, the last ones first: backward passes come to these first."""
+def sections_of(given: Sequence[Described], ranks: int, forward: Sequence[int]) -> list[Section]:
+    """Share parameters out, the last ones first: backward passes come to these first.
+
+    ``forward`` are their positions in the order of the model.
+    """
     sections: list[Section] = []
     enough = max(SECTION, ranks * SHARE)
     load = [0] * ranks
     together: list[int] = []
     nbytes = 0
-    for position in reversed(range(len(given))):
+    for position in reversed(forward):
         one = given[position]
         if together and (nbytes >= enough or given[together[-1]].dtype != one.dtype):
             sections.append(_section(together, given, ranks, load))

@@ -235,6 +235,18 @@ def test_trees_of_the_plain_classes_are_read_by_optree() -> None:
         assert isinstance(reader.__self__, optree.PyTreeSpec)  # type: ignore[attr-defined]  # a bound method
 
 
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("kinds", KINDS, ids="-".join)
+def test_the_order_in_which_leaves_were_given_is_known(kinds: Kinds, grouped: bool) -> None:
+    turned, alike = (tree(kinds, zeros, turned=way) for way in (True, False))
+    given = ({"W1": zeros(0), "b1": zeros(1), "W0": turned}, [zeros(2), alike])
+    held = Tree([*given] if grouped else {"second": given[0], "first": given[1]}, grouped)
+    in_order = [held.leaves[position].array for position in held.as_given()]
+    there = [given[0]["W1"], given[0]["b1"], *(leaves(turned)[k] for k in (1, 0, 3, 2, 4))]
+    there += [given[1][0], *(leaves(alike)[k] for k in (4, 0, 1, 2, 3))]
+    assert list(map(id, in_order)) == list(map(id, there))
+
+
 class Watched:
     """A gradient that nobody may look into: to show an array waits for its device."""
 

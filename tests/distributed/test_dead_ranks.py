@@ -71,3 +71,13 @@ def test_a_rank_that_is_late_is_waited_for_up_to_the_limit(tmp_path: Path) -> No
     assert "rank 1 of 2 said nothing for 3 s" in heard["message"]
     assert not heard["changed"]
     assert ended.left_over == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_rank_that_does_not_come_to_the_construction_is_named(kind: str, tmp_path: Path) -> None:
+    arguments = {"kind": kind, "seconds": 8.0, "limit": 3.0}
+    ended = start(2, "deaths.late_at_the_start", tmp_path, arguments)
+    heard = ended.ranks[0]["result"]
+    assert heard["ranks"] == [1]
+    assert "rank 1 of 2 said nothing for 3 s" in heard["message"]
+    assert ended.left_over == []

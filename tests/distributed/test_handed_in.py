@@ -25,6 +25,20 @@ def test_any_order_ends_in_the_bits_of_add(threads: str, tmp_path: Path) -> None
         assert len(rank) == 2 * len(names)
 
 
+def test_gradients_are_sent_in_the_order_of_the_model_or_of_the_pass_before(tmp_path: Path) -> None:
+    digests = set()
+    for rank in on_ranks(2, "backward.taking_turns", tmp_path, threads="serialized"):
+        for one in rank.values():
+            digests.add(one["digest"])
+            (order, model), (_, turned), (again, learned) = one["passes"]
+            for seen, names in ((model, order), (learned, again)):
+                for count, sent in enumerate(seen, 1):
+                    assert set(sent) <= set(names[:count])
+                    assert count - len(sent) <= 2, "all but a section that is not complete"
+            assert turned[-2] == [], "the last layer's section, which comes last, is sent first"
+    assert len(digests) == 1
+
+
 RAISED = {
     "raises": ("ZeroDivisionError", "planted"),
     "other_name": ("KeyError", "did you mean 'wide'"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -21,21 +23,28 @@ described = st.builds(
 
 
 @settings(max_examples=200)
-@given(st.lists(described, min_size=1, max_size=12), st.integers(1, 9), st.integers(1, 1 << 20))
+@given(
+    st.lists(described, min_size=1, max_size=12),
+    st.integers(1, 9),
+    st.integers(1, 1 << 20),
+    st.randoms(use_true_random=False),
+)
 def test_every_number_has_one_owner_and_cuts_lie_between_tiles(
-    given_: list[Described], ranks: int, section: int
+    given_: list[Described], ranks: int, section: int, chance: random.Random
 ) -> None:
+    forward = [*range(len(given_))]
+    chance.shuffle(forward)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shares, "SECTION", section)
         patch.setattr(shares, "SHARE", 1)
-        sections = sections_of(given_, ranks)
+        sections = sections_of(given_, ranks, forward)
     positions = [position for one in sections for position in one.positions]
-    assert positions == [*reversed(range(len(given_)))]
+    assert positions == [*reversed(forward)]
     owners: dict[int, list[Part]] = {}
     for one in sections:
         assert len({given_[position].dtype for position in one.positions}) == 1
         before = [given_[position].nbytes for position in one.positions[:-1]]
-        assert sum(before) < section, "the last one was not to be sent with these"
+        assert sum(before) < max(section, ranks), "the last one was not to be sent with these"
         cut = [given_[p] for p in one.positions if not given_[p].whole]
         tiles = sum(-(-each.size // TILE) for each in cut)
         for parts in one.parts:
@@ -60,7 +69,7 @@ def test_every_number_has_one_owner_and_cuts_lie_between_tiles(
 def test_whole_arrays_go_to_the_rank_that_has_least(sizes: list[int], ranks: int) -> None:
     given_ = [Described(size, 4 * size, "float32", True) for size in sizes]
     load = [0] * ranks
-    for section in sections_of(given_, ranks):
+    for section in sections_of(given_, ranks, range(len(given_))):
         for rank, parts in enumerate(section.parts):
             load[rank] += sum(part.size for part in parts)
     assert sum(load) == sum(sizes)

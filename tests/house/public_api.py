@@ -316,9 +316,11 @@ def over_ranks(comm: Any) -> int:
     return told
 
 
-def ranks_of_nccl() -> Any:
-    """Return what stands for a communicator where NCCL sends."""
-    return fastopt.distributed.nccl()
+def ranks_of_their_own(comm: Any) -> Any:
+    """Return what stands for a communicator where MPI or NCCL read the memory of GPUs."""
+    if comm is None:
+        return fastopt.distributed.nccl()
+    return fastopt.distributed.mpi(comm, cuda_aware=True, time_limit=60.0)
 
 
 def on_tensors(torch: Any) -> int:

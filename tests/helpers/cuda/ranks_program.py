@@ -19,8 +19,8 @@ import numpy as np
 from mpi4py import MPI
 
 import fastopt
-from fastopt.distributed import DataParallel, Sharded, nccl
-from fastopt.distributed.ranks import MpiRanks, Ranks
+from fastopt.distributed import DataParallel, Sharded, mpi, nccl
+from fastopt.distributed.ranks import Ranks
 from helpers.cuda.device import REAL, cupy_or_skip
 
 SHAPES = {"a": (130, 90), "b": (7,), "c": (40, 30), "d": ()}
@@ -81,7 +81,7 @@ def main(way: str) -> None:
         cupy.cuda.Device(RANK % cupy.cuda.runtime.getDeviceCount()).use()
     comm: Any = COMM
     if way == "aware":
-        comm = MpiRanks(COMM, 60.0, cuda_aware=True)
+        comm = mpi(COMM, cuda_aware=True, time_limit=60.0)
     elif way == "nccl":
         comm = nccl(COMM, time_limit=60.0)
     elif way == "tcp":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -113,3 +114,35 @@ def faults(comm: Any, guilty: int) -> dict[str, Any]:
 def without(count: int) -> str:
     """Return the digest of the parameters after the proper steps alone, in one process."""
     return digest(faults_module.without(count, len(FAULTS), missing=False))
+
+
+def taking_turns(comm: Any) -> dict[str, Any]:
+    """Return how much had been sent after each gradient of a pass in the order of the model.
+
+    The parameters are named as hand-written networks have them, so that their names in order are
+    not those of the layers, and rank 1 has them the other way round. A second and a third pass go
+    from the first layer to the last. No thread sends, so that what is sent is no matter of time.
+    """
+    cut_short(replace(RUNS["float32"], pieces=True))
+    names = [f"{kind}{layer}" for layer in range(9, 13) for kind in ("W", "b")]
+    shapes = {"W": (100, 90), "b": (90,)}
+    found: dict[str, Any] = {}
+    for kind in KINDS:
+        params = {name: np.ones(shapes[name[0]], np.float32) for name in names}
+        if comm.rank == 1:
+            params = dict(reversed(params.items()))
+        opt = adamw(kind, comm, params)
+        sections = opt._layout.sections
+        of = {p: number for number, one in enumerate(sections) for p in one.positions}
+        passes = []
+        for order in (names[::-1], names, names):
+            sent: list[list[str]] = []
+            with opt.backward() as handed:
+                for name in order:
+                    handed.ready(name, np.full(shapes[name[0]], 0.5, np.float32))
+                    gone = set(opt._turns[: handed._next])
+                    sent.append([one for one in order if of[opt._positions[one]] in gone])
+            opt.step()
+            passes.append([order, sent])
+        found[kind] = {"passes": passes, "digest": digest([params[name] for name in names])}
+    return found

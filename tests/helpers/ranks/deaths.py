@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from fastopt.errors import RankError
 from helpers.ranks.faults import LIMIT, tried, wait_less
 from helpers.ranks.models import gradients, made, model
 from helpers.ranks.runs import KINDS
@@ -63,3 +64,14 @@ def late(comm: Any, kind: str, seconds: float, limit: float) -> dict[str, Any]:
     if comm.rank == 1:
         time.sleep(seconds)
     return tried(opt, params, lambda: opt.step(gradients(params, comm.rank)))
+
+
+def late_at_the_start(comm: Any, kind: str, seconds: float, limit: float) -> dict[str, Any]:
+    """Let one rank come later than the others to the construction; return what they hear."""
+    if comm.rank == 1:
+        time.sleep(seconds)
+    try:
+        KINDS[kind](made("AdamW", model("mixed"), backend="numpy"), comm, time_limit=limit)
+    except RankError as error:
+        return {"ranks": error.ranks, "message": str(error)}
+    return {"ranks": None}
