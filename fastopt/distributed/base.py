@@ -260,10 +260,11 @@ class OverRanks(Wrapper):
         They are sent by a thread while the pass goes on, so that sending hides behind computing
         (where MPI was not initialised for several threads, whenever one is handed in): in the first
         pass the last parameters first, in the order of rank 0's dicts and lists, and then in the
-        order in which its pass before came to them. All ranks enter such a block together; the micro-batch counts as one of ``add``,
-        and the bits are the same. Parameters that are not handed in have no gradient; those in
-        half precision take gradients of their own dtype. An error in the block on one rank is one
-        on all, and drops all that was added since the last step.
+        order in which its pass before came to them. All ranks enter such a block together; the
+        micro-batch counts as one of ``add``, and the bits are the same. Parameters that are not
+        handed in have no gradient; those in half precision take gradients of their own dtype. An
+        error in the block on one rank is one on all, and drops all that was added since the last
+        step.
 
         Args: as for ``add``.
         """
