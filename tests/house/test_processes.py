@@ -224,6 +224,30 @@ def test_j10_a_second_process_compiles_nothing(cache_folder: Path) -> None:
     assert int(hits) >= 3
 
 
+EVERY_OPTIMIZER = """
+def work():
+    for name in fastopt.optimizers.names("*"):
+        params = [np.ones((3, 4), np.float32), np.ones((2, 5), np.float32)]
+        opt = fastopt.optimizer(name, params, backend="numba")
+        more = {"value": 1.0} if opt._takes_value else {}
+        grads = [0.5 * param for param in params]
+        more |= {"hessian": [2.0 * grad for grad in grads]} if opt._estimate else {}
+        opt.step(grads, **more)
+    return b""
+"""
+
+
+@needs_numba
+def test_what_any_optimizer_has_compiled_is_found_by_another_process() -> None:
+    """By way of the cache that this suite has anyway: another one would take minutes to fill."""
+    place = code_cache.folder()
+    assert place is not None
+    python(EVERY_OPTIMIZER + "work()", place)
+    _, hits, misses = python(EVERY_OPTIMIZER + HITS, place).split()
+    assert int(hits) > 60
+    assert misses == "0"
+
+
 @needs_numba
 def test_j6_a_damaged_cache_is_compiled_anew_to_the_same_bits(
     cache_folder: Path, tmp_path: Path

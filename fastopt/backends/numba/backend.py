@@ -802,6 +802,7 @@ def _made(rule: Rule, spec: UpdateSpec, number: int) -> int:
     text, host = memory_source(one), one.memory.host
     assert text is not None
     scope: dict[str, Any] = {
+        "__name__": __name__,  # in which Numba looks for what it finds on disk
         **{n: host.__globals__[n] for n in host.__code__.co_names if n in host.__globals__},
         "total_of": numba_compiled.total_of,
         "carray": numba.carray,
