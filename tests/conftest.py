@@ -173,7 +173,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(autouse=True)
 def one_thread(request: pytest.FixtureRequest) -> None:
     """Let steps use one thread, since there is a worker per processor; not in tests of threads."""
-    apart = request.node.get_closest_marker("xdist_group")
+    apart = any(mark.args == ("apart",) for mark in request.node.iter_markers("xdist_group"))
     fastopt.set_num_threads(None if apart else 1)
 
 

@@ -23,6 +23,8 @@ from fastopt.cli import main as cli
 from fastopt.cli.timing import QUICK, Effort, Turn, take_turns
 from helpers.variants import CPU_BACKENDS, HAS_NUMBA
 
+pytestmark = pytest.mark.xdist_group("benchmarks")  # one worker measures, for all of them
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 MODULES = [path.stem for path in BENCHMARKS.glob("*.py")]
 
@@ -169,8 +171,12 @@ def test_the_collector_is_off_in_a_turn_and_on_again_after_it() -> None:
 
 @pytest.fixture(scope="module")
 def cpu() -> Iterator[Any]:
-    """``benchmarks/cpu.py`` as a module, and what the processes that it starts need."""
+    """``benchmarks/cpu.py`` as a module, and what the processes that it starts need.
+
+    Threads that still spin do not matter here: nothing waits for them to go to sleep.
+    """
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(timing, "PAUSE", 0.0)
         patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
         patch.syspath_prepend(str(BENCHMARKS))
         yield importlib.import_module("cpu")
