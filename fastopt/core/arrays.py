@@ -385,6 +385,8 @@ def check_apart(leaves: Sequence[Leaf]) -> None:
 
 def sharing(given: Sequence[Array]) -> tuple[int, int] | None:
     """Return the positions of two arrays that share memory; None if no two do."""
+    if len(set(map(id, given))) == len(given) and all(map(_owns_memory, given)):
+        return None
     by_device: dict[int | None, list[_Span]] = {}
     for position, array in enumerate(given):
         if array.size:
@@ -396,6 +398,10 @@ def sharing(given: Sequence[Array]) -> tuple[int, int] | None:
                 if share_memory(given[one.position], given[two.position]):
                     return one.position, two.position
     return None
+
+
+def _owns_memory(array: Array) -> bool:
+    return type(array) is np.ndarray and array.flags.owndata
 
 
 def _clusters(spans: Iterable[_Span]) -> Iterator[list[_Span]]:

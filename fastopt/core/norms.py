@@ -195,11 +195,16 @@ def lane_sums(rows: Array) -> Array:
         lanes = rows[:, 0]  # CuPy's sum has an order of its own
         for number in range(1, rows.shape[1]):
             lanes = lanes + rows[:, number]
-    width = rows.shape[2] // 2
+    return _halved(lanes)
+
+
+def _halved(lanes: Array) -> Array:
+    """Return the sum of each row of lanes, which are added in halves."""
+    width = lanes.shape[1] // 2
     while width:
-        lanes = lanes[:, :width] + lanes[:, width : 2 * width]
+        lanes = lanes[:, :width] + lanes[:, width:]
         width //= 2
-    return lanes[:, 0]  # type: ignore[no-any-return]
+    return lanes[:, 0]
 
 
 def tile_counts(sizes: Iterable[int]) -> list[int]:
@@ -274,10 +279,15 @@ def _in_order(given: Sequence[Array], magnitudes: bool) -> list[Array]:
         device = arrays.device(array) if arrays.kind(array) == "cupy" else None
         return (-1 if device is None else device, array.dtype.name)
 
-    return [_flat(array, magnitudes) for array in sorted(given, key=place)]
+    alike = len({(type(array), array.dtype) for array in given}) == 1
+    if not (alike and type(given[0]) is np.ndarray):
+        given = sorted(given, key=place)
+    return [_flat(array, magnitudes) for array in given]
 
 
 def _flat(array: Array, magnitudes: bool) -> Array:
+    if type(array) is np.ndarray and array.flags.c_contiguous and array.dtype.kind == "f":
+        return array.reshape(-1)
     with arrays.on_device_of(array):
         flat = arrays.layout_of(array).in_memory_order(array).reshape(-1)
         if magnitudes or flat.dtype.kind != "c":
@@ -288,7 +298,8 @@ def _flat(array: Array, magnitudes: bool) -> Array:
 
 def _squares(flats: Sequence[Array], factor: float) -> Iterator[Array]:
     def square(values: Array) -> Array:
-        values *= factor
+        if factor != 1.0:
+            values *= factor
         values *= values
         return values
 
@@ -297,7 +308,48 @@ def _squares(flats: Sequence[Array], factor: float) -> Iterator[Array]:
 
 def _sums(flats: Sequence[Array], term: Callable[[Array], Array]) -> Iterator[Array]:
     """Yield the sums, by tiles, of what ``term`` makes of float64 values; of 0 it makes 0."""
-    yield from map(arrays.on_host, _tile_sums(flats, term))
+    if all(isinstance(flat, np.ndarray) for flat in flats):
+        yield _tile_sums_here(flats, term)
+    else:
+        yield from map(arrays.on_host, _tile_sums(flats, term))
+
+
+def _tile_sums_here(flats: Sequence[Array], term: Callable[[Array], Array]) -> Array:
+    """Return them of arrays of the host.
+
+    Of a tile that is not full no more is widened and added than it holds: all else adds zeros.
+    """
+    longest = max((flat.size for flat in flats), default=0)
+    lanes = _lanes_with_something(longest)
+    sums = np.zeros((sum(tile_counts(flat.size for flat in flats)), lanes))
+    room = np.empty(min(HOST_BATCH, -(-longest // lanes) * lanes))
+    at = 0
+    for flat in flats:
+        for start in range(0, flat.size, HOST_BATCH):
+            part = flat[start : start + HOST_BATCH]
+            if part.size <= lanes:
+                only = sums[at]
+                only[: part.size] = _widened(part)
+                only[:] = term(only)
+                at += 1
+                continue
+            values = room[: -(-part.size // lanes) * lanes]
+            values[: part.size] = _widened(part)
+            values[part.size :] = 0.0
+            values = term(values)
+            whole = part.size // TILE
+            full = values[: whole * TILE].reshape(whole, TILE // lanes, lanes)
+            np.add.reduce(full, 1, out=sums[at : at + whole])
+            at += whole
+            if whole * TILE < part.size:
+                np.add.reduce(values[whole * TILE :].reshape(-1, lanes), 0, out=sums[at])
+                at += 1
+    return _halved(sums)
+
+
+def _widened(part: Array) -> Array:
+    """Return numbers that become float64 by assignment; of complex ones the magnitudes."""
+    return abs(part.astype("D")) if part.dtype.kind == "c" else part
 
 
 def _tile_sums(flats: Sequence[Array], term: Callable[[Array], Array]) -> Iterator[Array]:
@@ -348,7 +400,7 @@ def _padded(batch: Sequence[Array]) -> Array:
     values: Array = arrays.namespace_of(batch[0]).zeros(sum(counts) * TILE)
     at = 0
     for part, count in zip(batch, counts, strict=True):
-        values[at : at + part.size] = abs(part.astype("D")) if part.dtype.kind == "c" else part
+        values[at : at + part.size] = _widened(part)
         at += count * TILE
     return values
 
@@ -452,6 +504,9 @@ def clip_grad_value_(grads: Any, value: float) -> None:
 def _scale(array: Array, factor: float) -> None:
     """Multiply an array by a number, half precision in float32, where the number is not lost."""
     computed = wide(array.dtype)
+    if type(array) is np.ndarray and array.dtype == computed and array.dtype.kind == "f":
+        array *= factor
+        return
     for (part,) in blocks(array):
         if part.dtype != computed:
             part[...] = (part.astype(computed) * factor).astype(part.dtype)

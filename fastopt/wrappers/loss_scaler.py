@@ -327,7 +327,7 @@ class LossScaler(Resumable):
 
 
 def _innermost(opt: Any, method: str) -> Optimizer:
-    if not isinstance(opt, Optimizer | Wrapper):
+    if not isinstance(opt, (Optimizer, Wrapper)):
         raise TypeError(f"LossScaler.{method} takes an optimizer; got {type(opt).__name__}")
     inner = opt.innermost if isinstance(opt, Wrapper) else opt
     if inner._members is not None:
