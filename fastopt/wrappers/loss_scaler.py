@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
 
 import numpy as np
 
@@ -32,6 +32,16 @@ PREPARE = "call scaler.warmup(opt) before a step is captured in a CUDA graph"
 
 _GROWTH = Number(low=1.0, low_open=True)
 _BACKOFF = Number(low=0.0, high=1.0, low_open=True, high_open=True)
+
+
+class _Iteration(NamedTuple):
+    """The scale, and which optimizers have stepped with it since the last update.
+
+    With the outcome of those whose device does not keep the scale, and None for all others.
+    """
+
+    scale: Scale
+    stepped: dict[Optimizer, Outcome | None]
 
 
 class LossScaler(Resumable):
@@ -103,10 +113,8 @@ class LossScaler(Resumable):
         )
         self._policy = policy
         self._range = Number(low=policy.min_scale, high=policy.max_scale)
-        self._now = Scale(self._range("LossScaler: init_scale", init_scale))
+        self._at = _Iteration(Scale(self._range("LossScaler: init_scale", init_scale)), {})
         self._device_scale: ScaleOnDevice | None = None
-        self._stepped: set[Optimizer] = set()  # since the last update
-        self._host_outcomes: list[Outcome] = []  # of those where the scale is not kept
 
     @property
     def scale(self) -> float:
@@ -115,7 +123,7 @@ class LossScaler(Resumable):
         Where a device keeps it, this waits for the device; ``multiply`` does not.
         """
         self._synchronize()
-        return self._now.value
+        return self._at.scale.value
 
     def multiply(self, loss: Any, out: Any = None) -> Any:
         """Return ``loss`` times the scale, in its dtype: a number, or an array of any shape.
@@ -171,7 +179,7 @@ class LossScaler(Resumable):
         optimizer without ``update``, and for a capture that was not prepared.
         """
         inner = _innermost(opt, "step")
-        if inner in self._stepped:
+        if inner in self._at.stepped:
             raise RuntimeError(
                 "this optimizer has stepped already since the scaler's last update, so its "
                 "gradients belong to the scale from before; call scaler.update() once per "
@@ -184,8 +192,8 @@ class LossScaler(Resumable):
             with Deferred():
                 outcome = opt._step(grads, 1.0 / self.scale, "skip", extra=extra)
                 if outcome is not None:
-                    self._host_outcomes.append(outcome)
-                return self._noted(inner, outcome)
+                    self._at.stepped[inner] = outcome
+                return outcome
         if there.capturing() and inner.on_nonfinite != "skip":
             raise RuntimeError(
                 "a LossScaler's step can be captured in a CUDA graph for an optimizer with "
@@ -195,7 +203,8 @@ class LossScaler(Resumable):
             outcome = opt._step(grads, there.inverse, "skip", extra=extra)
             if outcome is not None:
                 there.note(cast("DeviceOutcome", outcome))
-            return self._noted(inner, outcome)
+                self._at.stepped[inner] = None
+            return outcome
 
     def explain(
         self, opt: Optimizer | Wrapper, grads: Any, *, value: Any = None, hessian: Any = None
@@ -208,11 +217,6 @@ class LossScaler(Resumable):
         _innermost(opt, "explain")
         return opt._explain(grads, 1.0 / self.scale, "skip", extra_of(value, hessian))
 
-    def _noted(self, opt: Optimizer, outcome: Outcome | None) -> Outcome | None:
-        if outcome is not None:
-            self._stepped.add(opt)
-        return outcome
-
     def update(self) -> None:
         """Let the scale follow the steps since the last update, once per iteration.
 
@@ -224,22 +228,21 @@ class LossScaler(Resumable):
         ``state_dict`` (and so by saving), or by one of the next updates, of which every sixteenth
         asks the device without waiting for it.
         """
-        if not self._stepped:
+        now, stepped = self._at
+        if not stepped:
             return
-        there = self._device_scale
-        made = [outcome.made for outcome in self._host_outcomes]
-        with Deferred():
-            self._stepped, self._host_outcomes = set(), []
-            if there is not None:
-                there.update(made)
-            elif all(made):
-                self._now = self._policy.after_step(self._now)
-            else:
-                self._now = self._policy.after_skip(self._now)
+        there, policy = self._device_scale, self._policy
+        made = [outcome.made for outcome in stepped.values() if outcome is not None]
         if there is not None:
+            with Deferred():
+                self._at = _Iteration(now, {})
+                there.update(made)
             there.refuse()
-        elif self._now.skips >= self._policy.max_skips:
-            raise self._policy.given_up(self._now.skips)
+            return
+        now = policy.after_step(now) if all(made) else policy.after_skip(now)
+        self._at = _Iteration(now, {})  # at once: an interrupt comes before or after
+        if now.skips >= policy.max_skips:
+            raise policy.given_up(now.skips)
 
     def warmup(self, opt: Optimizer | Wrapper) -> Self:
         """Do what the first step, or a captured one, would have to wait for: ``opt.warmup``, too.
@@ -267,18 +270,18 @@ class LossScaler(Resumable):
         if there is not None and there.device == engine.device:
             return there
         stays = there is not None and there.captured
-        if engine.device is None or self._stepped or stays:
+        if engine.device is None or self._at.stepped or stays:
             return None
         self._synchronize()
         self._device_scale = ScaleOnDevice(
-            engine.scale_memory(self._policy), self._policy, self._now
+            engine.scale_memory(self._policy), self._policy, self._at.scale
         )
         return self._device_scale
 
     def _synchronize(self, refuse: bool = True) -> None:
         """Bring the scale to the host, which waits for the device if a step was made there."""
         if self._device_scale is not None:
-            self._now = self._device_scale.now()
+            self._at = self._at._replace(scale=self._device_scale.now())
             if refuse:
                 self._device_scale.refuse()
 
@@ -286,7 +289,7 @@ class LossScaler(Resumable):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy is made of; between ``step`` and ``update`` there is none."""
-        if self._stepped:
+        if self._at.stepped:
             raise RuntimeError(
                 "LossScaler: a copy between step and update would not know of the step; call "
                 "scaler.update() before"
@@ -301,7 +304,7 @@ class LossScaler(Resumable):
 
     def _remembered(self) -> dict[str, Any]:
         self._synchronize()
-        now = self._now
+        now = self._at.scale
         return {"scale": now.value, "good_steps": now.good_steps, "skips": now.skips}
 
     def _restorer(self, saved: Any) -> Callable[[], None]:
@@ -313,8 +316,7 @@ class LossScaler(Resumable):
 
         def write() -> None:
             with Deferred():
-                self._now = now
-                self._stepped, self._host_outcomes = set(), []
+                self._at = _Iteration(now, {})
                 if self._device_scale is not None:
                     self._device_scale.write(now)
 
@@ -322,7 +324,7 @@ class LossScaler(Resumable):
 
     def __repr__(self) -> str:
         self._synchronize(refuse=False)
-        now = self._now
+        now = self._at.scale
         return f"<LossScaler: scale {now.value:g}, {now.good_steps} steps without overflow>"
 
 
