@@ -34,6 +34,10 @@ class AdaBelief(Optimizer):
         c1 <- 1 - beta1^t,  c2 <- 1 - beta2^t
         p  <- p - lr * (m / c1) / (sqrt(v / c2) + eps)
 
+    Here p is the parameter, g its gradient, m the average of g, v that of the square of how far g
+    is from m, and t the number of the step, from 1. c1 and c2 make up for the beginning of the
+    averages at 0. beta1 and beta2 are ``betas``.
+
     Args:
         params: an array, a tree of arrays, a list of parameter groups, or ``fastopt.groups(...)``;
             updated in place.
@@ -128,6 +132,10 @@ class Yogi(Optimizer):
         v  <- v - (1 - beta2) * sign(v - g^2) * g^2      v = initial_accumulator_value at first
         c1 <- 1 - beta1^t,  c2 <- 1 - beta2^t
         p  <- p - lr * (m / c1) / (sqrt(v / c2) + eps)
+
+    Here p is the parameter, grad its gradient, g that with the decay, m the average of g, v that of
+    its squares, which moves by no more than the newest of them, and t the number of the step, from
+    1. c1 and c2 make up for the beginning of the averages at 0. beta1 and beta2 are ``betas``.
 
     Args:
         params: an array, a tree of arrays, a list of parameter groups, or ``fastopt.groups(...)``;

@@ -36,6 +36,11 @@ class AdaBound(Optimizer):
         lower <- final * (1 - 1 / (gamma * t + 1)),  upper <- final * (1 + 1 / (gamma * t))
         p  <- p - min(max(rate, lower), upper) * m
 
+    Here p is the parameter, grad its gradient, g that with the decay, m the average of g, v that of
+    its squares, vmax the largest v so far, and t the number of the step, from 1. c1 and c2 make up
+    for the beginning of the averages at 0; rate is Adam's for each element, which is kept between
+    lower and upper, and final is what both of these come to. beta1 and beta2 are ``betas``.
+
     Args:
         params: an array, a tree of arrays, a list of parameter groups, or ``fastopt.groups(...)``;
             updated in place.

@@ -34,6 +34,9 @@ class Adagrad(Optimizer):
         p <- p - lr / (1 + (t - 1) * lr_decay) * g / (sqrt(s) + eps)
                                                          or / sqrt(s + eps) if eps_inside_sqrt
 
+    Here p is the parameter, grad its gradient, g that with the decay, s the sum of the squares of
+    g, and t the number of the step, from 1.
+
     Args:
         params: an array, a tree of arrays, a list of parameter groups, or ``fastopt.groups(...)``;
             updated in place.
@@ -132,6 +135,9 @@ class Adadelta(Optimizer):
         d <- sqrt(u + eps) / sqrt(v + eps) * g           u = 0 at first
         u <- rho * u + (1 - rho) * d^2
         p <- p - lr * d
+
+    Here p is the parameter, grad its gradient, g that with the decay, v the average of the squares
+    of g, d the step that lr multiplies, and u the average of the squares of d.
 
     Args:
         params: an array, a tree of arrays, a list of parameter groups, or ``fastopt.groups(...)``;

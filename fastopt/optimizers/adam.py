@@ -39,6 +39,10 @@ class Adam(Optimizer):
         p  <- p - lr * (m / c1) / (sqrt(v / c2) + eps)   or / sqrt(v / c2 + eps)
         p  <- p - lr * sqrt(c2) / c1 * m / (sqrt(v) + eps)     if eps_hat; or / sqrt(v + eps)
 
+    Here p is the parameter, grad its gradient, g that with the decay, m the average of g, v that of
+    its squares, vmax the largest v so far, and t the number of the step, from 1. c1 and c2 make up
+    for the beginning of the averages at 0. beta1 and beta2 are ``betas``.
+
     Example:
         >>> import numpy as np
         >>> import fastopt
@@ -180,6 +184,8 @@ class AdamW(Adam):
 
         p <- p - lr * weight_decay * p
         p <- p - (the step of Adam for the gradient alone)
+
+    Here p is the parameter; ``Adam`` says what the symbols of its step are.
 
     Args:
         params: an array, a tree of arrays, a list of parameter groups, or ``fastopt.groups(...)``;

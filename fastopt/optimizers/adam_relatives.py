@@ -42,6 +42,10 @@ class Adamax(Optimizer):
         u  <- max(beta2 * u, |g| + eps)                  u = 0 at first
         p  <- p - lr / (1 - beta1^t) * m / u
 
+    Here p is the parameter, grad its gradient, g that with the decay, m the average of g, u the
+    maximum of its sizes, of which old ones fade, and t the number of the step, from 1. beta1 and
+    beta2 are ``betas``.
+
     Args:
         params: an array, a tree of arrays, a list of parameter groups, or ``fastopt.groups(...)``;
             updated in place.
@@ -119,6 +123,10 @@ class NAdam(Optimizer):
         M_t  <- M_(t-1) * mu_t                           M_0 = 1
         n  <- (1 - mu_t) / (1 - M_t) * g + mu_(t+1) / (1 - M_(t+1)) * m
         p  <- p - lr * n / (sqrt(v / (1 - beta2^t)) + eps)
+
+    Here p is the parameter, grad its gradient, g that with the decay, m the average of g, v that of
+    its squares, mu_t the momentum of step t, M_t the product of those so far, and n the average
+    with its look ahead. beta1 and beta2 are ``betas``.
 
     t counts the parameter's own steps.
 
@@ -231,6 +239,11 @@ class RAdam(Optimizer):
         r  <- sqrt((rho_t - 4) * (rho_t - 2) * rho / ((rho - 4) * (rho - 2) * rho_t))
         p  <- p - lr * r * sqrt(c2) / c1 * m / (sqrt(v) + eps)       if rho_t > 5
         p  <- p - lr / c1 * m                                        if not
+
+    Here p is the parameter, grad its gradient, g that with the decay, m the average of g, v that of
+    its squares, rho_t the number of gradients that v is made of in effect, rho what that comes to,
+    and r what makes up for there being few. c1 and c2 make up for the beginning of the averages at
+    0. beta1 and beta2 are ``betas``.
 
     t counts the parameter's own steps. With beta2 = 0.999 steps are adaptive from the sixth on, and
     with beta2 <= 2/3 never.

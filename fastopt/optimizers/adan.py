@@ -36,6 +36,11 @@ class Adan(Optimizer):
         p  <- p - lr * (m / c1 + beta2 * v / c2) / (sqrt(n / c3) + eps)
         p  <- p / (1 + lr * weight_decay)
 
+    Here p is the parameter, g its gradient, last the one before, d the change from that to g, m the
+    average of g, v that of d, n that of the squares of both together, and t the number of the step,
+    from 1. c1, c2 and c3 make up for the beginning of the averages at 0. beta1, beta2 and beta3 are
+    ``betas``.
+
     The paper's betas are what is new, 1 minus these. A gradient that is None changes nothing, so
     that the next change is from the last one that was there.
 
@@ -133,6 +138,10 @@ class AdEMAMix(Optimizer):
         slow <- beta3 * slow + (1 - beta3) * g           slow = 0 at first
         c1 <- 1 - beta1^t,  c2 <- 1 - beta2^t
         p  <- p - lr * (m / c1 + alpha * slow) / (sqrt(v / c2) + eps)
+
+    Here p is the parameter, g its gradient, m and slow its averages over a short and a long time, v
+    that of its squares, and t the number of the step, from 1. c1 and c2 make up for the beginning
+    of m and v at 0. beta1, beta2 and beta3 are ``betas``.
 
     Early gradients stay in the slow average for long, and the paper brings both alpha and beta3 up
     to their values over the run, of T steps::

@@ -34,6 +34,10 @@ class LaProp(Optimizer):
         p  <- p - lr * m / c1
         p  <- p - lr * weight_decay * p
 
+    Here p is the parameter, g its gradient, v the average of its squares, m that of the gradients
+    after they were divided, and t the number of the step, from 1. c1 and c2 make up for the
+    beginning of the averages at 0. beta1 and beta2 are ``betas``.
+
     The division comes first, so that any two betas go together: no step is longer than
     lr / sqrt(1 - beta2), where those of Adam have no bound if beta1^2 > beta2.
 
@@ -125,6 +129,10 @@ class ADOPT(Optimizer):
         v  <- beta2 * v + (1 - beta2) * g^2
         m  <- beta1 * m + (1 - beta1) * u                m = 0 at first
         p  <- p - lr * m
+
+    Here p is the parameter, g its gradient, v the average of its squares, u the gradient over the
+    root of the v before it, c the limit that u is clipped to, m the average of u, and t the number
+    of the step, from 1. beta1 and beta2 are ``betas``.
 
     The first step only decays p and sets v to g^2.
 

@@ -19,6 +19,9 @@ class AggMo(Optimizer):
         bk <- betas[k] * bk + g                          bk = 0 at first; k = 0, 1, ..., K - 1
         p  <- p - lr / K * (b0 + b1 + ... )
 
+    Here p is the parameter, grad its gradient, g that with the decay, b0, b1, ... (bk) the buffers,
+    one for each k of the betas, and K how many there are.
+
     Args:
         params: an array, a tree of arrays, a list of parameter groups, or ``fastopt.groups(...)``;
             updated in place.

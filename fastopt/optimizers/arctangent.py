@@ -30,6 +30,10 @@ class AdamAtan2(Optimizer):
         c1 <- 1 - beta1^t,  c2 <- 1 - beta2^t
         p <- p - lr * a * atan2(m / c1, b * sqrt(v / c2))
 
+    Here p is the parameter, grad its gradient, m the average of gradients, v that of their squares,
+    and t the number of the step, from 1. c1 and c2 make up for the beginning of the averages at 0.
+    beta1 and beta2 are ``betas``.
+
     Its steps are the same whatever the gradients are multiplied by, and no longer than
     lr * a * pi / 2. The arctangent is written out of + - * / and roots, the same on all backends,
     and 6 ulp off at most; atan2(0, 0) = 0.

@@ -29,6 +29,9 @@ class ASGD(Optimizer):
         p    <- p - eta * lambd * p - eta * g
         mean <- mean + (p - mean) / max(1, t - 1 - t0)
 
+    Here p is the parameter, grad its gradient, g that with the decay, eta the rate of the step, and
+    mean the average of p.
+
     t counts the parameter's own steps. The mean is a copy of the parameter up to step t0 + 2, and
     the mean of what the parameter was from there on later; it is what to evaluate with, and stands
     in ``state_dict()["state"][name]["mean"]``. The parameters that gradients are taken at are p.

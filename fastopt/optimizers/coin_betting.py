@@ -30,6 +30,10 @@ class COCOB(Optimizer):
         theta  <- theta - g                              theta = 0 at first
         p      <- p0 + theta / max(total + peak, alpha * peak) * (peak + reward) / peak
 
+    Here p is the parameter, grad its gradient, g that with the decay, times lr; peak is the largest
+    size of g, total the sum of its sizes, reward what the bets have won, and theta minus the sum of
+    g.
+
     A first step has the length 1 / alpha, whatever the gradient. With ``state_dtype`` p0 is kept in
     fewer bits too, and a parameter cannot be more exact than it.
 

@@ -31,6 +31,9 @@ class Sophia(Optimizer):
         p <- p - lr * weight_decay * p
         p <- p - lr * u
 
+    Here p is the parameter, grad its gradient, m the average of gradients, h that of estimates of
+    the Hessian's diagonal, and u the step that lr multiplies. beta1 and beta2 are ``betas``.
+
     ``hessian`` is an estimate of the Hessian's diagonal, nested as the gradients, that a step is
     handed every now and then: ``opt.step(grads, hessian=estimate)``, every tenth as the paper has
     it, and ``opt.step(grads)`` in between. A step uses the estimate that it is handed. Until the
@@ -119,6 +122,10 @@ class AdaHessian(Optimizer):
         v <- beta2 * v + (1 - beta2) * hessian^2         v = 0 at first; where one is handed in
         p <- p - lr * weight_decay * p
         p <- p - lr * m / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + eps)
+
+    Here p is the parameter, grad its gradient, m the average of gradients, v that of the squared
+    estimates of the Hessian's diagonal, and t the number of the step, from 1. beta1 and beta2 are
+    ``betas``.
 
     ``hessian`` is an estimate of the Hessian's diagonal, nested as the gradients, that steps are
     handed: ``opt.step(grads, hessian=estimate)``. The first step of a parameter needs one; without

@@ -44,6 +44,11 @@ class DAdaptAdam(Optimizer):
         p  <- p - m / (sqrt(v) + eps)
         d  <- max(d, min(dhat, growth_rate * d))         d = d0 at first
 
+    Here p is the parameter, grad its gradient, g that in units of d, m the average of g, v that of
+    the squared gradients, s a slower average of g, r that of the numbers a, dhat the new estimate
+    of the distance, d the one that is used, and t the number of the step, from 1; b is the share of
+    the old in s and r. beta1 and beta2 are ``betas``.
+
     With ``bias_correction`` lr is everywhere lr * sqrt(1 - beta2^t) / (1 - beta1^t). The sums are
     made in float64 in one order; d and r are float64, are the same for all groups, and are saved
     with the state: ``opt.d`` reads d. lr is inside m: what is there still moves p when lr is 0.
@@ -178,6 +183,10 @@ class DAdaptSGD(Optimizer):
         dhat <- 2 * r / |s|                              over all arrays
         p  <- momentum * p + (1 - momentum) * (p0 - s)   p0 is the first p
         d  <- max(d, min(dhat, growth_rate * d))         d = d0 at first
+
+    Here p is the parameter, grad its gradient, g that with the decay, g0 the norm of the first g, s
+    the weighted sum of g, r what it says of the distance, dhat the new estimate of that, and d the
+    one that is used.
 
     The sums are made in float64 in one order; d, g0 and r are float64, are the same for all groups,
     and are saved with the state: ``opt.d`` reads d. As lr is inside s, p still moves towards p0 - s

@@ -32,6 +32,9 @@ class MADGRAD(Optimizer):
         z <- p0 - s / (cbrt(v) + eps)
         p <- momentum * p + (1 - momentum) * z
 
+    Here p is the parameter, grad its gradient, g that with the decay, s the weighted sum of g, v
+    that of its squares, z where p goes to, and t the number of the step, from 1.
+
     With ``state_dtype`` p0 is kept in fewer bits too, and a parameter cannot be more exact than it.
 
     Args:

@@ -39,6 +39,9 @@ class Shampoo(Optimizer):
         m  <- momentum * m + u                          m = 0 at first
         p  <- p - lr * m
 
+    Here p is the parameter, grad its gradient, g that with the decay, u the gradient after the
+    multiplications, and m the sum of u, of which old ones fade.
+
     There is a Gk for every axis: g_k is the gradient with that axis in rows and all others in
     columns. power is 1 / (2 * axes): 1/4 for a matrix, and 1/2 for a vector, for which this is
     Adagrad with a whole matrix. Axes longer than ``max_precondition_dim`` have neither Gk nor Rk,
@@ -154,6 +157,10 @@ class SOAP(Optimizer):
         u  <- u / (rms(u) + eps)                       if normalize_grads
         p  <- p - lr * c * u                           c = sqrt(1 - beta2^s) / (1 - beta1^s)
         p  <- p - lr * weight_decay * p                or 1 without correct_bias
+
+    Here p is the parameter, grad its gradient, Gk the averages of products along the axes, Q their
+    eigenvectors, m the average of gradients, v that of the squares of gradients seen in Q, u Adam's
+    step, and c what makes up for the beginning of m and v at 0. beta1 and beta2 are ``betas``.
 
     t counts the steps of a parameter from 1, and s = t - 1. There is a Gk for every axis: grad_k is
     the gradient with that axis in rows and all others in columns, so that a matrix has

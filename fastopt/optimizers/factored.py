@@ -39,6 +39,10 @@ class Adafactor(Optimizer):
         u <- u / max(1, rms(u) / d)
         p <- p - lr * weight_decay * p - min(lr, 1 / sqrt(t)) * max(eps2, rms(p)) * u
 
+    Here p is the parameter, grad its gradient, w the share of the newest square in the averages, r
+    and c the averages by row and by column, s what they say of each element's average, and u the
+    gradient divided by its root; vectors and numbers have v, the average by element.
+
     t counts the steps of a parameter from 1, and rms is the root of the mean of squares over the
     whole array; that of p is from before the decay. Of arrays with more than two axes the last two
     are rows and columns, and there is an r and a c for each of the matrices that they make.
@@ -151,6 +155,11 @@ class CAME(Optimizer):
         sc  <- beta3 * sc + (1 - beta3) * (mean of (u - m)^2 + eps2 by column)
         p   <- p - lr * m / sqrt(sr * sc / mean of sr)   vectors and numbers: p - lr * m
 
+    Here p is the parameter, grad its gradient, r and c the averages of its squares by row and by
+    column, v that by element, u the gradient divided by their root, m the average of u, and sr and
+    sc the averages of how far u is from m, squared, by row and by column. beta1 and beta2 are
+    ``betas``.
+
     All averages are 0 at first and not corrected; rms is the root of the mean of squares over the
     whole array. Of arrays with more than two axes the last two are rows and columns, and each of
     the matrices that they make has averages of its own.
@@ -254,6 +263,10 @@ class SM3(Optimizer):
         m   <- momentum * m + (1 - momentum) * grad / sqrt(v + eps)      m = 0 at first
         ak  <- max of v over all other axes              ak = 0 at first
         p   <- p - lr * m
+
+    Here p is the parameter, grad its gradient, ak (a0, a1, ...) what is kept for the places along
+    axis k, v the bound of the sum of squares that they give each element, and m the average of the
+    divided gradients.
 
     A matrix of n rows and m columns has ``a0`` of n numbers and ``a1`` of m, beside the momentum.
     Vectors and numbers have ``a0`` alone, in their shape: there it is Adagrad.

@@ -37,6 +37,11 @@ class LAMB(Optimizer):
         trust <- |p| / |u|                               norms of the whole array; 1 if one is 0
         p  <- p - lr * trust * u
 
+    Here p is the parameter, grad its gradient, m the average of gradients, v that of their squares,
+    u Adam's step with the decay, trust what its length is multiplied by, and t the number of the
+    step, from 1. c1 and c2 make up for the beginning of the averages at 0. beta1 and beta2 are
+    ``betas``.
+
     The norms are summed in float64 in one order, so that the bits are the same on every backend.
 
     Args:
@@ -140,6 +145,10 @@ class StableAdamW(Optimizer):
         p  <- p - rate * weight_decay * p
         p  <- p - rate * m / (sqrt(v) + eps)
 
+    Here p is the parameter, grad its gradient, m and v the averages of gradients and of their
+    squares, surprise how much larger the gradient's squares are than usual, and rate the lr that is
+    left.
+
     The averages are kept as they are after their correction: x <- x + share * (new - x), where the
     share is (1 - beta) / (1 - beta^t). The mean is summed in float64 in one order, so that the bits
     are the same on every backend; the parts of a complex number count as two elements.
@@ -224,6 +233,9 @@ class LARS(Optimizer):
         step <- lr * trust * (grad + weight_decay * p)
         v  <- momentum * v + step                        v = 0 at first
         p  <- p - v                                      or p - (momentum * v + step) if nesterov
+
+    Here p is the parameter, grad its gradient, trust what brings that to a share of the length of
+    p, step what is added, and v the sum of such steps, of which old ones fade.
 
     The norms are those of the whole array; trust is 1 if that of p, or the denominator, is 0. They
     are summed in float64 in one order, so that the bits are the same on every backend.
@@ -325,6 +337,10 @@ class NovoGrad(Optimizer):
         u  <- grad / (sqrt(v) + eps) + weight_decay * p
         m  <- beta1 * m + u                              m = u at first
         p  <- p - lr * m
+
+    Here p is the parameter, grad its gradient, v the average of its squared norm, u the gradient
+    over the root of v, with the decay, and m the sum of u, of which old ones fade. beta1 and beta2
+    are ``betas``.
 
     With ``grad_averaging`` it is m <- beta1 * m + (1 - beta1) * u. The norm is that of the whole
     array; it is summed in float64 in one order, so that the bits are the same on every backend. v

@@ -39,6 +39,9 @@ class Muon(Optimizer):
         x  <- a * x + (b * G + c * G @ G) @ x            G = x @ x.T; ns_steps times
         p  <- p - lr * factor * x                        x transposed back
 
+    Here p is the parameter, grad its gradient, m the average of gradients, u the matrix that is
+    orthogonalised, x what becomes of it, and G the products of the rows of x.
+
     factor is sqrt(max(1, rows / columns)), or 0.2 * sqrt(max(rows, columns)) to make steps as long
     as AdamW's. a, b and c are ``ns_coefficients``.
 
@@ -162,6 +165,10 @@ class NorMuon(Optimizer):
         y  <- x / (sqrt(v) + eps2)
         p  <- p - lr * factor * y * |x| / (|y| + eps2)         update_scale = "preserve_norm"
         p  <- p - lr * 0.2 * sqrt(rows * columns) * y / (|y| + eps2)    "match_rms"
+
+    Here p is the parameter, grad its gradient, x the orthogonalised average, of rows and columns, v
+    the average of the mean square of each of its rows, and y the rows of x divided by the root of
+    v.
 
     |x| is the root of the sum of squares, and factor Muon's, by ``adjust_lr``. v is not corrected
     for its beginning at 0, which |y| takes out again. A matrix of n rows has v of shape (n, 1).

@@ -43,6 +43,9 @@ class Scion(Optimizer):
         p  <- p - lr * radius * u
         p  <- (1 - lr) * p - lr * radius * u                          with constrained=True
 
+    Here p is the parameter, grad its gradient, m the average of gradients, and u the direction of
+    the step.
+
     Each u is the step of length 1, in its norm, along which a linear function falls most, times -1;
     radius is the length. The paper has "spectral" for hidden layers, "sign" for the last one,
     "column" or "row" for embeddings, each with a radius of its own: by groups, as in ::

@@ -32,6 +32,10 @@ class OptimisticAdam(Optimizer):
         p  <- p - lr * (u' + optimism * (u' - u))        u = u' at first
         u  <- u'
 
+    Here p is the parameter, grad its gradient, g that with the decay, m the average of g, v that of
+    its squares, u' the step of Adam, u the one before, and t the number of the step, from 1. c1 and
+    c2 make up for the beginning of the averages at 0. beta1 and beta2 are ``betas``.
+
     Args:
         params: an array, a tree of arrays, a list of parameter groups, or ``fastopt.groups(...)``;
             updated in place.

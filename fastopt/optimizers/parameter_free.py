@@ -44,6 +44,11 @@ class Prodigy(Optimizer):
         p  <- p - d_old * lr * weight_decay * p
         p  <- p - d_old * lr * m / (sqrt(v) + d * eps)
 
+    Here p is the parameter, grad its gradient, g that in units of d, m the average of g, v that of
+    its squares, s and r weighted sums of g and of how far it points back to the start, dhat the
+    estimate of the distance that they give, dmax the largest so far, d the one that is used, d_old
+    that before the step, and t the number of the step, from 1. beta1 and beta2 are ``betas``.
+
     With ``bias_correction`` lr is everywhere lr * sqrt(1 - beta2^t) / (1 - beta1^t). The sums are
     made in float64 in one order; d, dmax and r are float64, are the same for all groups, and are
     saved with the state: ``opt.d`` reads d.
@@ -202,6 +207,9 @@ class DoG(Optimizer):
         total <- total + |g|^2                           total = 0 at first
         p  <- p - lr * distance / sqrt(total + eps) * g
 
+    Here p is the parameter, grad its gradient, g that with the decay, distance the furthest that p
+    has been from its start, and total the sum of the squared norms of g.
+
     The norms are over all arrays that have a gradient. distance begins with d0, or with
     d0_relative * (1 + |p0|). The sums are made in float64 in one order; distance and total are
     float64, are the same for all groups, and are saved with the state: ``opt.distance`` reads
@@ -298,6 +306,10 @@ class DoWG(Optimizer):
         area <- max(area, |p - p0|^2)                    area = d0^2 at first; p0 is the first p
         total <- total + area * |g|^2                    total = 0 at first
         p  <- p - lr * area / (sqrt(total) + eps) * g
+
+    Here p is the parameter, grad its gradient, g that with the decay, area the square of the
+    furthest that p has been from its start, and total the sum of the squared norms of g, each times
+    the area of its step.
 
     The norms are over all arrays that have a gradient. The sums are made in float64 in one order;
     area and total are float64, are the same for all groups, and are saved with the state:

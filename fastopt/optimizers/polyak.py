@@ -46,6 +46,11 @@ class MoMo(Optimizer):
         share  =  above / sum(lr * m^2 / c), from 0 to 1      over all arrays; 0 where m is 0
         p      <- p / c - share * lr * m
 
+    Here p is the parameter, grad its gradient, m the average of gradients, f that of the losses,
+    gamma that of the products of gradient and parameter, c what decays p, above how far the model
+    of the loss is above the bound, and share the part of lr that the step takes (above0 is above
+    without a bound).
+
     ``value`` is the loss, which every step is handed: ``opt.step(grads, value=loss)``. ``bound`` is
     ``lower_bound``; with ``adapt_lower_bound`` it follows the model, and never falls below that::
 
@@ -149,6 +154,12 @@ class MoMoAdam(Optimizer):
         above  =  f - gamma - w * bound + sum(m * p / c)        over all arrays
         share  =  above / sum(lr * m * u / c), from 0 to 1      over all arrays; 0 where m is 0
         p      <- p / c - share * lr * u
+
+    Here p is the parameter, grad its gradient, m the average of gradients, v that of their squares,
+    f that of the losses, gamma that of the products of gradient and parameter, w how full the
+    averages are, u Adam's step, c what decays p, above how far the model of the loss is above the
+    bound, share the part of lr that the step takes, and t the number of the step, from 1 (above0 is
+    above without a bound). beta1 and beta2 are ``betas``.
 
     ``value`` is the loss, which every step is handed: ``opt.step(grads, value=loss)``. ``bound`` is
     ``lower_bound``; with ``adapt_lower_bound`` it follows the model, and never falls below that::

@@ -37,6 +37,9 @@ class SGDP(Optimizer):
         p  <- p - lr * weight_decay * share / (1 - momentum) * p
         p  <- p - lr * u
 
+    Here p is the parameter, grad its gradient, m the sum of gradients, of which old ones fade, u
+    the step that lr multiplies, and share that of the decay which is left.
+
     Of arrays with two and more axes, the cosine of gradient and parameter is taken for each row
     (all elements at one place of the first axis); if all of them are below delta / sqrt(elements
     of a row), u <- u - r * sum(r * u) by row, with r = p / (|p| + eps). Otherwise the same is done
@@ -153,6 +156,11 @@ class AdamP(Optimizer):
         u, share <- u without its part along p           where the gradient has hardly any
         p  <- p - lr * weight_decay * share * p
         p  <- p - lr * u
+
+    Here p is the parameter, grad its gradient, m the average of gradients, v that of their squares,
+    n the numerator, u the step that lr multiplies, share that of the decay which is left, and t the
+    number of the step, from 1. c1 and c2 make up for the beginning of the averages at 0. beta1 and
+    beta2 are ``betas``.
 
     Of arrays with two and more axes, the cosine of gradient and parameter is taken for each row
     (all elements at one place of the first axis); if all of them are below delta / sqrt(elements

@@ -33,6 +33,8 @@ class QHM(Optimizer):
         m <- momentum * m + (1 - momentum) * g           m = 0 at first
         p <- p - lr * (nu * m + (1 - nu) * g)
 
+    Here p is the parameter, grad its gradient, g that with the decay, and m the average of g.
+
     Args:
         params: an array, a tree of arrays, a list of parameter groups, or ``fastopt.groups(...)``;
             updated in place.
@@ -105,6 +107,10 @@ class QHAdam(Optimizer):
         c1 <- 1 - beta1^t,  c2 <- 1 - beta2^t
         up <- nu1 * m / c1 + (1 - nu1) * g
         p  <- p - lr * up / (sqrt(nu2 * v / c2 + (1 - nu2) * g^2) + eps)
+
+    Here p is the parameter, grad its gradient, g that with the decay, m the average of g, v that of
+    its squares, up the numerator, and t the number of the step, from 1. c1 and c2 make up for the
+    beginning of the averages at 0. beta1 and beta2 are ``betas``, nu1 and nu2 ``nus``.
 
     Args:
         params: an array, a tree of arrays, a list of parameter groups, or ``fastopt.groups(...)``;

@@ -48,6 +48,10 @@ class FTRL(Optimizer):
         z <- z + lr * (g + 2 * l2_shrinkage * p) - s * p                   z = 0 at first
         p <- (clip(z, -lr * l1, lr * l1) - z) / (beta + sqrt(n) + 2 * lr * l2)
 
+    Here p is the parameter, grad its gradient, g that with the decay, n the sum of the squares of
+    g, s by how much its root grows, and z the sum of the gradients, less what leads back to the p
+    of each step.
+
     where l1, l2 and l2_shrinkage are the ..._regularization_strength below. Elements whose |z| is
     at most lr * l1 are exactly 0. With learning_rate_power=0 all roots are 1, and s is 0.
 

@@ -53,6 +53,11 @@ class RMSprop(Optimizer):
         p <- p - lr * buf                                or lr * d without momentum
         u <- momentum * u + lr * d,  p <- p - u          with lr_inside; u = 0 at first
 
+    Here p is the parameter, grad its gradient, g that with the decay, v the average of the squares
+    of g, a that of g, c what makes up for their beginning at 0, w the average that is divided by, d
+    the gradient over its root, buf and u sums of d, of which old ones fade, and t the number of the
+    step, from 1.
+
     Args:
         params: an array, a tree of arrays, a list of parameter groups, or ``fastopt.groups(...)``;
             updated in place.

@@ -36,6 +36,9 @@ class Rprop(Optimizer):
         prev <- g, and 0 where the signs differed        prev = 0 at first
         p    <- p - length * sign(prev)                  sign(0) = 0
 
+    Here p is the parameter, grad its gradient, g that with the decay, length the step of each
+    element, and prev the g of the step before.
+
     An element whose gradient has turned waits for a step, and then goes on with the shorter one. It
     is meant for gradients of all data: noise turns signs.
 

@@ -287,6 +287,10 @@ class ScheduleFreeSGD(ScheduleFree):
         x <- (1 - c) * x + c * z
         y <- momentum * x + (1 - momentum) * z
 
+    Here grad is the gradient at y, g that with the decay, s the rate of the step, z the point that
+    makes the steps, x the average of z, peak the largest weight by lr so far, w the weight of the
+    newest z in x, total the sum of weights, and c the share of w in total.
+
     In training the parameters are y. **Evaluate at x**: ``with opt.eval(): ...``, see there. The
     state is d = z - y, whose x is y + (1 - 1 / momentum) * d: so what is written into parameters
     from outside (weights that are loaded, a projection) moves z and x along. t, peak and total are
@@ -381,6 +385,11 @@ class ScheduleFreeAdamW(ScheduleFree):
         z <- z - s * g                                   z, x = y at first
         x <- (1 - c) * x + c * z
         y <- beta1 * x + (1 - beta1) * z
+
+    Here grad is the gradient at y, v the average of its squares, g the gradient over their root,
+    with the decay, s the rate of the step, z the point that makes the steps, x the average of z,
+    peak the largest weight by lr so far, w the weight of the newest z in x, total the sum of
+    weights, and c the share of w in total. beta1 and beta2 are ``betas``.
 
     In training the parameters are y. **Evaluate at x**: ``with opt.eval(): ...``, see there. The
     state is v and d = z - y, whose x is y + (1 - 1 / beta1) * d: so what is written into parameters

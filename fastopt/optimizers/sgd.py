@@ -51,6 +51,9 @@ class SGD(Optimizer):
         d   <- buf                                       if not (g itself without momentum)
         p   <- p - lr * d
 
+    Here p is the parameter, grad its gradient, g that with the decay, buf the sum of g, of which
+    old ones fade, and d the step that lr multiplies.
+
     With ``lr_inside`` the buffer is a velocity in units of the parameter::
 
         v   <- momentum * v - lr * g                     v = 0 at first
@@ -186,6 +189,9 @@ class Momentum(Optimizer):
         g <- grad + weight_decay * p
         v <- beta * v + (1 - beta) * g                   v = 0 at first
         p <- p - lr * v                                  or v / (1 - beta^t) with bias_correction
+
+    Here p is the parameter, grad its gradient, g that with the decay, v the average of g (the
+    velocity, which other formulas call m), and t the number of the step, from 1.
 
     The average forgets over about 1 / (1 - beta) steps. Components of the gradient that change
     sign from step to step cancel in it; those that stay add up to their full size.

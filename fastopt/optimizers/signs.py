@@ -22,6 +22,8 @@ class Signum(Optimizer):
         m <- momentum * m + (1 - momentum) * g           m = 0 at first
         p <- p - lr * sign(m)                            sign(0) = 0
 
+    Here p is the parameter, grad its gradient, g that with the decay, and m the average of g.
+
     Args:
         params: an array, a tree of arrays, a list of parameter groups, or ``fastopt.groups(...)``;
             updated in place.
@@ -89,6 +91,9 @@ class Lion(Optimizer):
         c <- beta1 * m + (1 - beta1) * grad              m = 0 at first
         m <- beta2 * m + (1 - beta2) * grad
         p <- p - lr * sign(c)                            sign(0) = 0
+
+    Here p is the parameter, grad its gradient, m the average of gradients, and c the average whose
+    sign is the step: of m and the newest gradient. beta1 and beta2 are ``betas``.
 
     Args:
         params: an array, a tree of arrays, a list of parameter groups, or ``fastopt.groups(...)``;

@@ -35,6 +35,10 @@ class Mars(Optimizer):
         c1 <- 1 - beta1^t,  c2 <- 1 - beta2^t
         p  <- p - lr * (m / c1) / (sqrt(v / c2) + eps)
 
+    Here p is the parameter, grad its gradient, last the one before, c the gradient corrected by its
+    change, m the average of c, v that of its squares, and t the number of the step, from 1. c1 and
+    c2 make up for the beginning of the averages at 0. beta1 and beta2 are ``betas``.
+
     The norm is summed in float64 in one order, so that the bits are the same on every backend.
 
     Args:

@@ -94,6 +94,42 @@ def test_the_formula_of_every_optimizer_is_shown_as_one(modules: dict[str, Modul
     assert sum(part.tex is not None for part in parts) > 0.95 * len(parts)
 
 
+FUNCTIONS = {"sqrt", "cbrt", "sign", "norm", "rms", "mean", "clip", "atan2", "exp"}
+
+
+def symbols(modules: dict[str, ModuleType], text: str) -> set[str]:
+    """Return the names in the formulas of a docstring, but for functions and whole sentences."""
+    docstrings, formulas = modules["docstrings"], modules["formulas"]
+    found: set[str] = set()
+    for block in docstrings.BLOCK.finditer(text):
+        body = textwrap.dedent(block[3]).strip("\n")
+        if formulas.is_code(body) or not formulas.is_formula(body):
+            continue
+        for part in (part for row in formulas.rows(body.splitlines()) for part in row.parts):
+            if part.tex is not None:
+                prose = r"\text{" in part.tex  # on the right of the sign
+                said = re.split("<-|=", part.text)[0] if prose else part.text
+                said = re.sub(r"_\([^()]*\)", "_t", said)  # mu_(t+1) is mu_t of another step
+                found |= set(re.findall(r"(?<![\w.])[A-Za-z]\w*'?", said))
+    return found - FUNCTIONS - set(formulas.FUNCTIONS)
+
+
+def test_every_symbol_of_an_optimizers_formula_is_said_beside_it(
+    modules: dict[str, ModuleType],
+) -> None:
+    """In its sentences: what a letter is on one page is something else on the next."""
+    seen = 0
+    for name in fastopt.optimizers.names():
+        text = inspect.getdoc(getattr(fastopt, name)) or ""
+        prose = modules["docstrings"].BLOCK.sub("", text)
+        for symbol in symbols(modules, text):
+            assert re.search(rf"(?<!\w){symbol}(?!\w)", prose), f"{name}: what is {symbol}?"
+            seen += 1
+        if name != "MuonWithAdamW":  # its formula is words
+            assert re.search(r"^Here (p|grad) is the ", prose, re.MULTILINE), name
+    assert seen > 400
+
+
 def test_examples_are_shown_as_they_are_written(modules: dict[str, ModuleType]) -> None:
     docstrings, found = modules["docstrings"], 0
     for name, item in docstrings.documented():
