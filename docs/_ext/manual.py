@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import code_links
 import docstrings
 import formulas
 import mathjax
@@ -103,14 +104,15 @@ def long_names(_app: Sphinx, doctree: nodes.document) -> None:
 
 
 POWER = re.compile(r"(\d(?:\.\d+)?e-\d+)")
+PERCENT = re.compile(r"(?<=\d) %")
 
 
 def numbers(_app: Sphinx, doctree: nodes.document) -> None:
-    """Keep numbers such as 1e-15 in one line: a browser breaks them at the sign."""
+    """Keep numbers such as 1e-15 and 7 % in one line: a browser breaks them at sign and space."""
     for text in list(doctree.findall(nodes.Text)):
         if isinstance(text.parent, nodes.paragraph | nodes.reference | nodes.strong):
-            parts = POWER.split(text)
-            if len(parts) > 1:
+            parts = POWER.split(PERCENT.sub("\u00a0%", text))
+            if len(parts) > 1 or parts[0] != text:
                 inlines = [
                     nodes.inline(part, part, classes=["number"]) if k % 2 else nodes.Text(part)
                     for k, part in enumerate(parts)
@@ -253,6 +255,12 @@ def static_files(app: Sphinx) -> None:
         app.config.html_static_path.append("_build/mathjax")
 
 
+def code_linked(app: Sphinx) -> None:
+    """Leave out links from code of the gallery that may lead to another class than is meant."""
+    for folder in app.config.sphinx_gallery_conf["gallery_dirs"]:
+        code_links.keep_sure(Path(app.srcdir) / folder)
+
+
 def write_explorer(app: Sphinx, error: Exception | None) -> None:
     """Write the explorer beside the pages, as ``fastopt race --html`` does."""
     if error is not None or app.builder.name != "html":
@@ -284,6 +292,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("common-options", CommonOptions)
     app.add_directive("command-line", CommandLine)
     app.connect("builder-inited", static_files)
+    app.connect("builder-inited", code_linked, priority=600)  # the gallery is made at 500
     app.connect("source-read", tables_made)
     app.connect("autodoc-process-docstring", docstring, priority=400)
     app.connect("autodoc-process-signature", signature)

@@ -18,7 +18,7 @@ import fastopt
 
 PARSER = doctest.DocTestParser()
 EXTENSIONS = Path(__file__).parents[2] / "docs" / "_ext"
-NAMES = ("docstrings", "formulas", "pages", "tables")
+NAMES = ("code_links", "docstrings", "formulas", "pages", "tables")
 
 
 @pytest.fixture(scope="module")
@@ -260,3 +260,27 @@ def test_links_that_lead_nowhere_are_found(modules: dict[str, ModuleType], tmp_p
         "a.html links to b.html, which is not there",
         "a.html links to #place: no such place",
     ]
+
+
+def test_code_links_to_a_class_only_where_a_name_can_mean_no_other(
+    modules: dict[str, ModuleType],
+) -> None:
+    code = """
+one = fastopt.SGD(p)
+one = fastopt.SGD(q)
+two = fastopt.SGD(p)
+two = fastopt.Adam(p)
+a, b = fastopt.SGD(p), fastopt.Adam(p)
+for make in (fastopt.SGD, fastopt.Adam):
+    looped = make(p)
+def inner(given):
+    with given as opened:
+        return [each for each in opened]
+"""
+    names = ("fastopt.SGD", "one", "two", "a", "b", "make", "looped", "given", "opened", "each")
+    found = {name: [{"name": "SGD"}] for name in names}
+    found |= {"looped.step": [{"name": "Adam.step"}, {"name": "Optimizer.step"}]}
+    kept = modules["code_links"].sure(code, found)
+    assert [name for name in kept if "." not in name] == ["one", "a", "b"]
+    assert kept["fastopt.SGD"] == found["fastopt.SGD"]
+    assert kept["looped.step"] == [{"name": "Optimizer.step"}]
