@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 import fastopt
 from fastopt.viz import explorer
-from helpers.browser import browser
+from helpers.browser import Node, Reader, browser
 
 Options = dict[str, Any]
 Array = NDArray[np.float64]
@@ -710,7 +710,7 @@ def test_a_question_is_predicted_then_answered_then_shown(tmp_path: Path) -> Non
         "name": "Momentum",
         "options": {"lr": 0.1, "beta": 0.99},
     }
-    assert (got["state"]["t"], got["state"]["ask"], got["focused"]) == (45, "memory", "stage")
+    assert (got["state"]["t"], got["state"]["ask"], got["focused"]) == (45, "memory", "look")
     assert "the newest 22 of 45 gradients" in got["note"]
 
 
@@ -828,3 +828,88 @@ def test_settings_the_start_and_the_table_follow_the_hand(tmp_path: Path) -> Non
     assert "nesterovlook ahead along the buffer" in got["meant"]
     assert got["other"][0]["name"] == "FTRL"
     assert got["wrong"] == []
+
+
+# -------------------------------------------------------------------------------------------------
+# What a screen reader has of it.
+
+CONTROLS = {"button", "checkbox", "combobox", "link", "radio", "slider", "textbox"}
+CLOSED = {"DisclosureTriangle", "DisclosureTriangleGrouped"}  # the summary of details
+STATES = {
+    **dict.fromkeys(("checkbox", "radio"), "checked"),
+    **dict.fromkeys(("combobox", *CLOSED), "expanded"),
+    "slider": "valuemax",
+}
+
+
+def heard(nodes: Sequence[Node]) -> None:
+    """Check what holds in every state of the page."""
+    for one in nodes:
+        if one.role in CONTROLS | CLOSED:
+            assert one.name.strip(), one
+            assert STATES.get(one.role, "focusable") in one.properties, one
+        if one.role in ("slider", "combobox"):
+            assert one.value != "", one
+        if one.role in ("image", "table"):
+            assert one.name, one
+    regions = [one.name for one in nodes if one.role == "region"]
+    assert [name for name in regions if name != "The rule, as the documentation has it"] == [
+        "Path on the surface",
+        "What made the steps, over time",
+        "This step of Momentum, in numbers",
+        "Predict first, then see",
+        "Settings",
+    ]
+    headings = [(one.properties["level"], one.name) for one in nodes if one.role == "heading"]
+    assert [level for level, _ in headings] == [1, 2, 2, 2, 2]
+
+
+def live(nodes: Sequence[Node]) -> list[str]:
+    """Return the texts of what is read out when it changes."""
+    return [one.text for one in nodes if one.properties.get("live") == "polite"]
+
+
+def test_a_screen_reader_has_names_states_and_the_numbers_of_the_step(tmp_path: Path) -> None:
+    file = tmp_path / "page.html"
+    explorer.write(file, {"t": 0})
+    with Reader(file, tmp_path) as reader:
+        at_start = reader.nodes()
+        reader.run("for (let k = 0; k < 5; ++k) document.getElementById('forward').click()")
+        later = reader.nodes()
+        reader.run("""(() => {
+          const box = document.getElementById("question-direction");
+          box.open = true;
+          box.querySelectorAll("input")[2].click();
+          box.querySelector("button").click();
+        })()""")
+        answered = reader.nodes()
+        reader.run("document.querySelectorAll('#question-direction button')[1].click()")
+        shown = reader.nodes()
+    for nodes in (at_start, later, answered, shown):
+        heard(nodes)
+
+    # Where it stands: the slider, what is read out, and the buttons that do nothing at the start.
+    for nodes, step, said in (
+        (at_start, 0, "At the start: SGD is at"),
+        (later, 5, "After step 5:"),
+    ):
+        (slider,) = [one for one in nodes if (one.role, one.name) == ("slider", "Step")]
+        assert slider.value == step
+        assert any(text.startswith(said) and "cost" in text for text in live(nodes))
+        (back,) = [one for one in nodes if one.name == "One step back"]
+        assert back.properties.get("disabled", False) is (step == 0)
+    # The numbers of the step stand in the names of the strips, once.
+    strips = [one.name for one in later if one.role == "image" and " over " in one.name]
+    assert len(strips) >= 8
+    assert all("; in this step " in name or " has none" in name for name in strips)
+    assert not any(one.role == "status" for one in later)
+    # Where the start is, which the arrow keys move.
+    assert any(one.name.startswith("Start of the runs, at (\N{MINUS SIGN}4, 1.5)") for one in later)
+    # The answer is read out, and the choice that is right says so.
+    # In one paragraph: Orca reads out those that come at once in any order.
+    assert any(re.match(r"As you said\.\s.*cancel", text) for text in live(answered))
+    (right,) = [one for one in answered if one.role == "radio" and "so it is" in one.name]
+    assert right.properties["checked"] in (True, "true")
+    assert any(one.name == "Show me" for one in answered)
+    (look,) = [one for one in shown if one.properties.get("focused") and one.role != "RootWebArea"]
+    assert (look.role, look.name) == ("note", "What to look at")

@@ -8,7 +8,7 @@ const Asked = (() => {
   // page: {showMe(question), opened(question, is open)}
   function box(question, page) {
     const name = `choice-${question.id}`;
-    const answer = element("div", { "aria-live": "polite" });
+    const answer = element("div", { "aria-live": "polite", "aria-atomic": "true" });
     const see = element(
       "button",
       { type: "button", class: "main", disabled: true },
@@ -30,14 +30,10 @@ const Asked = (() => {
         one.querySelector("small")?.remove();
         if (i === right) one.append(element("small", {}, "✓ so it is"));
       });
-      answer.replaceChildren(
-        element(
-          "p",
-          { class: `verdict ${good ? "good" : "other"}` },
-          good ? "As you said." : `It is otherwise: ${question.choices[right][0]}.`,
-        ),
-        ...question.tell(numbers).split("\n").map((text) => element("p", {}, text)),
-      );
+      const verdict = good ? "As you said." : `It is otherwise: ${question.choices[right][0]}.`;
+      const said = element("span", { class: `verdict ${good ? "good" : "other"}` }, verdict);
+      // One paragraph: screen readers read those that come at once in any order.
+      answer.replaceChildren(element("p", {}, said, `\n${question.tell(numbers)}`));
       showMe.hidden = false;
       made.scrollIntoView({ block: "nearest" });
     });

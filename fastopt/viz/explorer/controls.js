@@ -72,7 +72,7 @@ const Controls = (() => {
       min: 0,
       max: 1000,
       value: place(value),
-      "aria-label": `${label}, slider`,
+      "aria-label": label, // its role says that it is the slider
       "aria-valuetext": shownValue(value),
       title: help,
     });

@@ -162,6 +162,10 @@ const Explorer = (() => {
     $("start").style.top = `${inside(y, height)}px`;
     $("start").hidden = x < -12 || x > width + 12 || y < -12 || y > height + 12;
     $("start").classList.toggle("aside", y < 30 || x < 60);
+    $("start").setAttribute(
+      "aria-label",
+      `Start of the runs, at ${Numbers.point(state.start, 3)}: drag it, move it with the arrow keys, or type it in the settings`,
+    );
     atEnd("out", state.zoom <= State.ZOOMS[0]);
     atEnd("in", state.zoom >= State.ZOOMS.at(-1));
   }
@@ -328,7 +332,7 @@ const Explorer = (() => {
   function showMe(question) {
     pause();
     set({ ...question.show, ask: question.id });
-    $("stage").focus({ preventScroll: true });
+    $($("look").hidden ? "stage" : "look").focus({ preventScroll: true });
     $("stage").scrollIntoView({ block: "nearest" });
   }
 

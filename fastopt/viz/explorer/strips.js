@@ -116,9 +116,9 @@ const Strips = (() => {
             { class: "strip" },
             element(
               "div",
-              { class: "head" },
+              { class: "head", "aria-hidden": "true" }, // the picture says the same, with the axis
               element("b", {}),
-              element("output", { "aria-live": "off" }),
+              element("output", {}),
             ),
             canvas,
             element("div", { class: "range", "aria-hidden": "true" }),
@@ -159,7 +159,11 @@ const Strips = (() => {
         const value = step ? row.value(run, step, n) : null;
         const keeps = !["average", "square"].includes(row.id) || run[row.id];
         let text = keeps ? "" : `${run.name}: none`;
-        if (value !== null && !Number.isNaN(value)) text = Numbers.text(value);
+        let now = keeps ? "" : `; ${run.name} has none`;
+        if (value !== null && !Number.isNaN(value)) {
+          text = Numbers.text(value);
+          now = `; in this step ${text}`;
+        }
         box.querySelector("b").textContent = title;
         box.querySelector("b").title = title;
         box.querySelector("output").textContent = text;
@@ -167,7 +171,7 @@ const Strips = (() => {
           .querySelector("canvas")
           .setAttribute(
             "aria-label",
-            `${title}, ${axes[n]}, of ${label(state.focus)} over ${state.steps} steps${text && `; in this step ${text}`}`,
+            `${title}, ${axes[n]}, of ${label(state.focus)} over ${state.steps} steps${now}`,
           );
         const [least, most] = [low - 0.01 * (high - low), high + 0.01 * (high - low)];
         const beyond = lines.some((one) => one?.some((each) => each < least || each > most));
