@@ -39,12 +39,15 @@ keep(
     loss_002=f"{loss[0]:.3f}",
     loss_005=f"{loss[1]:.3f}",
     loss_02=f"{loss[2]:.3f}",
+    best=f"{min(said, key=lambda lr: said[lr][1])}",
+    best_loss=f"{min(loss):.3f}",
 )
 # sphinx_gallery_end_ignore
 
 # %%
 # Its learning rates are not those of :ref:`the page on choosing one <learn-lr-sensitive>`: this
-# network has 128 hidden values where that one has 32, and what counts here are the held-out digits.
+# network has 128 hidden values where that one has 32, and what counts here are the held-out digits
+# (:ref:`all figures of RMSProp beside each other <learn-rmsprop-figures>`).
 # With RMSProp at 0.002 (the program's), 0.005 and 0.02, between
 # :number:`train_digits.right_low` and :number:`train_digits.right_high` % of them are right after
 # fifteen epochs, and the training loss is :number:`train_digits.loss_002`,

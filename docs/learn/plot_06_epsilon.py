@@ -191,7 +191,8 @@ keep(
 
 # %%
 # * **Take 1e-8, the default.** From 1e-12 to 1e-6 the end is the same (:number:`eps_take.same` for
-#   RMSProp): the median √v is :number:`eps_take.root`, and few weights come near ε
+#   RMSProp, a single run with lr = 0.01; with other rates it ends otherwise,
+#   :ref:`compared here <learn-rmsprop-figures>`): the median √v is :number:`eps_take.root`, and few weights come near ε
 #   (:number:`eps_take.share_8` of them with 1e-8, :number:`eps_take.share_6` with 1e-6).
 # * **To tell whether yours is too large,** read v as above, from ``opt.state_dict()``. With 1e-4 most
 #   weights (:number:`eps_take.share_4`) have a √v of less than 100 ε, and the loss is higher

@@ -214,10 +214,12 @@ for name in ("RMSProp, β = 0.999", "Adam, 0.9 and 0.999"):  # lower, then highe
     assert np.all(without[:3] < with_it[:3])
     assert np.all(without[3:] > with_it[3:])
 best_lr = {key: rates[ends.argmin()] for key, (ends, _) in results.items()}
-assert len({best_lr["RMSProp, β = 0.999", c] for c in (True, False)}) == 1
+for name in ("RMSProp, β = 0.9", "RMSProp, β = 0.999"):
+    assert len({best_lr[name, c] for c in (True, False)}) == 1
 assert best_lr["Adam, 0.9 and 0.999", True] > best_lr["Adam, 0.9 and 0.999", False]
 keep(
     "runs",
+    lr_9=f"{best_lr['RMSProp, β = 0.9', True]}",
     with_9=f"{best['RMSProp, β = 0.9', True]:.3f}",
     without_9=f"{best['RMSProp, β = 0.9', False]:.3f}",
     with_999=f"{best['RMSProp, β = 0.999', True]:.3f}",
@@ -264,10 +266,11 @@ axes[0, 0].legend(loc="upper left")
 
 # %%
 # *RMSProp with β = 0.9*: no. The curves lie on each other; the best ends are
-# :number:`runs.with_9` with correction and :number:`runs.without_9` without it.
+# :number:`runs.with_9` with correction and :number:`runs.without_9` without it, both with
+# lr = :number:`runs.lr_9` (:ref:`all figures of RMSProp beside each other <learn-rmsprop-figures>`).
 #
 # *RMSProp with β = 0.99*: hardly. The best ends are :number:`runs.with_99` and
-# :number:`runs.without_99`, and with lr = 0.01 the highest loss of a batch was
+# :number:`runs.without_99`, and with lr = 0.01 the highest loss of a :term:`batch` was
 # :number:`runs.high_with_99` with it and :number:`runs.high_without_99` without.
 #
 # *RMSProp with β = 0.999, and Adam*: at one learning rate it makes a large difference, because

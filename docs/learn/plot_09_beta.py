@@ -204,8 +204,16 @@ newest = 0.001 / (
 )  # the weights in the last step, of the newest and the oldest
 oldest = newest * 0.999**429
 assert 0.6 < oldest / newest < 0.7  # "nearly the plain mean"
+RATES = (0.003, 0.01, 0.03)
+rms_lr = min(
+    RATES,
+    key=lambda lr: train(
+        lambda p, lr: fastopt.RMSprop(p, lr, beta=0.9, bias_correction=True), lr
+    ),
+)
 keep(
     "choose",
+    rms_lr=f"{rms_lr}",
     rms_9=f"{rms[2]:.3f}",
     rms_999=f"{rms[4]:.3f}",
     adam_99=f"{beta2[3]:.3f}",
@@ -251,8 +259,8 @@ axes.legend()
 # * **Begin with 0.9 for the average of gradients** (momentum's β, Adam's :math:`\beta_1`). Here
 #   none at all (0) ends at :number:`choose.b1_0`, 0.9 at :number:`choose.b1_9`, and a memory longer
 #   than the whole run (0.999) at :number:`choose.b1_999`.
-# * **0.9 or 0.99 for RMSProp.** Here 0.9 is best with :number:`choose.rms_9`, and its neighbours are
-#   near. With a memory longer than the run it is :number:`choose.rms_999`.
+# * **0.9 or 0.99 for RMSProp.** Here 0.9 is best with :number:`choose.rms_9` (lr =
+#   :number:`choose.rms_lr`; :ref:`other figures of RMSProp <learn-rmsprop-figures>`), and its neighbours are near. With a memory longer than the run it is :number:`choose.rms_999`.
 # * **0.99 to 0.999 for Adam's** :math:`\beta_2`: :number:`choose.adam_99` and
 #   :number:`choose.adam_999`. It must not be much shorter than :math:`\beta_1`'s memory. At 0 the run
 #   fails: v then holds the newest square alone. Where that is nearly 0, the step is old gradients

@@ -325,6 +325,10 @@ axes.legend()
 # sphinx_gallery_end_ignore
 
 # %%
+# Each has one learning rate that does well here, and not the best of a search (that of RMSProp:
+# :ref:`all its figures <learn-rmsprop-figures>`). The losses are means over the batches of an epoch, while
+# the weights still move.
+#
 # In the tenth epoch gradient descent is at :number:`compared.sgd`, momentum at
 # :number:`compared.momentum`, RMSProp at :number:`compared.rmsprop` and Adam at
 # :number:`compared.adam`.

@@ -19,6 +19,7 @@ import fastopt
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = sorted((DOCS / "learn").glob("plot_*.py"))
+EXAMPLES = sorted((DOCS / "examples").glob("plot_*.py"))  # they are run by test_examples.py
 LONG = ("plot_05", "plot_07", "plot_09", "plot_10")
 
 
@@ -58,7 +59,7 @@ def test_a_page_runs_and_what_it_says_holds(page: Path, learning: None) -> None:
 def kept() -> set[str]:
     """Return the names of all numbers that the pages keep."""
     found = set()
-    for page in PAGES:
+    for page in (*PAGES, *EXAMPLES):
         for node in ast.walk(ast.parse(page.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "keep":
                 topic = ast.literal_eval(node.args[0])
@@ -70,7 +71,7 @@ def kept() -> set[str]:
 
 def test_every_number_in_prose_is_computed_by_a_page() -> None:
     quoted = set()
-    for file in (*PAGES, *DOCS.glob("**/*.md")):
+    for file in (*PAGES, *EXAMPLES, *DOCS.glob("**/*.md")):
         quoted |= set(re.findall(r"[:{]number[:}]`([^`]+)`", file.read_text(encoding="utf-8")))
     assert quoted
     assert quoted <= kept()
@@ -83,6 +84,8 @@ def test_the_eight_questions_have_an_answer_that_leads_to_a_page() -> None:
     labels = set()
     for page in PAGES:
         labels |= set(re.findall(r"\.\. _([\w-]+):", page.read_text(encoding="utf-8")))
+    for other in (DOCS / "learn").glob("*.md"):
+        labels |= set(re.findall(r"^\(([\w-]+)\)=", other.read_text(encoding="utf-8"), re.M))
     assert len(answers) == 8
     for answer in answers:
         leads = re.findall(r"\{ref\}`[^`<]+<([\w-]+)>`", answer)
