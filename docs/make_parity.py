@@ -748,7 +748,7 @@ def left_out() -> list[str]:
 def table_of(rows: dict[str, list[Cell]]) -> Iterator[str]:
     """Yield the lines of the table."""
     titles = [cell.source.title for cell in next(iter(rows.values()))]
-    yield f"| | {' | '.join(titles)} |"
+    yield f"| class | {' | '.join(titles)} |"
     yield "|---" * (len(titles) + 1) + "|"
     for name, cells in rows.items():
         yield f"| `{name}` | {' | '.join(cell.shown(name) for cell in cells)} |"
