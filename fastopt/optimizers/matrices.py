@@ -166,9 +166,9 @@ class NorMuon(Optimizer):
         p  <- p - lr * factor * y * |x| / (|y| + eps2)         update_scale = "preserve_norm"
         p  <- p - lr * 0.2 * sqrt(rows * columns) * y / (|y| + eps2)    "match_rms"
 
-    Here p is the parameter, grad its gradient, x the orthogonalised average, of rows and columns, v
-    the average of the mean square of each of its rows, and y the rows of x divided by the root of
-    v.
+    Here p is the parameter, grad its gradient, x the orthogonalised average, v the average of the
+    mean square of each of its rows, and y these rows divided by the root of v; rows and columns
+    are how many there are.
 
     |x| is the root of the sum of squares, and factor Muon's, by ``adjust_lr``. v is not corrected
     for its beginning at 0, which |y| takes out again. A matrix of n rows has v of shape (n, 1).
