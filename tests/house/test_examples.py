@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.optimize import minimize
+from scipy.stats import norm
 
 import fastopt
 from helpers.cuda.device import emulated
@@ -198,6 +200,109 @@ def test_a_network_of_autograd_takes_any_optimizer(capsys: Any) -> None:
     for name in ("lion", "adan"):
         net.main(["--optimizer", name, "--steps", "200"])
         assert float(capsys.readouterr().out.split()[1]) > 85.0
+
+
+# scikit-learn, thinc and JAX ---------------------------------------------------------------------
+
+
+def numbers(line: str) -> list[float]:
+    """Return the numbers of a line, in order."""
+    return [float(number) for number in re.findall(r"-?\b\d+(?:\.\d+)?(?:e[+-]\d+)?\b", line)]
+
+
+@pytest.mark.filterwarnings("error::sklearn.exceptions.ConvergenceWarning")
+def test_scikit_learns_network_is_the_same_here_is_searched_and_goes_on(capsys: Any) -> None:
+    load("sklearn_digits").main([])
+    theirs, ours, losses, *searched, half, whole, bits = capsys.readouterr().out.splitlines()
+    assert theirs.startswith("scikit-learn: ")
+    assert ours.startswith("fastopt: ")
+    assert numbers(theirs)[:2] == numbers(ours)[:2]  # right, and epochs
+    assert numbers(ours)[0] > 95.0
+    assert numbers(losses)[0] < 1e-9
+    *tried, chosen = searched
+    scores = {line.split(":")[0]: numbers(line)[1] for line in tried}
+    assert [*scores] == ["adam at 0.003", "adam at 0.01", "yogi at 0.01", "yogi at 0.03"]
+    assert min(scores.values()) > 95.0
+    assert scores[chosen.removeprefix("chosen: ").split(",")[0]] == max(scores.values())
+    assert numbers(chosen)[1] > 95.0
+    assert numbers(half)[1:] == [10, 70]
+    assert numbers(whole)[1:] == [20, 140]
+    assert 90.0 < numbers(half)[0] < numbers(whole)[0]
+    assert bits == "the weights are those of 20 epochs in one go"
+
+
+def test_a_model_of_thinc_ends_as_by_its_own_adam_and_takes_others(capsys: Any) -> None:
+    pytest.importorskip("thinc")
+    example = load("thinc_digits")
+    example.main([])
+    moved, *compared = capsys.readouterr().out.splitlines()
+    assert numbers(moved)[0] == 275
+    assert numbers(moved)[1] > 0.1
+    for name in example.SAME:
+        line = compared.pop(0)
+        assert line.startswith(f"same: {name}: ")
+        assert max(numbers(line)[-2:]) < 1e-4
+    for name in example.OTHERWISE:
+        line = compared.pop(0)
+        assert line.startswith(f"otherwise: {name}: ")
+        assert min(numbers(line)[-2:]) > 2e-5
+    theirs, ours, *others = compared
+    assert theirs.startswith("thinc's Adam: ")
+    assert ours.startswith("fastopt's Adam: ")
+    for one, other in zip(numbers(theirs)[:2], numbers(ours)[:2], strict=True):
+        assert other == pytest.approx(one, abs=1.0)
+    assert [line.split(":")[0] for line in others] == [*example.OTHERS]
+    for line in compared:
+        assert min(numbers(line)[:2]) > 90.0
+
+
+@pytest.fixture
+def jax_fit() -> ModuleType:
+    pytest.importorskip("jax")
+    return load("jax_fit")
+
+
+def test_a_fit_by_jax_comes_to_scipys_minimum(jax_fit: ModuleType, capsys: Any) -> None:
+    known, held = (
+        (np.c_[of.x, np.ones(len(of.x))].astype(np.float64), of.y) for of in jax_fit.data()
+    )
+
+    def value(flat: Any, x: Any, y: Any) -> Any:
+        mean = x @ flat[:11]
+        return -norm.logpdf(y, mean, np.exp((flat[11] + flat[12] * mean) / 2)).mean()
+
+    least = minimize(value, np.zeros(13), known, method="BFGS", options={"gtol": 1e-4})
+    for optimizer in ("adam", "lion"):
+        jax_fit.main(["--optimizer", optimizer])
+        squares, ours, spread, *_ = capsys.readouterr().out.splitlines()
+        assert ours.startswith(f"{optimizer}: ")
+        assert numbers(ours)[0] == pytest.approx(least.fun, abs=1e-3)
+        assert numbers(ours)[1] == pytest.approx(value(least.x, *held), abs=5e-3)
+        assert all(a < b for a, b in zip(numbers(ours), numbers(squares), strict=True))
+        low, _, high, _, one = numbers(spread)
+        assert low < one < high
+        assert (low, high) == pytest.approx(
+            np.exp((least.x[11] + least.x[12] * np.array([-1, 1])) / 2), abs=0.02
+        )
+
+
+def test_a_fit_by_jax_is_that_of_optax(jax_fit: ModuleType, capsys: Any) -> None:
+    pytest.importorskip("optax")
+    jax_fit.main(["--steps", "300"])
+    theirs = capsys.readouterr().out.splitlines()[-1]
+    assert theirs.startswith("optax's own Adam: ")
+    assert numbers(theirs)[-1] < 1e-4
+
+
+def test_a_fit_by_jax_needs_no_optax(
+    jax_fit: ModuleType, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jax_fit, "optax", None)
+    jax_fit.main(["--steps", "10"])
+    told = capsys.readouterr().out.splitlines()
+    assert told[-1] == "optax is not installed: nothing to compare with"
+    with pytest.raises(SystemExit):
+        jax_fit.main(["--steps", "1"])
 
 
 # Several processes -------------------------------------------------------------------------------
