@@ -382,10 +382,10 @@ def test_rates_of_several_groups_become_0_by_hand(variant: Variant, backend: str
     params = [np.ones(3, np.float32), np.ones(3, np.float32)]
     groups = [{"params": params[0], "lr": 1e-2}, {"params": params[1], "lr": 1e-12}]
     opt = variant(groups, backend=backend, weight_decay=1e-3)
-    for _ in range(2_600):
+    for _ in range(130):
         for group in opt.param_groups:
-            group["lr"] *= 0.96
-            group["weight_decay"] *= 0.96
+            group["lr"] *= 0.44
+            group["weight_decay"] *= 0.44
     opt.step([np.ones(3, np.float32)] * 2)
     for param in params:
         np.testing.assert_array_equal(param, np.ones(3))

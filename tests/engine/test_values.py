@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastopt
@@ -78,6 +78,7 @@ def run(
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
 @pytest.mark.parametrize("make", MAKES.values(), ids=MAKES)
+@settings(max_examples=40)
 @given(history=histories)
 def test_dropping_all_caches_changes_no_bit(
     make: Callable[..., Optimizer], backend: str, dtype: Any, history: Any

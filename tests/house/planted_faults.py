@@ -456,8 +456,8 @@ FAULTS = (
     Fault(
         "the_scale_falls_if_all_have_skipped",
         "fastopt/wrappers/loss_scaler.py",
-        "            elif all(made):",
-        "            elif any(made):",
+        "after_step(now) if all(made) else",
+        "after_step(now) if any(made) else",
         (
             "tests/wrappers/test_loss_scaler.py::"
             "test_the_scale_falls_if_any_optimizer_of_the_iteration_skipped_and_stays_until_then",

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastopt
@@ -133,6 +133,7 @@ def test_the_cuda_text_ends_in_the_same_bits(
 
 @each_backend
 @each_squarer
+@settings(max_examples=20)
 @given(angle=st.floats(0.1, 6.2))
 def test_it_does_not_matter_where_the_phase_begins(
     optimizer: Any, options: dict[str, Any], backend: str, angle: float
