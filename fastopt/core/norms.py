@@ -256,12 +256,7 @@ def norm_there(given: Sequence[Array]) -> Array:
 def _total_there(flats: Sequence[Array], factor: float) -> Array:
     """Return what ``total_of`` does of the squares of (factor * x), without waiting for it."""
 
-    def square(values: Array) -> Array:
-        values *= factor
-        values *= values
-        return values
-
-    parts = [*_tile_sums(flats, square)]
+    parts = [*_tile_sums(flats, partial(_squared, factor))]
     xp = arrays.namespace_of(flats[0])
     sums = xp.concatenate([xp.zeros(0), *parts])
     padded = xp.zeros(-(-sums.size // LANES) * LANES)
@@ -297,13 +292,19 @@ def _flat(array: Array, magnitudes: bool) -> Array:
 
 
 def _squares(flats: Sequence[Array], factor: float) -> Iterator[Array]:
-    def square(values: Array) -> Array:
-        if factor != 1.0:
-            values *= factor
-        values *= values
-        return values
+    return _sums(flats, partial(_squared, factor))
 
-    return _sums(flats, square)
+
+def squares_here(flats: Sequence[Array], factor: float) -> Array:
+    """Return the sums of the squares of (factor * x) over flat arrays of the host, by tiles."""
+    return _tile_sums_here(flats, partial(_squared, factor))
+
+
+def _squared(factor: float, values: Array) -> Array:
+    if factor != 1.0:
+        values *= factor
+    values *= values
+    return values
 
 
 def _sums(flats: Sequence[Array], term: Callable[[Array], Array]) -> Iterator[Array]:

@@ -91,8 +91,9 @@ class Verdict(NamedTuple):
 def judge(policy: Policy, measured: Norm, grad_scale: float, in_single: bool) -> Verdict:
     """Judge gradients by their norm before they are scaled: what scales or refuses a whole step.
 
-    A fused step of Numba (``step`` in backends/numba/compiled.py) and a step that a device decides
-    on (backends/cupy/decide.cuh) say the same in their own languages; change all three.
+    Fused steps of NumPy (``_judged`` in backends/numpy/fused.py) and of Numba (``step`` in
+    backends/numba/compiled.py) and a step that a device decides on (backends/cupy/decide.cuh) say
+    the same in their own languages; change all four.
 
     ``in_single``: float32 averages squares of them somewhere, which holds no large ones. The norm
     in the verdict is that after ``grad_scale`` and before clipping.

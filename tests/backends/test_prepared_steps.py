@@ -23,8 +23,15 @@ OPTIONS: tuple[dict[str, Any], ...] = (
     {"weight_decay": 0.1},
     {"maximize": True},
     {"lr": lambda t: 0.1 / (1 + t)},
+    {"max_grad_norm": 3.0},
+    {"on_nonfinite": "skip"},
 )
-KINDS = ("usual", "a view", "read-only", "fortran order", "float64", "missing", "reversed")
+NAMED = ["plain", "decay", "maximize", "schedule", "clipped", "skipping"]
+KINDS = (
+    *("usual", "a view", "read-only", "fortran order", "float64", "missing", "reversed"),
+    *("infinite", "huge", "tiny"),
+)
+LARGE = {"infinite": np.inf, "huge": 1e30, "tiny": 1e-42}
 
 
 def gradient(kind: str, values: Any) -> Any:
@@ -43,6 +50,8 @@ def gradient(kind: str, values: Any) -> Any:
         return None
     elif kind == "reversed":
         return np.flip(np.flip(values).copy())
+    elif kind in LARGE:
+        return np.full_like(values, LARGE[kind])
     return values
 
 
@@ -54,14 +63,16 @@ def params_of(dtype: Any) -> list[Any]:
 def run(variant: Variant, options: dict[str, Any], dtype: Any, history: Any) -> list[bytes]:
     params = params_of(dtype)
     opt = variant(params, **options, backend="numpy")
+    told = []
     for step, (where, kind, scale, rate) in enumerate(history):
         if rate is not None and "lr" not in options:
             opt.lr = rate
         rng = np.random.default_rng(10 + step)
         grads = [np.asarray(rng.standard_normal(shape), dtype) for shape in SHAPES]
         grads[where] = gradient(kind, grads[where])
-        opt.step(grads, grad_scale=scale)
-    return [*(param.tobytes() for param in params), *state_of(opt)]
+        outcome = opt.step(grads, grad_scale=scale)
+        told.append(repr((bool(outcome), outcome.grad_norm, opt.grad_norm)).encode())
+    return [*(param.tobytes() for param in params), *state_of(opt), *told]
 
 
 def state_of(opt: Optimizer) -> list[bytes]:
@@ -90,7 +101,7 @@ def count_calls(patch: pytest.MonkeyPatch) -> list[bool]:
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("options", OPTIONS, ids=["plain", "decay", "maximize", "schedule"])
+@pytest.mark.parametrize("options", OPTIONS, ids=NAMED)
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
 def test_every_rule_ends_in_the_same_bits(
     variant: Variant, options: dict[str, Any], dtype: Any, monkeypatch: pytest.MonkeyPatch
@@ -114,10 +125,20 @@ histories = st.lists(
 )
 
 
+POLICIES: tuple[dict[str, Any], ...] = (
+    {},
+    {"max_grad_norm": 3.0},
+    {"max_grad_norm": 1e-3, "on_nonfinite": "skip"},
+    {"on_nonfinite": "skip"},
+)
+
+
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd_momentum", "rmsprop_centered_momentum"])
-@given(history=histories)
-def test_random_histories_end_in_the_same_bits(name: str, history: Any) -> None:
-    arguments = VARIANT_OF[name], {"weight_decay": 0.01}, np.float32, history
+@given(history=histories, policy=st.sampled_from(POLICIES))
+def test_random_histories_end_in_the_same_bits(
+    name: str, history: Any, policy: dict[str, Any]
+) -> None:
+    arguments = VARIANT_OF[name], {"weight_decay": 0.01, **policy}, np.float32, history
     assert run(*arguments) == looked_up(*arguments)
 
 
@@ -143,7 +164,20 @@ def test_what_is_unusual_is_left_to_the_general_way(
 ) -> None:
     made = count_calls(monkeypatch)
     run(VARIANT_OF["adam"], {}, np.float32, [(2, kind, 1.0, None)])
-    assert made == [kind in ("usual", "a view")]
+    assert made == [kind in ("usual", "a view", *LARGE)]
+
+
+@pytest.mark.parametrize("kind", LARGE)
+@pytest.mark.parametrize("policy", POLICIES[1:], ids=["clips", "clips and skips", "skips"])
+def test_a_norm_that_is_not_ordinary_is_left_to_the_general_way(
+    kind: str, policy: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = count_calls(monkeypatch)
+    history = [(2, "usual", 1.0, None), (2, kind, 1.0, None), (2, "usual", 1.0, None)]
+    arguments = VARIANT_OF["adam"], policy, np.float32, history
+    assert run(*arguments) == looked_up(*arguments)
+    usual = kind == "tiny" or (kind == "huge" and "max_grad_norm" in policy)
+    assert made == [True, usual, True]
 
 
 def test_parameters_that_have_changed_are_left_to_the_general_way() -> None:

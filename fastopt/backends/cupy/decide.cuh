@@ -3,7 +3,7 @@
 // One block of LANES threads, or of MANY_THREADS where there are many tiles. They add up the sums of
 // squares of all tiles; then they do in float64 what the host does otherwise, by the same operations,
 // and the first writes what the update kernels read. `judge` in engine/policy.py and `step` in
-// backends/numba/compiled.py say the same of the norm: change all three. From Python: the fields of `counts`, `measured` and `settings`; LANES, NO_ROW,
+// backends/numba/compiled.py say the same of the norm: change all four. From Python: the fields of `counts`, `measured` and `settings`; LANES, NO_ROW,
 // SKIPPED_ROW, NOT_MEASURED, CLIP_EPS, LARGEST (a float64), TOO_SMALL, SMALLER, LARGER,
 // SQUARES_OVERFLOW, MANY_THREADS and FETCHED, a multiple of it.
 

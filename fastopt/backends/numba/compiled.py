@@ -451,7 +451,7 @@ def step(pool: int, program: int, params: int, grads: int, scale: float, limit: 
     Tables of members are scaled already: with these ``scale`` is 1, and there is no limit. Returns
     False, with nothing done, if an array is not as expected, a gradient is None, or the norm is not
     an ordinary one; ``judge`` (engine/policy.py) then decides. What scales a step and what refuses
-    it is said there, here, and in backends/cupy/decide.cuh: change all three.
+    it is said there, here, in backends/numpy/fused.py and in backends/cupy/decide.cuh: change all.
     """
     buckets = int64_at(program + _BUCKETS)
     for bucket in range(buckets):

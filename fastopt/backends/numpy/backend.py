@@ -14,7 +14,7 @@ from fastopt.core.arrays import Array, Extents
 from fastopt.core.buckets import Arena, Bucket, Counts, Gradients, Parameter, Remembered
 from fastopt.core.denormals import flush
 from fastopt.core.dtypes import UpdateSpec
-from fastopt.core.norms import LANES, TILE, lane_sums
+from fastopt.core.norms import LANES, TILE, lane_sums, squares_here, tile_counts
 from fastopt.core.passes import Pass, derived_of
 from fastopt.core.quantization import current, narrowed
 from fastopt_kernels import AnyRule, Rule
@@ -218,13 +218,15 @@ class NumpyKernel:
 
     def squares(self, gradients: Gradients, factor: float) -> Array:
         """Return the sums of squares of (factor * gradient), by tiles."""
-        sums = [np.zeros(0)]
+        there = [grad is not None for grad in gradients.arrays]
         with np.errstate(all="ignore"):
-            for chunks, grad in zip(self._chunks, gradients.arrays, strict=True):
-                for chunk in chunks:
-                    values = None if grad is None else grad[chunk.place]
-                    sums.append(_tile_sums(chunk.param.size, values, factor))
-        return np.concatenate(sums)
+            sums = squares_here([grad for grad in gradients.arrays if grad is not None], factor)
+        if all(there):
+            return sums
+        counts = tile_counts(param.size for param in self._params)
+        found = np.zeros(sum(counts))
+        found[np.repeat(there, counts)] = sums
+        return found
 
     def of_rows(
         self,
@@ -544,12 +546,11 @@ class _Around:
         return fragment.sums.numpy(*wanted, *scalars[self._own[fragment]])
 
 
-def _tile_sums(size: int, values: Array | None, factor: float = 1.0, squared: bool = True) -> Array:
-    """Return the sums by tiles of factor * values, squared or as they are; of None they are 0."""
+def _tile_sums(size: int, values: Array | None, squared: bool) -> Array:
+    """Return the sums by tiles of values, squared or as they are; of None they are 0."""
     padded = np.zeros(-(-size // TILE) * TILE)
     if values is not None:
         padded[:size] = values
-        padded[:size] *= factor
     if squared:
         padded *= padded
     return lane_sums(padded.reshape(-1, TILE // LANES, LANES))

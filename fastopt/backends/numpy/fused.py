@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
+from math import inf, sqrt
 from operator import attrgetter, is_
 from typing import Any, NamedTuple, cast
 
@@ -24,6 +25,13 @@ from fastopt.core import arrays
 from fastopt.core.arrays import Array, Extents
 from fastopt.core.buckets import NOT_MEASURED, Bucket, Counts, Parameter
 from fastopt.core.denormals import flush
+from fastopt.core.norms import (
+    SQUARES_OVERFLOW,
+    TOO_SMALL,
+    clip_factor,
+    squares_here,
+    total_of,
+)
 from fastopt.core.signals import Deferred
 from fastopt_kernels import Rule
 
@@ -228,6 +236,9 @@ class FusedStep:
     def __init__(self, buckets: Sequence[Bucket], extents: Extents, counts: Counts) -> None:
         self._buckets = [FusedBucket(bucket) for bucket in buckets]
         self._norm = counts.norm
+        self._in_single = any(
+            bucket.rule.averages_squares and bucket.spec.real.itemsize == 4 for bucket in buckets
+        )
         self._counted = [counts.steps, *(bucket.steps for bucket in buckets)]
         self._extents = extents
         self._owners = extents.owners
@@ -252,8 +263,6 @@ class FusedStep:
         limit: float | None,
     ) -> bool:
         """Look, update and count; False, with nothing done, if an array is not as usual."""
-        if limit is not None:
-            return False
         if len(params) != len(self._positions) or len(self._buckets) > 1:
             params = [params[position] for position in self._positions]
             grads = [grads[position] for position in self._positions]
@@ -273,6 +282,12 @@ class FusedStep:
             )
         ):
             return False
+        norm = NOT_MEASURED
+        if limit is not None:
+            found = self._judged(grads, scale, limit)
+            if found is None:
+                return False
+            norm, scale = found
         with Deferred():
             before = _set_errors(_IGNORED)  # other code's must not stop a step in its middle
             try:
@@ -283,10 +298,30 @@ class FusedStep:
                     first = last
                 for steps in self._counted:
                     np.add(steps, _ONE, steps)
-                self._norm.fill(NOT_MEASURED)
+                self._norm.fill(norm)
             finally:
                 _restore_errors(before)
         return True
+
+    def _judged(
+        self, grads: Sequence[Array], scale: float, limit: float
+    ) -> tuple[float, float] | None:
+        """Return the norm and what scales gradients down to a limit; None for a closer look.
+
+        It says of an ordinary norm what ``judge`` (engine/policy.py) does: change both.
+        """
+        before = _set_errors(_IGNORED)
+        try:
+            total = total_of([squares_here([grad.reshape(-1) for grad in grads], 1.0)])
+        finally:
+            _restore_errors(before)
+        if not TOO_SMALL <= total < inf:
+            return None
+        norm = sqrt(total) * abs(scale)
+        factor = clip_factor(limit, norm)
+        if self._in_single and not norm * factor < SQUARES_OVERFLOW:
+            return None
+        return norm, scale * factor
 
 
 def fused(buckets: Sequence[Bucket], extents: Extents, counts: Counts) -> FusedStep | None:
