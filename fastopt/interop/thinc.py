@@ -119,17 +119,17 @@ class Optimizer(ThincOptimizer):  # type: ignore[misc]  # thinc is not looked in
         args = {"key": key, "last_score": self.last_score}
         rate = float(self.learn_rate(self.step, **args))
         now = self._settings(args)
-        limit = self.grad_clip(self.step, **args)
+        limit = self.grad_clip(self.step, **args) or math.inf
         opt = self._made.get(key)
         if opt is None:
             formula, fixed = self._kind(now)
-            clip = {"max_grad_norm": limit or math.inf}
+            clip = {"max_grad_norm": limit}
             opt = formula([weights], lr=rate, lr_scale=lr_scale, **{**clip, **fixed, **now})
             self._made[key] = opt
         else:
             self._set(opt, {"lr": rate, "lr_scale": lr_scale, **now})
-            if "max_grad_norm" not in self._options:
-                opt.max_grad_norm = limit or math.inf
+            if "max_grad_norm" not in self._options and opt.max_grad_norm != limit:
+                opt.max_grad_norm = limit
         opt.step([gradient], params=[weights])
         gradient.fill(0)
         self.nr_update[key] += 1
