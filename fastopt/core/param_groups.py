@@ -285,6 +285,9 @@ class ParamGroups(list[ParamGroup]):
         """Set the learning rate of all groups, which have one; or raise, and set none."""
         if self._one_rate_at != self.changes.count:
             self._check_one_rate()
+        if len(self) == 1 and self[0].set_rate(rate):  # as most often: a sixth of a small step
+            self._one_rate_at = self.changes.count
+            return
         if all(group.takes_rate(rate) for group in self):
             for group in self:
                 group.set_rate(rate)

@@ -226,6 +226,8 @@ class Scalars:
         row = common + self._pick(made) + self._constant
         if self._seed is not None:
             row += quantization.key_scalars(self._seed, t)
+        if not self._inputs:  # as most rules
+            return row, ()
         return row, tuple(float((options if own else made)[n]) for n, own in self._inputs)
 
     @property
