@@ -136,7 +136,9 @@ def _side(given: Any, shape: tuple[int, ...], path: str) -> Any:
         return np.broadcast_to(host, shape).copy()
     except ValueError:
         raise ValueError(
-            f"the bounds of {path} must be numbers or have its shape, {shape}; got {host.shape}"
+            f"the bounds of {path} must be numbers or have its shape, {shape}; got {host.shape}. "
+            "With starts= they are those of every start; where each has its own, fit what the "
+            "parameter is above its own bound"
         ) from None
 
 

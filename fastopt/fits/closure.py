@@ -56,6 +56,8 @@ _NO_SENSE = {
     "maximize": "return the negative value and gradients from the closure",
     "max_grad_norm": "the line search compares the gradients with the values, as they are",
     "on_nonfinite": "a step to where the function is not finite is shortened",
+    "members": "a line search is along one function; fastopt.minimize(fun, x0, method='lbfgs', "
+    "starts=K) makes K of them",
 }
 """Why options of the other optimizers are none of this one; the rest have a common reason."""
 
@@ -430,7 +432,10 @@ def _refuse_option(name: str) -> NoReturn:
 def _check_dtypes(leaves: list[Leaf]) -> None:
     for leaf in leaves:
         if leaf.array.dtype not in (np.float32, np.float64):
-            advice = "give its real and imaginary parts as two arrays"
+            advice = (
+                "give its real and imaginary parts as two arrays, or take fastopt.minimize("
+                "method='lbfgs'), which fits complex arrays as they are"
+            )
             if leaf.array.dtype.kind != "c":
                 advice = "minimize over a float32 copy (array.astype('float32'))"
             raise TypeError(

@@ -185,7 +185,8 @@ class Minimizer(Resumable):
             there = self._projected(x, gradient)
             slope, projected = pairs.measure(gradient, self._direction, there)
         else:
-            slope = float(np.dot(gradient, self._direction))
+            with np.errstate(all="ignore"):  # far from the valley float32 may not hold it
+                slope = float(np.dot(gradient, self._direction))
         step = search.step
         verdict = search.tell(value, slope)
         if verdict is Verdict.ACCEPT and value == search.value and bool((x == self._x).all()):
@@ -237,7 +238,8 @@ class Minimizer(Resumable):
             if failed is None:
                 return None
         else:
-            failed = search.reason(math.sqrt(float(self._direction @ self._direction)))
+            length, size = (math.sqrt(float(one @ one)) for one in (self._direction, self._x))
+            failed = search.reason(length, self._precision * size)
         self._search, self.point = None, self._x
         gradient = pairs.gradient.copy()
         projected = float(self._projected(self._x, gradient))

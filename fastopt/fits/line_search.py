@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from enum import Enum
 
+import numpy as np
+
 DECREASE = 1e-3
 """Of the decrease that the slope at the start promises, the share that a step must bring."""
 
@@ -20,6 +22,12 @@ SHRINKS = 0.66
 
 FARTHEST = 1e10
 """The largest step where no bound is nearer."""
+
+_ROUGH = (
+    "; these are float32: parameters in float64 (x0.astype(float)), of the order of 1, are told "
+    "apart more finely"
+)
+"""What is added where numbers are no float64."""
 
 
 class Verdict(Enum):
@@ -95,6 +103,10 @@ class LineSearch:
         if at_most and value <= least and slope <= DECREASE * self.slope:
             return Verdict.ACCEPT  # the function goes on falling where no step may go
         self._remember(step, value, slope)
+        still = value == self.value and slope == self.slope  # it rounds to where the line begins
+        if still and self.bracketed and self.best == 0.0 and step < 0.5 * self.other:
+            self.step = math.sqrt(step * self.other)
+            return self._ended() if self.trials >= self.most else Verdict.GO_ON
         if self.modified and value <= least and slope >= 0.0:
             self.modified = False
         self._narrow(step, value, slope, least)
@@ -204,6 +216,11 @@ class LineSearch:
         low, high = min(best, other), max(best, other)
         if not low < self.step < high:
             self.step = best + 0.5 * (other - best)
+        # Near a pole the cubic points right back to the start, where all values round to one: what
+        # is tried then lies halfway, in orders of magnitude, to the shortest step that shows.
+        shows = self.precision * abs(self.value) / -self.slope
+        if best == 0.0 and self.step < shows < high:
+            self.step = math.sqrt(shows * high)
         hopeless = best == 0.0 and -self.slope * high <= 0.1 * self.precision * abs(self.value)
         if not low < self.step < high or hopeless:
             return self._ended()
@@ -214,9 +231,13 @@ class LineSearch:
         better = self.best > 0.0 and self.best_value < self.value
         return Verdict.TAKE_BEST if better else Verdict.FAILED
 
-    def reason(self, length: float) -> str:
-        """Return in words why the search has failed; ``length`` is that of the step 1."""
-        if not math.isnan(self.seen):
+    def reason(self, length: float, rounding: float) -> str:
+        """Return in words why the search has failed.
+
+        ``length`` is that of the step 1, and ``rounding`` how far rounding may move a point: what
+        changes over a step that is hardly longer says nothing of the gradient.
+        """
+        if not math.isnan(self.seen) and self.seen * length > 8.0 * rounding:
             change = self.seen_value - self.value
             promised = 0.5 * (self.slope + self.seen_slope) * self.seen
             if abs(change - promised) > 0.5 * max(abs(change), abs(promised)):
@@ -240,6 +261,7 @@ class LineSearch:
         return (
             "the precision is reached: along the last direction no value is lower than "
             f"{self.value:.8g} by more than rounding ({self.precision * abs(self.value):.1g})"
+            + (_ROUGH if self.precision > np.finfo(np.float64).eps else "")
         )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import fastopt
 from fastopt.core.arrays import Array
 from fastopt.errors import CheckpointError
 from fastopt.fits.lbfgs import Iteration, Minimizer
@@ -261,6 +262,31 @@ def test_squares_that_overflow_within_bounds_are_no_pair(
     iterations, _ = run(minimizer, bowl(scale, dtype), most=60)
     assert iterations[-1].x.tolist() == pytest.approx([3.0] * 3)
     assert minimizer._pairs.live == []
+
+
+@pytest.mark.parametrize("height", [1.0, 3.5, 6.0, 9.0])
+def test_a_trial_far_beyond_a_pole_is_no_reason_to_blame_the_gradient(height: float) -> None:
+    """In float32 the step after it rounds to none, and its value to that at the start."""
+    t = np.array([0.4, 0.9333, 1.4667, 2.0, 2.5333], np.float32)
+    y = 5.0 * np.exp(-t / 0.45).astype(np.float32)
+
+    def fun(x: Array) -> tuple[Any, Array]:
+        fallen = np.exp(-t / x[1])
+        error = x[0] * fallen - y
+        slopes = 2.0 * error @ fallen, 2.0 * (error * x[0] * fallen * t).sum() / x[1] ** 2
+        return error @ error, np.array(slopes, np.float32)
+
+    ends = []
+    for width in np.linspace(0.15, 2.0, 19):
+        start = np.array([height, width], np.float32)
+        with np.errstate(all="ignore"):
+            found = fastopt.minimize(fun, start, method="lbfgs")
+        assert "contradicts" not in found.message
+        ends.append(float(found.fun))
+    assert sum(end < 1e-10 for end in ends) >= 17  # others run away to where all is flat
+    near = fastopt.minimize(fun, np.array([3.5, 0.7], np.float32), method="lbfgs")
+    np.testing.assert_allclose(near.x, [5.0, 0.45], rtol=1e-5)
+    assert "x0.astype(float)" in near.message
 
 
 @pytest.mark.parametrize("size", [1, 2, 30])
