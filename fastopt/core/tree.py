@@ -24,7 +24,7 @@ import optree
 
 from fastopt.core import advice, arrays
 from fastopt.core.arrays import Array
-from fastopt.core.dtypes import SUPPORTED_DTYPES
+from fastopt.core.dtypes import SUPPORTED_DTYPES, name_of
 
 # -------------------------------------------------------------------------------------------------
 # Branches. optree knows dict, OrderedDict, defaultdict, list, tuple, deque and namedtuples, each by
@@ -584,7 +584,7 @@ def _checked(path: str, value: Any) -> Array:
         )
     array: Array = value
     counts = array.dtype.kind in COUNTERS  # refused unless it is frozen: engine.build
-    if not array.dtype.isnative or not (array.dtype.name in SUPPORTED_DTYPES or counts):
+    if not array.dtype.isnative or not (name_of(array.dtype) in SUPPORTED_DTYPES or counts):
         raise TypeError(refused_dtype(path, array))
     if not getattr(array.flags, "writeable", True):
         raise ValueError(f"{path} is read-only, and parameters change in place; give a copy")

@@ -34,6 +34,7 @@ from fastopt.core.dtypes import (
     State,
     UpdateSpec,
     arithmetic_of,
+    name_of,
     real_size,
     state_of,
 )
@@ -125,7 +126,7 @@ def check_parameters(formula: type[Formula], tree: Tree, members: int | None) ->
                 f"{leaf.path} has the shape {leaf.array.shape}"
             )
     for leaf in trained:
-        formula._check_array(f"{name}: {leaf.path}", leaf.whole_shape, leaf.array.dtype.name)
+        formula._check_array(f"{name}: {leaf.path}", leaf.whole_shape, name_of(leaf.array.dtype))
 
 
 def watch(state: OptimizerState, number: int) -> None:
@@ -637,10 +638,12 @@ def new_buckets(
         part = formula._part(group, f"{formula.__name__}: {leaf.path}", shape)
         coded = state_dtype if rules[part].state else None
         stored_as = state_of(coded, real_size(math.prod(shape), array.dtype))
-        return parts.index(part), array.dtype.name, stored_as
+        return parts.index(part), name_of(array.dtype), stored_as
 
     places = [place for place in group.positions if not tree.leaves[place].is_counter]
-    for (number_of_part, _, stored_as), same in groupby(sorted(places, key=sort), sort):
+    sort_of = {place: sort(place) for place in places}
+    ordered = sorted(places, key=sort_of.__getitem__)
+    for (number_of_part, _, stored_as), same in groupby(ordered, sort_of.__getitem__):
         part = parts[number_of_part]
         view = part._view(group)
         positions = list(same)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, assert_never, cast
 
 import numpy as np
@@ -194,27 +195,41 @@ class NumpyKernel:
         """What factors of elements multiply in a row of scalars."""
         self._params = [parameter.flat for parameter in parameters]
         self._chunk = CHUNK_BYTES // spec.real.itemsize
-        self._chunks = [
+        self._parameters, self._arena = parameters, arena
+
+    # What follows is made when it is needed first: prepared steps (fused.py) do without.
+
+    @cached_property
+    def _chunks(self) -> list[list[_Chunk]]:
+        """The blocks of each parameter."""
+        return [
             [
-                _Chunk(p, slice(start, min(start + self._chunk, p.flat.size)), arena)
+                _Chunk(p, slice(start, min(start + self._chunk, p.flat.size)), self._arena)
                 for start in range(0, p.flat.size, self._chunk)
             ]
-            for p in parameters
+            for p in self._parameters
         ]
+
+    @cached_property
+    def _runs(self) -> tuple[list[_Span], list[int]]:
+        """The small parameters that can be gathered, and the numbers of all others."""
         # In 8 bits there are no small parameters, and blocks of two never share a scale.
-        most = 0 if spec.state == "int8" else self._chunk
-        runs = list(gathered(parameters, most, most))
-        self._spans = [_Span(run, parameters, arena) for run in runs if len(run) > 1]
-        self._alone = [run.start for run in runs if len(run) == 1]
-        most = self._chunk if self._spans else 0
-        self._param_scratch = np.empty(most, spec.stored)
-        self._grad_scratch = np.empty(most, spec.real)
+        most = 0 if self._spec.state == "int8" else self._chunk
+        runs = list(gathered(self._parameters, most, most))
+        spans = [_Span(run, self._parameters, self._arena) for run in runs if len(run) > 1]
+        return spans, [run.start for run in runs if len(run) == 1]
+
+    @cached_property
+    def _scratch(self) -> tuple[Array, Array]:
+        """Memory in which parameters and gradients are gathered."""
+        return np.empty(self._chunk, self._spec.stored), np.empty(self._chunk, self._spec.real)
 
     def warm_up(self, norm: bool) -> None:
         """There is nothing to compile."""
 
     def bind(self, params: list[Any], grads: list[Any]) -> None:
-        """Leave the looking to the caller."""
+        """Leave the looking to the caller; get the memory of an update, which must not fail."""
+        _ = self._chunks, self._runs, self._scratch
 
     def squares(self, gradients: Gradients, factor: float) -> Array:
         """Return the sums of squares of (factor * gradient), by tiles."""
@@ -288,10 +303,11 @@ class NumpyKernel:
         if scale != 1.0:
             table = [_scaled(row, scale, self._spec.real) for row in table]
         arrays_of = gradients.arrays
-        alone = [*self._alone]
+        spans, others = self._runs
+        alone = [*others]
         # Other code's np.seterr(all="raise") must not stop a step in its middle.
         with np.errstate(all="ignore"):
-            for span in self._spans:
+            for span in spans:
                 grads = arrays_of[span.first : span.last]
                 together = rows is None and derived is None
                 if together and all(grad is not None for grad in grads):
@@ -337,8 +353,7 @@ class NumpyKernel:
 
     def _update_span(self, span: _Span, grads: Sequence[Any], row: Sequence[float]) -> None:
         params, bounds = self._params[span.first : span.last], span.bounds
-        param = self._param_scratch[: bounds[-1]]
-        grad = self._grad_scratch[: bounds[-1]]
+        param, grad = (memory[: bounds[-1]] for memory in self._scratch)
         np.concatenate(params, out=param)
         np.concatenate(grads, out=grad)
         self._update_chunk(param, grad, span, row)
