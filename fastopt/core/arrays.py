@@ -140,7 +140,9 @@ class Layout:
         return any(flip.step is not None for flip in self.flips[1:])
 
     def in_memory_order(self, array: Array) -> Array:
-        """Return a view with the axes turned."""
+        """Return a view with the axes turned; the array itself where there is nothing to turn."""
+        if self.plain:
+            return array
         turned: Array = array[self.flips].transpose(self.axes)
         return turned
 
@@ -172,13 +174,13 @@ def layout_of(array: Array, keep: int | None = None) -> Layout:
 
     The axis to ``keep`` is not reversed.
     """
+    if array.flags.c_contiguous:  # also where axes of length 0 or 1 have odd strides
+        ndim = array.ndim
+        return Layout(array.shape, True, (..., *(slice(None),) * ndim), tuple(range(ndim)))
     strides = [abs(s) if axis == keep else s for axis, s in enumerate(array.strides)]
     flips = tuple(slice(None, None, -1) if stride < 0 else slice(None) for stride in strides)
     axes = tuple(sorted(range(array.ndim), key=lambda axis: -abs(strides[axis])))
-    plain = array.flags.c_contiguous  # also where axes of length 0 or 1 have odd strides
-    if plain:
-        axes, flips = tuple(range(array.ndim)), (slice(None),) * array.ndim
-    return Layout(array.shape, plain, (..., *flips), axes)
+    return Layout(array.shape, False, (..., *flips), axes)
 
 
 def flat_view(array: Array, layout: Layout) -> Array | None:

@@ -281,8 +281,6 @@ def _in_order(given: Sequence[Array], magnitudes: bool) -> list[Array]:
 
 
 def _flat(array: Array, magnitudes: bool) -> Array:
-    if type(array) is np.ndarray and array.flags.c_contiguous and array.dtype.kind == "f":
-        return array.reshape(-1)
     with arrays.on_device_of(array):
         flat = arrays.layout_of(array).in_memory_order(array).reshape(-1)
         if magnitudes or flat.dtype.kind != "c":
@@ -505,17 +503,14 @@ def clip_grad_value_(grads: Any, value: float) -> None:
 def _scale(array: Array, factor: float) -> None:
     """Multiply an array by a number, half precision in float32, where the number is not lost."""
     computed = wide(array.dtype)
-    if type(array) is np.ndarray and array.dtype == computed and array.dtype.kind == "f":
-        array *= factor
-        return
-    for (part,) in blocks(array):
-        if part.dtype != computed:
+    if array.dtype != computed:
+        for (part,) in blocks(array):
             part[...] = (part.astype(computed) * factor).astype(part.dtype)
-        elif part.dtype.kind == "c":
-            for component in (part.real, part.imag):
-                component *= factor
-        else:
-            part *= factor
+    elif array.dtype.kind == "c":
+        for component in (array.real, array.imag):
+            component *= factor
+    else:
+        array *= factor
 
 
 def _path(grads: Any, position: int) -> str:

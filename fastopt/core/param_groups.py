@@ -285,9 +285,11 @@ class ParamGroups(list[ParamGroup]):
         """Set the learning rate of all groups, which have one; or raise, and set none."""
         if self._one_rate_at != self.changes.count:
             self._check_one_rate()
-        if len(self) == 1 and self[0].set_rate(rate):  # as most often: a sixth of a small step
-            self._one_rate_at = self.changes.count
-            return
+        if len(self) > 1 or not self[0].set_rate(rate):
+            self._set_rate_of_each(rate)
+        self._one_rate_at = self.changes.count
+
+    def _set_rate_of_each(self, rate: Any) -> None:
         if all(group.takes_rate(rate) for group in self):
             for group in self:
                 group.set_rate(rate)
@@ -295,7 +297,6 @@ class ParamGroups(list[ParamGroup]):
             checked = [group.checked({"lr": rate}) for group in self]
             for group, change in zip(self, checked, strict=True):
                 group.update(change)
-        self._one_rate_at = self.changes.count
 
     def _check_one_rate(self) -> None:
         """Raise ValueError if the groups differ in "lr": one for all would undo that silently."""

@@ -221,8 +221,9 @@ class NumpyKernel:
 
     @cached_property
     def _scratch(self) -> tuple[Array, Array]:
-        """Memory in which parameters and gradients are gathered."""
-        return np.empty(self._chunk, self._spec.stored), np.empty(self._chunk, self._spec.real)
+        """Memory in which the parameters and gradients of a span are gathered."""
+        most = max((span.bounds[-1] for span in self._runs[0]), default=0)
+        return np.empty(most, self._spec.stored), np.empty(most, self._spec.real)
 
     def warm_up(self, norm: bool) -> None:
         """There is nothing to compile."""
